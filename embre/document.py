@@ -1,0 +1,96 @@
+"""The nouns of the text: document, passage, mention, concept, relation. They know no file format."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Concept(NamedTuple):
+    """What a mention refers to: an identifier within an entity type.
+
+    The type belongs to it, because a bare number is ambiguous: Gene 3906 is not Species 3906.
+
+    >>> str(Concept("Gene", "673"))
+    'Gene:673'
+    """
+
+    type: str
+    identifier: str
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.identifier}"
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A title, an abstract or a paragraph: the characters `start` to `end` of its document's text."""
+
+    start: int
+    end: int
+    kind: str
+    section: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """The characters `start` to `end` of a text, and what they refer to.
+
+    `type` and `concepts` are canonical (see `entity_types`); a type that the table does not know
+    keeps the file's own name and has no concepts. `source_type`, `source_identifier` and `text`
+    are as the file spells them, so that it can be written back unchanged. `text` may differ from
+    the document's characters (PubTator transliterates `α` to `a` in one and not in the other);
+    the offsets are what counts.
+    """
+
+    start: int
+    end: int
+    text: str
+    type: str
+    concepts: tuple[Concept, ...]
+    source_type: str
+    source_identifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Two concepts of one document that a relation type joins, in either order.
+
+    `novel` is None where the source does not say, `probability` where nobody predicted it.
+    `source_ids` are the two identifiers as a file spelt them, None for a predicted relation.
+    """
+
+    head: Concept
+    tail: Concept
+    type: str
+    novel: bool | None = None
+    probability: float | None = None
+    source_ids: tuple[str, str] | None = None
+
+    @property
+    def pair(self) -> tuple[Concept, Concept]:
+        """The two concepts in sorted order: what makes two relations the same one."""
+        return (self.head, self.tail) if self.head <= self.tail else (self.tail, self.head)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One article: its text, and what is annotated in it.
+
+    `text` holds the passages at their offsets with spaces between them, so every offset of a
+    mention is an index into it. Mentions are sorted by start, end, type and identifier.
+    `pmid` is None where the source names none (`doc_id` may be a PMC number).
+    """
+
+    doc_id: str
+    text: str
+    passages: tuple[Passage, ...]
+    mentions: tuple[Mention, ...]
+    relations: tuple[Relation, ...] = ()
+    pmid: str | None = None
+
+    def mentions_by_concept(self) -> dict[Concept, list[Mention]]:
+        """The mentions of each concept, concepts in the order of their first mention."""
+        grouped: dict[Concept, list[Mention]] = {}
+        for mention in self.mentions:
+            for concept in dict.fromkeys(mention.concepts):
+                grouped.setdefault(concept, []).append(mention)
+        return grouped
