@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from embre.document import Concept, Document
 
@@ -13,12 +14,166 @@ NOT_NORMALISED = {"", "-", "-1", "none", "null", "nan"}
 class EntityType:
     """One row: how a type is called here and elsewhere, and how its identifiers are read.
 
-    `official` is BioRED's name, which the official scorer compares. `split` cuts a list of
-    identifiers; `canonical` turns one identifier into ours, or into '' where it means none.
+    `official` is BioRED's name, which the official scorer compares. `separators` are what stands
+    between identifiers in a list, '' where one never holds several; `canonical` turns one
+    identifier into ours, or into '' where it means none.
     """
 
     name: str
     official: str
     spellings: frozenset[str]
-    split: Callable[[str], list[str]]
+    separators: str
     canonical: Callable[[str], str]
+
+
+@lru_cache(maxsize=1 << 16)  # most mentions of a dump are of few concepts
+def normalise(source_type: str, source_identifier: str) -> tuple[str, tuple[Concept, ...]]:
+    """A file's type and identifier in our words. A type that no row knows stays as it is.
+
+    >>> normalise("DiseaseOrPhenotypicFeature", "MESH:D001943,D010051")[1]
+    (Concept(type='Disease', identifier='D001943'), Concept(type='Disease', identifier='D010051'))
+    >>> normalise("DomainMotif", "3514")
+    ('DomainMotif', ())
+    """
+    row = row_of(source_type)
+    if row is None:
+        return source_type, ()
+    parts = read_identifiers(source_type, source_identifier)
+    return row.name, tuple(dict.fromkeys(Concept(row.name, ours) for ours, _ in parts))
+
+
+@lru_cache(maxsize=1 << 16)
+def read_identifiers(source_type: str, source_identifier: str) -> tuple[tuple[str, str], ...]:
+    """Each identifier in a file's list: ours, and the part of the list that spells it.
+
+    >>> read_identifiers("Gene", "854(Tax:9606);-")
+    (('854', '854(Tax:9606)'),)
+    """
+    row = row_of(source_type)
+    if row is None:
+        return ()
+    separators = row.separators
+    if _plain(source_type) == _plain(row.official):
+        # Not so in BioRED: its `D015458|D016399` is one concept, and relations name it whole.
+        separators = separators.replace("|", "")
+    raw_parts = [source_identifier]
+    if separators:
+        raw_parts = re.split(f"[{separators}]", source_identifier)
+    stripped = [raw.strip() for raw in raw_parts]
+    parts = [(row.canonical(raw), raw) for raw in stripped if raw.lower() not in NOT_NORMALISED]
+    return tuple((ours, raw) for ours, raw in parts if ours)
+
+
+def spell(doc: Document, concept: Concept) -> str:
+    """How this document's own mentions spell a concept's identifier.
+
+    `Disease:D003409` is `MESH:D003409` in a PubTator 3 document and `D003409` in BioRED.
+    """
+    for mention in doc.mentions:
+        if concept in mention.concepts:
+            for ours, raw in read_identifiers(mention.source_type, mention.source_identifier):
+                if ours == concept.identifier:
+                    return raw
+    raise KeyError(f"document {doc.doc_id} has no mention of {concept}")
+
+
+@lru_cache(maxsize=4096)
+def row_of(source_type: str) -> EntityType | None:
+    """The row that a spelling belongs to; case, `_`, `-` and spaces do not matter."""
+    return ROW_BY_SPELLING.get(_plain(source_type))
+
+
+def _plain(spelling: str) -> str:
+    return re.sub(r"[\s_-]", "", spelling).lower()
+
+
+_PREFIX = re.compile(r"(?:mesh|ncbi[ _]?gene|gene|geneid|ncbi[ _]?taxon(?:omy)?|taxid|tax):", re.I)
+_SCORE = re.compile(r"[+-]?\d*\.\d+(?:e[+-]?\d+)?|[+-]?\d+e[+-]?\d+", re.I)
+_CELLOSAURUS = re.compile(r"CVCL[:_](\w+)", re.I)
+_RS_NUMBER = re.compile(r"\b(?:rs|RS#:|RSID:)(\d+)\b", re.I)
+_HGVS_PROTEIN = re.compile(r"p\.([A-Z])(-?\d+)([A-Z])")
+_HGVS_DNA = re.compile(r"([cgmnr])\.([-+*]?\d+(?:[-+]\d+)?)([ACGTU])>([ACGTU])")
+
+
+def _without_prefix(identifier: str) -> str:
+    return _PREFIX.sub("", identifier, count=1).strip()
+
+
+def _gene(identifier: str) -> str:
+    return _without_prefix(identifier.split("(Tax:")[0])
+
+
+def _mesh(identifier: str) -> str:
+    """MeSH without its prefix; `OMIM:` and `CHEBI:` keep theirs, in capitals."""
+    if _SCORE.fullmatch(identifier):
+        return ""  # LitCovid glues a confidence on: `MESH:C000657245;-0.0017`
+    namespace, colon, number = _without_prefix(identifier).partition(":")
+    return f"{namespace.upper()}:{number}" if colon else namespace
+
+
+def _species(identifier: str) -> str:
+    number = _without_prefix(identifier)
+    return number if number.isdecimal() else ""
+
+
+def _cell_line(identifier: str) -> str:
+    """tmVar 3 gives cell lines the number of their species, which is no cell line."""
+    match = _CELLOSAURUS.fullmatch(identifier)
+    return f"CVCL_{match[1].upper()}" if match else ""
+
+
+def _variant(identifier: str) -> str:
+    """The rs number where there is one, else tmVar's core, else what is written.
+
+    >>> _variant("tmVar:p|SUB|V|600|E;HGVS:p.V600E;RS#:113488022")
+    'rs113488022'
+    >>> _variant("p.V600E")
+    'p|SUB|V|600|E'
+    """
+    if rs_number := _RS_NUMBER.search(identifier):
+        return f"rs{rs_number[1]}"
+    core = identifier.removeprefix("tmVar:").split(";")[0].removeprefix("HGVS:").strip()
+    if match := _HGVS_PROTEIN.fullmatch(core):
+        return f"p|SUB|{match[1]}|{match[2]}|{match[3]}"
+    if match := _HGVS_DNA.fullmatch(core):
+        return f"{match[1]}|SUB|{match[3]}|{match[2]}|{match[4]}"
+    return core
+
+
+def _row(
+    name: str,
+    official: str,
+    spellings: str,
+    canonical: Callable[[str], str],
+    separators: str = ",;|+",  # NCBI-Disease joins with "+" what one mention means together
+) -> EntityType:
+    known = frozenset(_plain(word) for word in (name, official, *spellings.split()))
+    return EntityType(name, official, known, separators, canonical)
+
+
+# FamilyName, DomainMotif, Chromosome, RefSeq and the like have no row on purpose: their
+# identifiers do not name one gene, so they may not teach the model which gene is meant.
+ENTITY_TYPES: dict[str, EntityType] = {
+    row.name: row
+    for row in (
+        _row("Gene", "GeneOrGeneProduct", "Protein GENE-Y GENE-N GeneProduct", _gene),
+        _row(
+            "Disease",
+            "DiseaseOrPhenotypicFeature",
+            "SpecificDisease DiseaseClass CompositeMention Modifier Phenotype",
+            _mesh,
+        ),
+        _row("Chemical", "ChemicalEntity", "Drug", _mesh),
+        _row(
+            "Variant",
+            "SequenceVariant",
+            "Mutation ProteinMutation DNAMutation OtherMutation SNP AcidChange Allele "
+            "ProteinAllele DNAAllele CopyNumberVariant",
+            _variant,
+            separators="",  # `|`, `,` and `;` all occur inside one
+        ),
+        _row("Species", "OrganismTaxon", "Organism Strain", _species),
+        _row("CellLine", "CellLine", "", _cell_line),
+    )
+}
+ROW_BY_SPELLING = {word: row for row in ENTITY_TYPES.values() for word in row.spellings}

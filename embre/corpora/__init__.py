@@ -1,0 +1,109 @@
+"""Text in and out: every format and every named corpus, each a line in a table.
+
+for doc in read_documents("pubmed.tar.gz", tally): ...
+write_documents("predicted.PubTator", docs, like="pubtator")
+"""
+
+import gzip
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from embre.corpora import bioc_json, bioc_xml, biored, pubtator
+from embre.corpora.sources import (
+    BROKEN,
+    HEAD_BYTES,
+    Opened,
+    Source,
+    list_files,
+    locate,
+    open_plain,
+)
+from embre.document import Document
+from embre.relation_schema import RelationSchema
+from embre.tally import Tally
+
+
+class Format(NamedTuple):
+    """How a file of a format begins, and what reads and writes it."""
+
+    sign: re.Pattern[bytes]
+    read: Callable[[BinaryIO, str, Tally], Iterator[Document]]
+    write: Callable[[BinaryIO, Iterable[Document]], None] | None = None
+
+
+_XML_SIGN = rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*+<(?:!DOCTYPE\s+)?collection\b"
+_JSON_SIGN = rb'\A(?:\xef\xbb\xbf)?\s*[\[{].*?"(?:documents|PubTator3|passages)"\s*:'
+_PUBTATOR_SIGN = rb"^(?:\xef\xbb\xbf)?[^|\t\r\n]+\|[ta]\|"
+
+FORMATS: dict[str, Format] = {
+    "bioc_xml": Format(re.compile(_XML_SIGN, re.DOTALL), bioc_xml.read),
+    "bioc_json": Format(re.compile(_JSON_SIGN, re.DOTALL), bioc_json.read, bioc_json.write),
+    "pubtator": Format(re.compile(_PUBTATOR_SIGN, re.M), pubtator.read, pubtator.write),
+}
+
+CORPORA: dict[str, RelationSchema] = {
+    "biored": biored.SCHEMA,
+}
+
+
+def read_documents(source: str | Path, tally: Tally) -> Iterator[Document]:
+    """Every document of a file, a folder or an archive, whatever its format is.
+
+    What cannot be read is counted in `tally`. Only a source that is not there, or that is itself
+    no corpus, raises.
+    """
+    return _read_files(locate(str(source)), tally)
+
+
+def _read_files(source: Source, tally: Tally) -> Iterator[Document]:
+    files = list_files(source)
+    for file in files:
+        try:
+            for opened in open_plain(file, inside=files != [source], tally=tally):
+                yield from _read_plain(opened, tally)
+        except BROKEN as error:
+            tally.drop("file/broken_archive", file.name, str(error))
+
+
+def _read_plain(opened: Opened, tally: Tally) -> Iterator[Document]:
+    name = detect_format(opened.stream.peek(HEAD_BYTES))
+    if name is None and not opened.inside:
+        raise ValueError(
+            f"cannot tell the format of {opened.name!r}: it looks like none of {', '.join(FORMATS)}"
+        )
+    if name is None:
+        tally.drop("file/unknown_format", opened.name)
+        return
+    try:
+        yield from FORMATS[name].read(opened.stream, opened.name, tally)
+    except BROKEN as error:
+        tally.drop("file/broken_archive", opened.name, str(error))
+
+
+def detect_format(head: bytes) -> str | None:
+    """The format that a file's first bytes show, None for anything else.
+
+    >>> detect_format(b"10491763|t|Hepatocyte nuclear factor-6")
+    'pubtator'
+    """
+    return next((name for name, format in FORMATS.items() if format.sign.search(head)), None)
+
+
+def write_documents(path: str | Path, documents: Iterable[Document], like: str) -> None:
+    """Write documents in a format; a name that ends in `.gz` is compressed.
+
+    The file takes its name when it is complete, so half a file never passes for a whole one.
+    """
+    write = FORMATS[like].write if like in FORMATS else None
+    if write is None:
+        writable = ", ".join(name for name, format in FORMATS.items() if format.write)
+        raise ValueError(f"cannot write {like!r}: choose one of {writable}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(unfinished, "wb") as stream:
+        write(cast(BinaryIO, stream), documents)
+    unfinished.replace(path)

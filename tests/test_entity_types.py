@@ -1,0 +1,90 @@
+"""Every dialect of type names and identifiers comes out as one."""
+
+import pytest
+
+from embre.corpora import read_documents
+from embre.document import Concept, Document, Mention
+from embre.entity_types import ENTITY_TYPES, normalise, read_identifiers, row_of, spell
+from embre.tally import Tally
+
+
+@pytest.mark.parametrize(
+    ("source_type", "source_identifier", "expected"),
+    [
+        ("GeneOrGeneProduct", "3172,3651,6927", "Gene:3172 Gene:3651 Gene:6927"),
+        ("gene", "6647;6648", "Gene:6647 Gene:6648"),
+        ("GENE-Y", "83817(Tax:10116)", "Gene:83817"),
+        ("Gene", "NCBIGene:673", "Gene:673"),
+        ("Disease", "MESH:D003409", "Disease:D003409"),
+        ("Disease", "mesh:D003409", "Disease:D003409"),
+        ("Disease", "omim:604121", "Disease:OMIM:604121"),
+        ("Disease", "D014786|D006311", "Disease:D014786 Disease:D006311"),
+        ("DiseaseClass", "D020279+D035583", "Disease:D020279 Disease:D035583"),
+        ("Disease", "MESH:C000657245;-0.0017055673590066853", "Disease:C000657245"),
+        ("Disease", "MESH:C000657245;6.5958E-5", "Disease:C000657245"),
+        ("Chemical", "CHEBI:53251", "Chemical:CHEBI:53251"),
+        ("Chemical", "MESH:D049231,MESH:C042511,-", "Chemical:D049231 Chemical:C042511"),
+        ("Species", "6239;252961", "Species:6239 Species:252961"),
+        ("Strain", "*10090", ""),
+        ("cell_line", "CVCL:B288", "CellLine:CVCL_B288"),
+        ("CellLine", " CVCL_1452", "CellLine:CVCL_1452"),
+        ("CellLine", "9606", ""),
+        ("SNP", "RS1800587", "Variant:rs1800587"),
+        ("SequenceVariant", "c|SUB|G|CODON1763|A", "Variant:c|SUB|G|CODON1763|A"),
+        ("SequenceVariant", "|SUB|G||A,3", "Variant:|SUB|G||A,3"),
+        ("DNAMutation", "c.1799T>A", "Variant:c|SUB|T|1799|A"),
+        ("DNAMutation", "c.790+1G>T;RS#:267607789", "Variant:rs267607789"),
+        ("Mutation", "p.D538G;CorrespondingGene:2099", "Variant:p|SUB|D|538|G"),
+        ("Variant", "HGVS:p.V600E;CorrespondingGene:673", "Variant:p|SUB|V|600|E"),
+        ("Variant", "RS#:113488022;HGVS:p.V600E;CorrespondingGene:673", "Variant:rs113488022"),
+        ("Variant", "tmVar:p|SUB|V|600|E;HGVS:p.V600E;RS#:113488022", "Variant:rs113488022"),
+        ("Variant", "tmVar:p|SUB|S|161|A;HGVS:p.S161A", "Variant:p|SUB|S|161|A"),
+        ("Variant", "DeltaF508/DeltaF508", "Variant:DeltaF508/DeltaF508"),
+    ],
+)
+def test_an_identifier_reads_the_same_in_every_dialect(source_type, source_identifier, expected):
+    concepts = normalise(source_type, source_identifier)[1]
+    assert " ".join(map(str, concepts)) == expected
+
+
+@pytest.mark.parametrize("missing", ["", " ", "-", "-1", "None", "null", "NaN"])
+def test_a_missing_identifier_is_no_concept(missing):
+    for name in ENTITY_TYPES:
+        assert normalise(name, missing) == (name, ())
+
+
+def test_a_bar_separates_everywhere_but_in_biored():
+    whole = Concept("Disease", "D015458|D016399")
+    assert normalise("DiseaseOrPhenotypicFeature", "D015458|D016399")[1] == (whole,)
+    assert len(normalise("Disease", "D015458|D016399")[1]) == 2
+
+
+@pytest.mark.parametrize("source_type", ["FamilyName", "DomainMotif", "Chromosome", "RefSeq", ""])
+def test_a_type_that_names_no_one_thing_stays_unknown(source_type):
+    assert normalise(source_type, "3172") == (source_type, ())
+
+
+def test_no_spelling_belongs_to_two_types():
+    spellings = [word for row in ENTITY_TYPES.values() for word in row.spellings]
+    assert len(spellings) == len(set(spellings))
+    assert all(row_of(row.official) is row for row in ENTITY_TYPES.values())
+
+
+def test_a_document_spells_a_concept_as_its_mentions_do():
+    name, concepts = normalise("Gene", "854(Tax:9606);855")
+    mention = Mention(0, 2, "p5", name, concepts, "Gene", "854(Tax:9606);855")
+    doc = Document("1", "p5", (), (mention,))
+    assert spell(doc, Concept("Gene", "854")) == "854(Tax:9606)"
+    assert spell(doc, Concept("Gene", "855")) == "855"
+    with pytest.raises(KeyError, match="document 1 has no mention of Disease:D1"):
+        spell(doc, Concept("Disease", "D1"))
+
+
+def test_no_two_concepts_of_a_biored_document_become_one(corpora):
+    for doc in read_documents(corpora / "biored" / "Train.PubTator", Tally()):
+        spelt = {
+            (mention.type, raw)
+            for mention in doc.mentions
+            for _, raw in read_identifiers(mention.source_type, mention.source_identifier)
+        }
+        assert len(spelt) == len(doc.mentions_by_concept())
