@@ -1,0 +1,174 @@
+"""The curator's page: what is judged right, that any text is safe in it, and that it draws."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from embre.document import Concept, Document, Mention, Passage, Relation
+from embre.report import document_view, judge, pieces, report_view, write_report
+
+BRAF = Concept("Gene", "673")
+MELANOMA = Concept("Disease", "D008545")
+DRUG = Concept("Chemical", "C1")
+HOSTILE = "BRAF</script><script>alert(1)</script> & <b>melanoma</b> \u2028 dabrafenib αβ 🧬 BRAF."
+
+
+def mention(text: str, surface: str, concept: Concept, after: int = 0) -> Mention:
+    start = text.index(surface, after)
+    end = start + len(surface)
+    return Mention(start, end, surface, concept.type, (concept,), concept.type, concept.identifier)
+
+
+def document(doc_id: str, *relations: Relation, text: str = HOSTILE) -> Document:
+    mentions = (mention(text, "BRAF", BRAF), mention(text, "melanoma", MELANOMA))
+    passages = (Passage(0, 4, "title"), Passage(4, len(text), "abstract"))
+    return Document(doc_id, text, passages, mentions, relations)
+
+
+def relation(head: Concept, tail: Concept, type: str, novel: bool | None, p: float | None = None):
+    return Relation(head, tail, type, novel, p)
+
+
+def outcomes(predicted: list[Relation], gold: list[Relation]) -> list[str]:
+    return [verdict.outcome for verdict in judge(predicted, gold)]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "expected"),
+    [
+        ([(BRAF, DRUG, "Bind", True)], [(DRUG, BRAF, "Bind", True)], ["correct"]),
+        ([(BRAF, DRUG, "Bind", True)], [(BRAF, DRUG, "Bind", False)], ["wrong novelty"]),
+        ([(BRAF, DRUG, "Bind", None)], [(BRAF, DRUG, "Bind", False)], ["correct"]),
+        ([(BRAF, DRUG, "Bind", True)], [(BRAF, DRUG, "Association", True)], ["wrong type"]),
+        ([(BRAF, DRUG, "Bind", True)], [], ["spurious"]),
+        ([], [(BRAF, DRUG, "Bind", True)], ["missed"]),
+    ],
+)
+def test_each_error_class_is_told_apart(predicted, gold, expected):
+    assert outcomes([Relation(*p) for p in predicted], [Relation(*g) for g in gold]) == expected
+
+
+def test_a_wrong_type_does_not_use_up_the_right_answer_of_its_pair():
+    gold = [relation(BRAF, DRUG, "Bind", True)]
+    predicted = [relation(BRAF, DRUG, "Association", True), relation(BRAF, DRUG, "Bind", True)]
+    assert sorted(outcomes(predicted, gold)) == ["correct", "spurious"]
+
+
+def test_an_unread_gold_document_is_all_missed_and_an_unjudged_one_has_no_outcomes():
+    link = relation(BRAF, MELANOMA, "Association", True)
+    view = report_view([document("1", link)], [document("2", link)])
+    unjudged, unread = view["documents"]
+    assert (unjudged["id"], unjudged["tally"], unjudged["relations"][0]["outcome"]) == ("1", {}, "")
+    assert (unread["id"], unread["tally"]) == ("2", {"missed": 1})
+
+
+def test_a_concept_is_called_by_its_most_frequent_form_or_else_its_identifier():
+    text = "B-raf, BRAF and BRAF"
+    mentions = (
+        mention(text, "B-raf", BRAF),
+        mention(text, "BRAF", BRAF),
+        mention(text, "BRAF", BRAF, after=10),
+    )
+    link = relation(BRAF, DRUG, "Bind", None, 0.9)
+    view = document_view(Document("1", text, (Passage(0, 20, "title"),), mentions, (link,)))
+    assert [concept["name"] for concept in view["concepts"]] == ["BRAF", "C1"]
+
+
+def test_nested_and_crossing_mentions_are_all_kept():
+    text = "the BRCA1 V600E breast cancer cell"
+    variant, cell = Concept("Variant", "v"), Concept("CellLine", "c")
+    mentions = (
+        mention(text, "BRCA1", BRAF),
+        mention(text, "BRCA1 V600E", variant),
+        mention(text, "breast cancer", MELANOMA),
+        mention(text, "cancer cell", cell),
+    )
+    passage = Passage(0, len(text), "title")
+    cut = pieces(Document("1", text, (passage,), mentions), passage)
+    assert cut == [
+        ("the ", []),
+        ("BRCA1", [1, 0]),
+        (" V600E", [1]),
+        (" ", []),
+        ("breast ", [2]),
+        ("cancer", [2, 3]),
+        (" cell", [3]),
+    ]
+
+
+class ScriptReader(HTMLParser):
+    """The scripts of a page as a browser would delimit them."""
+
+    def __init__(self):
+        super().__init__()
+        self.scripts: list[str] = []
+        self.inside = False
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag == "script"
+        if self.inside:
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.scripts[-1] += data
+
+
+def test_a_hostile_text_stays_data(tmp_path):
+    docs = [document("1", relation(BRAF, MELANOMA, "Association", True, 0.5))]
+    path = tmp_path / "report.html"
+    write_report(path, docs, title="<script>alert(2)</script>", facts={"<i>": "&"})
+    page = path.read_text("utf-8")
+    reader = ScriptReader()
+    reader.feed(page)
+    data, code = reader.scripts
+    assert json.loads(data) == json.loads(json.dumps(report_view(docs)))
+    shown = [text for p in report_view(docs)["documents"][0]["passages"] for text, _ in p["pieces"]]
+    assert "".join(shown) == HOSTILE
+    assert "alert" not in code and page.count("<script>") == 1
+
+
+def test_the_page_asks_the_network_for_nothing(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, [document("1")])
+    page = path.read_text("utf-8")
+    # The one address is the name of the SVG namespace, which nobody fetches.
+    assert set(re.findall(r"https?://[^\"'\s]*", page)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"\b(src|srcset|href)=[\"'](?!#)|@import|url\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_a_probability_that_is_no_number_is_refused(tmp_path):
+    broken = document("1", relation(BRAF, MELANOMA, "Bind", True, float("nan")))
+    with pytest.raises(ValueError, match="JSON"):
+        write_report(tmp_path / "report.html", [broken])
+
+
+@pytest.mark.slow
+def test_a_browser_draws_the_chosen_document(tmp_path: Path):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no `chromium` on PATH; apt-get install chromium to run this test")
+    predicted = [document("1", relation(BRAF, MELANOMA, "Positive_Correlation", True, 0.93))]
+    write_report(tmp_path / "report.html", predicted, predicted)
+    quiet = "gpu quic background-networking component-update sync"
+    flags = ["--headless", "--no-sandbox", "--no-first-run", f"--user-data-dir={tmp_path / 'user'}"]
+    flags += [f"--disable-{feature}" for feature in quiet.split()]
+    address = (tmp_path / "report.html").as_uri()
+    dumped = subprocess.run(
+        [chromium, *flags, "--dump-dom", address], capture_output=True, text=True, timeout=60
+    )
+    dom = dumped.stdout
+    assert re.search(r"<mark[^>]*>BRAF</mark>", dom), dumped.stderr
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in dom
+    (row,) = re.findall(r"<tr data-relation=.*?</tr>", dom, re.DOTALL)
+    assert "melanoma" in row and "Positive Correlation" in row and "0.93" in row
+    assert "correct" in row and dom.count("<svg") == 1
