@@ -1,0 +1,219 @@
+"""PubTator files → a shard set: read, hold out, tokenise, block, write. What tools/ runs.
+
+files ─read_documents─▶ Document ─select─▶ ─encode─▶ Encoded ─pack_block─▶ shards, manifest
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+
+from embre.corpora import read_documents
+from embre.document import Concept, Document
+from embre.encode import Encoded, concept_hash, encode_documents
+from embre.entities import CONCEPTS, ConceptRow, write_concepts
+from embre.entity_types import ENTITY_TYPES
+from embre.learn_tokenizer import learn_tokenizer
+from embre.shards import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    ShardWriter,
+    pack_block,
+    write_manifest,
+)
+from embre.tally import Tally
+from embre.tokenization import TextTokenizer, load_tokenizer
+
+TOKENIZER = "tokenizer"
+DOCUMENTS_TO_LEARN_FROM = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSettings:
+    """How a shard set is cut. `validation_share` of documents, chosen by a hash of their id."""
+
+    block_documents: int = 256
+    shard_documents: int = 16384
+    validation_share: float = 0.01
+    vocabulary: int = 8192
+
+
+@dataclass
+class Ledger:
+    """What a sharding run adds up on its way."""
+
+    tally: Tally = field(default_factory=Tally)
+    held_out: Counter[str] = field(default_factory=Counter)
+    counts: Counter[Concept] = field(default_factory=Counter)
+    forms: dict[Concept, Counter[str]] = field(default_factory=dict)
+    token_digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+
+def shard(
+    inputs: list[str],
+    out: Path,
+    tokenizer_folder: Path | None,
+    hold_out: list[str],
+    settings: ShardSettings,
+    progress: Callable[[int], None] = lambda documents: None,
+) -> tuple[Manifest, Tally]:
+    """Write a shard set of the inputs (files, folders, archives, URLs) into the folder `out`.
+
+    Without a tokenizer one is learnt from the documents and kept in `out/tokenizer`. Documents of
+    the `hold_out` lists (files of ids, or corpora) are left out and counted. `progress` is told of
+    documents read. Raises FileExistsError where a shard set is already there, ValueError where
+    the inputs hold no document.
+    """
+    _prepare(out)
+    ledger = Ledger()
+    held = {name: frozenset(read_ids(name)) for name in hold_out}
+    docs = select(_read(inputs, ledger.tally, progress), held, ledger)
+    if tokenizer_folder is None:
+        first = list(islice(docs, DOCUMENTS_TO_LEARN_FROM))
+        _refuse_empty(bool(first), inputs, ledger)
+        tokenizer_folder = out / TOKENIZER
+        learn_tokenizer(first, settings.vocabulary, tokenizer_folder)
+        docs = chain(first, docs)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    writers = _write(docs, out, tokenizer, settings, ledger)
+    entries = [entry for writer in writers for entry in writer.entries]
+    _refuse_empty(bool(entries), inputs, ledger)
+    digest = write_concepts(out / CONCEPTS, concept_rows(ledger))
+    manifest = Manifest(
+        format=FORMAT,
+        tokenizer=tokenizer.fingerprint,
+        vocabulary=tokenizer.vocabulary,
+        shards=entries,
+        token_digest=ledger.token_digest.hexdigest(),
+        concepts={"name": CONCEPTS, "sha256": digest, "rows": len(ledger.counts)},
+        settings={
+            "block_documents": settings.block_documents,
+            "shard_documents": settings.shard_documents,
+            "validation_share": str(settings.validation_share),
+        },
+        sources=[_source(name) for name in inputs],
+        dropped=dict(ledger.tally.counts),
+        held_out=dict(ledger.held_out),
+    )
+    write_manifest(out, manifest)
+    return manifest, ledger.tally
+
+
+def read_ids(source: str) -> Iterator[str]:
+    """The document ids of a list (one id a line) or of any corpus that can be read."""
+    path = Path(source)
+    if path.is_file() and path.suffix in (".txt", ".ids", ".pmids"):
+        lines = path.read_text().split("\n")
+        if all("|" not in line and "\t" not in line for line in lines):
+            yield from (line.strip() for line in lines if line.strip())
+            return
+    for doc in read_documents(source, Tally()):
+        yield from {doc.doc_id, doc.pmid or doc.doc_id}
+
+
+def select(
+    docs: Iterable[Document], held: dict[str, frozenset[str]], ledger: Ledger
+) -> Iterator[Document]:
+    """Documents that are neither held out nor exact copies of one before."""
+    seen: set[bytes] = set()
+    for doc in docs:
+        lists = [name for name, ids in held.items() if {doc.doc_id, doc.pmid} & ids]
+        if lists:
+            ledger.held_out[Path(lists[0]).name] += 1
+            continue
+        identity = hashlib.blake2b(f"{doc.doc_id}\n{doc.text}".encode(), digest_size=16).digest()
+        if identity in seen:
+            ledger.tally.drop("document/copy", doc.doc_id)
+            continue
+        seen.add(identity)
+        yield doc
+
+
+def concept_rows(ledger: Ledger) -> Iterator[ConceptRow]:
+    """The concept table: hash, type, identifier, mentions, most frequent surface form."""
+    for concept, count in ledger.counts.items():
+        form = min(ledger.forms[concept].items(), key=lambda item: (-item[1], item[0]))[0]
+        yield concept_hash(concept), concept.type, concept.identifier, count, form
+
+
+def in_validation(doc_id: str, share: float) -> bool:
+    """Whether a document belongs to the validation split; stable when a dump grows."""
+    digest = hashlib.blake2b(f"split/{doc_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < share * 2**64
+
+
+def _write(
+    docs: Iterable[Document],
+    out: Path,
+    tokenizer: TextTokenizer,
+    settings: ShardSettings,
+    ledger: Ledger,
+) -> list[ShardWriter]:
+    blocks = max(1, settings.shard_documents // settings.block_documents)
+    writers = {split: ShardWriter(out, split, blocks) for split in ("train", "validation")}
+    waiting: dict[str, list[Encoded]] = {split: [] for split in writers}
+    docs = iter(docs)
+    while some := list(islice(docs, settings.block_documents)):
+        for doc in some:
+            _count_concepts(doc, ledger)
+        for encoded in encode_documents(some, tokenizer, ledger.tally):
+            ledger.token_digest.update(encoded.doc_id.encode() + encoded.tokens.tobytes())
+            validation = in_validation(encoded.doc_id, settings.validation_share)
+            split = "validation" if validation else "train"
+            waiting[split].append(encoded)
+            if len(waiting[split]) == settings.block_documents:
+                writers[split].write(pack_block(waiting[split], tokenizer.vocabulary))
+                waiting[split] = []
+    for split, writer in writers.items():
+        if waiting[split]:
+            writer.write(pack_block(waiting[split], tokenizer.vocabulary))
+        writer.flush()
+    return list(writers.values())
+
+
+def _count_concepts(doc: Document, ledger: Ledger) -> None:
+    for mention in doc.mentions:
+        if mention.type in ENTITY_TYPES:
+            for concept in dict.fromkeys(mention.concepts):
+                ledger.counts[concept] += 1
+                ledger.forms.setdefault(concept, Counter())[mention.text] += 1
+
+
+def _read(inputs: list[str], tally: Tally, progress: Callable[[int], None]) -> Iterator[Document]:
+    for name in inputs:
+        for doc in read_documents(name, tally):
+            progress(1)
+            yield doc
+
+
+def _prepare(out: Path) -> None:
+    if (out / MANIFEST).exists():
+        raise FileExistsError(
+            f"{out}: holds a complete shard set; remove the folder or choose another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for pattern in ("train-*.tar", "validation-*.tar", "*.partial"):
+        for leftover in out.glob(pattern):  # of a run that was killed
+            leftover.unlink()
+
+
+def _refuse_empty(found: bool, inputs: list[str], ledger: Ledger) -> None:
+    if not found:
+        lost = "; ".join(line.strip() for line in ledger.tally.lines()) or "nothing was dropped"
+        held = sum(ledger.held_out.values())
+        raise ValueError(
+            f"{', '.join(inputs)}: no document to shard ({held} held out; {lost}); "
+            "give PubTator, BioC-XML or BioC-JSON files, folders or archives"
+        )
+
+
+def _source(name: str) -> dict[str, str | int]:
+    path = Path(name)
+    if not path.is_file():
+        return {"name": path.name}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}

@@ -1,0 +1,264 @@
+"""Shards: tars of blocks of tokenised documents, and the manifest that makes a set of them exist.
+
+    Encoded… ─pack_block─▶ Block ─ShardWriter─▶ name-000000.tar … manifest.json
+    manifest.json ─ShardSet.open─▶ ShardSet ─load─▶ Block…
+
+The layout is described in docs/FORMATS.md. The tars are ordinary WebDataset shards.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import msgspec
+import numpy as np
+from webdataset import TarWriter
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from embre.encode import MENTION_ROW, TYPE_INDEX, Encoded
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ALLOWED_SCHEMES = frozenset({"file", "s3", "gs", "https"})
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Up to a few hundred documents, end to end: one WebDataset sample.
+
+    `tokens` (num_tokens,) all token ids. `docs` (num_passages, 2): document index in the block and
+    token where the passage starts. `mentions` (num_mentions,) of MENTION_ROW, spans in tokens of
+    the block. `doc_ids` (num_documents) names.
+    """
+
+    tokens: np.ndarray
+    docs: np.ndarray
+    mentions: np.ndarray
+    doc_ids: list[str]
+
+    def starts(self) -> np.ndarray:
+        """(num_documents + 1,) the token where each document starts, and the end of the last."""
+        _, first = np.unique(self.docs[:, 0], return_index=True)
+        return np.append(self.docs[first, 1], len(self.tokens)).astype(np.int64)
+
+
+class ShardEntry(msgspec.Struct, frozen=True):
+    """One shard as the manifest knows it. `mentions` counts by entity type."""
+
+    name: str
+    split: str
+    bytes: int
+    sha256: str
+    documents: int
+    tokens: int
+    mentions: dict[str, int]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a shard set is. Written last; without it there is no shard set."""
+
+    format: int
+    tokenizer: str
+    vocabulary: int
+    shards: list[ShardEntry]
+    token_digest: str
+    concepts: dict[str, str | int]
+    settings: dict[str, int | str]
+    sources: list[dict[str, str | int]]
+    dropped: dict[str, int]
+    held_out: dict[str, int]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all shards and the tokenizer: the name of the data in a run's lineage."""
+        lines = [self.tokenizer, *(f"{shard.split} {shard.sha256}" for shard in self.shards)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def total(self, split: str | None = None) -> ShardEntry:
+        """All shards of a split (or all) added up, in the form of one entry."""
+        chosen = [shard for shard in self.shards if split in (None, shard.split)]
+        mentions: dict[str, int] = {}
+        for shard in chosen:
+            for name, count in shard.mentions.items():
+                mentions[name] = mentions.get(name, 0) + count
+        return ShardEntry(
+            name=f"{len(chosen)} shards",
+            split=split or "all",
+            bytes=sum(shard.bytes for shard in chosen),
+            sha256=self.digest,
+            documents=sum(shard.documents for shard in chosen),
+            tokens=sum(shard.tokens for shard in chosen),
+            mentions=mentions,
+        )
+
+
+def pack_block(encoded: list[Encoded], vocabulary: int) -> Block:
+    """Lay documents end to end. Ids are uint16 where the vocabulary fits, else uint32."""
+    starts = np.cumsum([0, *(len(doc.tokens) for doc in encoded)])
+    docs, mentions = [], []
+    for index, (doc, start) in enumerate(zip(encoded, starts[:-1], strict=True)):
+        docs.append(np.stack([np.full(len(doc.passages), index), doc.passages + start], axis=1))
+        shifted = doc.mentions.copy()
+        shifted["start"] += np.uint32(start)
+        shifted["end"] += np.uint32(start)
+        mentions.append(shifted)
+    dtype = np.uint16 if vocabulary <= 1 << 16 else np.uint32
+    return Block(
+        tokens=np.concatenate([doc.tokens for doc in encoded]).astype(dtype),
+        docs=np.concatenate(docs).astype(np.uint32),
+        mentions=np.concatenate(mentions).astype(MENTION_ROW),
+        doc_ids=[doc.doc_id for doc in encoded],
+    )
+
+
+class ShardWriter:
+    """Writes the shards of one split: same blocks in, same bytes out (no clock, no user)."""
+
+    def __init__(self, folder: Path, split: str, blocks_per_shard: int):
+        self.folder = folder
+        self.split = split
+        self.blocks_per_shard = blocks_per_shard
+        self.entries: list[ShardEntry] = []
+        self._blocks: list[Block] = []
+
+    def write(self, block: Block) -> None:
+        """Add a block; a full shard goes to disk."""
+        self._blocks.append(block)
+        if len(self._blocks) == self.blocks_per_shard:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the blocks at hand as one shard: complete under its name, or not there at all."""
+        if not self._blocks:
+            return
+        number = len(self.entries)
+        path = self.folder / f"{self.split}-{number:06d}.tar"
+        buffer = io.BytesIO()
+        # A float mtime (the default) adds a PAX header to each member: 1 kB and other bytes.
+        writer = TarWriter(buffer, user="", group="", mtime=0, encoder=False)
+        for index, block in enumerate(self._blocks):
+            writer.write({"__key__": f"{self.split}-{number:06d}-{index:05d}", **_members(block)})
+        writer.close()
+        data = buffer.getvalue()
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(data)
+        partial.rename(path)
+        self.entries.append(
+            ShardEntry(
+                name=path.name,
+                split=self.split,
+                bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                documents=sum(len(block.doc_ids) for block in self._blocks),
+                tokens=sum(len(block.tokens) for block in self._blocks),
+                mentions=_mentions_by_type(self._blocks),
+            )
+        )
+        self._blocks = []
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest in one move: from then on the shard set exists."""
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+    partial.rename(folder / MANIFEST)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSet:
+    """A shard set at a path or URL, known by its manifest."""
+
+    url: str
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, url: str | Path) -> "ShardSet":
+        """Read the manifest at a folder or URL prefix.
+
+        Raises FileNotFoundError where there is none, ValueError for a scheme or format that is
+        not ours.
+        """
+        url = str(url).rstrip("/")
+        scheme = url.split("://")[0] if "://" in url else "file"
+        if scheme not in ALLOWED_SCHEMES or url.startswith("pipe:"):
+            raise ValueError(f"{url}: only {', '.join(sorted(ALLOWED_SCHEMES))} are read")
+        try:
+            with fsspec.open(f"{url}/{MANIFEST}", "rb") as file:
+                data = file.read()  # type: ignore[union-attr]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{url}: no shard set here (no {MANIFEST}); write one with "
+                "`python tools/shard_pubtator.py INPUT… --tokenizer FOLDER --out FOLDER`"
+            ) from error
+        try:
+            manifest = msgspec.json.decode(data, type=Manifest)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"{url}/{MANIFEST}: not a shard manifest: {error}") from error
+        if manifest.format != FORMAT:
+            raise ValueError(f"{url}: shard format {manifest.format}, not {FORMAT}: shard it again")
+        return cls(url, manifest)
+
+    def shards(self, split: str) -> list[ShardEntry]:
+        """The entries of one split, in order."""
+        return [shard for shard in self.manifest.shards if shard.split == split]
+
+    def load(self, shard: ShardEntry) -> list[Block]:
+        """All blocks of a shard, after its bytes were checked against the manifest.
+
+        A tar that is cut or flipped reads without a word, so nothing is decoded before the size
+        and the digest agree. Raises ValueError where they do not.
+        """
+        path = f"{self.url}/{shard.name}"
+        with fsspec.open(path, "rb") as file:
+            data = file.read()  # type: ignore[union-attr]
+        if len(data) != shard.bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
+            raise ValueError(
+                f"{path}: {len(data)} bytes that are not those of the manifest ({shard.bytes} "
+                "bytes, another SHA-256): the shard is damaged; copy or write it again"
+            )
+        return list(_read_blocks(data, path))
+
+
+def _members(block: Block) -> dict[str, bytes]:
+    return {
+        "docs.npy": _npy(block.docs),
+        "mentions.npy": _npy(block.mentions),
+        "meta.json": json.dumps({"documents": block.doc_ids}).encode(),
+        "tokens.npy": _npy(block.tokens),
+    }
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _read_blocks(data: bytes, path: str) -> Iterator[Block]:
+    files = ({**file, "__url__": path} for file in tar_file_iterator(io.BytesIO(data)))  # type: ignore[arg-type]
+    for sample in group_by_keys(files):
+        yield Block(
+            tokens=_array(sample["tokens.npy"]),
+            docs=_array(sample["docs.npy"]),
+            mentions=_array(sample["mentions.npy"]),
+            doc_ids=json.loads(sample["meta.json"])["documents"],
+        )
+
+
+def _array(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+def _mentions_by_type(blocks: Iterable[Block]) -> dict[str, int]:
+    counts = dict.fromkeys(TYPE_INDEX, 0)
+    names = list(TYPE_INDEX)
+    for block in blocks:
+        # Rows with one span are one mention of several concepts.
+        spans = np.unique(block.mentions[["start", "end", "type"]])
+        for index, count in zip(*np.unique(spans["type"], return_counts=True), strict=True):
+            counts[names[int(index)]] += int(count)
+    return counts

@@ -1,0 +1,67 @@
+"""A backbone's own tokenizer, as a fast tokenizer with offsets, and its fingerprint."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+SMALLEST_VOCABULARY = 100
+
+
+@dataclass(frozen=True, slots=True)
+class TextTokenizer:
+    """A WordPiece tokenizer and the ids of its special tokens."""
+
+    backend: Tokenizer
+    vocabulary: int
+    pad: int
+    unknown: int
+    first: int
+    last: int
+    mask: int
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides how a text is cut: equal for equal token ids."""
+        parts = json.loads(self.backend.to_str())
+        decisive = {
+            key: parts.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def load_tokenizer(folder: str | Path) -> TextTokenizer:
+    """The tokenizer of a Hugging Face folder, without truncation, padding or special tokens.
+
+    Raises FileNotFoundError where the folder is missing, ValueError where it holds no usable
+    tokenizer (transformers 5 builds one of five tokens, silently, from some folders).
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; give a Hugging Face folder with tokenizer.json or vocab.txt"
+        )
+    loaded = AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True)
+    specials = {
+        "pad": loaded.pad_token_id,
+        "unknown": loaded.unk_token_id,
+        "first": loaded.cls_token_id,
+        "last": loaded.sep_token_id,
+        "mask": loaded.mask_token_id,
+    }
+    if len(loaded) < SMALLEST_VOCABULARY or None in specials.values():
+        raise ValueError(
+            f"{folder}: its tokenizer has {len(loaded)} tokens and the special tokens {specials}; "
+            "a BERT-type tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] is needed"
+        )
+    backend = loaded.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return TextTokenizer(backend=backend, vocabulary=len(loaded), **specials)
+
+
+def copy_tokenizer(source: str | Path, target: str | Path) -> None:
+    """Save the tokenizer of one Hugging Face folder into another."""
+    AutoTokenizer.from_pretrained(str(source), local_files_only=True).save_pretrained(str(target))
