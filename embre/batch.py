@@ -1,0 +1,209 @@
+"""A micro-batch of pretraining: examples end to end in a strip, masked, padded to one length."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embre.config import DataConfig, MaskingConfig
+from embre.encode import MENTION_ROW
+from embre.entities import EntityVocabulary
+from embre.masking import OBJECTIVES, Strip, Vocabulary
+from embre.masking.draws import combine, mix
+from embre.shards import ShardSet
+from embre.tokenization import TextTokenizer
+
+NUM_SPECIAL = 2  # [CLS] and [SEP] around every example
+
+
+class StreamState(NamedTuple):
+    """Where a stream stands: examples done in a group of shards of an epoch."""
+
+    epoch: int = 0
+    group: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A document, or a piece of a long one: what is shuffled.
+
+    `tokens` (n,); `mentions` of MENTION_ROW in tokens of the example; `offset` its first token in
+    the document; `key` 64 bits of (seed, epoch, document) that all draws go back to.
+    """
+
+    doc_id: str
+    tokens: np.ndarray
+    mentions: np.ndarray
+    offset: int
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch of pretraining: a strip of T tokens, D documents end to end, then padding.
+
+    `input_ids`, `positions` (T,); `boundaries` (D + 1,) where each document starts and the last
+    ends; `longest` tokens of the longest. Token targets: `token_spots` (K,) and `token_labels`
+    (K,). Mention targets: `mention_spans` (M, 2) start and end, `mention_types` (M,),
+    `mention_ids` (M,) within the type, -1 outside the vocabulary. `slot` says which stream it
+    came from (-1: empty), `state` where that stream stands after it, `doc_ids` what is in it.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    boundaries: Tensor
+    longest: int
+    token_spots: Tensor
+    token_labels: Tensor
+    mention_spans: Tensor
+    mention_types: Tensor
+    mention_ids: Tensor
+    slot: int
+    state: StreamState
+    doc_ids: tuple[str, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Targets of each loss."""
+        return {
+            "token": len(self.token_labels),
+            "type": len(self.mention_types),
+            "identifier": int((self.mention_ids >= 0).sum()),
+        }
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.boundaries[-1])
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        if self.input_ids.device == device:
+            return self
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in ((name, getattr(self, name)) for name in self.__slots__)
+        }
+        return Batch(**moved)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """All that a stream needs to be read; small enough to send to a loader process."""
+
+    shard_set: ShardSet
+    data: DataConfig
+    masking: MaskingConfig
+    entities: EntityVocabulary
+    special: dict[str, int]
+    vocabulary: int
+    seed: int
+
+    @classmethod
+    def build(
+        cls,
+        shard_set: ShardSet,
+        data: DataConfig,
+        masking: MaskingConfig,
+        entities: EntityVocabulary,
+        tokenizer: TextTokenizer,
+        seed: int,
+    ) -> "StreamSource":
+        """Check that shards, tokenizer and settings belong together.
+
+        Raises ValueError where the set was made with another tokenizer or has too few shards.
+        """
+        if shard_set.manifest.tokenizer != tokenizer.fingerprint:
+            raise ValueError(
+                f"{shard_set.url}: made with another tokenizer than the encoder's "
+                f"({shard_set.manifest.vocabulary:,} against {tokenizer.vocabulary:,} tokens); "
+                "shard again with --tokenizer set to the encoder's folder"
+            )
+        num_shards = len(shard_set.shards("train"))
+        if num_shards < data.streams:
+            raise ValueError(
+                f"{shard_set.url}: {num_shards} training shards for {data.streams} streams; lower "
+                "data.streams or shard again with a smaller --shard-documents"
+            )
+        special = {name: getattr(tokenizer, name) for name in ("pad", "first", "last", "mask")}
+        return cls(shard_set, data, masking, entities, special, tokenizer.vocabulary, seed)
+
+
+def make_batch(
+    source: StreamSource, members: list[Example], slot: int, state: StreamState
+) -> Batch:
+    """Lay examples end to end, mask them and pad to the strip's length."""
+    strip, boundaries, positions = lay(source, members)
+    masked = OBJECTIVES[source.masking.objective](
+        strip, source.masking, Vocabulary(source.special["mask"], source.vocabulary)
+    )
+    pad = source.data.strip_tokens - len(strip.tokens)
+    targets = strip.mentions[masked.mention_targets]
+    token_spots = np.flatnonzero(masked.token_targets)
+    return Batch(
+        input_ids=_tensor(np.pad(masked.tokens, (0, pad), constant_values=source.special["pad"])),
+        positions=_tensor(np.pad(positions, (0, pad))),
+        boundaries=torch.from_numpy(boundaries.astype(np.int32)),
+        longest=int(np.diff(boundaries).max(initial=0)),
+        token_spots=_tensor(token_spots),
+        token_labels=_tensor(strip.tokens[token_spots]),
+        mention_spans=_tensor(np.stack([targets["start"], targets["end"]], axis=1)),
+        mention_types=_tensor(targets["type"]),
+        mention_ids=_tensor(
+            np.where(targets["concept"] == 0, -1, source.entities.lookup(targets["concept"]))
+        ),
+        slot=slot,
+        state=state,
+        doc_ids=tuple(member.doc_id for member in members),
+    )
+
+
+def empty_batch(source: StreamSource) -> Batch:
+    """A micro-batch without targets, for a rank that has fewer streams than others: it changes
+    nothing, because a loss is a sum over a global count."""
+    return make_batch(source, [], -1, StreamState())
+
+
+def lay(source: StreamSource, members: list[Example]) -> tuple[Strip, np.ndarray, np.ndarray]:
+    """[CLS] document [SEP] after one another: the strip, boundaries (D + 1,), positions (n,)."""
+    first, last = source.special["first"], source.special["last"]
+    lengths = np.array([len(member.tokens) + NUM_SPECIAL for member in members], dtype=np.int64)
+    boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    total = int(boundaries[-1])
+    tokens, maskable = np.zeros(total, dtype=np.int64), np.ones(total, dtype=bool)
+    mentions = []
+    for member, start, end in zip(members, boundaries[:-1], boundaries[1:], strict=True):
+        tokens[start], tokens[end - 1] = first, last
+        tokens[start + 1 : end - 1] = member.tokens
+        shifted = member.mentions.copy()
+        shifted["start"] += np.uint32(start + 1)
+        shifted["end"] += np.uint32(start + 1)
+        mentions.append(shifted)
+    maskable[boundaries[:-1]] = maskable[boundaries[1:] - 1] = False
+    owner = np.repeat(np.arange(len(members)), lengths)
+    positions = np.arange(total) - boundaries[owner] if members else np.zeros(0, dtype=np.int64)
+    keys = np.array([member.key for member in members], dtype=np.uint64)
+    offsets = np.array([member.offset for member in members], dtype=np.int64)
+    spots = (positions + offsets[owner]).astype(np.uint64) if members else np.zeros(0, np.uint64)
+    token_keys = combine(keys[owner], spots) if members else np.zeros(0, np.uint64)
+    rows = np.concatenate(mentions) if members else np.zeros(0, MENTION_ROW)
+    strip = Strip(tokens, token_keys, maskable, rows, np.zeros(0, np.uint64))
+    return _with_mention_keys(source, strip, owner, keys), boundaries, positions
+
+
+def _with_mention_keys(
+    source: StreamSource, strip: Strip, owner: np.ndarray, keys: np.ndarray
+) -> Strip:
+    rows = strip.mentions
+    own = mix(strip.token_keys[rows["start"]])
+    if source.masking.unit == "concept" and len(rows):
+        shared = combine(keys[owner[rows["start"]]], rows["concept"])
+        own = np.where(rows["concept"] == 0, own, shared)
+    return Strip(strip.tokens, strip.token_keys, strip.maskable, rows, own)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array).astype(np.int64))

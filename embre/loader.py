@@ -1,0 +1,108 @@
+"""The loader of pretraining: this rank's micro-batches of each step, from its share of streams."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from embre.batch import Batch, StreamSource, StreamState, empty_batch
+from embre.stream import stream_batches
+from embre.world import World
+
+Member = TypeVar("Member", covariant=True)
+
+
+class Loader(Protocol[Member]):
+    """Gives a rank its micro-batches, and says where it stands after the last step given."""
+
+    def step(self) -> list[Member]:
+        """This rank's micro-batches of the next step."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where the step given last ends, as JSON; the ranks' states merge into one."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on after the step that gave this merged state."""
+        ...
+
+
+class StreamLoader:
+    """Rank r of W reads the streams r, r + W, …; all ranks give equally many micro-batches.
+
+    With `loader_workers` the rank's streams are shared among processes; the micro-batches are the
+    same. `waited_s` is the time that `step` has waited for data.
+    """
+
+    def __init__(self, source: StreamSource, world: World):
+        streams = range(source.data.streams)
+        if world.size > len(streams):
+            raise ValueError(
+                f"{world.size} workers for {len(streams)} streams: "
+                "raise data.streams or take fewer workers"
+            )
+        self.source = source
+        self.mine = list(streams[world.rank :: world.size])
+        self.per_rank = -(-len(streams) // world.size)
+        self.waited_s = 0.0
+        self._states = {stream: StreamState() for stream in self.mine}
+        self._steps: Iterator[list[Batch]] | None = None
+
+    def step(self) -> list[Batch]:
+        started = time.perf_counter()
+        if self._steps is None:
+            self._steps = self._open()
+        found = next(self._steps)
+        self.waited_s += time.perf_counter() - started
+        for batch in found:
+            self._states[batch.slot] = batch.state
+        missing = self.per_rank - len(found)
+        return found + [empty_batch(self.source)] * missing
+
+    def state(self) -> dict[str, Any]:
+        return {str(stream): list(state) for stream, state in self._states.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._states = {stream: StreamState(*state[str(stream)]) for stream in self.mine}
+        self._steps = None
+
+    def _open(self) -> Iterator[list[Batch]]:
+        workers = min(self.source.data.loader_workers, len(self.mine))
+        dataset = StepDataset(self.source, [(s, self._states[s]) for s in self.mine])
+        if workers == 0:
+            return iter(dataset)
+        # spawn: a forked copy of a process with communication threads may never wake up.
+        parts = iter(
+            DataLoader(
+                dataset,
+                batch_size=None,
+                num_workers=workers,
+                multiprocessing_context="spawn",
+                prefetch_factor=2,
+            )
+        )
+        return _merge(parts, workers)
+
+
+class StepDataset(IterableDataset):
+    """A worker's part of every step: one micro-batch from each of its streams."""
+
+    def __init__(self, source: StreamSource, streams: list[tuple[int, StreamState]]):
+        self.source = source
+        self.streams = streams
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        worker = get_worker_info()
+        mine = self.streams[worker.id :: worker.num_workers] if worker else self.streams
+        readers = [stream_batches(self.source, stream, state) for stream, state in mine]
+        while True:
+            yield [next(reader) for reader in readers]
+
+
+def _merge(parts: Iterator[list[Batch]], workers: int) -> Iterator[list[Batch]]:
+    """Whole steps out of the parts that the workers give in turn, in the order of slots."""
+    while True:
+        found = [batch for _ in range(workers) for batch in next(parts)]
+        yield sorted(found, key=lambda batch: batch.slot)

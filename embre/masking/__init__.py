@@ -1,0 +1,15 @@
+"""Masking objectives, one a file: a strip of documents → what the model sees and has to find.
+
+A new objective is a file with `hide(strip, config, vocabulary) -> Masked` and one line here.
+"""
+
+from embre.masking import entity, entity_token, token
+from embre.masking.strip import Masked, Strip, Vocabulary
+
+OBJECTIVES = {
+    "entity": entity.hide,
+    "token": token.hide,
+    "entity_token": entity_token.hide,
+}
+
+__all__ = ["OBJECTIVES", "Masked", "Strip", "Vocabulary"]

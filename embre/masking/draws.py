@@ -1,0 +1,32 @@
+"""Random numbers that depend on what is masked and not on who masks it.
+
+Every draw is a hash of (seed, epoch, document, position or concept), so a document is masked
+alike whatever rank, loader worker or order meets it, and differently in each epoch.
+"""
+
+import numpy as np
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """A bijection on 64 bits that scatters neighbours: the finaliser of SplitMix64.
+
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+    """
+    values = np.asarray(values, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def combine(first: np.ndarray, second: np.ndarray | int) -> np.ndarray:
+    """One key out of two; the order matters."""
+    with np.errstate(over="ignore"):
+        return mix(mix(first) + GOLDEN * (np.asarray(second, dtype=np.uint64) + np.uint64(1)))
+
+
+def uniform(keys: np.ndarray, purpose: int) -> np.ndarray:
+    """(n,) numbers in [0, 1), one for each key; another purpose gives independent ones."""
+    return (combine(keys, purpose) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,0 +1,40 @@
+"""Objective `entity`: hide whole mentions and identify each hidden entity with its type.
+
+Li & Verspoor (arXiv 2401.07877) mask whole named entities at random and let the model identify
+them "along with" their types. Rate, unit and shares are not published: ours. With unit `concept`
+(the default) a chosen concept is hidden at all its mentions in a document, because a concept has
+2.9 mentions in a BioRED document and hiding one leaves the answer in sight.
+"""
+
+import numpy as np
+
+from embre.config import MaskingConfig
+from embre.masking.draws import uniform
+from embre.masking.hiding import CHOOSE_MENTION, hide_tokens
+from embre.masking.strip import Masked, Strip, Vocabulary
+
+
+def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
+    """Hide mentions at `config.entity_rate`; the entity head identifies them."""
+    hidden = uniform(strip.mention_keys, CHOOSE_MENTION) < config.entity_rate
+    covered, keys = spread(strip, hidden)
+    return Masked(
+        tokens=hide_tokens(strip.tokens, covered, keys, strip.token_keys, config, vocabulary),
+        token_targets=np.zeros(len(strip.tokens), dtype=bool),
+        mention_targets=hidden,
+    )
+
+
+def spread(strip: Strip, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that hidden mentions cover, and each one's key: its mention's, so that a mention
+    is masked, replaced or kept as a whole. Both (n,)."""
+    rows = strip.mentions[hidden]
+    lengths = (rows["end"] - rows["start"]).astype(np.int64)
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    spots = rows["start"].astype(np.int64)[owner] + within
+    covered = np.zeros(len(strip.tokens), dtype=bool)
+    covered[spots] = True
+    keys = strip.token_keys.copy()
+    keys[spots] = strip.mention_keys[hidden][owner]
+    return covered, keys

@@ -1,0 +1,30 @@
+"""How chosen tokens are hidden: most become [MASK], some another token, some stay."""
+
+import numpy as np
+
+from embre.config import MaskingConfig
+from embre.masking.draws import uniform
+from embre.masking.strip import Vocabulary
+
+CHOOSE_TOKEN, CHOOSE_MENTION, TREAT, REPLACEMENT = range(4)
+
+
+def hide_tokens(
+    tokens: np.ndarray,
+    chosen: np.ndarray,
+    keys: np.ndarray,
+    token_keys: np.ndarray,
+    config: MaskingConfig,
+    vocabulary: Vocabulary,
+) -> np.ndarray:
+    """(n,) tokens with the chosen ones hidden.
+
+    `keys` (n,) decide what happens to a chosen token (tokens with one key share their fate),
+    `token_keys` (n,) which token replaces it.
+    """
+    fate = uniform(keys, TREAT)
+    replaced = chosen & (fate < config.replace_share)
+    kept = (fate >= config.replace_share) & (fate < config.replace_share + config.keep_share)
+    other = (uniform(token_keys, REPLACEMENT) * vocabulary.size).astype(tokens.dtype)
+    hidden = np.where(chosen & ~replaced & ~kept, vocabulary.mask, tokens)
+    return np.where(replaced, other, hidden)

@@ -1,0 +1,42 @@
+"""What an objective is given and what it returns: a strip before and after masking."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Documents end to end, before masking; n tokens, m mention rows.
+
+    `tokens` (n,) ids with [CLS] and [SEP]; `token_keys` (n,) what a token's draws depend on;
+    `maskable` (n,) false at special tokens; `mentions` (m,) of MENTION_ROW, spans in the strip;
+    `mention_keys` (m,) what a mention's draws depend on: equal for mentions that hide together.
+    """
+
+    tokens: np.ndarray
+    token_keys: np.ndarray
+    maskable: np.ndarray
+    mentions: np.ndarray
+    mention_keys: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """The strip as the model sees it, and what it has to find.
+
+    `tokens` (n,); `token_targets` (n,) true where the token head is asked for the original;
+    `mention_targets` (m,) true where the entity head is asked for type and identifier.
+    """
+
+    tokens: np.ndarray
+    token_targets: np.ndarray
+    mention_targets: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What masking needs of a tokenizer: the mask token, and how many tokens there are to draw."""
+
+    mask: int
+    size: int

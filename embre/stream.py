@@ -1,0 +1,145 @@
+"""Shards → micro-batches, in an order that no rank, worker or clock decides.
+
+    ShardSet ─examples─▶ (Example, StreamState)… ─strips─▶ (Example…, StreamState) ─batch─▶ Batch
+
+The order of documents is a function of (seed, epoch). A fixed number of logical streams share the
+permuted shards of an epoch; a step is one micro-batch from every stream, whichever rank reads it.
+A stream's state is three integers, so a resumed run opens one group of shards and goes on.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import numpy as np
+
+from embre.batch import NUM_SPECIAL, Batch, Example, StreamSource, StreamState, make_batch
+from embre.shards import Block, ShardEntry
+
+FIRST = StreamState()
+
+
+def stream_batches(
+    source: StreamSource, stream: int, state: StreamState = FIRST
+) -> Iterator[Batch]:
+    """The micro-batches of one logical stream, for ever, from a state on."""
+    shards = source.shard_set.shards("train")
+
+    def order(epoch: int) -> list[ShardEntry]:
+        shuffled = np.random.default_rng((source.seed, epoch, 0)).permutation(len(shards))
+        return [shards[index] for index in shuffled[stream :: source.data.streams]]
+
+    found = examples(source, order, stream, state)
+    for members, after in strips(found, source.data.strip_tokens):
+        yield make_batch(source, members, stream, after)
+
+
+def validation_batches(source: StreamSource) -> Iterator[Batch]:
+    """The first `validation_strips` micro-batches of the validation split; always the same."""
+    shards = source.shard_set.shards("validation")
+    if not shards:
+        return
+    found = examples(source, lambda epoch: shards if epoch == 0 else [], stream=0)
+    # Nothing follows the one epoch: the last strip is closed half full.
+    for members, after in islice(
+        strips(found, source.data.strip_tokens), source.data.validation_strips
+    ):
+        yield make_batch(source, members, 0, after)
+
+
+def examples(
+    source: StreamSource,
+    order: Callable[[int], list[ShardEntry]],
+    stream: int,
+    state: StreamState = FIRST,
+) -> Iterator[tuple[Example, StreamState]]:
+    """Examples in their order, each with the stream's state after it.
+
+    `order` gives the shards of an epoch; an epoch without shards ends the stream. A few shards at
+    a time are read whole and their examples permuted together.
+    """
+    epoch, first_group, first = state
+    while shards := order(epoch):
+        size = source.data.group_shards
+        groups = [shards[at : at + size] for at in range(0, len(shards), size)]
+        for group in range(first_group, len(groups)):
+            blocks = [b for shard in groups[group] for b in source.shard_set.load(shard)]
+            spots = [
+                (block, *piece)
+                for block in blocks
+                for piece in pieces(block, source.data.max_document_tokens - NUM_SPECIAL)
+            ]
+            rng = np.random.default_rng((source.seed, epoch, 1, stream, group))
+            shuffled = rng.permutation(len(spots))
+            for done in range(first, len(spots)):
+                found = example(*spots[shuffled[done]], source.seed, epoch)
+                yield found, StreamState(epoch, group, done + 1)
+            first = 0
+        epoch, first_group = epoch + 1, 0
+
+
+def pieces(block: Block, limit: int) -> Iterator[tuple[int, int, int]]:
+    """(document, start, end) in tokens of the block, each at most `limit` long.
+
+    A longer document is cut where a passage starts, else between mentions, else anywhere.
+    """
+    starts = block.starts()
+    for doc in range(len(block.doc_ids)):
+        start, end = int(starts[doc]), int(starts[doc + 1])
+        while end - start > limit:
+            cut = _cut(block, start, start + limit)
+            yield doc, start, cut
+            start = cut
+        yield doc, start, end
+
+
+def _cut(block: Block, start: int, limit: int) -> int:
+    passages = block.docs[:, 1]
+    late = passages[(passages > (start + limit) // 2) & (passages <= limit)]
+    if len(late):
+        return int(late[-1])
+    cut = limit
+    inside = block.mentions[(block.mentions["start"] < limit) & (block.mentions["end"] > start)]
+    while (across := inside[(inside["start"] < cut) & (inside["end"] > cut)]).size:
+        cut = int(across["start"].min())
+    return cut if cut > start else limit
+
+
+def example(block: Block, doc: int, start: int, end: int, seed: int, epoch: int) -> Example:
+    """One piece of a block as an example. A mention that a cut goes through is left out."""
+    inside = (block.mentions["start"] >= start) & (block.mentions["end"] <= end)
+    mentions = block.mentions[inside].copy()
+    mentions["start"] -= np.uint32(start)
+    mentions["end"] -= np.uint32(start)
+    doc_id = block.doc_ids[doc]
+    return Example(
+        doc_id=doc_id,
+        tokens=block.tokens[start:end],
+        mentions=mentions,
+        offset=start - int(block.starts()[doc]),
+        key=document_key(seed, epoch, doc_id),
+    )
+
+
+def document_key(seed: int, epoch: int, doc_id: str) -> int:
+    """64 bits of (seed, epoch, document)."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{doc_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def strips(
+    found: Iterator[tuple[Example, StreamState]], strip_tokens: int
+) -> Iterator[tuple[list[Example], StreamState]]:
+    """Whole examples while they fit; the state is the one after the last of them."""
+    members: list[Example] = []
+    room, last = strip_tokens, StreamState()
+    for member, state in found:
+        need = len(member.tokens) + NUM_SPECIAL
+        if need > room:
+            yield members, last
+            members, room = [], strip_tokens
+        members.append(member)
+        room -= need
+        last = state
+    if members:
+        yield members, last
