@@ -1,0 +1,166 @@
+"""The Engine on DeepSpeed: ZeRO stages 0 to 3, configured by the run. The one door to deepspeed."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embre.config import OptimizerConfig
+from embre.engine import (
+    MicroBatch,
+    NonFiniteLoss,
+    StepResult,
+    adamw,
+    run_micro_batches,
+)
+from embre.world import World
+
+# What the run already says. Naming it again in `deepspeed:` could only contradict it.
+FILLED_IN = {
+    "train_batch_size": "data.streams or data.micro_batches",
+    "train_micro_batch_size_per_gpu": "data.strip_tokens or data.documents_per_micro_batch",
+    "gradient_accumulation_steps": "the number of workers",
+    "gradient_clipping": "optimizer.clip_norm",
+    "optimizer": "optimizer",
+    "scheduler": "optimizer.warmup_steps and optimizer.final_lr_share",
+    "bf16": "encoder.precision",
+    "fp16": "encoder.precision",
+}
+TAG = "zero"
+# The default bucket of 5e8 elements is filled on every backward: on a CPU it looks like a hang.
+CPU_BUCKET = 500_000
+
+
+def deepspeed_json(
+    given: Mapping[str, Any], optimizer: OptimizerConfig, micro_batches_per_rank: int, world: World
+) -> dict[str, Any]:
+    """The complete DeepSpeed config of a run, from its `deepspeed:` section.
+
+    Raises ValueError for a key that the run says elsewhere and for values left at "auto", which
+    DeepSpeed itself does not resolve.
+    """
+    for key, place in FILLED_IN.items():
+        if key in given:
+            raise ValueError(f"deepspeed.{key}: the run says this by {place}; remove the key")
+    if "auto" in json.dumps(given):
+        raise ValueError('deepspeed: "auto" is resolved by nobody; remove the key or give a value')
+    zero: dict[str, Any] = {"stage": 1, **given.get("zero_optimization", {})}
+    if world.device.type == "cpu":
+        zero = {"reduce_bucket_size": CPU_BUCKET, "allgather_bucket_size": CPU_BUCKET, **zero}
+    return {
+        "steps_per_print": 10**9,
+        **given,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": micro_batches_per_rank,
+        "train_batch_size": micro_batches_per_rank * world.size,
+        "gradient_clipping": optimizer.clip_norm,
+    }
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import deepspeed.ops
+
+    # An op for inference that every distributed start on a CPU would compile for a minute; a
+    # process killed meanwhile leaves a lock that all later starts wait for.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # type: ignore[attr-defined]
+    deepspeed.utils.logger.setLevel("WARNING")
+    return deepspeed
+
+
+class DeepSpeedEngine:
+    """ZeRO training; the same losses and gradient norms as TorchEngine."""
+
+    any_world_size = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        loss_weights: Mapping[str, float],
+        world: World,
+        seed: int,
+        settings: dict[str, Any],
+    ):
+        self.world = world
+        self.loss_weights = loss_weights
+        self.seed = seed
+        self.stage = settings["zero_optimization"]["stage"]
+        deepspeed = _import_deepspeed(world.device)
+        deepspeed.init_distributed(
+            dist_backend="nccl" if world.device.type == "cuda" else "gloo", verbose=False
+        )
+        model = model.to(world.device)
+        self._engine = deepspeed.initialize(
+            model=model, optimizer=adamw(model, optimizer), config=settings
+        )[0]
+
+    @property
+    def module(self) -> nn.Module:
+        return self._engine.module
+
+    def step(self, micro_batches: Sequence[MicroBatch], step: int, lr: float) -> StepResult:
+        self._engine.train()
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        last = len(micro_batches) - 1
+        done = 0
+
+        def backward(loss: Tensor) -> None:
+            nonlocal done
+            # DeepSpeed averages gradients over ranks; ours are shares of a global mean.
+            self._engine.backward(loss * self.world.size, scale_wrt_gas=False)
+            if done < last:
+                self._engine.step()
+            done += 1
+
+        losses, num_tokens = run_micro_batches(
+            self._engine,
+            backward,
+            micro_batches,
+            self.loss_weights,
+            self.world,
+            self.seed,
+            step,
+        )
+        skipped = self._engine.skipped_steps
+        norm = self._plain_norm() if self.stage == 0 else None
+        self._engine.step()
+        if norm is None:
+            norm = float(self._engine.get_global_grad_norm())
+        if self._engine.skipped_steps > skipped or norm != norm:
+            raise NonFiniteLoss(f"step {step}: DeepSpeed met a gradient that is no number")
+        return StepResult(losses, norm, num_tokens)
+
+    def _plain_norm(self) -> float:
+        """Stage 0 in fp32 tells no norm: the gradients are whole and reduced on every rank."""
+        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])))
+
+    def save(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        if path is None:
+            # A missing file makes DeepSpeed go on from step 0 without a word.
+            raise FileNotFoundError(f"{folder}: no DeepSpeed state with tag {TAG}")
+
+    def weights(self) -> dict[str, Tensor]:
+        if self.stage < 3:
+            return {name: value.detach().cpu() for name, value in self.module.state_dict().items()}
+        deepspeed = sys.modules["deepspeed"]
+        full: dict[str, Tensor] = dict(self.module.state_dict())
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            with deepspeed.zero.GatheredParameters([parameter]):
+                full[name] = parameter.detach().cpu().clone()
+        return {name: value.detach().cpu() for name, value in full.items()}

@@ -1,0 +1,64 @@
+"""The model of pretraining: backbone, token head and entity head over one strip."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embre.batch import Batch
+from embre.encoder import encode_strip
+from embre.heads import EntityHead, span_means
+
+LOSS_WEIGHTS = {"token": 1.0, "type": 1.0, "identifier": 1.0}
+
+
+class PretrainingModel(nn.Module):
+    """A strip in, the sum of each loss out. Means are taken by the engine, over all ranks.
+
+    `encoder` is a Hugging Face BERT for masked language modelling; it is what is exported.
+    """
+
+    def __init__(self, encoder: nn.Module, entity_head: EntityHead, half_precision: bool):
+        super().__init__()
+        self.encoder = encoder
+        self.entity_head = entity_head
+        self.half_precision = half_precision
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The summed losses `token`, `type` and `identifier`; 0 where there is no target."""
+        token_logits, vectors = self.hidden_targets(batch)
+        type_loss, identifier_loss = self.entity_head(
+            vectors, batch.mention_types, batch.mention_ids
+        )
+        token_loss = F.cross_entropy(token_logits.float(), batch.token_labels, reduction="sum")
+        return {"token": token_loss, "type": type_loss, "identifier": identifier_loss}
+
+    def hidden_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Token logits (K, V) at the token targets only, and mention vectors (M, H)."""
+        with torch.autocast(
+            batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
+        ):
+            hidden_TH = encode_strip(
+                self.encoder.bert,  # type: ignore[arg-type]
+                batch.input_ids,
+                batch.positions,
+                batch.boundaries,
+                batch.longest,
+            )
+            token_logits = self.encoder.cls(hidden_TH[batch.token_spots])  # type: ignore[operator]
+            return token_logits, span_means(hidden_TH.float(), batch.mention_spans)
+
+    @torch.no_grad()
+    def hits(self, batch: Batch) -> dict[str, int]:
+        """How many targets of each kind the most likely answer gets right."""
+        token_logits, vectors = self.hidden_targets(batch)
+        type_logits, within = self.entity_head.logits(vectors, batch.mention_types)
+        identifiers = 0
+        for index, logits in enumerate(within):
+            known = batch.mention_ids[batch.mention_types == index]
+            if logits.shape[1]:
+                identifiers += int((logits.argmax(1) == known).sum())
+        return {
+            "token": int((token_logits.argmax(1) == batch.token_labels).sum()),
+            "type": int((type_logits.argmax(1) == batch.mention_types).sum()),
+            "identifier": identifiers,
+        }

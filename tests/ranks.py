@@ -1,0 +1,65 @@
+"""Run a function on several real gloo ranks of this machine and collect what each returns."""
+
+import multiprocessing as mp
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from embre.world import World, current_world
+
+# Imported once by the fork server instead of once by every rank.
+PRELOAD = ["torch", "transformers", "embre.engine_deepspeed", "embre.pretraining_model"]
+TIMEOUT_S = 240
+
+
+def run_ranks(function: Callable[..., Any], size: int, *args: Any) -> list[Any]:
+    """`function(world, *args)` on `size` ranks; their results in order. Fails as soon as one does."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with tempfile.TemporaryDirectory() as folder:
+        results = context.Queue()
+        ranks = [
+            context.Process(target=_rank, args=(function, rank, size, folder, results, args))
+            for rank in range(size)
+        ]
+        for process in ranks:
+            process.start()
+        try:
+            found = dict(_take(results.get(timeout=TIMEOUT_S)) for _ in ranks)
+        finally:
+            for process in ranks:
+                process.join(10)
+                process.kill()
+    return [found[rank] for rank in range(size)]
+
+
+def _take(result: tuple[int, Any, str]) -> tuple[int, Any]:
+    rank, value, error = result
+    if error:
+        raise AssertionError(f"rank {rank} failed:\n{error}")
+    return rank, value
+
+
+def _rank(
+    function: Callable[..., Any], rank: int, size: int, folder: str, results: Any, args: tuple
+) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    store = Path(folder) / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    world: World = current_world(torch.device("cpu"))
+    try:
+        results.put((rank, function(world, *args), ""))
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))
+    results.close()
+    results.join_thread()
+    sys.stdout.flush()
+    os._exit(0)  # an orderly exit of gloo's threads aborts now and then, after all work is done

@@ -1,0 +1,133 @@
+"""One contract for both engines: same losses and same gradient norms, whatever side and stage."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from embre.config import OptimizerConfig
+from embre.engine import NonFiniteLoss, TorchEngine, learning_rate
+from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
+from embre.world import World
+from tests.ranks import run_ranks
+
+OPTIMIZER = OptimizerConfig(peak_lr=1e-2, clip_norm=0.3)
+WEIGHTS = {"red": 1.0, "blue": 0.5}
+STEPS, SLOTS = 8, 4
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A micro-batch whose two losses have different numbers of targets in every slot."""
+
+    slot: int
+    inputs: Tensor
+    labels: Tensor
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"red": len(self.labels), "blue": len(self.labels) // 2}
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Toy":
+        return self
+
+
+class ToyModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(0.2))
+        self.red, self.blue = nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, batch: Toy) -> dict[str, Tensor]:
+        hidden = self.body(batch.inputs)
+        half = len(batch.labels) // 2
+        return {
+            "red": nn.functional.cross_entropy(self.red(hidden), batch.labels, reduction="sum"),
+            "blue": nn.functional.cross_entropy(
+                self.blue(hidden[:half]), batch.labels[:half], reduction="sum"
+            ),
+        }
+
+
+def micro_batches(step: int, world: World) -> list[Toy]:
+    found = []
+    for slot in range(SLOTS)[world.rank :: world.size]:
+        rng = torch.Generator().manual_seed(100 * step + slot)
+        size = 3 + 4 * slot  # unequal on purpose: a mean of means would differ
+        inputs = torch.randn(size, 6, generator=rng)
+        found.append(Toy(slot, inputs, inputs[:, :4].argmax(1)))
+    return found
+
+
+def curve(world: World, stage: int | None) -> list[tuple[dict[str, float], float]]:
+    engine: TorchEngine | DeepSpeedEngine
+    if stage is None:
+        engine = TorchEngine(ToyModel(), OPTIMIZER, WEIGHTS, world, seed=1)
+    else:
+        given = {"zero_optimization": {"stage": stage}}
+        settings = deepspeed_json(given, OPTIMIZER, SLOTS // world.size, world)
+        engine = DeepSpeedEngine(ToyModel(), OPTIMIZER, WEIGHTS, world, 1, settings)
+    results = [
+        engine.step(micro_batches(step, world), step, lr=1e-2) for step in range(STEPS)
+    ]
+    return [(result.losses, result.grad_norm) for result in results]
+
+
+def alike(first: Sequence, second: Sequence) -> None:
+    for (losses, norm), (other_losses, other_norm) in zip(first, second, strict=True):
+        assert losses == pytest.approx(other_losses, rel=1e-5)
+        assert norm == pytest.approx(other_norm, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def reference() -> list[tuple[dict[str, float], float]]:
+    return curve(World(), None)
+
+
+def test_the_reference_learns_and_clips(reference: list) -> None:
+    assert reference[-1][0]["red"] < reference[0][0]["red"]
+    assert any(norm > OPTIMIZER.clip_norm for _, norm in reference), "clipping is not exercised"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
+def test_two_ranks_walk_the_curve_of_one(reference: list, stage: int | None) -> None:
+    for found in run_ranks(curve, 2, stage):
+        alike(found, reference)
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
+    engine = TorchEngine(ToyModel(), OPTIMIZER, WEIGHTS, World(), seed=1)
+    before = {name: value.clone() for name, value in engine.weights().items()}
+    bad = [Toy(b.slot, b.inputs * float("nan"), b.labels) for b in micro_batches(0, World())]
+    with pytest.raises(NonFiniteLoss, match="step 7"):
+        engine.step(bad, step=7, lr=1e-2)
+    assert all(torch.equal(value, before[name]) for name, value in engine.weights().items())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gradient_clipping": 1.0}, "optimizer.clip_norm"),
+        ({"bf16": {"enabled": True}}, "encoder.precision"),
+        ({"zero_optimization": {"stage": "auto"}}, "auto"),
+    ],
+)
+def test_deepspeed_keys_that_contradict_the_run_are_refused(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        deepspeed_json(given, OPTIMIZER, 1, World())
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    config = OptimizerConfig(peak_lr=1.0, warmup_steps=10, final_lr_share=0.1)
+    rates = [learning_rate(config, step, 110) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
+    assert rates[10] == pytest.approx(1.0) and rates[60] == pytest.approx(0.55)
+    assert rates[110] == pytest.approx(0.1)
