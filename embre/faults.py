@@ -1,0 +1,61 @@
+"""Faults on purpose: `fault_point("name")` stands where a test or the demo may break something.
+
+A fault is armed by a launcher as `name:n:action` or `name:n:action:rank`: at the n-th time that
+this rank comes by, do it; once per run, so that a restarted worker gets past it. Not armed, a
+point costs one comparison.
+"""
+
+import os
+import signal
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ACTIONS = ("kill9", "stop", "exit", "raise")
+
+
+@dataclass
+class Fault:
+    """One armed fault. `marker` is the file that says it has happened."""
+
+    name: str
+    hit: int
+    action: str
+    rank: int
+    marker: Path
+    seen: Counter[str] = field(default_factory=Counter)
+
+
+_armed: list[Fault] = []
+
+
+def arm(text: str, marker_folder: Path, rank: int) -> None:
+    """Arm a fault from its text if it is meant for this rank; ValueError for another form."""
+    name, hit, action, *only = text.split(":")
+    if action not in ACTIONS or not hit.isdigit() or len(only) > 1:
+        raise ValueError(f"{text!r}: a fault is name:n:action[:rank] with one of {ACTIONS}")
+    if not only or int(only[0]) == rank:
+        marker = marker_folder / f"fault-{name}-{hit}-{rank}"
+        _armed.append(Fault(name, int(hit), action, rank, marker))
+
+
+def fault_point(name: str) -> None:
+    """Break here if a fault of this name is due."""
+    for fault in _armed:
+        if fault.name != name or fault.marker.exists():
+            continue
+        fault.seen[name] += 1
+        if fault.seen[name] == fault.hit:
+            fault.marker.touch()
+            _break(fault)
+
+
+def _break(fault: Fault) -> None:
+    print(f"fault on purpose: {fault.action} at {fault.name} in rank {fault.rank}", flush=True)
+    if fault.action == "kill9":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif fault.action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif fault.action == "exit":
+        os._exit(1)
+    raise RuntimeError(f"fault on purpose at {fault.name}")

@@ -1,0 +1,153 @@
+"""Pretraining: shards → encoder. Builds the parts, trains, exports."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from embre.batch import Batch, StreamSource, empty_batch
+from embre.checkpoints import Checkpoints
+from embre.config import PretrainConfig
+from embre.encoder import load_encoder
+from embre.engine import Engine
+from embre.engines import build_engine
+from embre.entities import CONCEPTS, EntityVocabulary, choose_entities, save_vocabulary
+from embre.heads import EntityHead
+from embre.job import Job
+from embre.loader import StreamLoader
+from embre.pretraining_model import LOSS_WEIGHTS, PretrainingModel
+from embre.shards import ShardSet
+from embre.stream import validation_batches
+from embre.tokenization import copy_tokenizer, load_tokenizer
+from embre.tracking import Tracker
+from embre.tracking.runs import metric_sender
+from embre.train import train
+from embre.world import World
+
+ENCODER = "encoder"
+LINEAGE = "embre.json"
+
+
+def pretrain(job: Job[PretrainConfig], world: World) -> None:
+    """One rank of a pretraining run, from its newest checkpoint to the exported encoder."""
+    config = job.config
+    torch.manual_seed(config.seed)
+    tokenizer = load_tokenizer(config.encoder.path)
+    shard_set = ShardSet.open(config.data.shards)
+    entities = choose_entities(shard_set, config.entities.min_count, config.entities.max_per_type)
+    source = StreamSource.build(
+        shard_set, config.data, config.masking, entities, tokenizer, config.seed
+    )
+    loader = StreamLoader(source, world)
+    encoder = load_encoder(config.encoder, tokenizer)
+    head = EntityHead(encoder.config.hidden_size, config.entities.dimension, entities.sizes)
+    model = PretrainingModel(encoder, head, config.encoder.precision == "bf16")
+    engine = build_engine(config, model, LOSS_WEIGHTS, world, loader.per_rank)
+    fingerprint = job.fingerprint(shard_set.manifest.digest, entities.fingerprint)
+    checkpoints = Checkpoints(
+        job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
+    )
+    with metric_sender(job.handle if world.rank == 0 else None) as send:
+        tracker = Tracker(
+            job.folder, world, config.train.log_every_steps, send, lambda: loader.waited_s
+        )
+        train(
+            engine,
+            loader,
+            checkpoints,
+            tracker,
+            config.train,
+            config.optimizer,
+            validator(source, world),
+        )
+    export(engine, entities, job, shard_set.manifest.digest)
+
+
+def validator(source: StreamSource, world: World) -> Callable[[Engine], dict[str, float]]:
+    """Measures the mean losses and the accuracies over a fixed part of the validation split."""
+    batches = list(validation_batches(source))
+    mine: list[Batch] = batches[world.rank :: world.size]
+    # Equally many forward passes on every rank: under ZeRO-3 each one is a collective.
+    mine += [empty_batch(source)] * (-(-len(batches) // world.size) - len(mine))
+
+    @torch.no_grad()
+    def validate(engine: Engine) -> dict[str, float]:
+        if not batches:
+            return {}
+        model = engine.module.eval()
+        assert isinstance(model, PretrainingModel)
+        sums = dict.fromkeys(
+            [f"{kind}/{name}" for kind in ("n", "loss", "hits") for name in LOSS_WEIGHTS], 0.0
+        )
+        for batch in mine:
+            on_device = batch.to(world.device)
+            losses, hits = model(on_device), model.hits(on_device)
+            for name, count in batch.counts.items():
+                sums[f"n/{name}"] += count
+                sums[f"loss/{name}"] += float(losses[name])
+                sums[f"hits/{name}"] += hits[name]
+        totals = dict(zip(sums, world.sum(list(sums.values())), strict=True))
+        return {
+            f"{shown}/{name}": totals[f"{kind}/{name}"] / max(totals[f"n/{name}"], 1)
+            for kind, shown in (("loss", "loss"), ("hits", "accuracy"))
+            for name in LOSS_WEIGHTS
+        }
+
+    return validate
+
+
+def export(
+    engine: Engine, entities: EntityVocabulary, job: Job[PretrainConfig], digest: str
+) -> None:
+    """Write `encoder/`: a plain Hugging Face BERT, and beside it what identifies entities.
+
+    A collective: every rank calls it, rank 0 writes.
+    """
+    weights = engine.weights()
+    if engine.world.rank == 0:
+        folder = job.folder / ENCODER
+        model = engine.module
+        assert isinstance(model, PretrainingModel)
+        prefix = "encoder."
+        state = {
+            name.removeprefix(prefix): value
+            for name, value in weights.items()
+            if name.startswith(prefix)
+        }
+        model.encoder.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+        copy_tokenizer(job.config.encoder.path, folder)
+        _write_entities(folder, weights, entities)
+        lineage = {"run": job.config.name, "shard_set": digest, "steps": job.config.train.steps}
+        (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
+    engine.world.wait()
+
+
+def _write_entities(
+    folder: Path, weights: dict[str, torch.Tensor], entities: EntityVocabulary
+) -> None:
+    head = {
+        name: value.contiguous()
+        for name, value in weights.items()
+        if name.startswith("entity_head.")
+    }
+    save_file(head, folder / "entity_head.safetensors")
+    save_vocabulary(folder / CONCEPTS, entities)
+
+
+def check(config: PretrainConfig) -> dict[str, str]:
+    """What must hold before any rank is asked for; returns the digest of the shard set.
+
+    Raises FileNotFoundError or ValueError that says what to do.
+    """
+    tokenizer = load_tokenizer(config.encoder.path)
+    shard_set = ShardSet.open(config.data.shards)
+    entities = choose_entities(shard_set, config.entities.min_count, config.entities.max_per_type)
+    StreamSource.build(shard_set, config.data, config.masking, entities, tokenizer, config.seed)
+    if config.launch.launcher == "ray" and config.launch.workers > config.data.streams:
+        raise ValueError(
+            f"launch.workers ({config.launch.workers}) is more than data.streams "
+            f"({config.data.streams}): raise data.streams or take fewer workers"
+        )
+    return {"shard_set": shard_set.manifest.digest}

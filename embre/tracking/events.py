@@ -1,0 +1,104 @@
+"""The events of a run: every one a JSON line in the run's folder, written by rank 0.
+
+The file is the truth: the driver shows it, MLflow gets a copy, plots are drawn from it. So a
+tracking server that is down never stops training.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from embre.engine import StepResult
+from embre.world import World
+
+EVENTS = "events.jsonl"
+
+Metrics = dict[str, float]
+
+
+class Tracker:
+    """Writes a run's events; does nothing on ranks other than 0.
+
+    `send` gets (step, metrics) for each logged step that was not sent before, so a restarted run
+    continues its curve and repeats no point of it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        log_every_steps: int,
+        send: Callable[[int, Metrics], None] | None = None,
+        waited_s: Callable[[], float] = lambda: 0.0,
+    ):
+        self.path = folder / EVENTS
+        self.active = world.rank == 0
+        self.log_every_steps = log_every_steps
+        self.send = send
+        self.waited_s = waited_s
+        self.num_steps = 0
+        self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
+        self._sent = max((e["step"] for e in read_events(folder, "step")), default=0)
+        self._validated = max((e["step"] for e in read_events(folder, "validation")), default=0)
+
+    def started(self, step: int, num_steps: int) -> None:
+        """Training begins, or goes on after `step`."""
+        self.num_steps = num_steps
+        self._write("started", step, {"steps": num_steps})
+
+    def step(self, step: int, result: StepResult, lr: float, seconds: float) -> None:
+        """A step was done; every `log_every_steps` of them one is logged with the speed since."""
+        self._tokens += result.num_tokens
+        self._seconds += seconds
+        if step % self.log_every_steps and step not in (1, self.num_steps):
+            return
+        waited = self.waited_s()
+        metrics = {
+            **{f"loss/{name}": value for name, value in result.losses.items()},
+            "grad_norm": result.grad_norm,
+            "learning_rate": lr,
+            "tokens_per_s": self._tokens / max(self._seconds, 1e-9),
+            "waited_share": (waited - self._waited) / max(self._seconds, 1e-9),
+        }
+        self._tokens, self._seconds, self._waited = 0, 0.0, waited
+        self._write("step", step, metrics)
+        if step > self._sent:
+            self._pass_on(step, metrics)
+
+    def validation(self, step: int, metrics: Metrics) -> None:
+        """The weights after `step` were measured on held-out data."""
+        if metrics:
+            named = {f"validation/{name}": value for name, value in metrics.items()}
+            self._write("validation", step, named)
+            if step > self._validated:
+                self._pass_on(step, named)
+
+    def saved(self, step: int) -> None:
+        """A checkpoint after `step` was committed."""
+        self._write("saved", step, {})
+
+    def _pass_on(self, step: int, metrics: Metrics) -> None:
+        if self.active and self.send:
+            self.send(step, metrics)
+
+    def _write(self, event: str, step: int, values: dict[str, Any]) -> None:
+        if self.active:
+            line = json.dumps({"event": event, "step": step, "time": time.time(), **values})
+            with self.path.open("a") as file:
+                file.write(line + "\n")
+
+
+def read_events(folder: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
+    """The events of a run so far; a line that is only half written is left out."""
+    path = folder / EVENTS
+    if not path.exists():
+        return
+    for line in path.read_text().split("\n"):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if event in (None, found["event"]):
+            yield found

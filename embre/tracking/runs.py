@@ -1,0 +1,168 @@
+"""MLflow runs: the driver opens one per job, rank 0 sends metrics, a restart goes on in it."""
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+
+from embre.config import RunConfig, dump_config
+
+log = logging.getLogger(__name__)
+
+RUN_FILE = "mlflow_run.json"
+MAX_PARAM_LENGTH = 500
+SEND_EVERY_S = 2.0
+GIVE_UP_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunHandle:
+    """Where a run is kept: enough for another process to log to it."""
+
+    uri: str
+    run_id: str
+
+
+def quiet_mlflow() -> None:
+    """A server that is down must not hold anything up for minutes; nothing is reported home."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def open_run(
+    config: RunConfig, uri: str, folder: Path, tags: Mapping[str, str], lineage: Mapping[str, str]
+) -> RunHandle:
+    """The MLflow run of a job: a new one, or the one that its folder remembers.
+
+    Called by the driver alone: creating a database or an experiment races. `lineage` maps the
+    names of data sets to their digests.
+    """
+    quiet_mlflow()
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient(uri)
+    remembered = folder / RUN_FILE
+    if remembered.exists():
+        handle = RunHandle(**json.loads(remembered.read_text()))
+        if handle.uri == uri:
+            client.update_run(handle.run_id, status="RUNNING")
+            return handle
+    experiment = mlflow.set_experiment(config.tracking.experiment)
+    run = client.create_run(
+        experiment.experiment_id, run_name=config.name, tags={**tags, **_lineage_tags(lineage)}
+    )
+    handle = RunHandle(uri, run.info.run_id)
+    _log_start(client, handle, config, lineage)
+    remembered.write_text(json.dumps(asdict(handle)))
+    return handle
+
+
+def close_run(handle: RunHandle, status: str) -> None:
+    """FINISHED, FAILED or KILLED, as it really ended."""
+    MlflowClient(handle.uri).set_terminated(handle.run_id, status)
+
+
+def log_files(handle: RunHandle, files: list[Path], folder: str | None = None) -> None:
+    """Keep files with the run."""
+    client = MlflowClient(handle.uri)
+    for file in files:
+        client.log_artifact(handle.run_id, str(file), folder)
+
+
+def log_results(handle: RunHandle, metrics: Mapping[str, float]) -> None:
+    """Figures of a finished run, without a step."""
+    now = int(time.time() * 1000)
+    points = [Metric(name, value, now, 0) for name, value in metrics.items()]
+    MlflowClient(handle.uri).log_batch(handle.run_id, metrics=points)
+
+
+@contextmanager
+def metric_sender(handle: RunHandle | None) -> Iterator[Any]:
+    """A function (step, metrics) that never blocks: a thread sends what it is given in batches.
+
+    What a server does not take is kept and tried again; after the end at most GIVE_UP_AFTER_S are
+    spent on it. The events on disk have every metric in any case.
+    """
+    if handle is None:
+        yield None
+        return
+    quiet_mlflow()
+    points: queue.Queue[Metric] = queue.Queue()
+    stop = threading.Event()
+    thread = threading.Thread(target=_send_all, args=(handle, points, stop), daemon=True)
+    thread.start()
+
+    def send(step: int, metrics: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            points.put(Metric(name, value, now, step))
+
+    try:
+        yield send
+    finally:
+        stop.set()
+        thread.join(GIVE_UP_AFTER_S)
+
+
+def _send_all(handle: RunHandle, points: "queue.Queue[Metric]", stop: threading.Event) -> None:
+    client = MlflowClient(handle.uri)
+    waiting: list[Metric] = []
+    warned = False
+    while not (stop.is_set() and points.empty() and not waiting):
+        stop.wait(SEND_EVERY_S)
+        while not points.empty():
+            waiting.append(points.get())
+        try:
+            for start in range(0, len(waiting), 1000):
+                client.log_batch(handle.run_id, metrics=waiting[start : start + 1000])
+            waiting = []
+        except Exception as error:  # whatever a store raises, training goes on
+            if not warned:
+                log.warning("MLflow does not take metrics, they are kept on disk: %s", error)
+            warned = True
+
+
+def _log_start(
+    client: MlflowClient, handle: RunHandle, config: RunConfig, lineage: Mapping[str, str]
+) -> None:
+    params = {
+        key: str(value)[:MAX_PARAM_LENGTH]
+        for key, value in _flatten(config.model_dump(mode="json"), "")
+    }
+    client.log_batch(
+        handle.run_id, params=[mlflow.entities.Param(key, value) for key, value in params.items()]
+    )
+    client.log_text(handle.run_id, dump_config(config), "config.yaml")
+    for name, digest in lineage.items():
+        data = MetaDataset(CodeDatasetSource({}), name=name, digest=digest[:36])
+        client.log_inputs(
+            handle.run_id,
+            [mlflow.entities.DatasetInput(data._to_mlflow_entity(), tags=[])],
+        )
+
+
+def _lineage_tags(lineage: Mapping[str, str]) -> dict[str, str]:
+    return {f"embre.digest.{name}": digest for name, digest in lineage.items()}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
