@@ -1,4 +1,4 @@
-"""The nouns of the text: document, passage, mention, concept, relation. They know no file format."""
+"""The nouns of the text: document, passage, mention, concept, relation; free of file formats."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Concept(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A title, an abstract or a paragraph: the characters `start` to `end` of its document's text."""
+    """A title, an abstract or a paragraph: the characters `start` to `end` of the text."""
 
     start: int
     end: int

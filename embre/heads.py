@@ -42,13 +42,16 @@ class EntityHead(nn.Module):
         return self.types(found_MC), within
 
     def forward(self, vectors_MH: Tensor, types_M: Tensor, ids_M: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed cross-entropy of types, and of identifiers within their true type."""
+        """The summed cross-entropy of types, and of identifiers within their true type.
+
+        In the precision of the vectors: the caller gives them in float32 or better.
+        """
         type_logits, within = self.logits(vectors_MH, types_M)
-        type_loss = F.cross_entropy(type_logits.float(), types_M, reduction="sum")
+        type_loss = F.cross_entropy(type_logits, types_M, reduction="sum")
         identifier_loss = type_loss.new_zeros(())
         for index, logits in enumerate(within):
             known = ids_M[types_M == index]
             identifier_loss = identifier_loss + F.cross_entropy(
-                logits[known >= 0].float(), known[known >= 0], reduction="sum"
+                logits[known >= 0], known[known >= 0], reduction="sum"
             )
         return type_loss, identifier_loss

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-SMALLEST_VOCABULARY = 100
+SMALLEST_VOCABULARY = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +65,13 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
 def copy_tokenizer(source: str | Path, target: str | Path) -> None:
     """Save the tokenizer of one Hugging Face folder into another."""
     AutoTokenizer.from_pretrained(str(source), local_files_only=True).save_pretrained(str(target))
+
+
+def save_tokenizer(folder: str | Path, tokenizer: TextTokenizer) -> None:
+    """Write a tokenizer where `load_tokenizer`, or any Hugging Face program, finds it."""
+    names = {"pad": "pad", "unk": "unknown", "cls": "first", "sep": "last", "mask": "mask"}
+    specials = {
+        f"{theirs}_token": tokenizer.backend.id_to_token(getattr(tokenizer, ours))
+        for theirs, ours in names.items()
+    }
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, **specials).save_pretrained(folder)

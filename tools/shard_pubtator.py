@@ -49,7 +49,7 @@ def main(
 ) -> None:
     """Write a shard set of PubTator documents."""
     settings = ShardSettings(block_documents, shard_documents, validation_share, vocabulary)
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.completed:,.0f} documents"),

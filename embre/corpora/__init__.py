@@ -107,3 +107,10 @@ def write_documents(path: str | Path, documents: Iterable[Document], like: str) 
     with opener(unfinished, "wb") as stream:
         write(cast(BinaryIO, stream), documents)
     unfinished.replace(path)
+
+
+def format_of(source: str | Path) -> str | None:
+    """The format of a file, or of the first file of an archive; None where it is none of ours."""
+    file = locate(str(source))
+    opened = next(open_plain(file, inside=False, tally=Tally()), None)
+    return detect_format(opened.stream.peek(HEAD_BYTES)) if opened else None

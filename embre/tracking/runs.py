@@ -54,7 +54,6 @@ def open_run(
     names of data sets to their digests.
     """
     quiet_mlflow()
-    mlflow.set_tracking_uri(uri)
     client = MlflowClient(uri)
     remembered = folder / RUN_FILE
     if remembered.exists():
@@ -62,9 +61,9 @@ def open_run(
         if handle.uri == uri:
             client.update_run(handle.run_id, status="RUNNING")
             return handle
-    experiment = mlflow.set_experiment(config.tracking.experiment)
+    experiment = _experiment(client, config, uri)
     run = client.create_run(
-        experiment.experiment_id, run_name=config.name, tags={**tags, **_lineage_tags(lineage)}
+        experiment, run_name=config.name, tags={**tags, **_lineage_tags(lineage)}
     )
     handle = RunHandle(uri, run.info.run_id)
     _log_start(client, handle, config, lineage)
@@ -137,6 +136,18 @@ def _send_all(handle: RunHandle, points: "queue.Queue[Metric]", stop: threading.
             warned = True
 
 
+def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
+    """The id of the experiment; with a local database its files lie beside it, and not in
+    whatever folder the command was given in."""
+    name = config.tracking.experiment
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    local = uri.startswith("sqlite:")
+    folder = Path(config.storage).absolute() / "mlartifacts"
+    return client.create_experiment(name, artifact_location=folder.as_uri() if local else None)
+
+
 def _log_start(
     client: MlflowClient, handle: RunHandle, config: RunConfig, lineage: Mapping[str, str]
 ) -> None:
@@ -166,3 +177,13 @@ def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def reachable(uri: str) -> str:
+    """Why a tracking store does not answer, or ''."""
+    quiet_mlflow()
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:  # whatever a store raises is the finding
+        return " ".join(str(error).split())[:200]
+    return ""

@@ -1,0 +1,70 @@
+"""The loader of fine-tuning: this rank's micro-batches of each step, documents in random order."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from embre.config import CorpusConfig
+from embre.document import Document
+from embre.pairs import PairBatch, PairEncoder
+from embre.tally import Tally
+from embre.world import World
+
+
+class DocumentLoader:
+    """Micro-batch i of a step goes to rank i mod W; all ranks give equally many.
+
+    Documents are read in an order drawn from (seed, epoch), one epoch after the other, so the
+    micro-batches are the same for every number of ranks. They are encoded once and kept.
+    """
+
+    def __init__(
+        self,
+        docs: Sequence[Document],
+        encoder: PairEncoder,
+        data: CorpusConfig,
+        seed: int,
+        world: World,
+        tally: Tally,
+    ):
+        if not docs:
+            raise ValueError(f"{data.train}: no document to learn from; see data.train")
+        self.encoder = encoder
+        self.documents_per_micro_batch = data.documents_per_micro_batch
+        self.micro_batches = data.micro_batches
+        self.seed = seed
+        self.world = world
+        self._encoded = [encoder.encode(doc, tally) for doc in docs]
+        self._next_step = 0
+
+    def step(self) -> list[PairBatch]:
+        """This rank's micro-batches of the next step."""
+        slots = range(self.world.rank, self.micro_batches, self.world.size)
+        found = [self._micro_batch(self._next_step, slot) for slot in slots]
+        missing = -(-self.micro_batches // self.world.size) - len(found)
+        self._next_step += 1
+        return found + [self.encoder.lay([], slot=-1)] * missing
+
+    def state(self) -> dict[str, Any]:
+        """How many steps were given."""
+        return {"step": self._next_step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on after the step that gave this state."""
+        self._next_step = int(state["step"])
+
+    def _micro_batch(self, step: int, slot: int) -> PairBatch:
+        first = (step * self.micro_batches + slot) * self.documents_per_micro_batch
+        places = range(first, first + self.documents_per_micro_batch)
+        return self.encoder.lay([self._encoded[self._document_at(p)] for p in places], slot)
+
+    def _document_at(self, place: int) -> int:
+        epoch, within = divmod(place, len(self._encoded))
+        return epoch_order(self.seed, epoch, len(self._encoded))[within]
+
+
+def epoch_order(seed: int, epoch: int, num_documents: int) -> list[int]:
+    """The order in which an epoch reads the documents."""
+    order = list(range(num_documents))
+    random.Random(f"{seed}/documents/{epoch}").shuffle(order)
+    return order

@@ -1,0 +1,181 @@
+"""Fine-tuning: annotated documents and an encoder → relation model. Builds the parts, trains,
+scores the held-out documents."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embre.checkpoints import Checkpoints
+from embre.config import FinetuneConfig
+from embre.corpora import CORPORA, read_documents, write_documents
+from embre.decode import predict
+from embre.document import Document
+from embre.document_loader import DocumentLoader
+from embre.encoder import load_encoder
+from embre.engine import Engine
+from embre.engines import build_engine
+from embre.job import Job, folder_digest
+from embre.pairs import PairEncoder
+from embre.relation_folder import LoadedModel, save_relation_model
+from embre.relation_model import LOSS_WEIGHTS, RelationModel
+from embre.report import write_report
+from embre.scoring import Score, floor, score
+from embre.tally import Tally
+from embre.tokenization import load_tokenizer
+from embre.tracking import Tracker
+from embre.tracking.runs import log_files, log_results, metric_sender
+from embre.train import train
+from embre.world import World
+
+RELATION_MODEL = "relation_model"
+SCORES = "scores.json"
+PREDICTED = "dev_predicted.PubTator"
+REPORT = "report.html"
+LINEAGE = "embre.json"
+
+
+def finetune(job: Job[FinetuneConfig], world: World) -> None:
+    """One rank of a fine-tuning run, from its newest checkpoint to the scored relation model."""
+    config, tally = job.config, Tally()
+    torch.manual_seed(config.seed)
+    schema = CORPORA[config.data.corpus]
+    docs = read_all(config.data.train, tally)
+    tokenizer = load_tokenizer(config.encoder.path)
+    encoder = PairEncoder.build(
+        tokenizer, schema, config.data.max_document_tokens, config.pairs.window_overlap
+    )
+    loader = DocumentLoader(docs, encoder, config.data, config.seed, world, tally)
+    model = RelationModel(
+        load_encoder(config.encoder, tokenizer),
+        config.pairs,
+        len(schema.labels),
+        encoder.tokenizer.vocabulary,
+        config.encoder.precision == "bf16",
+    )
+    per_rank = -(-config.data.micro_batches // world.size)
+    engine = build_engine(config, model, LOSS_WEIGHTS, world, per_rank)
+    fingerprint = job.fingerprint(*digests(config).values())
+    checkpoints = Checkpoints(
+        job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
+    )
+    dev = Held(read_all(config.data.dev, tally), encoder, config, world)
+    with metric_sender(job.handle if world.rank == 0 else None) as send:
+        tracker = Tracker(job.folder, world, config.train.log_every_steps, send)
+        train(engine, loader, checkpoints, tracker, config.train, config.optimizer, dev.validate)
+    finish(engine, dev, job, tally)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The documents a run is scored on."""
+
+    docs: list[Document]
+    encoder: PairEncoder
+    config: FinetuneConfig
+    world: World
+
+    def predict(self, engine: Engine) -> list[Document]:
+        """All of them with the relations that the weights give; each rank reads its share."""
+        model = engine.module
+        assert isinstance(model, RelationModel)
+        loaded = LoadedModel(model, self.encoder, self.config.pairs.threshold)
+        size = self.config.data.documents_per_micro_batch
+        mine = self.docs[self.world.rank :: self.world.size]
+        found = list(predict(loaded, mine, size, Tally()))
+        by_id = {doc.doc_id: doc for part in self.world.gather(found) for doc in part}
+        return [by_id[doc.doc_id] for doc in self.docs]
+
+    def validate(self, engine: Engine) -> dict[str, float]:
+        """The four F1 under the official counting."""
+        scores = score(self.docs, self.predict(engine))
+        return {f"f1/{name}": found.f1 for name, found in scores.items()}
+
+
+def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) -> None:
+    """Write the relation model, what it predicts for the held-out documents, and the report.
+
+    A collective: every rank calls it, rank 0 writes.
+    """
+    predicted = dev.predict(engine)
+    weights = engine.weights()
+    if engine.world.rank == 0:
+        config, folder = job.config, job.folder
+        model = engine.module
+        assert isinstance(model, RelationModel)
+        save_relation_model(folder / RELATION_MODEL, model, dev.encoder, config.pairs, weights)
+        scores = score(dev.docs, predicted)
+        lowest = score(dev.docs, floor(dev.docs, dev.encoder.schema))
+        values = {"dev": table(scores), "floor": table(lowest), "not_used": dict(tally.counts)}
+        (folder / SCORES).write_text(json.dumps(values, indent=1))
+        lineage = {
+            "run": config.name,
+            **digests(config),
+            "all_f1": round(scores["all"].f1, 4),
+            "encoder": encoder_lineage(config.encoder.path),
+        }
+        (folder / RELATION_MODEL / LINEAGE).write_text(json.dumps(lineage, indent=1))
+        write_documents(folder / PREDICTED, predicted, like="pubtator")
+        facts = {f"F1 {name}": f"{found.f1:.3f}" for name, found in scores.items()}
+        write_report(folder / REPORT, predicted, dev.docs, f"{config.name}: held out", facts)
+        if job.handle:
+            log_results(job.handle, {f"dev/f1/{k}": found.f1 for k, found in scores.items()})
+            log_files(job.handle, [folder / name for name in (SCORES, PREDICTED, REPORT)])
+    engine.world.wait()
+
+
+def check(config: FinetuneConfig) -> dict[str, str]:
+    """What must hold before any rank is asked for; returns the digests of the documents.
+
+    Raises FileNotFoundError or ValueError that says what to do.
+    """
+    if config.data.corpus not in CORPORA:
+        raise ValueError(
+            f"data.corpus: no corpus {config.data.corpus!r}; known: {', '.join(CORPORA)}"
+        )
+    stage = config.deepspeed.get("zero_optimization", {}).get("stage", 1)
+    if config.engine == "deepspeed" and stage == 3:
+        raise ValueError(
+            "deepspeed.zero_optimization.stage: 3 splits each weight over the ranks and is for "
+            "pretraining; fine-tune with 1 or 2"
+        )
+    load_tokenizer(config.encoder.path)
+    for key in ("train", "dev"):
+        path = getattr(config.data, key)
+        if not any(True for _ in read_documents(path, Tally())):
+            raise ValueError(f"data.{key}: {path} holds no document; see `embre doctor`")
+    return digests(config)
+
+
+def digests(config: FinetuneConfig) -> dict[str, str]:
+    """SHA-256 of the annotated documents, by name."""
+    return {key: folder_digest(getattr(config.data, key)) for key in ("train", "dev")}
+
+
+def read_all(path: str, tally: Tally) -> list[Document]:
+    """All documents of a corpus."""
+    return list(read_documents(path, tally))
+
+
+def encoder_lineage(path: str) -> dict[str, Any]:
+    """What the backbone says of its own origin; its weights' digest in any case."""
+    known = Path(path) / LINEAGE
+    values = json.loads(known.read_text()) if known.exists() else {}
+    return {**values, "digest": folder_digest(path)}
+
+
+def table(scores: dict[str, Score]) -> dict[str, dict[str, float]]:
+    """Scores as plain numbers."""
+    return {
+        name: {
+            "tp": found.tp,
+            "fp": found.fp,
+            "fn": found.fn,
+            "precision": round(found.precision, 4),
+            "recall": round(found.recall, 4),
+            "f1": round(found.f1, 4),
+        }
+        for name, found in scores.items()
+    }

@@ -1,0 +1,260 @@
+"""The `embre` command. Exit codes: 0 done, 1 the run failed, 2 the request cannot be carried out
+(a wrong path, key or file)."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from embre import __version__
+
+app = typer.Typer(
+    name="embre",
+    help="Pretrain by masking entities, fine-tune for relations and novelty, predict.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(highlight=False, soft_wrap=True)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="section.key=value, as train.steps=200.")
+]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Show the resolved config and stop.")
+]
+
+
+@app.command()
+def pretrain(config: ConfigPath, overrides: Overrides = None, print_config: PrintConfig = False):
+    """Pretrain an encoder on a shard set. The same command again goes on where it stopped."""
+    folder = _job("pretrain", config, overrides, print_config)
+    if folder:
+        console.print(f"encoder: {folder}/encoder", markup=False)
+        console.print(f"next: embre register {folder} --name NAME --alias champion", markup=False)
+
+
+@app.command()
+def finetune(config: ConfigPath, overrides: Overrides = None, print_config: PrintConfig = False):
+    """Fine-tune an encoder for relations and novelty, and score it on held-out documents."""
+    folder = _job("finetune", config, overrides, print_config)
+    if folder:
+        from embre.launch.tables import scores_table
+
+        console.print(scores_table(folder))
+        console.print(f"report: {folder}/report.html", markup=False)
+        console.print(f"next: embre register {folder} --name NAME --alias champion", markup=False)
+
+
+@app.command()
+def evaluate(
+    gold: Annotated[Path, typer.Option(help="File or folder of annotated documents.")],
+    pred: Annotated[Path, typer.Option(help="File or folder of predicted documents.")],
+    official: Annotated[
+        bool,
+        typer.Option(help="Skip documents that were not predicted, as the official scorer does."),
+    ] = False,
+):
+    """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
+    from embre.corpora import read_documents
+    from embre.launch.tables import evaluation_table
+    from embre.scoring import score
+    from embre.tally import Tally
+
+    tally = Tally()
+    gold_docs, found = list(read_documents(gold, tally)), list(read_documents(pred, tally))
+    for path, docs in ((gold, gold_docs), (pred, found)):
+        if not docs:
+            raise ValueError(f"{path}: no document in it")
+    scores = score(gold_docs, found, official=official, tally=tally)
+    console.print(evaluation_table(scores))
+    num_relations = sum(len(doc.relations) for doc in gold_docs)
+    dropped = tally.counts["gold_relation/not_scored"]
+    console.print(
+        f"{len(gold_docs)} gold documents, {num_relations:,} relations; {dropped} of them are not "
+        "scored (the official counting leaves out Disease-Disease, Gene-Variant, Gene-Species)"
+    )
+    _show_losses(tally.lines())
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="Folder, or models:/NAME@ALIAS from the registry.")],
+    inputs: Annotated[list[str], typer.Argument(help="PubTator or BioC files, folders, archives.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files with relations.")],
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow; default: MLFLOW_TRACKING_URI or runs/mlflow.db.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
+):
+    """Predict relations, novelty and probabilities: the same files come out with relations."""
+    import tempfile
+
+    import torch
+
+    from embre.predict import predict_files
+    from embre.relation_folder import load_relation_model
+    from embre.tracking.registry import fetch
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(model)
+        if model.startswith("models:/"):
+            folder = fetch(model, _uri(tracking_uri), Path(scratch) / "model")
+        loaded = load_relation_model(folder, torch.device(device))
+    with console.status("predicting") as status:
+        done = 0
+
+        def progress(documents: int) -> None:
+            nonlocal done
+            done += documents
+            status.update(f"{done:,} documents")
+
+        found = predict_files(loaded, inputs, out, f"Predicted by {model}", progress)
+    console.print(
+        f"{found.documents:,} documents, {found.relations:,} relations, "
+        f"{len(found.files)} files in {out}"
+    )
+    console.print(f"report: {found.report}", markup=False)
+    _show_losses(found.tally.lines())
+
+
+@app.command()
+def register(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    name: Annotated[str, typer.Option(help="Name in the registry.")],
+    alias: Annotated[str | None, typer.Option(help="Alias to point here, as champion.")] = None,
+):
+    """Register a run's encoder or relation model in MLflow."""
+    from embre.register import register_run
+
+    found = register_run(run, name, alias)
+    what = "registered" if found.new else "was registered before:"
+    console.print(f"{found.kind} {what} {name} version {found.version} in {found.uri}")
+    if alias:
+        console.print(f"models:/{name}@{alias}")
+
+
+@app.command()
+def report(
+    pred: Annotated[Path, typer.Option(help="Predicted documents.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    gold: Annotated[Path | None, typer.Option(help="Annotated documents to compare with.")] = None,
+):
+    """Write a self-contained HTML report for a curator."""
+    from embre.corpora import read_documents
+    from embre.report import write_report
+    from embre.scoring import score
+    from embre.tally import Tally
+
+    tally = Tally()
+    predicted = list(read_documents(pred, tally))
+    gold_docs = list(read_documents(gold, tally)) if gold else None
+    facts = {}
+    if gold_docs:
+        scores = score(gold_docs, predicted)
+        facts = {f"F1 {metric}": f"{found.f1:.3f}" for metric, found in scores.items()}
+    write_report(out, predicted, gold_docs, title=pred.name, facts=facts)
+    console.print(f"{out}: {len(predicted)} documents", markup=False)
+    _show_losses(tally.lines())
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="A run's YAML to check as well.")] = None,
+):
+    """Check this machine, and a run's config, data and storage; every line with its remedy."""
+    from embre.launch.doctor import examine
+
+    checks = examine(config)
+    colours = {"ok": "green", "warning": "yellow", "error": "red"}
+    for check in checks:
+        console.print(f"[{colours[check.level]}]{check.level:>7}[/]  {check.subject}: ", end="")
+        console.print(check.finding, markup=False)
+    if any(check.level == "error" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the corpus and of training.")] = 13,
+):
+    """The whole job on a made-up corpus: shard, pretrain, fine-tune, register, predict, report."""
+    from embre.demo import run_demo
+
+    run_demo(out, seed, console)
+
+
+@app.command()
+def version():
+    """The version of embre."""
+    console.print(__version__)
+
+
+def main() -> None:
+    """The entry point: errors of a request are one line and exit code 2, of a run exit code 1."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code or 0)
+
+
+def _explain(error: Exception) -> int:
+    """Print what went wrong in one line; what we did not foresee keeps its traceback."""
+    from click import ClickException
+
+    from embre.launch.errors import RunFailed
+
+    if isinstance(error, ClickException):
+        error.show()
+        return 2
+    if isinstance(error, (RunFailed, FloatingPointError, RuntimeError)):
+        _error(str(error))
+        return 1
+    if isinstance(error, (ValueError, OSError)):
+        _error(str(error))
+        return 2
+    raise error
+
+
+def _error(text: str) -> None:
+    Console(stderr=True, highlight=False).print(
+        f"error: {' '.join(text.split())}", style="red", markup=False, soft_wrap=True
+    )
+
+
+def _job(kind: str, path: Path, overrides: list[str] | None, print_config: bool) -> Path | None:
+    from embre.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config, load_config
+
+    kinds: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+    config = load_config(kinds[kind], path, overrides)
+    if print_config:
+        console.print(dump_config(config), markup=False, end="")
+        return None
+    from embre.launch.driver import run_job
+
+    return run_job(kind, config, console)
+
+
+def _uri(given: str | None) -> str:
+    default = Path("runs/mlflow.db").absolute()
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default}"
+
+
+def _show_losses(lines: list[str]) -> None:
+    if lines:
+        console.print("not taken, by reason:")
+        for line in lines:
+            console.print(line, markup=False)

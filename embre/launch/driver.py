@@ -1,0 +1,111 @@
+"""The driver of a job: resolves and checks its config, opens its MLflow run, launches, closes."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from embre import finetune, pretrain
+from embre.config import ConfigError, FinetuneConfig, PretrainConfig, RunConfig, dump_config
+from embre.job import Job
+from embre.launch import LAUNCHERS, Recipe
+from embre.launch.progress import shown
+from embre.tracking.events import EVENTS
+from embre.tracking.registry import fetch
+from embre.tracking.runs import RunHandle, close_run, log_files, open_run
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of job: its config, what each rank runs, and what is checked before any rank is
+    asked for (it returns the digests of the data, by name)."""
+
+    config: type[RunConfig]
+    recipe: Recipe
+    check: Callable[[Any], dict[str, str]]
+
+
+KINDS = {
+    "pretrain": Kind(PretrainConfig, pretrain.pretrain, pretrain.check),
+    "finetune": Kind(FinetuneConfig, finetune.finetune, finetune.check),
+}
+
+
+def run_job(kind: str, config: RunConfig, console: Console) -> Path:
+    """Carry a job out, from wherever an earlier attempt of the same name stopped.
+
+    Returns the run's folder. Raises what made it fail; the MLflow run says so too.
+    """
+    job_kind = KINDS[kind]
+    config = resolve(config)
+    lineage = job_kind.check(config)
+    folder = Path(config.storage) / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    rank = int(os.environ.get("RANK", "0"))
+    if rank != 0:  # under torchrun every rank comes by here; rank 0 drives
+        LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, None))
+        return folder
+    (folder / CONFIG).write_text(dump_config(config))
+    uri = tracking_uri(config)
+    handle = open_run(config, uri, folder, {"embre.kind": kind}, lineage)
+    console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
+    status = "KILLED"
+    try:
+        with shown(folder, console):
+            LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, handle))
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        finish(handle, folder, status)
+    return folder
+
+
+def finish(handle: RunHandle, folder: Path, status: str) -> None:
+    """Keep the events with the run and close it as it really ended."""
+    log_files(handle, [path for path in (folder / EVENTS,) if path.exists()])
+    close_run(handle, status)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The config with absolute paths (workers change their folder) and models fetched."""
+    storage = Path(config.storage).absolute()
+    updates: dict[str, Any] = {"storage": str(storage)}
+    backbone = config.encoder.path
+    if backbone.startswith("models:/"):
+        uri = tracking_uri(config.model_copy(update=updates))
+        backbone = str(fetch(backbone, uri, storage / config.name / "backbone"))
+    updates["encoder"] = config.encoder.model_copy(update={"path": absolute(backbone)})
+    data: Any = config.data  # type: ignore[attr-defined]
+    paths = {
+        key: absolute(getattr(data, key))
+        for key in ("shards", "train", "dev")
+        if hasattr(data, key)
+    }
+    updates["data"] = data.model_copy(update=paths)
+    return config.model_copy(update=updates)
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute; a URL as it is."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def tracking_uri(config: RunConfig) -> str:
+    """The config's, the environment's, or a sqlite file in the storage."""
+    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None:
+        Path(config.storage).mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{Path(config.storage).absolute()}/mlflow.db"
+    if "@" in uri.split("://")[-1].split("/")[0] and config.tracking.uri:
+        raise ConfigError(
+            "tracking.uri: holds a user or password; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD instead"
+        )
+    return uri

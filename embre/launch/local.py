@@ -1,0 +1,34 @@
+"""The local launcher: this process, alone or as the rank that torchrun made it."""
+
+import os
+import socket
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from embre.job import Job
+from embre.launch.worker import prepare
+from embre.world import World
+
+
+def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
+    """Run the recipe here. Under torchrun (RANK, WORLD_SIZE, …) join its process group."""
+    gpu = job.config.launch.use_gpu
+    if gpu and not torch.cuda.is_available():
+        raise ValueError("launch.use_gpu: no CUDA device here; set launch.use_gpu=false")
+    if job.config.engine == "deepspeed" and "RANK" not in os.environ:
+        _alone()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else "cpu"
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if gpu else "gloo")
+    recipe(job, prepare(job, torch.device(device)))
+
+
+def _alone() -> None:
+    """DeepSpeed needs a process group even for one process; without these it looks for MPI."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update(alone, MASTER_PORT=str(port))

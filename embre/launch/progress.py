@@ -1,0 +1,74 @@
+"""What the driver shows of a run: a bar on a terminal, plain lines elsewhere.
+
+Ranks may be on other machines; all of them are seen through the events in the run's folder.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from embre.tracking import read_events
+
+LOOK_EVERY_S = 0.5
+
+
+@contextmanager
+def shown(folder: Path, console: Console) -> Iterator[None]:
+    """While the body runs, show what the run in `folder` does."""
+    stop = threading.Event()
+    before = sum(1 for _ in read_events(folder))
+    thread = threading.Thread(target=_show, args=(folder, console, before, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def describe(event: dict[str, Any]) -> str:
+    """One event as a line of text."""
+    step = event["step"]
+    if event["event"] == "started":
+        goes_on = f"goes on after step {step}" if step else "starts"
+        return f"training {goes_on}, {event['steps']} steps in all"
+    if event["event"] == "saved":
+        return f"step {step}: checkpoint saved"
+    if event["event"] == "validation":
+        return f"step {step}: validation  " + _numbers(event, "validation/")
+    speed = f"{event['tokens_per_s']:,.0f} tokens/s"
+    return f"step {step}: loss  {_numbers(event, 'loss/')}  grad {event['grad_norm']:.2f}  {speed}"
+
+
+def _numbers(event: dict[str, Any], prefix: str) -> str:
+    found = [(k.removeprefix(prefix), v) for k, v in event.items() if k.startswith(prefix)]
+    return "  ".join(f"{name} {value:.3f}" for name, value in found)
+
+
+def _show(folder: Path, console: Console, before: int, stop: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    seen = before
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(folder.name, total=None)
+        done = False
+        while not done:
+            done = stop.wait(LOOK_EVERY_S)
+            events = list(read_events(folder))
+            for event in events[seen:]:
+                if event["event"] == "started":
+                    bar.update(task, total=event["steps"], completed=event["step"])
+                if event["event"] == "step":
+                    bar.update(task, completed=event["step"])
+                if event["event"] != "step" or not console.is_terminal:
+                    console.print(f"  {describe(event)}", markup=False, highlight=False)
+            seen = len(events)

@@ -1,0 +1,83 @@
+"""The Ray launcher: one Ray Train worker per rank, restarted from our checkpoints when one dies.
+
+Ray starts, watches and restarts workers. What a run resumes from is found by `checkpoints`, never
+by Ray's own record, which loses a checkpoint whose worker dies within two seconds of reporting it.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from embre.job import Job
+from embre.launch.worker import FAULT, prepare
+from embre.world import World
+
+log = logging.getLogger(__name__)
+
+# Seen by workers; a short health check because a report waits for the next one.
+WORKER_ENV = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+
+
+def start_ray(address: str | None = None) -> None:
+    """Join the cluster at an address, or RAY_ADDRESS, or start one on this machine."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    address = address or os.environ.get("RAY_ADDRESS")
+    settings: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+
+
+def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
+    """Run the recipe on `launch.workers` Ray workers; raises what made the run fail."""
+    launch = job.config.launch
+    start_ray()
+    needed = {"CPU": launch.cpus_per_worker, **({"GPU": 1} if launch.use_gpu else {})}
+    _check_resources(needed, launch.workers)
+
+    def work(_: dict[str, Any]) -> None:
+        device = get_device() if launch.use_gpu else None
+        import torch
+
+        recipe(job, prepare(job, device if device is not None else torch.device("cpu")))  # type: ignore[arg-type]
+        ray.train.report({})
+
+    env = {**WORKER_ENV, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
+    TorchTrainer(
+        work,
+        train_loop_config={},
+        torch_config=TorchConfig(backend="nccl" if launch.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=launch.workers,
+            use_gpu=launch.use_gpu,
+            resources_per_worker=needed,
+        ),
+        run_config=RunConfig(
+            name=job.config.name,
+            storage_path=str(job.folder / "ray"),
+            failure_config=FailureConfig(max_failures=launch.max_failures),
+            worker_runtime_env={"env_vars": env},
+        ),
+    ).fit()
+
+
+def _check_resources(needed: dict[str, float], workers: int) -> None:
+    """Ray waits for ever for resources that no node has; say so instead."""
+    have = ray.cluster_resources()
+    for name, amount in needed.items():
+        if have.get(name, 0) < amount * workers:
+            raise ValueError(
+                f"launch: {workers} workers need {amount * workers:g} {name}, "
+                f"the Ray cluster has {have.get(name, 0):g}; lower launch.workers"
+            )

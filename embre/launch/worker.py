@@ -1,0 +1,29 @@
+"""What every rank does before its recipe, whoever started it."""
+
+import faulthandler
+import os
+import warnings
+
+import torch
+
+from embre import faults
+from embre.job import Job
+from embre.world import World, current_world
+
+FAULT = "EMBRE_FAULT"
+
+
+def prepare(job: Job, device: torch.device) -> World:
+    """Set up this process: threads, warnings, faults on purpose; returns its world."""
+    faulthandler.enable()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if device.type == "cpu" and "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+    world = current_world(device)
+    if text := os.environ.get(FAULT):
+        faults.arm(text, job.folder, world.rank)
+    return world

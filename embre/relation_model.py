@@ -1,0 +1,224 @@
+"""The relation model: one pass over a document scores all its candidate pairs.
+
+A concept is the log-sum-exp of its mentions' start markers; a pair is its two concepts and the
+context that both attend to. Two perceptrons give the relation type (None included) and novelty.
+After ATLOP (Zhou et al. 2021, arXiv 2010.11304), without order between the two concepts.
+
+Shapes: T tokens of the strip, N tokens of the documents, K mentions, C concepts, P pairs,
+L labels, H hidden size, A heads, E head size; n, k, c, p: the same of one document.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from embre.config import PairConfig
+from embre.encoder import encode_strip
+from embre.entity_types import ENTITY_TYPES
+from embre.pairs import UNLABELLED, PairBatch, Sizes
+
+LOSS_WEIGHTS = {"relation": 1.0, "novelty": 1.0}
+EMBEDDINGS_MULTIPLE = 64  # rows of the embedding matrix, for tensor cores and DeepSpeed's shards
+# At 4 a head sees little but the sentence; at 0 the whole document. On the demo corpus, untrained
+# encoder: `all` F1 0.75 with heads from 0 to 2, 0.89 with heads from 0 to 4.
+STEEPEST_FALLOFF = 4.0
+CHUNK_SCORES = 1 << 22  # attention scores held at once: 16 MB each time they are kept
+
+
+class RelationModel(nn.Module):
+    """A micro-batch in, the sum of each loss out. Means are taken by the engine, over all ranks.
+
+    Of `encoder` (see `load_encoder`) only the plain BERT is kept; it grows to `vocabulary`
+    tokens for the markers.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        config: PairConfig,
+        num_labels: int,
+        vocabulary: int,
+        half_precision: bool,
+    ):
+        super().__init__()
+        bert: Any = encoder.bert
+        if vocabulary > bert.config.vocab_size:
+            bert.resize_token_embeddings(
+                vocabulary, pad_to_multiple_of=EMBEDDINGS_MULTIPLE, mean_resizing=False
+            )
+        self.bert = bert
+        hidden = bert.config.hidden_size
+        self.max_positions = bert.config.max_position_embeddings
+        self.none_weight = config.none_weight
+        self.half_precision = half_precision
+        self.context = SharedContext(hidden, config.context_heads)
+        self.types = nn.Embedding(len(ENTITY_TYPES), hidden)
+        self.relation = perceptron(5 * hidden, config.hidden, num_labels, config.dropout)
+        self.novelty = perceptron(5 * hidden, config.hidden, 2, config.dropout)
+
+    def forward(self, batch: PairBatch) -> dict[str, Tensor]:
+        """The summed losses `relation` and `novelty`; 0 where there is no target.
+
+        A pair labelled None weighs `none_weight`. Novelty is learnt on related pairs only.
+        """
+        relation_PL, novelty_P2 = self.logits(batch)
+        weight_L = relation_PL.new_ones(relation_PL.shape[1])
+        weight_L[0] = self.none_weight
+        relation = F.cross_entropy(
+            relation_PL,
+            batch.relation_labels,
+            weight_L,
+            ignore_index=UNLABELLED,
+            reduction="sum",
+        )
+        novelty = F.cross_entropy(
+            novelty_P2, batch.novelty_labels, ignore_index=UNLABELLED, reduction="sum"
+        )
+        return {"relation": relation, "novelty": novelty}
+
+    @torch.no_grad()
+    def probabilities(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """(P, L) of the labels, 0 for the illegal ones, and (P,) that a relation is novel."""
+        relation_PL, novelty_P2 = self.logits(batch)
+        return relation_PL.softmax(1), novelty_P2.softmax(1)[:, 1]
+
+    def logits(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """(P, L), minus infinity for illegal labels, and (P, 2), both in float32."""
+        with torch.autocast(
+            batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
+        ):
+            features = self._pair_features(batch)
+            relation_PL, novelty_P2 = self.relation(features), self.novelty(features)
+        return relation_PL.float().masked_fill(~batch.legal, -torch.inf), novelty_P2.float()
+
+    def _pair_features(self, batch: PairBatch) -> Tensor:
+        """(P, 5H): nothing in it depends on which concept of a pair comes first."""
+        states_NH = self._document_states(batch)
+        concepts_CH = concept_vectors(states_NH, batch.mentions, len(batch.concept_types))
+        context_PH = self.context(states_NH, concepts_CH, batch)
+        types_CH = self.types(batch.concept_types)
+        first, second = batch.pairs.unbind(1)
+        one, other = concepts_CH[first], concepts_CH[second]
+        parts = [
+            one + other,
+            one * other,
+            (one - other).abs(),
+            context_PH,
+            types_CH[first] + types_CH[second],
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _document_states(self, batch: PairBatch) -> Tensor:
+        """(N, H) float32: the state of each document token, its mean over the windows it is in."""
+        if batch.longest > self.max_positions:
+            raise ValueError(
+                f"a window of {batch.longest} tokens for an encoder of {self.max_positions} "
+                "positions: lower data.max_document_tokens"
+            )
+        states_TH = encode_strip(
+            self.bert, batch.input_ids, batch.positions, batch.boundaries, batch.longest
+        ).float()
+        num_tokens = sum(size.tokens for size in batch.sizes)
+        if num_tokens == len(states_TH):
+            return states_TH
+        times_N = torch.bincount(batch.reads, minlength=num_tokens)
+        sums_NH = states_TH.new_zeros(num_tokens, states_TH.shape[1])
+        return sums_NH.index_add(0, batch.reads, states_TH) / times_N[:, None]
+
+
+class SharedContext(nn.Module):
+    """What two concepts of a document both attend to.
+
+    The scores of the two are added before the softmax, which is the normalised product of their
+    attentions. A concept's attention falls off with the distance to its nearest mention, by a
+    power that each head learns; so the heads begin with different ideas of "near".
+    """
+
+    def __init__(self, hidden: int, heads: int):
+        super().__init__()
+        if hidden % heads:
+            raise ValueError(f"pairs.context_heads ({heads}) must divide the hidden size {hidden}")
+        self.heads = heads
+        self.query = nn.Linear(hidden, hidden)
+        self.key = nn.Linear(hidden, hidden)
+        self.value = nn.Linear(hidden, hidden)
+        self.falloff_A = nn.Parameter(torch.linspace(0, STEEPEST_FALLOFF, heads))
+
+    def forward(self, states_NH: Tensor, concepts_CH: Tensor, batch: PairBatch) -> Tensor:
+        """(P, H): each head's mean of the document's tokens, heads side by side."""
+        query_CAE = self.query(concepts_CH).unflatten(1, (self.heads, -1))
+        key_NAE = self.key(states_NH).unflatten(1, (self.heads, -1))
+        value_NAE = self.value(states_NH).unflatten(1, (self.heads, -1))
+        found, token, mention, concept, pair = [], 0, 0, 0, 0
+        for size in batch.sizes:
+            tokens = slice(token, token := token + size.tokens)
+            mentions = batch.mentions[mention : (mention := mention + size.mentions)]
+            concepts = slice(concept, concept := concept + size.concepts)
+            pairs = batch.pairs[pair : (pair := pair + size.pairs)]
+            distance_cn = log_distances(
+                mentions - mentions.new_tensor([tokens.start, concepts.start]), size
+            )
+            scores_cAn = torch.einsum("cae,nae->can", query_CAE[concepts], key_NAE[tokens]).float()
+            scores_cAn = scores_cAn / query_CAE.shape[2] ** 0.5
+            scores_cAn = scores_cAn - self.falloff_A[:, None] * distance_cn[:, None]
+            found.append(
+                attend_together(scores_cAn, value_NAE[tokens], pairs - concepts.start).flatten(1)
+            )
+        return torch.cat(found)
+
+
+def attend_together(scores_cAn: Tensor, value_nAE: Tensor, pairs_p2: Tensor) -> Tensor:
+    """(p, A, E) the means of values that both concepts of each pair look at.
+
+    In chunks that are computed again in the backward pass, so that thousands of pairs of a long
+    document do not fill the memory.
+    """
+    size = max(1, CHUNK_SCORES // scores_cAn[0].numel()) if len(scores_cAn) else 1
+    chunks = pairs_p2.split(size)
+    if len(chunks) <= 1:
+        return _attend(scores_cAn, value_nAE, pairs_p2)
+    parts = [
+        checkpoint(
+            _attend, scores_cAn, value_nAE, chunk, use_reentrant=False, preserve_rng_state=False
+        )
+        for chunk in chunks
+    ]
+    return torch.cat(parts)  # type: ignore[arg-type]
+
+
+def _attend(scores_cAn: Tensor, value_nAE: Tensor, pairs_p2: Tensor) -> Tensor:
+    weights_pAn = (scores_cAn[pairs_p2[:, 0]] + scores_cAn[pairs_p2[:, 1]]).softmax(2)
+    return torch.einsum("pan,nae->pae", weights_pAn.to(value_nAE.dtype), value_nAE)
+
+
+def concept_vectors(states_NH: Tensor, mentions_K2: Tensor, num_concepts: int) -> Tensor:
+    """(C, H) the log-sum-exp over the states of each concept's start markers."""
+    states_KH, owner_K = states_NH[mentions_K2[:, 0]], mentions_K2[:, 1]
+    shape = (num_concepts, states_NH.shape[1])
+    owner_KH = owner_K[:, None].expand_as(states_KH)
+    highest_CH = states_KH.new_full(shape, -torch.inf).scatter_reduce(
+        0, owner_KH, states_KH.detach(), "amax"
+    )
+    sums_CH = states_KH.new_zeros(shape).index_add(
+        0, owner_K, (states_KH - highest_CH[owner_K]).exp()
+    )
+    return sums_CH.log() + highest_CH
+
+
+def log_distances(mentions_k2: Tensor, size: Sizes) -> Tensor:
+    """(c, n) log(1 + tokens from the nearest mention of a concept) of one document."""
+    tokens_n = torch.arange(size.tokens, device=mentions_k2.device)
+    distance_kn = (mentions_k2[:, :1] - tokens_n).abs().float()
+    nearest_cn = distance_kn.new_full((size.concepts, size.tokens), float(size.tokens))
+    owner_kn = mentions_k2[:, 1:].expand_as(distance_kn)
+    return nearest_cn.scatter_reduce(0, owner_kn, distance_kn, "amin").log1p()
+
+
+def perceptron(width: int, hidden: int, num_labels: int, dropout: float) -> nn.Sequential:
+    """One hidden layer."""
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, num_labels)
+    )

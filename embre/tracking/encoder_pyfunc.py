@@ -1,0 +1,33 @@
+"""The registered encoder: texts in, one vector each out (the state of [CLS])."""
+
+from typing import Any
+
+import mlflow
+import torch
+from mlflow.pyfunc import PythonModel
+from transformers import AutoModel, AutoTokenizer
+
+
+class EncoderPyfunc(PythonModel):
+    """A plain Hugging Face BERT."""
+
+    def load_context(self, context: Any) -> None:
+        folder = context.artifacts["model"]
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+
+    def predict(self, model_input: list[str]) -> list[list[float]]:
+        """(num_texts, hidden size); a text is cut at the encoder's longest input."""
+        inputs = self.tokenizer(
+            model_input,
+            padding=True,
+            truncation=True,
+            max_length=self.model.config.max_position_embeddings,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
+        with torch.no_grad():
+            return self.model(**inputs).last_hidden_state[:, 0].tolist()
+
+
+mlflow.models.set_model(EncoderPyfunc())

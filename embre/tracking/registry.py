@@ -1,0 +1,130 @@
+"""The MLflow registry: encoder and relation model as versions with lineage, and back to a folder.
+
+A version is a pyfunc model made from code, with safetensors and this package's code beside it: it
+loads with its own requirements alone, and nothing in it is pickled.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from embre.job import folder_digest
+from embre.tracking.runs import RunHandle, quiet_mlflow
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ARTIFACT = "model"
+DIGEST = "embre.digest"
+LINEAGE = "embre.json"
+REQUIREMENTS = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pydantic",
+    "pyyaml",
+    "msgspec",
+    "lxml",
+    "fsspec",
+)
+EXAMPLE = [
+    "1|t|BRAF in melanoma.\n1|a|BRAF drives melanoma.\n"
+    "1\t0\t4\tBRAF\tGene\t673\n1\t8\t16\tmelanoma\tDisease\tMESH:D008545\n"
+    "1\t18\t22\tBRAF\tGene\t673\n1\t30\t38\tmelanoma\tDisease\tMESH:D008545\n"
+]
+MODEL_FILES = {"encoder": "encoder_pyfunc.py", "relation_model": "relation_pyfunc.py"}
+EXAMPLES = {"encoder": ["BRAF drives melanoma."], "relation_model": EXAMPLE}
+
+
+def register(
+    folder: Path, kind: str, name: str, alias: str | None, handle: RunHandle
+) -> tuple[str, bool]:
+    """Make a model folder a registered version of its run; returns (version, whether it is new).
+
+    `kind` is `encoder` or `relation_model`. The same folder is not registered twice.
+    """
+    quiet_mlflow()
+    mlflow.set_tracking_uri(handle.uri)
+    client = MlflowClient(handle.uri)
+    digest = folder_digest(folder)
+    found = _version_with(client, name, digest)
+    if found is None:
+        with mlflow.start_run(run_id=handle.run_id):
+            info = mlflow.pyfunc.log_model(
+                name=kind,
+                python_model=str(Path(__file__).with_name(MODEL_FILES[kind])),
+                artifacts={ARTIFACT: str(folder)},
+                code_paths=[str(PACKAGE)],
+                pip_requirements=requirements(),
+                input_example=EXAMPLES[kind],
+                registered_model_name=name,
+            )
+        number = str(info.registered_model_version)
+        for key, value in {DIGEST: digest, **lineage_tags(folder)}.items():
+            client.set_model_version_tag(name, number, key, value)
+    else:
+        number = found
+    if alias:
+        client.set_registered_model_alias(name, alias, number)
+    return number, found is None
+
+
+def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
+    """Copy the model folder of a registered version (`models:/name@alias`) to `target`.
+
+    Raises ValueError where the registry has no such model.
+    """
+    quiet_mlflow()
+    mlflow.set_tracking_uri(tracking_uri)
+    try:
+        found = mlflow.artifacts.download_artifacts(model_uri, dst_path=None)
+    except MlflowException as error:
+        raise ValueError(
+            f"{model_uri}: the registry at {tracking_uri} has no such model ({error.message}); "
+            "register one with `embre register RUN_FOLDER --name NAME --alias ALIAS`"
+        ) from error
+    folders = [path.parent for path in Path(found, "artifacts").rglob("config.json")]
+    if len(folders) != 1:
+        raise ValueError(f"{model_uri}: holds no model of this project (no config.json)")
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(folders[0], target)
+    return target
+
+
+def lineage_tags(folder: Path) -> dict[str, str]:
+    """What a model came from, as its folder says, in the form of version tags."""
+    path = folder / LINEAGE
+    values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return {f"embre.{key}": value for key, value in _flatten(values)}
+
+
+def requirements() -> list[str]:
+    """The packages that a registered model needs, at the versions it was made with."""
+    installed = {name: version(name).split("+")[0] for name in REQUIREMENTS}
+    return [f"{name}=={number}" for name, number in installed.items()]
+
+
+def _version_with(client: MlflowClient, name: str, digest: str) -> str | None:
+    try:
+        versions = client.search_model_versions(f"name='{name}'")
+    except MlflowException:
+        return None
+    return next((str(v.version) for v in versions if v.tags.get(DIGEST) == digest), None)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flatten(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", str(value)))
+    return found

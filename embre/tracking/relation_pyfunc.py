@@ -1,0 +1,71 @@
+"""The registered relation model: PubTator text in, a table of relations out."""
+
+import io
+from typing import Any
+
+import mlflow
+import torch
+from mlflow.pyfunc import PythonModel
+from pydantic import BaseModel
+
+from embre.corpora import pubtator
+from embre.decode import predict
+from embre.entity_types import spell
+from embre.relation_folder import load_relation_model
+from embre.tally import Tally
+
+DOCUMENTS_PER_BATCH = 8
+
+
+class RelationRow(BaseModel):
+    """One predicted relation; the identifiers are spelt as in the text that came in."""
+
+    document: str
+    type: str
+    first_type: str
+    first: str
+    second_type: str
+    second: str
+    novel: bool
+    probability: float
+
+
+class RelationPyfunc(PythonModel):
+    """Scores every legal pair of the annotated concepts of each document."""
+
+    def load_context(self, context: Any) -> None:
+        self.model = load_relation_model(context.artifacts["model"], torch.device("cpu"))
+
+    def predict(self, model_input: list[str]) -> list[RelationRow]:
+        """Each string is PubTator text of one or more documents, mentions included.
+
+        Raises ValueError where a line cannot be read or no document is found.
+        """
+        tally = Tally()
+        docs = []
+        for number, text in enumerate(model_input):
+            stream = io.BytesIO(text.encode())
+            found = list(pubtator.read(stream, f"input {number}", tally))
+            if not found:
+                raise ValueError(f"input {number}: no PubTator document (no line ID|t|title)")
+            docs += found
+        unreadable = [line for line in tally.lines() if "line/" in line]
+        if unreadable:
+            raise ValueError("; ".join(line.strip() for line in unreadable))
+        return [
+            RelationRow(
+                document=doc.doc_id,
+                type=relation.type,
+                first_type=relation.head.type,
+                first=spell(doc, relation.head),
+                second_type=relation.tail.type,
+                second=spell(doc, relation.tail),
+                novel=bool(relation.novel),
+                probability=float(relation.probability or 0.0),
+            )
+            for doc in predict(self.model, docs, DOCUMENTS_PER_BATCH, tally)
+            for relation in doc.relations
+        ]
+
+
+mlflow.models.set_model(RelationPyfunc())

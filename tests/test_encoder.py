@@ -1,0 +1,133 @@
+"""Packed strips give what padded batches give; what is exported is a plain Hugging Face BERT."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+
+from embre.config import EncoderConfig
+from embre.encoder import encode_strip, load_encoder
+from embre.heads import EntityHead, span_means
+from embre.tokenization import TextTokenizer, load_tokenizer
+from tests.tiny import tiny_encoder, tiny_tokenizer
+
+LENGTHS = (7, 1, 30, 12)
+PADDING = 14
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("bert")
+    tiny_tokenizer(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> TextTokenizer:
+    return load_tokenizer(folder)
+
+
+def strip(tokenizer: TextTokenizer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(3)
+    ids = torch.randint(5, tokenizer.vocabulary, (sum(LENGTHS) + PADDING,))
+    positions = torch.cat([torch.arange(n) for n in (*LENGTHS, PADDING)])
+    boundaries = torch.tensor([0, *LENGTHS]).cumsum(0).to(torch.int32)
+    return ids, positions, boundaries
+
+
+def test_a_packed_strip_equals_a_padded_batch(folder: Path, tokenizer: TextTokenizer) -> None:
+    model = load_encoder(tiny_encoder(folder), tokenizer).eval()
+    ids, positions, boundaries = strip(tokenizer)
+    packed = encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS))
+
+    plain = BertForMaskedLM(BertConfig(**model.config.to_dict())).eval()
+    plain.set_attn_implementation("sdpa")
+    plain.load_state_dict(model.state_dict())
+    parts = ids[: sum(LENGTHS)].split(LENGTHS)
+    padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(p) for p in parts], batch_first=True)
+    reference = plain.bert(input_ids=padded, attention_mask=mask).last_hidden_state
+    for row, (start, length) in enumerate(zip(boundaries[:-1].tolist(), LENGTHS, strict=True)):
+        torch.testing.assert_close(
+            packed[start : start + length], reference[row, :length], atol=1e-5, rtol=1e-5
+        )
+
+
+def test_documents_of_a_strip_do_not_see_each_other(folder: Path, tokenizer: TextTokenizer) -> None:
+    model = load_encoder(tiny_encoder(folder), tokenizer).eval()
+    ids, positions, boundaries = strip(tokenizer)
+    before = encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS))
+    changed = ids.clone()
+    changed[: LENGTHS[0]] = 6
+    after = encode_strip(model.bert, changed, positions, boundaries, max(LENGTHS))
+    assert not torch.equal(before[: LENGTHS[0]], after[: LENGTHS[0]])
+    assert torch.equal(before[LENGTHS[0] : sum(LENGTHS)], after[LENGTHS[0] : sum(LENGTHS)])
+
+
+def test_an_exported_encoder_is_a_plain_bert(
+    folder: Path, tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    model = load_encoder(tiny_encoder(folder), tokenizer).eval()
+    model.save_pretrained(tmp_path)
+    plain = AutoModelForMaskedLM.from_pretrained(tmp_path, local_files_only=True).eval()
+    ids, positions, boundaries = strip(tokenizer)
+    ours = model.cls(encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS)))
+    theirs = plain(input_ids=ids[None, : LENGTHS[0]]).logits[0]
+    torch.testing.assert_close(ours[: LENGTHS[0]], theirs, atol=1e-5, rtol=1e-5)
+    again = load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
+    assert all(
+        torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items()
+    )
+
+
+def test_what_is_no_bert_is_refused(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
+    (tmp_path / "config.json").write_text('{"model_type": "roberta", "vocab_size": 1000}')
+    with pytest.raises(ValueError, match="roberta"):
+        load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
+
+
+def test_a_tokenizer_of_another_checkpoint_is_refused(
+    folder: Path, tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    BertForMaskedLM(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+        )
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="another checkpoint"):
+        load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
+
+
+def test_span_means_are_the_means_of_spans() -> None:
+    hidden = torch.arange(12.0).view(6, 2)
+    spans = torch.tensor([[0, 2], [3, 6], [1, 2]])
+    expected = torch.stack([hidden[a:b].mean(0) for a, b in spans.tolist()])
+    torch.testing.assert_close(span_means(hidden, spans), expected)
+    assert span_means(hidden, torch.zeros(0, 2, dtype=torch.long)).shape == (0, 2)
+
+
+def test_the_entity_head_is_the_product_of_type_and_identifier() -> None:
+    torch.manual_seed(0)
+    sizes = (3, 0, 2)
+    head = EntityHead(hidden=8, dimension=4, sizes=sizes).double()
+    vectors = torch.randn(5, 8, dtype=torch.float64)
+    types, ids = torch.tensor([0, 2, 0, 2, 0]), torch.tensor([1, 0, -1, 1, 2])
+    type_loss, identifier_loss = head(vectors, types, ids)
+    found = head.project(vectors)
+    tables = head.concepts.weight.split(list(sizes))
+    logs = head.types(found).log_softmax(1)
+    expected_types = -sum(logs[i, t] for i, t in enumerate(types))
+    expected_ids = -sum(
+        (found[i] @ tables[t].T).log_softmax(0)[k]
+        for i, (t, k) in enumerate(zip(types.tolist(), ids.tolist(), strict=True))
+        if k >= 0
+    )
+    torch.testing.assert_close(type_loss, torch.as_tensor(expected_types), atol=1e-12, rtol=0)
+    torch.testing.assert_close(identifier_loss, torch.as_tensor(expected_ids), atol=1e-12, rtol=0)

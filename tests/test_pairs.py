@@ -1,0 +1,225 @@
+"""Documents become marked windows and candidate pairs, and no pair is lost on the way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embre.config import CorpusConfig
+from embre.corpora import CORPORA, read_documents
+from embre.document import Document
+from embre.document_loader import DocumentLoader
+from embre.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
+from embre.pairs import UNLABELLED, Candidate, PairBatch, PairEncoder
+from embre.tally import Tally
+from embre.tokenization import load_tokenizer
+from embre.world import World
+from tests.tiny import document, tiny_tokenizer
+
+SCHEMA = CORPORA["biored"]
+DRUG = "<aspirin|Chemical|D001241> treats <melanoma|Disease|D008545> in <mice|Species|10090>"
+TREATS = ("Chemical:D001241", "Disease:D008545", "Negative_Correlation", True)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> PairEncoder:
+    tokenizer = tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return PairEncoder.build(tokenizer, SCHEMA, max_document_tokens=24, window_overlap=8)
+
+
+def words(encoder: PairEncoder, ids: np.ndarray) -> str:
+    return " ".join(encoder.tokenizer.backend.id_to_token(int(i)) for i in ids)
+
+
+def long_document(num_genes: int) -> Document:
+    genes = " and ".join(f"<braf {i}|Gene|{i}>" for i in range(num_genes))
+    return document(f"{genes} causes <melanoma|Disease|D1>")
+
+
+def test_markers_come_after_the_vocabulary(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    marked = add_markers(tokenizer)
+    ids = marker_ids(marked)
+    assert ids.reshape(-1).tolist() == list(range(tokenizer.vocabulary, tokenizer.vocabulary + 12))
+    assert marked.vocabulary == tokenizer.vocabulary + len(MARKERS)
+    assert add_markers(marked).vocabulary == marked.vocabulary
+    with pytest.raises(ValueError, match="add_markers"):
+        marker_ids(tokenizer)
+
+
+def test_a_text_that_spells_a_marker_is_no_marker(encoder: PairEncoder) -> None:
+    encoded = encoder.encode(document("the [Gene] study"), Tally())
+    assert words(encoder, encoded.tokens) == "the [ gene ] study"
+
+
+def test_every_mention_is_marked(encoder: PairEncoder) -> None:
+    encoded = encoder.encode(document(DRUG), Tally())
+    assert words(encoder, encoded.tokens) == (
+        "[Chemical] aspirin [/Chemical] treats [Disease] melanoma [/Disease] "
+        "in [Species] mice [/Species]"
+    )
+    assert [str(concept) for concept in encoded.concepts] == [
+        "Chemical:D001241",
+        "Disease:D008545",
+        "Species:10090",
+    ]
+    assert encoded.mentions.tolist() == [[0, 0], [4, 1], [8, 2]]
+
+
+def test_a_mention_of_two_concepts_has_one_pair_of_markers(encoder: PairEncoder) -> None:
+    encoded = encoder.encode(document("<gene|Gene|1,2> and <braf|Gene|->"), Tally())
+    assert words(encoder, encoded.tokens) == "[Gene] gene [/Gene] and [Gene] braf [/Gene]"
+    assert encoded.mentions.tolist() == [[0, 0], [0, 1]]
+
+
+def test_nested_and_touching_mentions() -> None:
+    ids = np.array([[100, 101], [200, 201]])
+    marked, places = mark(np.array([1, 2, 3]), [(0, 1, 0), (0, 2, 0), (0, 2, 1), (2, 3, 1)], ids)
+    assert marked.tolist() == [100, 200, 100, 1, 101, 2, 201, 101, 200, 3, 201]
+    assert places.tolist() == [[2, 5], [0, 8], [1, 7], [8, 11]]
+
+
+def test_labels_of_candidates(encoder: PairEncoder) -> None:
+    encoded = encoder.encode(document(DRUG, [TREATS]), Tally())
+    assert encoded.pairs.tolist() == [[0, 1]]  # species have no relations in BioRED
+    assert encoded.relations.tolist() == [SCHEMA.labels.index("Negative_Correlation")]
+    assert encoded.novelties.tolist() == [1]
+    legal = {
+        label for label, allowed in zip(SCHEMA.labels, encoded.legal[0], strict=True) if allowed
+    }
+    assert legal == {"None", "Association", "Positive_Correlation", "Negative_Correlation"}
+
+
+def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:
+    drug, illness, animal = "Chemical:D001241", "Disease:D008545", "Species:10090"
+    relations = [
+        (drug, drug, "Association", True),
+        (illness, animal, "Association", True),
+        (drug, illness, "Bind", False),
+        (illness, drug, "Association", True),
+    ]
+    tally = Tally()
+    encoded = encoder.encode(document(DRUG, relations), tally)
+    assert tally.counts == {
+        "relation/with_itself": 1,
+        "relation/not_a_candidate_pair": 1,
+        "relation/illegal_type": 1,
+        "relation/second_of_its_pair": 1,
+    }
+    assert encoded.relations.tolist() == [UNLABELLED]
+    assert encoded.novelties.tolist() == [0]
+
+
+def test_windows_cover_everything_and_cut_no_mention() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        num_tokens, size = int(rng.integers(0, 200)), int(rng.integers(12, 60))
+        spans = [
+            (s, min(s + int(rng.integers(1, 10)), num_tokens)) for s in range(0, num_tokens, 9)
+        ]
+        windows = cut_windows(num_tokens, np.array(spans).reshape(-1, 2), size, overlap=5)
+        assert windows[0][0] == 0 and windows[-1][1] == num_tokens
+        for (start, end), (following, _) in zip(windows, windows[1:], strict=False):
+            assert start < following <= end <= start + size
+        edges = {edge for window in windows for edge in window}
+        assert not any(start < edge < end for start, end in spans for edge in edges)
+    assert cut_windows(10, np.array([(4, 9)]), size=6, overlap=2) == [(0, 4), (2, 4), (4, 10)]
+
+
+def test_an_overlap_as_long_as_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="window_overlap"):
+        cut_windows(100, np.zeros((0, 2)), size=10, overlap=10)
+
+
+def test_a_long_document_loses_nothing(encoder: PairEncoder) -> None:
+    encoded = encoder.encode(long_document(12), Tally())
+    assert len(encoded.windows) > 1
+    assert len(encoded.pairs) == 12 * 11 // 2 + 12
+    batch = encoder.lay([encoded], slot=0)
+    assert batch.longest <= 24
+    assert sorted(set(batch.reads.tolist())) == list(range(len(encoded.tokens) + 2))
+    assert_reads_right(batch, [encoded.tokens], encoder)
+
+
+def assert_reads_right(batch: PairBatch, tokens: list[np.ndarray], encoder: PairEncoder) -> None:
+    """Each token of the strip is the document token that `reads` says."""
+    first, last = encoder.tokenizer.first, encoder.tokenizer.last
+    flat = np.concatenate([np.r_[first, part, last] for part in tokens])
+    assert batch.input_ids.tolist() == flat[batch.reads.numpy()].tolist()
+
+
+def test_indices_of_a_batch_point_at_the_right_documents(encoder: PairEncoder) -> None:
+    docs = [document(DRUG, [TREATS]), document(""), long_document(9), document(DRUG)]
+    encoded = [encoder.encode(doc, Tally()) for doc in docs]
+    batch = encoder.lay(encoded, slot=2)
+    assert_reads_right(batch, [one.tokens for one in encoded], encoder)
+    assert [candidate.document for candidate in batch.candidates] == [0] + [2] * 45 + [3]
+    assert batch.counts == {"relation": 47, "novelty": 1}
+    assert batch.num_tokens == len(batch.input_ids) == int(batch.boundaries[-1])
+    concepts = [concept for one in encoded for concept in one.concepts]
+    flat = np.concatenate([np.r_[-1, one.tokens, -1] for one in encoded])
+    starts = marker_ids(encoder.tokenizer)[:, 0]
+    for spot, concept in batch.mentions.tolist():
+        assert flat[spot] == starts[int(batch.concept_types[concept])]
+    for (first, second), candidate in zip(batch.pairs.tolist(), batch.candidates, strict=True):
+        assert candidate == Candidate(candidate.document, concepts[first], concepts[second])
+
+
+def loader(encoder: PairEncoder, world: World) -> DocumentLoader:
+    docs = [document(f"<aspirin|Chemical|D{i}> treats <gene|Gene|{i}>") for i in range(7)]
+    data = CorpusConfig(train="-", dev="-", documents_per_micro_batch=2, micro_batches=3)
+    return DocumentLoader(docs, encoder, data, 1, world, Tally())
+
+
+def read(batches: list[PairBatch]) -> list[tuple[int, list[Candidate]]]:
+    return [(batch.slot, list(batch.candidates)) for batch in batches]
+
+
+def test_micro_batches_do_not_depend_on_the_ranks(encoder: PairEncoder) -> None:
+    alone = loader(encoder, World())
+    pair = [loader(encoder, World(rank, 2)) for rank in (0, 1)]
+    for _ in range(5):
+        parts = [rank.step() for rank in pair]
+        assert [len(part) for part in parts] == [2, 2]
+        assert parts[1][1].counts == {"relation": 0, "novelty": 0}
+        assert parts[1][1].num_tokens == 0
+        together = sorted(read([b for part in parts for b in part if b.slot >= 0]))
+        assert together == read(alone.step())
+
+
+def test_a_loader_goes_on_where_it_was(encoder: PairEncoder) -> None:
+    whole, resumed = loader(encoder, World()), loader(encoder, World())
+    for _ in range(3):
+        whole.step()
+    resumed.restore(whole.state())
+    assert read(resumed.step()) == read(whole.step())
+
+
+def test_an_epoch_reads_every_document_once(encoder: PairEncoder) -> None:
+    found = loader(encoder, World())
+    seen = [c.first for _ in range(7) for batch in found.step() for c in batch.candidates]
+    for epoch in range(6):
+        assert len(set(seen[epoch * 7 : epoch * 7 + 7])) == 7
+
+
+def test_no_pair_of_biored_is_lost(corpora: Path) -> None:
+    tokenizer = load_tokenizer(corpora / "pubmedbert")
+    encoder = PairEncoder.build(tokenizer, SCHEMA, max_document_tokens=512, window_overlap=128)
+    tally, num_pairs, num_related, num_windows = Tally(), 0, 0, 0
+    for name in ("Train.PubTator", "Dev.PubTator"):
+        for doc in read_documents(corpora / "biored" / name, tally):
+            encoded = encoder.encode(doc, tally)
+            assert set(encoded.mentions[:, 1]) == set(range(len(encoded.concepts)))
+            assert encoded.concepts == tuple(sorted(doc.mentions_by_concept()))
+            assert all(end - start <= 510 for start, end in encoded.windows)
+            num_pairs += len(encoded.pairs)
+            num_related += int((encoded.relations != 0).sum())
+            num_windows += len(encoded.windows)
+    assert num_pairs == 21_755 + 6_334
+    assert num_related == 4_174 + 1_161
+    assert num_windows > 500
+    assert tally.counts == {
+        "relation/with_itself": 4,
+        "relation/not_a_candidate_pair": 1,
+        "relation/illegal_type": 1,
+    }

@@ -1,0 +1,290 @@
+"""Whatever the format, the same documents give the same shard set; what is left out is counted."""
+
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from embre.corpora import read_documents, write_documents
+from embre.demo_corpus import make_corpus
+from embre.document import Concept, Document
+from embre.encode import concept_hash
+from embre.entities import CONCEPTS
+from embre.sharding import (
+    TOKENIZER,
+    Ledger,
+    ShardSettings,
+    in_validation,
+    read_ids,
+    select,
+    shard,
+)
+from embre.shards import MANIFEST, Manifest, ShardSet
+from embre.tally import Tally
+from tests.shard_sets import SMALL, write_shards
+from tests.tiny import document
+from tools.shard_pubtator import main
+
+ROOT = Path(__file__).resolve().parents[1]
+BIORED_FILES = ("Dev.PubTator", "Dev.BioC.XML", "Dev.BioC.JSON")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PubTator file of twelve invented documents."""
+    path = tmp_path_factory.mktemp("demo") / "demo.PubTator"
+    write_documents(path, make_corpus(12, seed=1), like="pubtator")
+    return path
+
+
+@pytest.fixture(scope="module")
+def biored_dev(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifest]:
+    """The manifest of BioRED Dev by the name of the file that it was sharded from."""
+    folder = tmp_path_factory.mktemp("biored")
+    return {
+        name: shard(
+            [str(corpora / "biored" / name)],
+            folder / name,
+            corpora / "pubmedbert",
+            [],
+            ShardSettings(),
+        )[0]
+        for name in BIORED_FILES
+    }
+
+
+def doc_ids(shard_set: ShardSet, split: str) -> list[str]:
+    return [
+        name
+        for entry in shard_set.shards(split)
+        for block in shard_set.load(entry)
+        for name in block.doc_ids
+    ]
+
+
+def test_three_formats_of_biored_give_one_shard_set(biored_dev: dict[str, Manifest]) -> None:
+    first, *others = biored_dev.values()
+    assert first.total().documents == 100
+    for other in others:
+        assert other.token_digest == first.token_digest
+        assert other.total() == first.total()
+        assert other.concepts == first.concepts
+        assert other.shards == first.shards
+    assert not first.dropped
+
+
+def test_another_text_has_another_token_digest(demo: Path, tmp_path: Path) -> None:
+    docs = make_corpus(12, seed=1)
+    longer = replace(docs[3], text=docs[3].text[:-1] + "!")
+    tokenizer = tmp_path / "a" / "out" / TOKENIZER
+    shard([str(demo)], tmp_path / "a" / "out", None, [], SMALL)
+    changed = write_shards(tmp_path, [*docs[:3], longer, *docs[4:]], tokenizer=tokenizer)
+    same = ShardSet.open(tmp_path / "a" / "out").manifest
+    assert same.tokenizer == changed.manifest.tokenizer
+    assert same.token_digest != changed.manifest.token_digest
+
+
+@pytest.mark.slow
+def test_the_tool_gives_what_the_function_gives(
+    biored_dev: dict[str, Manifest], corpora: Path, tmp_path: Path
+) -> None:
+    dev = corpora / "biored" / "Dev.BioC.JSON"
+    command = [sys.executable, "tools/shard_pubtator.py", dev, "--out", tmp_path]
+    command += ["--tokenizer", corpora / "pubmedbert"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ShardSet.open(tmp_path).manifest == biored_dev["Dev.BioC.JSON"]
+    assert biored_dev["Dev.PubTator"].token_digest in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("existing", "message"), [(True, "holds a complete"), (False, "there is no")]
+)
+def test_the_tool_leaves_with_two_and_a_remedy(
+    demo: Path, tmp_path: Path, existing: bool, message: str
+) -> None:
+    if existing:
+        shard([str(demo)], tmp_path, None, [], SMALL)
+    app = typer.Typer()
+    app.command()(main)
+    source = demo if existing else tmp_path / "absent.PubTator"
+    result = CliRunner().invoke(app, [str(source), "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+def test_held_out_documents_are_left_out_by_list_and_by_corpus(tmp_path: Path) -> None:
+    docs = make_corpus(12, seed=1)
+    (tmp_path / "test.txt").write_text(f"{docs[0].doc_id}\r\n {docs[5].doc_id} \n\n77\n")
+    write_documents(tmp_path / "dev.PubTator", docs[5:8], like="pubtator")
+    lists = [tmp_path / "test.txt", tmp_path / "dev.PubTator"]
+    shard_set = write_shards(tmp_path, docs, hold_out=lists)
+    kept = [doc.doc_id for doc in (*docs[1:5], *docs[8:])]
+    assert doc_ids(shard_set, "train") == kept
+    assert shard_set.manifest.held_out == {"test.txt": 2, "dev.PubTator": 2}
+
+
+def test_a_document_is_held_out_by_its_pmid_too() -> None:
+    doc = Document("PMC1", "text", (), (), pmid="15000256")
+    ledger = Ledger()
+    assert not list(select([doc], {"lists/ids.txt": frozenset({"15000256"})}, ledger))
+    assert ledger.held_out == {"ids.txt": 1}
+
+
+def test_biored_test_ids_are_read_from_a_plain_list(corpora: Path) -> None:
+    found = list(read_ids(str(corpora / "biored" / "Test.pmids.txt")))
+    assert len(found) == 100
+    assert all(name.isdecimal() for name in found)
+
+
+def test_a_corpus_with_the_name_of_a_list_is_read_as_a_corpus(tmp_path: Path) -> None:
+    docs = make_corpus(3, seed=1)
+    write_documents(tmp_path / "CDR.PubTator.txt", docs, like="pubtator")
+    assert set(read_ids(str(tmp_path / "CDR.PubTator.txt"))) == {doc.doc_id for doc in docs}
+
+
+def test_a_hold_out_list_that_is_not_there_is_an_error(demo: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no-such\.txt"):
+        shard([str(demo)], tmp_path, None, [str(tmp_path / "no-such.txt")], SMALL)
+
+
+def test_copies_are_dropped_and_versions_are_kept(demo: Path, tmp_path: Path) -> None:
+    docs = make_corpus(12, seed=1)
+    version = replace(docs[0], text=docs[0].text[:-1] + "!")
+    write_documents(tmp_path / "more.PubTator", [docs[4], docs[9], version], like="pubtator")
+    inputs = [str(demo), str(tmp_path / "more.PubTator")]
+    manifest, tally = shard(inputs, tmp_path / "out", None, [], SMALL)
+    assert manifest.dropped == {"document/copy": 2}
+    assert tally.examples["document/copy"] == [docs[4].doc_id, docs[9].doc_id]
+    assert manifest.total().documents == 13
+    assert [source["name"] for source in manifest.sources] == ["demo.PubTator", "more.PubTator"]
+
+
+def test_what_is_read_is_written_dropped_or_held_out(demo: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.PubTator"
+    empty.write_text("1|t| \n1|a|\n\n")
+    (tmp_path / "ids.txt").write_text("\n".join(d.doc_id for d in make_corpus(2, seed=1)))
+    num_read = 0
+
+    def count(documents: int) -> None:
+        nonlocal num_read
+        num_read += documents
+
+    manifest, _ = shard(
+        [str(demo), str(demo), str(empty)],
+        tmp_path / "out",
+        None,
+        [str(tmp_path / "ids.txt")],
+        SMALL,
+        count,
+    )
+    dropped = {k: n for k, n in manifest.dropped.items() if k.startswith("document/")}
+    assert dropped == {"document/copy": 10, "document/without_text": 1}
+    assert manifest.held_out == {"ids.txt": 4}
+    assert num_read == 25
+    assert manifest.total().documents + sum(dropped.values()) + 4 == num_read
+
+
+def test_no_document_is_an_error_that_says_what_became_of_them(demo: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"demo\.PubTator: no document to shard \(12 held out"):
+        shard([str(demo)], tmp_path / "out", None, [str(demo)], SMALL)
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises((ValueError, OSError), match=f"{tmp_path / 'in'}"):
+        shard([str(tmp_path / "in")], tmp_path / "out", None, [], SMALL)
+
+
+def test_an_existing_shard_set_is_not_touched(demo: Path, tmp_path: Path) -> None:
+    shard([str(demo)], tmp_path, None, [], SMALL)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    with pytest.raises(FileExistsError, match="remove the folder or choose another"):
+        shard([str(demo)], tmp_path, None, [], SMALL)
+    assert before == {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
+
+
+def test_leftovers_of_a_killed_run_are_cleared(demo: Path, tmp_path: Path) -> None:
+    leftovers = ["train-000099.tar", "validation-000000.tar", "train-000001.partial"]
+    for name in (*leftovers, f"{MANIFEST}.partial", "notes.txt"):
+        (tmp_path / name).write_text("half a file")
+    manifest, _ = shard([str(demo)], tmp_path, None, [], SMALL)
+    files = {file.name for file in tmp_path.iterdir()}
+    wanted = {entry.name for entry in manifest.shards}
+    assert files == wanted | {MANIFEST, CONCEPTS, TOKENIZER, "notes.txt"}
+
+
+def test_a_run_that_fails_leaves_no_shard_set(tmp_path: Path) -> None:
+    def stop(documents: int) -> None:
+        raise KeyboardInterrupt
+
+    write_documents(tmp_path / "in.PubTator", make_corpus(3, seed=1), like="pubtator")
+    with pytest.raises(KeyboardInterrupt):
+        shard([str(tmp_path / "in.PubTator")], tmp_path / "out", None, [], SMALL, stop)
+    with pytest.raises(FileNotFoundError, match="no shard set here"):
+        ShardSet.open(tmp_path / "out")
+
+
+def test_shards_and_blocks_have_the_sizes_asked_for(demo: Path, tmp_path: Path) -> None:
+    shard([str(demo)], tmp_path, None, [], replace(SMALL, block_documents=2, shard_documents=5))
+    shard_set = ShardSet.open(tmp_path)
+    assert [entry.documents for entry in shard_set.shards("train")] == [4, 4, 4]
+    for entry in shard_set.shards("train"):
+        assert [len(block.doc_ids) for block in shard_set.load(entry)] == [2, 2]
+
+
+def test_the_validation_split_is_stable_when_the_corpus_grows(tmp_path: Path) -> None:
+    settings = replace(SMALL, validation_share=0.3)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "large").mkdir()
+    small = write_shards(tmp_path / "small", 12, settings)
+    large = write_shards(tmp_path / "large", 24, settings)
+    known = {doc.doc_id for doc in make_corpus(12, seed=1)}
+    for split in ("train", "validation"):
+        before, after = doc_ids(small, split), doc_ids(large, split)
+        assert before == [name for name in after if name in known]
+        assert before and len(after) > len(before)
+
+
+def test_the_validation_split_has_its_share_and_grows_with_it() -> None:
+    names = [str(number) for number in range(20_000)]
+    chosen = {share: {n for n in names if in_validation(n, share)} for share in (0, 0.1, 0.2, 1)}
+    assert not chosen[0]
+    assert chosen[1] == set(names)
+    assert len(chosen[0.1]) == pytest.approx(2000, abs=200)
+    assert chosen[0.1] < chosen[0.2]
+
+
+def test_the_concept_table_counts_mentions_and_names_the_commonest_form(tmp_path: Path) -> None:
+    texts = [
+        "<BRAF|Gene|673> and <braf|Gene|673> in melanoma of patients",
+        "inhibitors of <braf|Gene|673,5604> for the <skin|Disease|->",
+    ]
+    docs = [document(text, doc_id=str(number)) for number, text in enumerate(texts)]
+    shard_set = write_shards(tmp_path, docs)
+    rows = pq.read_table(f"{shard_set.url}/{CONCEPTS}").to_pylist()
+    braf, mek = (concept_hash(Concept("Gene", number)) for number in ("673", "5604"))
+    assert [tuple(row.values()) for row in rows] == [
+        (braf, "Gene", "673", 3, "braf"),
+        (mek, "Gene", "5604", 1, "braf"),
+    ]
+
+
+def test_shards_hold_the_documents_of_the_corpus_in_its_order(
+    biored_dev: dict[str, Manifest], corpora: Path, tmp_path: Path
+) -> None:
+    docs = list(read_documents(corpora / "biored" / "Dev.PubTator", Tally()))
+    settings = replace(ShardSettings(), validation_share=0.0)
+    pubmedbert = corpora / "pubmedbert"
+    shard([str(corpora / "biored" / "Dev.PubTator")], tmp_path, pubmedbert, [], settings)
+    shard_set = ShardSet.open(tmp_path)
+    assert doc_ids(shard_set, "train") == [doc.doc_id for doc in docs]
+    counted = Counter(m.type for doc in docs for m in doc.mentions)
+    assert shard_set.manifest.total().mentions == counted
