@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def make_files(out: Path, seed: int, console: Console) -> None:
     write_documents(out / "train.PubTator", docs[:TRAIN_DOCUMENTS], like="pubtator")
     held = docs[TRAIN_DOCUMENTS:]
     write_documents(out / "dev.PubTator", held, like="pubtator")
-    bare = [_without_relations(doc) for doc in held]
+    bare = [replace(doc, relations=()) for doc in held]
     write_documents(out / "unread.PubTator", bare, like="pubtator")
     console.print(f"{len(docs)} documents in {out}, one of them:", markup=False)
     console.print(f"  {docs[0].text}", markup=False, style="italic")
@@ -140,18 +140,17 @@ def write_configs(out: Path, seed: int) -> None:
         "data": {
             "train": str(out / "train.PubTator"),
             "dev": str(out / "dev.PubTator"),
-            "documents_per_micro_batch": 8,
-            "micro_batches": 2,
+            "documents_per_micro_batch": 4,
+            "micro_batches": 1,
             "max_document_tokens": 256,
         },
-        "optimizer": {"peak_lr": 1e-3, "warmup_steps": 40},
+        "optimizer": {"peak_lr": 1e-3, "warmup_steps": 20},
         "train": {
-            "steps": 400,
-            "save_every_steps": 200,
+            "steps": 500,
+            "save_every_steps": 250,
             "log_every_steps": 50,
-            "validate_every_steps": 200,
+            "validate_every_steps": 250,
         },
-        "launch": {"launcher": "ray", "workers": 2},
     }
     for name, values in (("pretrain", pretrain), ("finetune", finetune)):
         text = yaml.safe_dump(values, sort_keys=False)
@@ -223,9 +222,3 @@ def summary(
     console.print(
         f"  {python} predict {model_run}/relation_model YOUR.PubTator --out predicted", markup=False
     )
-
-
-def _without_relations(doc: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(doc, relations=())

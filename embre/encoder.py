@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForMaskedLM, BertConfig
 from transformers.masking_utils import AttentionMaskInterface
+from transformers.utils import logging as transformers_logging
 
 from embre.config import EncoderConfig, NewEncoder
 from embre.tokenization import TextTokenizer
@@ -83,6 +84,9 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> nn.Module:
     Raises FileNotFoundError where `config.path` has no checkpoint, ValueError where the
     checkpoint is no BERT or does not fit its tokenizer.
     """
+    # Its report of missing heads is said below in a line; its bars do not belong in a log.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     if config.new is not None:
         return _prepare(
             AutoModelForMaskedLM.from_config(_new_config(config.new, tokenizer)), config

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from embre.config import FinetuneConfig, PairConfig
+from embre.config import PairConfig
 from embre.corpora import CORPORA
 from embre.encoder import empty_encoder
 from embre.pairs import PairEncoder
@@ -40,7 +40,7 @@ def save_relation_model(
     folder: Path,
     model: RelationModel,
     encoder: PairEncoder,
-    config: FinetuneConfig,
+    config: PairConfig,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a relation model; `weights` where the engine has gathered them (`Engine.weights`)."""
@@ -56,8 +56,8 @@ def save_relation_model(
         "schema": encoder.schema.name,
         "labels": list(encoder.schema.labels),
         "max_document_tokens": encoder.max_document_tokens,
-        "precision": config.encoder.precision,
-        "pairs": config.pairs.model_dump(mode="json"),
+        "half_precision": model.half_precision,
+        "pairs": config.model_dump(mode="json"),
     }
     text = json.dumps(values, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -88,7 +88,7 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
         len(schema.labels),
         encoder.tokenizer.vocabulary,
         # A CPU that has no bf16 instructions is several times slower with it.
-        half_precision=settings["precision"] == "bf16" and device.type == "cuda",
+        half_precision=settings["half_precision"] and device.type == "cuda",
     )
     _load_weights(folder, model)
     return LoadedModel(model.to(device).eval(), encoder, config.threshold)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from embre.config import CorpusConfig, FinetuneConfig, PairConfig, TrainConfig
+from embre.config import PairConfig
 from embre.decode import predict
 from embre.document import Document
 from embre.markers import MARKERS
 from embre.relation_folder import LoadedModel, load_relation_model, save_relation_model
 from embre.tally import Tally
-from tests.tiny import document, tiny_encoder, tiny_relation_model, tiny_tokenizer
+from tests.tiny import document, tiny_relation_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
 DOCS = [
@@ -42,14 +42,8 @@ def loaded(folder: Path) -> LoadedModel:
     return replace(tiny_relation_model(folder, 64, 16), threshold=1e-6)
 
 
-def save(loaded: LoadedModel, bert: Path, folder: Path) -> None:
-    config = FinetuneConfig(
-        name="test",
-        encoder=tiny_encoder(bert),
-        train=TrainConfig(steps=1),
-        data=CorpusConfig(train="-", dev="-", max_document_tokens=64),
-        pairs=PairConfig(hidden=16, window_overlap=16, threshold=loaded.threshold),
-    )
+def save(loaded: LoadedModel, folder: Path) -> None:
+    config = PairConfig(hidden=16, window_overlap=16, threshold=loaded.threshold)
     save_relation_model(folder, loaded.model, loaded.encoder, config)
 
 
@@ -95,16 +89,16 @@ def test_gold_relations_are_no_losses_in_prediction(loaded: LoadedModel) -> None
     assert tally.counts == {}
 
 
-def test_a_saved_model_predicts_the_same(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
-    save(loaded, folder, tmp_path)
+def test_a_saved_model_predicts_the_same(loaded: LoadedModel, tmp_path: Path) -> None:
+    save(loaded, tmp_path)
     again = load_relation_model(tmp_path, CPU)
     assert again.threshold == loaded.threshold
     assert again.encoder.max_document_tokens == 64 and again.encoder.window_overlap == 16
     assert_same(list(predict(again, DOCS)), list(predict(loaded, DOCS)))
 
 
-def test_the_folder_is_a_plain_bert_too(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
-    save(loaded, folder, tmp_path)
+def test_the_folder_is_a_plain_bert_too(loaded: LoadedModel, tmp_path: Path) -> None:
+    save(loaded, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -133,8 +127,8 @@ def test_a_folder_that_is_no_relation_model(folder: Path, tmp_path: Path) -> Non
         load_relation_model(tmp_path, CPU)
 
 
-def test_labels_that_changed_are_refused(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
-    save(loaded, folder, tmp_path)
+def test_labels_that_changed_are_refused(loaded: LoadedModel, tmp_path: Path) -> None:
+    save(loaded, tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     values["embre"]["labels"][1] = "Likes"
     (tmp_path / "config.json").write_text(json.dumps(values))

@@ -72,7 +72,9 @@ def test_a_mention_inside_a_word_takes_the_pieces_that_it_touches(
 
 
 def test_a_mention_of_two_concepts_has_two_rows_with_one_span(tokenizer: TextTokenizer) -> None:
-    encoded, _ = encode(document("in <braf|Gene|673,5604,673> mice"), tokenizer)
+    doc = document("in <braf|Gene|673,5604> mice")
+    twice = replace(doc.mentions[0], concepts=(*doc.mentions[0].concepts, BRAF))
+    encoded, _ = encode(replace(doc, mentions=(twice,)), tokenizer)
     assert len(encoded.mentions) == 2
     assert {tuple(row) for row in encoded.mentions[["start", "end", "type"]].tolist()} == {
         (1, 2, TYPE_INDEX["Gene"])

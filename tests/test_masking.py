@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -179,6 +179,15 @@ def test_a_document_is_masked_alike_wherever_it_lies(
     reversed_ = list(outcome(shard_set, members[:20][::-1], **masking).documents())
     alone = [next(outcome(shard_set, [m], **masking).documents()) for m in members[:20]]
     assert together == reversed_[::-1] == alone
+
+
+def test_pieces_of_a_document_share_concepts_and_not_single_tokens(
+    shard_set: ShardSet, members: list[Example]
+) -> None:
+    first = outcome(shard_set, members[:20]).masked
+    later = outcome(shard_set, [replace(m, offset=500) for m in members[:20]]).masked
+    np.testing.assert_array_equal(first.mention_targets, later.mention_targets)
+    assert (first.token_targets != later.token_targets).mean() > 0.1
 
 
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 14}])

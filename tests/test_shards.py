@@ -10,7 +10,7 @@ import webdataset
 
 from embre.demo_corpus import make_corpus
 from embre.encode import MENTION_ROW, TYPE_INDEX, encode_documents
-from embre.sharding import ShardSettings
+from embre.sharding import TOKENIZER, ShardSettings
 from embre.shards import MANIFEST, Block, ShardSet, ShardWriter, pack_block
 from embre.tally import Tally
 from tests.shard_sets import own_tokenizer, write_shards
@@ -219,6 +219,8 @@ def test_a_shard_set_opens_from_a_file_url(shard_set: ShardSet) -> None:
     assert found.load(found.manifest.shards[0])
 
 
-def test_the_digest_names_data_and_tokenizer(shard_set: ShardSet, tmp_path: Path) -> None:
-    other = write_shards(tmp_path, NUM_DOCUMENTS, SETTINGS, seed=2)
+def test_the_digest_names_the_data(shard_set: ShardSet, tmp_path: Path) -> None:
+    tokenizer = Path(shard_set.url) / TOKENIZER
+    other = write_shards(tmp_path, NUM_DOCUMENTS, SETTINGS, tokenizer=tokenizer, seed=2)
+    assert other.manifest.tokenizer == shard_set.manifest.tokenizer
     assert other.manifest.digest != shard_set.manifest.digest

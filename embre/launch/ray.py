@@ -11,16 +11,30 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from embre.checkpoints import CheckpointError
 from embre.job import Job
+from embre.launch.errors import RunFailed
 from embre.launch.worker import FAULT, prepare
 from embre.world import World
 
 log = logging.getLogger(__name__)
 
-# Seen by workers; a short health check because a report waits for the next one.
+FAILURE = "failure.txt"
+# Raised by the same data and config every time; a lost peer shows as a bare RuntimeError.
+NOT_WORTH_A_RESTART = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    CheckpointError,
+    LookupError,
+    FileNotFoundError,
+    TypeError,
+    ValueError,
+)
 WORKER_ENV = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -45,16 +59,22 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
     start_ray()
     needed = {"CPU": launch.cpus_per_worker, **({"GPU": 1} if launch.use_gpu else {})}
     _check_resources(needed, launch.workers)
+    failure = job.folder / FAILURE
+    failure.unlink(missing_ok=True)
 
     def work(_: dict[str, Any]) -> None:
-        device = get_device() if launch.use_gpu else None
-        import torch
-
-        recipe(job, prepare(job, device if device is not None else torch.device("cpu")))  # type: ignore[arg-type]
-        ray.train.report({})
+        if failure.exists():  # a restart would only fail in the same way
+            return
+        device = get_device() if launch.use_gpu else torch.device("cpu")
+        assert isinstance(device, torch.device)
+        try:
+            recipe(job, prepare(job, device))
+        except NOT_WORTH_A_RESTART as error:
+            failure.write_text(f"{type(error).__name__}: {error}")
+            raise
 
     env = {**WORKER_ENV, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
-    TorchTrainer(
+    trainer = TorchTrainer(
         work,
         train_loop_config={},
         torch_config=TorchConfig(backend="nccl" if launch.use_gpu else "gloo"),
@@ -69,7 +89,14 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
             failure_config=FailureConfig(max_failures=launch.max_failures),
             worker_runtime_env={"env_vars": env},
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        why = failure.read_text() if failure.exists() else str(error)
+        raise RunFailed(f"{job.config.name}: {why}") from error
+    if failure.exists():
+        raise RunFailed(f"{job.config.name}: {failure.read_text()}")
 
 
 def _check_resources(needed: dict[str, float], workers: int) -> None:

@@ -1,0 +1,28 @@
+# `make demo` and `make test` are all that a newcomer needs; both make the environment first.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test quick check clean
+
+demo: $(STAMP)
+	$(VENV)/bin/embre demo --out demo
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+
+quick: $(STAMP)  # without what starts processes or takes seconds
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow and not ray"
+
+check: $(STAMP)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,73 @@
+"""Imports go down only, and each big library has one door."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = [
+    "document tally entity_types relation_schema config world faults",
+    "corpora demo_corpus demo_wording scoring",
+    "tokenization learn_tokenizer encode shards entities masking batch stream loader "
+    "markers pairs document_loader",
+    "encoder heads pretraining_model relation_model relation_folder decode",
+    "engine engine_deepspeed engines checkpoints job tracking report",
+    "train",
+    "sharding pretrain finetune predict register",
+    "launch demo",
+]
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms.split()}
+DOORS = {
+    "deepspeed": {"engine_deepspeed"},
+    "ray": {"launch"},
+    "mlflow": {"tracking"},
+    "webdataset": {"shards"},
+    "transformers": {"tokenization", "learn_tokenizer", "encoder", "tracking"},
+    "lxml": {"corpora"},
+    "typer": {"launch"},
+    "jinja2": {"report"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (
+                [f"embre.{alias.name}" for alias in node.names]
+                if node.module == "embre"
+                else [node.module]
+            )
+
+
+def rooms() -> list[tuple[str, Path]]:
+    package = ROOT / "embre"
+    return [
+        (path.relative_to(package).with_suffix("").parts[0], path)
+        for path in sorted(package.rglob("*.py"))
+        if path != package / "__init__.py"
+    ]
+
+
+@pytest.mark.parametrize(("room", "path"), rooms(), ids=lambda value: getattr(value, "name", value))
+def test_imports_go_down_and_through_doors(room: str, path: Path) -> None:
+    assert room in FLOOR, f"{room}: give it a floor in tests/test_layers.py and docs/DESIGN.md"
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "embre" and rest:
+            other = rest.split(".")[0]
+            if other == "__version__":
+                continue
+            assert FLOOR[other] <= FLOOR[room], f"{path.name} reaches up to {name}"
+        if top in DOORS:
+            assert room in DOORS[top], f"{path.name} imports {top}; its door is {DOORS[top]}"
+
+
+@pytest.mark.parametrize("path", [p for _, p in rooms()], ids=lambda path: path.name)
+def test_nothing_is_unpickled(path: Path) -> None:
+    text = path.read_text()
+    assert "weights_only=False" not in text and "trust_remote_code=True" not in text
+    assert "torch.load(" not in text or "weights_only=True" in text
