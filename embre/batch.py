@@ -15,6 +15,7 @@ from embre.masking.draws import combine, mix
 from embre.shards import ShardSet
 from embre.tokenization import TextTokenizer
 
+SPECIALS = ("pad", "unknown", "first", "last", "mask")
 NUM_SPECIAL = 2  # [CLS] and [SEP] around every example
 
 
@@ -102,6 +103,10 @@ class StreamSource:
     vocabulary: int
     seed: int
 
+    def drawn(self) -> Vocabulary:
+        """The tokens that masking draws from."""
+        return Vocabulary(self.special["mask"], self.vocabulary, tuple(self.special.values()))
+
     @classmethod
     def build(
         cls,
@@ -128,7 +133,7 @@ class StreamSource:
                 f"{shard_set.url}: {num_shards} training shards for {data.streams} streams; lower "
                 "data.streams or shard again with a smaller --shard-documents"
             )
-        special = {name: getattr(tokenizer, name) for name in ("pad", "first", "last", "mask")}
+        special = {name: getattr(tokenizer, name) for name in SPECIALS}
         return cls(shard_set, data, masking, entities, special, tokenizer.vocabulary, seed)
 
 
@@ -137,9 +142,7 @@ def make_batch(
 ) -> Batch:
     """Lay examples end to end, mask them and pad to the strip's length."""
     strip, boundaries, positions = lay(source, members)
-    masked = OBJECTIVES[source.masking.objective](
-        strip, source.masking, Vocabulary(source.special["mask"], source.vocabulary)
-    )
+    masked = OBJECTIVES[source.masking.objective](strip, source.masking, source.drawn())
     pad = source.data.strip_tokens - len(strip.tokens)
     targets = strip.mentions[masked.mention_targets]
     token_spots = np.flatnonzero(masked.token_targets)

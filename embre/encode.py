@@ -7,6 +7,7 @@ stream adds them when it lays documents end to end.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -39,6 +40,7 @@ class Encoded:
     mentions: np.ndarray
 
 
+@lru_cache(maxsize=1 << 16)
 def concept_hash(concept: Concept) -> int:
     """64 bits that name a concept in a shard whatever the entity vocabulary; never 0.
 
@@ -51,8 +53,8 @@ def concept_hash(concept: Concept) -> int:
 
 def encode_documents(
     docs: Sequence[Document], tokenizer: TextTokenizer, tally: Tally
-) -> Iterator[Encoded]:
-    """Each document with its numbers; a document without a token is dropped and counted."""
+) -> Iterator[Encoded | None]:
+    """Each document as numbers, in order; None for one without a token, which is counted."""
     kept = [[p for p in doc.passages if p.kind not in SKIPPED_KINDS] for doc in docs]
     texts = [
         doc.text[p.start : p.end]
@@ -67,6 +69,7 @@ def encode_documents(
         starts = np.cumsum([0, *(len(piece.ids) for piece in pieces)])
         if starts[-1] == 0:
             tally.drop("document/without_text", doc.doc_id)
+            yield None
             continue
         offsets = np.concatenate(
             [

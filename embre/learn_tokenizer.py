@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from embre.document import Document
+from embre.tokenization import SMALLEST_VOCABULARY
 
 SPECIALS = {
     "pad_token": "[PAD]",
@@ -33,6 +34,11 @@ def learn_tokenizer(docs: Iterable[Document], num_tokens: int, folder: Path) -> 
         clean = normalizer.normalize_str(doc.text)
         words.update(word for word, _ in splitter.pre_tokenize_str(clean))
     pieces = [*SPECIALS.values(), *choose_pieces(words, num_tokens - len(SPECIALS))]
+    if len(pieces) < SMALLEST_VOCABULARY:
+        raise ValueError(
+            f"only {len(pieces)} word pieces could be learnt: give more documents, or the "
+            "tokenizer of a backbone with --tokenizer"
+        )
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))  # type: ignore[call-arg]
     tokenizer.normalizer = normalizer  # type: ignore[assignment]

@@ -14,7 +14,6 @@ from embre.corpora import read_documents
 from embre.document import Concept, Document
 from embre.encode import Encoded, concept_hash, encode_documents
 from embre.entities import CONCEPTS, ConceptRow, write_concepts
-from embre.entity_types import ENTITY_TYPES
 from embre.learn_tokenizer import learn_tokenizer
 from embre.shards import (
     FORMAT,
@@ -70,6 +69,8 @@ def shard(
     _prepare(out)
     ledger = Ledger()
     held = {name: frozenset(read_ids(name)) for name in hold_out}
+    # A list that holds nothing out is shown as such: it may be the wrong list.
+    ledger.held_out.update({Path(name).name: 0 for name in hold_out})
     docs = select(_read(inputs, ledger.tally, progress), held, ledger)
     if tokenizer_folder is None:
         first = list(islice(docs, DOCUMENTS_TO_LEARN_FROM))
@@ -157,9 +158,10 @@ def _write(
     waiting: dict[str, list[Encoded]] = {split: [] for split in writers}
     docs = iter(docs)
     while some := list(islice(docs, settings.block_documents)):
-        for doc in some:
-            _count_concepts(doc, ledger)
-        for encoded in encode_documents(some, tokenizer, ledger.tally):
+        for doc, encoded in zip(some, encode_documents(some, tokenizer, ledger.tally), strict=True):
+            if encoded is None:
+                continue
+            _count_concepts(doc, encoded, ledger)
             ledger.token_digest.update(encoded.doc_id.encode() + encoded.tokens.tobytes())
             validation = in_validation(encoded.doc_id, settings.validation_share)
             split = "validation" if validation else "train"
@@ -174,12 +176,14 @@ def _write(
     return list(writers.values())
 
 
-def _count_concepts(doc: Document, ledger: Ledger) -> None:
-    for mention in doc.mentions:
-        if mention.type in ENTITY_TYPES:
-            for concept in dict.fromkeys(mention.concepts):
-                ledger.counts[concept] += 1
-                ledger.forms.setdefault(concept, Counter())[mention.text] += 1
+def _count_concepts(doc: Document, encoded: Encoded, ledger: Ledger) -> None:
+    """Count what is in the shard: a concept of a skipped reference list is not."""
+    present = Counter(encoded.mentions["concept"].tolist())
+    for concept, mentions in doc.mentions_by_concept().items():
+        if count := present[concept_hash(concept)]:
+            ledger.counts[concept] += count
+            forms = ledger.forms.setdefault(concept, Counter())
+            forms.update(mention.text for mention in mentions)
 
 
 def _read(inputs: list[str], tally: Tally, progress: Callable[[int], None]) -> Iterator[Document]:

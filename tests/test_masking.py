@@ -76,7 +76,7 @@ def source(shard_set: ShardSet, **masking: object) -> StreamSource:
 def outcome(shard_set: ShardSet, members: list[Example], **masking: object) -> Outcome:
     found = source(shard_set, **masking)
     strip, boundaries, _ = lay(found, members)
-    vocabulary = Vocabulary(found.special["mask"], found.vocabulary)
+    vocabulary = found.drawn()
     masked = OBJECTIVES[found.masking.objective](strip, found.masking, vocabulary)
     return Outcome(strip, masked, boundaries, vocabulary)
 

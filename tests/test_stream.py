@@ -169,11 +169,16 @@ def block_of(num_tokens: int, passages: list[int], mentions: list[tuple[int, int
     )
 
 
+def cut_pieces(block: Block) -> list[tuple[int, int, int]]:
+    return list(pieces(block, block.starts(), limit=10))
+
+
 @pytest.mark.parametrize(
     ("passages", "mentions", "ends"),
     [
         ([0], [], [10, 20, 25]),
         ([0, 8], [], [8, 18, 25]),
+        ([0, 8], [(7, 9)], [10, 20, 25]),  # a mention that two passages share
         ([0, 3], [], [10, 20, 25]),  # a passage that starts early would leave half a piece empty
         ([0, 6, 9], [], [9, 19, 25]),
         ([0], [(8, 12)], [8, 18, 25]),
@@ -186,13 +191,13 @@ def block_of(num_tokens: int, passages: list[int], mentions: list[tuple[int, int
 def test_long_documents_are_cut_at_passages_or_between_mentions(
     passages: list[int], mentions: list[tuple[int, int]], ends: list[int]
 ) -> None:
-    found = list(pieces(block_of(25, passages, mentions), limit=10))
+    found = cut_pieces(block_of(25, passages, mentions))
     assert [end for _, _, end in found] == ends
     assert [start for _, start, _ in found] == [0, *ends[:-1]]
 
 
 def test_a_short_document_is_one_piece() -> None:
-    assert list(pieces(block_of(10, [0, 4], [(2, 5)]), limit=10)) == [(0, 0, 10)]
+    assert cut_pieces(block_of(10, [0, 4], [(2, 5)])) == [(0, 0, 10)]
 
 
 def test_strips_have_one_length_and_documents_start_at_position_zero(
@@ -247,7 +252,9 @@ def test_any_number_of_ranks_trains_on_the_same_micro_batches(
 def test_loader_processes_give_the_same_micro_batches(shard_set: ShardSet) -> None:
     alone = open_ranks(source_of(shard_set), 1)
     workers = open_ranks(source_of(shard_set, loader_workers=2), 1)
-    assert take(workers, 6) == take(alone, 6)
+    found, wanted = take(workers, 6), take(alone, 6)
+    assert found == wanted
+    assert [list(step) for step in found] == [list(step) for step in wanted], "order of slots"
     assert saved(workers) == saved(alone)
 
 

@@ -26,5 +26,7 @@ def hide_tokens(
     replaced = chosen & (fate < config.replace_share)
     kept = (fate >= config.replace_share) & (fate < config.replace_share + config.keep_share)
     other = (uniform(token_keys, REPLACEMENT) * vocabulary.size).astype(tokens.dtype)
+    # The few draws that hit a special token are masked instead: text never holds one.
+    other = np.where(np.isin(other, vocabulary.special), vocabulary.mask, other)
     hidden = np.where(chosen & ~replaced & ~kept, vocabulary.mask, tokens)
     return np.where(replaced, other, hidden)

@@ -36,7 +36,9 @@ class Masked:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What masking needs of a tokenizer: the mask token, and how many tokens there are to draw."""
+    """What masking needs of a tokenizer: the mask token, how many tokens there are to draw, and
+    which of them are special and never drawn."""
 
     mask: int
     size: int
+    special: tuple[int, ...]

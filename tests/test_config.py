@@ -1,0 +1,104 @@
+"""Configs: every shipped one loads; a wrong one is refused in one line that says what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from embre.config import (
+    ConfigError,
+    FinetuneConfig,
+    PretrainConfig,
+    dump_config,
+    load_config,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+SMALL = """
+name: small
+encoder: {path: bert}
+train: {steps: 10}
+data: {shards: shards}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_loads_and_opens_with_the_four_answers(path: Path) -> None:
+    config = load_config(KINDS[path.parent.name], path)
+    assert config.name
+    head = path.read_text().split("\nname:")[0]
+    for answer in ("# What:", "# Command:", "# Needs:", "# Hours and numbers:"):
+        assert answer in head, f"{path.name}: say '{answer}' on top"
+
+
+def test_there_are_shipped_configs() -> None:
+    assert {path.parent.name for path in SHIPPED} == set(KINDS)
+
+
+def test_overrides_change_values_and_numbers_in_text_are_numbers(small: Path) -> None:
+    config = load_config(PretrainConfig, small, ["optimizer.peak_lr=3e-4", "data.streams=2"])
+    assert config.optimizer.peak_lr == 3e-4 and config.data.streams == 2
+
+
+def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None:
+    config = load_config(PretrainConfig, small)
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    assert load_config(PretrainConfig, tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.stream=4", "data.stream: unknown key; did you mean streams?"),
+        ("optimiser.peak_lr=1", "optimiser: unknown key; did you mean optimizer?"),
+        ("encoder.new={layer: 3}", "encoder.new.layer: unknown key; did you mean layers?"),
+        ("train.steps=many", "train.steps: Input should be a valid integer"),
+        ("data.strip_tokens=100", "must hold a document of max_document_tokens"),
+        ("masking.objective=entities", "masking.objective"),
+        ("train.steps", "an override is written section.key=value"),
+        ("name.first=x", "name is a value, not a section"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_remedy(
+    small: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as error:
+        load_config(PretrainConfig, small, [override])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "a config is a mapping"),
+        ("a: [", "not a YAML file"),
+        ("x: !!python/object/apply:os.system ['true']", "not a YAML file"),
+    ],
+)
+def test_what_is_no_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(PretrainConfig, tmp_path / "x.yaml")
+
+
+def test_a_missing_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such config"):
+        load_config(PretrainConfig, tmp_path / "none.yaml")
+
+
+def test_the_fingerprint_is_of_what_decides_the_numbers(small: Path) -> None:
+    def fingerprint(*overrides: str) -> str:
+        return load_config(PretrainConfig, small, list(overrides)).fingerprint()
+
+    same = ["name=other", "storage=elsewhere", "launch.workers=8", "train.save_every_steps=3"]
+    assert fingerprint() == fingerprint(*same, "data.shards=moved", "data.loader_workers=2")
+    for override in ("seed=1", "data.streams=4", "train.steps=11", "masking.entity_rate=0.3"):
+        assert fingerprint() != fingerprint(override), override
