@@ -20,7 +20,7 @@ TIMEOUT_S = 240
 
 
 def run_ranks(function: Callable[..., Any], size: int, *args: Any) -> list[Any]:
-    """`function(world, *args)` on `size` ranks; their results in order. Fails as soon as one does."""
+    """What `function(world, *args)` returns on each of `size` ranks; fails as soon as one does."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:

@@ -59,7 +59,9 @@ def test_the_newest_is_restored_and_old_ones_are_removed(tmp_path: Path) -> None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000002", "step-000000003"]
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped", "manifest", "no_manifest"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "cut", "flipped", "manifest", "no_manifest"]
+)
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     checkpoints = saved(tmp_path, "first", "second")
     newest = tmp_path / "step-000000002"

@@ -74,9 +74,7 @@ def curve(world: World, stage: int | None) -> list[tuple[dict[str, float], float
         given = {"zero_optimization": {"stage": stage}}
         settings = deepspeed_json(given, OPTIMIZER, SLOTS // world.size, world)
         engine = DeepSpeedEngine(ToyModel(), OPTIMIZER, WEIGHTS, world, 1, settings)
-    results = [
-        engine.step(micro_batches(step, world), step, lr=1e-2) for step in range(STEPS)
-    ]
+    results = [engine.step(micro_batches(step, world), step, lr=1e-2) for step in range(STEPS)]
     return [(result.losses, result.grad_norm) for result in results]
 
 

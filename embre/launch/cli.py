@@ -201,26 +201,14 @@ def main() -> None:
     """The entry point: errors of a request are one line and exit code 2, of a run exit code 1."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        code = app(standalone_mode=False)
-    except typer.Abort:
-        code = 130
-    except KeyboardInterrupt:
-        code = 130
+        app()  # usage errors end here by themselves, with exit code 2
     except Exception as error:
-        code = _explain(error)
-    sys.exit(code or 0)
+        sys.exit(_explain(error))
 
 
 def _explain(error: Exception) -> int:
     """Print what went wrong in one line; what we did not foresee keeps its traceback."""
-    from click import ClickException
-
-    from embre.launch.errors import RunFailed
-
-    if isinstance(error, ClickException):
-        error.show()
-        return 2
-    if isinstance(error, (RunFailed, FloatingPointError, RuntimeError)):
+    if isinstance(error, (RuntimeError, ArithmeticError)):
         _error(str(error))
         return 1
     if isinstance(error, (ValueError, OSError)):

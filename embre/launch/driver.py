@@ -1,6 +1,7 @@
 """The driver of a job: resolves and checks its config, opens its MLflow run, launches, closes."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from embre.tracking.registry import fetch
 from embre.tracking.runs import RunHandle, close_run, log_files, open_run
 
 CONFIG = "config.yaml"
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
 def absolute(path: str) -> str:
     """A local path made absolute; a URL as it is."""
-    return path if "://" in path else str(Path(path).absolute())
+    return path if SCHEME.match(path) else str(Path(path).absolute())
 
 
 def tracking_uri(config: RunConfig) -> str:

@@ -1,0 +1,107 @@
+"""The command: what a wrong request gets is one line that says what to do, and exit code 2."""
+
+from pathlib import Path
+
+import pytest
+
+from embre.corpora import write_documents
+from embre.demo_corpus import make_corpus
+from embre.launch import cli
+from embre.sharding import ShardSettings, shard
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    write_documents(folder / "gold.PubTator", make_corpus(20, seed=3), like="pubtator")
+    for name, size in (("one", 300), ("other", 320)):
+        settings = ShardSettings(block_documents=5, shard_documents=5, vocabulary=size)
+        shard([str(folder / "gold.PubTator")], folder / name, None, [], settings)
+    (folder / "run.yaml").write_text(
+        f"name: small\nencoder: {{path: {folder}/one/tokenizer}}\n"
+        f"train: {{steps: 1}}\ndata: {{shards: {folder}/one, streams: 2}}\n"
+    )
+    return folder
+
+
+def call(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["embre", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    printed = capsys.readouterr()
+    return int(stopped.value.code or 0), printed.out, printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("pretrain {}/none.yaml", "no such config"),
+        ("pretrain {}/run.yaml data.stream=3", "did you mean streams?"),
+        ("pretrain {}/run.yaml data.shards={}/none storage={}/runs", "no shard set here"),
+        ("pretrain {}/run.yaml data.shards={}/other storage={}/runs", "another tokenizer"),
+        ("pretrain {}/run.yaml data.shards=pipe:true storage={}/runs", "only file"),
+        ("pretrain {}/run.yaml encoder.path={}/none storage={}/runs", "no such folder"),
+        ("evaluate --gold {}/none --pred {}/gold.PubTator", "there is no"),
+        ("evaluate --gold {}/run.yaml --pred {}/gold.PubTator", "cannot tell the format"),
+        ("predict {}/one {}/gold.PubTator --out {}/predicted", "config.json"),
+        ("register {} --name x", "no finished run"),
+        ("report --pred {}/none --out {}/r.html", "there is no"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_code_2(
+    made: Path,
+    arguments: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [word.replace("{}", str(made)) for word in arguments.split()]
+    code, _, error = call(words, monkeypatch, capsys)
+    assert code == 2 and message in error
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_an_unknown_command_has_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["pretrian"], monkeypatch, capsys)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    "pretrain finetune evaluate predict register report doctor demo".split(),
+)
+def test_every_command_has_help(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown, _ = call([command, "--help"], monkeypatch, capsys)
+    assert code == 0 and "Usage" in shown
+
+
+def test_print_config_shows_defaults_and_overrides(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", f"{made}/run.yaml", "train.steps=7", "--print-config"]
+    code, shown, _ = call(words, monkeypatch, capsys)
+    assert code == 0 and "steps: 7" in shown and "entity_rate: 0.2" in shown
+
+
+def test_evaluating_gold_against_itself_gives_ones(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold = f"{made}/gold.PubTator"
+    code, shown, _ = call(["evaluate", "--gold", gold, "--pred", gold], monkeypatch, capsys)
+    assert code == 0 and shown.count("1.0000  1.0000  1.0000") == 4
+
+
+def test_the_doctor_names_what_a_run_would_be_refused_for(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown, _ = call(["doctor", f"{made}/run.yaml"], monkeypatch, capsys)
+    assert code == 0 and "pretrain: small: backbone and data are there and fit" in shown
+    broken = made / "broken.yaml"
+    broken.write_text((made / "run.yaml").read_text().replace("/one,", "/other,"))
+    code, shown, _ = call(["doctor", str(broken)], monkeypatch, capsys)
+    assert code == 1 and "another tokenizer" in shown

@@ -1,0 +1,156 @@
+"""From annotated documents to a registered relation model and a predicted file, on one rank."""
+
+import json
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from rich.console import Console
+
+from embre import faults
+from embre.config import FinetuneConfig, check_config
+from embre.corpora import read_documents, write_documents
+from embre.demo_corpus import make_corpus
+from embre.finetune import SCORES, check
+from embre.launch.driver import run_job
+from embre.predict import predict_files
+from embre.register import register_run
+from embre.relation_folder import load_relation_model
+from embre.scoring import METRICS
+from embre.tally import Tally
+from embre.tracking import read_events
+from embre.tracking.registry import fetch
+from embre.tracking.runs import RUN_FILE
+from tests.tiny import tiny_tokenizer
+
+DOCS = make_corpus(30, seed=5)
+NOVELTY = {"Novel", "No"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("finetune")
+    write_documents(found / "train.PubTator", DOCS[:24], like="pubtator")
+    write_documents(found / "dev.PubTator", DOCS[24:], like="pubtator")
+    tiny_tokenizer(found / "backbone", [doc.text for doc in DOCS], size=500)
+    return found
+
+
+def config_of(folder: Path, **sections: object) -> FinetuneConfig:
+    values = {
+        "name": "small",
+        "storage": str(folder / "runs"),
+        "encoder": {
+            "path": str(folder / "backbone"),
+            "new": {"layers": 1, "hidden": 32, "heads": 2, "feed_forward": 32},
+        },
+        "data": {"train": str(folder / "train.PubTator"), "dev": str(folder / "dev.PubTator")},
+        "pairs": {"threshold": 0.2},
+        "optimizer": {"peak_lr": 1e-2, "warmup_steps": 2},
+        "train": {"steps": 6, "save_every_steps": 2, "log_every_steps": 1},
+        **sections,
+    }
+    return check_config(FinetuneConfig, values, "test")
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    faults._armed.clear()
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    """A run that fails on its way and is started again."""
+    config = config_of(folder)
+    (folder / "runs" / "small").mkdir(parents=True)
+    faults.arm("step:4:raise", folder / "runs" / "small", rank=0)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run_job("finetune", config, Console(file=StringIO()))
+    return run_job("finetune", config, Console(file=StringIO()))
+
+
+def client_of(run: Path) -> tuple[MlflowClient, str]:
+    values = json.loads((run / RUN_FILE).read_text())
+    return MlflowClient(values["uri"]), values["run_id"]
+
+
+def test_a_failed_run_goes_on_as_one_mlflow_run_with_an_honest_status(run: Path) -> None:
+    client, run_id = client_of(run)
+    experiment = client.get_experiment_by_name("embre")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert [found.info.run_id for found in runs] == [run_id]
+    assert runs[0].info.status == "FINISHED"
+    assert runs[0].data.params["pairs.threshold"] == "0.2"
+    assert {"embre.digest.train", "embre.digest.dev"} <= set(runs[0].data.tags)
+    history = client.get_metric_history(run_id, "loss/relation")
+    assert sorted(point.step for point in history) == [1, 2, 3, 4, 5, 6], "each step once"
+    assert [event["step"] for event in read_events(run, "started")] == [0, 2]
+
+
+def test_the_run_leaves_scores_predictions_and_a_report(run: Path) -> None:
+    values = json.loads((run / SCORES).read_text())
+    assert (
+        set(values["dev"]) == set(values["floor"]) == {"pair", "pair_type", "pair_novelty", "all"}
+    )
+    predicted = list(read_documents(run / "dev_predicted.PubTator", Tally()))
+    assert [doc.doc_id for doc in predicted] == [doc.doc_id for doc in DOCS[24:]]
+    relations = [relation for doc in predicted for relation in doc.relations]
+    assert len(relations) == values["dev"]["pair"]["tp"] + values["dev"]["pair"]["fp"] > 0
+    assert all(0.2 <= (relation.probability or 0) <= 1 for relation in relations)
+    assert "</html>" in (run / "report.html").read_text()
+
+
+def test_a_registered_model_loads_by_its_alias_and_reads_pubtator_text(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    found = register_run(run, "embre-test", "champion")
+    assert (found.version, found.new) == ("1", True)
+    assert register_run(run, "embre-test", "champion").new is False, "the same model twice"
+    mlflow.set_tracking_uri(found.uri)
+    version = MlflowClient(found.uri).get_model_version_by_alias("embre-test", "champion")
+    assert version.tags["embre.run"] == "small" and "embre.encoder.digest" in version.tags
+
+    model = mlflow.pyfunc.load_model("models:/embre-test@champion")
+    rows = model.predict([(folder / "dev.PubTator").read_text()])
+    copied = fetch("models:/embre-test@champion", found.uri, tmp_path / "model")
+    loaded = load_relation_model(copied, torch.device("cpu"))
+    result = predict_files(loaded, [str(folder / "dev.PubTator")], tmp_path / "out", "test")
+    assert result.relations == len(rows) > 0
+    with pytest.raises(ValueError, match="no such model"):
+        fetch("models:/nothing@champion", found.uri, tmp_path / "nothing")
+
+
+def test_prediction_gives_back_the_same_file_with_relations(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
+    bare = tmp_path / "in.PubTator"
+    gold = (folder / "dev.PubTator").read_text().split("\n")
+    lines = [line for line in gold if line.count("\t") != 4]
+    bare.write_text("\n".join(lines))
+    predict_files(loaded, [str(bare)], tmp_path / "out", "test")
+    written = (tmp_path / "out" / "in.PubTator").read_text().split("\n")
+    kept = [
+        line for line in written if not (line.count("\t") == 5 and line.split("\t")[4] in NOVELTY)
+    ]
+    assert [line for line in kept if line] == [line for line in lines if line]
+    assert len(written) > len(kept)
+    with pytest.raises(ValueError, match="folder of the input"):
+        predict_files(loaded, [str(bare)], tmp_path, "test")
+
+
+def test_what_does_not_fit_is_said_before_training(folder: Path, tmp_path: Path) -> None:
+    data = config_of(folder).data.model_dump()
+    with pytest.raises(FileNotFoundError, match="there is no"):
+        check(config_of(folder, data=data | {"train": str(tmp_path / "none")}))
+    with pytest.raises(ValueError, match="no corpus 'bioread'"):
+        check(config_of(folder, data=data | {"corpus": "bioread"}))
+    stage = {"zero_optimization": {"stage": 3}}
+    with pytest.raises(ValueError, match="fine-tune with 1 or 2"):
+        check(config_of(folder, engine="deepspeed", deepspeed=stage))

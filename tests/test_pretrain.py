@@ -1,0 +1,151 @@
+"""A pretraining run as a whole: it exports a plain BERT, and a killed one repeats the whole one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+from embre import faults
+from embre.checkpoints import CheckpointError
+from embre.config import PretrainConfig, check_config
+from embre.corpora import write_documents
+from embre.demo_corpus import make_corpus
+from embre.entities import vocabulary_of
+from embre.job import Job
+from embre.pretrain import check, pretrain
+from embre.sharding import ShardSettings, shard
+from embre.tracking import read_events
+from embre.world import World
+from tests.ranks import run_ranks
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_documents(folder / "corpus.PubTator", make_corpus(60, seed=3), like="pubtator")
+    settings = ShardSettings(
+        block_documents=5, shard_documents=10, validation_share=0.15, vocabulary=400
+    )
+    shard([str(folder / "corpus.PubTator")], folder / "set", None, [], settings)
+    return folder / "set"
+
+
+def config_of(shards: Path, **sections: object) -> PretrainConfig:
+    values = {
+        "name": "small",
+        "encoder": {
+            "path": str(shards / "tokenizer"),
+            "new": {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16},
+            "dropout": 0.1,
+        },
+        "data": {
+            "shards": str(shards),
+            "streams": 2,
+            "strip_tokens": 400,
+            "max_document_tokens": 128,
+        },
+        "entities": {"dimension": 8},
+        "optimizer": {"peak_lr": 1e-3, "warmup_steps": 2},
+        "train": {
+            "steps": 6,
+            "save_every_steps": 2,
+            "log_every_steps": 1,
+            "validate_every_steps": 3,
+        },
+        **sections,
+    }
+    return check_config(PretrainConfig, values, "test")
+
+
+def run(world: World, config: PretrainConfig, folder: str) -> list[dict]:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    pretrain(Job(config, Path(folder), None), world)
+    return list(read_events(Path(folder), "step"))
+
+
+def losses(events: list[dict]) -> list[list[float]]:
+    keys = ("loss/token", "loss/type", "loss/identifier", "grad_norm")
+    return [[event[key] for key in keys] for event in events]
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    faults._armed.clear()
+
+
+@pytest.fixture(scope="module")
+def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, losses(run(World(), config_of(shards), str(folder)))
+
+
+def test_the_encoder_is_a_plain_bert_with_its_tokenizer(whole: tuple[Path, list]) -> None:
+    encoder = whole[0] / "encoder"
+    tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
+    inputs = tokenizer("KRV2 raised the risk of Lunver fever.", return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    plain = AutoModel.from_pretrained(encoder, local_files_only=True).eval()
+    masked = AutoModelForMaskedLM.from_pretrained(encoder, local_files_only=True).eval()
+    with torch.no_grad():
+        hidden = plain(**inputs).last_hidden_state
+        torch.testing.assert_close(masked.cls(hidden), masked(**inputs).logits)
+    entities = vocabulary_of(pq.read_table(encoder / "concepts.parquet"))
+    assert sum(entities.sizes) == len(entities.hashes) > 20
+
+
+def test_validation_is_measured_when_due(whole: tuple[Path, list]) -> None:
+    events = list(read_events(whole[0], "validation"))
+    assert [event["step"] for event in events] == [3, 6]
+    assert 0 <= events[-1]["validation/accuracy/type"] <= 1
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6])
+def test_a_killed_run_repeats_the_whole_one_to_the_last_bit(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path, stop: int
+) -> None:
+    faults.arm(f"step:{stop}:raise", tmp_path, rank=0)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(World(), config_of(shards), str(tmp_path))
+    events = run(World(), config_of(shards), str(tmp_path))
+    by_step = {event["step"]: event for event in events}
+    assert losses([by_step[step] for step in range(1, 7)]) == whole[1]
+    begun = [event["step"] for event in read_events(tmp_path, "started")]
+    assert begun == [0, (stop - 1) // 2 * 2]
+    for name in ("model.safetensors", "entity_head.safetensors"):
+        ours, reference = (folder / "encoder" / name for folder in (tmp_path, whole[0]))
+        assert ours.read_bytes() == reference.read_bytes(), name
+
+
+def test_a_resumed_run_with_another_config_is_refused(shards: Path, tmp_path: Path) -> None:
+    faults.arm("step:4:raise", tmp_path, rank=0)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(World(), config_of(shards), str(tmp_path))
+    with pytest.raises(CheckpointError, match="another config"):
+        run(World(), config_of(shards, seed=14), str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_two_ranks_walk_the_curve_of_one(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path, engine: str
+) -> None:
+    found, _ = run_ranks(run, 2, config_of(shards, engine=engine), str(tmp_path))
+    assert len(found) == 6
+    for ours, reference in zip(losses(found), whole[1], strict=True):
+        assert ours == pytest.approx(reference, rel=1e-4)
+
+
+def test_what_does_not_fit_is_said_before_a_rank_is_asked_for(shards: Path) -> None:
+    def data(**changes: object) -> dict:
+        return config_of(shards).data.model_dump() | changes
+
+    with pytest.raises(FileNotFoundError, match="no shard set here"):
+        check(config_of(shards, data=data(shards=str(shards / "none"))))
+    with pytest.raises(ValueError, match="training shards for 50 streams"):
+        check(config_of(shards, data=data(streams=50)))
+    with pytest.raises(ValueError, match="raise data.streams or take fewer workers"):
+        check(config_of(shards, launch={"launcher": "ray", "workers": 3}))
