@@ -1,7 +1,7 @@
 """A micro-batch of pretraining: examples end to end in a strip, masked, padded to one length."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class Batch:
         """The same batch on a device."""
         if self.input_ids.device == device:
             return self
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for name, value in ((name, getattr(self, name)) for name in self.__slots__)
         }

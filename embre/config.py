@@ -39,12 +39,18 @@ class DataConfig(Section):
     """Which shards a pretraining run streams, and how."""
 
     shards: str = Field(description="folder or URL of a shard set")
-    streams: int = Field(16, gt=0, description="logical readers = micro-batches of a step")
-    group_shards: int = Field(2, gt=0, description="shards that a stream shuffles together")
-    strip_tokens: int = Field(16384, gt=0, description="tokens of one micro-batch")
-    max_document_tokens: int = Field(512, gt=2, description="longer documents are cut in pieces")
-    loader_workers: int = Field(0, ge=0, description="loader processes per rank; 0: in the rank")
-    validation_strips: int = Field(8, ge=0, description="micro-batches of the validation split")
+    streams: int = Field(default=16, gt=0, description="logical readers = micro-batches of a step")
+    group_shards: int = Field(default=2, gt=0, description="shards that a stream shuffles together")
+    strip_tokens: int = Field(default=16384, gt=0, description="tokens of one micro-batch")
+    max_document_tokens: int = Field(
+        default=512, gt=2, description="longer documents are cut in pieces"
+    )
+    loader_workers: int = Field(
+        default=0, ge=0, description="loader processes per rank; 0: in the rank"
+    )
+    validation_strips: int = Field(
+        default=8, ge=0, description="micro-batches of the validation split"
+    )
 
     @model_validator(mode="after")
     def _documents_fit(self) -> "DataConfig":
@@ -61,12 +67,18 @@ class MaskingConfig(Section):
 
     objective: Literal["entity", "token", "entity_token"] = "entity_token"
     unit: Literal["concept", "mention"] = Field(
-        "concept", description="hide all mentions of a chosen concept, or single mentions"
+        default="concept", description="hide all mentions of a chosen concept, or single mentions"
     )
-    entity_rate: float = Field(0.2, ge=0, le=1, description="share of concepts or mentions hidden")
-    token_rate: float = Field(0.15, ge=0, le=1, description="share of other tokens hidden")
-    replace_share: float = Field(0.1, ge=0, le=1, description="of the hidden: another token")
-    keep_share: float = Field(0.1, ge=0, le=1, description="of the hidden: left as they are")
+    entity_rate: float = Field(
+        default=0.2, ge=0, le=1, description="share of concepts or mentions hidden"
+    )
+    token_rate: float = Field(default=0.15, ge=0, le=1, description="share of other tokens hidden")
+    replace_share: float = Field(
+        default=0.1, ge=0, le=1, description="of the hidden: another token"
+    )
+    keep_share: float = Field(
+        default=0.1, ge=0, le=1, description="of the hidden: left as they are"
+    )
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "MaskingConfig":
@@ -78,68 +90,76 @@ class MaskingConfig(Section):
 class EntitiesConfig(Section):
     """Which concepts the entity head knows, and the size of their vectors."""
 
-    min_count: int = Field(2, gt=0, description="mentions a concept needs in the shard set")
-    max_per_type: int = Field(1_000_000, gt=0, description="most frequent concepts of each type")
-    dimension: int = Field(256, gt=0, description="size of a concept's vector")
+    min_count: int = Field(default=2, gt=0, description="mentions a concept needs in the shard set")
+    max_per_type: int = Field(
+        default=1_000_000, gt=0, description="most frequent concepts of each type"
+    )
+    dimension: int = Field(default=256, gt=0, description="size of a concept's vector")
 
 
 class NewEncoder(Section):
     """The shape of a BERT that starts from random weights."""
 
-    layers: int = Field(2, gt=0)
-    hidden: int = Field(128, gt=0)
-    heads: int = Field(2, gt=0)
-    feed_forward: int = Field(512, gt=0)
-    max_positions: int = Field(512, gt=0)
+    layers: int = Field(default=2, gt=0)
+    hidden: int = Field(default=128, gt=0)
+    heads: int = Field(default=2, gt=0)
+    feed_forward: int = Field(default=512, gt=0)
+    max_positions: int = Field(default=512, gt=0)
 
 
 class EncoderConfig(Section):
     """The backbone: a Hugging Face folder, or a new one with the tokenizer of a folder."""
 
     path: str = Field(description="Hugging Face folder of a BERT-type checkpoint and its tokenizer")
-    new: NewEncoder | None = Field(None, description="start from random weights of this shape")
-    dropout: float = Field(0.1, ge=0, lt=1)
+    new: NewEncoder | None = Field(
+        default=None, description="start from random weights of this shape"
+    )
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class OptimizerConfig(Section):
     """AdamW with linear warm-up and linear decay to `final_lr_share` of the peak."""
 
-    peak_lr: float = Field(1e-4, gt=0)
-    warmup_steps: int = Field(100, ge=0)
-    final_lr_share: float = Field(0.0, ge=0, le=1)
-    weight_decay: float = Field(0.01, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.98, ge=0, lt=1)
-    epsilon: float = Field(1e-6, gt=0)
-    clip_norm: float = Field(1.0, gt=0)
+    peak_lr: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    final_lr_share: float = Field(default=0.0, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    epsilon: float = Field(default=1e-6, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0)
 
 
 class TrainConfig(Section):
     """How long, and what happens on the way."""
 
     steps: int = Field(gt=0, description="optimizer updates")
-    save_every_steps: int = Field(500, gt=0)
-    keep_checkpoints: int = Field(2, gt=0)
-    log_every_steps: int = Field(10, gt=0)
-    validate_every_steps: int = Field(500, gt=0)
+    save_every_steps: int = Field(default=500, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every_steps: int = Field(default=10, gt=0)
+    validate_every_steps: int = Field(default=500, gt=0)
 
 
 class LaunchConfig(Section):
     """Where the ranks run."""
 
     launcher: Literal["local", "ray"] = "local"
-    workers: int = Field(1, gt=0, description="ranks under Ray; torchrun decides under `local`")
+    workers: int = Field(
+        default=1, gt=0, description="ranks under Ray; torchrun decides under `local`"
+    )
     use_gpu: bool = False
-    max_failures: int = Field(3, ge=0, description="restarts from a checkpoint before giving up")
-    cpus_per_worker: float = Field(1, gt=0)
+    max_failures: int = Field(
+        default=3, ge=0, description="restarts from a checkpoint before giving up"
+    )
+    cpus_per_worker: float = Field(default=1, gt=0)
 
 
 class TrackingConfig(Section):
     """Where MLflow keeps the run. A secret belongs into the environment, never here."""
 
     uri: str | None = Field(
-        None, description="default: MLFLOW_TRACKING_URI, else sqlite in storage"
+        default=None, description="default: MLFLOW_TRACKING_URI, else sqlite in storage"
     )
     experiment: str = "embre"
 
@@ -148,25 +168,35 @@ class PairConfig(Section):
     """The relation model on top of the encoder."""
 
     encoding: Literal["document"] = "document"
-    hidden: int = Field(256, gt=0, description="width of the two MLPs")
-    context_heads: int = Field(4, gt=0, description="ways in which two concepts share a context")
-    dropout: float = Field(0.1, ge=0, lt=1)
-    window_overlap: int = Field(128, ge=0, description="tokens two windows of a document share")
-    none_weight: float = Field(1.0, gt=0, description="weight of the label None in the loss")
+    hidden: int = Field(default=256, gt=0, description="width of the two MLPs")
+    context_heads: int = Field(
+        default=4, gt=0, description="ways in which two concepts share a context"
+    )
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    window_overlap: int = Field(
+        default=128, ge=0, description="tokens two windows of a document share"
+    )
+    none_weight: float = Field(
+        default=1.0, gt=0, description="weight of the label None in the loss"
+    )
     threshold: float = Field(
-        0.5, gt=0, lt=1, description="probability from which a pair is related"
+        default=0.5, gt=0, lt=1, description="probability from which a pair is related"
     )
 
 
 class CorpusConfig(Section):
     """The annotated documents of a fine-tuning run."""
 
-    corpus: str = Field("biored", description="label set: a name in embre.corpora.CORPORA")
+    corpus: str = Field(default="biored", description="label set: a name in embre.corpora.CORPORA")
     train: str = Field(description="file or folder of annotated documents")
     dev: str = Field(description="file or folder that the run is scored on")
-    documents_per_micro_batch: int = Field(4, gt=0)
-    micro_batches: int = Field(4, gt=0, description="micro-batches of a step, over all ranks")
-    max_document_tokens: int = Field(512, gt=2, description="longer documents: several windows")
+    documents_per_micro_batch: int = Field(default=4, gt=0)
+    micro_batches: int = Field(
+        default=4, gt=0, description="micro-batches of a step, over all ranks"
+    )
+    max_document_tokens: int = Field(
+        default=512, gt=2, description="longer documents: several windows"
+    )
 
 
 class RunConfig(Section):
@@ -174,12 +204,14 @@ class RunConfig(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     seed: int = 13
-    storage: str = Field("runs", description="folder of all runs; shared by all machines")
+    storage: str = Field(default="runs", description="folder of all runs; shared by all machines")
     encoder: EncoderConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig
     engine: Literal["torch", "deepspeed"] = "torch"
-    deepspeed: dict[str, Any] = Field({}, description="DeepSpeed's own keys; the rest is filled in")
+    deepspeed: dict[str, Any] = Field(
+        default={}, description="DeepSpeed's own keys; the rest is filled in"
+    )
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForMaskedLM, BertConfig
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    BertConfig,
+    PreTrainedModel,
+)
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils import logging as transformers_logging
 
@@ -78,7 +84,7 @@ AttentionInterface.register(STRIP_ATTENTION, strip_attention)
 AttentionMaskInterface.register(STRIP_ATTENTION, lambda *args, **kwargs: None)
 
 
-def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> nn.Module:
+def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedModel:
     """A BERT with its masked-language-modelling head, ready for strips.
 
     Raises FileNotFoundError where `config.path` has no checkpoint, ValueError where the
@@ -114,7 +120,7 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> nn.Module:
     return _prepare(model, config)
 
 
-def empty_encoder(config: dict[str, Any]) -> nn.Module:
+def empty_encoder(config: dict[str, Any]) -> PreTrainedModel:
     """A BERT of the shape that a config.json describes, its weights still to come."""
     model = AutoModelForMaskedLM.from_config(BertConfig.from_dict(config))
     model.set_attn_implementation(STRIP_ATTENTION)
@@ -134,14 +140,14 @@ def encode_strip(
     return output.last_hidden_state[0]
 
 
-def _prepare(model: nn.Module, config: EncoderConfig) -> nn.Module:
+def _prepare(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:
     backbone = model.config
     backbone.hidden_dropout_prob = config.dropout
     backbone.attention_probs_dropout_prob = 0.0
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = config.dropout
-    model.set_attn_implementation(STRIP_ATTENTION)  # type: ignore[operator]
+    model.set_attn_implementation(STRIP_ATTENTION)
     return model
 
 

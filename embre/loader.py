@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -10,13 +10,11 @@ from embre.batch import Batch, StreamSource, StreamState, empty_batch
 from embre.stream import stream_batches
 from embre.world import World
 
-Member = TypeVar("Member", covariant=True)
 
-
-class Loader(Protocol[Member]):
+class Loader(Protocol):
     """Gives a rank its micro-batches, and says where it stands after the last step given."""
 
-    def step(self) -> list[Member]:
+    def step(self) -> list[Any]:
         """This rank's micro-batches of the next step."""
         ...
 

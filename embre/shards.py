@@ -16,8 +16,8 @@ from pathlib import Path
 import fsspec
 import msgspec
 import numpy as np
-from webdataset import TarWriter
 from webdataset.tariterators import group_by_keys, tar_file_iterator
+from webdataset.writer import TarWriter
 
 from embre.encode import MENTION_ROW, TYPE_INDEX, Encoded
 

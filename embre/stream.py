@@ -64,15 +64,17 @@ def examples(
         groups = [shards[at : at + size] for at in range(0, len(shards), size)]
         for group in range(first_group, len(groups)):
             blocks = [b for shard in groups[group] for b in source.shard_set.load(shard)]
+            limit = source.data.max_document_tokens - NUM_SPECIAL
             spots = [
-                (block, starts, *piece)
+                (block, starts, piece)
                 for block, starts in ((block, block.starts()) for block in blocks)
-                for piece in pieces(block, starts, source.data.max_document_tokens - NUM_SPECIAL)
+                for piece in pieces(block, starts, limit)
             ]
             rng = np.random.default_rng((source.seed, epoch, 1, stream, group))
             shuffled = rng.permutation(len(spots))
             for done in range(first, len(spots)):
-                found = example(*spots[shuffled[done]], source.seed, epoch)
+                block, starts, piece = spots[shuffled[done]]
+                found = example(block, starts, piece, source.seed, epoch)
                 yield found, StreamState(epoch, group, done + 1)
             first = 0
         epoch, first_group = epoch + 1, 0
@@ -116,9 +118,10 @@ def _mentions(block: Block, start: int, end: int) -> np.ndarray:
 
 
 def example(
-    block: Block, starts: np.ndarray, doc: int, start: int, end: int, seed: int, epoch: int
+    block: Block, starts: np.ndarray, piece: tuple[int, int, int], seed: int, epoch: int
 ) -> Example:
     """One piece of a block as an example. A mention that a cut goes through is left out."""
+    doc, start, end = piece
     found = _mentions(block, start, end)
     mentions = found[found["end"] <= end].copy()
     mentions["start"] -= np.uint32(start)

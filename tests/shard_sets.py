@@ -64,6 +64,6 @@ def whole_examples(
     block = pack_block(encoded, tokenizer.vocabulary)
     starts = block.starts().tolist()
     return [
-        example(block, starts, index, starts[index], starts[index + 1], seed, epoch)
+        example(block, starts, (index, starts[index], starts[index + 1]), seed, epoch)
         for index in range(len(encoded))
     ]

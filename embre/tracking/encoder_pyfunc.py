@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import mlflow
 import torch
-from mlflow.pyfunc import PythonModel
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 from transformers import AutoModel, AutoTokenizer
 
 
@@ -30,4 +30,4 @@ class EncoderPyfunc(PythonModel):
             return self.model(**inputs).last_hidden_state[:, 0].tolist()
 
 
-mlflow.models.set_model(EncoderPyfunc())
+set_model(EncoderPyfunc())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -84,7 +85,7 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     quiet_mlflow()
     mlflow.set_tracking_uri(tracking_uri)
     try:
-        found = mlflow.artifacts.download_artifacts(model_uri, dst_path=None)
+        found = download_artifacts(model_uri, dst_path=None)
     except MlflowException as error:
         raise ValueError(
             f"{model_uri}: the registry at {tracking_uri} has no such model ({error.message}); "

@@ -3,9 +3,9 @@
 import io
 from typing import Any
 
-import mlflow
 import torch
-from mlflow.pyfunc import PythonModel
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 from pydantic import BaseModel
 
 from embre.corpora import pubtator
@@ -68,4 +68,4 @@ class RelationPyfunc(PythonModel):
         ]
 
 
-mlflow.models.set_model(RelationPyfunc())
+set_model(RelationPyfunc())

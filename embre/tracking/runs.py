@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric
+from mlflow.entities import DatasetInput, Metric, Param
 from mlflow.tracking import MlflowClient
 
 from embre.config import RunConfig, dump_config
@@ -155,15 +154,13 @@ def _log_start(
         key: str(value)[:MAX_PARAM_LENGTH]
         for key, value in _flatten(config.model_dump(mode="json"), "")
     }
-    client.log_batch(
-        handle.run_id, params=[mlflow.entities.Param(key, value) for key, value in params.items()]
-    )
+    client.log_batch(handle.run_id, params=[Param(key, value) for key, value in params.items()])
     client.log_text(handle.run_id, dump_config(config), "config.yaml")
     for name, digest in lineage.items():
         data = MetaDataset(CodeDatasetSource({}), name=name, digest=digest[:36])
         client.log_inputs(
             handle.run_id,
-            [mlflow.entities.DatasetInput(data._to_mlflow_entity(), tags=[])],
+            [DatasetInput(data._to_mlflow_entity(), tags=[])],
         )
 
 
