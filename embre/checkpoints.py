@@ -74,9 +74,9 @@ class Checkpoints:
         Raises CheckpointError where there are checkpoints and none is sound, or where the newest
         belongs to another config, data or number of workers.
         """
-        found = sorted(self.folder.glob(f"{PREFIX}*[0-9]"), reverse=True)
-        found = [path for path in found if ".partial" not in path.name]
-        for path in found:
+        # Rank 0 looks for all: a network file system may show each rank another moment.
+        found = self.world.gather(_committed(self.folder))[0]
+        for path in reversed(found):
             problems = [p for p in self.world.gather(_verify(path, self.world)) if p]
             if problems:
                 log.warning("checkpoint %s is damaged, trying an older one: %s", path, problems[0])
@@ -121,12 +121,19 @@ class Checkpoints:
         self._clean(final)
 
     def _clean(self, newest: Path) -> None:
-        """Remove what no resume will ask for: old checkpoints, and what a killed save left."""
-        kept = sorted(p for p in self.folder.glob(f"{PREFIX}*") if ".partial" not in p.name)
-        for path in kept[: -self.keep]:
+        """Remove what no resume will ask for: old checkpoints, damaged ones that a restart went
+        back behind, and what a killed save left."""
+        found = _committed(self.folder)
+        at = found.index(newest)
+        for path in [*found[: max(0, at + 1 - self.keep)], *found[at + 1 :]]:
             shutil.rmtree(path)
         for path in self.folder.glob(f"{PREFIX}*.partial-*"):
             shutil.rmtree(path)
+
+
+def _committed(folder: Path) -> list[Path]:
+    """The folders that bear a checkpoint's final name, oldest first."""
+    return sorted(p for p in folder.glob(f"{PREFIX}*") if ".partial" not in p.name)
 
 
 def read_manifest(path: Path) -> CheckpointManifest:

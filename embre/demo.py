@@ -31,8 +31,8 @@ from embre.tracking import read_events
 TRAIN_DOCUMENTS, DEV_DOCUMENTS = 640, 100
 ENCODER_NAME, MODEL_NAME = "embre-demo-encoder", "embre-demo"
 ALIAS = "champion"
-STEPS = 400
-KILL_AT = 260  # of rank 1, which has then a checkpoint to go back to
+STEPS = 300
+KILL_AT = 180  # of rank 1, which has then a checkpoint to go back to
 SETTINGS = ShardSettings(
     block_documents=16, shard_documents=64, validation_share=0.08, vocabulary=1000
 )
@@ -127,7 +127,7 @@ def write_configs(out: Path, seed: int) -> None:
             "steps": STEPS,
             "save_every_steps": 50,
             "log_every_steps": 50,
-            "validate_every_steps": 200,
+            "validate_every_steps": 150,
         },
         "engine": "deepspeed",
         "deepspeed": {"zero_optimization": {"stage": 1}},
@@ -161,7 +161,7 @@ def pretrain_with_a_fault(out: Path, console: Console) -> Path:
     """Pretrain, and kill worker 1 on the way; the run goes on from its newest checkpoint."""
     values = yaml.safe_load((out / "pretrain.yaml").read_text())
     config = check_config(PretrainConfig, values, "pretrain.yaml")
-    console.print(f"worker 1 will be killed (SIGKILL) at step {KILL_AT}")
+    console.print(f"worker 1 will be killed (SIGKILL) at step {KILL_AT}; Ray will report it")
     os.environ[FAULT] = f"step:{KILL_AT}:kill9:1"
     try:
         folder = run_job("pretrain", config, console)

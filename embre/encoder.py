@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
     BertConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.masking_utils import AttentionMaskInterface
@@ -98,13 +99,7 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
             AutoModelForMaskedLM.from_config(_new_config(config.new, tokenizer)), config
         )
     folder = Path(config.path)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: no config.json; encoder.path must be a Hugging Face folder"
-        )
-    backbone = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    if backbone.model_type != "bert":
-        raise ValueError(f"{folder}: a {backbone.model_type} model; only BERT checkpoints are read")
+    backbone = _read_config(folder)
     if backbone.vocab_size < tokenizer.vocabulary:
         raise ValueError(
             f"{folder}: {backbone.vocab_size} embeddings for {tokenizer.vocabulary} tokens; "
@@ -118,6 +113,23 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
             "%s has no masked-language-modelling head: the token head starts untrained", folder
         )
     return _prepare(model, config)
+
+
+def max_positions(config: EncoderConfig) -> int:
+    """The longest document, in tokens, that the backbone can read."""
+    if config.new is not None:
+        return config.new.max_positions
+    return int(_read_config(Path(config.path)).max_position_embeddings)
+
+
+def check_length(config: EncoderConfig, max_document_tokens: int) -> None:
+    """Raises ValueError where documents may be longer than the backbone can read."""
+    longest = max_positions(config)
+    if max_document_tokens > longest:
+        raise ValueError(
+            f"data.max_document_tokens: {max_document_tokens}, and the encoder reads at most "
+            f"{longest} tokens; lower it"
+        )
 
 
 def empty_encoder(config: dict[str, Any]) -> PreTrainedModel:
@@ -140,6 +152,18 @@ def encode_strip(
     return output.last_hidden_state[0]
 
 
+def _read_config(folder: Path) -> PreTrainedConfig:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no config.json; encoder.path must be a Hugging Face folder, "
+            "or give the shape of a new encoder in encoder.new"
+        )
+    backbone = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    if backbone.model_type != "bert":
+        raise ValueError(f"{folder}: a {backbone.model_type} model; only BERT checkpoints are read")
+    return backbone
+
+
 def _prepare(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:
     backbone = model.config
     backbone.hidden_dropout_prob = config.dropout
@@ -160,7 +184,4 @@ def _new_config(shape: NewEncoder, tokenizer: TextTokenizer) -> BertConfig:
         num_attention_heads=shape.heads,
         intermediate_size=shape.feed_forward,
         max_position_embeddings=shape.max_positions,
-        # BERT's 0.02 is right for 768; a narrow encoder that starts so small hardly attends.
-        # "SmallInit" of Nguyen & Salazar 2019 (arXiv 1910.05895) gives 0.0228 there.
-        initializer_range=(2 / (5 * shape.hidden)) ** 0.5,
     )

@@ -1,6 +1,6 @@
 """The Engine on DeepSpeed: ZeRO stages 0 to 3, configured by the run. The one door to deepspeed."""
 
-import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,8 @@ FILLED_IN = {
     "scheduler": "optimizer.warmup_steps and optimizer.final_lr_share",
     "bf16": "encoder.precision",
     "fp16": "encoder.precision",
+    "amp": "encoder.precision",
+    "torch_autocast": "encoder.precision",
 }
 TAG = "zero"
 # The default bucket of 5e8 elements is filled on every backward: on a CPU it looks like a hang.
@@ -47,7 +49,7 @@ def deepspeed_json(
     for key, place in FILLED_IN.items():
         if key in given:
             raise ValueError(f"deepspeed.{key}: the run says this by {place}; remove the key")
-    if "auto" in json.dumps(given):
+    if _has_auto(given):
         raise ValueError('deepspeed: "auto" is resolved by nobody; remove the key or give a value')
     zero: dict[str, Any] = {"stage": 1, **given.get("zero_optimization", {})}
     if world.device.type == "cpu":
@@ -62,6 +64,12 @@ def deepspeed_json(
         "train_batch_size": micro_batches_per_rank * world.size,
         "gradient_clipping": optimizer.clip_norm,
     }
+
+
+def _has_auto(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_auto(part) for part in value.values())
+    return value == "auto"
 
 
 def _import_deepspeed(device: torch.device) -> Any:
@@ -134,10 +142,12 @@ class DeepSpeedEngine:
         )
         skipped = self._engine.skipped_steps
         norm = self._plain_norm() if self.stage == 0 else None
+        if norm is not None and not math.isfinite(norm):  # stage 0 would update all the same
+            raise NonFiniteLoss(f"step {step}: the gradient norm is {norm}")
         self._engine.step()
         if norm is None:
             norm = float(self._engine.get_global_grad_norm())
-        if self._engine.skipped_steps > skipped or norm != norm:
+        if self._engine.skipped_steps > skipped or not math.isfinite(norm):
             raise NonFiniteLoss(f"step {step}: DeepSpeed met a gradient that is no number")
         return StepResult(losses, norm, num_tokens)
 

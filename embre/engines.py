@@ -1,7 +1,8 @@
 """The engine of a run, by its name in the config."""
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from torch import nn
 
@@ -10,6 +11,8 @@ from embre.engine import Engine, TorchEngine
 from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
 from embre.world import World
 
+DEEPSPEED_JSON = "deepspeed.json"
+
 
 def build_engine(
     config: RunConfig,
@@ -17,14 +20,15 @@ def build_engine(
     loss_weights: Mapping[str, float],
     world: World,
     micro_batches_per_rank: int,
+    folder: Path,
 ) -> Engine:
-    """The engine that `config.engine` names, around a model."""
+    """The engine that `config.engine` names, around a model.
+
+    The complete DeepSpeed config is written into the run's folder and kept with the run.
+    """
     if config.engine == "torch":
         return TorchEngine(model, config.optimizer, loss_weights, world, config.seed)
-    settings = engine_json(config, world, micro_batches_per_rank)
+    settings = deepspeed_json(config.deepspeed, config.optimizer, micro_batches_per_rank, world)
+    if world.rank == 0:
+        (folder / DEEPSPEED_JSON).write_text(json.dumps(settings, indent=1))
     return DeepSpeedEngine(model, config.optimizer, loss_weights, world, config.seed, settings)
-
-
-def engine_json(config: RunConfig, world: World, micro_batches_per_rank: int) -> dict[str, Any]:
-    """The DeepSpeed config as the engine gets it: logged with the run."""
-    return deepspeed_json(config.deepspeed, config.optimizer, micro_batches_per_rank, world)

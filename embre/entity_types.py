@@ -53,7 +53,7 @@ def read_identifiers(source_type: str, source_identifier: str) -> tuple[tuple[st
     if row is None:
         return ()
     separators = row.separators
-    if _plain(source_type) == _plain(row.official):
+    if row.official != row.name and _plain(source_type) == _plain(row.official):
         # Not so in BioRED: its `D015458|D016399` is one concept, and relations name it whole.
         separators = separators.replace("|", "")
     raw_parts = [source_identifier]

@@ -14,10 +14,10 @@ from embre.corpora import CORPORA, read_documents, write_documents
 from embre.decode import predict
 from embre.document import Document
 from embre.document_loader import DocumentLoader
-from embre.encoder import load_encoder
+from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
-from embre.job import Job, folder_digest
+from embre.job import Job, folder_digest, move_into_place
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel, save_relation_model
 from embre.relation_model import LOSS_WEIGHTS, RelationModel
@@ -26,7 +26,7 @@ from embre.scoring import Score, floor, score
 from embre.tally import Tally
 from embre.tokenization import load_tokenizer
 from embre.tracking import Tracker
-from embre.tracking.runs import log_files, log_results, metric_sender
+from embre.tracking.runs import best_effort, log_files, log_results, metric_sender
 from embre.train import train
 from embre.world import World
 
@@ -56,7 +56,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
         config.encoder.precision == "bf16",
     )
     per_rank = -(-config.data.micro_batches // world.size)
-    engine = build_engine(config, model, LOSS_WEIGHTS, world, per_rank)
+    engine = build_engine(config, model, LOSS_WEIGHTS, world, per_rank, job.folder)
     fingerprint = job.fingerprint(*digests(config).values())
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
@@ -105,7 +105,8 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
         config, folder = job.config, job.folder
         model = engine.module
         assert isinstance(model, RelationModel)
-        save_relation_model(folder / RELATION_MODEL, model, dev.encoder, config.pairs, weights)
+        partial = folder / f"{RELATION_MODEL}.partial"
+        save_relation_model(partial, model, dev.encoder, config.pairs, weights)
         scores = score(dev.docs, predicted)
         lowest = score(dev.docs, floor(dev.docs, dev.encoder.schema))
         values = {"dev": table(scores), "floor": table(lowest), "not_used": dict(tally.counts)}
@@ -116,13 +117,15 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
             "all_f1": round(scores["all"].f1, 4),
             "encoder": encoder_lineage(config.encoder.path),
         }
-        (folder / RELATION_MODEL / LINEAGE).write_text(json.dumps(lineage, indent=1))
+        (partial / LINEAGE).write_text(json.dumps(lineage, indent=1))
+        move_into_place(partial, folder / RELATION_MODEL)
         write_documents(folder / PREDICTED, predicted, like="pubtator")
         facts = {f"F1 {name}": f"{found.f1:.3f}" for name, found in scores.items()}
         write_report(folder / REPORT, predicted, dev.docs, f"{config.name}: held out", facts)
         if job.handle:
-            log_results(job.handle, {f"dev/f1/{k}": found.f1 for k, found in scores.items()})
-            log_files(job.handle, [folder / name for name in (SCORES, PREDICTED, REPORT)])
+            with best_effort("logging the scores"):
+                log_results(job.handle, {f"dev/f1/{k}": found.f1 for k, found in scores.items()})
+                log_files(job.handle, [folder / name for name in (SCORES, PREDICTED, REPORT)])
     engine.world.wait()
 
 
@@ -142,6 +145,7 @@ def check(config: FinetuneConfig) -> dict[str, str]:
             "pretraining; fine-tune with 1 or 2"
         )
     load_tokenizer(config.encoder.path)
+    check_length(config.encoder, config.data.max_document_tokens)
     for key in ("train", "dev"):
         path = getattr(config.data, key)
         if not any(True for _ in read_documents(path, Tally())):

@@ -34,24 +34,27 @@ class EntityHead(nn.Module):
         self.concepts = nn.Embedding(max(sum(sizes), 1), dimension)
         nn.init.normal_(self.concepts.weight, std=dimension**-0.5)
 
-    def logits(self, vectors_MH: Tensor, types_M: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(M, num_types) and, for each type, (mentions of it, its concepts)."""
-        found_MC = self.project(vectors_MH)
-        tables = self.concepts.weight[: sum(self.sizes)].split(list(self.sizes))
-        within = [found_MC[types_M == index] @ table.T for index, table in enumerate(tables)]
-        return self.types(found_MC), within
+    def forward(self, vectors_MH: Tensor, types_M: Tensor, ids_M: Tensor) -> dict[str, Tensor]:
+        """The summed cross-entropy of `type`, and of `identifier` within the true type.
 
-    def forward(self, vectors_MH: Tensor, types_M: Tensor, ids_M: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed cross-entropy of types, and of identifiers within their true type.
-
-        In the precision of the vectors: the caller gives them in float32 or better.
+        In the precision of the vectors: the caller gives them in float32 or better. In evaluation
+        also `hits/type` and `hits/identifier`.
         """
-        type_logits, within = self.logits(vectors_MH, types_M)
-        type_loss = F.cross_entropy(type_logits, types_M, reduction="sum")
-        identifier_loss = type_loss.new_zeros(())
-        for index, logits in enumerate(within):
-            known = ids_M[types_M == index]
-            identifier_loss = identifier_loss + F.cross_entropy(
-                logits[known >= 0], known[known >= 0], reduction="sum"
-            )
-        return type_loss, identifier_loss
+        found_MC = self.project(vectors_MH)
+        type_logits = self.types(found_MC)
+        loss, hits = type_logits.new_zeros(()), types_M.new_zeros(())
+        tables = self.concepts.weight[: sum(self.sizes)].split(list(self.sizes))
+        for index, table in enumerate(tables):
+            mine = (types_M == index) & (ids_M >= 0)
+            logits = found_MC[mine] @ table.T
+            loss = loss + F.cross_entropy(logits, ids_M[mine], reduction="sum")
+            if not self.training and len(table):
+                hits = hits + (logits.argmax(1) == ids_M[mine]).sum()
+        found = {
+            "type": F.cross_entropy(type_logits, types_M, reduction="sum"),
+            "identifier": loss,
+        }
+        if not self.training:
+            found["hits/type"] = (type_logits.argmax(1) == types_M).sum()
+            found["hits/identifier"] = hits
+        return found

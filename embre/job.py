@@ -1,6 +1,7 @@
 """A job: a run's config and folder as they are handed to every rank."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -25,10 +26,17 @@ class Job(Generic[Config]):
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def move_into_place(partial: Path, final: Path) -> None:
+    """Give a complete folder its name; one that a restarted run wrote before goes."""
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+
+
 def folder_digest(path: str | Path) -> str:
-    """SHA-256 over the files right in a folder, or of a single file."""
+    """SHA-256 over all files in a folder and below, or of a single file."""
     digest = hashlib.sha256()
-    files = [Path(path)] if Path(path).is_file() else sorted(Path(path).iterdir())
+    files = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*"))
     for file in files:
         if file.is_file():
             with file.open("rb") as opened:

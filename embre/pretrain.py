@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from embre.batch import Batch, StreamSource, empty_batch
 from embre.checkpoints import Checkpoints
 from embre.config import PretrainConfig
-from embre.encoder import load_encoder
+from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
 from embre.entities import CONCEPTS, EntityVocabulary, choose_entities, save_vocabulary
 from embre.heads import EntityHead
-from embre.job import Job
+from embre.job import Job, move_into_place
 from embre.loader import StreamLoader
 from embre.pretraining_model import LOSS_WEIGHTS, PretrainingModel
 from embre.shards import ShardSet
@@ -44,7 +44,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     encoder = load_encoder(config.encoder, tokenizer)
     head = EntityHead(encoder.config.hidden_size, config.entities.dimension, entities.sizes)
     model = PretrainingModel(encoder, head, config.encoder.precision == "bf16")
-    engine = build_engine(config, model, LOSS_WEIGHTS, world, loader.per_rank)
+    engine = build_engine(config, model, LOSS_WEIGHTS, world, loader.per_rank, job.folder)
     fingerprint = job.fingerprint(shard_set.manifest.digest, entities.fingerprint)
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
@@ -83,11 +83,11 @@ def validator(source: StreamSource, world: World) -> Callable[[Engine], dict[str
         )
         for batch in mine:
             on_device = batch.to(world.device)
-            losses, hits = model(on_device), model.hits(on_device)
+            found = model(on_device)
             for name, count in batch.counts.items():
                 sums[f"n/{name}"] += count
-                sums[f"loss/{name}"] += float(losses[name])
-                sums[f"hits/{name}"] += hits[name]
+                sums[f"loss/{name}"] += float(found[name])
+                sums[f"hits/{name}"] += float(found[f"hits/{name}"])
         totals = dict(zip(sums, world.sum(list(sums.values())), strict=True))
         return {
             f"{shown}/{name}": totals[f"{kind}/{name}"] / max(totals[f"n/{name}"], 1)
@@ -107,7 +107,8 @@ def export(
     """
     weights = engine.weights()
     if engine.world.rank == 0:
-        folder = job.folder / ENCODER
+        # Under its name it is complete: what is half written is never registered.
+        folder = job.folder / f"{ENCODER}.partial"
         model = engine.module
         assert isinstance(model, PretrainingModel)
         prefix = "encoder."
@@ -121,6 +122,7 @@ def export(
         _write_entities(folder, weights, entities)
         lineage = {"run": job.config.name, "shard_set": digest, "steps": job.config.train.steps}
         (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
+        move_into_place(folder, job.folder / ENCODER)
     engine.world.wait()
 
 
@@ -144,6 +146,7 @@ def check(config: PretrainConfig) -> dict[str, str]:
     tokenizer = load_tokenizer(config.encoder.path)
     shard_set = ShardSet.open(config.data.shards)
     entities = choose_entities(shard_set, config.entities.min_count, config.entities.max_per_type)
+    check_length(config.encoder, config.data.max_document_tokens)
     StreamSource.build(shard_set, config.data, config.masking, entities, tokenizer, config.seed)
     if config.launch.launcher == "ray" and config.launch.workers > config.data.streams:
         raise ValueError(

@@ -24,13 +24,16 @@ class PretrainingModel(nn.Module):
         self.half_precision = half_precision
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The summed losses `token`, `type` and `identifier`; 0 where there is no target."""
+        """The summed losses `token`, `type` and `identifier`; 0 where there is no target.
+
+        In evaluation also `hits/token`, …: how many targets the most likely answer gets right.
+        """
         token_logits, vectors = self.hidden_targets(batch)
-        type_loss, identifier_loss = self.entity_head(
-            vectors, batch.mention_types, batch.mention_ids
-        )
-        token_loss = F.cross_entropy(token_logits.float(), batch.token_labels, reduction="sum")
-        return {"token": token_loss, "type": type_loss, "identifier": identifier_loss}
+        found = self.entity_head(vectors, batch.mention_types, batch.mention_ids)
+        found["token"] = F.cross_entropy(token_logits.float(), batch.token_labels, reduction="sum")
+        if not self.training:
+            found["hits/token"] = (token_logits.argmax(1) == batch.token_labels).sum()
+        return found
 
     def hidden_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Token logits (K, V) at the token targets only, and mention vectors (M, H)."""
@@ -46,19 +49,3 @@ class PretrainingModel(nn.Module):
             )
             token_logits = self.encoder.cls(hidden_TH[batch.token_spots])  # type: ignore[operator]
             return token_logits, span_means(hidden_TH.float(), batch.mention_spans)
-
-    @torch.no_grad()
-    def hits(self, batch: Batch) -> dict[str, int]:
-        """How many targets of each kind the most likely answer gets right."""
-        token_logits, vectors = self.hidden_targets(batch)
-        type_logits, within = self.entity_head.logits(vectors, batch.mention_types)
-        identifiers = 0
-        for index, logits in enumerate(within):
-            known = batch.mention_ids[batch.mention_types == index]
-            if logits.shape[1]:
-                identifiers += int((logits.argmax(1) == known).sum())
-        return {
-            "token": int((token_logits.argmax(1) == batch.token_labels).sum()),
-            "type": int((type_logits.argmax(1) == batch.mention_types).sum()),
-            "identifier": identifiers,
-        }

@@ -96,6 +96,18 @@ def test_what_a_killed_save_left_counts_for_nothing_and_is_removed(tmp_path: Pat
     assert not left.exists()
 
 
+def test_the_newest_sound_one_stays_when_a_restart_went_back_behind_a_damaged_one(
+    tmp_path: Path,
+) -> None:
+    checkpoints = Checkpoints(tmp_path, World(), "a", keep=1)
+    for step in (5, 9):
+        (tmp_path / f"step-{step:09d}").mkdir()
+    notes = Notes("sound")
+    checkpoints.save(7, notes, notes)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000007"]
+    assert restore(checkpoints)[0] == 7
+
+
 def test_another_config_or_data_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, "first")
     with pytest.raises(CheckpointError, match="another config or other data"):

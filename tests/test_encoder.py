@@ -119,7 +119,7 @@ def test_the_entity_head_is_the_product_of_type_and_identifier() -> None:
     head = EntityHead(hidden=8, dimension=4, sizes=sizes).double()
     vectors = torch.randn(5, 8, dtype=torch.float64)
     types, ids = torch.tensor([0, 2, 0, 2, 0]), torch.tensor([1, 0, -1, 1, 2])
-    type_loss, identifier_loss = head(vectors, types, ids)
+    losses = head(vectors, types, ids)
     found = head.project(vectors)
     tables = head.concepts.weight.split(list(sizes))
     logs = head.types(found).log_softmax(1)
@@ -129,5 +129,6 @@ def test_the_entity_head_is_the_product_of_type_and_identifier() -> None:
         for i, (t, k) in enumerate(zip(types.tolist(), ids.tolist(), strict=True))
         if k >= 0
     )
-    torch.testing.assert_close(type_loss, torch.as_tensor(expected_types), atol=1e-12, rtol=0)
-    torch.testing.assert_close(identifier_loss, torch.as_tensor(expected_ids), atol=1e-12, rtol=0)
+    torch.testing.assert_close(losses["type"], torch.as_tensor(expected_types), atol=1e-12, rtol=0)
+    found = losses["identifier"]
+    torch.testing.assert_close(found, torch.as_tensor(expected_ids), atol=1e-12, rtol=0)

@@ -115,6 +115,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
     [
         ({"gradient_clipping": 1.0}, "optimizer.clip_norm"),
         ({"bf16": {"enabled": True}}, "encoder.precision"),
+        ({"amp": {"enabled": True}}, "encoder.precision"),
         ({"zero_optimization": {"stage": "auto"}}, "auto"),
     ],
 )

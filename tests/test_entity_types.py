@@ -88,3 +88,8 @@ def test_no_two_concepts_of_a_biored_document_become_one(corpora):
             for _, raw in read_identifiers(mention.source_type, mention.source_identifier)
         }
         assert len(spelt) == len(doc.mentions_by_concept())
+
+
+def test_a_bar_separates_cell_lines() -> None:
+    _, concepts = normalise("CellLine", "CVCL_0030|CVCL_0031")
+    assert [concept.identifier for concept in concepts] == ["CVCL_0030", "CVCL_0031"]

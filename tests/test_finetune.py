@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from embre import faults
-from embre.config import FinetuneConfig, check_config
+from embre.config import ConfigError, FinetuneConfig, check_config
 from embre.corpora import read_documents, write_documents
 from embre.demo_corpus import make_corpus
 from embre.finetune import SCORES, check
@@ -91,6 +91,24 @@ def test_a_failed_run_goes_on_as_one_mlflow_run_with_an_honest_status(run: Path)
     history = client.get_metric_history(run_id, "loss/relation")
     assert sorted(point.step for point in history) == [1, 2, 3, 4, 5, 6], "each step once"
     assert [event["step"] for event in read_events(run, "started")] == [0, 2]
+
+
+def test_a_run_of_that_name_with_another_config_is_refused(run: Path, folder: Path) -> None:
+    known = (run / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match="started with another config"):
+        run_job("finetune", config_of(folder, seed=99), Console(file=StringIO()))
+    assert (run / "config.yaml").read_text() == known
+
+
+def test_a_tracking_server_that_is_down_does_not_stop_a_run(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(
+        folder, name="untracked", tracking={"uri": "http://127.0.0.1:9"}, train={"steps": 1}
+    )
+    found = run_job("finetune", config, Console(file=StringIO()))
+    assert (found / "relation_model" / "model.safetensors").exists()
+    assert "the run goes on" in caplog.text
 
 
 def test_the_run_leaves_scores_predictions_and_a_report(run: Path) -> None:

@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from embre.config import FinetuneConfig, PretrainConfig, RunConfig, load_config
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("torch", "transformers", "deepspeed", "ray", "mlflow", "webdataset")
 ENOUGH_DISK_GB = 5
+FAST_ENOUGH = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,13 @@ class Check:
 
 def examine(config_path: Path | None) -> list[Check]:
     """All findings on this machine, and on a run if its config is given."""
-    found = [python(), *packages(), accelerator(), compiler()]
+    found = [python(), *packages(), accelerator()]
     if config_path is None:
         return [*found, storage(Path("runs")), tracking(Path("runs"), None)]
     kind, config = read_any(config_path)
     folder = Path(config.storage)
-    return [*found, storage(folder), tracking(folder, config.tracking.uri), job(kind, config)]
+    found += [storage(folder), tracking(folder, config.tracking.uri)]
+    return [*found, cluster(config), precision(config), job(kind, config)]
 
 
 def python() -> Check:
@@ -65,12 +68,6 @@ def accelerator() -> Check:
     return Check(
         "warning", "gpu", "none: keep launch.use_gpu=false; base-size runs take weeks here"
     )
-
-
-def compiler() -> Check:
-    if shutil.which("g++") or shutil.which("c++"):
-        return Check("ok", "compiler", "a C++ compiler is here (torch.compile needs one)")
-    return Check("warning", "compiler", "no C++ compiler: torch.compile will not work; install g++")
 
 
 def storage(folder: Path) -> Check:
@@ -103,6 +100,48 @@ def tracking(folder: Path, uri: str | None) -> Check:
         remedy = "start the server or set MLFLOW_TRACKING_URI"
         return Check("error", "mlflow", f"{uri} does not answer: {problem}; {remedy}")
     return Check("ok", "mlflow", uri)
+
+
+def cluster(config: RunConfig) -> Check:
+    """Whether the ranks that the run asks for can be had."""
+    launch = config.launch
+    address = os.environ.get("RAY_ADDRESS")
+    if launch.launcher == "local":
+        return Check("ok", "launch", "in this process, or as torchrun starts it")
+    if address:
+        return Check("ok", "launch", f"{launch.workers} workers on the Ray cluster at {address}")
+    needed, have = launch.workers * launch.cpus_per_worker, os.cpu_count() or 1
+    if needed > have:
+        remedy = (
+            f"lower launch.workers to {int(have // launch.cpus_per_worker)}, or set RAY_ADDRESS"
+        )
+        return Check("error", "launch", f"needs {needed:g} CPUs, this machine has {have}; {remedy}")
+    return Check("ok", "launch", f"{launch.workers} workers on a Ray of this machine")
+
+
+def precision(config: RunConfig) -> Check:
+    """Whether the chosen precision pays on the CPU; without the instructions bf16 crawls."""
+    chosen = config.encoder.precision
+    if config.launch.use_gpu:
+        return Check("ok", "precision", f"{chosen} on a GPU")
+    slower = product_s(torch.bfloat16) / product_s(torch.float32)
+    seen = f"a matrix product in bf16 takes {slower:.1f} × the time of fp32 on this CPU"
+    if chosen == "bf16" and slower > 1:
+        return Check("warning", "precision", f"{seen}; set encoder.precision=fp32")
+    if chosen == "fp32" and slower < FAST_ENOUGH:
+        return Check("ok", "precision", f"fp32; {seen}: encoder.precision=bf16 is worth a try")
+    return Check("ok", "precision", f"{chosen}; {seen}")
+
+
+def product_s(dtype: torch.dtype) -> float:
+    """Seconds of one matrix product of a small encoder's size, the better of two."""
+    left, right = torch.ones(512, 384, dtype=dtype), torch.ones(384, 384, dtype=dtype)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        torch.matmul(left, right)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 def job(kind: str, config: RunConfig) -> Check:

@@ -10,13 +10,21 @@ from typing import Any
 from rich.console import Console
 
 from embre import finetune, pretrain
-from embre.config import ConfigError, FinetuneConfig, PretrainConfig, RunConfig, dump_config
+from embre.config import (
+    ConfigError,
+    FinetuneConfig,
+    PretrainConfig,
+    RunConfig,
+    dump_config,
+    load_config,
+)
+from embre.engines import DEEPSPEED_JSON
 from embre.job import Job
 from embre.launch import LAUNCHERS, Recipe
 from embre.launch.progress import shown
 from embre.tracking.events import EVENTS
 from embre.tracking.registry import fetch
-from embre.tracking.runs import RunHandle, close_run, log_files, open_run
+from embre.tracking.runs import RunHandle, best_effort, close_run, log_files, open_run
 
 CONFIG = "config.yaml"
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -44,17 +52,20 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     Returns the run's folder. Raises what made it fail; the MLflow run says so too.
     """
     job_kind = KINDS[kind]
+    under_torchrun = config.launch.launcher == "local" and "RANK" in os.environ
+    refuse_what_cannot_be(config, under_torchrun)
     config = resolve(config)
     lineage = job_kind.check(config)
     folder = Path(config.storage) / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    rank = int(os.environ.get("RANK", "0"))
-    if rank != 0:  # under torchrun every rank comes by here; rank 0 drives
+    if under_torchrun and os.environ["RANK"] != "0":  # every rank comes by here; rank 0 drives
         LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, None))
         return folder
+    refuse_another_config(job_kind.config, config, folder)
     (folder / CONFIG).write_text(dump_config(config))
-    uri = tracking_uri(config)
-    handle = open_run(config, uri, folder, {"embre.kind": kind}, lineage)
+    handle = None
+    with best_effort("opening the MLflow run"):
+        handle = open_run(config, tracking_uri(config), folder, {"embre.kind": kind}, lineage)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status = "KILLED"
     try:
@@ -69,10 +80,41 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     return folder
 
 
-def finish(handle: RunHandle, folder: Path, status: str) -> None:
+def finish(handle: RunHandle | None, folder: Path, status: str) -> None:
     """Keep the events with the run and close it as it really ended."""
-    log_files(handle, [path for path in (folder / EVENTS,) if path.exists()])
-    close_run(handle, status)
+    if handle is None:
+        return
+    with best_effort("closing the MLflow run"):
+        close_run(handle, status)
+        kept = (folder / EVENTS, folder / DEEPSPEED_JSON)
+        log_files(handle, [path for path in kept if path.exists()])
+
+
+def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
+    """ConfigError for what a launcher cannot do."""
+    if SCHEME.match(config.storage):
+        raise ConfigError(
+            f"storage: {config.storage} is a URL; give a folder that all machines share"
+        )
+    if config.launch.launcher == "local" and config.launch.workers > 1 and not under_torchrun:
+        raise ConfigError(
+            f"launch.workers: {config.launch.workers}, but the local launcher is one process; "
+            "set launch.launcher=ray, or start it with torchrun"
+        )
+    if under_torchrun and config.encoder.path.startswith("models:/"):
+        raise ConfigError("encoder.path: under torchrun give the folder of the model, not its name")
+
+
+def refuse_another_config(kind: type[RunConfig], config: RunConfig, folder: Path) -> None:
+    """ConfigError where a run of this name has checkpoints of another config."""
+    known = folder / CONFIG
+    if not known.exists() or not any((folder / "checkpoints").glob("*")):
+        return
+    if load_config(kind, known).fingerprint() != config.fingerprint():
+        raise ConfigError(
+            f"{config.name}: this run was started with another config, see {known}; "
+            "give another name=…, or remove the folder"
+        )
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -85,6 +127,9 @@ def resolve(config: RunConfig) -> RunConfig:
         backbone = str(fetch(backbone, uri, storage / config.name / "backbone"))
     updates["encoder"] = config.encoder.model_copy(update={"path": absolute(backbone)})
     data: Any = config.data  # type: ignore[attr-defined]
+    for key in ("train", "dev"):
+        if SCHEME.match(getattr(data, key, "")):
+            raise ConfigError(f"data.{key}: copy it to a local file first, it is read many times")
     paths = {
         key: absolute(getattr(data, key))
         for key in ("shards", "train", "dev")
@@ -105,9 +150,9 @@ def tracking_uri(config: RunConfig) -> str:
     if uri is None:
         Path(config.storage).mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{Path(config.storage).absolute()}/mlflow.db"
-    if "@" in uri.split("://")[-1].split("/")[0] and config.tracking.uri:
+    if "@" in uri.split("://")[-1].split("/")[0]:
         raise ConfigError(
-            "tracking.uri: holds a user or password; set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD instead"
+            "the MLflow URI holds a user or password, which would be written down; set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
     return uri

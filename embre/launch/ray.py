@@ -36,7 +36,6 @@ NOT_WORTH_A_RESTART = (
     ValueError,
 )
 WORKER_ENV = {
-    "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
@@ -73,7 +72,8 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
             failure.write_text(f"{type(error).__name__}: {error}")
             raise
 
-    env = {**WORKER_ENV, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
+    threads = {"OMP_NUM_THREADS": str(max(1, int(launch.cpus_per_worker)))}
+    env = {**WORKER_ENV, **threads, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
     trainer = TorchTrainer(
         work,
         train_loop_config={},

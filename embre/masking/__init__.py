@@ -1,6 +1,7 @@
 """Masking objectives, one a file: a strip of documents → what the model sees and has to find.
 
-A new objective is a file with `hide(strip, config, vocabulary) -> Masked` and one line here.
+A new objective is a file with `hide(strip, config, vocabulary) -> Masked`, one line here and its
+name in `config.MaskingConfig`.
 """
 
 from embre.masking import entity, entity_token, token

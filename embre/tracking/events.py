@@ -40,6 +40,9 @@ class Tracker:
         self.waited_s = waited_s
         self.num_steps = 0
         self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
+        if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            with self.path.open("a") as file:  # a rank died in the middle of a line
+                file.write("\n")
         self._sent = max((e["step"] for e in read_events(folder, "step")), default=0)
         self._validated = max((e["step"] for e in read_events(folder, "validation")), default=0)
 

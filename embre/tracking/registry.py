@@ -4,9 +4,11 @@ A version is a pyfunc model made from code, with safetensors and this package's 
 loads with its own requirements alone, and nothing in it is pickled.
 """
 
+import io
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,8 @@ def register(
     digest = folder_digest(folder)
     found = _version_with(client, name, digest)
     if found is None:
-        with mlflow.start_run(run_id=handle.run_id):
+        # It tells on stderr what the command says in its own words.
+        with redirect_stderr(io.StringIO()), mlflow.start_run(run_id=handle.run_id):
             info = mlflow.pyfunc.log_model(
                 name=kind,
                 python_model=str(Path(__file__).with_name(MODEL_FILES[kind])),

@@ -40,6 +40,7 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -68,6 +69,16 @@ def open_run(
     _log_start(client, handle, config, lineage)
     remembered.write_text(json.dumps(asdict(handle)))
     return handle
+
+
+@contextmanager
+def best_effort(what: str) -> Iterator[None]:
+    """A tracking store that fails must not fail the run: warn, and go on without it."""
+    try:
+        yield
+    except Exception as error:  # whatever a store raises
+        reason = " ".join(str(error).split())[:200]
+        log.warning("%s failed, the run goes on; its events are on disk: %s", what, reason)
 
 
 def close_run(handle: RunHandle, status: str) -> None:
@@ -122,7 +133,8 @@ def _send_all(handle: RunHandle, points: "queue.Queue[Metric]", stop: threading.
     waiting: list[Metric] = []
     warned = False
     while not (stop.is_set() and points.empty() and not waiting):
-        stop.wait(SEND_EVERY_S)
+        if stop.wait(SEND_EVERY_S) and waiting:
+            time.sleep(SEND_EVERY_S / 4)
         while not points.empty():
             waiting.append(points.get())
         try:

@@ -18,8 +18,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = ShardSettings(block_documents=5, shard_documents=5, vocabulary=size)
         shard([str(folder / "gold.PubTator")], folder / name, None, [], settings)
     (folder / "run.yaml").write_text(
-        f"name: small\nencoder: {{path: {folder}/one/tokenizer}}\n"
-        f"train: {{steps: 1}}\ndata: {{shards: {folder}/one, streams: 2}}\n"
+        f"name: small\nencoder: {{path: {folder}/one/tokenizer, new: {{}}}}\n"
+        f"train: {{steps: 1}}\ndata: {{shards: {folder}/one, streams: 2, strip_tokens: 2048}}\n"
     )
     return folder
 
@@ -43,6 +43,13 @@ def call(
         ("pretrain {}/run.yaml data.shards={}/other storage={}/runs", "another tokenizer"),
         ("pretrain {}/run.yaml data.shards=pipe:true storage={}/runs", "only file"),
         ("pretrain {}/run.yaml encoder.path={}/none storage={}/runs", "no such folder"),
+        (
+            "pretrain {}/run.yaml data.max_document_tokens=1024 storage={}/runs",
+            "at most 512 tokens",
+        ),
+        ("pretrain {}/run.yaml encoder.new=null storage={}/runs", "no config.json"),
+        ("pretrain {}/run.yaml storage=s3://bucket/runs", "a folder that all machines share"),
+        ("pretrain {}/run.yaml launch.workers=2 storage={}/runs", "set launch.launcher=ray"),
         ("evaluate --gold {}/none --pred {}/gold.PubTator", "there is no"),
         ("evaluate --gold {}/run.yaml --pred {}/gold.PubTator", "cannot tell the format"),
         ("predict {}/one {}/gold.PubTator --out {}/predicted", "config.json"),
