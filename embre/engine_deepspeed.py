@@ -170,7 +170,10 @@ class DeepSpeedEngine:
             return {name: value.detach().cpu() for name, value in self.module.state_dict().items()}
         deepspeed = sys.modules["deepspeed"]
         full: dict[str, Tensor] = dict(self.module.state_dict())
+        gathered: dict[int, Tensor] = {}  # tied weights stay one tensor
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
-            with deepspeed.zero.GatheredParameters([parameter]):
-                full[name] = parameter.detach().cpu().clone()
+            if id(parameter) not in gathered:
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    gathered[id(parameter)] = parameter.detach().cpu().clone()
+            full[name] = gathered[id(parameter)]
         return {name: value.detach().cpu() for name, value in full.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from embre import faults
@@ -129,14 +130,23 @@ def test_a_resumed_run_with_another_config_is_refused(shards: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_two_ranks_walk_the_curve_of_one(
-    whole: tuple[Path, list], shards: Path, tmp_path: Path, engine: str
+@pytest.mark.parametrize("stage", [None, 1, 3])
+def test_two_ranks_walk_the_curve_of_one_and_export_the_same_encoder(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path, stage: int | None
 ) -> None:
-    found, _ = run_ranks(run, 2, config_of(shards, engine=engine), str(tmp_path))
+    sections: dict = {"engine": "torch"}
+    if stage is not None:
+        zero = {"stage": stage, "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}
+        sections = {"engine": "deepspeed", "deepspeed": {"zero_optimization": zero}}
+    found, _ = run_ranks(run, 2, config_of(shards, **sections), str(tmp_path))
     assert len(found) == 6
     for ours, reference in zip(losses(found), whole[1], strict=True):
         assert ours == pytest.approx(reference, rel=1e-4)
+    for name in ("model.safetensors", "entity_head.safetensors"):
+        ours, reference = (load_file(run / "encoder" / name) for run in (tmp_path, whole[0]))
+        assert ours.keys() == reference.keys()
+        for key, value in ours.items():
+            torch.testing.assert_close(value, reference[key], atol=1e-4, rtol=1e-3)
 
 
 def test_what_does_not_fit_is_said_before_a_rank_is_asked_for(shards: Path) -> None:
