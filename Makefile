@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test quick check clean
 
 demo: $(STAMP)
+	rm -rf demo
 	$(VENV)/bin/embre demo --out demo
 
 test: $(STAMP)

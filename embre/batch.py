@@ -78,7 +78,7 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         """Tokens that are not padding."""
-        return int(self.boundaries[-1])
+        return int(self.boundaries[-1]) if self.slot >= 0 else 0
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -166,8 +166,11 @@ def make_batch(
 
 def empty_batch(source: StreamSource) -> Batch:
     """A micro-batch without targets, for a rank that has fewer streams than others: it changes
-    nothing, because a loss is a sum over a global count."""
-    return make_batch(source, [], -1, StreamState())
+    nothing, because a loss is a sum over a global count. Its one document is [CLS] [SEP], so that
+    every weight takes part in the backward pass."""
+    nothing = np.zeros(0, dtype=np.int64)
+    nobody = Example("", nothing, np.zeros(0, MENTION_ROW), 0, 0)
+    return make_batch(source, [nobody], -1, StreamState())
 
 
 def lay(source: StreamSource, members: list[Example]) -> tuple[Strip, np.ndarray, np.ndarray]:

@@ -20,8 +20,9 @@ NOT_IN_FINGERPRINT = {
     "launch": True,
     "tracking": True,
     "encoder": {"path"},
-    "data": {"shards", "train", "dev", "loader_workers"},
-    "train": {"save_every_steps", "keep_checkpoints", "log_every_steps"},
+    "data": {"shards", "train", "dev", "loader_workers", "validation_strips"},
+    "pairs": {"threshold"},
+    "train": {"save_every_steps", "keep_checkpoints", "log_every_steps", "validate_every_steps"},
 }
 
 

@@ -31,6 +31,9 @@ def predict(
     while members := list(islice(remaining, documents_per_batch)):
         # A gold relation is no loss here, so what cannot be learnt from it is not counted.
         bare = [replace(doc, relations=()) for doc in members]
+        for doc in members:
+            for relation in doc.relations:
+                tally.drop("relation/replaced", doc.doc_id, relation.type)
         encoded = [loaded.encoder.encode(doc, tally) for doc in bare]
         found = find_relations(loaded, loaded.encoder.lay(encoded, slot=0))
         for number, doc in enumerate(bare):

@@ -60,6 +60,7 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out}: not empty; remove it or give another folder with --out")
     out = out.absolute()
+    os.environ.pop("RAY_ADDRESS", None)
     stages = Stages(console)
     with stages.stage("corpus"):
         make_files(out, seed, console)
@@ -109,7 +110,12 @@ def make_files(out: Path, seed: int, console: Console) -> None:
 def write_configs(out: Path, seed: int) -> None:
     """The two runs as files, so that they can be read, changed and run again."""
     backbone = {"layers": 2, "hidden": 128, "heads": 2, "feed_forward": 512, "max_positions": 256}
-    shared = {"seed": seed, "storage": str(out / "runs")}
+    shared = {
+        "seed": seed,
+        "storage": str(out / "runs"),
+        # A demo stays on this machine, whatever server the environment names.
+        "tracking": {"uri": tracking(out)},
+    }
     pretrain = {
         "name": "demo-encoder",
         **shared,
@@ -174,12 +180,17 @@ def pretrain_with_a_fault(out: Path, console: Console) -> Path:
     return folder
 
 
+def tracking(out: Path) -> str:
+    """Where the demo's runs and models are kept."""
+    return f"sqlite:///{out}/runs/mlflow.db"
+
+
 def predict_anew(out: Path, console: Console) -> None:
     """`embre predict` as a user calls it."""
     command = [
         *(sys.executable, "-m", "embre.launch", "predict", f"models:/{MODEL_NAME}@{ALIAS}"),
         *(str(out / "unread.PubTator"), "--out", str(out / "predicted")),
-        *("--tracking-uri", f"sqlite:///{out}/runs/mlflow.db"),
+        *("--tracking-uri", tracking(out)),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -217,8 +228,10 @@ def summary(
     for what, path in places.items():
         console.print(f"{what}: {path}", markup=False)
     console.print("\nNext, try:")
-    python = "embre"
-    console.print(f"  {python} doctor {out}/pretrain.yaml", markup=False)
+    command = Path(sys.argv[0]) if Path(sys.argv[0]).name == "embre" else "embre"
+    gold, found = out / "dev.PubTator", out / "predicted" / "unread.PubTator"
+    console.print(f"  {command} evaluate --gold {gold} --pred {found}", markup=False)
     console.print(
-        f"  {python} predict {model_run}/relation_model YOUR.PubTator --out predicted", markup=False
+        f"  {command} predict {model_run}/relation_model YOUR.PubTator --out predicted",
+        markup=False,
     )

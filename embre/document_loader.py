@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from embre.config import CorpusConfig
@@ -63,6 +64,7 @@ class DocumentLoader:
         return epoch_order(self.seed, epoch, len(self._encoded))[within]
 
 
+@lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, num_documents: int) -> list[int]:
     """The order in which an epoch reads the documents."""
     order = list(range(num_documents))

@@ -106,7 +106,11 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
             "the tokenizer belongs to another checkpoint"
         )
     model, info = AutoModelForMaskedLM.from_pretrained(
-        str(folder), local_files_only=True, output_loading_info=True, dtype=torch.float32
+        str(folder),
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        dtype=torch.float32,
     )
     if any(name.startswith("cls.") for name in info["missing_keys"]):
         log.info(
@@ -158,7 +162,9 @@ def _read_config(folder: Path) -> PreTrainedConfig:
             f"{folder}: no config.json; encoder.path must be a Hugging Face folder, "
             "or give the shape of a new encoder in encoder.new"
         )
-    backbone = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    backbone = AutoConfig.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    )
     if backbone.model_type != "bert":
         raise ValueError(f"{folder}: a {backbone.model_type} model; only BERT checkpoints are read")
     return backbone

@@ -77,7 +77,8 @@ class Engine(Protocol):
 
 
 class NonFiniteLoss(FloatingPointError):
-    """A loss or gradient is no number: the weights of before the step are kept."""
+    """A loss or gradient is no number. The run stops; under DeepSpeed's ZeRO an update with an
+    infinite gradient may have happened, so what counts is the newest checkpoint."""
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

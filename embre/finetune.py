@@ -2,6 +2,7 @@
 scores the held-out documents."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,26 @@ def check(config: FinetuneConfig) -> dict[str, str]:
         )
     load_tokenizer(config.encoder.path)
     check_length(config.encoder, config.data.max_document_tokens)
-    for key in ("train", "dev"):
-        path = getattr(config.data, key)
-        if not any(True for _ in read_documents(path, Tally())):
-            raise ValueError(f"data.{key}: {path} holds no document; see `embre doctor`")
+    ids = {key: _ids(key, getattr(config.data, key)) for key in ("train", "dev")}
+    if both := sorted(ids["train"] & ids["dev"]):
+        raise ValueError(
+            f"data.train and data.dev share {len(both)} documents, as {both[0]}: a score on what "
+            "was learnt from means nothing; give other files"
+        )
     return digests(config)
+
+
+def _ids(key: str, path: str) -> set[str]:
+    found = Counter(doc.doc_id for doc in read_documents(path, Tally()))
+    if not found:
+        raise ValueError(f"data.{key}: {path} holds no document")
+    doc_id, times = found.most_common(1)[0]
+    if times > 1:
+        raise ValueError(
+            f"data.{key}: {path} has document {doc_id} {times} times; "
+            "give one file of each document, not a folder of several formats"
+        )
+    return set(found)
 
 
 def digests(config: FinetuneConfig) -> dict[str, str]:

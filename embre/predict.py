@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embre.corpora import FORMATS, format_of, read_documents, write_documents
+from embre.corpora import (
+    FORMATS,
+    copy_with_relations,
+    format_of,
+    is_archive,
+    read_documents,
+    write_documents,
+)
 from embre.corpora.sources import list_files, locate
 from embre.decode import predict
 from embre.document import Document
@@ -17,7 +24,6 @@ DOCUMENTS_PER_BATCH = 8
 # A report holds its documents in one page; a curator reads no more than this in one sitting.
 MOST_REPORTED = 500
 WITHOUT_WRITER = {"bioc_xml": "bioc_json"}
-ENDINGS = {"pubtator": ".PubTator", "bioc_json": ".json"}
 
 
 @dataclass
@@ -40,7 +46,9 @@ def predict_files(
 ) -> Predicted:
     """Write each input file into `out` with predicted relations, in its own format.
 
-    BioC-XML comes out as BioC-JSON. Beside the files a report of the first documents is written.
+    PubTator text is copied byte for byte, but for its relation lines. BioC comes out as BioC-JSON
+    with passages, mentions and relations; what else it said is not carried over. Beside the files
+    a report of the first documents is written.
     Raises FileNotFoundError or ValueError for an input that cannot be read at all.
     """
     found = Predicted([], 0, 0, Tally(), None)
@@ -55,18 +63,14 @@ def predict_files(
             progress(1)
             yield doc
 
-    for name in inputs:
-        for file in list_files(locate(name)):
-            like = format_of(file.name)
-            if like is None:
-                found.tally.drop("file/unknown_format", file.name)
-                continue
-            like = WITHOUT_WRITER.get(like, like)
-            target = _target(out, Path(file.name), like, found.files)
-            docs = read_documents(file.name, found.tally)
-            results = predict(model, docs, DOCUMENTS_PER_BATCH, found.tally)
-            write_documents(target, counted(results), like=like)
-            found.files.append(target)
+    for source, like, target in plan(inputs, out, found.tally):
+        docs = read_documents(source, found.tally)
+        results = counted(predict(model, docs, DOCUMENTS_PER_BATCH, found.tally))
+        if like == "pubtator" and not is_archive(source):
+            copy_with_relations(source, target, results)
+        else:
+            write_documents(target, results, like=like)
+        found.files.append(target)
     if not found.documents:
         raise ValueError(
             f"{', '.join(inputs)}: no document to predict; give files of {', '.join(FORMATS)}"
@@ -76,16 +80,34 @@ def predict_files(
     return found
 
 
-def _target(out: Path, source: Path, like: str, taken: list[Path]) -> Path:
-    """Where a file goes: under its own name; two inputs of one name never share a file."""
-    name = source.name
-    for ending in (".gz", ".tar", ".tgz"):
+def plan(inputs: list[str], out: Path, tally: Tally) -> list[tuple[str, str, Path]]:
+    """(source, format, target) of every file to predict, before the first is.
+
+    A folder keeps its inner paths. Raises ValueError where two inputs would share a target or a
+    target lies where an input does.
+    """
+    planned: dict[Path, tuple[str, str, Path]] = {}
+    for name in inputs:
+        for file in list_files(locate(name)):
+            like = format_of(file.name)
+            if like is None:
+                tally.drop("file/unknown_format", file.name)
+                continue
+            like = WITHOUT_WRITER.get(like, like)
+            inner = file.name.removeprefix(name).lstrip("/") or Path(file.name).name
+            target = out / _renamed(inner, like)
+            if target in planned:
+                raise ValueError(f"{file.name}: another input is called {inner} too; use two --out")
+            if target.parent.resolve() == Path(file.name).parent.resolve():
+                raise ValueError(f"{file.name}: --out is the folder of the input; choose another")
+            planned[target] = (file.name, like, target)
+    return list(planned.values())
+
+
+def _renamed(name: str, like: str) -> str:
+    """The name of an output: not compressed, and JSON where XML came in."""
+    for ending in (".gz", ".tgz", ".tar"):
         name = name.removesuffix(ending)
     if like == "bioc_json" and name.lower().endswith(".xml"):
-        name = f"{name[:-4]}{ENDINGS[like]}"
-    target = out / name
-    if target in taken:
-        raise ValueError(f"{source}: another input is called {name} too; predict them apart")
-    if target.exists() and target.resolve() == source.resolve():
-        raise ValueError(f"{source}: --out is the folder of the input; choose another")
-    return target
+        return f"{name[:-4]}.json"
+    return name

@@ -30,7 +30,12 @@ def register_run(run: Path, name: str, alias: str | None) -> Registered:
     """
     kind = next((kind for kind in KINDS if (run / kind).is_dir()), None)
     remembered = run / RUN_FILE
-    if kind is None or not remembered.exists():
+    if kind is not None and not remembered.exists():
+        raise ValueError(
+            f"{run}: MLflow did not answer when this run was started, so it has no MLflow run; "
+            "start the same command again, which only exports, and register then"
+        )
+    if kind is None:
         raise FileNotFoundError(
             f"{run}: no finished run here (no {' or '.join(KINDS)} folder); "
             "give the folder that `embre pretrain` or `embre finetune` printed"

@@ -4,6 +4,7 @@ files ─read_documents─▶ Document ─select─▶ ─encode─▶ Encoded �
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from embre.corpora import read_documents
 from embre.document import Concept, Document
 from embre.encode import Encoded, concept_hash, encode_documents
 from embre.entities import CONCEPTS, ConceptRow, write_concepts
+from embre.job import folder_digest
 from embre.learn_tokenizer import learn_tokenizer
 from embre.shards import (
     FORMAT,
@@ -27,6 +29,7 @@ from embre.tally import Tally
 from embre.tokenization import TextTokenizer, load_tokenizer
 
 TOKENIZER = "tokenizer"
+NOT_LETTERS = re.compile(r"[\W_]+")
 DOCUMENTS_TO_LEARN_FROM = 20_000
 
 
@@ -68,7 +71,8 @@ def shard(
     """
     _prepare(out)
     ledger = Ledger()
-    held = {name: frozenset(read_ids(name)) for name in hold_out}
+    held = {name: read_held(name) for name in hold_out}
+    _add_texts(held, inputs)
     # A list that holds nothing out is shown as such: it may be the wrong list.
     ledger.held_out.update({Path(name).name: 0 for name in hold_out})
     docs = select(_read(inputs, ledger.tally, progress), held, ledger)
@@ -103,29 +107,61 @@ def shard(
     return manifest, ledger.tally
 
 
-def read_ids(source: str) -> Iterator[str]:
-    """The document ids of a list (one id a line) or of any corpus that can be read."""
-    path = Path(source)
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Documents to leave out: by id, and by text, because the same article has other ids too."""
+
+    ids: set[str] = field(default_factory=set)
+    texts: set[bytes] = field(default_factory=set)
+
+    def add(self, doc: Document) -> None:
+        """Hold out an article under whatever id."""
+        self.ids.update({doc.doc_id, doc.pmid or doc.doc_id})
+        self.texts.add(text_fingerprint(doc))
+
+    def has(self, doc: Document) -> bool:
+        return bool({doc.doc_id, doc.pmid} & self.ids) or text_fingerprint(doc) in self.texts
+
+
+def read_held(source: str) -> Held:
+    """The documents of a list of ids (one a line) or of any corpus that can be read."""
+    held, path = Held(), Path(source)
     if path.is_file() and path.suffix in (".txt", ".ids", ".pmids"):
         lines = path.read_text().split("\n")
         if all("|" not in line and "\t" not in line for line in lines):
-            yield from (line.strip() for line in lines if line.strip())
-            return
+            held.ids.update(line.strip() for line in lines if line.strip())
+            return held
     for doc in read_documents(source, Tally()):
-        yield from {doc.doc_id, doc.pmid or doc.doc_id}
+        held.add(doc)
+    return held
 
 
-def select(
-    docs: Iterable[Document], held: dict[str, frozenset[str]], ledger: Ledger
-) -> Iterator[Document]:
-    """Documents that are neither held out nor exact copies of one before."""
+def _add_texts(held: dict[str, Held], inputs: list[str]) -> None:
+    """Learn from the inputs the texts of ids that came without one; they may stand there twice,
+    the second time under another id."""
+    bare = [found for found in held.values() if found.ids and not found.texts]
+    if bare:
+        for doc in _read(inputs, Tally(), lambda documents: None):
+            for found in bare:
+                if {doc.doc_id, doc.pmid} & found.ids:
+                    found.add(doc)
+
+
+def text_fingerprint(doc: Document) -> bytes:
+    """16 bytes of a text's letters and digits: spacing, case and punctuation do not count."""
+    letters = NOT_LETTERS.sub("", doc.text.casefold())
+    return hashlib.blake2b(letters.encode(), digest_size=16).digest()
+
+
+def select(docs: Iterable[Document], held: dict[str, Held], ledger: Ledger) -> Iterator[Document]:
+    """Documents that are neither held out nor have the text of one before."""
     seen: set[bytes] = set()
     for doc in docs:
-        lists = [name for name, ids in held.items() if {doc.doc_id, doc.pmid} & ids]
+        lists = [name for name, found in held.items() if found.has(doc)]
         if lists:
             ledger.held_out[Path(lists[0]).name] += 1
             continue
-        identity = hashlib.blake2b(f"{doc.doc_id}\n{doc.text}".encode(), digest_size=16).digest()
+        identity = text_fingerprint(doc)
         if identity in seen:
             ledger.tally.drop("document/copy", doc.doc_id)
             continue
@@ -216,6 +252,8 @@ def _refuse_empty(found: bool, inputs: list[str], ledger: Ledger) -> None:
 
 def _source(name: str) -> dict[str, str | int]:
     path = Path(name)
+    if path.is_dir():
+        return {"name": path.name, "sha256": folder_digest(path)}
     if not path.is_file():
         return {"name": path.name}
     with path.open("rb") as file:

@@ -43,7 +43,9 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
         raise FileNotFoundError(
             f"{folder}: no such folder; give a Hugging Face folder with tokenizer.json or vocab.txt"
         )
-    loaded = AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True)
+    loaded = AutoTokenizer.from_pretrained(
+        str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
+    )
     specials = {
         "pad": loaded.pad_token_id,
         "unknown": loaded.unk_token_id,
@@ -64,7 +66,9 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
 
 def copy_tokenizer(source: str | Path, target: str | Path) -> None:
     """Save the tokenizer of one Hugging Face folder into another."""
-    AutoTokenizer.from_pretrained(str(source), local_files_only=True).save_pretrained(str(target))
+    AutoTokenizer.from_pretrained(
+        str(source), local_files_only=True, trust_remote_code=False
+    ).save_pretrained(str(target))
 
 
 def save_tokenizer(folder: str | Path, tokenizer: TextTokenizer) -> None:

@@ -23,7 +23,7 @@ def train(
     """Train from the newest checkpoint to `config.steps`. Every rank runs it alike.
 
     `validate` gives metrics of the weights as they are; all ranks call it together. Raises
-    NonFiniteLoss before an update that is no number.
+    NonFiniteLoss where a loss or gradient is no number.
     """
     step = checkpoints.restore(engine, loader)
     tracker.started(step, config.steps)

@@ -1,6 +1,7 @@
 """From annotated documents to a registered relation model and a predicted file, on one rank."""
 
 import json
+import tarfile
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -28,7 +29,6 @@ from embre.tracking.runs import RUN_FILE
 from tests.tiny import tiny_tokenizer
 
 DOCS = make_corpus(30, seed=5)
-NOVELTY = {"Novel", "No"}
 
 
 @pytest.fixture(scope="module")
@@ -142,21 +142,61 @@ def test_a_registered_model_loads_by_its_alias_and_reads_pubtator_text(
         fetch("models:/nothing@champion", found.uri, tmp_path / "nothing")
 
 
-def test_prediction_gives_back_the_same_file_with_relations(
-    run: Path, folder: Path, tmp_path: Path
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_prediction_gives_back_the_same_file_byte_for_byte_with_relations(
+    run: Path, folder: Path, tmp_path: Path, end: str
 ) -> None:
     loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
-    bare = tmp_path / "in.PubTator"
-    gold = (folder / "dev.PubTator").read_text().split("\n")
-    lines = [line for line in gold if line.count("\t") != 4]
-    bare.write_text("\n".join(lines))
-    predict_files(loaded, [str(bare)], tmp_path / "out", "test")
-    written = (tmp_path / "out" / "in.PubTator").read_text().split("\n")
-    kept = [line for line in written if not set(line.split("\t")[4:5]) & NOVELTY]
-    assert [line for line in kept if line] == [line for line in lines if line]
-    assert len(written) > len(kept)
+    lines = (folder / "dev.PubTator").read_text().split("\n")
+    title, abstract, first, second, *rest = lines
+    # Mentions out of order, one with a seventh column, one that does not fit, no last line end.
+    lines = [title, abstract, second + "\tpart", first, first.replace("\t", "\t9", 2), *rest]
+    given = end.join(lines).rstrip().encode()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.PubTator").write_bytes(given)
+    found = predict_files(loaded, [str(tmp_path / "in")], tmp_path / "out", "test")
+    written = (tmp_path / "out" / "a.PubTator").read_bytes()
+
+    def without_relations(data: bytes) -> list[bytes]:
+        columns = [(line, line.split(b"\t")) for line in data.splitlines(keepends=True)]
+        return [line for line, c in columns if not (3 < len(c) < 7 and not c[1].isdigit())]
+
+    assert (
+        b"".join(without_relations(written)).strip() == b"".join(without_relations(given)).strip()
+    )
+    again = list(read_documents(tmp_path / "out" / "a.PubTator", Tally()))
+    assert sum(len(doc.relations) for doc in again) == found.relations > 0
+    assert found.tally.counts["relation/replaced"] == sum(len(d.relations) for d in DOCS[24:])
     with pytest.raises(ValueError, match="folder of the input"):
-        predict_files(loaded, [str(bare)], tmp_path, "test")
+        predict_files(loaded, [str(tmp_path / "in" / "a.PubTator")], tmp_path / "in", "test")
+
+
+def test_an_archive_is_read_past_what_is_no_corpus(run: Path, folder: Path, tmp_path: Path) -> None:
+    loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
+    (tmp_path / "README").write_text("nothing to read")
+    with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "README", "README")
+        archive.add(folder / "dev.PubTator", "dev.PubTator")
+    found = predict_files(loaded, [str(tmp_path / "all.tar.gz")], tmp_path / "out", "test")
+    assert found.documents == 6 and [path.name for path in found.files] == ["all"]
+
+
+def test_training_on_what_is_scored_is_refused(folder: Path) -> None:
+    data = config_of(folder).data.model_dump()
+    with pytest.raises(ValueError, match="share 6 documents"):
+        check(config_of(folder, data=data | {"train": str(folder / "dev.PubTator")}))
+    (folder / "twice").mkdir()
+    for name in ("a.PubTator", "b.PubTator"):
+        write_documents(folder / "twice" / name, DOCS[:2], like="pubtator")
+    with pytest.raises(ValueError, match="2 times"):
+        check(config_of(folder, data=data | {"train": str(folder / "twice")}))
+
+
+def test_a_password_in_the_tracking_uri_is_refused_and_not_written(folder: Path) -> None:
+    config = config_of(folder, name="secret", tracking={"uri": "https://me:pw@host/mlflow"})
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD"):
+        run_job("finetune", config, Console(file=StringIO()))
+    assert not (folder / "runs" / "secret").exists()
 
 
 def test_what_does_not_fit_is_said_before_training(folder: Path, tmp_path: Path) -> None:

@@ -149,6 +149,19 @@ def test_two_ranks_walk_the_curve_of_one_and_export_the_same_encoder(
             torch.testing.assert_close(value, reference[key], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_ranks_that_do_not_divide_the_streams_walk_the_same_curve(
+    shards: Path, tmp_path: Path, engine: str
+) -> None:
+    data = config_of(shards).data.model_dump() | {"streams": 4}
+    alone = losses(run(World(), config_of(shards, data=data), str(tmp_path / "alone")))
+    config = config_of(shards, data=data, engine=engine)
+    found = run_ranks(run, 3, config, str(tmp_path / "three"))[0]
+    for ours, reference in zip(losses(found), alone, strict=True):
+        assert ours == pytest.approx(reference, rel=1e-4)
+
+
 def test_what_does_not_fit_is_said_before_a_rank_is_asked_for(shards: Path) -> None:
     def data(**changes: object) -> dict:
         return config_of(shards).data.model_dump() | changes

@@ -18,10 +18,11 @@ from embre.encode import concept_hash
 from embre.entities import CONCEPTS
 from embre.sharding import (
     TOKENIZER,
+    Held,
     Ledger,
     ShardSettings,
     in_validation,
-    read_ids,
+    read_held,
     select,
     shard,
 )
@@ -130,23 +131,46 @@ def test_held_out_documents_are_left_out_by_list_and_by_corpus(tmp_path: Path) -
     assert shard_set.manifest.held_out == {"test.txt": 2, "dev.PubTator": 2}
 
 
+@pytest.mark.parametrize("by", ["list", "corpus"])
+def test_an_article_is_held_out_under_another_id_too(tmp_path: Path, by: str) -> None:
+    docs = make_corpus(8, seed=1)
+    twins = [replace(doc, doc_id=str(number), pmid=None) for number, doc in enumerate(docs[2:4])]
+    if by == "list":  # a list has no texts: they are those of the documents with its ids
+        held = tmp_path / "test.txt"
+        held.write_text("\n".join(doc.doc_id for doc in docs[2:4]))
+    else:
+        held = tmp_path / "dev.PubTator"
+        spaced = [replace(doc, text=doc.text.upper()) for doc in docs[2:4]]
+        write_documents(held, spaced, like="pubtator")
+    shard_set = write_shards(tmp_path, [*twins, *docs], hold_out=[held])
+    assert doc_ids(shard_set, "train") == [doc.doc_id for doc in (*docs[:2], *docs[4:])]
+    assert shard_set.manifest.held_out == {held.name: 4}
+
+
+def test_one_text_under_two_ids_is_a_copy(tmp_path: Path) -> None:
+    docs = make_corpus(3, seed=1)
+    shard_set = write_shards(tmp_path, [*docs, replace(docs[1], doc_id="7", pmid=None)])
+    assert shard_set.manifest.dropped == {"document/copy": 1}
+
+
 def test_a_document_is_held_out_by_its_pmid_too() -> None:
     doc = Document("PMC1", "text", (), (), pmid="15000256")
     ledger = Ledger()
-    assert not list(select([doc], {"lists/ids.txt": frozenset({"15000256"})}, ledger))
+    assert not list(select([doc], {"lists/ids.txt": Held({"15000256"})}, ledger))
     assert ledger.held_out == {"ids.txt": 1}
 
 
 def test_biored_test_ids_are_read_from_a_plain_list(corpora: Path) -> None:
-    found = list(read_ids(str(corpora / "biored" / "Test.pmids.txt")))
-    assert len(found) == 100
-    assert all(name.isdecimal() for name in found)
+    found = read_held(str(corpora / "biored" / "Test.pmids.txt"))
+    assert len(found.ids) == 100 and not found.texts
+    assert all(name.isdecimal() for name in found.ids)
 
 
 def test_a_corpus_with_the_name_of_a_list_is_read_as_a_corpus(tmp_path: Path) -> None:
     docs = make_corpus(3, seed=1)
     write_documents(tmp_path / "CDR.PubTator.txt", docs, like="pubtator")
-    assert set(read_ids(str(tmp_path / "CDR.PubTator.txt"))) == {doc.doc_id for doc in docs}
+    found = read_held(str(tmp_path / "CDR.PubTator.txt"))
+    assert found.ids == {doc.doc_id for doc in docs} and len(found.texts) == 3
 
 
 def test_a_hold_out_list_that_is_not_there_is_an_error(demo: Path, tmp_path: Path) -> None:
@@ -156,7 +180,7 @@ def test_a_hold_out_list_that_is_not_there_is_an_error(demo: Path, tmp_path: Pat
 
 def test_copies_are_dropped_and_versions_are_kept(demo: Path, tmp_path: Path) -> None:
     docs = make_corpus(12, seed=1)
-    version = replace(docs[0], text=docs[0].text[:-1] + "!")
+    version = replace(docs[0], text=docs[0].text[:-2] + "x.")
     write_documents(tmp_path / "more.PubTator", [docs[4], docs[9], version], like="pubtator")
     inputs = [str(demo), str(tmp_path / "more.PubTator")]
     manifest, tally = shard(inputs, tmp_path / "out", None, [], SMALL)

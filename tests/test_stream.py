@@ -359,10 +359,11 @@ def test_the_shards_of_a_group_are_mixed(shard_set: ShardSet) -> None:
 def test_an_empty_micro_batch_has_no_targets(source: StreamSource) -> None:
     batch = empty_batch(source)
     assert batch.counts == {"token": 0, "type": 0, "identifier": 0}
-    assert batch.num_tokens == batch.longest == 0
-    assert batch.slot == -1
-    assert batch.doc_ids == ()
-    assert batch.input_ids.tolist() == [source.special["pad"]] * source.data.strip_tokens
+    assert batch.num_tokens == 0 and batch.slot == -1
+    # One document of nothing, so that attention has something to attend to on every rank.
+    assert batch.boundaries.tolist() == [0, 2] and batch.longest == 2
+    padding = [source.special["pad"]] * (source.data.strip_tokens - 2)
+    assert batch.input_ids.tolist() == [source.special["first"], source.special["last"], *padding]
     assert batch.mention_spans.shape == (0, 2)
 
 

@@ -62,7 +62,7 @@ def main(
                 inputs, out, tokenizer, hold_out or [], settings, lambda n: bar.advance(task, n)
             )
     except (OSError, ValueError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
     show(console, out, manifest, tally)
 

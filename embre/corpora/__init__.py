@@ -110,7 +110,27 @@ def write_documents(path: str | Path, documents: Iterable[Document], like: str) 
 
 
 def format_of(source: str | Path) -> str | None:
-    """The format of a file, or of the first file of an archive; None where it is none of ours."""
+    """The format of a file, or of the first file in an archive that has one."""
     file = locate(str(source))
-    opened = next(open_plain(file, inside=False, tally=Tally()), None)
-    return detect_format(opened.stream.peek(HEAD_BYTES)) if opened else None
+    found = (
+        detect_format(opened.stream.peek(HEAD_BYTES))
+        for opened in open_plain(file, inside=False, tally=Tally())
+    )
+    return next((name for name in found if name), None)
+
+
+def is_archive(source: str | Path) -> bool:
+    """Whether a file holds other files."""
+    file = locate(str(source))
+    return any(opened.inside for opened in open_plain(file, inside=False, tally=Tally()))
+
+
+def copy_with_relations(source: str | Path, target: Path, documents: Iterator[Document]) -> None:
+    """Copy a PubTator file byte for byte, but for the relations: those of `documents`, which are
+    the documents of the file in their order."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.part")
+    with unfinished.open("wb") as written:
+        for opened in open_plain(locate(str(source)), inside=False, tally=Tally()):
+            pubtator.copy_with_relations(opened.stream, written, documents)
+    unfinished.replace(target)

@@ -94,6 +94,37 @@ def _read_line(line: str, heading: re.Match[str] | None, number: int, block: _Bl
     return ""
 
 
+def copy_with_relations(source: BinaryIO, target: BinaryIO, documents: Iterator[Document]) -> None:
+    """Copy PubTator text byte for byte, with the relations of `documents` in place of its own.
+
+    `documents` are those that `read` gives for the same bytes, in their order.
+    """
+    inside, end, written = False, b"\n", b"\n"
+    for raw_line in source:
+        line = raw_line.decode("utf-8", errors="replace").lstrip("\ufeff").rstrip("\r\n")
+        heading = HEADING.match(line) if "|" in line else None
+        title = heading is not None and heading[2] == "t"
+        end = b"\r\n" if raw_line.endswith(b"\r\n") else b"\n"
+        if inside and (not line or title):
+            _write_relations(target, next(documents), end)
+            inside = False
+        if title:
+            inside = True
+        columns = line.split("\t")
+        if inside and not heading and 4 <= len(columns) <= 6 and not _is_number(columns[1]):
+            continue
+        target.write(written := raw_line)
+    if inside:
+        target.write(b"" if written.endswith(b"\n") else end)
+        _write_relations(target, next(documents), end)
+
+
+def _write_relations(target: BinaryIO, doc: Document, end: bytes) -> None:
+    for relation in doc.relations:
+        columns = [doc.doc_id, *_relation_columns(doc, relation)]
+        target.write("\t".join(columns).encode() + end)
+
+
 def _is_number(column: str) -> bool:
     if len(column) > 12:  # no offset, and int() refuses thousands of digits
         return False
@@ -109,7 +140,9 @@ def write(stream: BinaryIO, documents: Iterable[Document]) -> None:
 def _lines(doc: Document) -> Iterator[str]:
     # The format knows two passages with one character between; offsets stay right whatever the
     # passages were, because the title takes all up to there and the abstract all the rest.
-    second = doc.passages[1].start if len(doc.passages) > 1 else None
+    # Passages without a character between are one title, or the format would lose one.
+    first_end = doc.passages[0].end if doc.passages else 0
+    second = next((p.start for p in doc.passages[1:2] if p.start > first_end), None)
     title = doc.text if second is None else doc.text[: second - 1]
     yield f"{doc.doc_id}|t|{title.translate(_BREAKS)}"
     if second is not None:

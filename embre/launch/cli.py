@@ -1,5 +1,5 @@
 """The `embre` command. Exit codes: 0 done, 1 the run failed, 2 the request cannot be carried out
-(a wrong path, key or file)."""
+(a wrong path, key or file). EMBRE_DEBUG=1 shows the traceback of an error."""
 
 import os
 import sys
@@ -71,6 +71,12 @@ def evaluate(
     for path, docs in ((gold, gold_docs), (pred, found)):
         if not docs:
             raise ValueError(f"{path}: no document in it")
+    if unknown := tally.counts["relation/unknown_concept"]:
+        where = tally.examples["relation/unknown_concept"][0]
+        raise ValueError(
+            f"{unknown} relations name a concept that their document does not mention, as {where}; "
+            "they could not be counted as wrong: correct the identifiers"
+        )
     scores = score(gold_docs, found, official=official, tally=tally)
     console.print(evaluation_table(scores))
     num_relations = sum(len(doc.relations) for doc in gold_docs)
@@ -207,7 +213,9 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> int:
-    """Print what went wrong in one line; what we did not foresee keeps its traceback."""
+    """Print what went wrong in one line; with EMBRE_DEBUG=1 the traceback stands instead."""
+    if os.environ.get("EMBRE_DEBUG"):
+        raise error
     if isinstance(error, (RuntimeError, ArithmeticError)):
         _error(str(error))
         return 1

@@ -106,6 +106,8 @@ def cluster(config: RunConfig) -> Check:
     """Whether the ranks that the run asks for can be had."""
     launch = config.launch
     address = os.environ.get("RAY_ADDRESS")
+    if launch.use_gpu and not address and not torch.cuda.is_available():
+        return Check("error", "launch", "launch.use_gpu, and no GPU here; set RAY_ADDRESS")
     if launch.launcher == "local":
         return Check("ok", "launch", "in this process, or as torchrun starts it")
     if address:
@@ -148,6 +150,8 @@ def job(kind: str, config: RunConfig) -> Check:
     """What the run itself would be refused for."""
     from embre.launch.driver import KINDS, resolve
 
+    if config.encoder.path.startswith("models:/"):
+        return Check("ok", kind, f"{config.encoder.path} is fetched when the run starts")
     check: Callable[[RunConfig], dict[str, str]] = KINDS[kind].check
     try:
         digests = check(resolve(config))

@@ -54,6 +54,7 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     job_kind = KINDS[kind]
     under_torchrun = config.launch.launcher == "local" and "RANK" in os.environ
     refuse_what_cannot_be(config, under_torchrun)
+    tracking_uri(config)  # refused here, before anything is written
     config = resolve(config)
     lineage = job_kind.check(config)
     folder = Path(config.storage) / config.name
@@ -110,7 +111,11 @@ def refuse_another_config(kind: type[RunConfig], config: RunConfig, folder: Path
     known = folder / CONFIG
     if not known.exists() or not any((folder / "checkpoints").glob("*")):
         return
-    if load_config(kind, known).fingerprint() != config.fingerprint():
+    try:
+        same = load_config(kind, known).fingerprint() == config.fingerprint()
+    except ConfigError:  # of another kind of run
+        same = False
+    if not same:
         raise ConfigError(
             f"{config.name}: this run was started with another config, see {known}; "
             "give another name=…, or remove the folder"
@@ -123,8 +128,11 @@ def resolve(config: RunConfig) -> RunConfig:
     updates: dict[str, Any] = {"storage": str(storage)}
     backbone = config.encoder.path
     if backbone.startswith("models:/"):
-        uri = tracking_uri(config.model_copy(update=updates))
-        backbone = str(fetch(backbone, uri, storage / config.name / "backbone"))
+        # Fetched once: a resumed run keeps its backbone though the alias has moved on.
+        fetched = storage / config.name / "backbone"
+        if not fetched.exists():
+            fetch(backbone, tracking_uri(config.model_copy(update=updates)), fetched)
+        backbone = str(fetched)
     updates["encoder"] = config.encoder.model_copy(update={"path": absolute(backbone)})
     data: Any = config.data  # type: ignore[attr-defined]
     for key in ("train", "dev"):
@@ -155,4 +163,6 @@ def tracking_uri(config: RunConfig) -> str:
             "the MLflow URI holds a user or password, which would be written down; set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
     return uri

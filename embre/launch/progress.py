@@ -68,7 +68,9 @@ def _show(folder: Path, console: Console, before: int, stop: threading.Event) ->
                 if event["event"] == "started":
                     bar.update(task, total=event["steps"], completed=event["step"])
                 if event["event"] == "step":
-                    bar.update(task, completed=event["step"])
+                    losses = _numbers(event, "loss/")
+                    named = f"{folder.name}  {losses}"
+                    bar.update(task, completed=event["step"], description=named)
                 if event["event"] != "step" or not console.is_terminal:
                     console.print(f"  {describe(event)}", markup=False, highlight=False)
             seen = len(events)

@@ -13,8 +13,12 @@ class EncoderPyfunc(PythonModel):
 
     def load_context(self, context: Any) -> None:
         folder = context.artifacts["model"]
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        self.model = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        ).eval()
 
     def predict(self, model_input: list[str]) -> list[list[float]]:
         """(num_texts, hidden size); a text is cut at the encoder's longest input."""

@@ -21,8 +21,9 @@ Metrics = dict[str, float]
 class Tracker:
     """Writes a run's events; does nothing on ranks other than 0.
 
-    `send` gets (step, metrics) for each logged step that was not sent before, so a restarted run
-    continues its curve and repeats no point of it.
+    `send` gets (step, metrics) for each logged step that is newer than those in the file, so a
+    restarted run continues its curve and repeats no point of it. Points of the last two seconds
+    before a SIGKILL may be in the file alone.
     """
 
     def __init__(

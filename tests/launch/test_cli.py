@@ -103,6 +103,18 @@ def test_evaluating_gold_against_itself_gives_ones(
     assert code == 0 and shown.count("1.0000  1.0000  1.0000") == 4
 
 
+def test_a_predicted_concept_that_is_not_mentioned_is_no_free_guess(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (made / "gold.PubTator").read_text()
+    doc_id = text.split("|")[0]
+    guess = f"{doc_id}\tAssociation\tD000001\tD000002\tNovel\n"
+    (made / "guess.PubTator").write_text(text.replace("\n\n", f"\n{guess}\n", 1))
+    words = ["evaluate", "--gold", f"{made}/gold.PubTator", "--pred", f"{made}/guess.PubTator"]
+    code, _, error = call(words, monkeypatch, capsys)
+    assert code == 2 and "does not mention" in error
+
+
 def test_the_doctor_names_what_a_run_would_be_refused_for(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
