@@ -1,0 +1,75 @@
+"""A registered encoder loads by its alias; an exported one loads where embre is not."""
+
+import json
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from rich.console import Console
+
+from embre.config import EncoderConfig
+from embre.encoder import encode_strip, load_encoder
+from embre.launch.driver import run_job
+from embre.register import register_run
+from embre.tokenization import load_tokenizer
+from embre.tracking.registry import fetch
+from tests.shard_sets import write_shards
+from tests.test_pretrain import config_of
+
+TEXT = "KRV2 raised the risk of Lunver fever."
+WITHOUT_EMBRE = """
+import json, sys
+sys.modules["embre"] = None  # importing it fails
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+folder, text = sys.argv[1:]
+inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+with torch.no_grad():
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    logits = model(input_ids=inputs["input_ids"]).logits
+print(json.dumps([inputs["input_ids"][0].tolist(), logits[0].tolist()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("registry")
+    write_shards(folder, 12)
+    config = config_of(
+        folder / "shards", storage=str(folder / "runs"), train={"steps": 2, "log_every_steps": 1}
+    )
+    return run_job("pretrain", config, Console(file=StringIO()))
+
+
+def test_a_registered_encoder_gives_vectors_and_names_its_shards(run: Path, tmp_path: Path) -> None:
+    found = register_run(run, "encoder-test", "champion")
+    mlflow.set_tracking_uri(found.uri)
+    vectors = mlflow.pyfunc.load_model("models:/encoder-test@champion").predict([TEXT, "KRV2"])
+    assert len(vectors) == 2 and len(vectors[0]) == 16
+    version = MlflowClient(found.uri).get_model_version_by_alias("encoder-test", "champion")
+    lineage = json.loads((run / "encoder" / "embre.json").read_text())
+    assert version.tags["embre.shard_set"] == lineage["shard_set"]
+    copied = fetch("models:/encoder-test@champion", found.uri, tmp_path / "encoder")
+    assert (copied / "entity_head.safetensors").exists()
+
+
+def test_an_exported_encoder_gives_our_logits_where_embre_is_not(run: Path) -> None:
+    folder = run / "encoder"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EMBRE, str(folder), TEXT],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ids, logits = json.loads(done.stdout)
+    model = load_encoder(EncoderConfig(path=str(folder)), load_tokenizer(folder)).eval()
+    ends = torch.tensor([0, len(ids)], dtype=torch.int32)
+    with torch.no_grad():
+        hidden = encode_strip(model.bert, torch.tensor(ids), torch.arange(len(ids)), ends, len(ids))
+        ours = model.cls(hidden)
+    torch.testing.assert_close(ours, torch.tensor(logits), atol=1e-5, rtol=1e-5)
