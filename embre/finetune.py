@@ -27,7 +27,7 @@ from embre.scoring import Score, floor, score
 from embre.tally import Tally
 from embre.tokenization import load_tokenizer
 from embre.tracking import Tracker
-from embre.tracking.runs import best_effort, log_files, log_results, metric_sender
+from embre.tracking.runs import best_effort, log_files, log_results, metric_sender, sent_step
 from embre.train import train
 from embre.world import World
 
@@ -63,8 +63,9 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
     )
     dev = Held(read_all(config.data.dev, tally), encoder, config, world)
-    with metric_sender(job.handle if world.rank == 0 else None) as send:
-        tracker = Tracker(job.folder, world, config.train.log_every_steps, send)
+    sent = sent_step(job.folder)
+    with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
+        tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
         train(engine, loader, checkpoints, tracker, config.train, config.optimizer, dev.validate)
     finish(engine, dev, job, tally)
 

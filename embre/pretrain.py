@@ -22,7 +22,7 @@ from embre.shards import ShardSet
 from embre.stream import validation_batches
 from embre.tokenization import copy_tokenizer, load_tokenizer
 from embre.tracking import Tracker
-from embre.tracking.runs import metric_sender
+from embre.tracking.runs import metric_sender, sent_step
 from embre.train import train
 from embre.world import World
 
@@ -49,9 +49,10 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
     )
-    with metric_sender(job.handle if world.rank == 0 else None) as send:
+    sent = sent_step(job.folder)
+    with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(
-            job.folder, world, config.train.log_every_steps, send, lambda: loader.waited_s
+            job.folder, world, config.train.log_every_steps, send, lambda: loader.waited_s, sent
         )
         train(
             engine,

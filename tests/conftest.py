@@ -1,5 +1,7 @@
 """What tests share: where the real corpora lie on a development machine."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,10 @@ def corpora() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real corpora are not on this machine (looked in {SHARED})")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_server() -> Iterator[None]:
+    """`mlflow.set_tracking_uri` writes into the environment; the next test must not see it."""
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)

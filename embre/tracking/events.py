@@ -21,9 +21,8 @@ Metrics = dict[str, float]
 class Tracker:
     """Writes a run's events; does nothing on ranks other than 0.
 
-    `send` gets (step, metrics) for each logged step that is newer than those in the file, so a
-    restarted run continues its curve and repeats no point of it. Points of the last two seconds
-    before a SIGKILL may be in the file alone.
+    `send` gets (step, metrics) for each logged step after `sent`, the last that MLflow is known to
+    have; so a restarted run continues its curve, repeats no point and leaves no hole.
     """
 
     def __init__(
@@ -33,7 +32,9 @@ class Tracker:
         log_every_steps: int,
         send: Callable[[int, Metrics], None] | None = None,
         waited_s: Callable[[], float] = lambda: 0.0,
+        sent: int = 0,
     ):
+        self.folder = folder
         self.path = folder / EVENTS
         self.active = world.rank == 0
         self.log_every_steps = log_every_steps
@@ -44,12 +45,15 @@ class Tracker:
         if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a") as file:  # a rank died in the middle of a line
                 file.write("\n")
-        self._sent = max((e["step"] for e in read_events(folder, "step")), default=0)
-        self._validated = max((e["step"] for e in read_events(folder, "validation")), default=0)
+        self._sent = sent
 
     def started(self, step: int, num_steps: int) -> None:
         """Training begins, or goes on after `step`."""
         self.num_steps = num_steps
+        for event in read_events(self.folder):
+            if event["event"] in ("step", "validation") and event["step"] <= step:
+                named = {k: v for k, v in event.items() if k not in ("event", "step", "time")}
+                self._pass_on(event["step"], named)
         self._write("started", step, {"steps": num_steps})
 
     def step(self, step: int, result: StepResult, lr: float, seconds: float) -> None:
@@ -68,23 +72,21 @@ class Tracker:
         }
         self._tokens, self._seconds, self._waited = 0, 0.0, waited
         self._write("step", step, metrics)
-        if step > self._sent:
-            self._pass_on(step, metrics)
+        self._pass_on(step, metrics)
 
     def validation(self, step: int, metrics: Metrics) -> None:
         """The weights after `step` were measured on held-out data."""
         if metrics:
             named = {f"validation/{name}": value for name, value in metrics.items()}
             self._write("validation", step, named)
-            if step > self._validated:
-                self._pass_on(step, named)
+            self._pass_on(step, named)
 
     def saved(self, step: int) -> None:
         """A checkpoint after `step` was committed."""
         self._write("saved", step, {})
 
     def _pass_on(self, step: int, metrics: Metrics) -> None:
-        if self.active and self.send:
+        if self.active and self.send and step > self._sent:
             self.send(step, metrics)
 
     def _write(self, event: str, step: int, values: dict[str, Any]) -> None:

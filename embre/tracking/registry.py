@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from embre.job import folder_digest
-from embre.tracking.runs import RunHandle, quiet_mlflow
+from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ARTIFACT = "model"
@@ -54,13 +54,13 @@ def register(
     `kind` is `encoder` or `relation_model`. The same folder is not registered twice.
     """
     quiet_mlflow()
-    mlflow.set_tracking_uri(handle.uri)
     client = MlflowClient(handle.uri)
     digest = folder_digest(folder)
     found = _version_with(client, name, digest)
     if found is None:
         # It tells on stderr what the command says in its own words.
-        with redirect_stderr(io.StringIO()), mlflow.start_run(run_id=handle.run_id):
+        quiet = redirect_stderr(io.StringIO())
+        with tracking_at(handle.uri), quiet, mlflow.start_run(run_id=handle.run_id):
             info = mlflow.pyfunc.log_model(
                 name=kind,
                 python_model=str(Path(__file__).with_name(MODEL_FILES[kind])),
@@ -86,9 +86,9 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     Raises ValueError where the registry has no such model.
     """
     quiet_mlflow()
-    mlflow.set_tracking_uri(tracking_uri)
     try:
-        found = download_artifacts(model_uri, dst_path=None)
+        with tracking_at(tracking_uri):
+            found = download_artifacts(model_uri, dst_path=None)
     except MlflowException as error:
         raise ValueError(
             f"{model_uri}: the registry at {tracking_uri} has no such model ({error.message}); "

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, Metric, Param
@@ -22,6 +23,7 @@ from embre.config import RunConfig, dump_config
 log = logging.getLogger(__name__)
 
 RUN_FILE = "mlflow_run.json"
+SENT = "mlflow_sent_step.txt"
 MAX_PARAM_LENGTH = 500
 SEND_EVERY_S = 2.0
 GIVE_UP_AFTER_S = 10.0
@@ -72,6 +74,22 @@ def open_run(
 
 
 @contextmanager
+def tracking_at(uri: str) -> Iterator[None]:
+    """MLflow's functions work on the store at `uri`. Afterwards its globals and the environment
+    variable that it sets are as before, or the next run would go to this store."""
+    name = "MLFLOW_TRACKING_URI"
+    given, before = os.environ.get(name), mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        os.environ.pop(name, None)
+        if given is not None:
+            os.environ[name] = given
+
+
+@contextmanager
 def best_effort(what: str) -> Iterator[None]:
     """A tracking store that fails must not fail the run: warn, and go on without it."""
     try:
@@ -101,11 +119,12 @@ def log_results(handle: RunHandle, metrics: Mapping[str, float]) -> None:
 
 
 @contextmanager
-def metric_sender(handle: RunHandle | None) -> Iterator[Any]:
+def metric_sender(handle: RunHandle | None, folder: Path) -> Iterator[Any]:
     """A function (step, metrics) that never blocks: a thread sends what it is given in batches.
 
     What a server does not take is kept and tried again; after the end at most GIVE_UP_AFTER_S are
-    spent on it. The events on disk have every metric in any case.
+    spent on it. The events on disk have every metric in any case, and the file SENT in the run's
+    folder says up to which step the server has them.
     """
     if handle is None:
         yield None
@@ -113,7 +132,7 @@ def metric_sender(handle: RunHandle | None) -> Iterator[Any]:
     quiet_mlflow()
     points: queue.Queue[Metric] = queue.Queue()
     stop = threading.Event()
-    thread = threading.Thread(target=_send_all, args=(handle, points, stop), daemon=True)
+    thread = threading.Thread(target=_send_all, args=(handle, points, stop, folder), daemon=True)
     thread.start()
 
     def send(step: int, metrics: Mapping[str, float]) -> None:
@@ -128,7 +147,15 @@ def metric_sender(handle: RunHandle | None) -> Iterator[Any]:
         thread.join(GIVE_UP_AFTER_S)
 
 
-def _send_all(handle: RunHandle, points: "queue.Queue[Metric]", stop: threading.Event) -> None:
+def sent_step(folder: Path) -> int:
+    """The last step whose metrics the tracking server has."""
+    path = folder / SENT
+    return int(path.read_text()) if path.exists() else 0
+
+
+def _send_all(
+    handle: RunHandle, points: "queue.Queue[Metric]", stop: threading.Event, folder: Path
+) -> None:
     client = MlflowClient(handle.uri)
     waiting: list[Metric] = []
     warned = False
@@ -140,6 +167,10 @@ def _send_all(handle: RunHandle, points: "queue.Queue[Metric]", stop: threading.
         try:
             for start in range(0, len(waiting), 1000):
                 client.log_batch(handle.run_id, metrics=waiting[start : start + 1000])
+            if waiting:
+                partial = folder / f"{SENT}.partial"
+                partial.write_text(str(max(point.step for point in waiting)))
+                partial.rename(folder / SENT)
             waiting = []
         except Exception as error:  # whatever a store raises, training goes on
             if not warned:

@@ -1,6 +1,7 @@
 """A registered encoder loads by its alias; an exported one loads where embre is not."""
 
 import json
+import os
 import subprocess
 import sys
 from io import StringIO
@@ -48,6 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_registered_encoder_gives_vectors_and_names_its_shards(run: Path, tmp_path: Path) -> None:
     found = register_run(run, "encoder-test", "champion")
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "registering must not redirect other runs"
     mlflow.set_tracking_uri(found.uri)
     vectors = mlflow.pyfunc.load_model("models:/encoder-test@champion").predict([TEXT, "KRV2"])
     assert len(vectors) == 2 and len(vectors[0]) == 16

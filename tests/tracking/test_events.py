@@ -1,0 +1,50 @@
+"""Events are the truth on disk; MLflow gets each logged step once, and all of them."""
+
+from pathlib import Path
+
+from embre.engine import StepResult
+from embre.tracking import Tracker, read_events
+from embre.world import World
+
+
+def walk(folder: Path, first: int, last: int, sent: int) -> list[tuple[int, list[str]]]:
+    """Train from `first` to `last`; what was passed on to MLflow."""
+    given: list[tuple[int, list[str]]] = []
+    tracker = Tracker(
+        folder, World(), 1, lambda step, metrics: given.append((step, sorted(metrics))), sent=sent
+    )
+    tracker.started(first, 9)
+    for step in range(first + 1, last + 1):
+        tracker.step(step, StepResult({"token": 1.0}, 0.5, 100), lr=0.1, seconds=0.1)
+    tracker.validation(last, {"f1": 0.5})
+    return given
+
+
+def test_every_logged_step_is_passed_on(tmp_path: Path) -> None:
+    assert [step for step, _ in walk(tmp_path, 0, 4, sent=0)] == [1, 2, 3, 4, 4]
+    assert [event["event"] for event in read_events(tmp_path)] == [
+        "started",
+        *["step"] * 4,
+        "validation",
+    ]
+
+
+def test_a_restart_repeats_nothing_and_sends_what_a_kill_left_unsent(tmp_path: Path) -> None:
+    walk(tmp_path, 0, 6, sent=0)  # killed with steps 4 to 6 still in the queue
+    given = walk(tmp_path, 5, 8, sent=3)  # goes on from the checkpoint of step 5
+    assert [step for step, _ in given] == [4, 5, 6, 7, 8, 8]
+    assert given[-1][1] == ["validation/f1"]
+
+
+def test_a_line_cut_by_a_kill_costs_that_line_only(tmp_path: Path) -> None:
+    walk(tmp_path, 0, 2, sent=0)
+    path = tmp_path / "events.jsonl"
+    path.write_text(path.read_text() + '{"event": "step", "st')
+    walk(tmp_path, 2, 3, sent=2)
+    assert [e["step"] for e in read_events(tmp_path, "step")] == [1, 2, 3]
+    assert [e["step"] for e in read_events(tmp_path, "started")] == [0, 2]
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    Tracker(tmp_path, World(rank=1, size=2), 1).started(0, 9)
+    assert not list(tmp_path.iterdir())
