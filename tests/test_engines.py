@@ -78,7 +78,7 @@ def curve(world: World, stage: int | None) -> list[tuple[dict[str, float], float
     return [(result.losses, result.grad_norm) for result in results]
 
 
-def alike(first: Sequence, second: Sequence) -> None:
+def assert_alike(first: Sequence, second: Sequence) -> None:
     for (losses, norm), (other_losses, other_norm) in zip(first, second, strict=True):
         assert losses == pytest.approx(other_losses, rel=1e-5)
         assert norm == pytest.approx(other_norm, rel=1e-5)
@@ -98,7 +98,7 @@ def test_the_reference_learns_and_clips(reference: list) -> None:
 @pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
 def test_two_ranks_walk_the_curve_of_one(reference: list, stage: int | None) -> None:
     for found in run_ranks(curve, 2, stage):
-        alike(found, reference)
+        assert_alike(found, reference)
 
 
 def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
