@@ -241,7 +241,8 @@ def _job(kind: str, path: Path, overrides: list[str] | None, print_config: bool)
         return None
     from embre.launch.driver import run_job
 
-    return run_job(kind, config, console)
+    folder = run_job(kind, config, console)
+    return folder if os.environ.get("RANK", "0") == "0" else None  # one rank speaks
 
 
 def _uri(given: str | None) -> str:

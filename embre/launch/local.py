@@ -17,18 +17,22 @@ def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
     gpu = job.config.launch.use_gpu
     if gpu and not torch.cuda.is_available():
         raise ValueError("launch.use_gpu: no CUDA device here; set launch.use_gpu=false")
-    if job.config.engine == "deepspeed" and "RANK" not in os.environ:
-        _alone()
+    alone = _alone() if job.config.engine == "deepspeed" and "RANK" not in os.environ else {}
+    os.environ.update(alone)
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else "cpu"
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if gpu else "gloo")
-    recipe(job, prepare(job, torch.device(device)))
+    try:
+        recipe(job, prepare(job, torch.device(device)))
+    finally:
+        for name in alone:  # or the next run here would think that torchrun started it
+            del os.environ[name]
 
 
-def _alone() -> None:
+def _alone() -> dict[str, str]:
     """DeepSpeed needs a process group even for one process; without these it looks for MPI."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    os.environ.update(alone, MASTER_PORT=str(port))
+    return {**alone, "MASTER_PORT": str(port)}
