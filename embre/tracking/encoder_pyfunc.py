@@ -6,6 +6,7 @@ import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 
 class EncoderPyfunc(PythonModel):
@@ -13,6 +14,7 @@ class EncoderPyfunc(PythonModel):
 
     def load_context(self, context: Any) -> None:
         folder = context.artifacts["model"]
+        logging.set_verbosity_error()  # it reports the head for masked tokens as left over
         self.tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
