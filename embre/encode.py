@@ -17,7 +17,6 @@ from embre.tally import Tally
 from embre.tokenization import TextTokenizer
 
 TYPE_INDEX = {name: index for index, name in enumerate(ENTITY_TYPES)}
-NO_CONCEPT = np.uint64(0)
 
 # One row per mention and concept: a mention of two concepts has two rows with one span.
 MENTION_ROW = np.dtype([("start", "<u4"), ("end", "<u4"), ("type", "u1"), ("concept", "<u8")])

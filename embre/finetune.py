@@ -18,7 +18,7 @@ from embre.document_loader import DocumentLoader
 from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
-from embre.job import Job, folder_digest, move_into_place
+from embre.job import LINEAGE, Job, folder_digest, move_into_place
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel, save_relation_model
 from embre.relation_model import LOSS_WEIGHTS, RelationModel
@@ -35,7 +35,6 @@ RELATION_MODEL = "relation_model"
 SCORES = "scores.json"
 PREDICTED = "dev_predicted.PubTator"
 REPORT = "report.html"
-LINEAGE = "embre.json"
 
 
 def finetune(job: Job[FinetuneConfig], world: World) -> None:

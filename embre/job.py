@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 from embre.config import RunConfig
 from embre.tracking.runs import RunHandle
 
+LINEAGE = "embre.json"  # beside a model's weights: what it came from
+
 Config = TypeVar("Config", bound=RunConfig)
 
 

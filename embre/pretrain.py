@@ -15,7 +15,7 @@ from embre.engine import Engine
 from embre.engines import build_engine
 from embre.entities import CONCEPTS, EntityVocabulary, choose_entities, save_vocabulary
 from embre.heads import EntityHead
-from embre.job import Job, move_into_place
+from embre.job import LINEAGE, Job, move_into_place
 from embre.loader import StreamLoader
 from embre.pretraining_model import LOSS_WEIGHTS, PretrainingModel
 from embre.shards import ShardSet
@@ -27,7 +27,6 @@ from embre.train import train
 from embre.world import World
 
 ENCODER = "encoder"
-LINEAGE = "embre.json"
 
 
 def pretrain(job: Job[PretrainConfig], world: World) -> None:

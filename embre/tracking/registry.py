@@ -18,13 +18,12 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from embre.job import folder_digest
+from embre.job import LINEAGE, folder_digest
 from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ARTIFACT = "model"
 DIGEST = "embre.digest"
-LINEAGE = "embre.json"
 REQUIREMENTS = (
     "torch",
     "transformers",
