@@ -9,13 +9,13 @@ record is trusted.
 import hashlib
 import json
 import logging
-import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from embre.durable import sync
 from embre.engine import Engine
 from embre.faults import fault_point
 from embre.loader import Loader
@@ -108,16 +108,16 @@ class Checkpoints:
     def _commit(self, partial: Path, final: Path, step: int, loader: dict[str, Any]) -> None:
         files = {}
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-            _sync(path)
+            sync(path)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             files[str(path.relative_to(partial))] = (path.stat().st_size, digest)
         manifest = CheckpointManifest(step, self.world.size, self.fingerprint, loader, files)
         (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
-        _sync(partial / MANIFEST)
+        sync(partial / MANIFEST)
         if final.exists():  # a damaged one that a restart went back behind
             shutil.rmtree(final)
         partial.rename(final)
-        _sync(self.folder)
+        sync(self.folder)
         self._clean(final)
 
     def _clean(self, newest: Path) -> None:
@@ -156,11 +156,3 @@ def _verify(path: Path, world: World) -> str:
         if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             return f"{name} has another SHA-256 than its manifest says"
     return ""
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,10 +7,19 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from embre.entity_types import ENTITY_TYPES, row_of
 
 # What decides where and how a run is carried out, and not what it computes.
 # Paths are left out too: the digest of what lies there is what counts (see `job`).
@@ -88,6 +97,13 @@ class MaskingConfig(Section):
         return self
 
 
+class TypeLimits(Section):
+    """Limits of one entity type; what is not given is as for all types."""
+
+    min_count: int | None = Field(default=None, gt=0)
+    max_per_type: int | None = Field(default=None, ge=0, description="0: no concept of this type")
+
+
 class EntitiesConfig(Section):
     """Which concepts the entity head knows, and the size of their vectors."""
 
@@ -95,7 +111,21 @@ class EntitiesConfig(Section):
     max_per_type: int = Field(
         default=1_000_000, gt=0, description="most frequent concepts of each type"
     )
+    per_type: dict[str, TypeLimits] = Field(
+        default={}, description="other limits by type, as in {Species: {min_count: 50}}"
+    )
     dimension: int = Field(default=256, gt=0, description="size of a concept's vector")
+
+    @field_validator("per_type")
+    @classmethod
+    def _types_known(cls, per_type: dict[str, TypeLimits]) -> dict[str, TypeLimits]:
+        for name in per_type:
+            if name not in ENTITY_TYPES:
+                row = row_of(name)
+                near = [row.name] if row else difflib.get_close_matches(name, ENTITY_TYPES, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ENTITY_TYPES)}"
+                raise ValueError(f"{name} is no entity type; {hint}")
+        return per_type
 
 
 class NewEncoder(Section):
@@ -297,8 +327,11 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
 
 
 def _known_keys(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    for name in path:
+    names = iter(path)
+    for name in names:
         annotation = kind.model_fields[name].annotation
+        if get_origin(annotation) is dict:
+            next(names)  # a key of the mapping, not of a section
         options = getattr(annotation, "__args__", (annotation,))
         kind = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
     return list(kind.model_fields)

@@ -5,17 +5,17 @@ A shard names a concept by its hash, so another choice needs no re-sharding.
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embre.encode import TYPE_INDEX
-from embre.shards import ShardSet
+from embre.config import TypeLimits
+from embre.mention_columns import TYPE_INDEX
+from embre.shards import ShardSet, read_bytes
 
 CONCEPTS = "concepts.parquet"
 SCHEMA = pa.schema(
@@ -27,8 +27,6 @@ SCHEMA = pa.schema(
         ("name", pa.string()),
     ]
 )
-
-ConceptRow = tuple[int, str, str, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +60,15 @@ class EntityVocabulary:
         return hashlib.sha256(self.hashes.tobytes() + self.ids.tobytes()).hexdigest()
 
 
-def write_concepts(path: Path, rows: Iterable[ConceptRow]) -> str:
+def write_concepts(path: Path, table: pa.Table) -> str:
     """Write the concept table, most frequent first within each type; returns its SHA-256."""
-    ordered = sorted(rows, key=lambda row: (TYPE_INDEX[row[1]], -row[3], row[2]))
-    columns = list(zip(*ordered, strict=True)) or [[]] * len(SCHEMA)
-    table = pa.table([pa.array(c, t.type) for c, t in zip(columns, SCHEMA, strict=True)], SCHEMA)
+    order = [("rank", "ascending"), ("count", "descending"), ("identifier", "ascending")]
+    table = (
+        table.append_column("rank", pa.array(type_numbers(table)))
+        .sort_by(order)
+        .select(SCHEMA.names)
+        .cast(SCHEMA)
+    )
     pq.write_table(table, path, compression="zstd")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -76,27 +78,47 @@ def save_vocabulary(path: Path, entities: EntityVocabulary) -> None:
     pq.write_table(entities.table, path, compression="zstd")
 
 
-def choose_entities(shard_set: ShardSet, min_count: int, max_per_type: int) -> EntityVocabulary:
-    """The concepts mentioned at least `min_count` times, at most `max_per_type` of each type."""
-    with fsspec.open(f"{shard_set.url}/{CONCEPTS}", "rb") as file:
-        data = file.read()  # type: ignore[union-attr]
+def read_concepts(shard_set: ShardSet) -> pa.Table:
+    """The concept table of a shard set; ValueError where it is not the one of the manifest."""
+    data = read_bytes(f"{shard_set.url}/{CONCEPTS}")
     if hashlib.sha256(data).hexdigest() != shard_set.manifest.concepts["sha256"]:
         raise ValueError(
             f"{shard_set.url}/{CONCEPTS}: not the table of the manifest (another SHA-256); "
             "copy or write the shard set again"
         )
-    return vocabulary_of(pq.read_table(io.BytesIO(data)), min_count, max_per_type)
+    return pq.read_table(io.BytesIO(data))
+
+
+def choose_entities(
+    shard_set: ShardSet,
+    min_count: int,
+    max_per_type: int,
+    per_type: Mapping[str, TypeLimits] | None = None,
+) -> EntityVocabulary:
+    """The concepts mentioned at least `min_count` times, at most `max_per_type` of each type.
+
+    `per_type` gives a type limits of its own.
+    """
+    return vocabulary_of(read_concepts(shard_set), min_count, max_per_type, per_type)
 
 
 def vocabulary_of(
-    table: pa.Table, min_count: int = 1, max_per_type: int = 1 << 62
+    table: pa.Table,
+    min_count: int = 1,
+    max_per_type: int = 1 << 62,
+    per_type: Mapping[str, TypeLimits] | None = None,
 ) -> EntityVocabulary:
     """The vocabulary of a concept table whose rows are in the order of `write_concepts`."""
-    types = np.array([TYPE_INDEX[name] for name in table["type"].to_pylist()], dtype=np.int64)
-    counts = table["count"].to_numpy()
+    least, most = np.full(len(TYPE_INDEX), min_count), np.full(len(TYPE_INDEX), max_per_type)
+    for name, limits in (per_type or {}).items():
+        if limits.min_count is not None:
+            least[TYPE_INDEX[name]] = limits.min_count
+        if limits.max_per_type is not None:
+            most[TYPE_INDEX[name]] = limits.max_per_type
+    types, counts = type_numbers(table), table["count"].to_numpy()
     starts = np.searchsorted(types, np.arange(len(TYPE_INDEX)))
-    ids = np.arange(len(types)) - starts[types] if len(types) else types
-    keep = (counts >= min_count) & (ids < max_per_type)
+    ids = np.arange(len(types)) - starts[types]
+    keep = (counts >= least[types]) & (ids < most[types])
     chosen = table.filter(pa.array(keep))
     hashes, kept_ids = table["hash"].to_numpy()[keep], ids[keep]
     order = np.argsort(hashes)
@@ -107,3 +129,59 @@ def vocabulary_of(
         sizes=tuple(int(size) for size in sizes),
         table=chosen,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How far a vocabulary of `concepts` reaches: it has `covered` of `normalised` mention rows.
+
+    A mention of two concepts is two rows: each can be inside or outside. `rows` are all of them,
+    also those of mentions without an identifier; None where nobody counted them.
+    """
+
+    concepts: int
+    covered: int
+    normalised: int
+    rows: int | None = None
+
+    @property
+    def of_normalised(self) -> float:
+        """The share of mention rows with an identifier whose concept is in the vocabulary."""
+        return self.covered / max(self.normalised, 1)
+
+    @property
+    def of_all(self) -> float | None:
+        """The share of all mention rows whose concept is in the vocabulary."""
+        return None if self.rows is None else self.covered / max(self.rows, 1)
+
+
+def coverage(
+    table: pa.Table, entities: EntityVocabulary, rows: Mapping[str, int] | None = None
+) -> dict[str, Coverage]:
+    """The coverage of each entity type, and of `all`, in the shards of a concept table.
+
+    `rows` are all mention rows by type (see ShardStatistics); the table has the normalised ones.
+    """
+    types, counts = type_numbers(table), table["count"].to_numpy()
+    inside = entities.lookup(table["hash"].to_numpy()) >= 0
+    covered = _sums(types[inside], counts[inside])
+    normalised = _sums(types, counts)
+    found = {
+        name: Coverage(entities.sizes[i], covered[i], normalised[i], rows[name] if rows else None)
+        for name, i in TYPE_INDEX.items()
+    }
+    total = sum(rows.values()) if rows else None
+    return {**found, "all": Coverage(sum(entities.sizes), sum(covered), sum(normalised), total)}
+
+
+def type_numbers(table: pa.Table) -> np.ndarray:
+    """(rows,) the entity type of each concept, as its place in ENTITY_TYPES."""
+    names = table["type"].combine_chunks().dictionary_encode()
+    numbers = np.array([TYPE_INDEX[name] for name in names.dictionary.to_pylist()], dtype=np.int64)
+    return numbers[names.indices.to_numpy()]
+
+
+def _sums(types: np.ndarray, counts: np.ndarray) -> list[int]:
+    sums = np.zeros(len(TYPE_INDEX), dtype=np.int64)
+    np.add.at(sums, types, counts)
+    return sums.tolist()

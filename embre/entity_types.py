@@ -26,7 +26,7 @@ class EntityType:
     canonical: Callable[[str], str]
 
 
-@lru_cache(maxsize=1 << 16)  # most mentions of a dump are of few concepts
+@lru_cache(maxsize=1 << 18)  # most mentions of a dump are of few concepts
 def normalise(source_type: str, source_identifier: str) -> tuple[str, tuple[Concept, ...]]:
     """A file's type and identifier in our words. A type that no row knows stays as it is.
 
@@ -42,26 +42,36 @@ def normalise(source_type: str, source_identifier: str) -> tuple[str, tuple[Conc
     return row.name, tuple(dict.fromkeys(Concept(row.name, ours) for ours, _ in parts))
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 12)  # asked again only for the relations of one document
 def read_identifiers(source_type: str, source_identifier: str) -> tuple[tuple[str, str], ...]:
     """Each identifier in a file's list: ours, and the part of the list that spells it.
 
     >>> read_identifiers("Gene", "854(Tax:9606);-")
     (('854', '854(Tax:9606)'),)
     """
-    row = row_of(source_type)
+    return tuple(split_identifiers(source_type, source_identifier))
+
+
+def split_identifiers(source_type: str, source_identifier: str) -> list[tuple[str, str]]:
+    """The same without a memory, for what asks once about each of many."""
+    row, separator = row_of(source_type), _separator_of(source_type)
     if row is None:
-        return ()
-    separators = row.separators
-    if row.official != row.name and _plain(source_type) == _plain(row.official):
-        # Not so in BioRED: its `D015458|D016399` is one concept, and relations name it whole.
-        separators = separators.replace("|", "")
-    raw_parts = [source_identifier]
-    if separators:
-        raw_parts = re.split(f"[{separators}]", source_identifier)
+        return []
+    raw_parts = separator.split(source_identifier) if separator else [source_identifier]
     stripped = [raw.strip() for raw in raw_parts]
     parts = [(row.canonical(raw), raw) for raw in stripped if raw.lower() not in NOT_NORMALISED]
-    return tuple((ours, raw) for ours, raw in parts if ours)
+    return [(ours, raw) for ours, raw in parts if ours]
+
+
+@lru_cache(maxsize=4096)
+def _separator_of(source_type: str) -> re.Pattern[str] | None:
+    """What stands between the identifiers in a list of a type, None where it has no lists."""
+    row = row_of(source_type)
+    separators = row.separators if row else ""
+    if row and row.official != row.name and _plain(source_type) == _plain(row.official):
+        # Not so in BioRED: its `D015458|D016399` is one concept, and relations name it whole.
+        separators = separators.replace("|", "")
+    return re.compile(f"[{separators}]") if separators else None
 
 
 def spell(doc: Document, concept: Concept) -> str:
@@ -87,7 +97,10 @@ def _plain(spelling: str) -> str:
     return re.sub(r"[\s_-]", "", spelling).lower()
 
 
-_PREFIX = re.compile(r"(?:mesh|ncbi[ _]?gene|gene|geneid|ncbi[ _]?taxon(?:omy)?|taxid|tax):", re.I)
+_PREFIXES = {
+    *("mesh", "gene", "geneid", "ncbigene", "ncbi gene", "ncbi_gene", "taxid", "tax"),
+    *("ncbitaxon", "ncbi taxon", "ncbi_taxon", "ncbitaxonomy", "ncbi taxonomy", "ncbi_taxonomy"),
+}
 _SCORE = re.compile(r"[+-]?\d*\.\d+(?:e[+-]?\d+)?|[+-]?\d+e[+-]?\d+", re.I)
 _CELLOSAURUS = re.compile(r"CVCL[:_](\w+)", re.I)
 _RS_NUMBER = re.compile(r"\b(?:rs|RS#:|RSID:)(\d+)\b", re.I)
@@ -96,7 +109,10 @@ _HGVS_DNA = re.compile(r"([cgmnr])\.([-+*]?\d+(?:[-+]\d+)?)([ACGTU])>([ACGTU])")
 
 
 def _without_prefix(identifier: str) -> str:
-    return _PREFIX.sub("", identifier, count=1).strip()
+    if ":" not in identifier:
+        return identifier
+    prefix, _, rest = identifier.partition(":")
+    return rest.strip() if prefix.strip().lower() in _PREFIXES else identifier
 
 
 def _gene(identifier: str) -> str:
@@ -105,7 +121,7 @@ def _gene(identifier: str) -> str:
 
 def _mesh(identifier: str) -> str:
     """MeSH without its prefix; `OMIM:` and `CHEBI:` keep theirs, in capitals."""
-    if _SCORE.fullmatch(identifier):
+    if not identifier[0].isalpha() and _SCORE.fullmatch(identifier):
         return ""  # LitCovid glues a confidence on: `MESH:C000657245;-0.0017`
     namespace, colon, number = _without_prefix(identifier).partition(":")
     return f"{namespace.upper()}:{number}" if colon else namespace

@@ -5,13 +5,14 @@ this rank comes by, do it; once per run, so that a restarted worker gets past it
 point costs one comparison.
 """
 
+import errno
 import os
 import signal
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ACTIONS = ("kill9", "stop", "exit", "raise")
+ACTIONS = ("kill9", "stop", "exit", "raise", "enospc")
 
 
 @dataclass
@@ -58,4 +59,6 @@ def _break(fault: Fault) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif fault.action == "exit":
         os._exit(1)
+    elif fault.action == "enospc":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), fault.name)
     raise RuntimeError(f"fault on purpose at {fault.name}")

@@ -11,7 +11,6 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from embre.document import Document
 from embre.tokenization import SMALLEST_VOCABULARY
 
 SPECIALS = {
@@ -25,13 +24,13 @@ MOST_WORDS = 50_000
 LONGEST_PIECE = 6
 
 
-def learn_tokenizer(docs: Iterable[Document], num_tokens: int, folder: Path) -> None:
+def learn_tokenizer(texts: Iterable[str], num_tokens: int, folder: Path) -> None:
     """Choose about `num_tokens` lower-cased word pieces and save them as a Hugging Face folder."""
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
     words: Counter[str] = Counter()
-    for doc in docs:
-        clean = normalizer.normalize_str(doc.text)
+    for text in texts:
+        clean = normalizer.normalize_str(text)
         words.update(word for word, _ in splitter.pre_tokenize_str(clean))
     pieces = [*SPECIALS.values(), *choose_pieces(words, num_tokens - len(SPECIALS))]
     if len(pieces) < SMALLEST_VOCABULARY:

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embre.concept_hash import concept_hash
 from embre.document import Concept, Document
-from embre.encode import TYPE_INDEX, concept_hash, encode_documents
+from embre.encode import as_checked, encode_documents
 from embre.markers import Window, add_markers, cut_windows, mark, marker_ids
+from embre.mention_columns import TYPE_INDEX
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 from embre.tokenization import TextTokenizer
@@ -134,9 +136,8 @@ class PairEncoder:
 
     def encode(self, doc: Document, tally: Tally) -> PairDocument:
         """One document as numbers; what cannot be read or learnt from is counted in `tally`."""
-        encoded = next(encode_documents([doc], self.tokenizer, tally), None)
-        rows = encoded.mentions.tolist() if encoded else []
-        tokens = encoded.tokens if encoded else np.zeros(0, dtype=np.int64)
+        encoded = encode_documents([as_checked(doc)], self.tokenizer, tally)
+        rows, tokens = encoded.mentions.tolist(), encoded.tokens
         spans = sorted({(start, end, kind) for start, end, kind, _ in rows})
         marked, places = mark(tokens, spans, marker_ids(self.tokenizer))
         spots = dict(zip(spans, places[:, 0].tolist(), strict=True))

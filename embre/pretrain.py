@@ -9,15 +9,23 @@ from safetensors.torch import save_file
 
 from embre.batch import Batch, StreamSource, empty_batch
 from embre.checkpoints import Checkpoints
-from embre.config import PretrainConfig
+from embre.config import EntitiesConfig, PretrainConfig
 from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
-from embre.entities import CONCEPTS, EntityVocabulary, choose_entities, save_vocabulary
+from embre.entities import (
+    CONCEPTS,
+    EntityVocabulary,
+    choose_entities,
+    coverage,
+    read_concepts,
+    save_vocabulary,
+)
 from embre.heads import EntityHead
 from embre.job import LINEAGE, Job, move_into_place
 from embre.loader import StreamLoader
 from embre.pretraining_model import LOSS_WEIGHTS, PretrainingModel
+from embre.shard_statistics import stored_statistics
 from embre.shards import ShardSet
 from embre.stream import validation_batches
 from embre.tokenization import copy_tokenizer, load_tokenizer
@@ -35,7 +43,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(config.encoder.path)
     shard_set = ShardSet.open(config.data.shards)
-    entities = choose_entities(shard_set, config.entities.min_count, config.entities.max_per_type)
+    entities = chosen(shard_set, config.entities)
     source = StreamSource.build(
         shard_set, config.data, config.masking, entities, tokenizer, config.seed
     )
@@ -53,6 +61,8 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
         tracker = Tracker(
             job.folder, world, config.train.log_every_steps, send, lambda: loader.waited_s, sent
         )
+        if world.rank == 0:
+            tracker.vocabulary(covered(shard_set, entities))
         train(
             engine,
             loader,
@@ -63,6 +73,21 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
             validator(source, world),
         )
     export(engine, entities, job, shard_set.manifest.digest)
+
+
+def chosen(shard_set: ShardSet, config: EntitiesConfig) -> EntityVocabulary:
+    """The entity vocabulary of a run."""
+    return choose_entities(shard_set, config.min_count, config.max_per_type, config.per_type)
+
+
+def covered(shard_set: ShardSet, entities: EntityVocabulary) -> dict[str, float]:
+    """The shares of mention rows whose concept is in the vocabulary, of all of them only where
+    the shard set comes with its statistics."""
+    statistics = stored_statistics(shard_set)
+    found = coverage(read_concepts(shard_set), entities, statistics and statistics.rows)
+    of_normalised = {f"of_normalised/{name}": part.of_normalised for name, part in found.items()}
+    of_all = {f"of_all/{n}": part.of_all for n, part in found.items() if part.of_all is not None}
+    return of_normalised | of_all
 
 
 def validator(source: StreamSource, world: World) -> Callable[[Engine], dict[str, float]]:
@@ -145,7 +170,7 @@ def check(config: PretrainConfig) -> dict[str, str]:
     """
     tokenizer = load_tokenizer(config.encoder.path)
     shard_set = ShardSet.open(config.data.shards)
-    entities = choose_entities(shard_set, config.entities.min_count, config.entities.max_per_type)
+    entities = chosen(shard_set, config.entities)
     check_length(config.encoder, config.data.max_document_tokens)
     StreamSource.build(shard_set, config.data, config.masking, entities, tokenizer, config.seed)
     if config.launch.launcher == "ray" and config.launch.workers > config.data.streams:

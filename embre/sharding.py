@@ -1,36 +1,49 @@
-"""PubTator files → a shard set: read, hold out, tokenise, block, write. What tools/ runs.
+"""PubTator files → a shard set. What tools/ runs.
 
-files ─read_documents─▶ Document ─select─▶ ─encode─▶ Encoded ─pack_block─▶ shards, manifest
+    inputs ─read_parts─▶ chunks ─encode_part─▶ parts     some megabytes of input each, by workers
+    index of all parts ─choose─▶ the documents that stay, in their order
+    parts ─write_shards─▶ shards ─_finish─▶ concept table, manifest
+
+Every step leaves a record that says it is done, so a run that was killed goes on where it was. The
+place of a document is a hash of its id: the same documents give the same bytes, in whatever order
+they are read, by however many workers.
 """
 
 import hashlib
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain, islice
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
-from embre.corpora import read_documents
-from embre.document import Concept, Document
-from embre.encode import Encoded, concept_hash, encode_documents
-from embre.entities import CONCEPTS, ConceptRow, write_concepts
-from embre.job import folder_digest
-from embre.learn_tokenizer import learn_tokenizer
-from embre.shards import (
-    FORMAT,
-    MANIFEST,
-    Manifest,
-    ShardWriter,
-    pack_block,
-    write_manifest,
-)
-from embre.tally import Tally
-from embre.tokenization import TextTokenizer, load_tokenizer
+import msgspec
+import numpy as np
+
+from embre.concept_counts import COUNT, concept_table
+from embre.corpora import read_chunks
+from embre.corpora.raw import Chunk
+from embre.corpora.sources import Watch
+from embre.dataset_card import write_card
+from embre.durable import commit, flush
+from embre.entities import CONCEPTS, write_concepts
+from embre.held_out import read_held
+from embre.inputs import Input, find_inputs
+from embre.shard_order import Rows, choose_rows, cut_into_shards
+from embre.shard_statistics import add_up
+from embre.shard_tasks import Progress, ShardTask, TaskSettings, encode_part, write_shards
+from embre.shard_tokenizer import keep_tokenizer, nothing_to_shard
+from embre.shards import FORMAT, MANIFEST, Manifest, ShardSet, write_manifest
+from embre.tally import REPAIRED, Tally
+from embre.tokenization import load_tokenizer
+from embre.work_folder import InputRecord, Plan, WorkFolder, only_writer
+from embre.workers import OneProcess, Workers
 
 TOKENIZER = "tokenizer"
-NOT_LETTERS = re.compile(r"[\W_]+")
-DOCUMENTS_TO_LEARN_FROM = 20_000
+DROPPED = "dropped.json"
+PARTS_OF_SMALL_INPUTS = 64
+SMALLEST_PART, LARGEST_PART = 1 << 20, 32 << 20  # bytes of plain input
+TOKENS_AT_ONCE = 64 << 20  # of the shards that a worker writes in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +56,11 @@ class ShardSettings:
     vocabulary: int = 8192
 
 
-@dataclass
-class Ledger:
-    """What a sharding run adds up on its way."""
+class Part(NamedTuple):
+    """A piece of work: consecutive chunks of one input."""
 
-    tally: Tally = field(default_factory=Tally)
-    held_out: Counter[str] = field(default_factory=Counter)
-    counts: Counter[Concept] = field(default_factory=Counter)
-    forms: dict[Concept, Counter[str]] = field(default_factory=dict)
-    token_digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    name: str
+    chunks: list[Chunk]
 
 
 def shard(
@@ -60,202 +69,208 @@ def shard(
     tokenizer_folder: Path | None,
     hold_out: list[str],
     settings: ShardSettings,
-    progress: Callable[[int], None] = lambda documents: None,
+    progress: Callable[[Progress], None] = lambda step: None,
+    workers: Workers | None = None,
 ) -> tuple[Manifest, Tally]:
-    """Write a shard set of the inputs (files, folders, archives, URLs) into the folder `out`.
+    """Write a shard set of the inputs (files, folders, archives, patterns, URLs) into `out`.
 
-    Without a tokenizer one is learnt from the documents and kept in `out/tokenizer`. Documents of
-    the `hold_out` lists (files of ids, or corpora) are left out and counted. `progress` is told of
-    documents read. Raises FileExistsError where a shard set is already there, ValueError where
-    the inputs hold no document.
+    Without a tokenizer one is learnt from the documents; either way `out/tokenizer` keeps it.
+    Documents of the `hold_out` lists (shipped lists, files of ids, corpora) are left out and
+    counted. A run that was stopped is finished by the same call; where the set is complete already
+    the call changes nothing. Raises FileExistsError where another shard set or another run is in
+    `out`, ValueError where an unfinished run had another plan or there is no document to write,
+    OSError where the disk is full.
     """
-    _prepare(out)
-    ledger = Ledger()
-    held = {name: read_held(name) for name in hold_out}
-    _add_texts(held, inputs)
-    # A list that holds nothing out is shown as such: it may be the wrong list.
-    ledger.held_out.update({Path(name).name: 0 for name in hold_out})
-    docs = select(_read(inputs, ledger.tally, progress), held, ledger)
-    if tokenizer_folder is None:
-        first = list(islice(docs, DOCUMENTS_TO_LEARN_FROM))
-        _refuse_empty(bool(first), inputs, ledger)
-        tokenizer_folder = out / TOKENIZER
-        learn_tokenizer(first, settings.vocabulary, tokenizer_folder)
-        docs = chain(first, docs)
-    tokenizer = load_tokenizer(tokenizer_folder)
-    writers = _write(docs, out, tokenizer, settings, ledger)
-    entries = [entry for writer in writers for entry in writer.entries]
-    _refuse_empty(bool(entries), inputs, ledger)
-    digest = write_concepts(out / CONCEPTS, concept_rows(ledger))
+    workers, out = workers or OneProcess(), out.absolute()
+    found = find_inputs(inputs)
+    if inside := [one.name for one in found if out.is_relative_to(Path(one.source).absolute())]:
+        raise ValueError(
+            f"{out}: lies within the input {inside[0]!r}; choose a folder outside of it"
+        )
+    held = [read_held(name) for name in hold_out]
+    tokenizer = load_tokenizer(tokenizer_folder).fingerprint if tokenizer_folder else ""
+    plan = Plan(
+        inputs=[(source.name, source.bytes) for source in found],
+        modified=[source.modified for source in found],
+        tokenizer=tokenizer,
+        hold_out=[(one.name, one.digest) for one in held],
+        settings=asdict(settings) | {"validation_share": str(settings.validation_share)},
+    )
+    work = WorkFolder(out)
+    with only_writer(work):
+        if (out / MANIFEST).exists():
+            work.remove()
+            return _complete(out, plan), Tally()
+        work.begin(plan)
+        if not work.tokenizer.exists():
+            sources = [source.source for source in found]
+            keep_tokenizer(work.tokenizer, tokenizer_folder, sources, held, settings.vocabulary)
+        task_settings = TaskSettings(
+            tokenizer=str(work.tokenizer),
+            held=[(sorted(one.ids), sorted(one.prints)) for one in held],
+            validation_share=settings.validation_share,
+            block_documents=settings.block_documents,
+        )
+        commit(work.task_settings, msgspec.json.encode(task_settings))
+        for step in workers.run(encode_part, _parts_to_do(found, work, plan, progress)):
+            progress(step)
+        names = [name for name in work.part_names() if work.read_part_record(name).documents]
+        tally = _add_up_tallies(work, len(found))
+        order, num_held = choose_rows(work, names, held, tally)
+        if not any(len(rows.parts) for rows in order.values()):
+            raise ValueError(nothing_to_shard(inputs, num_held, tally))
+        num_chosen = sum(len(rows.parts) for rows in order.values())
+        progress(Progress(documents_chosen=num_chosen))
+        for step in workers.run(write_shards, _shards_to_do(order, names, settings, work, plan)):
+            progress(step)
+        manifest = _finish(work, names, found, num_held, num_chosen, plan, tally)
+        work.remove()
+    return manifest, tally
+
+
+def read_parts(
+    source: Input, number: int, part_bytes: int, tally: Tally, watch: Watch
+) -> Iterator[Part]:
+    """The parts of one input; the same whenever it is read."""
+    waiting: list[Chunk] = []
+    names = (WorkFolder.part_name(number, n) for n in count())
+    for chunk in read_chunks(source.source, tally, watch):
+        waiting.append(chunk)
+        if sum(len(chunk.data) for chunk in waiting) >= part_bytes:
+            yield Part(next(names), waiting)
+            waiting = []
+    if waiting:
+        yield Part(next(names), waiting)
+
+
+def _parts_to_do(
+    found: list[Input], work: WorkFolder, plan: Plan, progress: Callable[[Progress], None]
+) -> Iterator[tuple[WorkFolder, str, str, list[Chunk]]]:
+    """The calls of `encode_part` that no earlier run has made."""
+    total = sum(source.bytes for source in found)
+    progress(Progress(stored_bytes_in_all=total))
+    part_bytes = min(max(total // PARTS_OF_SMALL_INPUTS, SMALLEST_PART), LARGEST_PART)
+    for number, source in enumerate(found):
+        if work.is_done(number):
+            progress(Progress(stored_bytes=source.bytes))
+            continue
+        tally, watch, num_parts, num_seen = Tally(), Watch(), 0, 0
+        for part in read_parts(source, number, part_bytes, tally, watch):
+            num_parts += 1
+            progress(Progress(stored_bytes=watch.num_bytes - num_seen))
+            num_seen = watch.num_bytes
+            if not work.part_record(part.name).exists():
+                yield work, plan.digest, part.name, part.chunks
+        progress(Progress(stored_bytes=watch.num_bytes - num_seen))
+        seen = {"name": source.name, "bytes": source.bytes, "sha256": watch.sha256.hexdigest()}
+        record = InputRecord(num_parts, seen, dict(tally.counts), tally.examples)
+        commit(work.input_record(number), msgspec.json.encode(record))
+
+
+def _shards_to_do(
+    order: dict[str, Rows],
+    names: list[str],
+    settings: ShardSettings,
+    work: WorkFolder,
+    plan: Plan,
+) -> Iterator[tuple[WorkFolder, str, list[str], list[ShardTask]]]:
+    """The calls of `write_shards` that no earlier run has made: some shards in each."""
+    for split, rows in order.items():
+        waiting: list[ShardTask] = []
+        num_tokens = 0
+        for name, first, last in cut_into_shards(
+            split, len(rows.parts), settings.shard_documents, settings.block_documents
+        ):
+            if work.shard_record(name).exists():
+                continue
+            waiting.append(ShardTask(name, split, rows.parts[first:last], rows.rows[first:last]))
+            num_tokens += int(rows.tokens[first:last].sum())
+            if num_tokens >= TOKENS_AT_ONCE:
+                yield work, plan.digest, names, waiting
+                waiting, num_tokens = [], 0
+        if waiting:
+            yield work, plan.digest, names, waiting
+
+
+def _add_up_tallies(work: WorkFolder, num_inputs: int) -> Tally:
+    tally = Tally()
+    for number in range(num_inputs):
+        record = work.read_input_record(number)
+        tally.add(record.dropped, record.examples)
+    for name in work.part_names():
+        record = work.read_part_record(name)
+        tally.add(record.dropped, record.examples)
+    return tally
+
+
+def _finish(
+    work: WorkFolder,
+    names: list[str],
+    found: list[Input],
+    num_held: dict[str, int],
+    num_chosen: int,
+    plan: Plan,
+    tally: Tally,
+) -> Manifest:
+    """Write what describes the set as a whole; the manifest last."""
+    tokenizer = load_tokenizer(work.tokenizer)
+    records = work.read_shard_records()
+    counts = (np.fromfile(work.counts(Path(record.entry.name).stem), COUNT) for record in records)
+    concepts = concept_table([work.forms(name) for name in names], counts)
+    shutil.copytree(work.tokenizer, work.out / TOKENIZER, dirs_exist_ok=True)
+    digests = "\n".join(record.token_digest for record in records)
+    parts = (work.read_part_record(name) for name in work.part_names())
+    if sum(record.entry.documents for record in records) != num_chosen:
+        raise ChildProcessError(
+            f"{work.out}: not every shard was written; run the same command again"
+        )
     manifest = Manifest(
         format=FORMAT,
         tokenizer=tokenizer.fingerprint,
         vocabulary=tokenizer.vocabulary,
-        shards=entries,
-        token_digest=ledger.token_digest.hexdigest(),
-        concepts={"name": CONCEPTS, "sha256": digest, "rows": len(ledger.counts)},
-        settings={
-            "block_documents": settings.block_documents,
-            "shard_documents": settings.shard_documents,
-            "validation_share": str(settings.validation_share),
+        shards=[record.entry for record in records],
+        token_digest=hashlib.sha256(digests.encode()).hexdigest(),
+        concepts={
+            "name": CONCEPTS,
+            "sha256": write_concepts(work.out / CONCEPTS, concepts),
+            "rows": concepts.num_rows,
         },
-        sources=[_source(name) for name in inputs],
-        dropped=dict(ledger.tally.counts),
-        held_out=dict(ledger.held_out),
+        settings=plan.settings,
+        sources=[work.read_input_record(number).source for number in range(len(found))],
+        documents_read=sum(part.documents_read for part in parts),
+        dropped={r: n for r, n in sorted(tally.counts.items()) if not r.startswith(REPAIRED)},
+        repaired={r: n for r, n in sorted(tally.counts.items()) if r.startswith(REPAIRED)},
+        held_out=num_held,
+        plan=plan.digest,
     )
-    write_manifest(out, manifest)
-    return manifest, ledger.tally
+    commit(work.out / DROPPED, _places(tally, found))
+    write_card(work.out, manifest, add_up(record.statistics for record in records))
+    flush(work.out)
+    write_manifest(work.out, manifest)
+    return manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Documents to leave out: by id, and by text, because the same article has other ids too."""
+def _places(tally: Tally, found: list[Input]) -> bytes:
+    """What was dropped or repaired, how often, and where first; without folders of this machine."""
 
-    ids: set[str] = field(default_factory=set)
-    texts: set[bytes] = field(default_factory=set)
+    def shown(place: str) -> str:
+        for one in found:
+            if place.startswith(shown_as := one.source.split("?")[0]):
+                return one.name + place.removeprefix(shown_as)
+        return place
 
-    def add(self, doc: Document) -> None:
-        """Hold out an article under whatever id."""
-        self.ids.update({doc.doc_id, doc.pmid or doc.doc_id})
-        self.texts.add(text_fingerprint(doc))
-
-    def has(self, doc: Document) -> bool:
-        return bool({doc.doc_id, doc.pmid} & self.ids) or text_fingerprint(doc) in self.texts
-
-
-def read_held(source: str) -> Held:
-    """The documents of a list of ids (one a line) or of any corpus that can be read."""
-    held, path = Held(), Path(source)
-    if path.is_file() and path.suffix in (".txt", ".ids", ".pmids"):
-        lines = path.read_text().split("\n")
-        if all("|" not in line and "\t" not in line for line in lines):
-            held.ids.update(line.strip() for line in lines if line.strip())
-            return held
-    for doc in read_documents(source, Tally()):
-        held.add(doc)
-    return held
+    reasons = {
+        reason: {"count": count, "first": [*map(shown, tally.examples.get(reason, []))]}
+        for reason, count in sorted(tally.counts.items())
+    }
+    return msgspec.json.format(msgspec.json.encode(reasons), indent=1)
 
 
-def _add_texts(held: dict[str, Held], inputs: list[str]) -> None:
-    """Learn from the inputs the texts of ids that came without one; they may stand there twice,
-    the second time under another id."""
-    bare = [found for found in held.values() if found.ids and not found.texts]
-    if bare:
-        for doc in _read(inputs, Tally(), lambda documents: None):
-            for found in bare:
-                if {doc.doc_id, doc.pmid} & found.ids:
-                    found.add(doc)
-
-
-def text_fingerprint(doc: Document) -> bytes:
-    """16 bytes of a text's letters and digits: spacing, case and punctuation do not count."""
-    letters = NOT_LETTERS.sub("", doc.text.casefold())
-    return hashlib.blake2b(letters.encode(), digest_size=16).digest()
-
-
-def select(docs: Iterable[Document], held: dict[str, Held], ledger: Ledger) -> Iterator[Document]:
-    """Documents that are neither held out nor have the text of one before."""
-    seen: set[bytes] = set()
-    for doc in docs:
-        lists = [name for name, found in held.items() if found.has(doc)]
-        if lists:
-            ledger.held_out[Path(lists[0]).name] += 1
-            continue
-        identity = text_fingerprint(doc)
-        if identity in seen:
-            ledger.tally.drop("document/copy", doc.doc_id)
-            continue
-        seen.add(identity)
-        yield doc
-
-
-def concept_rows(ledger: Ledger) -> Iterator[ConceptRow]:
-    """The concept table: hash, type, identifier, mentions, most frequent surface form."""
-    for concept, count in ledger.counts.items():
-        form = min(ledger.forms[concept].items(), key=lambda item: (-item[1], item[0]))[0]
-        yield concept_hash(concept), concept.type, concept.identifier, count, form
-
-
-def in_validation(doc_id: str, share: float) -> bool:
-    """Whether a document belongs to the validation split; stable when a dump grows."""
-    digest = hashlib.blake2b(f"split/{doc_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < share * 2**64
-
-
-def _write(
-    docs: Iterable[Document],
-    out: Path,
-    tokenizer: TextTokenizer,
-    settings: ShardSettings,
-    ledger: Ledger,
-) -> list[ShardWriter]:
-    blocks = max(1, settings.shard_documents // settings.block_documents)
-    writers = {split: ShardWriter(out, split, blocks) for split in ("train", "validation")}
-    waiting: dict[str, list[Encoded]] = {split: [] for split in writers}
-    docs = iter(docs)
-    while some := list(islice(docs, settings.block_documents)):
-        for doc, encoded in zip(some, encode_documents(some, tokenizer, ledger.tally), strict=True):
-            if encoded is None:
-                continue
-            _count_concepts(doc, encoded, ledger)
-            ledger.token_digest.update(encoded.doc_id.encode() + encoded.tokens.tobytes())
-            validation = in_validation(encoded.doc_id, settings.validation_share)
-            split = "validation" if validation else "train"
-            waiting[split].append(encoded)
-            if len(waiting[split]) == settings.block_documents:
-                writers[split].write(pack_block(waiting[split], tokenizer.vocabulary))
-                waiting[split] = []
-    for split, writer in writers.items():
-        if waiting[split]:
-            writer.write(pack_block(waiting[split], tokenizer.vocabulary))
-        writer.flush()
-    return list(writers.values())
-
-
-def _count_concepts(doc: Document, encoded: Encoded, ledger: Ledger) -> None:
-    """Count what is in the shard: a concept of a skipped reference list is not."""
-    present = Counter(encoded.mentions["concept"].tolist())
-    for concept, mentions in doc.mentions_by_concept().items():
-        if count := present[concept_hash(concept)]:
-            ledger.counts[concept] += count
-            forms = ledger.forms.setdefault(concept, Counter())
-            forms.update(mention.text for mention in mentions)
-
-
-def _read(inputs: list[str], tally: Tally, progress: Callable[[int], None]) -> Iterator[Document]:
-    for name in inputs:
-        for doc in read_documents(name, tally):
-            progress(1)
-            yield doc
-
-
-def _prepare(out: Path) -> None:
-    if (out / MANIFEST).exists():
+def _complete(out: Path, plan: Plan) -> Manifest:
+    manifest = ShardSet.open(out).manifest
+    if manifest.plan != plan.digest:
         raise FileExistsError(
-            f"{out}: holds a complete shard set; remove the folder or choose another --out"
+            f"{out}: holds a complete shard set of other inputs or settings; remove the folder or "
+            "choose another --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    for pattern in ("train-*.tar", "validation-*.tar", "*.partial"):
-        for leftover in out.glob(pattern):  # of a run that was killed
-            leftover.unlink()
-
-
-def _refuse_empty(found: bool, inputs: list[str], ledger: Ledger) -> None:
-    if not found:
-        lost = "; ".join(line.strip() for line in ledger.tally.lines()) or "nothing was dropped"
-        held = sum(ledger.held_out.values())
-        raise ValueError(
-            f"{', '.join(inputs)}: no document to shard ({held} held out; {lost}); "
-            "give PubTator, BioC-XML or BioC-JSON files, folders or archives"
-        )
-
-
-def _source(name: str) -> dict[str, str | int]:
-    path = Path(name)
-    if path.is_dir():
-        return {"name": path.name, "sha256": folder_digest(path)}
-    if not path.is_file():
-        return {"name": path.name}
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return manifest

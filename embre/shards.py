@@ -1,6 +1,6 @@
 """Shards: tars of blocks of tokenised documents, and the manifest that makes a set of them exist.
 
-    Encoded… ─pack_block─▶ Block ─ShardWriter─▶ name-000000.tar … manifest.json
+    Encoded ─pack_block─▶ Block… ─write_shard─▶ name-000000.tar … manifest.json
     manifest.json ─ShardSet.open─▶ ShardSet ─load─▶ Block…
 
 The layout is described in docs/FORMATS.md. The tars are ordinary WebDataset shards.
@@ -19,9 +19,11 @@ import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 from webdataset.writer import TarWriter
 
-from embre.encode import MENTION_ROW, TYPE_INDEX, Encoded
+from embre.durable import commit
+from embre.encode import Encoded
+from embre.mention_columns import TYPE_INDEX
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 ALLOWED_SCHEMES = frozenset({"file", "s3", "gs", "https"})
 
@@ -75,8 +77,11 @@ class Manifest(msgspec.Struct, frozen=True):
     concepts: dict[str, str | int]
     settings: dict[str, int | str]
     sources: list[dict[str, str | int]]
+    documents_read: int
     dropped: dict[str, int]
+    repaired: dict[str, int]
     held_out: dict[str, int]
+    plan: str
 
     @property
     def digest(self) -> str:
@@ -102,76 +107,51 @@ class Manifest(msgspec.Struct, frozen=True):
         )
 
 
-def pack_block(encoded: list[Encoded], vocabulary: int) -> Block:
-    """Lay documents end to end. Ids are uint16 where the vocabulary fits, else uint32."""
-    starts = np.cumsum([0, *(len(doc.tokens) for doc in encoded)])
-    docs, mentions = [], []
-    for index, (doc, start) in enumerate(zip(encoded, starts[:-1], strict=True)):
-        docs.append(np.stack([np.full(len(doc.passages), index), doc.passages + start], axis=1))
-        shifted = doc.mentions.copy()
-        shifted["start"] += np.uint32(start)
-        shifted["end"] += np.uint32(start)
-        mentions.append(shifted)
-    dtype = np.uint16 if vocabulary <= 1 << 16 else np.uint32
+def pack_block(encoded: Encoded, first: int, last: int, vocabulary: int) -> Block:
+    """The documents `first` to `last` as a block. Ids are uint16 where the vocabulary fits."""
+    start, end = encoded.token_starts[[first, last]]
+    starts = encoded.token_starts[first:last] - start
+    num_passages = np.diff(encoded.passage_starts[first : last + 1])
+    passages = encoded.passages[slice(*encoded.passage_starts[[first, last]])]
+    docs = np.empty((len(passages), 2), dtype=np.uint32)
+    docs[:, 0] = np.repeat(np.arange(last - first), num_passages)
+    docs[:, 1] = passages + np.repeat(starts, num_passages)
+    mentions = encoded.mentions[slice(*encoded.mention_starts[[first, last]])].copy()
+    shift = np.repeat(starts, np.diff(encoded.mention_starts[first : last + 1])).astype(np.uint32)
+    mentions["start"] += shift
+    mentions["end"] += shift
     return Block(
-        tokens=np.concatenate([doc.tokens for doc in encoded]).astype(dtype),
-        docs=np.concatenate(docs).astype(np.uint32),
-        mentions=np.concatenate(mentions).astype(MENTION_ROW),
-        doc_ids=[doc.doc_id for doc in encoded],
+        tokens=encoded.tokens[start:end].astype(np.uint16 if vocabulary <= 1 << 16 else np.uint32),
+        docs=docs,
+        mentions=mentions,
+        doc_ids=encoded.doc_ids[first:last],
     )
 
 
-class ShardWriter:
-    """Writes the shards of one split: same blocks in, same bytes out (no clock, no user)."""
-
-    def __init__(self, folder: Path, split: str, blocks_per_shard: int):
-        self.folder = folder
-        self.split = split
-        self.blocks_per_shard = blocks_per_shard
-        self.entries: list[ShardEntry] = []
-        self._blocks: list[Block] = []
-
-    def write(self, block: Block) -> None:
-        """Add a block; a full shard goes to disk."""
-        self._blocks.append(block)
-        if len(self._blocks) == self.blocks_per_shard:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the blocks at hand as one shard: complete under its name, or not there at all."""
-        if not self._blocks:
-            return
-        number = len(self.entries)
-        path = self.folder / f"{self.split}-{number:06d}.tar"
-        buffer = io.BytesIO()
-        # A float mtime (the default) adds a PAX header to each member: 1 kB and other bytes.
-        writer = TarWriter(buffer, user="", group="", mtime=0, encoder=False)
-        for index, block in enumerate(self._blocks):
-            writer.write({"__key__": f"{self.split}-{number:06d}-{index:05d}", **_members(block)})
-        writer.close()
-        data = buffer.getvalue()
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(data)
-        partial.rename(path)
-        self.entries.append(
-            ShardEntry(
-                name=path.name,
-                split=self.split,
-                bytes=len(data),
-                sha256=hashlib.sha256(data).hexdigest(),
-                documents=sum(len(block.doc_ids) for block in self._blocks),
-                tokens=sum(len(block.tokens) for block in self._blocks),
-                mentions=_mentions_by_type(self._blocks),
-            )
-        )
-        self._blocks = []
+def write_shard(path: Path, split: str, blocks: list[Block]) -> ShardEntry:
+    """Write blocks as one tar: the same blocks give the same bytes (no clock, no user)."""
+    buffer = io.BytesIO()
+    # A float mtime (the default) adds a PAX header to each member: 1 kB and other bytes.
+    writer = TarWriter(buffer, user="", group="", mtime=0, encoder=False)
+    for index, block in enumerate(blocks):
+        writer.write({"__key__": f"{path.stem}-{index:05d}", **_members(block)})
+    writer.close()
+    data = buffer.getbuffer()
+    commit(path, data)
+    return ShardEntry(
+        name=path.name,
+        split=split,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        documents=sum(len(block.doc_ids) for block in blocks),
+        tokens=sum(len(block.tokens) for block in blocks),
+        mentions=_mentions_by_type(blocks),
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest in one move: from then on the shard set exists."""
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-    partial.rename(folder / MANIFEST)
+    commit(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +173,7 @@ class ShardSet:
         if scheme not in ALLOWED_SCHEMES or url.startswith("pipe:"):
             raise ValueError(f"{url}: only {', '.join(sorted(ALLOWED_SCHEMES))} are read")
         try:
-            with fsspec.open(f"{url}/{MANIFEST}", "rb") as file:
-                data = file.read()  # type: ignore[union-attr]
+            data = read_bytes(f"{url}/{MANIFEST}")
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{url}: no shard set here (no {MANIFEST}); write one with "
@@ -220,14 +199,35 @@ class ShardSet:
         and the digest agree. Raises ValueError where they do not.
         """
         path = f"{self.url}/{shard.name}"
-        with fsspec.open(path, "rb") as file:
-            data = file.read()  # type: ignore[union-attr]
+        data = read_bytes(path)
         if len(data) != shard.bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
             raise ValueError(
                 f"{path}: {len(data)} bytes that are not those of the manifest ({shard.bytes} "
                 "bytes, another SHA-256): the shard is damaged; copy or write it again"
             )
         return list(_read_blocks(data, path))
+
+
+def read_bytes(url: str) -> bytes:
+    """A whole file at a path or URL."""
+    with fsspec.open(url, "rb") as file:
+        return file.read()  # type: ignore[union-attr]
+
+
+def last_of_span(rows: np.ndarray) -> np.ndarray:
+    """(num_rows,) whether a mention row is the last of its span and type: one for each mention.
+
+    Rows with one span are one mention of several concepts. They stand together, 0 before others.
+    """
+    last = np.ones(len(rows), dtype=bool)
+    spans = (rows[name] for name in ("start", "end", "type"))
+    last[:-1] = np.logical_or.reduce([span[1:] != span[:-1] for span in spans])
+    return last
+
+
+def count_types(rows: np.ndarray) -> np.ndarray:
+    """(num_types,) how many mention rows are of each type."""
+    return np.bincount(rows["type"], minlength=len(TYPE_INDEX))
 
 
 def _members(block: Block) -> dict[str, bytes]:
@@ -261,11 +261,5 @@ def _array(data: bytes) -> np.ndarray:
 
 
 def _mentions_by_type(blocks: Iterable[Block]) -> dict[str, int]:
-    counts = dict.fromkeys(TYPE_INDEX, 0)
-    names = list(TYPE_INDEX)
-    for block in blocks:
-        # Rows with one span are one mention of several concepts.
-        spans = np.unique(block.mentions[["start", "end", "type"]])
-        for index, count in zip(*np.unique(spans["type"], return_counts=True), strict=True):
-            counts[names[int(index)]] += int(count)
-    return counts
+    counts = sum(count_types(b.mentions[last_of_span(b.mentions)]) for b in blocks)
+    return dict(zip(TYPE_INDEX, counts.tolist(), strict=True))  # type: ignore[union-attr]

@@ -1,9 +1,11 @@
 """What was dropped or repaired on the way, by reason, with the first few places of each."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 EXAMPLES_PER_REASON = 3
+REPAIRED = "repaired/"
 
 
 @dataclass
@@ -26,11 +28,22 @@ class Tally:
         if len(seen) < EXAMPLES_PER_REASON:
             seen.append(f"{place}: {detail}" if detail else place)
 
-    def lines(self) -> list[str]:
-        """One line per reason, most frequent first, for a terminal or a log."""
+    def add(self, counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> None:
+        """Add what another tally counted."""
+        self.counts.update(counts)
+        for reason, places in examples.items():
+            seen = self.examples.setdefault(reason, [])
+            seen += places[: EXAMPLES_PER_REASON - len(seen)]
+
+    def lines(self, family: str = "") -> list[str]:
+        """One line per reason, most frequent first, for a terminal or a log.
+
+        What was dropped, or with REPAIRED what was not dropped but mended.
+        """
         return [
             f"{count:>9,}  {reason}  (first at {self.examples[reason][0]})"
             if self.examples.get(reason)
             else f"{count:>9,}  {reason}"
             for reason, count in self.counts.most_common()
+            if reason.startswith(REPAIRED) == bool(family)
         ]

@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from embre.cached_tokenizer import CachedTokenizer
 
 SMALLEST_VOCABULARY = 32
 
 
 @dataclass(frozen=True, slots=True)
 class TextTokenizer:
-    """A WordPiece tokenizer and the ids of its special tokens."""
+    """A WordPiece tokenizer and the ids of its special tokens; `cached` is the fast way in."""
 
     backend: Tokenizer
     vocabulary: int
@@ -22,6 +24,10 @@ class TextTokenizer:
     first: int
     last: int
     mask: int
+    cached: CachedTokenizer = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cached", CachedTokenizer(self.backend))
 
     @property
     def fingerprint(self) -> str:
@@ -61,6 +67,8 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
     backend = loaded.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    # A text that spells `[MASK]` says just that; it is no token of ours.
+    backend.encode_special_tokens = True
     return TextTokenizer(backend=backend, vocabulary=len(loaded), **specials)
 
 

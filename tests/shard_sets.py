@@ -8,7 +8,7 @@ from embre.config import DataConfig, MaskingConfig
 from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
 from embre.document import Document
-from embre.encode import encode_documents
+from embre.encode import as_checked, encode_documents
 from embre.entities import choose_entities
 from embre.sharding import TOKENIZER, ShardSettings, shard
 from embre.shards import ShardSet, pack_block
@@ -60,10 +60,10 @@ def whole_examples(
     docs: Iterable[Document], tokenizer: TextTokenizer, seed: int = 13, epoch: int = 0
 ) -> list[Example]:
     """Documents as examples, uncut and in their order."""
-    encoded = list(encode_documents(list(docs), tokenizer, Tally()))
-    block = pack_block(encoded, tokenizer.vocabulary)
+    encoded = encode_documents([as_checked(doc) for doc in docs], tokenizer, Tally())
+    block = pack_block(encoded, 0, len(encoded.doc_ids), tokenizer.vocabulary)
     starts = block.starts().tolist()
     return [
         example(block, starts, (index, starts[index], starts[index + 1]), seed, epoch)
-        for index in range(len(encoded))
+        for index in range(len(encoded.doc_ids))
     ]

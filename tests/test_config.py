@@ -8,6 +8,7 @@ from embre.config import (
     ConfigError,
     FinetuneConfig,
     PretrainConfig,
+    TypeLimits,
     dump_config,
     load_config,
 )
@@ -48,6 +49,14 @@ def test_overrides_change_values_and_numbers_in_text_are_numbers(small: Path) ->
     assert config.optimizer.peak_lr == 3e-4 and config.data.streams == 2
 
 
+def test_a_type_may_have_limits_of_its_own(small: Path, tmp_path: Path) -> None:
+    config = load_config(PretrainConfig, small, ["entities.per_type.Species.min_count=50"])
+    assert config.entities.per_type == {"Species": TypeLimits(min_count=50)}
+    assert config.fingerprint() != load_config(PretrainConfig, small).fingerprint()
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    assert load_config(PretrainConfig, tmp_path / "again.yaml") == config
+
+
 def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None:
     config = load_config(PretrainConfig, small)
     (tmp_path / "again.yaml").write_text(dump_config(config))
@@ -63,6 +72,17 @@ def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None
         ("train.steps=many", "train.steps: Input should be a valid integer"),
         ("data.strip_tokens=100", "must hold a document of max_document_tokens"),
         ("masking.objective=entities", "masking.objective"),
+        (
+            "entities.per_type.Varient.min_count=3",
+            "Varient is no entity type; did you mean Variant?",
+        ),
+        ("entities.per_type.SequenceVariant.min_count=3", "did you mean Variant?"),
+        ("entities.per_type.xyz.min_count=3", "xyz is no entity type; known: Gene, Disease"),
+        (
+            "entities.per_type.Gene.min_cont=3",
+            "Gene.min_cont: unknown key; did you mean min_count?",
+        ),
+        ("entities.per_type.Gene.min_count=0", "entities.per_type.Gene.min_count"),
         ("train.steps", "an override is written section.key=value"),
         ("name.first=x", "name is a value, not a section"),
     ],

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embre.concept_hash import concept_hash
 from embre.corpora import read_documents
 from embre.demo_corpus import make_corpus
 from embre.document import Concept, Document, Mention, Passage
-from embre.encode import TYPE_INDEX, Encoded, concept_hash, encode_documents
+from embre.encode import Encoded, as_checked, encode_documents
+from embre.mention_columns import TYPE_INDEX
 from embre.tally import Tally
 from embre.tokenization import TextTokenizer, load_tokenizer
 from tests.tiny import document, tiny_tokenizer
@@ -24,8 +26,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
 
 def encode(doc: Document, tokenizer: TextTokenizer) -> tuple[Encoded, Tally]:
     tally = Tally()
-    (encoded,) = encode_documents([doc], tokenizer, tally)
-    return encoded, tally
+    return encode_documents([as_checked(doc)], tokenizer, tally), tally
 
 
 def surface(encoded: Encoded, row: np.void, tokenizer: TextTokenizer) -> str:
@@ -73,7 +74,7 @@ def test_a_mention_inside_a_word_takes_the_pieces_that_it_touches(
 
 def test_a_mention_of_two_concepts_has_two_rows_with_one_span(tokenizer: TextTokenizer) -> None:
     doc = document("in <braf|Gene|673,5604> mice")
-    twice = replace(doc.mentions[0], concepts=(*doc.mentions[0].concepts, BRAF))
+    twice = replace(doc.mentions[0], source_identifier="673,5604,673")
     encoded, _ = encode(replace(doc, mentions=(twice,)), tokenizer)
     assert len(encoded.mentions) == 2
     assert {tuple(row) for row in encoded.mentions[["start", "end", "type"]].tolist()} == {
@@ -111,7 +112,10 @@ def test_references_and_tables_are_skipped_and_counted(tokenizer: TextTokenizer,
     assert [surface(encoded, row, tokenizer) for row in encoded.mentions] == ["gene", "melanoma"]
     assert len(encoded.tokens) == 4
     assert encoded.passages.tolist() == [0, 2]
-    assert tally.counts == {"passage/references_or_table": 1, "mention/without_token": 1}
+    assert tally.counts == {
+        "passage/references_or_table": 1,
+        "mention/in_references_or_table": 1,
+    }
 
 
 def test_a_document_without_text_is_dropped_and_counted(tokenizer: TextTokenizer) -> None:
@@ -119,9 +123,10 @@ def test_a_document_without_text_is_dropped_and_counted(tokenizer: TextTokenizer
     without_passage = Document("3", "", (), ())
     docs = [document("the gene", doc_id="1"), empty, without_passage, document("mice", doc_id="4")]
     tally = Tally()
-    kept = list(encode_documents(docs, tokenizer, tally))
-    assert [encoded and encoded.doc_id for encoded in kept] == ["1", None, None, "4"]
-    assert [len(encoded.tokens) for encoded in kept if encoded] == [2, 1]
+    encoded = encode_documents([as_checked(doc) for doc in docs], tokenizer, tally)
+    assert encoded.doc_ids == ["1", "4"]
+    assert encoded.index.tolist() == [0, 3]
+    assert encoded.token_starts.tolist() == [0, 2, 3]
     assert tally.counts == {"document/without_text": 2}
 
 
@@ -144,7 +149,8 @@ def test_pubmedbert_covers_the_mentions_of_biored(corpora: Path) -> None:
     docs = list(read_documents(corpora / "biored" / "Dev.PubTator", Tally()))
     tally = Tally()
     num_rows = num_exact = 0
-    for doc, encoded in zip(docs, encode_documents(docs, tokenizer, tally), strict=True):
+    for doc in docs:
+        encoded = encode_documents([as_checked(doc)], tokenizer, tally)
         spans = np.unique(encoded.mentions[["start", "end", "type"]])
         assert len(spans) == len({(m.start, m.end, m.type) for m in doc.mentions})
         surfaces = {squeezed(doc.text[m.start : m.end]) for m in doc.mentions}
@@ -152,3 +158,25 @@ def test_pubmedbert_covers_the_mentions_of_biored(corpora: Path) -> None:
         num_rows += len(encoded.mentions)
     assert not tally.counts
     assert num_exact > 0.99 * num_rows, f"{num_exact} of {num_rows} rows cover just the surface"
+
+
+def test_documents_encoded_together_are_those_encoded_alone(tokenizer: TextTokenizer) -> None:
+    docs = list(make_corpus(20, seed=3))
+    together = encode_documents([as_checked(doc) for doc in docs], tokenizer, Tally())
+    assert together.doc_ids == [doc.doc_id for doc in docs]
+    for number, doc in enumerate(docs):
+        alone, _ = encode(doc, tokenizer)
+        for name in ("tokens", "passages", "mentions"):
+            starts = getattr(together, f"{name.removesuffix('s')}_starts")
+            part = getattr(together, name)[starts[number] : starts[number + 1]]
+            np.testing.assert_array_equal(part, getattr(alone, name))
+
+
+def test_rows_of_one_span_are_in_order_of_their_concepts(tokenizer: TextTokenizer) -> None:
+    """Whichever mention they are of: what counts mentions looks at the last row of a span."""
+    doc = document("in <braf|Gene|673,5604,207,1956> mice")
+    (mention,) = doc.mentions
+    others = [replace(mention, source_identifier=name) for name in ("None", "3845", "-", "4893")]
+    encoded, _ = encode(replace(doc, mentions=(mention, *others)), tokenizer)
+    concepts = encoded.mentions["concept"].tolist()
+    assert concepts == sorted(concepts) and concepts[0] == 0 and len(concepts) == 8

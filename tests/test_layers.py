@@ -8,14 +8,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
-    "document tally entity_types relation_schema config world faults",
+    "document tally entity_types relation_schema config world faults durable workers",
     "corpora demo_corpus demo_wording scoring",
-    "tokenization learn_tokenizer encode shards entities masking batch stream loader "
-    "markers pairs document_loader",
+    "cached_tokenizer tokenization learn_tokenizer encode shards entities masking batch stream "
+    "loader markers pairs document_loader inputs held_out joining parts selection concept_counts "
+    "work_folder shard_order shard_tokenizer shard_tables shard_statistics shard_check "
+    "shard_documents concept_hash mention_columns",
     "encoder heads pretraining_model relation_model relation_folder decode",
-    "engine engine_deepspeed engines checkpoints job tracking report",
+    "engine engine_deepspeed engines checkpoints job tracking report dataset_card",
     "train",
-    "sharding pretrain finetune predict register",
+    "sharding shard_tasks pretrain finetune predict register",
     "launch demo",
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -28,6 +30,7 @@ DOORS = {
     "lxml": {"corpora"},
     "typer": {"launch"},
     "jinja2": {"report"},
+    "matplotlib": {"dataset_card"},
 }
 
 

@@ -19,14 +19,14 @@ import sys
 from pathlib import Path
 from embre.demo_corpus import make_corpus
 from embre.learn_tokenizer import learn_tokenizer
-learn_tokenizer(make_corpus(30, seed=2), 500, Path(sys.argv[1]))
+learn_tokenizer((doc.text for doc in make_corpus(30, seed=2)), 500, Path(sys.argv[1]))
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("tokenizer")
-    learn_tokenizer(make_corpus(30, seed=2), NUM_TOKENS, found)
+    learn_tokenizer((doc.text for doc in make_corpus(30, seed=2)), NUM_TOKENS, found)
     return found
 
 
@@ -36,7 +36,7 @@ def tokenizer(folder: Path) -> TextTokenizer:
 
 
 def test_the_same_corpus_gives_the_same_file(folder: Path, tmp_path: Path) -> None:
-    learn_tokenizer(make_corpus(30, seed=2), NUM_TOKENS, tmp_path)
+    learn_tokenizer((doc.text for doc in make_corpus(30, seed=2)), NUM_TOKENS, tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from embre.batch import Batch, Example, StreamSource, StreamState, lay, make_batch
+from embre.concept_hash import concept_hash
 from embre.config import MaskingConfig
 from embre.demo_corpus import make_corpus
 from embre.document import Concept
-from embre.encode import TYPE_INDEX, concept_hash
 from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
 from embre.masking.draws import combine, mix, uniform
+from embre.mention_columns import TYPE_INDEX
 from embre.shards import ShardSet
 from tests.shard_sets import own_tokenizer, source_of, whole_examples, write_shards
 from tests.tiny import document

@@ -11,13 +11,14 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from embre import faults
 from embre.checkpoints import CheckpointError
-from embre.config import PretrainConfig, check_config
+from embre.config import EntitiesConfig, PretrainConfig, TypeLimits, check_config
 from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
 from embre.entities import vocabulary_of
 from embre.job import Job
-from embre.pretrain import check, pretrain
+from embre.pretrain import check, chosen, covered, pretrain
 from embre.sharding import ShardSettings, shard
+from embre.shards import ShardSet
 from embre.tracking import read_events
 from embre.world import World
 from tests.ranks import run_ranks
@@ -96,6 +97,18 @@ def test_the_encoder_is_a_plain_bert_with_its_tokenizer(whole: tuple[Path, list]
         torch.testing.assert_close(masked.cls(hidden), masked(**inputs).logits)
     entities = vocabulary_of(pq.read_table(encoder / "concepts.parquet"))
     assert sum(entities.sizes) == len(entities.hashes) > 20
+
+
+def test_what_the_vocabulary_covers_is_said_before_the_first_step(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path
+) -> None:
+    (event,) = read_events(whole[0], "vocabulary")
+    assert 0.5 < event["vocabulary/of_normalised/all"] < 1  # concepts that stand once are out
+    assert "vocabulary/of_normalised/Gene" in event
+    shard_set = ShardSet.open(shards)
+    only = EntitiesConfig(max_per_type=1, per_type={"Gene": TypeLimits(max_per_type=0)})
+    shares = covered(shard_set, chosen(shard_set, only))
+    assert shares["of_normalised/Gene"] == 0 < shares["of_normalised/Disease"] < 1
 
 
 def test_validation_is_measured_when_due(whole: tuple[Path, list]) -> None:

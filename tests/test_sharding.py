@@ -1,5 +1,6 @@
 """Whatever the format, the same documents give the same shard set; what is left out is counted."""
 
+import gzip
 import subprocess
 import sys
 from collections import Counter
@@ -11,21 +12,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from embre.concept_hash import concept_hash
 from embre.corpora import read_documents, write_documents
 from embre.demo_corpus import make_corpus
-from embre.document import Concept, Document
-from embre.encode import concept_hash
+from embre.document import Concept
 from embre.entities import CONCEPTS
-from embre.sharding import (
-    TOKENIZER,
-    Held,
-    Ledger,
-    ShardSettings,
-    in_validation,
-    read_held,
-    select,
-    shard,
-)
+from embre.held_out import read_held
+from embre.parts import split_and_place
+from embre.shard_tasks import Progress
+from embre.sharding import TOKENIZER, ShardSettings, shard
 from embre.shards import MANIFEST, Manifest, ShardSet
 from embre.tally import Tally
 from tests.shard_sets import SMALL, write_shards
@@ -97,7 +92,7 @@ def test_the_tool_gives_what_the_function_gives(
 ) -> None:
     dev = corpora / "biored" / "Dev.BioC.JSON"
     command = [sys.executable, "tools/shard_pubtator.py", dev, "--out", tmp_path]
-    command += ["--tokenizer", corpora / "pubmedbert"]
+    command += ["--tokenizer", corpora / "pubmedbert", "--no-shipped-hold-out"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ShardSet.open(tmp_path).manifest == biored_dev["Dev.BioC.JSON"]
@@ -127,7 +122,7 @@ def test_held_out_documents_are_left_out_by_list_and_by_corpus(tmp_path: Path) -
     lists = [tmp_path / "test.txt", tmp_path / "dev.PubTator"]
     shard_set = write_shards(tmp_path, docs, hold_out=lists)
     kept = [doc.doc_id for doc in (*docs[1:5], *docs[8:])]
-    assert doc_ids(shard_set, "train") == kept
+    assert sorted(doc_ids(shard_set, "train")) == sorted(kept)
     assert shard_set.manifest.held_out == {"test.txt": 2, "dev.PubTator": 2}
 
 
@@ -143,26 +138,20 @@ def test_an_article_is_held_out_under_another_id_too(tmp_path: Path, by: str) ->
         spaced = [replace(doc, text=doc.text.upper()) for doc in docs[2:4]]
         write_documents(held, spaced, like="pubtator")
     shard_set = write_shards(tmp_path, [*twins, *docs], hold_out=[held])
-    assert doc_ids(shard_set, "train") == [doc.doc_id for doc in (*docs[:2], *docs[4:])]
+    kept = [doc.doc_id for doc in (*docs[:2], *docs[4:])]
+    assert sorted(doc_ids(shard_set, "train")) == sorted(kept)
     assert shard_set.manifest.held_out == {held.name: 4}
 
 
 def test_one_text_under_two_ids_is_a_copy(tmp_path: Path) -> None:
     docs = make_corpus(3, seed=1)
     shard_set = write_shards(tmp_path, [*docs, replace(docs[1], doc_id="7", pmid=None)])
-    assert shard_set.manifest.dropped == {"document/copy": 1}
-
-
-def test_a_document_is_held_out_by_its_pmid_too() -> None:
-    doc = Document("PMC1", "text", (), (), pmid="15000256")
-    ledger = Ledger()
-    assert not list(select([doc], {"lists/ids.txt": Held({"15000256"})}, ledger))
-    assert ledger.held_out == {"ids.txt": 1}
+    assert shard_set.manifest.dropped == {"document/same_text": 1}
 
 
 def test_biored_test_ids_are_read_from_a_plain_list(corpora: Path) -> None:
     found = read_held(str(corpora / "biored" / "Test.pmids.txt"))
-    assert len(found.ids) == 100 and not found.texts
+    assert len(found.ids) == 100 and not found.prints
     assert all(name.isdecimal() for name in found.ids)
 
 
@@ -170,7 +159,7 @@ def test_a_corpus_with_the_name_of_a_list_is_read_as_a_corpus(tmp_path: Path) ->
     docs = make_corpus(3, seed=1)
     write_documents(tmp_path / "CDR.PubTator.txt", docs, like="pubtator")
     found = read_held(str(tmp_path / "CDR.PubTator.txt"))
-    assert found.ids == {doc.doc_id for doc in docs} and len(found.texts) == 3
+    assert found.ids == {doc.doc_id for doc in docs} and len(found.prints) >= 3
 
 
 def test_a_hold_out_list_that_is_not_there_is_an_error(demo: Path, tmp_path: Path) -> None:
@@ -178,41 +167,40 @@ def test_a_hold_out_list_that_is_not_there_is_an_error(demo: Path, tmp_path: Pat
         shard([str(demo)], tmp_path, None, [str(tmp_path / "no-such.txt")], SMALL)
 
 
-def test_copies_are_dropped_and_versions_are_kept(demo: Path, tmp_path: Path) -> None:
+def test_of_two_versions_of_an_article_the_longer_stays(demo: Path, tmp_path: Path) -> None:
     docs = make_corpus(12, seed=1)
-    version = replace(docs[0], text=docs[0].text[:-2] + "x.")
-    write_documents(tmp_path / "more.PubTator", [docs[4], docs[9], version], like="pubtator")
+    shorter = replace(docs[0], text=docs[0].text[: docs[0].passages[0].end], mentions=())
+    shorter = replace(shorter, passages=docs[0].passages[:1])
+    write_documents(tmp_path / "more.PubTator", [docs[4], docs[9], shorter], like="pubtator")
     inputs = [str(demo), str(tmp_path / "more.PubTator")]
-    manifest, tally = shard(inputs, tmp_path / "out", None, [], SMALL)
-    assert manifest.dropped == {"document/copy": 2}
-    assert tally.examples["document/copy"] == [docs[4].doc_id, docs[9].doc_id]
-    assert manifest.total().documents == 13
-    assert [source["name"] for source in manifest.sources] == ["demo.PubTator", "more.PubTator"]
+    alone, _ = shard([str(demo)], tmp_path / "alone", None, [], SMALL)
+    tokenizer = tmp_path / "alone" / TOKENIZER
+    for name, order in (("one", inputs), ("other", inputs[::-1])):
+        manifest, _ = shard(order, tmp_path / name, tokenizer, [], SMALL)
+        assert manifest.dropped == {"document/same_pmid": 3}
+        assert manifest.shards == alone.shards
+        assert {source["name"] for source in manifest.sources} == {"demo.PubTator", "more.PubTator"}
 
 
 def test_what_is_read_is_written_dropped_or_held_out(demo: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.PubTator"
     empty.write_text("1|t| \n1|a|\n\n")
     (tmp_path / "ids.txt").write_text("\n".join(d.doc_id for d in make_corpus(2, seed=1)))
-    num_read = 0
-
-    def count(documents: int) -> None:
-        nonlocal num_read
-        num_read += documents
-
+    steps: list[Progress] = []
     manifest, _ = shard(
         [str(demo), str(demo), str(empty)],
         tmp_path / "out",
         None,
         [str(tmp_path / "ids.txt")],
         SMALL,
-        count,
+        steps.append,
     )
     dropped = {k: n for k, n in manifest.dropped.items() if k.startswith("document/")}
-    assert dropped == {"document/copy": 10, "document/without_text": 1}
+    assert dropped == {"document/same_pmid": 10, "document/without_text": 1}
     assert manifest.held_out == {"ids.txt": 4}
-    assert num_read == 25
-    assert manifest.total().documents + sum(dropped.values()) + 4 == num_read
+    assert manifest.documents_read == sum(step.documents_read for step in steps) == 25
+    written = manifest.total().documents
+    assert written == sum(step.documents_written for step in steps) == 25 - 4 - 11
 
 
 def test_no_document_is_an_error_that_says_what_became_of_them(demo: Path, tmp_path: Path) -> None:
@@ -227,33 +215,32 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         shard([str(tmp_path / "in")], tmp_path / "out", None, [], SMALL)
 
 
-def test_an_existing_shard_set_is_not_touched(demo: Path, tmp_path: Path) -> None:
-    shard([str(demo)], tmp_path, None, [], SMALL)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_a_complete_shard_set_is_not_touched(demo: Path, tmp_path: Path) -> None:
+    first, _ = shard([str(demo)], tmp_path, None, [], SMALL)
+    before = files_of(tmp_path)
+    again, _ = shard([str(demo)], tmp_path, None, [], SMALL)
+    assert again == first
     with pytest.raises(FileExistsError, match="remove the folder or choose another"):
-        shard([str(demo)], tmp_path, None, [], SMALL)
-    assert before == {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
+        shard([str(demo)], tmp_path, None, [], replace(SMALL, vocabulary=500))
+    assert before == files_of(tmp_path)
 
 
 def test_leftovers_of_a_killed_run_are_cleared(demo: Path, tmp_path: Path) -> None:
-    leftovers = ["train-000099.tar", "validation-000000.tar", "train-000001.partial"]
-    for name in (*leftovers, f"{MANIFEST}.partial", "notes.txt"):
+    for name in ("train-000001.tar.partial", f"{MANIFEST}.partial", "notes.txt"):
         (tmp_path / name).write_text("half a file")
     manifest, _ = shard([str(demo)], tmp_path, None, [], SMALL)
     files = {file.name for file in tmp_path.iterdir()}
     wanted = {entry.name for entry in manifest.shards}
-    assert files == wanted | {MANIFEST, CONCEPTS, TOKENIZER, "notes.txt"}
-
-
-def test_a_run_that_fails_leaves_no_shard_set(tmp_path: Path) -> None:
-    def stop(documents: int) -> None:
-        raise KeyboardInterrupt
-
-    write_documents(tmp_path / "in.PubTator", make_corpus(3, seed=1), like="pubtator")
-    with pytest.raises(KeyboardInterrupt):
-        shard([str(tmp_path / "in.PubTator")], tmp_path / "out", None, [], SMALL, stop)
-    with pytest.raises(FileNotFoundError, match="no shard set here"):
-        ShardSet.open(tmp_path / "out")
+    card = {"README.md", "card", "statistics.json", "dropped.json"}
+    assert files == wanted | card | {MANIFEST, CONCEPTS, TOKENIZER, "notes.txt"}
 
 
 def test_shards_and_blocks_have_the_sizes_asked_for(demo: Path, tmp_path: Path) -> None:
@@ -279,7 +266,10 @@ def test_the_validation_split_is_stable_when_the_corpus_grows(tmp_path: Path) ->
 
 def test_the_validation_split_has_its_share_and_grows_with_it() -> None:
     names = [str(number) for number in range(20_000)]
-    chosen = {share: {n for n in names if in_validation(n, share)} for share in (0, 0.1, 0.2, 1)}
+    chosen = {
+        share: {name for name in names if split_and_place(name, share)[0]}
+        for share in (0, 0.1, 0.2, 1)
+    }
     assert not chosen[0]
     assert chosen[1] == set(names)
     assert len(chosen[0.1]) == pytest.approx(2000, abs=200)
@@ -301,7 +291,7 @@ def test_the_concept_table_counts_mentions_and_names_the_commonest_form(tmp_path
     ]
 
 
-def test_shards_hold_the_documents_of_the_corpus_in_its_order(
+def test_shards_hold_the_documents_of_the_corpus_in_order_of_their_places(
     biored_dev: dict[str, Manifest], corpora: Path, tmp_path: Path
 ) -> None:
     docs = list(read_documents(corpora / "biored" / "Dev.PubTator", Tally()))
@@ -309,6 +299,26 @@ def test_shards_hold_the_documents_of_the_corpus_in_its_order(
     pubmedbert = corpora / "pubmedbert"
     shard([str(corpora / "biored" / "Dev.PubTator")], tmp_path, pubmedbert, [], settings)
     shard_set = ShardSet.open(tmp_path)
-    assert doc_ids(shard_set, "train") == [doc.doc_id for doc in docs]
+    names = sorted((doc.doc_id for doc in docs), key=lambda name: split_and_place(name, 0.0)[1])
+    assert doc_ids(shard_set, "train") == names
     counted = Counter(m.type for doc in docs for m in doc.mentions)
     assert shard_set.manifest.total().mentions == counted
+
+
+def test_shards_of_something_else_are_not_touched(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "train-000000.tar").write_text("of another set")
+    with pytest.raises(FileExistsError, match="no run of this folder wrote"):
+        shard([str(demo)], tmp_path, None, [], SMALL)
+    assert (tmp_path / "train-000000.tar").read_text() == "of another set"
+
+
+def test_a_set_is_not_written_into_its_input(demo: Path) -> None:
+    with pytest.raises(ValueError, match="lies within the input"):
+        shard([str(demo.parent)], demo.parent / "out", None, [], SMALL)
+
+
+def test_a_hold_out_corpus_that_is_damaged_is_an_error(demo: Path, tmp_path: Path) -> None:
+    packed = gzip.compress(demo.read_bytes())
+    (tmp_path / "dev.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(ValueError, match="not all of this hold-out corpus"):
+        shard([str(demo)], tmp_path / "out", None, [str(tmp_path / "dev.gz")], SMALL)

@@ -9,9 +9,10 @@ import pytest
 import webdataset
 
 from embre.demo_corpus import make_corpus
-from embre.encode import MENTION_ROW, TYPE_INDEX, encode_documents
+from embre.encode import MENTION_ROW, as_checked, encode_documents
+from embre.mention_columns import TYPE_INDEX
 from embre.sharding import TOKENIZER, ShardSettings
-from embre.shards import MANIFEST, Block, ShardSet, ShardWriter, pack_block
+from embre.shards import MANIFEST, Block, ShardSet, pack_block, write_shard
 from embre.tally import Tally
 from tests.shard_sets import own_tokenizer, write_shards
 from tests.tiny import document
@@ -47,24 +48,22 @@ def assert_same_block(first: Block, second: Block) -> None:
 
 def test_what_is_written_is_what_is_loaded(shard_set: ShardSet) -> None:
     tokenizer = own_tokenizer(shard_set)
-    encoded = {
-        found.doc_id: found
-        for found in encode_documents(make_corpus(NUM_DOCUMENTS, seed=1), tokenizer, Tally())
-    }
+    docs = {doc.doc_id: as_checked(doc) for doc in make_corpus(NUM_DOCUMENTS, seed=1)}
     blocks = blocks_of(shard_set)
-    assert sorted(name for block in blocks for name in block.doc_ids) == sorted(encoded)
+    assert sorted(name for block in blocks for name in block.doc_ids) == sorted(docs)
     for block in blocks:
-        members = [encoded[name] for name in block.doc_ids]
-        assert_same_block(block, pack_block(members, tokenizer.vocabulary))
-        for member, start, end in zip(
-            members, block.starts()[:-1], block.starts()[1:], strict=True
+        together = encode_documents([docs[n] for n in block.doc_ids], tokenizer, Tally())
+        assert_same_block(block, pack_block(together, 0, len(block.doc_ids), tokenizer.vocabulary))
+        for name, start, end in zip(
+            block.doc_ids, block.starts()[:-1], block.starts()[1:], strict=True
         ):
-            np.testing.assert_array_equal(block.tokens[start:end], member.tokens)
+            alone = encode_documents([docs[name]], tokenizer, Tally())
+            np.testing.assert_array_equal(block.tokens[start:end], alone.tokens)
             spans = block.mentions[
                 (block.mentions["start"] >= start) & (block.mentions["end"] <= end)
             ]
-            np.testing.assert_array_equal(spans["start"] - start, member.mentions["start"])
-            np.testing.assert_array_equal(spans["concept"], member.mentions["concept"])
+            np.testing.assert_array_equal(spans["start"] - start, alone.mentions["start"])
+            np.testing.assert_array_equal(spans["concept"], alone.mentions["concept"])
 
 
 def test_a_block_of_documents_with_empty_passages_comes_back(tmp_path: Path) -> None:
@@ -75,9 +74,7 @@ def test_a_block_of_documents_with_empty_passages_comes_back(tmp_path: Path) -> 
         doc_ids=["a.b", "ü/2"],
     )
     assert block.starts().tolist() == [0, 3, 5]
-    writer = ShardWriter(tmp_path, "train", blocks_per_shard=9)
-    writer.write(block)
-    writer.flush()
+    write_shard(tmp_path / "train-000000.tar", "train", [block])
     samples = plain_samples(tmp_path / "train-000000.tar")
     assert samples[0]["meta.json"] == {"documents": ["a.b", "ü/2"]}
 
@@ -86,8 +83,9 @@ def test_a_block_of_documents_with_empty_passages_comes_back(tmp_path: Path) -> 
 def test_token_ids_take_two_bytes_where_they_fit(
     shard_set: ShardSet, vocabulary: int, dtype: type
 ) -> None:
-    docs = encode_documents(make_corpus(1, seed=1), own_tokenizer(shard_set), Tally())
-    assert pack_block(list(docs), vocabulary).tokens.dtype == dtype
+    docs = [as_checked(doc) for doc in make_corpus(1, seed=1)]
+    encoded = encode_documents(docs, own_tokenizer(shard_set), Tally())
+    assert pack_block(encoded, 0, 1, vocabulary).tokens.dtype == dtype
 
 
 def test_two_runs_write_the_same_bytes(shard_set: ShardSet, tmp_path: Path) -> None:
@@ -193,12 +191,12 @@ def test_without_a_manifest_there_is_no_shard_set(copied: Path) -> None:
 
 def test_another_format_is_refused(copied: Path) -> None:
     values = json.loads((copied / MANIFEST).read_text())
-    (copied / MANIFEST).write_text(json.dumps(values | {"format": 2}))
-    with pytest.raises(ValueError, match="shard format 2, not 1"):
+    (copied / MANIFEST).write_text(json.dumps(values | {"format": 3}))
+    with pytest.raises(ValueError, match="shard format 3, not 2"):
         ShardSet.open(copied)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}'])
 def test_a_broken_manifest_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(ValueError, match=rf"{MANIFEST}: not a shard manifest"):

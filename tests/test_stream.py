@@ -25,7 +25,7 @@ from embre.batch import (
 )
 from embre.config import DataConfig, MaskingConfig
 from embre.demo_corpus import make_corpus
-from embre.encode import MENTION_ROW, encode_documents
+from embre.encode import MENTION_ROW, as_checked, encode_documents
 from embre.entities import choose_entities
 from embre.loader import StreamLoader
 from embre.shards import Block, ShardSet
@@ -56,10 +56,11 @@ def source(shard_set: ShardSet) -> StreamSource:
 @pytest.fixture(scope="module")
 def documents(shard_set: ShardSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Tokens and mentions of every document, not from the shards but from its text."""
-    encoded = encode_documents(
-        make_corpus(NUM_DOCUMENTS, seed=1), own_tokenizer(shard_set), Tally()
-    )
-    return {found.doc_id: (found.tokens, found.mentions) for found in encoded}
+    found = {}
+    for doc in make_corpus(NUM_DOCUMENTS, seed=1):
+        encoded = encode_documents([as_checked(doc)], own_tokenizer(shard_set), Tally())
+        found[doc.doc_id] = encoded.tokens, encoded.mentions
+    return found
 
 
 def contents(batches: list[Batch]) -> Contents:

@@ -1,92 +1,174 @@
 """PubTator dumps → a shard set that pretraining streams.
 
-    python tools/shard_pubtator.py BioCXML.0.tar.gz --tokenizer pubmedbert/ --out shards/
+    python tools/shard_pubtator.py BioCXML.*.tar.gz --tokenizer pubmedbert/ --out shards/
 
-Inputs: PubTator text, BioC-XML or BioC-JSON; files, folders, .gz, .tar.gz, or URLs.
+Inputs: PubTator text, BioC-XML or BioC-JSON; files, folders, patterns, .gz, .tar.gz, or URLs. All
+cores of this machine work on it, or a Ray cluster's. Stopped in whatever way, the same command goes
+on where it was.
 """
 
+import errno
+import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
+from embre.faults import arm
+from embre.held_out import SHIPPED
+from embre.shard_tables import SPLIT_COLUMNS, split_rows
+from embre.shard_tasks import Progress as Step
 from embre.sharding import ShardSettings, shard
 from embre.shards import Manifest
-from embre.tally import Tally
+from embre.tally import REPAIRED, Tally
+from embre.workers import OneProcess, Processes, Workers
 
 DEFAULTS = ShardSettings()
 
 
 def main(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders, archives or URLs to read.")],
-    out: Annotated[Path, typer.Option(help="Folder of the shard set; must not hold one yet.")],
+    out: Annotated[Path, typer.Option(help="Folder of the shard set.")],
     tokenizer: Annotated[
         Path | None,
         typer.Option(
             help="Hugging Face folder of the backbone to be trained. Without it a vocabulary is "
-            "learnt from the documents and kept in OUT/tokenizer."
+            "learnt from the documents. Either way OUT/tokenizer keeps it."
         ),
     ] = None,
     hold_out: Annotated[
         list[str] | None,
-        typer.Option(help="Documents to leave out: a list of ids, or a corpus. Repeatable."),
+        typer.Option(
+            help="Documents to leave out beside the shipped lists: a corpus, a file of ids, or a "
+            "list of tools/hold_out_list.py. Repeatable."
+        ),
+    ] = None,
+    shipped_hold_out: Annotated[
+        bool, typer.Option(help=f"Leave out the evaluation documents of {' and '.join(SHIPPED)}.")
+    ] = True,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that work on it.")
+    ] = os.cpu_count() or 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a Ray cluster whose workers do the work instead (`auto` for the one "
+            "of this machine); OUT must be on a file system that all of them see."
+        ),
     ] = None,
     block_documents: Annotated[
-        int, typer.Option(help="Documents stored together.")
+        int, typer.Option(min=1, help="Documents stored together.")
     ] = DEFAULTS.block_documents,
     shard_documents: Annotated[
-        int, typer.Option(help="Documents of a shard; training needs as many shards as streams.")
+        int,
+        typer.Option(min=1, help="Documents of a shard; training needs as many shards as streams."),
     ] = DEFAULTS.shard_documents,
     validation_share: Annotated[
-        float, typer.Option(help="Share of documents kept for validation.")
+        float, typer.Option(min=0, max=1, help="Share of documents kept for validation.")
     ] = DEFAULTS.validation_share,
     vocabulary: Annotated[
         int, typer.Option(help="Word pieces to learn where no --tokenizer is given.")
     ] = DEFAULTS.vocabulary,
 ) -> None:
-    """Write a shard set of PubTator documents."""
+    """Write a shard set of PubTator documents, or finish one."""
     settings = ShardSettings(block_documents, shard_documents, validation_share, vocabulary)
+    lists = [*(SHIPPED if shipped_hold_out else ()), *(hold_out or [])]
     console = Console(highlight=False, soft_wrap=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.completed:,.0f} documents"),
-        TimeElapsedColumn(),
-    )
+    if fault := os.environ.get("EMBRE_FAULT"):
+        arm(fault, Path(os.environ["EMBRE_FAULT_FOLDER"]), 0)
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("sharding", total=None)
-            manifest, tally = shard(
-                inputs, out, tokenizer, hold_out or [], settings, lambda n: bar.advance(task, n)
-            )
+        with _workers(processes, ray) as workers, _Bar(console) as bar:
+            manifest, tally = shard(inputs, out, tokenizer, lists, settings, bar.step, workers)
     except (OSError, ValueError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        remedy = "; make room and run the same command again: it goes on" if full else ""
+        errors = Console(stderr=True, soft_wrap=True)
+        errors.print(f"error: {error}{remedy}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
     show(console, out, manifest, tally)
 
 
+def _workers(processes: int, ray: str | None) -> AbstractContextManager[Workers]:
+    if ray:
+        from embre.launch.ray_workers import RayWorkers  # slow to import, and seldom wanted
+
+        return RayWorkers(ray)
+    return OneProcess() if processes == 1 else Processes(processes, preload="embre.shard_tasks")
+
+
+class _Bar:
+    """The line that shows how far a run is: first what is read, then what is written."""
+
+    def __init__(self, console: Console):
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.reading = self.bar.add_task("reading", total=None, text="")
+        self.writing = self.bar.add_task("writing", total=None, text="", visible=False)
+        self.sum = Step()
+
+    def __enter__(self) -> "_Bar":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def step(self, step: Step) -> None:
+        """Take one step further."""
+        self.sum = Step(*(a + b for a, b in zip(self.sum, step, strict=True)))
+        done, seconds = self.sum, max(self.bar.tasks[0].elapsed or 0, 0.001)
+        self.bar.update(
+            self.reading,
+            total=done.stored_bytes_in_all,
+            completed=done.stored_bytes,
+            text=f"{done.documents_read:,} documents, {done.documents_read / seconds:,.0f}/s, "
+            f"{done.bytes_read / seconds / 1e6:,.1f} MB/s, {done.lost:,} dropped or repaired",
+        )
+        self.bar.update(
+            self.writing,
+            total=done.documents_chosen,
+            completed=done.documents_written,
+            text=f"{done.documents_written:,} of {done.documents_chosen:,} documents",
+            visible=done.documents_chosen > 0,
+        )
+
+
 def show(console: Console, out: Path, manifest: Manifest, tally: Tally) -> None:
     """What was written, and what was not."""
-    table = Table(title=f"shard set {out}", title_justify="left")
-    for column in ("split", "shards", "documents", "tokens", "mentions", "MB"):
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for split in ("train", "validation"):
-        total = manifest.total(split)
-        shards = sum(entry.split == split for entry in manifest.shards)
-        mentions = sum(total.mentions.values())
-        numbers = (shards, total.documents, total.tokens, mentions)
-        table.add_row(split, *(f"{n:,}" for n in numbers), f"{total.bytes / 1e6:,.1f}")
+    table = Table(*SPLIT_COLUMNS, title=f"shard set {out}", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in split_rows(manifest):
+        table.add_row(*row)
     console.print(table)
     by_type = manifest.total().mentions
     console.print("mentions: " + ", ".join(f"{name} {n:,}" for name, n in by_type.items()))
     console.print(f"concepts: {manifest.concepts['rows']:,}")
     for name, count in manifest.held_out.items():
         console.print(f"held out: {count:,} documents of {name}")
-    if tally.counts:
-        console.print("not taken, by reason:")
-        for line in tally.lines():
+    for title, lines in (("repaired", tally.lines(REPAIRED)), ("not taken", tally.lines())):
+        if lines:
+            console.print(f"{title}, by reason:")
+        for line in lines:
             console.print(line, markup=False, highlight=False)
     console.print(f"token digest {manifest.token_digest}")
     console.print(f"shard-set digest {manifest.digest}")

@@ -10,26 +10,29 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from embre.corpora import bioc_json, bioc_xml, biored, pubtator
-from embre.corpora.sources import (
-    BROKEN,
-    HEAD_BYTES,
-    Opened,
-    Source,
-    list_files,
-    locate,
-    open_plain,
+from embre.corpora import (
+    bioc_json,
+    bioc_json_write,
+    bioc_xml,
+    biored,
+    pubtator,
+    pubtator_write,
 )
+from embre.corpora.assemble import assemble, check
+from embre.corpora.raw import CheckedDocument, Chunk, RawDocument
+from embre.corpora.sources import HEAD_BYTES, Opened, Source, Watch, list_files, locate, open_plain
+from embre.corpora.window import Window
 from embre.document import Document
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
 
 class Format(NamedTuple):
-    """How a file of a format begins, and what reads and writes it."""
+    """How a file of a format begins, and what cuts, reads and writes it."""
 
     sign: re.Pattern[bytes]
-    read: Callable[[BinaryIO, str, Tally], Iterator[Document]]
+    cut: Callable[[Window], Iterator[Chunk]]
+    read: Callable[[Chunk, Tally, bool], Iterator[RawDocument]]
     write: Callable[[BinaryIO, Iterable[Document]], None] | None = None
 
 
@@ -38,9 +41,16 @@ _JSON_SIGN = rb'\A(?:\xef\xbb\xbf)?\s*[\[{].*?"(?:documents|PubTator3|passages)"
 _PUBTATOR_SIGN = rb"^(?:\xef\xbb\xbf)?[^|\t\r\n]+\|[ta]\|"
 
 FORMATS: dict[str, Format] = {
-    "bioc_xml": Format(re.compile(_XML_SIGN, re.DOTALL), bioc_xml.read),
-    "bioc_json": Format(re.compile(_JSON_SIGN, re.DOTALL), bioc_json.read, bioc_json.write),
-    "pubtator": Format(re.compile(_PUBTATOR_SIGN, re.M), pubtator.read, pubtator.write),
+    "bioc_xml": Format(re.compile(_XML_SIGN, re.DOTALL), bioc_xml.cut, bioc_xml.read_chunk),
+    "bioc_json": Format(
+        re.compile(_JSON_SIGN, re.DOTALL),
+        bioc_json.cut,
+        bioc_json.read_chunk,
+        bioc_json_write.write,
+    ),
+    "pubtator": Format(
+        re.compile(_PUBTATOR_SIGN, re.M), pubtator.cut, pubtator.read_chunk, pubtator_write.write
+    ),
 }
 
 CORPORA: dict[str, RelationSchema] = {
@@ -48,38 +58,53 @@ CORPORA: dict[str, RelationSchema] = {
 }
 
 
-def read_documents(source: str | Path, tally: Tally) -> Iterator[Document]:
-    """Every document of a file, a folder or an archive, whatever its format is.
+def read_chunks(source: str | Path, tally: Tally, watch: Watch | None = None) -> Iterator[Chunk]:
+    """Every file of a file, a folder or an archive, cut into chunks that `read_raw` reads.
 
     What cannot be read is counted in `tally`. Only a source that is not there, or that is itself
     no corpus, raises.
     """
-    return _read_files(locate(str(source)), tally)
+    return _cut_files(locate(str(source)), tally, watch)
 
 
-def _read_files(source: Source, tally: Tally) -> Iterator[Document]:
+def read_raw(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Iterator[RawDocument]:
+    """The documents of a chunk, unchecked; any process can read any chunk.
+
+    Relations are a tenth of the work; who needs none may have the documents without.
+    """
+    return FORMATS[chunk.format].read(chunk, tally, with_relations)
+
+
+def read_checked(source: str | Path, tally: Tally) -> Iterator[CheckedDocument]:
+    """Every document of a file, a folder or an archive, checked and without its relations."""
+    chunks = read_chunks(source, tally)
+    raws = (raw for chunk in chunks for raw in read_raw(chunk, tally, with_relations=False))
+    return (check(raw, tally) for raw in raws)
+
+
+def read_documents(source: str | Path, tally: Tally) -> Iterator[Document]:
+    """Every document of a file, a folder or an archive, whatever its format is."""
+    chunks = read_chunks(source, tally)
+    return (assemble(raw, tally) for chunk in chunks for raw in read_raw(chunk, tally))
+
+
+def _cut_files(source: Source, tally: Tally, watch: Watch | None) -> Iterator[Chunk]:
     files = list_files(source)
     for file in files:
-        try:
-            for opened in open_plain(file, inside=files != [source], tally=tally):
-                yield from _read_plain(opened, tally)
-        except BROKEN as error:
-            tally.drop("file/broken_archive", file.name, str(error))
+        for opened in open_plain(file, files != [source], tally, watch):
+            yield from _cut_plain(opened, tally)
 
 
-def _read_plain(opened: Opened, tally: Tally) -> Iterator[Document]:
+def _cut_plain(opened: Opened, tally: Tally) -> Iterator[Chunk]:
     name = detect_format(opened.stream.peek(HEAD_BYTES))
-    if name is None and not opened.inside:
+    if name is not None:
+        yield from FORMATS[name].cut(Window(opened.stream, opened.name, tally))
+    elif opened.inside:
+        tally.drop("file/unknown_format", opened.name)
+    else:
         raise ValueError(
             f"cannot tell the format of {opened.name!r}: it looks like none of {', '.join(FORMATS)}"
         )
-    if name is None:
-        tally.drop("file/unknown_format", opened.name)
-        return
-    try:
-        yield from FORMATS[name].read(opened.stream, opened.name, tally)
-    except BROKEN as error:
-        tally.drop("file/broken_archive", opened.name, str(error))
 
 
 def detect_format(head: bytes) -> str | None:
@@ -132,5 +157,5 @@ def copy_with_relations(source: str | Path, target: Path, documents: Iterator[Do
     unfinished = target.with_name(f"{target.name}.part")
     with unfinished.open("wb") as written:
         for opened in open_plain(locate(str(source)), inside=False, tally=Tally()):
-            pubtator.copy_with_relations(opened.stream, written, documents)
+            pubtator_write.copy_with_relations(opened.stream, written, documents)
     unfinished.replace(target)

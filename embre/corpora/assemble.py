@@ -1,77 +1,91 @@
-"""Passages, mentions and relations as a file gives them become one checked `Document`.
+"""A document as a file gives it becomes one that its text bears out, and then a `Document`.
 
 Every reader ends here, so that all formats are checked by the same rules and the same document
 is equal whichever file it came from.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
+from itertools import pairwise
 
+from embre.corpora.raw import (
+    CheckedDocument,
+    RawDocument,
+    RawMention,
+    RawPassage,
+    RawRelation,
+)
+from embre.corpora.repair import MAX_SHOWN, repair
 from embre.document import Concept, Document, Mention, Passage, Relation
 from embre.entity_types import ENTITY_TYPES, normalise, read_identifiers
 from embre.tally import Tally
 
-# A wrong offset must not make us fill gigabytes with spaces.
+# Of a document in all: wrong offsets must not make us fill gigabytes with spaces.
 MAX_GAP_CHARS = 100_000
 # A bare relation id that names two types never means these: no relation of BioRED joins them.
 WEAK_TYPES = {"Species", "CellLine"}
 NOVELTY = {"novel": True, "no": False}
 
 
-class RawPassage(NamedTuple):
-    """A passage as a file gives it, `offset` counted in its document."""
+def check(raw: RawDocument, tally: Tally) -> CheckedDocument:
+    """Lay the text out and keep the mentions that it bears out, each once, in order.
 
-    offset: int
-    text: str
-    kind: str
-    section: str = ""
-
-
-class RawMention(NamedTuple):
-    """A mention as a file gives it; nothing about it is trusted yet."""
-
-    start: int
-    end: int
-    text: str
-    type: str
-    identifier: str
-    place: str | int
-
-
-class RawRelation(NamedTuple):
-    """A relation as a file gives it. An end is (type or '', identifier)."""
-
-    type: str
-    head: tuple[str, str]
-    tail: tuple[str, str]
-    novel: str
-    score: str
-    place: str | int
+    What does not fit is repaired where a rule says how, else dropped; both are counted.
+    """
+    text, passages = lay_out(raw.passages, f"{raw.file}#{raw.doc_id}", tally)
+    kept: list[RawMention] = []
+    wrong: list[RawMention] = []
+    length = len(text)
+    for mention in raw.mentions:
+        start, end = mention[0], mention[1]
+        if text[start:end] == mention[2] and 0 <= start < end <= length:
+            kept.append(mention)
+        else:
+            wrong.append(mention)
+    if wrong:
+        kept += repair(wrong, kept, text, passages, raw.file, tally)
+    kept.sort()
+    for one, other in pairwise(kept):
+        if one[0] == other[0] and one[1] == other[1]:  # seldom: two in the same place
+            kept = without_copies(kept, raw.file, tally)
+            break
+    return CheckedDocument(raw.doc_id, raw.pmid, raw.pmcid, text, passages, kept, raw.file)
 
 
-def assemble(
-    doc_id: str,
-    pmid: str | None,
-    passages: Iterable[RawPassage],
-    mentions: Iterable[RawMention],
-    relations: Sequence[RawRelation],
-    file: str,
-    tally: Tally,
-) -> Document:
-    """Put a document together; what does not fit its text is dropped and counted."""
-    text, placed = lay_out(passages, f"{file}#{doc_id}", tally)
-    kept = check_mentions(text, mentions, file, tally)
-    resolved: list[Relation] = []
-    if relations:
-        known = concepts_by_spelling(kept)
-        for raw in relations:
-            relation = resolve(raw, known)
-            if relation is None:
-                detail = f"{raw.type} {raw.head[1]} {raw.tail[1]}"
-                tally.drop("relation/unknown_concept", f"{file}:{raw.place}", detail)
-            else:
-                resolved.append(relation)
-    return Document(doc_id, text, placed, tuple(kept), tuple(resolved), pmid)
+def without_copies(mentions: list[RawMention], file: str, tally: Tally) -> list[RawMention]:
+    """The mentions without those that say the same again: span, type and identifier."""
+    found: dict[tuple[int, int, str, str], RawMention] = {}
+    for mention in mentions:
+        key = (mention.start, mention.end, mention.type, mention.identifier)
+        if found.setdefault(key, mention) is not mention:
+            detail = f"{mention.text[:MAX_SHOWN]!r} at {mention.start}-{mention.end}"
+            tally.drop("mention/duplicate", f"{file}:{mention.place}", detail)
+    return list(found.values())
+
+
+def assemble(raw: RawDocument, tally: Tally) -> Document:
+    """The checked document with its concepts and relations, as training and prediction use it."""
+    checked = check(raw, tally)
+    mentions = []
+    for start, end, surface, source_type, identifier, _ in checked.mentions:
+        name, concepts = normalise(source_type, identifier)
+        mentions.append(Mention(start, end, surface, name, concepts, source_type, identifier))
+    mentions.sort(key=_mention_order)
+    relations = []
+    known = concepts_by_spelling(mentions) if raw.relations else {}
+    for relation in raw.relations:
+        resolved = resolve(relation, known)
+        if resolved is None:
+            detail = f"{relation.type} {relation.head[1]} {relation.tail[1]}"[:MAX_SHOWN]
+            tally.drop("relation/unknown_concept", f"{raw.file}:{relation.place}", detail)
+        else:
+            relations.append(resolved)
+    return Document(
+        raw.doc_id, checked.text, checked.passages, tuple(mentions), tuple(relations), raw.pmid
+    )
+
+
+def _mention_order(mention: Mention) -> tuple[int, int, str, str]:
+    return mention.start, mention.end, mention.type, mention.source_identifier
 
 
 def lay_out(
@@ -80,67 +94,18 @@ def lay_out(
     """Passages at their offsets, spaces between: the text that every offset indexes."""
     pieces: list[str] = []
     placed: list[Passage] = []
-    length = 0
+    length, room = 0, MAX_GAP_CHARS
     for raw in passages:
         gap = raw.offset - length
-        if not 0 <= gap <= MAX_GAP_CHARS:
+        if not 0 <= gap <= room:
             reason = "passage/overlap" if gap < 0 else "passage/far_away"
             tally.drop(reason, place, f"offset {raw.offset} after {length} characters")
             continue
+        room -= gap
         pieces += " " * gap, raw.text
         length = raw.offset + len(raw.text)
         placed.append(Passage(raw.offset, length, raw.kind, raw.section))
     return "".join(pieces), tuple(placed)
-
-
-def check_mentions(
-    text: str, mentions: Iterable[RawMention], file: str, tally: Tally
-) -> list[Mention]:
-    """The mentions that the text bears out, each once, in order."""
-    kept: dict[tuple, Mention] = {}
-    for raw in mentions:
-        start, end, surface, source_type, identifier, place = raw
-        if text[start:end] != surface or end <= start or start < 0:
-            if fault := fault_of(raw, text):
-                tally.drop(fault, f"{file}:{place}", f"{surface!r} is not at {start}-{end}")
-                continue
-        key = (start, end, source_type, identifier)
-        if key in kept:
-            tally.drop("mention/duplicate", f"{file}:{place}", f"{surface!r} at {start}-{end}")
-            continue
-        name, concepts = normalise(source_type, identifier)
-        kept[key] = Mention(start, end, surface, name, concepts, source_type, identifier)
-    return sorted(kept.values(), key=_mention_order)
-
-
-def _mention_order(mention: Mention) -> tuple[int, int, str, str]:
-    return mention.start, mention.end, mention.type, mention.source_identifier
-
-
-def fault_of(raw: RawMention, text: str) -> str:
-    """Why a mention cannot be where it claims to be, or '' where it may."""
-    if raw.end <= raw.start:
-        return "mention/empty_span"
-    if raw.start < 0 or raw.end > len(text):
-        return "mention/past_the_text"
-    if not looks_transliterated(text[raw.start : raw.end], raw.text):
-        return "mention/offset_mismatch"
-    return ""
-
-
-def looks_transliterated(there: str, claimed: str) -> bool:
-    """Whether two strings may be one in two alphabets; then the offset is right.
-
-    >>> looks_transliterated("a-ketoglutarate", "α‑ketoglutarate")
-    True
-    """
-    if len(there) != len(claimed):
-        return False
-    alike = sum(
-        a == b or a.lower() == b.lower() or a.isascii() != b.isascii()
-        for a, b in zip(there, claimed, strict=True)
-    )
-    return 2 * alike >= len(there)
 
 
 def concepts_by_spelling(mentions: Iterable[Mention]) -> dict[str, Concept]:

@@ -1,134 +1,162 @@
-"""BioC-JSON: BioRED's collections, PubTator 3's exports, one document, or one on each line."""
+"""BioC-JSON: BioRED's collections, PubTator 3's exports, one document, or one on each line.
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+A stream is cut into its document objects wherever they stand; what wraps them is skipped. In a
+chunk they stand behind RS characters, which no JSON text may hold (as RFC 7464 has it).
+"""
+
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
-from embre.corpora.bioc import BiocDocument, build
-from embre.document import Concept, Document, Mention, Relation
-from embre.entity_types import spell
+from embre.corpora.bioc import (
+    IDENTIFIER_KEYS,
+    drop_mention,
+    identifier_of,
+    ids_of,
+    kind_of,
+    relation_of,
+)
+from embre.corpora.json_objects import ID, find_documents
+from embre.corpora.raw import (
+    Chunk,
+    RawDocument,
+    RawMention,
+    RawPassage,
+)
+from embre.corpora.window import Window
 from embre.tally import Tally
 
-COLLECTION_KEYS = ("documents", "PubTator3")
+SEPARATOR = b"\x1e"
 
 
-def read(stream: BinaryIO, file: str, tally: Tally) -> Iterator[Document]:
-    """Every document of a stream. JSON lines are read one by one, anything else as a whole."""
-    first = stream.readline()
-    value = _decode(first)
-    if isinstance(value, msgspec.DecodeError):
-        value = _decode(first + stream.read())
-        if isinstance(value, msgspec.DecodeError):
-            tally.drop("file/broken_json", file, str(value))
+class _Location(msgspec.Struct):
+    offset: int
+    length: int
+
+
+class _Infons(msgspec.Struct):
+    type: Any = None
+    identifier: Any = None
+    other_1: Any = msgspec.field(default=None, name="Identifier")
+    other_2: Any = msgspec.field(default=None, name="MESH")
+    other_3: Any = msgspec.field(default=None, name="NCBI Gene")
+    other_4: Any = msgspec.field(default=None, name="NCBI Species")
+    other_5: Any = msgspec.field(default=None, name="tmVar")
+    other_6: Any = msgspec.field(default=None, name="CVCL")
+    other_7: Any = msgspec.field(default=None, name="OMIM")
+    other_8: Any = msgspec.field(default=None, name="CHEBI")
+
+
+class _Annotation(msgspec.Struct):
+    infons: _Infons
+    locations: list[_Location] = []
+    text: str | None = None
+
+
+class _PassageInfons(msgspec.Struct):
+    type: str | None = None
+    section_type: str | None = None
+    pmid: str | int | None = msgspec.field(default=None, name="article-id_pmid")
+    pmc: str | int | None = msgspec.field(default=None, name="article-id_pmc")
+
+
+class _Passage(msgspec.Struct):
+    offset: int
+    text: str | None = None
+    infons: _PassageInfons = msgspec.field(default_factory=_PassageInfons)
+    annotations: list[_Annotation] = []
+    sentences: list[Any] = []
+
+
+class _Relation(msgspec.Struct):
+    infons: dict[str, Any]
+
+
+class _Document(msgspec.Struct):
+    id: str | int
+    passages: list[_Passage]
+    relations: list[_Relation] = []
+    pmid: str | int | None = None
+    pmcid: str | None = None
+
+
+DOCUMENT = msgspec.json.Decoder(_Document, strict=False)
+
+
+def cut(window: Window) -> Iterator[Chunk]:
+    """Cut a file into its document objects, some of them to a chunk."""
+    pieces: list[bytes] = []
+    size, first_line, next_line = 0, 1, 1
+    for line, found in find_documents(window):
+        if pieces:
+            pieces.append(SEPARATOR + b"\n" * (line - next_line))
         else:
-            yield from _read_value(value, file, None, tally)
-        return
-    yield from _read_value(value, file, 1, tally)
-    for number, line in enumerate(stream, start=2):
-        if not line.strip():
-            continue
-        value = _decode(line)
-        if isinstance(value, msgspec.DecodeError):
-            tally.drop("line/unreadable", f"{file}:{number}", str(value))
-        else:
-            yield from _read_value(value, file, number, tally)
+            first_line = line
+        pieces.append(found)
+        size += len(found)
+        next_line = line + found.count(b"\n")
+        if size >= window.chunk_bytes:
+            yield Chunk(window.file, "bioc_json", first_line, b"".join(pieces))
+            pieces, size = [], 0
+    if pieces:
+        yield Chunk(window.file, "bioc_json", first_line, b"".join(pieces))
 
 
-def _decode(data: bytes) -> Any:
-    """The value, or the error that says what is wrong with it."""
-    try:
-        return msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return error if isinstance(error, msgspec.DecodeError) else msgspec.DecodeError(str(error))
-
-
-def _read_value(value: Any, file: str, line: int | None, tally: Tally) -> Iterator[Document]:
-    for at, found in enumerate(_find_documents(value)):
+def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Iterator[RawDocument]:
+    """The documents of a chunk; one that is broken is lost alone."""
+    line = chunk.line
+    for data in chunk.data.split(SEPARATOR):
+        found = data.lstrip(b"\n")
+        first_line = line + len(data) - len(found)
+        line += data.count(b"\n")
         try:
-            bioc = msgspec.convert(found, BiocDocument, strict=False)
-        except msgspec.ValidationError as error:
-            place = f"{file}:{line or ''}#{found.get('id', at)}"
-            tally.drop("document/unreadable", place, str(error))
-        else:
-            yield build(bioc, file, line, tally)
+            document = DOCUMENT.decode(found)
+            if not with_relations:
+                document.relations = []
+            yield _read(document, chunk.file, first_line, tally)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            known = ID.search(found)
+            name = f"#{known[1].decode(errors='replace')}" if known else ""
+            tally.drop("document/unreadable", f"{chunk.file}:{first_line}{name}", str(error))
 
 
-def _find_documents(value: Any) -> Iterator[dict[str, Any]]:
-    """The documents in whatever wraps them; LitCovid has lists in a list, with notices first."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _find_documents(item)
-    elif isinstance(value, dict):
-        if "passages" in value:
-            yield value
-        else:
-            for key in COLLECTION_KEYS:
-                yield from _find_documents(value.get(key))
+def _read(found: _Document, file: str, line: int, tally: Tally) -> RawDocument:
+    front = found.passages[0].infons if found.passages else _PassageInfons()
+    pmid, pmcs = found.pmid or front.pmid or "", (found.pmcid or "", str(front.pmc or ""))
+    doc_id, pmid, pmcid = ids_of(str(found.id), str(pmid), pmcs)
+    if not doc_id:
+        raise ValueError("a document without id")
+    place = f"{line}#{doc_id}"
+    passages: list[RawPassage] = []
+    mentions: list[RawMention] = []
+    new = tuple.__new__  # half the time of RawMention(...)
+    for passage in found.passages:
+        infons = passage.infons
+        if passage.sentences:
+            raise ValueError("its text is in sentences, which are not read")
+        kind = kind_of(infons.type or "", not passages)
+        section = infons.section_type or ""
+        passages.append(RawPassage(passage.offset, passage.text or "", kind, section))
+        for annotation in passage.annotations:
+            text, infons, locations = annotation.text or "", annotation.infons, annotation.locations
+            if len(locations) != 1:
+                drop_mention(len(locations), text, place, file, tally)
+                continue
+            start = locations[0].offset
+            identifier = infons.identifier
+            if type(identifier) is not str:
+                identifier = _identifier(infons)
+            source_type = "" if infons.type is None else str(infons.type)
+            values = (start, start + locations[0].length, text, source_type, identifier, place)
+            mentions.append(new(RawMention, values))
+    relations = [relation_of(relation.infons, place) for relation in found.relations]
+    return RawDocument(doc_id, pmid, pmcid, passages, mentions, relations, file)
 
 
-def write(stream: BinaryIO, documents: Iterable[Document]) -> None:
-    """Write documents as one collection in BioRED's dialect, one document a line."""
-    stream.write(b'{"source": "EMBRE", "date": "", "key": "BioC.key", "documents": [')
-    for at, doc in enumerate(documents):
-        stream.write(b",\n" if at else b"\n")
-        stream.write(msgspec.json.encode(_as_json(doc)))
-    stream.write(b"\n]}\n")
-
-
-def _as_json(doc: Document) -> dict[str, Any]:
-    starts = [passage.start for passage in doc.passages]
-    homes: list[list[dict[str, Any]]] = [[] for _ in starts]
-    for at, mention in enumerate(doc.mentions):
-        homes[bisect_right(starts, mention.start) - 1].append(_annotation(at, mention))
-    passages = [
-        {
-            "infons": _present(type=passage.kind, section_type=passage.section),
-            "offset": passage.start,
-            "text": doc.text[passage.start : passage.end],
-            "annotations": annotations,
-        }
-        for passage, annotations in zip(doc.passages, homes, strict=True)
-    ]
-    relations = [
-        {"id": f"R{at}", "infons": _relation(doc, relation)}
-        for at, relation in enumerate(doc.relations)
-    ]
-    ids = _present(pmid=doc.pmid, pmcid=doc.doc_id if doc.doc_id.startswith("PMC") else None)
-    return {"id": doc.doc_id, "passages": passages, "relations": relations, **ids}
-
-
-def _annotation(at: int, mention: Mention) -> dict[str, Any]:
-    return {
-        "id": str(at),
-        "infons": {"identifier": mention.source_identifier, "type": mention.source_type},
-        "text": mention.text,
-        "locations": [{"offset": mention.start, "length": mention.end - mention.start}],
-    }
-
-
-def _relation(doc: Document, relation: Relation) -> dict[str, Any]:
-    first, second = relation.source_ids or (spell(doc, relation.head), spell(doc, relation.tail))
-    novel = None if relation.novel is None else "Novel" if relation.novel else "No"
-    score = None if relation.probability is None else str(relation.probability)
-    return _present(
-        entity1=first,
-        entity2=second,
-        role1=_role_of_unmentioned(doc, relation.head, first),
-        role2=_role_of_unmentioned(doc, relation.tail, second),
-        type=relation.type,
-        novel=novel,
-        score=score,
-    )
-
-
-def _role_of_unmentioned(doc: Document, concept: Concept, identifier: str) -> dict[str, str] | None:
-    """BioRED's `entity1` has no type, so a concept without a mention needs PubTator 3's role."""
-    if any(concept in mention.concepts for mention in doc.mentions):
-        return None
-    return {"type": concept.type, "identifier": identifier}
-
-
-def _present(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value}
+def _identifier(infons: _Infons) -> str:
+    values = msgspec.structs.astuple(infons)[1:]
+    for key, value in zip(IDENTIFIER_KEYS, values, strict=True):
+        if value is not None:
+            return identifier_of(key, value)
+    return ""

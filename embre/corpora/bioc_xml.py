@@ -1,91 +1,188 @@
-"""BioC-XML: one `<document>` at a time out of a collection of any size."""
+"""BioC-XML: one `<document>` at a time out of a collection of any size.
 
+The documents are found as bytes and parsed one by one, so that a broken one costs only itself,
+and no entity that a file declares is ever known to the parser.
+"""
+
+import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
-import msgspec
 from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]
 
-from embre.corpora.bioc import BiocDocument, Infons, build
-from embre.document import Document
+from embre.corpora.bioc import drop_mention, ids_of, kind_of, meaning_of, relation_of
+from embre.corpora.bioc_xml_plain import read_plain
+from embre.corpora.encodings import recode
+from embre.corpora.raw import (
+    Chunk,
+    RawDocument,
+    RawMention,
+    RawPassage,
+    RawRelation,
+)
+from embre.corpora.window import Window, cut_at
 from embre.tally import Tally
 
+OPEN, CLOSE = b"<document", b"</document"
+MAX_HEAD_BYTES = 1 << 20
+ID = re.compile(rb"<id>([^<]{1,40})</id>")
 
-def read(stream: BinaryIO, file: str, tally: Tally) -> Iterator[Document]:
-    """Every document up to the end, or up to where the XML breaks, which is counted."""
+
+def cut(window: Window) -> Iterator[Chunk]:
+    """Cut a file behind documents. What stands before the first is looked at and left out."""
+    if not _skip_head(window):
+        return
+    yield from cut_at(window, "bioc_xml", _first_end, _last_end)
+    if window.data.find(OPEN, window.at) >= 0:
+        window.drop("document/cut_off")
+    elif window.data.find(b"</collection", window.at) < 0 and not window.broken:
+        window.drop("file/cut_off", "no </collection>")
+
+
+def _skip_head(window: Window) -> bool:
+    """Go to the first document; False where there is none or the file must not be read."""
+    while (start := window.data.find(OPEN, 0, MAX_HEAD_BYTES)) < 0:
+        if window.size > MAX_HEAD_BYTES or not window.more():
+            window.drop("file/without_document")
+            return False
+    # The parser never sees the head, but a file that declares entities means to use them.
+    if window.data.find(b"<!ENTITY", 0, start) >= 0:
+        window.drop("file/declares_entities", "a document type with entities")
+        return False
+    if not recode(window, start):
+        return False
+    window.skip(window.data.find(OPEN))
+    return True
+
+
+def _first_end(data: bytes, at: int) -> int:
+    close = data.find(CLOSE, at)
+    return data.find(b">", close) + 1 if close >= 0 else 0
+
+
+def _last_end(data: bytes, at: int) -> int:
+    close = data.rfind(CLOSE, at)
+    end = data.find(b">", close) + 1 if close >= 0 else 0
+    if close >= 0 and not end:  # the block ends within the tag
+        close = data.rfind(CLOSE, at, close)
+        end = data.find(b">", close) + 1 if close >= 0 else 0
+    return end
+
+
+def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Iterator[RawDocument]:
+    """The documents of a chunk; one that is broken is lost alone."""
+    parser = make_parser()
+    data, line, at = chunk.data, chunk.line, 0
+    while (close := data.find(CLOSE, at)) >= 0:
+        end = data.find(b">", close) + 1 or len(data)
+        start = data.rfind(OPEN, at, close)
+        for _ in range(data.count(OPEN, at, start) if start >= 0 else 1):
+            tally.drop("document/unreadable", f"{chunk.file}:{line}", "one of its tags is missing")
+        if start >= 0:
+            line += data.count(b"\n", at, start)
+            at = start
+            try:
+                document = data[start:end]
+                plain = read_plain(document, chunk.file, line, with_relations)
+                yield plain or read_any(document, parser, chunk.file, line, tally)
+            except (etree.LxmlError, ValueError, TypeError) as error:
+                known = ID.search(data, start, end)
+                name = f"#{known[1].decode(errors='replace')}" if known else ""
+                tally.drop("document/unreadable", f"{chunk.file}:{line}{name}", str(error))
+        line += data.count(b"\n", at, end)
+        at = end
+
+
+def make_parser() -> Any:
+    """A parser of one document at a time."""
     # libxml2 guards against bombs as long as huge_tree is off; nothing outside is ever fetched.
-    events = etree.iterparse(
-        stream,
-        events=("start", "end"),
-        tag=("collection", "document"),
+    # Comments are taken out, or they would cut a text in two.
+    return etree.XMLParser(
+        encoding="utf-8",
         resolve_entities=False,
         load_dtd=False,
         no_network=True,
         huge_tree=False,
         recover=False,
+        remove_comments=True,
+        remove_pis=True,
     )
-    try:
-        for event, element in events:
-            if event == "start":
-                if element.tag == "collection" and _declares_entities(element):
-                    tally.drop("file/declares_entities", file, "a document type with entities")
-                    return
-            elif element.tag == "document":
-                yield from _read_document(element, file, tally)
-                _forget(element)
-    except etree.XMLSyntaxError as error:
-        tally.drop("file/broken_xml", f"{file}:{error.lineno}", str(error))
 
 
-def _declares_entities(element: Any) -> bool:
-    dtd = element.getroottree().docinfo.internalDTD
-    return dtd is not None and any(True for _ in dtd.iterentities())
+def read_any(data: bytes, parser: Any, file: str, line: int, tally: Tally) -> RawDocument:
+    """Any document that the parser can read; ValueError or an error of lxml for another."""
+    document = etree.fromstring(data, parser)
+    doc_id = (document.findtext("id") or "").strip()
+    if not doc_id:
+        raise ValueError("a document without id")
+    place = f"{line}#{doc_id}"
+    passages: list[RawPassage] = []
+    mentions: list[RawMention] = []
+    relations: list[RawRelation] = []
+    front: dict[str, str] = {}
+    for part in document:
+        if part.tag == "passage":
+            infons = _read_passage(part, passages, mentions, place, file, tally)
+            front = front or infons
+        elif part.tag == "relation":
+            infons = {infon.get("key"): infon.text or "" for infon in part.iterchildren("infon")}
+            relations.append(relation_of(infons, place))
+    pmid, pmc = front.get("article-id_pmid", ""), front.get("article-id_pmc", "")
+    return RawDocument(*ids_of(doc_id, pmid, (pmc,)), passages, mentions, relations, file)
 
 
-def _forget(element: Any) -> None:
-    """Free a document and what came before it; a dump's collection is 15 MB and more."""
-    element.clear()
-    parent = element.getparent()
-    while parent is not None and element.getprevious() is not None:
-        del parent[0]
+def _read_passage(
+    passage: Any,
+    passages: list[RawPassage],
+    mentions: list[RawMention],
+    place: str,
+    file: str,
+    tally: Tally,
+) -> dict[str, str]:
+    """Add a passage and its mentions; what else it says is the answer."""
+    infons: dict[str, str] = {}
+    offset, text = None, ""
+    new = tuple.__new__  # half the time of RawMention(...)
+    for child in passage:
+        tag = child.tag
+        if tag == "annotation":
+            values, num_locations = _read_annotation(child, place)
+            if num_locations == 1:
+                mentions.append(new(RawMention, values))
+            else:
+                drop_mention(num_locations, values[2], place, file, tally)
+        elif tag == "infon":
+            infons[child.get("key")] = _text(child)
+        elif tag == "offset":
+            offset = int(child.text)
+        elif tag == "text":
+            text = _text(child)
+        elif tag == "sentence":
+            raise ValueError("its text is in sentences, which are not read")
+    if offset is None:
+        raise ValueError("a passage without offset")
+    kind = kind_of(infons.get("type", ""), not passages)
+    passages.append(RawPassage(offset, text, kind, infons.get("section_type", "")))
+    return infons
 
 
-def _read_document(element: Any, file: str, tally: Tally) -> Iterator[Document]:
-    line = element.sourceline
-    try:
-        bioc = msgspec.convert(_as_json(element), BiocDocument, strict=False)
-    except msgspec.ValidationError as error:
-        tally.drop("document/unreadable", f"{file}:{line}", str(error))
-    else:
-        yield build(bioc, file, line, tally)
+def _read_annotation(annotation: Any, place: str) -> tuple[tuple, int]:
+    text, num_locations, start, end = "", 0, 0, 0
+    infons: list[tuple[str, str]] = []
+    for child in annotation:
+        tag = child.tag
+        if tag == "infon":
+            infons.append((child.get("key"), child.text or ""))
+        elif tag == "location":
+            num_locations += 1
+            start = int(child.get("offset"))
+            end = start + int(child.get("length"))
+        elif tag == "text":
+            text = _text(child)
+    return (start, end, text, *meaning_of(infons), place), num_locations
 
 
-def _as_json(document: Any) -> dict[str, Any]:
-    """The element in the shape of BioC-JSON, unchecked."""
-    return {
-        "id": document.findtext("id"),
-        "passages": [_passage(passage) for passage in document.iterchildren("passage")],
-        "relations": [
-            {"infons": _infons(relation)} for relation in document.iterchildren("relation")
-        ],
-    }
-
-
-def _passage(passage: Any) -> dict[str, Any]:
-    return {
-        "offset": passage.findtext("offset"),
-        "text": passage.findtext("text"),
-        "infons": _infons(passage),
-        "annotations": [
-            {
-                "infons": _infons(annotation),
-                "text": annotation.findtext("text"),
-                "locations": [dict(place.attrib) for place in annotation.iterchildren("location")],
-            }
-            for annotation in passage.iterchildren("annotation")
-        ],
-    }
-
-
-def _infons(element: Any) -> Infons:
-    return {infon.get("key"): infon.text or "" for infon in element.iterchildren("infon")}
+def _text(element: Any) -> str:
+    if len(element):
+        raise ValueError(f"<{element.tag}> holds more than text")
+    return element.text or ""

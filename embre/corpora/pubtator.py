@@ -9,66 +9,162 @@ A relation line may end before the novelty, or have the probability of a predict
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
-from embre.corpora.assemble import RawMention, RawPassage, RawRelation, assemble
-from embre.document import Document, Relation
-from embre.entity_types import spell
+from embre.corpora.assemble import assemble
+from embre.corpora.bioc import is_number
+from embre.corpora.raw import (
+    Chunk,
+    RawDocument,
+    RawMention,
+    RawPassage,
+    RawRelation,
+)
+from embre.corpora.window import Window, cut_at
+from embre.document import Document
 from embre.tally import Tally
 
 HEADING = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
-NOVELTY = {True: "Novel", False: "No", None: "None"}
-_BREAKS = str.maketrans("\n\r", "  ")
-_BREAKS_AND_TABS = str.maketrans("\n\r\t", "   ")
+UNREADABLE = re.compile("[\0\udc80-\udcff]")  # NUL, and what stands for a byte that is no UTF-8
 
 
-@dataclass(slots=True)
+def cut(window: Window) -> Iterator[Chunk]:
+    """Cut a file behind blank lines and before titles."""
+    yield from cut_at(window, "pubtator", _first_end, _last_end)
+    line, rest = window.line, window.take(len(window.data))
+    if rest and window.broken:
+        window.tally.drop("document/cut_off", f"{window.file}:{line}")
+    elif rest:
+        yield Chunk(window.file, "pubtator", line, rest)
+
+
+def _last_end(data: bytes, at: int) -> int:
+    unix, windows = data.rfind(b"\n\n", at), data.rfind(b"\n\r\n", at)
+    ends = [unix + 2] * (unix >= 0) + [windows + 3] * (windows >= 0)
+    mark = len(data)
+    while (mark := data.rfind(b"|t|", at, mark)) >= 0:
+        mark = data.rfind(b"\n", at, mark) + 1  # only a line's first mark can be a heading's
+        if mark > at and _is_title(data, mark):
+            ends.append(mark)
+            break
+    return max(ends, default=0)
+
+
+def _first_end(data: bytes, at: int) -> int:
+    unix, windows = data.find(b"\n\n", at), data.find(b"\n\r\n", at)
+    ends = [unix + 2] * (unix >= 0) + [windows + 3] * (windows >= 0)
+    start = data.find(b"\n", at) + 1
+    while start and (mark := data.find(b"|t|", start)) >= 0:
+        start = data.rfind(b"\n", at, mark) + 1
+        if _is_title(data, start):
+            ends.append(start)
+            break
+        start = data.find(b"\n", mark) + 1
+    return min(ends, default=0)
+
+
+def _is_title(data: bytes, start: int) -> bool:
+    name = data[start : data.find(b"|t|", start)]
+    return bool(name) and b"|" not in name and b"\t" not in name
+
+
 class _Block:
     """The lines of one document, read so far."""
 
-    doc_id: str
-    title: str
-    abstract: str | None = None
-    mentions: list[RawMention] = field(default_factory=list)
-    relations: list[RawRelation] = field(default_factory=list)
+    __slots__ = ("doc_id", "title", "abstract", "mentions", "relations", "line", "unreadable")
 
-    def build(self, file: str, tally: Tally) -> Document:
+    def __init__(self, doc_id: str, title: str, line: int) -> None:
+        self.doc_id, self.title, self.line = doc_id, title, line
+        self.abstract: str | None = None
+        self.mentions: list[RawMention] = []
+        self.relations: list[RawRelation] = []
+        self.unreadable = False
+
+    def documents(self, file: str, tally: Tally) -> Iterator[RawDocument]:
+        """The document, unless its text is damaged."""
+        if self.unreadable:
+            place = f"{file}:{self.line}#{self.doc_id}"
+            tally.drop("document/unreadable", place, "its text has NUL in it or is no UTF-8")
+            return
         passages = [RawPassage(0, self.title, "title")]
         if self.abstract is not None:
             passages.append(RawPassage(len(self.title) + 1, self.abstract, "abstract"))
-        pmid = self.doc_id if self.doc_id.isdecimal() else None
-        return assemble(self.doc_id, pmid, passages, self.mentions, self.relations, file, tally)
+        pmid = self.doc_id if is_number(self.doc_id) else None
+        yield RawDocument(self.doc_id, pmid, None, passages, self.mentions, self.relations, file)
 
 
 def read(stream: BinaryIO, file: str, tally: Tally) -> Iterator[Document]:
-    """Every document of a stream; a line that makes no sense is counted with its number."""
-    block: _Block | None = None
-    for number, raw_line in enumerate(stream, start=1):
-        try:
-            line = raw_line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            tally.drop("line/unreadable", f"{file}:{number}", str(error))
+    """Every document of a stream that is open already."""
+    for chunk in cut(Window(stream, file, tally)):
+        for raw in read_chunk(chunk, tally):
+            yield assemble(raw, tally)
+
+
+def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Iterator[RawDocument]:
+    """The documents of a chunk; a line that makes no sense is counted with its number."""
+    file, block, add, relate = chunk.file, None, None, None
+    usual = None  # the id of the document, whose lines need no closer look
+    new = tuple.__new__  # half the time of RawMention(...), and most lines are mentions
+    lines, damaged = _lines(chunk)
+    for number, line in enumerate(lines, start=chunk.line):
+        columns = line.split("\t")
+        heading = title = None
+        if columns[0] == usual and add and relate:
+            size = len(columns)
+            if size == 6:
+                _, start, end, surface, kind, identifier = columns
+                try:
+                    values = (int(start), int(end), surface, kind, identifier, number)
+                except ValueError:
+                    pass
+                else:
+                    add(new(RawMention, values))
+                    continue
+            if 4 <= size <= 6 and columns[1][:1].isalpha():
+                if with_relations:
+                    relate(new(RawRelation, _relation_of(columns, number)))
+                continue
+        elif "|" in line and (heading := HEADING.match(line)) and heading[2] == "t":
+            title = heading
+        if block and (title or not line):
+            yield from block.documents(file, tally)
+            block = usual = None
+        if title:
+            block = _Block(title[1].strip(), title[3], number)
+            usual = None if damaged else block.doc_id or None
+            add, relate, fault = block.mentions.append, block.relations.append, ""
+        elif not line or line.startswith("##"):
             continue
-        heading = HEADING.match(line) if "|" in line else None
-        ends = not line or (heading is not None and heading[2] == "t")
-        if ends and block is not None:
-            yield block.build(file, tally)
-            block = None
-        if heading is not None and heading[2] == "t":
-            block = _Block(heading[1].strip(), heading[3])
-        elif line and not line.startswith("##"):
-            fault = _read_line(line, heading, number, block)
-            if fault:
-                tally.drop(fault, f"{file}:{number}", line[:80])
-    if block is not None:
-        yield block.build(file, tally)
+        elif damaged and not heading and UNREADABLE.search(line):
+            fault = "line/unreadable"
+        else:
+            fault = _read_line(columns, heading, number, block)
+        if damaged and heading and block and UNREADABLE.search(line):
+            block.unreadable = True
+        if fault:
+            detail = line[:80].encode(errors="replace").decode()
+            tally.drop(fault, f"{file}:{number}", detail)
+    if block:
+        yield from block.documents(file, tally)
 
 
-def _read_line(line: str, heading: re.Match[str] | None, number: int, block: _Block | None) -> str:
+def _lines(chunk: Chunk) -> tuple[list[str], bool]:
+    """The lines, and whether there is something in them that cannot be text."""
+    try:
+        text, damaged = chunk.data.decode(), False
+    except UnicodeDecodeError:
+        text, damaged = chunk.data.decode(errors="surrogateescape"), True
+    lines = text.split("\n")
+    if "\r" in text:
+        lines = [line.rstrip("\r") for line in lines]
+    return lines, damaged or "\0" in text
+
+
+def _read_line(
+    columns: list[str], heading: re.Match[str] | None, number: int, block: _Block | None
+) -> str:
     """Add one line to its document, or say why it cannot be."""
-    columns = line.split("\t")
     doc_id = (heading[1] if heading else columns[0]).strip()
     if block is None:
         return "line/no_document"
@@ -78,88 +174,26 @@ def _read_line(line: str, heading: re.Match[str] | None, number: int, block: _Bl
         if block.abstract is not None:
             return "line/second_abstract"
         block.abstract = heading[3]
-    elif len(columns) >= 5 and _is_number(columns[1]) and _is_number(columns[2]):
-        _, start, end, surface, entity_type, *rest = columns
-        identifier = rest[0] if rest else ""
-        mention = RawMention(int(start), int(end), surface, entity_type, identifier, number)
-        block.mentions.append(mention)
-    elif 4 <= len(columns) <= 6 and not _is_number(columns[1]):
-        _, relation_type, head, tail, *rest = columns
-        novel, score = (*rest, "", "")[:2]
-        block.relations.append(
-            RawRelation(relation_type, ("", head), ("", tail), novel, score, number)
-        )
+        return ""
+    start, end = (*map(_offset, columns[1:3]), None, None)[:2]
+    if len(columns) > 4 and start is not None and end is not None:
+        identifier = "".join(columns[5:6])
+        block.mentions.append(RawMention(start, end, columns[3], columns[4], identifier, number))
+    elif 4 <= len(columns) <= 6 and start is None:
+        block.relations.append(RawRelation(*_relation_of(columns, number)))
     else:
         return "line/unreadable"
     return ""
 
 
-def copy_with_relations(source: BinaryIO, target: BinaryIO, documents: Iterator[Document]) -> None:
-    """Copy PubTator text byte for byte, with the relations of `documents` in place of its own.
-
-    `documents` are those that `read` gives for the same bytes, in their order.
-    """
-    inside, end, written = False, b"\n", b"\n"
-    for raw_line in source:
-        line = raw_line.decode("utf-8", errors="replace").lstrip("\ufeff").rstrip("\r\n")
-        heading = HEADING.match(line) if "|" in line else None
-        title = heading is not None and heading[2] == "t"
-        end = b"\r\n" if raw_line.endswith(b"\r\n") else b"\n"
-        if inside and (not line or title):
-            _write_relations(target, next(documents), end)
-            inside = False
-        if title:
-            inside = True
-        columns = line.split("\t")
-        if inside and not heading and 4 <= len(columns) <= 6 and not _is_number(columns[1]):
-            continue
-        target.write(written := raw_line)
-    if inside:
-        target.write(b"" if written.endswith(b"\n") else end)
-        _write_relations(target, next(documents), end)
+def _relation_of(columns: list[str], number: int) -> tuple[Any, ...]:
+    novel = columns[4] if len(columns) > 4 else ""
+    score = columns[5] if len(columns) > 5 else ""
+    return columns[1], ("", columns[2]), ("", columns[3]), novel, score, number
 
 
-def _write_relations(target: BinaryIO, doc: Document, end: bytes) -> None:
-    for relation in doc.relations:
-        columns = [doc.doc_id, *_relation_columns(doc, relation)]
-        target.write("\t".join(columns).encode() + end)
-
-
-def _is_number(column: str) -> bool:
-    if len(column) > 12:  # no offset, and int() refuses thousands of digits
-        return False
-    return column.isdecimal() or (column[:1] == "-" and column[1:].isdecimal())
-
-
-def write(stream: BinaryIO, documents: Iterable[Document]) -> None:
-    """Write documents as PubTator text, with the identifiers that each document spells itself."""
-    for doc in documents:
-        stream.write("\n".join([*_lines(doc), "", ""]).encode())
-
-
-def _lines(doc: Document) -> Iterator[str]:
-    # The format knows two passages with one character between; offsets stay right whatever the
-    # passages were, because the title takes all up to there and the abstract all the rest.
-    # Passages without a character between are one title, or the format would lose one.
-    first_end = doc.passages[0].end if doc.passages else 0
-    second = next((p.start for p in doc.passages[1:2] if p.start > first_end), None)
-    title = doc.text if second is None else doc.text[: second - 1]
-    yield f"{doc.doc_id}|t|{title.translate(_BREAKS)}"
-    if second is not None:
-        yield f"{doc.doc_id}|a|{doc.text[second:].translate(_BREAKS)}"
-    for mention in doc.mentions:
-        surface = mention.text.translate(_BREAKS_AND_TABS)
-        columns = [doc.doc_id, str(mention.start), str(mention.end), surface, mention.source_type]
-        yield "\t".join([*columns, mention.source_identifier])
-    for relation in doc.relations:
-        yield "\t".join([doc.doc_id, *_relation_columns(doc, relation)])
-
-
-def _relation_columns(doc: Document, relation: Relation) -> list[str]:
-    ids = relation.source_ids or (spell(doc, relation.head), spell(doc, relation.tail))
-    columns = [relation.type, *ids]
-    if relation.novel is not None or relation.probability is not None:
-        columns.append(NOVELTY[relation.novel])
-    if relation.probability is not None:
-        columns.append(f"{relation.probability:.4f}")
-    return columns
+def _offset(column: str) -> int | None:
+    try:
+        return int(column)
+    except ValueError:
+        return None

@@ -1,22 +1,24 @@
 """Opening what the user names: a file, a folder, an archive, here or in a bucket."""
 
-import gzip
+import hashlib
 import io
 import re
-import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import fsspec
 
+from embre.corpora import gunzip
+from embre.corpora.gunzip import Gunzip
+from embre.corpora.streams import BrokenArchive
+from embre.corpora.tar import Member, is_tar, read_members
+from embre.corpora.window import count_fault
 from embre.tally import Tally
 
 SCHEMES = ("file", "s3", "gs", "https")
 HEAD_BYTES = 1 << 16
 MAX_LAYERS = 4  # .gz in .tar in .gz; a file that unpacks to itself must end somewhere
-BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.ReadError)
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
@@ -52,7 +54,8 @@ def locate(name: str) -> Source:
             f"there is no {name!r}: give a PubTator or BioC file, a folder of them, "
             "or a .gz, .tar or .tar.gz of them"
         )
-    return Source(filesystem, path, name)
+    # What is shown and kept has no query: a signed URL carries its secret there.
+    return Source(filesystem, path, name.split("?")[0] if scheme else name)
 
 
 def list_files(source: Source) -> list[Source]:
@@ -68,37 +71,73 @@ def list_files(source: Source) -> list[Source]:
     return [Source(source.filesystem, path, shown + path[len(folder) :]) for path in found]
 
 
-def open_plain(source: Source, inside: bool, tally: Tally) -> Iterator[Opened]:
-    """The plain files in a file: itself, or what its gzip and tar wrappings hold."""
+class Watch:
+    """Sees the bytes of files as they are stored, while somebody reads them."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self.sha256 = hashlib.sha256()
+
+    def see(self, data: memoryview) -> None:
+        self.num_bytes += len(data)
+        self.sha256.update(data)
+
+
+class _Watched(io.RawIOBase):
+    def __init__(self, stream: Any, watch: Watch) -> None:
+        self._stream, self._watch = stream, watch
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._watch.see(memoryview(data))
+        return len(data)
+
+
+def open_plain(
+    source: Source, inside: bool, tally: Tally, watch: Watch | None = None
+) -> Iterator[Opened]:
+    """The plain files in a file: itself, or what its gzip and tar wrappings hold.
+
+    A watch sees all bytes of the file, also those behind a fault or a mark of the end.
+    """
     with source.filesystem.open(source.path, "rb") as stream:
-        yield from _unpack(stream, source.name, inside, tally, MAX_LAYERS)
+        stored = _Watched(stream, watch) if watch else stream
+        try:
+            yield from _unpack(stored, source.name, inside, tally, MAX_LAYERS)
+        except BrokenArchive as fault:
+            count_fault(fault, source.name, tally)
+        while watch and stored.read(1 << 20):
+            pass
 
 
 def _unpack(stream: Any, name: str, inside: bool, tally: Tally, layers: int) -> Iterator[Opened]:
     """Take the wrappings off, which are told by their first bytes. Nothing is put on disk."""
     buffered = io.BufferedReader(stream, HEAD_BYTES)
-    head = buffered.peek(HEAD_BYTES)
-    if layers and head.startswith(b"\x1f\x8b"):
-        yield from _unpack(gzip.GzipFile(fileobj=buffered), name, inside, tally, layers - 1)
-    elif layers and head[257:262] == b"ustar":
-        with tarfile.open(fileobj=buffered, mode="r|") as archive:
-            for member in archive:
-                yield from _unpack_member(archive, member, name, tally, layers - 1)
-    else:
-        yield Opened(buffered, name, inside)
+    try:
+        head = buffered.peek(HEAD_BYTES)
+        if layers and head.startswith(gunzip.MAGIC):
+            yield from _unpack(Gunzip(buffered), name, inside, tally, layers - 1)
+        elif layers and is_tar(head):
+            for member in read_members(buffered):
+                yield from _unpack_member(member, f"{name}/{member.name}", tally, layers - 1)
+        else:
+            yield Opened(buffered, name, inside)
+    finally:
+        buffered.detach()  # the stream is its opener's to close
 
 
-def _unpack_member(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, tally: Tally, layers: int
-) -> Iterator[Opened]:
+def _unpack_member(member: Member, name: str, tally: Tally, layers: int) -> Iterator[Opened]:
     path = PurePosixPath(member.name)
-    name = f"{name}/{member.name}"
     if path.is_absolute() or ".." in path.parts:
         tally.drop("member/unsafe_name", name)
-    elif member.isfile():
+    elif member.content is not None:
         try:
-            yield from _unpack(archive.extractfile(member), name, True, tally, layers)
-        except BROKEN as error:
-            tally.drop("file/broken_archive", name, str(error))
-    elif not member.isdir():
+            yield from _unpack(member.content, name, True, tally, layers)
+        except BrokenArchive as fault:
+            count_fault(fault, name, tally)
+    elif not member.is_folder:
         tally.drop("member/not_a_file", name)

@@ -37,6 +37,9 @@ def describe(event: dict[str, Any]) -> str:
     if event["event"] == "started":
         goes_on = f"goes on after step {step}" if step else "starts"
         return f"training {goes_on}, {event['steps']} steps in all"
+    if event["event"] == "vocabulary":
+        share = event["vocabulary/of_normalised/all"]
+        return f"entity vocabulary: {share:.1%} of the mentions with an identifier"
     if event["event"] == "saved":
         return f"step {step}: checkpoint saved"
     if event["event"] == "validation":

@@ -56,6 +56,13 @@ class Tracker:
                 self._pass_on(event["step"], named)
         self._write("started", step, {"steps": num_steps})
 
+    def vocabulary(self, shares: Metrics) -> None:
+        """The shares of mentions that the entity vocabulary knows, before the first step."""
+        named = {f"vocabulary/{name}": value for name, value in shares.items()}
+        self._write("vocabulary", 0, named)
+        if self.active and self.send and self._sent == 0:
+            self.send(0, named)
+
     def step(self, step: int, result: StepResult, lr: float, seconds: float) -> None:
         """A step was done; every `log_every_steps` of them one is logged with the speed since."""
         self._tokens += result.num_tokens

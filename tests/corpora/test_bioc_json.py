@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from embre.corpora import bioc_json, read_documents
+from embre.corpora import bioc_json_write, read_documents
 from embre.document import Concept, Document
 from embre.tally import Tally
+from tests.corpora.from_bytes import read_bytes
 
 DOCUMENT = {
     "id": "7",
@@ -37,13 +38,12 @@ DOCUMENT = {
 
 def read(data: object, tally: Tally | None = None) -> list[Document]:
     text = data if isinstance(data, str) else json.dumps(data)
-    tally = Tally() if tally is None else tally
-    return list(bioc_json.read(io.BytesIO(text.encode()), "small.json", tally))
+    return read_bytes("bioc_json", text.encode(), tally)
 
 
 def write(documents: list[Document]) -> str:
     stream = io.BytesIO()
-    bioc_json.write(stream, documents)
+    bioc_json_write.write(stream, documents)
     return stream.getvalue().decode()
 
 
@@ -67,8 +67,9 @@ def test_documents_are_found_in_whatever_wraps_them(wrapped):
 
 def test_a_broken_line_is_lost_alone():
     tally, line = Tally(), json.dumps(DOCUMENT)
-    assert len(read(f"{line}\n{line[:50]}\n{line}\n", tally)) == 2
-    assert tally.examples == {"line/unreadable": ["small.json:2: Input data was truncated"]}
+    assert len(read(f"{line}\n{line[:65]}\n{line}\n", tally)) == 2
+    (example,) = tally.examples["document/unreadable"]
+    assert tally.counts.total() == 1 and example.startswith("small:2#7: JSON is malformed")
 
 
 def test_a_document_of_the_wrong_shape_is_lost_alone():
@@ -76,14 +77,38 @@ def test_a_document_of_the_wrong_shape_is_lost_alone():
     broken = {"id": "8", "passages": [{"offset": None}]}
     assert len(read({"documents": [broken, DOCUMENT]}, tally)) == 1
     (example,) = tally.examples["document/unreadable"]
-    assert example.startswith("small.json:1#8") and "$.passages[0].offset" in example
+    assert example.startswith("small:1#8") and "$.passages[0].offset" in example
 
 
-@pytest.mark.parametrize("broken", ['{"documents": [', "[" * 100_000, "{'single': 'quotes'}"])
-def test_a_broken_file_is_counted(broken):
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ('{"documents": [', "file/cut_off"),
+        ("[" * 100_000, "file/cut_off"),
+        ('{"documents": []}', "file/without_document"),
+        ("{'single': 'quotes'}", "document/unreadable"),
+        ('{"documents": [{"id": "7", "passages": [', "document/cut_off"),
+        ('{"documents": [{"id": "7"}]}', "document/unreadable"),
+    ],
+)
+def test_a_broken_file_is_counted(broken, reason):
     tally = Tally()
     assert read(broken, tally) == []
-    assert tally.counts == {"file/broken_json": 1}
+    assert set(tally.counts) - {"file/without_document"} == {reason} - {"file/without_document"}
+
+
+def test_a_byte_order_mark_changes_nothing():
+    assert read("\ufeff" + json.dumps({"documents": [DOCUMENT]})) == read(DOCUMENT)
+
+
+@pytest.mark.parametrize("broken", ['"\\ud800"', '"\x01"', "NaN", "[" * 5000, '"a}', "}"])
+def test_a_broken_document_of_a_collection_is_lost_alone(broken):
+    tally, good = Tally(), json.dumps(DOCUMENT)
+    bad = good.replace("[]", broken).replace('"BRAF in melanoma"', broken)
+    found = read(f'{{"source": "x", "documents": [{good}, {bad}, {good}], "key": "y"}}', tally)
+    assert len(found) == 2
+    assert tally.counts == {"document/unreadable": 1}
+    assert tally.examples["document/unreadable"][0].startswith("small:1#7: ")
 
 
 def test_pubtator3_relations_carry_their_types_and_scores():

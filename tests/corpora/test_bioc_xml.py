@@ -1,12 +1,11 @@
 """BioC-XML: its dialects, what breaks it, and that BioRED is the same in it as in PubTator."""
 
-import io
-
 import pytest
 
-from embre.corpora import bioc_xml, read_documents
+from embre.corpora import read_documents
 from embre.document import Concept, Document
 from embre.tally import Tally
+from tests.corpora.from_bytes import read_bytes
 
 DOCTYPE = "<?xml version='1.0'?><!DOCTYPE collection SYSTEM 'BioC.dtd'>"
 
@@ -30,8 +29,7 @@ DISEASE = annotation(8, "melanoma", infon("type", "Disease") + infon("MESH", "D0
 
 
 def read(body: str, tally: Tally | None = None, doctype: str = DOCTYPE) -> list[Document]:
-    stream = io.BytesIO(f"{doctype}<collection>{body}</collection>".encode())
-    return list(bioc_xml.read(stream, "small.xml", Tally() if tally is None else tally))
+    return read_bytes("bioc_xml", f"{doctype}<collection>{body}</collection>".encode(), tally)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +93,36 @@ def test_a_document_of_the_wrong_shape_is_lost_alone():
     broken = document(GENE).replace("<offset>0</offset>", "<offset>zero</offset>")
     assert len(read(document(GENE) + broken + document(GENE), tally)) == 2
     assert tally.counts == {"document/unreadable": 1}
-    assert "offset" in tally.examples["document/unreadable"][0]
+    assert "small:1#7: " in tally.examples["document/unreadable"][0]
 
 
-def test_broken_xml_gives_what_came_before_it_and_is_counted():
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("\n<document><id>8</wrong></document>", "document/unreadable"),
+        ("\n<document><id>8</id><passage>", "document/cut_off"),
+        ("\n<document>" + document(GENE, doc_id="9"), "document/unreadable"),
+        ("\n<passage></passage></document>", "document/unreadable"),
+        ("\n<document><id> </id></document>", "document/unreadable"),
+        ("\n" + document("").replace("text>", "sentence>"), "document/unreadable"),
+    ],
+)
+def test_a_broken_document_is_lost_alone(body, reason):
     tally = Tally()
-    assert len(read(document(GENE) + "\n<document><id>8</wrong>", tally)) == 1
-    assert tally.counts == {"file/broken_xml": 1}
-    assert tally.examples["file/broken_xml"][0].startswith("small.xml:2:")
+    found = [doc.doc_id for doc in read(document(GENE) + body, tally)]
+    assert found == ["7", "9"][: 1 + ("<id>9" in body)]
+    assert tally.counts == {reason: 1}
+    assert tally.examples[reason][0].startswith(("small:1", "small:2"))
+
+
+def test_a_collection_without_end_is_counted():
+    tally = Tally()
+    content = f"{DOCTYPE}<collection>{document(GENE)}\n".encode()
+    assert len(read_bytes("bioc_xml", content, tally)) == 1
+    assert tally.counts == {"file/cut_off": 1}
+    tally = Tally()
+    assert read_bytes("bioc_xml", f"{DOCTYPE}<collection></collection>".encode(), tally) == []
+    assert tally.counts == {"file/without_document": 1}
 
 
 @pytest.mark.parametrize("entity", ["<!ENTITY x 'bomb'>", "<!ENTITY x SYSTEM 'file:///etc/hosts'>"])

@@ -1,15 +1,17 @@
 """PubTator text: its quirks, and that what is written reads back the same."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embre.corpora import pubtator, read_documents
+from embre.corpora import pubtator_write, read_documents
 from embre.corpora.biored import SCHEMA
 from embre.document import Concept, Document, Relation
 from embre.tally import Tally
+from tests.corpora.from_bytes import read_bytes
 
 SMALL = """\
 ## a comment
@@ -28,13 +30,12 @@ SMALL = """\
 
 def read(text: str | bytes, tally: Tally | None = None) -> list[Document]:
     data = text.encode() if isinstance(text, str) else text
-    tally = Tally() if tally is None else tally
-    return list(pubtator.read(io.BytesIO(data), "small.txt", tally))
+    return read_bytes("pubtator", data, tally)
 
 
 def write(documents: list[Document]) -> str:
     stream = io.BytesIO()
-    pubtator.write(stream, documents)
+    pubtator_write.write(stream, documents)
     return stream.getvalue().decode()
 
 
@@ -98,7 +99,7 @@ def test_transliterated_text_keeps_its_mention():
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("2\t0\t40\tBRAF\tGene\t673", "mention/past_the_text"),
+        ("2\t20\t40\tBRAF\tGene\t673", "mention/past_the_text"),
         ("2\t-1\t4\tBRAF\tGene\t673", "mention/past_the_text"),
         ("2\t2\t6\tBRAF\tGene\t673", "mention/offset_mismatch"),
         ("2\t3\t3\t\tGene\t673", "mention/empty_span"),
@@ -116,6 +117,33 @@ def test_a_broken_line_is_lost_alone_and_counted(line, reason):
     good = b"2|t|BRAF in melanoma\n2|a|Yes.\n2\t0\t4\tBRAF\tGene\t673\n"
     assert only_loss(good + line + b"\n") == reason
     assert read(good + line + b"\n") == read(good)
+
+
+@pytest.mark.parametrize("damage", [b"\0", b"\xff"])
+def test_a_document_with_damaged_text_is_lost_alone(damage):
+    tally = Tally()
+    bad = SMALL.encode().replace(b"7\t", b"8\t").replace(b"7|", b"8|").replace(b"V600E in", damage)
+    assert read(SMALL.encode() + bad + SMALL.encode(), tally) == read(SMALL * 2)
+    assert tally.counts == {"document/unreadable": 1}
+    assert tally.examples["document/unreadable"][0].startswith("small:13#8: ")
+
+
+def test_lines_are_counted_over_all_chunks():
+    tally = Tally()
+    text = SMALL * 50 + "7\tno document\n"
+    assert len(read_bytes("pubtator", text.encode(), tally, chunk_bytes=100)) == 50
+    assert tally.examples["line/no_document"][0].startswith("small:551: ")
+
+
+def test_a_copy_keeps_what_the_reader_could_not_read():
+    good = b"2|t|BRAF MEK\n2|a|\n2\t0\t4\tBRAF\tGene\t673\n2\t5\t8\tMEK\tGene\t5609\n\n"
+    bad = b"3|t|BR\xffF\n3|a|\n3\tBind\t1\t2\n\n"
+    (doc,) = read(bad + good)
+    relation = Relation(*doc.mentions_by_concept(), type="Bind", novel=True, probability=0.5)
+    copy = io.BytesIO()
+    documents = iter([replace(doc, relations=(relation,))])
+    pubtator_write.copy_with_relations(io.BytesIO(bad + good), copy, documents)
+    assert copy.getvalue() == bad + good[:-1] + b"2\tBind\t673\t5609\tNovel\t0.5000\n\n"
 
 
 def test_a_repeated_mention_is_kept_once():
@@ -143,8 +171,10 @@ def test_a_predicted_relation_is_written_as_the_document_spells_it():
     assert "2\tBind\t673(Tax:9606)\t5609\tNovel\t0.9731\n" in written
 
 
-_words = st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), max_size=40)
-_names = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\t"), min_size=1, max_size=8)
+_words = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0"), max_size=40)
+_names = st.text(
+    st.characters(codec="utf-8", exclude_characters="\n\r\t\0"), min_size=1, max_size=8
+)
 
 
 @given(title=_words, abstract=st.one_of(st.none(), _words), names=st.lists(_names, max_size=4))

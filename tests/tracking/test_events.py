@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from embre.engine import StepResult
+from embre.launch.progress import describe
 from embre.tracking import Tracker, read_events
 from embre.world import World
 
@@ -34,6 +35,17 @@ def test_a_restart_repeats_nothing_and_sends_what_a_kill_left_unsent(tmp_path: P
     given = walk(tmp_path, 5, 8, sent=3)  # goes on from the checkpoint of step 5
     assert [step for step, _ in given] == [4, 5, 6, 7, 8, 8]
     assert given[-1][1] == ["validation/f1"]
+
+
+def test_the_vocabulary_is_passed_on_until_mlflow_has_steps(tmp_path: Path) -> None:
+    given: list[tuple[int, dict[str, float]]] = []
+    for sent in (0, 3):
+        tracker = Tracker(tmp_path, World(), 1, lambda *point: given.append(point), sent=sent)
+        tracker.vocabulary({"of_normalised/all": 0.75})
+    assert given == [(0, {"vocabulary/of_normalised/all": 0.75})]
+    events = list(read_events(tmp_path, "vocabulary"))
+    assert [event["vocabulary/of_normalised/all"] for event in events] == [0.75, 0.75]
+    assert describe(events[0]) == "entity vocabulary: 75.0% of the mentions with an identifier"
 
 
 def test_a_line_cut_by_a_kill_costs_that_line_only(tmp_path: Path) -> None:

@@ -1,0 +1,189 @@
+"""Mentions that are not where they say: repaired where a rule is clear, else dropped.
+
+No rule is trusted: wherever it moves a mention to, the text must read exactly as the mention
+says. Repairs are counted as `repaired/RULE`, so that they are told apart from losses.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, groupby
+
+from embre.corpora.raw import RawMention
+from embre.corpora.spelling import same_words, spelled_out
+from embre.document import Passage
+from embre.entity_types import row_of
+from embre.tally import REPAIRED, Tally
+
+# How far a text may have shrunk or grown before a mention. Further away stands another mention
+# of the same name.
+MAX_SHIFT = 16
+JOINS = (1, -1, 2, -2)
+# Less than this may read the same by chance at another place.
+MIN_EVIDENCE_CHARS = 8
+MIN_CHARS = 3
+MAX_SHOWN = 80  # characters of a mention in the place where a loss is shown
+
+# The mentions that a rule moves, by their place in the list that it was given.
+Moved = dict[int, RawMention]
+
+
+def repair(
+    wrong: list[RawMention],
+    right: list[RawMention],
+    text: str,
+    passages: Sequence[Passage],
+    file: str,
+    tally: Tally,
+) -> list[RawMention]:
+    """What can be kept of the `wrong` mentions of a document, at places that the text bears out."""
+    kept: list[RawMention] = []
+    left: list[RawMention] = []
+    for mention in wrong:
+        fits = 0 <= mention.start < mention.end <= len(text)
+        if fits and same_words(text[mention.start : mention.end], mention.text):
+            kept.append(mention)
+        else:
+            left.append(mention)
+    rules: dict[str, Callable[[list[RawMention]], Moved]] = {
+        "byte_offset": lambda left: _from_bytes(left, text),
+        "joined_otherwise": lambda left: _joined_otherwise(left, right, text, passages),
+        "shifted_block": lambda left: _shifted_blocks(left, text),
+        "wrong_end": lambda left: _with_own_end(left, text),
+        "swapped_columns": lambda left: _with_columns_swapped(left, text),
+    }
+    for name, rule in rules.items():
+        moved = rule(left) if left else {}
+        for at, better in moved.items():
+            kept.append(better)
+            surface = better.text[:MAX_SHOWN]
+            detail = f"{surface!r} is at {better.start}-{better.end}, not {left[at].start}"
+            tally.drop(f"{REPAIRED}{name}", f"{file}:{better.place}", detail)
+        left = [mention for at, mention in enumerate(left) if at not in moved]
+    for mention in left:
+        detail = f"{mention.text[:MAX_SHOWN]!r} is not at {mention.start}-{mention.end}"
+        tally.drop(_fault_of(mention, text), f"{file}:{mention.place}", detail)
+    return kept
+
+
+def _fault_of(mention: RawMention, text: str) -> str:
+    if mention.end <= mention.start:
+        return "mention/empty_span"
+    if mention.start < 0 or mention.end > len(text):
+        return "mention/past_the_text"
+    return "mention/offset_mismatch"
+
+
+def _move(mention: RawMention, start: int, text: str) -> RawMention | None:
+    """The mention at another place, if the text reads there exactly as it says."""
+    end = start + len(mention.text)
+    if 0 <= start < end == start + mention.end - mention.start and text[start:end] == mention.text:
+        return mention._replace(start=start, end=end)
+    return None
+
+
+def _from_bytes(left: list[RawMention], text: str) -> Moved:
+    """Offsets that count the bytes of UTF-8, as in some documents of GNormPlus."""
+    moved: Moved = {}
+    if text.isascii():
+        return moved
+    starts = [0, *accumulate(len(char.encode()) for char in text)]
+    for at, mention in enumerate(left):
+        start, end = (bisect_left(starts, offset) for offset in (mention.start, mention.end))
+        exact = 0 <= start < end < len(starts) and text[start:end] == mention.text
+        if exact and (starts[start], starts[end]) == (mention.start, mention.end):
+            moved[at] = mention._replace(start=start, end=end)
+    return moved
+
+
+def _joined_otherwise(
+    left: list[RawMention], right: list[RawMention], text: str, passages: Sequence[Passage]
+) -> Moved:
+    """All behind the title is off by the same one or two: it was joined in another way.
+
+    PubTator Central's titles end in a blank, which its offsets take for the one in between.
+    """
+    if len(passages) < 2:
+        return {}
+    seam = passages[1].start
+    num_right = sum(mention.start >= seam for mention in right)
+    behind = [at for at, mention in enumerate(left) if seam - 2 <= mention.start < len(text)]
+    # A blank at the end of the title explains it; otherwise the mentions have to.
+    explained = text[: passages[0].end].endswith(" ")
+    for shift in JOINS:
+        moved: Moved = {}
+        for at in behind:
+            better = _move(left[at], left[at].start + shift, text)
+            if better and better.start >= seam:
+                moved[at] = better
+        most = len(moved) > num_right and 2 * len(moved) > len(behind)
+        if most and (_is_evidence(moved.values()) or explained):
+            return moved
+    return {}
+
+
+def _shifted_blocks(left: list[RawMention], text: str) -> Moved:
+    """Neighbours that are all off by the same: the text lost or gained something before them."""
+    order = sorted((mention.start, at) for at, mention in enumerate(left))
+    shifts = [set(_shifts(left[at], text)) for _, at in order]
+    runs: list[tuple[list[int], int]] = []
+    for shift in set().union(*shifts):
+        fits = [shift in found for found in shifts]
+        for fit, run in groupby(range(len(order)), key=fits.__getitem__):
+            if fit:
+                runs.append((list(run), shift))
+    moved: Moved = {}
+    for run, shift in sorted(runs, key=lambda pair: (-len(pair[0]), abs(pair[1]))):
+        run = [n for n in run if order[n][1] not in moved]
+        if not run or not _is_evidence(left[order[n][1]] for n in run):
+            continue
+        if set.intersection(*(shifts[n] for n in run)) != {shift}:
+            continue  # another shift explains them as well
+        for n in run:
+            start, at = order[n]
+            better = _move(left[at], start + shift, text)
+            assert better is not None
+            moved[at] = better
+    return moved
+
+
+def _is_evidence(mentions: Iterable[RawMention]) -> bool:
+    """Whether mentions read right together for more than chance: two and more, not too short."""
+    lengths = {mention.start: len(mention.text) for mention in mentions}
+    return len(lengths) > 1 and sum(lengths.values()) >= MIN_EVIDENCE_CHARS
+
+
+def _shifts(mention: RawMention, text: str) -> Iterator[int]:
+    """How far from its place a mention reads as it says, in both directions."""
+    start, end, words = mention.start, mention.end, mention.text
+    if len(words) != end - start or not words:
+        return
+    at = text.find(words, max(0, start - MAX_SHIFT), max(0, end + MAX_SHIFT))
+    while at >= 0:
+        yield at - start
+        at = text.find(words, at + 1, max(0, end + MAX_SHIFT))
+
+
+def _with_own_end(left: list[RawMention], text: str) -> Moved:
+    """A mention longer or shorter than it says, with Greek letters by name in the text or not."""
+    moved: Moved = {}
+    for at, mention in enumerate(left):
+        start, words = mention.start, mention.text
+        spelled = spelled_out(words)
+        for length in (len(words), len(spelled)):
+            there = text[start : start + length] if start >= 0 else ""
+            fits = len(there) == length >= MIN_CHARS
+            if fits and (there == words or there.lower() == spelled):
+                moved[at] = mention._replace(end=start + length)
+                break
+    return moved
+
+
+def _with_columns_swapped(left: list[RawMention], text: str) -> Moved:
+    """A line of BioCreative VIII whose text and type have changed places."""
+    return {
+        at: mention._replace(text=mention.type, type=mention.text)
+        for at, mention in enumerate(left)
+        if row_of(mention.text)
+        and 0 <= mention.start < mention.end
+        and text[mention.start : mention.end] == mention.type
+    }

@@ -1,0 +1,110 @@
+"""A stream seen through a window: what every format's `cut` reads with.
+
+The window never holds more than one document and one block, whatever the stream holds, and knows
+which line of the file it begins at.
+"""
+
+import codecs
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from embre.corpora.raw import CHUNK_BYTES, MAX_DOCUMENT_BYTES, Chunk
+from embre.corpora.streams import Bomb, BrokenArchive
+from embre.tally import Tally
+
+READ_BYTES = 1 << 20
+MARK_BYTES = 4096  # longer than any mark between documents that is searched for
+
+
+class Window:
+    """`data` from `at` on is what was read and not yet taken; `line` is the line of `at`.
+
+    `broken` tells that the stream ended before its time.
+    """
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        file: str,
+        tally: Tally,
+        chunk_bytes: int = CHUNK_BYTES,
+        max_bytes: int = MAX_DOCUMENT_BYTES,
+    ) -> None:
+        self.stream, self.file, self.tally = stream, file, tally
+        self.chunk_bytes, self.max_bytes = chunk_bytes, max_bytes
+        self.data, self.at, self.line = b"", 0, 1
+        self.started = self.ended = self.broken = False
+
+    @property
+    def size(self) -> int:
+        return len(self.data) - self.at
+
+    def more(self) -> bool:
+        """Forget what was taken and read another block; False at the end of the stream."""
+        pieces, wanted = [self.data[self.at :]], 0 if self.ended else self.chunk_bytes
+        try:
+            # One small read at a time: what came before a fault is kept.
+            while wanted > 0 and (piece := self.stream.read1(min(wanted, READ_BYTES))):  # pyright: ignore[reportAttributeAccessIssue]
+                pieces.append(piece)
+                wanted -= len(piece)
+            self.ended = self.ended or wanted > 0
+        except BrokenArchive as fault:
+            count_fault(fault, self.file, self.tally)
+            self.ended = self.broken = True
+        self.data, self.at = b"".join(pieces), 0
+        if not self.started:
+            self.started, self.data = True, self.data.removeprefix(codecs.BOM_UTF8)
+        return len(pieces) > 1
+
+    def take(self, end: int) -> bytes:
+        """The data up to `end`, which leaves the window."""
+        taken = self.data[self.at : end]
+        self.skip(end)
+        return taken
+
+    def skip(self, end: int) -> None:
+        """Leave the data up to `end` behind."""
+        self.line += self.data.count(b"\n", self.at, end)
+        self.at = end
+
+    def drop(self, reason: str, detail: str = "") -> None:
+        """Count something lost at the line where the window begins."""
+        self.tally.drop(reason, f"{self.file}:{self.line}", detail)
+
+
+def count_fault(fault: BrokenArchive, name: str, tally: Tally) -> None:
+    """Count an archive that could not be read to its end."""
+    reason = "file/bomb" if isinstance(fault, Bomb) else "file/broken_archive"
+    tally.drop(reason, name, str(fault))
+
+
+def cut_at(
+    window: Window,
+    format: str,
+    first_end: Callable[[bytes, int], int],
+    last_end: Callable[[bytes, int], int],
+) -> Iterator[Chunk]:
+    """Cut a window at the ends of documents, which two searches find: 0 where there is none.
+
+    What follows the last end stays in the window.
+    """
+    while True:
+        if window.size > window.max_bytes:
+            end = first_end(window.data, window.at)
+            if not 0 < end - window.at <= window.max_bytes:
+                _skip_document(window, first_end)
+        if end := last_end(window.data, window.at):
+            line = window.line
+            yield Chunk(window.file, format, line, window.take(end))
+        if not window.more():
+            return
+
+
+def _skip_document(window: Window, first_end: Callable[[bytes, int], int]) -> None:
+    window.drop("document/too_large", f"more than {window.max_bytes:,} bytes")
+    while not (end := first_end(window.data, window.at)):
+        window.skip(max(window.at, len(window.data) - MARK_BYTES))
+        if not window.more():
+            end = len(window.data)
+            break
+    window.skip(end)

@@ -1,0 +1,144 @@
+"""Documents that must stay out of pretraining: known by id, and by text.
+
+The text counts because an article has other ids too (a PMC number, a row of somebody's file).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from embre.corpora import read_checked
+from embre.corpora.raw import CheckedDocument
+from embre.tally import Tally
+
+# Fewer letters than this say too little: many articles are called "Editorial" or "In reply".
+FEWEST_LETTERS = 32
+_NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).isalnum()))
+
+HELD_LIST_HEAD = "# id, fingerprint of text, fingerprint of title; 0 where too short"
+# Evaluation documents whose ids and texts are public, in `held_lists/`; held out by default.
+SHIPPED = ("biored", "bc5cdr")
+
+
+class Fingerprint(NamedTuple):
+    """64 bits of a document's text and of its title; 0 where there are too few letters."""
+
+    text: int
+    title: int
+
+
+def fingerprint(doc: CheckedDocument) -> Fingerprint:
+    """Equal for equal ASCII letters and digits: spacing, case and punctuation do not count."""
+    title = next((p for p in doc.passages if p.kind == "title"), None)
+    return Fingerprint(
+        text=_letters_hash(doc.text),
+        title=_letters_hash(doc.text[title.start : title.end]) if title else 0,
+    )
+
+
+def _letters_hash(text: str) -> int:
+    letters = text.encode(errors="surrogatepass").lower().translate(None, _NOT_LETTERS)
+    if len(letters) < FEWEST_LETTERS:
+        return 0
+    return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little") or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One list of documents to leave out. `prints` has the texts and titles of those known."""
+
+    name: str
+    ids: set[str] = field(default_factory=set)
+    prints: set[int] = field(default_factory=set)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over ids and fingerprints."""
+        lines = [*sorted(self.ids), *(f"{value:x}" for value in sorted(self.prints))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def has(self, doc: CheckedDocument, prints: Fingerprint) -> bool:
+        known = not self.ids.isdisjoint(names_of(doc))
+        return known or prints.text in self.prints or prints.title in self.prints
+
+    def add(self, prints: Iterable[int]) -> None:
+        self.prints.update(value for value in prints if value)
+
+
+def names_of(doc: CheckedDocument) -> set[str]:
+    """Every id by which a document may stand in a list."""
+    return {name for name in (doc.doc_id, doc.pmid, doc.pmcid) if name}
+
+
+def read_held(source: str) -> Held:
+    """A list that is shipped (`SHIPPED`), a file of ids (one a line), or any corpus."""
+    if source in SHIPPED:
+        return _read_list(
+            source, files("embre").joinpath("held_lists", f"{source}.tsv").read_text()
+        )
+    path = Path(source)
+    if path.is_file() and path.suffix in (".txt", ".ids", ".pmids", ".tsv"):
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        if "|" not in text and all(line.count("\t") <= 2 for line in text.splitlines()):
+            return _read_list(path.name, text)
+    held = Held(path.name)
+    for doc in _read_all(source):
+        held.ids.update(names_of(doc))
+        held.add(fingerprint(doc))
+    return held
+
+
+def _read_all(source: str) -> Iterator[CheckedDocument]:
+    """Every document of a corpus; ValueError in the end where some could not be read.
+
+    A list that is shorter than it should be lets evaluation documents through.
+    """
+    tally, num_read = Tally(), 0
+    for doc in read_checked(source, tally):
+        num_read += 1
+        yield doc
+    lost = [reason for reason in tally.counts if reason.startswith(("file/", "document/"))]
+    if lost or not num_read:
+        why = ", ".join(lost) or "it is empty"
+        raise ValueError(
+            f"{source}: not all of this hold-out corpus can be read ({why}); repair it, or give "
+            "the files that are whole"
+        )
+
+
+def _read_list(name: str, text: str) -> Held:
+    """Lines of an id, or of an id and the fingerprints of its text and title in hexadecimal."""
+    held = Held(name)
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            doc_id, *prints = line.split("\t")
+            held.ids.add(doc_id.strip())
+            try:
+                held.add(int(value, 16) for value in prints)
+            except ValueError as error:
+                raise ValueError(
+                    f"{name}: {line!r} is no line of a hold-out list; give an id a line, or what "
+                    "tools/hold_out_list.py writes"
+                ) from error
+    return held
+
+
+def held_lines(corpora: Iterable[str], only: set[str] | None) -> Iterator[str]:
+    """The lines of a list of all documents of some corpora, or of those that `only` names.
+
+    An id of `only` that no corpus has gets a line of its own, without fingerprints. Raises
+    ValueError for a corpus that cannot be read to its end.
+    """
+    missing = set(only or ())
+    lines: set[str] = set()
+    for doc in (doc for source in corpora for doc in _read_all(source)):
+        names = names_of(doc)
+        if only is None or names & only:
+            prints = fingerprint(doc)
+            missing -= names
+            lines |= {f"{name}\t{prints.text:x}\t{prints.title:x}" for name in names}
+    yield from lines
+    yield from missing

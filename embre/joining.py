@@ -1,0 +1,40 @@
+"""Blocks that follow each other under one id are pieces of one article, and become one document.
+
+NLM-Chem's PubTator file has a block for each passage: 3,428 blocks of 50 articles.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import groupby
+
+from embre.corpora.raw import CheckedDocument
+from embre.tally import Tally
+
+
+def join_pieces(docs: Iterable[CheckedDocument], tally: Tally) -> Iterator[CheckedDocument]:
+    """Documents with the pieces of one article joined by a space, which is counted.
+
+    An article that is simply there twice stays twice; one of them is chosen later.
+    """
+    for _, group in groupby(docs, key=lambda doc: (doc.file, doc.doc_id)):
+        pieces: list[CheckedDocument] = []
+        for piece in group:
+            if any(piece.text == other.text for other in pieces):
+                yield piece
+            else:
+                pieces.append(piece)
+        for piece in pieces[1:]:
+            tally.drop("repaired/piece_joined", f"{piece.file}#{piece.doc_id}")
+        yield _join(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _join(pieces: list[CheckedDocument]) -> CheckedDocument:
+    passages, mentions, shift = [], [], 0
+    for number, piece in enumerate(pieces):
+        for p in piece.passages:
+            kind = "paragraph" if number and p.kind == "title" else p.kind
+            passages.append(replace(p, start=p.start + shift, end=p.end + shift, kind=kind))
+        mentions += [m._replace(start=m.start + shift, end=m.end + shift) for m in piece.mentions]
+        shift += len(piece.text) + 1
+    text = " ".join(piece.text for piece in pieces)
+    return pieces[0]._replace(text=text, passages=tuple(passages), mentions=mentions)

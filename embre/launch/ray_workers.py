@@ -1,0 +1,50 @@
+"""The workers of a Ray cluster, for work that is cut into calls."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayTaskError
+
+from embre.workers import AHEAD
+
+Result = TypeVar("Result")
+
+
+class RayWorkers:
+    """Does calls as Ray tasks of one CPU each, for one `with` block.
+
+    A task whose node goes away is done again elsewhere; the files that calls write must be on a
+    file system that all nodes see.
+    """
+
+    def __init__(self, address: str):
+        self._address = address
+
+    def __enter__(self) -> "RayWorkers":
+        ray.init(address=self._address, log_to_driver=False)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        ray.shutdown()
+
+    def run(
+        self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
+    ) -> Iterator[Result]:
+        """`function(*call)` for every call, results in any order; the first error is raised."""
+        # An error of ours is no reason to try again; a lost node is.
+        task = ray.remote(num_cpus=1, max_retries=3)(function)
+        calls, waiting = iter(calls), []
+        while True:
+            # Asked each time, because a cluster grows and shrinks.
+            wanted = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + AHEAD)
+            waiting += [task.remote(*call) for call in islice(calls, max(0, wanted - len(waiting)))]
+            if not waiting:
+                return
+            done, waiting = ray.wait(waiting)
+            for result in done:
+                try:
+                    yield ray.get(result)
+                except RayTaskError as error:
+                    raise error.cause from error

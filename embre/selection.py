@@ -1,0 +1,48 @@
+"""Which of the documents that were read go into the shard set, and in which order.
+
+The same documents give the same answer, in whatever order they were read.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# One article may come under one PMID, one PMC number, or with one text.
+IDENTITIES = (("pmid", "same_pmid"), ("name", "same_id"), ("text", "same_text"))
+
+
+def choose(
+    index: np.ndarray, held_prints: Sequence[set[int]]
+) -> tuple[np.ndarray, dict[str, int], list[int]]:
+    """The rows of INDEX that stay, in order of their place; drops by reason; held by each list.
+
+    Of the versions of an article the longest stays (the full text, not the abstract; the abstract,
+    not the title alone), of equally long ones the one with most mentions. What has the text or
+    the title of a held-out document goes, under whatever id.
+    """
+    stays = np.ones(len(index), dtype=bool)
+    num_held = []
+    for prints in held_prints:
+        known = np.fromiter(prints, dtype=np.uint64, count=len(prints))
+        found = stays & (np.isin(index["text"], known) | np.isin(index["title"], known))
+        num_held.append(int(found.sum()))
+        stays &= ~found
+    order = np.flatnonzero(stays)
+    best = np.lexsort(
+        (
+            *(index[name][order] for name in ("title", "text", "name", "pmid", "place", "content")),
+            -index["mentions"][order].astype(np.int64),
+            -index["tokens"][order].astype(np.int64),
+        )
+    )
+    order = order[best]
+    dropped = {}
+    for column, reason in IDENTITIES:
+        values = index[column][order]
+        first = np.zeros(len(order), dtype=bool)
+        first[np.unique(values, return_index=True)[1]] = True
+        keep = first | (values == 0)
+        dropped[f"document/{reason}"] = int(len(order) - keep.sum())
+        order = order[keep]
+    by_place = np.lexsort((index["content"][order], index["place"][order]))
+    return order[by_place], {reason: n for reason, n in dropped.items() if n}, num_held

@@ -1,0 +1,112 @@
+"""Whatever happened to a shard's bytes, it is refused by name and says what to do about it.
+
+Plain WebDataset reads most of it without a word: the last test says what it makes of each damage.
+"""
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from embre.shard_check import check_shards
+from embre.sharding import ShardSettings
+from embre.shards import ShardSet
+from tests.shard_sets import write_shards
+from tests.tools.test_inspect_shards import believe, flat, inspect
+
+SHARD = "train-000000.tar"
+NUM_BLOCKS = 4
+Damage = Callable[[bytes, tarfile.TarInfo, tarfile.TarInfo], bytes]
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def zeroed(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes(512) + data[at + 512 :]
+
+
+# Given the first file of a block in the middle (`docs.npy`), and the one behind it.
+CUTS: dict[str, Damage] = {
+    "cut between two samples": lambda data, first, second: data[: first.offset],
+    "cut between two files of a sample": lambda data, first, second: data[: second.offset],
+    "cut in a header": lambda data, first, second: data[: first.offset + 100],
+    "cut in a payload": lambda data, first, second: data[: first.offset_data + first.size // 2],
+    "cut to nothing": lambda data, first, second: b"",
+}
+FLIPS: dict[str, Damage] = {
+    "a flipped byte of a header": lambda data, first, second: flipped(data, first.offset + 3),
+    "a flipped byte of a payload": lambda data, first, second: flipped(
+        data, first.offset_data + first.size - 1
+    ),
+    "a header of zeros": lambda data, first, second: zeroed(data, first.offset),
+    "a block of zeros in a payload": lambda data, first, second: zeroed(data, first.offset_data),
+    "a byte more": lambda data, first, second: data + b"\0",
+}
+ALL = CUTS | FLIPS
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Two shards, the first of four blocks."""
+    settings = ShardSettings(2, 2 * NUM_BLOCKS, validation_share=0.0, vocabulary=600)
+    return write_shards(tmp_path_factory.mktemp("set"), 12, settings)
+
+
+@pytest.fixture
+def damaged(whole: ShardSet, tmp_path: Path, request: pytest.FixtureRequest) -> ShardSet:
+    """A copy of the shard set whose first shard has the damage that the test's parameter names."""
+    for file in Path(whole.url).iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with tarfile.open(tmp_path / SHARD) as archive:
+        files = archive.getmembers()
+    middle = len(files) // 2
+    assert files[middle].name.endswith("docs.npy")
+    data = ALL[request.param]((tmp_path / SHARD).read_bytes(), files[middle], files[middle + 1])
+    (tmp_path / SHARD).write_bytes(data)
+    return ShardSet.open(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ALL, indirect=True)
+def test_a_damaged_shard_is_refused_by_name_with_a_remedy(damaged: ShardSet) -> None:
+    first, second = damaged.manifest.shards
+    with pytest.raises(ValueError, match=rf"{SHARD}: .* damaged; copy or write it again"):
+        damaged.load(first)
+    assert damaged.load(second)
+
+
+@pytest.mark.parametrize("damaged", ALL, indirect=True)
+def test_verifying_names_the_damaged_shard_and_no_other(damaged: ShardSet) -> None:
+    found = inspect(damaged.url, "--verify")
+    assert found.exit_code == 1
+    assert f"{SHARD}: " in found.output and "train-000001.tar" not in found.output
+    assert "damaged; copy or write it again" in flat(found.output)
+
+
+@pytest.mark.parametrize("damaged", [*CUTS, "a header of zeros"], indirect=True)
+def test_what_is_missing_is_found_even_where_the_manifest_was_made_of_the_damage(
+    damaged: ShardSet,
+) -> None:
+    believe(Path(damaged.url), SHARD)
+    problems = check_shards(ShardSet.open(damaged.url))
+    assert list(problems) == [SHARD]
+
+
+SILENT = {
+    "cut between two samples": NUM_BLOCKS // 2,
+    "cut between two files of a sample": NUM_BLOCKS // 2 + 1,
+    "cut in a header": NUM_BLOCKS // 2,
+    "a flipped byte of a header": NUM_BLOCKS // 2,
+    "a flipped byte of a payload": NUM_BLOCKS,
+    "a header of zeros": NUM_BLOCKS // 2,
+}
+
+
+@pytest.mark.parametrize(("damaged", "num_samples"), SILENT.items(), indirect=["damaged"])
+def test_plain_webdataset_reads_it_without_a_word(damaged: ShardSet, num_samples: int) -> None:
+    samples = list(webdataset.WebDataset(f"{damaged.url}/{SHARD}", shardshuffle=False))
+    assert len(samples) == num_samples

@@ -1,0 +1,98 @@
+"""Mentions as columns are the mentions of the documents, from either reader, and lose none."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embre.concept_hash import concept_hash
+from embre.corpora import read_raw
+from embre.corpora.assemble import check
+from embre.corpora.pubtator_plain import read_plain
+from embre.corpora.raw import CheckedDocument, Chunk, RawMention
+from embre.document import Concept
+from embre.mention_columns import NOT_USED, TYPE_INDEX, MentionColumns, meaning_of
+from embre.tally import Tally
+
+Row = tuple[int, int, int, str, str, str]
+
+spellings = st.sampled_from(["", "Gene", "Disease", "673", "MESH:D1", "β", "a\tb"])
+mentions = st.builds(
+    lambda start, surface, kind, identifier: RawMention(
+        start, start + len(surface), surface, kind, identifier, 1
+    ),
+    st.integers(0, 99),
+    st.text("αBc \t", max_size=3),
+    spellings,
+    spellings,
+)
+documents = st.lists(st.lists(mentions, max_size=4), max_size=5).map(
+    lambda of: [
+        CheckedDocument(str(n), None, None, "", (), found, "a") for n, found in enumerate(of)
+    ]
+)
+
+
+def rows_of(docs: list[CheckedDocument]) -> list[Row]:
+    return [(n, *mention[:5]) for n, doc in enumerate(docs) for mention in doc.mentions]
+
+
+def rows_in(columns: MentionColumns) -> list[Row]:
+    named = zip(
+        *(c.tolist() for c in (columns.doc_of, columns.starts, columns.ends, columns.surfaces)),
+        (columns.spellings[meaning] for meaning in columns.meaning.tolist()),
+        strict=True,
+    )
+    return [(*row, *spelling) for *row, spelling in named]
+
+
+@settings(deadline=None)
+@given(documents)
+def test_columns_hold_every_mention_in_order(docs: list[CheckedDocument]) -> None:
+    columns = MentionColumns.of(docs)
+    assert rows_in(columns) == rows_of(docs)
+    assert len(set(columns.spellings)) == len(columns.spellings)
+
+
+@settings(deadline=None)
+@given(documents, st.data())
+def test_those_of_some_documents_are_theirs_alone(
+    docs: list[CheckedDocument], data: st.DataObject
+) -> None:
+    stays = data.draw(st.lists(st.booleans(), min_size=len(docs), max_size=len(docs)))
+    found = MentionColumns.of(docs).only(np.array(stays, dtype=bool))
+    assert rows_in(found) == rows_of([doc for doc, keep in zip(docs, stays, strict=True) if keep])
+
+
+def test_both_readers_give_one_set_of_columns() -> None:
+    data = (
+        b"1|t|BRAF in mice\n1|a|KRAS.\n1\t0\t4\tBRAF\tGene\t673\n1\t13\t17\tKRAS\tGene\t3845\n\n"
+        b"2|t|none\n2|a|\n\n3|t|BRAF\n3|a|\n3\t0\t4\tBRAF\tGene\t673\n\n"
+    )
+    chunk = Chunk("a", "pubtator", 1, data)
+    plain, rest = read_plain(chunk)
+    docs = [check(raw, Tally()) for raw in read_raw(chunk, Tally())]
+    at_once, careful = MentionColumns.of_plain(plain), MentionColumns.of(docs)
+    assert not rest and rows_in(at_once) == rows_in(careful) == rows_of(docs)
+    assert at_once.spellings == careful.spellings == [("Gene", "673"), ("Gene", "3845")]
+
+
+@pytest.mark.parametrize(
+    ("source_type", "identifier", "concepts"),
+    [
+        ("Gene", "673", ["673"]),
+        ("GeneOrGeneProduct", "673", ["673"]),
+        ("Gene", "673;5604", ["673", "5604"]),
+        ("Gene", "", []),
+        ("Gene", "-", []),
+    ],
+)
+def test_a_spelling_means_a_type_and_hashes_of_concepts(
+    source_type: str, identifier: str, concepts: list[str]
+) -> None:
+    hashes = sorted(concept_hash(Concept("Gene", name)) for name in concepts)
+    assert meaning_of(source_type, identifier) == (TYPE_INDEX["Gene"], tuple(hashes) or (0,))
+
+
+def test_a_type_that_is_not_used_has_no_number() -> None:
+    assert meaning_of("DomainMotif", "3514")[0] == NOT_USED

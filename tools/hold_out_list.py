@@ -1,0 +1,36 @@
+"""Corpora → a hold-out list: ids and fingerprints of their documents, and none of their text.
+
+    python tools/hold_out_list.py CDR_TestSet.PubTator.txt --out bc5cdr_test.tsv
+    python tools/shard_pubtator.py dumps/ --out shards/ --hold-out bc5cdr_test.tsv
+
+With --ids only the documents of a list of ids are taken, from whatever corpora have them.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embre.held_out import HELD_LIST_HEAD, held_lines, read_held
+
+
+def main(
+    corpora: Annotated[list[str], typer.Argument(help="Files, folders or archives of documents.")],
+    out: Annotated[Path, typer.Option(help="The list to write.")],
+    ids: Annotated[
+        list[Path] | None, typer.Option(help="Files of ids, one a line: take these alone.")
+    ] = None,
+) -> None:
+    """Write a hold-out list."""
+    try:
+        only = {name for path in ids for name in read_held(str(path)).ids} if ids else None
+        lines = sorted(held_lines(corpora, only))
+    except (OSError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    out.write_text("".join(f"{line}\n" for line in [HELD_LIST_HEAD, *lines]))
+    typer.echo(f"{len(lines):,} ids in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
