@@ -1,0 +1,105 @@
+"""The concepts that a made-up dump mentions: 260,000 of six types, each with two names.
+
+Types and identifiers are spelt as PubTator 3 spells them. No name or number is meant to exist.
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from common_words import ADJECTIVES, NOUNS
+from made_up_words import ROOTS, rare_words
+
+# How many concepts, which share of the mentions (as counted in BioRED), and how steeply the
+# frequency of concepts falls with their rank: 500 documents of BioRED have 3,277 concepts.
+KINDS = {
+    "Gene": (100_000, 0.33, 1.02),
+    "Disease": (30_000, 0.27, 1.02),
+    "Chemical": (60_000, 0.22, 1.02),
+    "Species": (5_000, 0.105, 1.60),
+    "ProteinMutation": (60_000, 0.068, 0.60),
+    "CellLine": (5_000, 0.007, 0.70),
+}
+LIVING = ["patients", "human", "mice", "women", "rats", "men", "children", "rat", "mouse"]
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Concepts of all types in one row. `names` has two of each: the concept's index times two."""
+
+    names: list[str]
+    kinds: np.ndarray  # of each a pair: type, identifier or a list of them
+    roles: np.ndarray  # the same with the first identifier only; what a relation names
+    first: np.ndarray  # index of the first concept of each kind
+    sizes: np.ndarray
+    shares: np.ndarray
+    falls: np.ndarray
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Indices of concepts: a kind by its share, then a rank by a power law within it."""
+        kinds = np.searchsorted(np.cumsum(self.shares)[:-1], rng.random(shape))
+        sizes, power = self.sizes[kinds], 1 - self.falls[kinds]
+        ranks = (1 + rng.random(shape) * ((sizes + 1.0) ** power - 1)) ** (1 / power) - 1
+        return self.first[kinds] + np.minimum(ranks.astype(np.int64), sizes - 1)
+
+
+def make_catalogue() -> Catalogue:
+    """The same catalogue each time."""
+    rng = random.Random("made-up concepts")
+    words = iter(rare_words(np.arange(400_000) * 7 + 13).tolist())
+    names: list[str] = []
+    found: list[tuple[str, str]] = []
+    for kind, (size, *_) in KINDS.items():
+        for rank in range(size):
+            long, short, identifier = _concept(kind, rank, rng, next(words))
+            names += long, short
+            found.append((kind, identifier))
+    sizes, shares, falls = (np.array(column) for column in zip(*KINDS.values(), strict=True))
+    kinds, roles = np.empty((2, len(found)), dtype=object)
+    kinds[:] = found
+    roles[:] = [
+        (kind, numbers.split(";")[0] if kind == "Gene" else numbers) for kind, numbers in found
+    ]
+    first = np.cumsum(sizes) - sizes
+    return Catalogue(names, kinds, roles, first, sizes, shares / shares.sum(), falls)
+
+
+def _concept(kind: str, rank: int, rng: random.Random, word: str) -> tuple[str, str, str]:
+    """Two names and an identifier; numbers of one type are never those of another."""
+    if kind == "Gene":
+        number = 100_000 + rank
+        # Where a name means several genes, a dump lists them: 2.5 % of BioRED's mentions.
+        identifier = f"{number};{number + 1_000_000}" if rank % 40 == 7 else str(number)
+        named = f"{rng.choice(NOUNS)} {rng.choice(('receptor', 'kinase', 'factor'))}"
+        return word if rank % 4 == 3 else named, _symbol(rng) + _number(rng), identifier
+    if kind == "Disease":
+        identifier = "-" if rank % 100 == 99 else f"MESH:D{rank:06}"
+        long = f"{rng.choice(ADJECTIVES)} {word if rank % 4 == 3 else rng.choice(NOUNS)}"
+        short = _symbol(rng) if rank % 2 else f"{rng.choice(NOUNS)} disease"
+        return long, short, identifier
+    if kind == "Chemical":
+        name = rng.choice(ROOTS) + rng.choice(("ine", "ol", "ide", "ate", "one"))
+        short = f"{_symbol(rng)}-{rank % 90 + 1}" if rank % 3 == 0 else rng.choice(NOUNS)
+        long = f"{word[:5]}{name}" if rank % 4 == 3 else f"{rng.choice(NOUNS)} {name}"
+        return long, short, f"MESH:C{rank:06}"
+    if kind == "Species":
+        name = LIVING[rank] if rank < len(LIVING) else f"{word.capitalize()} {word[:4]}us"
+        return name, name.split()[0], str(5_000_000 + rank)
+    if kind == "CellLine":
+        return f"{_symbol(rng)}-{rank % 97 + 1}", f"{_symbol(rng)}{rank % 89}", f"CVCL:{rank:04}"
+    before, after = rng.choice(RESIDUES), rng.choice(RESIDUES)
+    place = rank // 40 + 2
+    identifier = (
+        f"tmVar:p|SUB|{before}|{place}|{after};HGVS:p.{before}{place}{after};"
+        f"VariantGroup:{rank % 7};CorrespondingGene:{100_000 + rank};RS#:{20_000_000 + rank}"
+    )
+    return f"p.{before}{place}{after}", f"{before}{place}{after}", identifier
+
+
+def _number(rng: random.Random) -> str:
+    return rng.choice(("", str(rng.randrange(1, 10)), str(rng.randrange(1, 30))))
+
+
+def _symbol(rng: random.Random) -> str:
+    return "".join(rng.choices("ABCDEFGHIKLMNPRSTX", k=rng.choice((2, 3, 3, 4))))
