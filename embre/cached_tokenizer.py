@@ -1,6 +1,6 @@
-"""Word pieces of many texts at once: the Hugging Face tokenizer, asked once for each word.
+"""Word pieces of very many texts: the Hugging Face tokenizer, asked once for each word.
 
-    texts ─join─▶ bytes ─cut at spaces and punctuation─▶ words ─cache, HF where new─▶ Pieces
+    texts ─join─▶ bytes ─▶ words ─▶ rows of a table, cut where they are new ─▶ Pieces
 
 BERT's pre-tokenizer separates at white space and punctuation before anything else, so the pieces of
 a word do not depend on its neighbours. Only ASCII is cut here: a run that holds any other character
@@ -9,17 +9,28 @@ goes to Hugging Face as it is, and may come back as several words.
 
 import json
 import re
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-from tokenizers import Tokenizer
 
-MAX_WORDS = 1 << 20  # some 200 MB; a full cache is emptied, most words come back at once
-WORD, SPACE, PUNCTUATION = 0, 1, 2
-NOTHING = np.zeros(0, dtype=np.int64)
+from embre.tokenization import Pieces, TextTokenizer
+from embre.word_table import (
+    NOT_CUT,
+    PUNCTUATION,
+    SPACE,
+    WORD,
+    WordTable,
+    add_missing,
+    cut_words,
+    empty_table,
+    lay_pieces,
+    look_up,
+    scan_words,
+    table_of,
+    words_of,
+)
+
+MAX_WORDS = 1 << 20  # some 100 MB; a full cache is emptied, most words come back at once
 
 
 def _classes() -> np.ndarray:
@@ -31,9 +42,8 @@ def _classes() -> np.ndarray:
 
 
 def _folded(lower: bool) -> np.ndarray:
-    """What each byte is to a tokenizer: all spaces are one, and letters small where it says so."""
+    """What each byte is to a tokenizer: letters small where it says so."""
     folded = np.arange(256, dtype=np.uint8)
-    folded[CLASSES == SPACE] = ord(" ")
     if lower:
         folded[ord("A") : ord("Z") + 1] += 32
     return folded
@@ -42,28 +52,45 @@ def _folded(lower: bool) -> np.ndarray:
 CLASSES = _classes()
 
 
-@dataclass(frozen=True, slots=True)
-class Pieces:
-    """The word pieces of several texts, end to end.
+class _PiecesKnown:
+    """The pieces that can begin a word, and those that can go on with one."""
 
-    `ids`, `starts`, `ends` (num_tokens,): the token, and its characters within its own text.
-    `first` (num_texts + 1,): where each text's tokens begin, and the end of the last.
-    """
+    def __init__(self, model: dict):
+        prefix = model["continuing_subword_prefix"]
+        pieces = [(piece, number) for piece, number in model["vocab"].items() if piece.isascii()]
+        further = [(p.removeprefix(prefix), n) for p, n in pieces if p.startswith(prefix)]
+        self.beginnings, self.begin_ids = _as_table(pieces)
+        self.continuations, self.continue_ids = _as_table(further)
+        self.longest_piece = max(len(piece) for piece, _ in pieces)
+        self.longest_word = model["max_input_chars_per_word"]
 
-    ids: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    first: np.ndarray
+    def cut(self, table: WordTable, first_row: int) -> tuple[np.ndarray, ...]:
+        return cut_words(
+            table,
+            first_row,
+            self.beginnings,
+            self.begin_ids,
+            self.continuations,
+            self.continue_ids,
+            self.longest_piece,
+            self.longest_word,
+        )
+
+
+def _as_table(pieces: list[tuple[str, int]]) -> tuple[WordTable, np.ndarray]:
+    words = [piece.encode() for piece, _ in pieces]
+    return table_of(words), np.array([number for _, number in pieces], dtype=np.int32)
 
 
 class CachedTokenizer:
     """A tokenizer with a memory for words. Its tokens and offsets are Hugging Face's own."""
 
-    def __init__(self, backend: Tokenizer):
-        self._backend = backend
-        parts = json.loads(backend.to_str())
+    def __init__(self, tokenizer: TextTokenizer):
+        self._tokenizer = tokenizer
+        self.vocabulary = tokenizer.vocabulary
+        parts = json.loads(tokenizer.backend.to_str())
         added = parts["added_tokens"]
-        if backend.encode_special_tokens:
+        if tokenizer.backend.encode_special_tokens:
             added = [token for token in added if not token["special"]]
         # What Hugging Face finds in a text before it looks for words.
         contents = "|".join(re.escape(token["content"]) for token in added)
@@ -74,151 +101,46 @@ class CachedTokenizer:
             and parts["model"]["type"] == "WordPiece"
             and not any(token["normalized"] or token["single_word"] for token in added)
         )
-        model = parts["model"]
-        pieces: dict[str, int] = model.get("vocab", {}) if self._by_word else {}
-        prefix = model.get("continuing_subword_prefix", "")
-        self._beginnings = pieces
-        self._continuations = {
-            piece.removeprefix(prefix): number
-            for piece, number in pieces.items()
-            if piece.startswith(prefix)
-        }
-        self._longest_piece = max(map(len, pieces), default=0)
-        self._longest_word = model.get("max_input_chars_per_word", 0)
-        self._folded = _folded(lower=bool((parts["normalizer"] or {}).get("lowercase")))
-        self._forget()
+        if self._by_word:
+            self._pieces_known = _PiecesKnown(parts["model"])
+            self._folded = _folded(lower=bool(parts["normalizer"]["lowercase"]))
+            self._forget()
 
-    def encode(self, texts: Sequence[str]) -> Pieces:
-        """The word pieces of texts, without special tokens."""
+    def encode(self, texts: Sequence[str], begins: np.ndarray | None = None) -> Pieces:
+        """What `TextTokenizer.encode` gives, sooner."""
         joined = "\n".join(texts)
         if not self._by_word or (self._added and self._added.search(joined)):
-            return self.encode_whole(texts)
+            return self._tokenizer.encode(texts, begins)
         data = np.frombuffer(joined.encode(), dtype=np.uint8)
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         text_starts = np.cumsum(lengths + 1) - (lengths + 1)
-        cuts, words = self._words(data)
-        chars = cuts if len(data) == len(joined) else _characters(data, cuts)
-        first_word = np.append(np.searchsorted(chars, text_starts), len(words))
-        within = chars - np.repeat(text_starts, np.diff(first_word))
-        counts = self._counts[words]
-        num_before = np.append(0, np.cumsum(counts))
-        # Token n of the texts is token n + shift of the cache, one shift for each word.
-        shift = np.repeat(self._first[words] - num_before[:-1], counts)
-        spot = np.arange(num_before[-1]) + shift
-        within = np.repeat(within, counts)
-        return Pieces(
-            ids=self._ids[spot],
-            starts=self._starts[spot] + within,
-            ends=self._ends[spot] + within,
-            first=num_before[first_word],
-        )
-
-    def _words(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(num_words,) the byte where each word begins, and its row in the cache."""
-        data = np.take(self._folded, data)
-        classes = np.take(CLASSES, data)
-        begins = classes == PUNCTUATION
-        inside = classes == WORD
-        begins[:1] |= inside[:1]
-        begins[1:] |= inside[1:] & (classes[:-1] != WORD)
-        cuts = np.flatnonzero(begins)
-        if not len(cuts):
-            return cuts, cuts
-        # Each word takes the spaces behind it along, so that words tile the text and Arrow can
-        # look at them where they are.
-        offsets = np.append(cuts, len(data)).astype(np.int64)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-        found = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(cuts), buffers)
-        found = found.dictionary_encode()
-        rows = self._rows(found.dictionary.to_pylist())
-        return cuts, rows[found.indices.to_numpy(zero_copy_only=False)]
-
-    def _rows(self, words: list[bytes]) -> np.ndarray:
-        """(num_words,) where the cache has each word, after it learnt those it had not."""
-        if len(self._cache) + len(words) > MAX_WORDS:
+        if self._table.rows[0] > MAX_WORDS:
             self._forget()
-        cache = self._cache
-        new = [word for word in words if word not in cache]
-        if new:
-            self._learn(new)
-        return np.fromiter(map(cache.__getitem__, words), dtype=np.int64, count=len(words))
+        num_known = int(self._table.rows[0])
+        words = scan_words(data, self._folded, CLASSES, text_starts)
+        rows = look_up(self._table, words)
+        self._table = add_missing(self._table, words, rows)
+        if self._table.rows[0] > num_known:
+            self._learn(num_known)
+        # A character counted in all texts, as one counted in its own.
+        shifts = -text_starts if begins is None else begins - text_starts
+        return Pieces(*lay_pieces(rows, words.chars, shifts, words.first, *self._pieces))
 
-    def _learn(self, words: list[bytes]) -> None:
-        # Arrays that look at the lists keep them from growing.
-        self._counts = self._first = self._ids = self._starts = self._ends = NOTHING
-        cache = self._cache
-        bare = [word.rstrip(b" ") for word in words]  # a word with another space is no other word
-        others: list[str] = []
-        for word in dict.fromkeys(bare):
-            if word in cache:
-                continue
-            text = word.decode()
-            found = self._pieces_of(text) if text.isascii() and text.isalnum() else None
-            if found is None:
-                others.append(text)
-            else:
-                ids, starts = found
-                self._remember(word, ids, starts, [*starts[1:], len(text)])
-        encodings = self._backend.encode_batch(others, add_special_tokens=False)
-        for text, encoding in zip(others, encodings, strict=True):
-            starts, ends = zip(*encoding.offsets, strict=True) if encoding.ids else ((), ())
-            self._remember(text.encode(), encoding.ids, starts, ends)
-        cache.update(zip(words, map(cache.__getitem__, bare), strict=True))
-        self._counts, self._first, self._ids, self._starts, self._ends = (
-            np.frombuffer(values, dtype=np.int64) for values in self._grown
-        )
-
-    def _remember(
-        self, word: bytes, ids: Sequence[int], starts: Sequence[int], ends: Sequence[int]
-    ) -> None:
-        counts, first, all_ids, all_starts, all_ends = self._grown
-        self._cache[word] = len(counts)
-        counts.append(len(ids))
-        first.append(len(all_ids))
-        all_ids.extend(ids)
-        all_starts.extend(starts)
-        all_ends.extend(ends)
-
-    def _pieces_of(self, text: str) -> tuple[list[int], list[int]] | None:
-        """WordPiece of a folded word: the longest piece that is known, then the longest behind it.
-
-        Ids and where they start, or None where no pieces make up the word.
-        """
-        ids, starts, start, end = [], [], 0, len(text)
-        if end > self._longest_word:
-            return None
-        get = self._beginnings.get
-        while start < end:
-            for stop in range(min(end, start + self._longest_piece), start, -1):
-                number = get(text[start:stop])
-                if number is not None:
-                    break
-            else:
-                return None
-            ids.append(number)
-            starts.append(start)
-            start, get = stop, self._continuations.get
-        return ids, starts
+    def _learn(self, first_row: int) -> None:
+        """Cut the words from a row of the table on, and keep their pieces."""
+        counts, *cut = self._pieces_known.cut(self._table, first_row)
+        others = np.flatnonzero(counts == NOT_CUT)
+        whole = self._tokenizer.encode(words_of(self._table, others + first_row))
+        first = np.cumsum(np.maximum(counts, 0)) - np.maximum(counts, 0)
+        counts[others], first[others] = np.diff(whole.first), len(cut[0]) + whole.first[:-1]
+        pieces = [
+            np.concatenate(columns, dtype=np.int32)
+            for columns in zip(cut, (whole.ids, whole.starts, whole.ends), strict=True)
+        ]
+        first += len(self._pieces[2])
+        self._pieces = tuple(map(np.append, self._pieces, (first, counts, *pieces)))
 
     def _forget(self) -> None:
-        self._cache: dict[bytes, int] = {}
-        # One entry that no word uses: a buffer of nothing cannot be looked at.
-        self._grown = tuple(array("q", [0]) for _ in range(5))
-        self._learn([])
-
-    def encode_whole(self, texts: Sequence[str]) -> Pieces:
-        """The same without the cache: what it must agree with, and what other tokenizers take."""
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        offsets = [np.array(e.offsets, dtype=np.int64).reshape(-1, 2) for e in encodings]
-        offsets = np.concatenate([np.zeros((0, 2), dtype=np.int64), *offsets])
-        return Pieces(
-            ids=np.array([i for e in encodings for i in e.ids], dtype=np.int64),
-            starts=offsets[:, 0],
-            ends=offsets[:, 1],
-            first=np.cumsum([0, *(len(e.ids) for e in encodings)]),
-        )
-
-
-def _characters(data: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """(n,) bytes of UTF-8 as characters: a continuation byte begins none."""
-    return (np.cumsum((data & 0xC0) != 0x80) - 1)[cuts]
+        none = np.zeros(0, dtype=np.int32)
+        self._table = empty_table()
+        self._pieces = (none.astype(np.int64), none, none, none, none)

@@ -7,29 +7,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embre.concept_hash import hash_of
 from embre.durable import commit
 from embre.entities import SCHEMA
-from embre.entity_types import row_of, split_identifiers
-from embre.mention_columns import MentionColumns
+from embre.mention_columns import TYPE_INDEX, MentionColumns, meaning_of
 
 COUNT = np.dtype([("hash", "<u8"), ("count", "<u8")])
 # Tables are added up some at a time, so that memory holds the concepts and not the tables.
 TABLES_AT_ONCE = 128
 
-FORM_KEYS = ["type", "identifier", "name"]  # as a file spells them
+FORM_KEYS = ["spelling", "name"]  # as a file has them
 NAME_KEYS = ["hash", "concept_type", "concept", "name"]  # as we do
 
 
 def forms_of(columns: MentionColumns) -> pa.Table:
-    """How often each type, identifier and surface come together."""
+    """How often each spelling (type, tab, identifier) and surface come together."""
     arrays = [pa.array(columns.meaning), columns.surfaces]
     ones = pa.array(np.ones(len(columns.meaning), dtype=np.int64))
     table = pa.table([*arrays, ones], names=["meaning", "name", "count"])
     table = _sum([table], ["meaning", "name"])
-    types, identifiers = zip(*columns.spellings, strict=True) if columns.spellings else ((), ())
-    spelt = [pa.array(names, pa.string()).take(table["meaning"]) for names in (types, identifiers)]
-    return pa.table([*spelt, table["name"], table["count"]], names=[*FORM_KEYS, "count"])
+    spellings = columns.spellings.take(table["meaning"].combine_chunks())
+    return pa.table([spellings, table["name"], table["count"]], names=[*FORM_KEYS, "count"])
 
 
 def write_forms(path: Path, tables: list[pa.Table]) -> None:
@@ -53,7 +50,7 @@ def count_concepts(mentions: np.ndarray) -> np.ndarray:
 def concept_table(forms: Iterable[Path], counts: Iterable[np.ndarray]) -> pa.Table:
     """Every concept that is counted: hash, type, identifier, mention rows, commonest name."""
     names = _add_up((pa.ipc.open_file(str(path)).read_all() for path in forms), FORM_KEYS)
-    names = names.join(_meanings(names), ["type", "identifier"], join_type="inner")
+    names = names.join(_meanings(names), "spelling", join_type="inner")
     names = _sum([names.select([*NAME_KEYS, "count"])], NAME_KEYS)
     names = names.sort_by([("hash", "ascending"), ("count", "descending"), ("name", "ascending")])
     hashes = names["hash"].to_numpy()
@@ -68,19 +65,18 @@ def concept_table(forms: Iterable[Path], counts: Iterable[np.ndarray]) -> pa.Tab
 
 
 def _meanings(names: pa.Table) -> pa.Table:
-    """The concepts of each type and identifier, one a row."""
-    keys = ["type", "identifier"]
-    pairs = names.group_by(keys, use_threads=False).aggregate([])
+    """The concepts of each spelling, one a row."""
+    types = [*TYPE_INDEX]
     rows = [
-        (source_type, identifier, hash_of(row.name, ours), row.name, ours)
-        for source_type, identifier in zip(*(pairs[key].to_pylist() for key in keys), strict=True)
-        if (row := row_of(source_type))
-        for ours in {ours for ours, _ in split_identifiers(source_type, identifier)}
+        (spelling, hash, types[kind], identifier)
+        for spelling in names["spelling"].unique().to_pylist()
+        for kind, hashes, identifiers in [meaning_of(spelling)]
+        for hash, identifier in zip(hashes, identifiers, strict=False)
     ]
-    columns = zip(*rows, strict=True) if rows else [()] * 5
-    kinds = (pa.string(), pa.string(), pa.uint64(), pa.string(), pa.string())
+    columns = zip(*rows, strict=True) if rows else [()] * 4
+    kinds = (pa.string(), pa.uint64(), pa.string(), pa.string())
     arrays = [pa.array(values, kind) for values, kind in zip(columns, kinds, strict=True)]
-    return pa.table(arrays, names=[*keys, "hash", "concept_type", "concept"])
+    return pa.table(arrays, names=["spelling", "hash", "concept_type", "concept"])
 
 
 def _as_signed(table: pa.Table) -> pa.Table:

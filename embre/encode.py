@@ -6,6 +6,8 @@ stream adds them when it lays documents end to end.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
 
 import numpy as np
 
@@ -13,13 +15,19 @@ from embre.corpora.raw import CheckedDocument, RawMention
 from embre.document import Document
 from embre.mention_columns import NOT_USED, MentionColumns, meaning_of
 from embre.tally import Tally
-from embre.tokenization import TextTokenizer
+from embre.tokenization import Pieces
 
 # One row per mention and concept: a mention of two concepts has two rows with one span.
 MENTION_ROW = np.dtype([("start", "<u4"), ("end", "<u4"), ("type", "u1"), ("concept", "<u8")])
 
 # Entities are tagged inside bibliographies and raw tables too, and say nothing there.
 SKIPPED_KINDS = frozenset({"ref", "table"})
+
+
+class Encoder(Protocol):
+    """A tokenizer, as it is or with a memory for words."""
+
+    def encode(self, texts: Sequence[str], begins: np.ndarray | None = None) -> Pieces: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,7 @@ def as_checked(doc: Document) -> CheckedDocument:
 
 def encode_documents(
     docs: Sequence[CheckedDocument],
-    tokenizer: TextTokenizer,
+    tokenizer: Encoder,
     tally: Tally,
     columns: MentionColumns | None = None,
 ) -> Encoded:
@@ -73,18 +81,15 @@ def encode_documents(
         for doc, passages in zip(docs, kept, strict=True)
         for p in passages
     ]
-    pieces = tokenizer.cached.encode(texts)
     # All documents on one axis of characters: a document's own offset and where it begins.
     bases = _starts([len(doc.text) + 1 for doc in docs])
     passage_starts = _starts([len(passages) for passages in kept])
     doc_of_passage = np.repeat(np.arange(len(docs)), np.diff(passage_starts))
-    shifts = bases[doc_of_passage] + np.array(
-        [p.start for passages in kept for p in passages], dtype=np.int64
-    )
-    shifts = np.repeat(shifts, np.diff(pieces.first))
+    begins = np.array([p.start for passages in kept for p in passages], dtype=np.int64)
+    pieces = tokenizer.encode(texts, begins + bases[doc_of_passage])
     token_starts = pieces.first[passage_starts]
-    axis = pieces.starts + shifts, pieces.ends + shifts
-    rows, doc_of_row = _mention_rows(docs, columns or MentionColumns.of(docs), bases, *axis, tally)
+    columns = columns or MentionColumns.of(docs)
+    rows, doc_of_row = _mention_rows(docs, columns, bases, pieces.starts, pieces.ends, tally)
     for name in ("start", "end"):
         rows[name] -= token_starts[doc_of_row].astype(np.uint32)
     index = np.flatnonzero(np.diff(token_starts))
@@ -119,12 +124,13 @@ def _mention_rows(
     base = bases[columns.doc_of]
     first = np.searchsorted(ends, columns.starts + base, side="right")
     last = np.searchsorted(starts, columns.ends + base, side="left")
-    meanings = [meaning_of(*spelling) for spelling in columns.spellings]
-    kinds = np.array([kind for kind, _ in meanings], dtype=np.int64)[columns.meaning]
+    meanings = [*map(meaning_of, columns.spellings.to_pylist())]
+    all_kinds, all_hashes, _ = zip(*meanings, strict=True) if meanings else [()] * 3
+    kinds = np.array(all_kinds, dtype=np.int64)[columns.meaning]
     _count_lost(docs, columns, kinds, first >= last, tally)
     keep = (kinds >= 0) & (first < last)
-    hashes = np.array([value for _, values in meanings for value in values], dtype=np.uint64)
-    num_hashes = np.array([len(values) for _, values in meanings], dtype=np.int64)
+    hashes = np.array([*chain.from_iterable(all_hashes)], dtype=np.uint64)
+    num_hashes = np.array([*map(len, all_hashes)], dtype=np.int64)
     meaning = columns.meaning[keep]
     copies = num_hashes[meaning]
     of = np.repeat(np.flatnonzero(keep), copies)
@@ -152,7 +158,7 @@ def _count_lost(
         doc, start = docs[columns.doc_of[number]], columns.starts[number]
         surface = columns.surfaces[number].as_py()
         if kinds[number] == NOT_USED:
-            source_type, _ = columns.spellings[columns.meaning[number]]
+            source_type, _, _ = columns.spellings[columns.meaning[number]].as_py().partition("\t")
             tally.drop("mention/type_not_used", doc.doc_id, source_type)
         elif any(p.start <= start < p.end and p.kind in SKIPPED_KINDS for p in doc.passages):
             tally.drop("mention/in_references_or_table", doc.doc_id, surface)

@@ -16,6 +16,7 @@ from embre.tally import Tally
 
 # Fewer letters than this say too little: many articles are called "Editorial" or "In reply".
 FEWEST_LETTERS = 32
+_SMALL = bytes(range(256)).lower()
 _NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).isalnum()))
 
 HELD_LIST_HEAD = "# id, fingerprint of text, fingerprint of title; 0 where too short"
@@ -32,15 +33,15 @@ class Fingerprint(NamedTuple):
 
 def fingerprint(doc: CheckedDocument) -> Fingerprint:
     """Equal for equal ASCII letters and digits: spacing, case and punctuation do not count."""
-    title = next((p for p in doc.passages if p.kind == "title"), None)
-    return Fingerprint(
-        text=_letters_hash(doc.text),
-        title=_letters_hash(doc.text[title.start : title.end]) if title else 0,
-    )
+    for passage in doc.passages:
+        if passage.kind == "title":
+            title = _letters_hash(doc.text[passage.start : passage.end])
+            return Fingerprint(_letters_hash(doc.text), title)
+    return Fingerprint(_letters_hash(doc.text), 0)
 
 
 def _letters_hash(text: str) -> int:
-    letters = text.encode(errors="surrogatepass").lower().translate(None, _NOT_LETTERS)
+    letters = text.encode(errors="surrogatepass").translate(_SMALL, _NOT_LETTERS)
     if len(letters) < FEWEST_LETTERS:
         return 0
     return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little") or 1

@@ -17,6 +17,7 @@ import pyarrow as pa
 from embre.corpora.raw import CheckedDocument
 from embre.durable import commit
 from embre.encode import MENTION_ROW, Encoded
+from embre.gather import gather
 from embre.held_out import Fingerprint
 
 # What decides about a document, without a look at its tokens.
@@ -126,22 +127,34 @@ def to_table(encoded: Encoded, index: np.ndarray, vocabulary: int) -> pa.Table:
     )
 
 
-def from_table(table: pa.Table) -> Encoded:
-    """The documents of a table, in its order."""
+def from_table(table: pa.Table, rows: np.ndarray | None = None) -> Encoded:
+    """The documents of a table: all, or those of some rows in the order of these."""
     table = table.combine_chunks()
-    tokens, passages, mentions = (
-        table[name].chunk(0) for name in ("tokens", "passages", "mentions")
-    )
+    rows = np.arange(table.num_rows) if rows is None else rows
+    dtype = np.dtype(table["tokens"].type.value_type.to_pandas_dtype())
+    tokens, token_starts = _runs(table["tokens"].chunk(0), rows, dtype)
+    passages, passage_starts = _runs(table["passages"].chunk(0), rows, np.dtype(np.uint32))
+    mentions, mention_starts = _runs(table["mentions"].chunk(0), rows, MENTION_ROW)
     return Encoded(
-        doc_ids=table["doc_id"].to_pylist(),
-        index=np.arange(table.num_rows),
-        tokens=tokens.flatten().to_numpy(),
-        token_starts=_offsets(tokens),
-        passages=passages.flatten().to_numpy(),
-        passage_starts=_offsets(passages),
-        mentions=_from_records(mentions.flatten(), MENTION_ROW),
-        mention_starts=_offsets(mentions),
+        doc_ids=table["doc_id"].take(pa.array(rows)).to_pylist(),
+        index=np.arange(len(rows)),
+        tokens=tokens,
+        token_starts=token_starts,
+        passages=passages,
+        passage_starts=passage_starts,
+        mentions=mentions,
+        mention_starts=mention_starts,
     )
+
+
+def _runs(
+    lists: pa.LargeListArray, rows: np.ndarray, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lists of some rows end to end, and where each begins and the last ends."""
+    bounds = lists.offsets.to_numpy() * dtype.itemsize
+    values = _from_records(lists.values, dtype).view(np.uint8)
+    found, starts = gather(values, bounds[rows], bounds[rows + 1])
+    return found.view(dtype), starts // dtype.itemsize
 
 
 def write_part(path: Path, tables: Sequence[pa.Table]) -> None:
@@ -198,16 +211,11 @@ class PartRows:
 
     def take(self, first: int, last: int) -> Encoded:
         """The documents `first` to `last`."""
-        return from_table(self.table.take(pa.array(self.places[first:last])))
+        return from_table(self.table, self.places[first:last])
 
 
 def _lists(starts: np.ndarray, values: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(starts.astype(np.int64)), values)
-
-
-def _offsets(lists: pa.Array) -> np.ndarray:
-    offsets = lists.offsets.to_numpy()
-    return offsets - offsets[0]
 
 
 def _records(rows: np.ndarray) -> pa.Array:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from embre.cached_tokenizer import CachedTokenizer
 from embre.concept_counts import count_concepts, forms_of, write_forms
 from embre.corpora import read_raw
 from embre.corpora.assemble import check
@@ -27,7 +28,7 @@ from embre.parts import PartRecord, PartRows, index_of, to_table, write_part
 from embre.shard_statistics import statistics_of
 from embre.shards import pack_block, write_shard
 from embre.tally import Tally
-from embre.tokenization import TextTokenizer, load_tokenizer
+from embre.tokenization import load_tokenizer
 from embre.work_folder import ShardRecord, WorkFolder
 
 
@@ -53,10 +54,10 @@ class TaskSettings(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=2)
-def _tools(work: WorkFolder, run: str) -> tuple[TaskSettings, list[Held], TextTokenizer]:
+def _tools(work: WorkFolder, run: str) -> tuple[TaskSettings, list[Held], CachedTokenizer]:
     settings = msgspec.json.decode(work.task_settings.read_bytes(), type=TaskSettings)
     held = [Held("", set(ids), set(prints)) for ids, prints in settings.held]
-    return settings, held, load_tokenizer(settings.tokenizer)
+    return settings, held, CachedTokenizer(load_tokenizer(settings.tokenizer))
 
 
 @contextmanager

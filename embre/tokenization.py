@@ -2,20 +2,35 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-from embre.cached_tokenizer import CachedTokenizer
 
 SMALLEST_VOCABULARY = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Pieces:
+    """The word pieces of several texts, end to end.
+
+    `ids`, `starts`, `ends` (num_tokens,): the token, and its characters, counted from what each
+    text begins at. `first` (num_texts + 1,): where each text's tokens begin, and the end of the
+    last.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    first: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class TextTokenizer:
-    """A WordPiece tokenizer and the ids of its special tokens; `cached` is the fast way in."""
+    """A WordPiece tokenizer and the ids of its special tokens."""
 
     backend: Tokenizer
     vocabulary: int
@@ -24,10 +39,24 @@ class TextTokenizer:
     first: int
     last: int
     mask: int
-    cached: CachedTokenizer = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "cached", CachedTokenizer(self.backend))
+    def encode(self, texts: Sequence[str], begins: np.ndarray | None = None) -> Pieces:
+        """The word pieces of texts, without special tokens.
+
+        `begins` (num_texts,) is the number of each text's first character, 0 unless given.
+        """
+        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        offsets = [np.array(e.offsets, dtype=np.int64).reshape(-1, 2) for e in encodings]
+        offsets = np.concatenate([np.zeros((0, 2), dtype=np.int64), *offsets])
+        sizes = [len(e.ids) for e in encodings]
+        if begins is not None:
+            offsets += np.repeat(begins, sizes)[:, None]
+        return Pieces(
+            ids=np.array([i for e in encodings for i in e.ids], dtype=np.int32),
+            starts=offsets[:, 0],
+            ends=offsets[:, 1],
+            first=np.cumsum([0, *sizes]),
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,7 @@
 """Mentions as columns are the mentions of the documents, from either reader, and lose none."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,15 +17,16 @@ from embre.tally import Tally
 
 Row = tuple[int, int, int, str, str, str]
 
-spellings = st.sampled_from(["", "Gene", "Disease", "673", "MESH:D1", "β", "a\tb"])
+kinds = st.sampled_from(["", "Gene", "Disease", "β", "a b"])
+identifiers = st.sampled_from(["", "673", "MESH:D1", "β", "a\tb"])
 mentions = st.builds(
     lambda start, surface, kind, identifier: RawMention(
         start, start + len(surface), surface, kind, identifier, 1
     ),
     st.integers(0, 99),
     st.text("αBc \t", max_size=3),
-    spellings,
-    spellings,
+    kinds,
+    identifiers,
 )
 documents = st.lists(st.lists(mentions, max_size=4), max_size=5).map(
     lambda of: [
@@ -40,10 +42,10 @@ def rows_of(docs: list[CheckedDocument]) -> list[Row]:
 def rows_in(columns: MentionColumns) -> list[Row]:
     named = zip(
         *(c.tolist() for c in (columns.doc_of, columns.starts, columns.ends, columns.surfaces)),
-        (columns.spellings[meaning] for meaning in columns.meaning.tolist()),
+        columns.spellings.take(pa.array(columns.meaning)).to_pylist(),
         strict=True,
     )
-    return [(*row, *spelling) for *row, spelling in named]
+    return [(*row, *spelling.split("\t", 1)) for *row, spelling in named]
 
 
 @settings(deadline=None)
@@ -51,7 +53,7 @@ def rows_in(columns: MentionColumns) -> list[Row]:
 def test_columns_hold_every_mention_in_order(docs: list[CheckedDocument]) -> None:
     columns = MentionColumns.of(docs)
     assert rows_in(columns) == rows_of(docs)
-    assert len(set(columns.spellings)) == len(columns.spellings)
+    assert len(columns.spellings.unique()) == len(columns.spellings)
 
 
 @settings(deadline=None)
@@ -74,7 +76,15 @@ def test_both_readers_give_one_set_of_columns() -> None:
     docs = [check(raw, Tally()) for raw in read_raw(chunk, Tally())]
     at_once, careful = MentionColumns.of_plain(plain), MentionColumns.of(docs)
     assert not rest and rows_in(at_once) == rows_in(careful) == rows_of(docs)
-    assert at_once.spellings == careful.spellings == [("Gene", "673"), ("Gene", "3845")]
+    assert at_once.spellings.to_pylist() == ["Gene\t673", "Gene\t3845"]
+    assert careful.spellings == at_once.spellings
+
+
+def test_a_tab_in_a_type_is_a_space() -> None:
+    mention = RawMention(0, 1, "A", "Cell\tLine", "CVCL:0001\t", 1)
+    columns = MentionColumns.of([CheckedDocument("1", None, None, "A", (), [mention], "a")])
+    assert columns.spellings.to_pylist() == ["Cell Line\tCVCL:0001\t"]
+    assert meaning_of("Cell Line\tCVCL:0001\t").identifiers == ("CVCL_0001",)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +92,7 @@ def test_both_readers_give_one_set_of_columns() -> None:
     [
         ("Gene", "673", ["673"]),
         ("GeneOrGeneProduct", "673", ["673"]),
-        ("Gene", "673;5604", ["673", "5604"]),
+        ("Gene", "673;5604;673", ["673", "5604"]),
         ("Gene", "", []),
         ("Gene", "-", []),
     ],
@@ -90,9 +100,10 @@ def test_both_readers_give_one_set_of_columns() -> None:
 def test_a_spelling_means_a_type_and_hashes_of_concepts(
     source_type: str, identifier: str, concepts: list[str]
 ) -> None:
-    hashes = sorted(concept_hash(Concept("Gene", name)) for name in concepts)
-    assert meaning_of(source_type, identifier) == (TYPE_INDEX["Gene"], tuple(hashes) or (0,))
+    hashes = tuple(concept_hash(Concept("Gene", name)) for name in concepts)
+    meaning = meaning_of(f"{source_type}\t{identifier}")
+    assert meaning == (TYPE_INDEX["Gene"], hashes or (0,), tuple(concepts))
 
 
 def test_a_type_that_is_not_used_has_no_number() -> None:
-    assert meaning_of("DomainMotif", "3514")[0] == NOT_USED
+    assert meaning_of("DomainMotif\t3514").kind == NOT_USED

@@ -7,6 +7,9 @@ All of them are plain tuples, so that they pass between processes quickly.
 
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+
 from embre.document import Passage
 
 CHUNK_BYTES = 8 << 20
@@ -76,3 +79,18 @@ class CheckedDocument(NamedTuple):
     passages: tuple[Passage, ...]
     mentions: list[RawMention]
     file: str
+
+
+class PlainDocuments(NamedTuple):
+    """Checked documents without their mentions, and the mentions of all as columns.
+
+    `doc_of`, `starts`, `ends` (num_mentions,): the document's place in `docs`, and characters of
+    it, in order. `surfaces` and `spellings` (type, tab, identifier) are Arrow strings.
+    """
+
+    docs: list[CheckedDocument]
+    doc_of: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    surfaces: pa.Array
+    spellings: pa.Array

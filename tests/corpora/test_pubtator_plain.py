@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from embre.corpora import FORMATS, read_raw
 from embre.corpora.assemble import check
-from embre.corpora.pubtator_plain import PlainDocuments, read_plain
-from embre.corpora.raw import CheckedDocument, Chunk, RawMention
+from embre.corpora.pubtator_plain import read_plain
+from embre.corpora.raw import CheckedDocument, Chunk, PlainDocuments, RawMention
 from embre.corpora.window import Window
 from embre.tally import Tally
 

@@ -1,0 +1,320 @@
+"""Words in bytes, found, looked up and cut: the compiled loops of `CachedTokenizer`.
+
+    bytes ─scan_words─▶ Words ─look_up, add_missing─▶ their rows in a table ─lay_pieces─▶ tokens
+    rows that are new ─cut_words─▶ their pieces
+
+A table holds different words, each once. Its rows never move, so what is kept beside them stays
+true as it grows.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+WORD, SPACE, PUNCTUATION = 0, 1, 2
+NOT_CUT = -1  # in place of the number of pieces
+
+_FIRST, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # of FNV-1a
+_ROWS, _LETTERS = 1 << 10, 1 << 13  # of an empty table
+
+
+class WordTable(NamedTuple):
+    """Different words, found by what they are.
+
+    Word `row` is `letters[starts[row] : starts[row + 1]]`; `rows[0]` is how many there are.
+    `slots` (a power of two) has the row whose hash leads there, or -1. All may be longer than what
+    is used.
+    """
+
+    slots: np.ndarray  # int32
+    hashes: np.ndarray  # uint64
+    starts: np.ndarray  # int64
+    letters: np.ndarray  # uint8
+    rows: np.ndarray  # (1,) int64
+
+
+def empty_table() -> WordTable:
+    return WordTable(
+        slots=np.full(2 * _ROWS, -1, dtype=np.int32),
+        hashes=np.zeros(_ROWS, dtype=np.uint64),
+        starts=np.zeros(_ROWS + 1, dtype=np.int64),
+        letters=np.zeros(_LETTERS, dtype=np.uint8),
+        rows=np.zeros(1, dtype=np.int64),
+    )
+
+
+def table_of(words: Sequence[bytes]) -> WordTable:
+    """A table whose row n is the n-th of some different words."""
+    ends = np.cumsum([len(word) for word in words], dtype=np.int64)
+    return _add_all(empty_table(), np.frombuffer(bytearray(b"".join(words)), dtype=np.uint8), ends)
+
+
+def words_of(table: WordTable, rows: np.ndarray) -> list[str]:
+    """The words of some rows."""
+    spans = zip(table.starts[rows].tolist(), table.starts[rows + 1].tolist(), strict=True)
+    return [table.letters[start:end].tobytes().decode() for start, end in spans]
+
+
+@njit(cache=True)
+def _slot_of(
+    slots: np.ndarray,
+    hashes: np.ndarray,
+    starts: np.ndarray,
+    letters: np.ndarray,
+    key: np.uint64,
+    word: np.ndarray,
+    begin: int,
+    end: int,
+) -> np.uint64:
+    """The slot of the word `word[begin:end]`, or the empty one where it would be.
+
+    Takes the arrays of a table one by one: to hand on a tuple of arrays costs more than the search.
+    """
+    last = np.uint64(len(slots) - 1)
+    slot = (key ^ (key >> np.uint64(32))) & last
+    while True:
+        row = slots[slot]
+        if row < 0:
+            return slot
+        if hashes[row] == key:
+            at = starts[row]
+            same = starts[row + 1] - at == end - begin
+            for step in range(end - begin):
+                if not same or letters[at + step] != word[begin + step]:
+                    same = False
+                    break
+            if same:
+                return slot
+        slot = (slot + np.uint64(1)) & last
+
+
+@njit(cache=True)
+def _grown(table: WordTable, num_letters: int) -> WordTable:
+    """The table with room for one more word of some letters."""
+    row = table.rows[0]
+    slots, hashes, starts, letters = table.slots, table.hashes, table.starts, table.letters
+    if row + 1 >= len(hashes):
+        hashes = np.zeros(2 * len(hashes), dtype=np.uint64)
+        hashes[:row] = table.hashes[:row]
+        starts = np.zeros(len(hashes) + 1, dtype=np.int64)
+        starts[: row + 1] = table.starts[: row + 1]
+        slots = np.full(2 * len(hashes), -1, dtype=np.int32)
+        last = np.uint64(len(slots) - 1)
+        for moved in range(row):
+            key = hashes[moved]
+            slot = (key ^ (key >> np.uint64(32))) & last
+            while slots[slot] >= 0:
+                slot = (slot + np.uint64(1)) & last
+            slots[slot] = moved
+    used = starts[row]
+    if used + num_letters > len(letters):
+        letters = np.zeros(2 * (used + num_letters), dtype=np.uint8)
+        letters[:used] = table.letters[:used]
+    return WordTable(slots, hashes, starts, letters, table.rows)
+
+
+@njit(cache=True)
+def _add(table: WordTable, key: np.uint64, word: np.ndarray, begin: int, end: int) -> WordTable:
+    """The table with a word that it did not have, in its next row."""
+    row = table.rows[0]
+    table = _grown(table, end - begin)
+    at = table.starts[row]
+    table.letters[at : at + end - begin] = word[begin:end]
+    table.starts[row + 1] = at + end - begin
+    table.hashes[row] = key
+    slots, hashes, starts, letters, rows = table
+    slots[_slot_of(slots, hashes, starts, letters, key, word, begin, end)] = row
+    rows[0] = row + 1
+    return table
+
+
+@njit(cache=True)
+def _add_all(table: WordTable, letters: np.ndarray, ends: np.ndarray) -> WordTable:
+    start = 0
+    for end in ends:
+        key = _FIRST
+        for at in range(start, end):
+            key = (key ^ np.uint64(letters[at])) * _PRIME
+        table = _add(table, key, letters, start, end)
+        start = end
+    return table
+
+
+class Words(NamedTuple):
+    """The words of some texts.
+
+    Hash, place in `letters`, and first character (num_words,) of each. `first` (num_texts + 1,) is
+    the first word of each text.
+    """
+
+    keys: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+    chars: np.ndarray
+    first: np.ndarray
+    letters: np.ndarray
+
+
+@njit(cache=True)
+def scan_words(
+    data: np.ndarray, folded: np.ndarray, classes: np.ndarray, text_starts: np.ndarray
+) -> Words:
+    """The words of texts in UTF-8 that lie end to end, a space between them.
+
+    `folded` and `classes` (256,) say what each byte becomes and what it is. `text_starts`
+    (num_texts,) is the character at which each text begins.
+    """
+    size = len(data)
+    keys, letters = np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint8)
+    begins, ends = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
+    chars = np.empty(size, dtype=np.int32)
+    first = np.empty(len(text_starts) + 1, dtype=np.int64)
+    text, word, char, at = 0, 0, 0, 0
+    while at < size:
+        kind = classes[data[at]]
+        if kind == SPACE:
+            at += 1
+            char += 1
+            continue
+        while text < len(text_starts) and text_starts[text] <= char:
+            first[text] = word
+            text += 1
+        begins[word], chars[word] = at, char
+        key = _FIRST
+        while True:
+            letter = folded[data[at]]
+            letters[at] = letter
+            char += (letter & 0xC0) != 0x80
+            key = (key ^ np.uint64(letter)) * _PRIME
+            at += 1
+            if kind == PUNCTUATION or at == size or classes[data[at]] != WORD:
+                break
+        ends[word], keys[word] = at, key
+        word += 1
+    first[text:] = word
+    return Words(keys[:word], begins[:word], ends[:word], chars[:word], first, letters)
+
+
+@njit(cache=True)
+def look_up(table: WordTable, words: Words) -> np.ndarray:
+    """(num_words,) the row of each word, -1 for those that the table does not have."""
+    rows = np.empty(len(words.keys), dtype=np.int32)
+    slots, hashes, starts, letters, _ = table
+    keys, begins, ends, _, _, spelt = words
+    for word in range(len(rows)):
+        rows[word] = slots[
+            _slot_of(slots, hashes, starts, letters, keys[word], spelt, begins[word], ends[word])
+        ]
+    return rows
+
+
+@njit(cache=True)
+def add_missing(table: WordTable, words: Words, rows: np.ndarray) -> WordTable:
+    """The table with the words that it did not have, and their rows in the place of -1."""
+    keys, begins, ends, _, _, spelt = words
+    for word in np.flatnonzero(rows < 0):
+        slots, hashes, starts, letters, num_rows = table
+        span = spelt, begins[word], ends[word]
+        row = slots[_slot_of(slots, hashes, starts, letters, keys[word], *span)]
+        if row < 0:
+            row = num_rows[0]
+            table = _add(table, keys[word], *span)
+        rows[word] = row
+    return table
+
+
+@njit(cache=True)
+def cut_words(
+    table: WordTable,
+    first_row: int,
+    beginnings: WordTable,
+    begin_ids: np.ndarray,
+    continuations: WordTable,
+    continue_ids: np.ndarray,
+    longest_piece: int,
+    longest_word: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """WordPiece of the words from a row on: the longest piece that is known, and so on behind it.
+
+    Only words of ASCII letters and digits, which no normalizer changes, are cut here. Number of
+    pieces (num_words,), NOT_CUT for all others and for what no pieces make up; then id, start and
+    end (num_pieces,) of all.
+    """
+    num_words = table.rows[0] - first_row
+    counts = np.full(num_words, NOT_CUT, dtype=np.int32)
+    num_letters = table.starts[table.rows[0]] - table.starts[first_row]
+    ids = np.empty(num_letters, dtype=np.int32)
+    starts, ends = np.empty_like(ids), np.empty_like(ids)
+    keys = np.empty(longest_piece, dtype=np.uint64)
+    letters, num_pieces = table.letters, 0
+    for word in range(num_words):
+        begin, end = table.starts[first_row + word], table.starts[first_row + word + 1]
+        plain = end - begin <= longest_word
+        for at in range(begin, end):
+            letter = letters[at] | 32
+            digit = 48 <= letters[at] <= 57
+            plain = plain and (digit or 97 <= letter <= 122) and letters[at] < 128
+        at, piece = begin, num_pieces
+        while plain and at < end:
+            known, which = (beginnings, begin_ids) if at == begin else (continuations, continue_ids)
+            key, reach = _FIRST, min(end - at, longest_piece)
+            for step in range(reach):
+                key = (key ^ np.uint64(letters[at + step])) * _PRIME
+                keys[step] = key
+            slots, hashes, pieces, their_letters, _ = known
+            row = -1
+            while reach > 0 and row < 0:
+                key, stop = keys[reach - 1], at + reach
+                row = slots[_slot_of(slots, hashes, pieces, their_letters, key, letters, at, stop)]
+                reach -= row < 0
+            if row < 0:
+                plain = False
+            else:
+                ids[piece], starts[piece], ends[piece] = which[row], at - begin, at - begin + reach
+                piece += 1
+                at += reach
+        if plain:
+            counts[word] = piece - num_pieces
+            num_pieces = piece
+    return counts, ids[:num_pieces], starts[:num_pieces], ends[:num_pieces]
+
+
+@njit(cache=True)
+def lay_pieces(
+    rows: np.ndarray,
+    chars: np.ndarray,
+    shifts: np.ndarray,
+    first_word: np.ndarray,
+    first: np.ndarray,
+    counts: np.ndarray,
+    ids: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The tokens of words: id, first and last character (num_tokens,) and each text's first token.
+
+    `shifts` (num_texts,) is added to the characters of each text. The pieces of a row are
+    `counts[row]` from `first[row]` on in `ids`, `starts` and `ends`.
+    """
+    num_tokens = 0
+    for row in rows:
+        num_tokens += counts[row]
+    all_ids = np.empty(num_tokens, dtype=np.int32)
+    all_starts, all_ends = (
+        np.empty(num_tokens, dtype=np.int64),
+        np.empty(num_tokens, dtype=np.int64),
+    )
+    first_token = np.empty(len(first_word), dtype=np.int64)
+    token = 0
+    for text in range(len(first_word) - 1):
+        first_token[text] = token
+        for word in range(first_word[text], first_word[text + 1]):
+            row, char = rows[word], chars[word] + shifts[text]
+            for piece in range(first[row], first[row] + counts[row]):
+                all_ids[token] = ids[piece]
+                all_starts[token], all_ends[token] = char + starts[piece], char + ends[piece]
+                token += 1
+    first_token[-1] = token
+    return all_ids, all_starts, all_ends, first_token
