@@ -1,21 +1,31 @@
 """Checkpoints: a folder is one when its manifest says so, and its manifest is written last.
 
-Every rank writes its part into one partial folder of the storage; rank 0 records the size and
-SHA-256 of every file, then moves the folder to its final name. What a run resumes from is the
-newest folder that verifies on every rank, found by looking: no pointer file, no framework's own
-record is trusted.
+    save ─copies the state─▶ training goes on
+      every rank, in a thread: rank-NNN.safetensors ─▶ rank-NNN.json, its size and SHA-256
+      rank 0, when all notes are there: manifest.json ─▶ the folder gets its final name
+
+What a run resumes from is the newest folder that verifies on every rank, found by looking: no
+pointer file, no framework's own record is trusted. A folder holds the state by the names of
+parameters, so any number of ranks can take it up.
 """
 
 import hashlib
 import json
 import logging
 import shutil
+import threading
+import time
 import uuid
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embre.durable import sync
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from embre.durable import commit, sync
 from embre.engine import Engine
 from embre.faults import fault_point
 from embre.loader import Loader
@@ -24,11 +34,14 @@ from embre.world import World
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+LEASE = "lease"
 PREFIX = "step-"
+LOOK_EVERY_S = 0.05
+SETTLE_S = 10.0  # a rank that was killed will never write its part
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names it and the remedy."""
+    """A checkpoint that cannot be used or written; the message names it and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +55,65 @@ class CheckpointManifest:
     files: dict[str, tuple[int, str]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Checkpoints:
-    """The checkpoints of one run. `fingerprint` is that of its config and data."""
+    """The checkpoints of one run. `fingerprint` is that of its config and data.
+
+    Rank 0 waits at most `timeout_s` for the others to have written their parts.
+    """
 
     folder: Path
     world: World
     fingerprint: str
     keep: int
+    timeout_s: float = 1800.0
+    _lease: str = ""
+    _writer: threading.Thread | None = None
+    _faults: list[Exception] = field(default_factory=list)
 
-    def save(self, step: int, engine: Engine, loader: Loader) -> Path:
-        """Commit the state after `step` steps; returns the checkpoint's folder."""
-        token = self.world.gather(uuid.uuid4().hex[:8])[0]
-        partial = self.folder / f"{PREFIX}{step:09d}.partial-{token}"
-        final = self.folder / f"{PREFIX}{step:09d}"
-        partial.mkdir(parents=True, exist_ok=True)
-        engine.save(partial)
-        fault_point("checkpoint_written")
-        merged: dict[str, Any] = {}
-        for state in self.world.gather(loader.state()):
-            merged.update(state)
-        if self.world.rank == 0:
-            self._commit(partial, final, step, merged)
+    def save(
+        self,
+        step: int,
+        engine: Engine,
+        loader: Loader,
+        committed: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Copy the state after `step` steps; it is written and committed while training goes on.
+
+        Rank 0 calls `committed` when it is, from a thread. Waits for the save before; raises
+        CheckpointError where that one failed.
+        """
+        self._join()
+        state = engine.state()
+        parts = self.world.gather((uuid.uuid4().hex[:8], loader.state()))
+        merged = {stream: at for _, part in parts for stream, at in part.items()}
+        partial = self.folder / f"{PREFIX}{step:09d}.partial-{parts[0][0]}"
+        manifest = CheckpointManifest(step, self.world.size, self.fingerprint, merged, {})
+        self._writer = threading.Thread(
+            target=self._write, args=(partial, state, manifest, committed), daemon=True
+        )
+        self._writer.start()
+
+    def finish(self) -> None:
+        """Return when the last save is committed, on every rank."""
+        self._join()
         self.world.wait()
-        fault_point("checkpoint_committed")
-        return final
+
+    def settle(self) -> None:
+        """Let a save that is under way come to its end before this process goes, if it is soon."""
+        if self._writer is not None:
+            self._writer.join(SETTLE_S)
 
     def restore(self, engine: Engine, loader: Loader) -> int:
         """Load the newest checkpoint that all ranks find sound; returns its step, 0 without one.
 
-        Raises CheckpointError where there are checkpoints and none is sound, or where the newest
-        belongs to another config, data or number of workers.
+        From here on no earlier attempt at this run can commit. Raises CheckpointError where there
+        are checkpoints and none is sound, or where the newest belongs to another config or data.
         """
+        self._lease = self.world.gather(uuid.uuid4().hex)[0]
+        if self.world.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            commit(self.folder / LEASE, self._lease.encode())
         # Rank 0 looks for all: a network file system may show each rank another moment.
         found = self.world.gather(_committed(self.folder))[0]
         for path in reversed(found):
@@ -82,8 +122,12 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged, trying an older one: %s", path, problems[0])
                 continue
             manifest = read_manifest(path)
-            self._check(path, manifest, engine.any_world_size)
-            engine.load(path)
+            if manifest.fingerprint != self.fingerprint:
+                raise CheckpointError(
+                    f"{path}: made with another config or other data; give the run another name, "
+                    "or restore the config it was started with"
+                )
+            engine.load_state(StoredState.open(path))
             loader.restore(manifest.loader)
             return manifest.step
         if found:
@@ -93,32 +137,65 @@ class Checkpoints:
             )
         return 0
 
-    def _check(self, path: Path, manifest: CheckpointManifest, any_world_size: bool) -> None:
-        if manifest.fingerprint != self.fingerprint:
+    def _join(self) -> None:
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._faults:
+            fault = self._faults.pop()
+            if isinstance(fault, CheckpointError):
+                raise fault
             raise CheckpointError(
-                f"{path}: made with another config or other data; give the run another name, "
-                "or restore the config it was started with"
-            )
-        if manifest.world_size != self.world.size and not any_world_size:
-            raise CheckpointError(
-                f"{path}: made by {manifest.world_size} workers, this run has {self.world.size}; "
-                f"resume with launch.workers={manifest.world_size}"
-            )
+                f"{self.folder}: the checkpoint could not be written ({fault}); earlier ones are "
+                "as they were. Make room or mend the storage and run the same command again"
+            ) from fault
 
-    def _commit(self, partial: Path, final: Path, step: int, loader: dict[str, Any]) -> None:
-        files = {}
-        for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-            sync(path)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            files[str(path.relative_to(partial))] = (path.stat().st_size, digest)
-        manifest = CheckpointManifest(step, self.world.size, self.fingerprint, loader, files)
-        (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
-        sync(partial / MANIFEST)
+    def _write(
+        self,
+        partial: Path,
+        state: dict[str, Tensor],
+        manifest: CheckpointManifest,
+        committed: Callable[[int], None],
+    ) -> None:
+        """This rank's file and its note; rank 0 commits when all notes are there."""
+        file = partial / f"rank-{self.world.rank:03d}.safetensors"
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            save_file(state, file)
+            sync(file)
+            note = {file.name: (file.stat().st_size, _sha256(file))}
+            fault_point("checkpoint_written")
+            commit(file.with_suffix(".json"), json.dumps(note).encode())
+            if self.world.rank == 0:
+                self._commit(partial, manifest)
+                fault_point("checkpoint_committed")
+                committed(manifest.step)
+        except Exception as fault:  # a thread has nobody to raise to; `_join` does
+            file.unlink(missing_ok=True)  # a full disk needs the room
+            if self.world.rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+            self._faults.append(fault)
+
+    def _commit(self, partial: Path, manifest: CheckpointManifest) -> None:
+        for rank in range(self.world.size):
+            manifest.files.update(self._note_of(partial / f"rank-{rank:03d}.json"))
+        commit(partial / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+        final = self.folder / f"{PREFIX}{manifest.step:09d}"
+        if (self.folder / LEASE).read_text() != self._lease:
+            raise CheckpointError(f"{partial}: another attempt at this run has taken over")
         if final.exists():  # a damaged one that a restart went back behind
             shutil.rmtree(final)
         partial.rename(final)
         sync(self.folder)
         self._clean(final)
+
+    def _note_of(self, path: Path) -> dict[str, tuple[int, str]]:
+        deadline = time.monotonic() + self.timeout_s
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise CheckpointError(f"{path}: this rank has not written its part in time")
+            time.sleep(LOOK_EVERY_S)
+        return json.loads(path.read_text())
 
     def _clean(self, newest: Path) -> None:
         """Remove what no resume will ask for: old checkpoints, damaged ones that a restart went
@@ -128,7 +205,28 @@ class Checkpoints:
         for path in [*found[: max(0, at + 1 - self.keep)], *found[at + 1 :]]:
             shutil.rmtree(path)
         for path in self.folder.glob(f"{PREFIX}*.partial-*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # a rank that outlived its run may write there
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState(Mapping[str, Tensor]):
+    """The whole state in a checkpoint's files; a tensor is read when it is asked for."""
+
+    files: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "StoredState":
+        opened = [safe_open(path, "pt") for path in sorted(folder.glob("rank-*.safetensors"))]
+        return cls({name: file for file in opened for name in file.keys()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.files[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
 
 
 def _committed(folder: Path) -> list[Path]:
@@ -153,6 +251,11 @@ def _verify(path: Path, world: World) -> str:
         file = path / name
         if not file.is_file() or file.stat().st_size != size:
             return f"{name} is missing or not {size} bytes long"
-        if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        if _sha256(file) != digest:
             return f"{name} has another SHA-256 than its manifest says"
     return ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -179,6 +179,11 @@ class LaunchConfig(Section):
     workers: int = Field(
         default=1, gt=0, description="ranks under Ray; torchrun decides under `local`"
     )
+    min_workers: int | None = Field(
+        default=None,
+        gt=0,
+        description="under Ray, go on with as few when nodes are lost, and grow back to `workers`",
+    )
     use_gpu: bool = False
     max_failures: int = Field(
         default=3, ge=0, description="restarts from a checkpoint before giving up"

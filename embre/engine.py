@@ -7,15 +7,16 @@ gradient would depend on how micro-batches were cut.
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from embre import interrupts, training_state
 from embre.config import OptimizerConfig
+from embre.training_state import WEIGHT
 from embre.world import World
 
 
@@ -39,20 +40,19 @@ class StepResult:
     """What a step did, the same on every rank.
 
     `losses` are means over the targets of each kind, `grad_norm` the global L2 norm before
-    clipping, `num_tokens` the tokens of all ranks.
+    clipping, `num_tokens` the tokens of all ranks. `stop` says that a rank was asked to stop.
     """
 
     losses: dict[str, float]
     grad_norm: float
     num_tokens: int
+    stop: bool = False
 
 
 class Engine(Protocol):
     """Carries out optimizer steps and keeps their state."""
 
     world: World
-    any_world_size: bool
-    """Whether `load` takes up a state that another number of ranks saved."""
 
     @property
     def module(self) -> nn.Module:
@@ -63,12 +63,12 @@ class Engine(Protocol):
         """One update over all ranks' micro-batches."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of the state into a folder that all ranks share."""
+    def state(self) -> dict[str, Tensor]:
+        """This rank's share of weights and optimizer state, copied to the CPU; a collective."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Take up the state of a folder that `save` wrote."""
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the whole state: the shares of all ranks, of however many."""
         ...
 
     def weights(self) -> dict[str, Tensor]:
@@ -119,15 +119,16 @@ def run_micro_batches(
     world: World,
     seed: int,
     step: int,
-) -> tuple[dict[str, float], int]:
+) -> StepResult:
     """Forward and backward of this rank's micro-batches.
 
     Each rank's backward adds its share of the gradient of the global mean loss. Dropout is seeded
-    by (seed, step, slot), so it does not depend on the rank. Returns the global mean losses and
-    the tokens of all ranks; raises NonFiniteLoss on every rank alike.
+    by (seed, step, slot), so it does not depend on the rank. Returns what the step did, its
+    gradient norm still unknown; raises NonFiniteLoss on every rank alike.
     """
     local = [sum(b.counts[name] for b in micro_batches) for name in weights]
-    *counts, num_tokens = world.sum([*local, sum(b.num_tokens for b in micro_batches)])
+    local += [sum(b.num_tokens for b in micro_batches), interrupts.asked_to_stop()]
+    *counts, num_tokens, num_asked = world.sum([float(value) for value in local])
     sums = dict.fromkeys(weights, 0.0)
     for batch in micro_batches:
         torch.manual_seed(_dropout_seed(seed, step, batch.slot))
@@ -147,13 +148,11 @@ def run_micro_batches(
     }
     if not all(math.isfinite(mean) for mean in means.values()):
         raise NonFiniteLoss(f"step {step}: a loss is no number: {means}")
-    return means, int(num_tokens)
+    return StepResult(means, math.nan, int(num_tokens), stop=num_asked > 0)
 
 
 class TorchEngine:
     """The reference: replicated weights, one all-reduce of gradients, AdamW."""
-
-    any_world_size = True
 
     def __init__(
         self,
@@ -177,7 +176,7 @@ class TorchEngine:
     def step(self, micro_batches: Sequence[MicroBatch], step: int, lr: float) -> StepResult:
         self._model.train()
         self._optimizer.zero_grad(set_to_none=True)
-        losses, num_tokens = run_micro_batches(
+        done = run_micro_batches(
             self._model,
             lambda loss: loss.backward(),
             micro_batches,
@@ -187,6 +186,9 @@ class TorchEngine:
             step,
         )
         parameters = [p for p in self._model.parameters() if p.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:  # no target of its kind: the weights decay all the same
+                parameter.grad = torch.zeros_like(parameter)
         if self.world.size > 1:
             _sum_gradients(parameters)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm))
@@ -195,25 +197,32 @@ class TorchEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
-        return StepResult(losses, norm, num_tokens)
+        return replace(done, grad_norm=norm)
 
-    def save(self, folder: Path) -> None:
-        if self.world.rank == 0:
-            state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
-            torch.save(state, folder / "torch.pt")
+    def state(self) -> dict[str, Tensor]:
+        updates = training_state.num_updates(self._optimizer)
+        return training_state.share_of_state(self.world, self._model, updates, self._whole)
 
-    def load(self, folder: Path) -> None:
-        state = torch.load(folder / "torch.pt", map_location=self.world.device, weights_only=True)
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        updates = int(state[training_state.UPDATES])
+        training_state.begin_adam(self._optimizer, self._model.parameters(), updates)
+
+        def put(parameter: nn.Parameter, part: str, value: Tensor) -> None:
+            with torch.no_grad():
+                self._whole(parameter, part).copy_(value)
+
+        training_state.load_state(self._model, state, put)
+
+    def _whole(self, parameter: nn.Parameter, part: str) -> Tensor:
+        return parameter if part == WEIGHT else self._optimizer.state[parameter][part]
 
     def weights(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu() for name, value in self._model.state_dict().items()}
 
 
 def _sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum gradients over ranks in one flat all-reduce; a parameter without one counts as zero."""
-    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    """Sum gradients over ranks in one flat all-reduce."""
+    grads = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([grad.reshape(-1) for grad in grads])
     dist.all_reduce(flat)
     for parameter, part in zip(parameters, flat.split([g.numel() for g in grads]), strict=True):

@@ -4,12 +4,13 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from embre import training_state
 from embre.config import OptimizerConfig
 from embre.engine import (
     MicroBatch,
@@ -18,6 +19,7 @@ from embre.engine import (
     adamw,
     run_micro_batches,
 )
+from embre.training_state import WEIGHT
 from embre.world import World
 
 # What the run already says. Naming it again in `deepspeed:` could only contradict it.
@@ -33,7 +35,6 @@ FILLED_IN = {
     "amp": "encoder.precision",
     "torch_autocast": "encoder.precision",
 }
-TAG = "zero"
 # The default bucket of 5e8 elements is filled on every backward: on a CPU it looks like a hang.
 CPU_BUCKET = 500_000
 
@@ -88,8 +89,6 @@ def _import_deepspeed(device: torch.device) -> Any:
 class DeepSpeedEngine:
     """ZeRO training; the same losses and gradient norms as TorchEngine."""
 
-    any_world_size = False
-
     def __init__(
         self,
         model: nn.Module,
@@ -131,7 +130,7 @@ class DeepSpeedEngine:
                 self._engine.step()
             done += 1
 
-        losses, num_tokens = run_micro_batches(
+        result = run_micro_batches(
             self._engine,
             backward,
             micro_batches,
@@ -149,21 +148,81 @@ class DeepSpeedEngine:
             norm = float(self._engine.get_global_grad_norm())
         if self._engine.skipped_steps > skipped or not math.isfinite(norm):
             raise NonFiniteLoss(f"step {step}: DeepSpeed met a gradient that is no number")
-        return StepResult(losses, norm, num_tokens)
+        return replace(result, grad_norm=norm)
 
     def _plain_norm(self) -> float:
         """Stage 0 in fp32 tells no norm: the gradients are whole and reduced on every rank."""
         grads = [p.grad for p in self.module.parameters() if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])))
 
-    def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    def state(self) -> dict[str, Tensor]:
+        updates = training_state.num_updates(self._adam)
+        self._link()
+        return training_state.share_of_state(self.world, self.module, updates, self._whole)
 
-    def load(self, folder: Path) -> None:
-        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
-        if path is None:
-            # A missing file makes DeepSpeed go on from step 0 without a word.
-            raise FileNotFoundError(f"{folder}: no DeepSpeed state with tag {TAG}")
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        zero, updates = self._engine.optimizer, int(state[training_state.UPDATES])
+        if self.stage == 0:
+            mine = self.module.parameters()
+        elif self.stage == 3:
+            mine = zero.fp32_partitioned_groups_flat
+        else:
+            mine = zero.single_partition_of_fp32_groups
+        training_state.begin_adam(self._adam, mine, updates)
+        self._link()
+        with torch.no_grad():
+            training_state.load_state(self.module, state, self._put)
+
+    @property
+    def _adam(self) -> torch.optim.AdamW:
+        """Under ZeRO its parameters are this rank's partitions."""
+        return self._engine.optimizer.optimizer if self.stage else self._engine.optimizer
+
+    def _link(self) -> None:
+        """Let parameters find their part of the moments. DeepSpeed's ZeRO 1 and 2 do it after the
+        step of the first parameter group, when the second has none yet."""
+        if self.stage in (1, 2):
+            zero = self._engine.optimizer
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _whole(self, parameter: nn.Parameter, part: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if self.stage == 0:
+            return parameter if part == WEIGHT else self._adam.state[parameter][part]
+        if part == WEIGHT:
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, part)
+
+    def _put(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
+        if self.stage == 0:
+            self._whole(parameter, part).copy_(value)
+        elif self.stage == 3:
+            self._put_partition(parameter, part, value)
+        else:
+            from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+            if part == WEIGHT:
+                parameter.data.copy_(value)
+                safe_set_full_fp32_param(parameter, value)
+            else:
+                safe_set_full_optimizer_state(parameter, value, part)
+
+    def _put_partition(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
+        """ZeRO-3 cuts a parameter in equal partitions, the last one padded."""
+        import deepspeed
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        size = parameter.ds_tensor.numel()  # pyright: ignore[reportAttributeAccessIssue]
+        flat = nn.functional.pad(value.flatten(), (0, size * self.world.size - value.numel()))
+        mine = flat[size * self.world.rank : size * (self.world.rank + 1)]
+        if part == WEIGHT:
+            safe_set_local_fp32_param(parameter, mine)
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                parameter.data.copy_(value)
+        else:
+            safe_set_local_optimizer_state(parameter, mine, part)
 
     def weights(self) -> dict[str, Tensor]:
         if self.stage < 3:

@@ -1,11 +1,15 @@
 """A checkpoint is what its manifest says; what is damaged is passed over, never loaded."""
 
-import json
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from embre import faults
 from embre.checkpoints import MANIFEST, CheckpointError, Checkpoints, read_manifest
 from embre.world import World
 from tests.ranks import run_ranks
@@ -14,39 +18,54 @@ from tests.ranks import run_ranks
 class Notes:
     """Stands in for an engine and a loader: its state is one text."""
 
-    any_world_size = False
-
     def __init__(self, text: str = ""):
         self.text = text
+        self.rank = 0
 
-    def save(self, folder: Path) -> None:
-        (folder / "notes.txt").write_text(self.text)
+    # of an engine
+    def state(self) -> dict[str, Any]:
+        return {f"notes/{self.rank}": torch.tensor(list(self.text.encode()), dtype=torch.uint8)}
 
-    def load(self, folder: Path) -> None:
-        self.text = (folder / "notes.txt").read_text()
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.text = " ".join(bytes(state[name].tolist()).decode() for name in sorted(state))
+
+
+class Place:
+    def __init__(self) -> None:
+        self.restored: dict[str, Any] = {}
+        self.rank = 0
 
     def state(self) -> dict[str, Any]:
-        return {"0": [1, 2, len(self.text)]}
+        return {str(self.rank): [1, 2, self.rank]}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.restored = state
 
 
-def at(folder: Path, fingerprint: str = "a") -> Checkpoints:
-    return Checkpoints(folder, World(), fingerprint, keep=2)
+def at(folder: Path, fingerprint: str = "a", keep: int = 2) -> Checkpoints:
+    return Checkpoints(folder, World(), fingerprint, keep=keep)
+
+
+def save(checkpoints: Checkpoints, step: int, text: str) -> None:
+    checkpoints.save(step, Notes(text), Place())  # type: ignore[arg-type]
+    checkpoints.finish()
 
 
 def saved(folder: Path, *texts: str) -> Checkpoints:
     checkpoints = at(folder)
+    checkpoints.restore(Notes(), Place())  # type: ignore[arg-type]
     for step, text in enumerate(texts, 1):
-        notes = Notes(text)
-        checkpoints.save(step, notes, notes)  # type: ignore[arg-type]
+        save(checkpoints, step, text)
     return checkpoints
 
 
-def restore(checkpoints: Checkpoints) -> tuple[int, Notes]:
-    notes = Notes()
-    return checkpoints.restore(notes, notes), notes  # type: ignore[arg-type]
+def restore(checkpoints: Checkpoints) -> tuple[int, str, dict[str, Any]]:
+    notes, place = Notes(), Place()
+    return checkpoints.restore(notes, place), notes.text, place.restored  # type: ignore[arg-type]
+
+
+def steps_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("step-*"))
 
 
 def test_a_run_without_checkpoints_starts_at_step_0(tmp_path: Path) -> None:
@@ -54,9 +73,8 @@ def test_a_run_without_checkpoints_starts_at_step_0(tmp_path: Path) -> None:
 
 
 def test_the_newest_is_restored_and_old_ones_are_removed(tmp_path: Path) -> None:
-    step, notes = restore(saved(tmp_path, "one", "two", "three!"))
-    assert (step, notes.text, notes.restored) == (3, "three!", {"0": [1, 2, 6]})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000002", "step-000000003"]
+    assert restore(saved(tmp_path, "one", "two", "three!")) == (3, "three!", {"0": [1, 2, 0]})
+    assert steps_in(tmp_path) == ["step-000000002", "step-000000003"]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +83,7 @@ def test_the_newest_is_restored_and_old_ones_are_removed(tmp_path: Path) -> None
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     checkpoints = saved(tmp_path, "first", "second")
     newest = tmp_path / "step-000000002"
-    file = newest / "notes.txt"
+    file = newest / "rank-000.safetensors"
     if damage == "missing":
         file.unlink()
     elif damage == "manifest":
@@ -73,14 +91,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
     elif damage == "no_manifest":
         (newest / MANIFEST).unlink()
     else:
-        file.write_text({"empty": "", "cut": "seco", "flipped": "sEcond"}[damage])
-    step, notes = restore(checkpoints)
-    assert (step, notes.text) == (1, "first")
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes({"empty": b"", "cut": data[:-3], "flipped": bytes(data)}[damage])
+    assert restore(checkpoints)[:2] == (1, "first")
 
 
 def test_when_none_is_sound_the_run_does_not_start_again_silently(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, "first", "second")
-    for path in tmp_path.rglob("notes.txt"):
+    for path in tmp_path.rglob("*.safetensors"):
         path.write_text("")
     with pytest.raises(CheckpointError, match="none of its 2"):
         restore(checkpoints)
@@ -90,7 +109,7 @@ def test_what_a_killed_save_left_counts_for_nothing_and_is_removed(tmp_path: Pat
     checkpoints = saved(tmp_path, "first")
     left = tmp_path / "step-000000009.partial-deadbee9"
     left.mkdir()
-    (left / "notes.txt").write_text("half")
+    (left / "rank-000.safetensors").write_text("half")
     assert restore(checkpoints)[0] == 1
     saved(tmp_path, "first", "second")
     assert not left.exists()
@@ -99,12 +118,12 @@ def test_what_a_killed_save_left_counts_for_nothing_and_is_removed(tmp_path: Pat
 def test_the_newest_sound_one_stays_when_a_restart_went_back_behind_a_damaged_one(
     tmp_path: Path,
 ) -> None:
-    checkpoints = Checkpoints(tmp_path, World(), "a", keep=1)
+    checkpoints = at(tmp_path, keep=1)
+    checkpoints.restore(Notes(), Place())  # type: ignore[arg-type]
     for step in (5, 9):
         (tmp_path / f"step-{step:09d}").mkdir()
-    notes = Notes("sound")
-    checkpoints.save(7, notes, notes)  # type: ignore[arg-type]
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000007"]
+    save(checkpoints, 7, "sound")
+    assert steps_in(tmp_path) == ["step-000000007"]
     assert restore(checkpoints)[0] == 7
 
 
@@ -114,39 +133,76 @@ def test_another_config_or_data_is_refused(tmp_path: Path) -> None:
         restore(at(tmp_path, fingerprint="b"))
 
 
-def test_another_number_of_workers_is_refused_where_the_engine_cannot(tmp_path: Path) -> None:
+def test_an_attempt_that_was_taken_over_cannot_commit(tmp_path: Path) -> None:
+    old, new = saved(tmp_path, "first"), at(tmp_path)
+    new.restore(Notes(), Place())  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="another attempt"):
+        save(old, 2, "of a rank that outlived its node")
+    assert steps_in(tmp_path) == ["step-000000001"]
+    save(new, 2, "second")
+    assert restore(new)[:2] == (2, "second")
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[None]:
+    faults.arm("checkpoint_written:2:enospc", tmp_path, rank=0)
+    yield
+    faults._armed.clear()
+
+
+def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(
+    tmp_path: Path, full_disk: None
+) -> None:
     checkpoints = saved(tmp_path, "first")
-    path = tmp_path / "step-000000001" / MANIFEST
-    values = json.loads(path.read_text()) | {"world_size": 4}
-    path.write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="launch.workers=4"):
-        restore(checkpoints)
+    with pytest.raises(CheckpointError, match="No space left on device.*the same command again"):
+        save(checkpoints, 2, "second")
+    assert steps_in(tmp_path) == ["step-000000001"]
+    save(checkpoints, 3, "third")
+    assert restore(checkpoints)[:2] == (3, "third")
 
 
-def _two_ranks(world: World, folder: str) -> tuple[int, str]:
-    class Part(Notes):
-        def save(self, folder: Path) -> None:
-            (folder / f"rank-{world.rank}.txt").write_text(f"part {world.rank}")
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, committed = threading.Event(), []
 
-        def load(self, folder: Path) -> None:
-            self.text = (folder / f"rank-{world.rank}.txt").read_text()
+    def slow(state: dict, file: Path) -> None:
+        assert may_write.wait(10)
+        save_file(state, file)
 
-        def state(self) -> dict[str, Any]:
-            return {str(world.rank): [0, 0, world.rank]}
+    monkeypatch.setattr("embre.checkpoints.save_file", slow)
+    checkpoints, notes = saved(tmp_path), Notes("as it was")
+    checkpoints.save(1, notes, Place(), committed.append)  # type: ignore[arg-type]
+    notes.text = "trained on"
+    assert not committed and not steps_in(tmp_path)[0].endswith("1")
+    may_write.set()
+    checkpoints.finish()
+    assert committed == [1] and restore(checkpoints)[:2] == (1, "as it was")
 
+
+def _two_ranks(world: World, folder: str) -> tuple[int, str, dict[str, Any]]:
     checkpoints = Checkpoints(Path(folder), world, "a", keep=3)
-    part = Part()
+    notes, place = Notes(f"part {world.rank}"), Place()
+    notes.rank = place.rank = world.rank
+    checkpoints.restore(notes, place)  # type: ignore[arg-type]
     for step in (1, 2):
-        checkpoints.save(step, part, part)  # type: ignore[arg-type]
+        checkpoints.save(step, notes, place)  # type: ignore[arg-type]
+    checkpoints.finish()
     if world.rank == 0:  # only the other rank's part is damaged: both must agree that it is
-        (Path(folder) / "step-000000002" / "rank-1.txt").write_text("part X")
+        (Path(folder) / "step-000000002" / "rank-001.safetensors").write_text("part X")
     world.wait()
-    return checkpoints.restore(part, part), part.text  # type: ignore[arg-type]
+    step = checkpoints.restore(notes, place)  # type: ignore[arg-type]
+    return step, notes.text, place.restored
 
 
 @pytest.mark.slow
 def test_all_ranks_agree_on_what_is_damaged(tmp_path: Path) -> None:
-    assert run_ranks(_two_ranks, 2, str(tmp_path)) == [(1, "part 0"), (1, "part 1")]
+    whole = (1, "part 0 part 1", {"0": [1, 2, 0], "1": [1, 2, 1]})
+    assert run_ranks(_two_ranks, 2, str(tmp_path)) == [whole, whole]
     manifest = read_manifest(tmp_path / "step-000000001")
-    assert manifest.loader == {"0": [0, 0, 0], "1": [0, 0, 1]}
-    assert set(manifest.files) == {"rank-0.txt", "rank-1.txt"}
+    assert set(manifest.files) == {"rank-000.safetensors", "rank-001.safetensors"}
+
+
+def test_what_two_ranks_saved_is_taken_up_by_one(tmp_path: Path) -> None:
+    run_ranks(_two_ranks, 2, str(tmp_path))
+    assert restore(at(tmp_path))[:2] == (1, "part 0 part 1")

@@ -66,16 +66,37 @@ def micro_batches(step: int, world: World) -> list[Toy]:
     return found
 
 
-def curve(world: World, stage: int | None) -> list[tuple[dict[str, float], float]]:
+State = dict[str, list]  # tensors as lists: what comes back from a rank has to be copied
+
+
+def walk(
+    world: World, stage: int | None, first: int, last: int, state: State | None = None
+) -> tuple[list[tuple[dict[str, float], float]], State]:
+    """The steps `first` to `last` from a state on, and this rank's share of the state after."""
     engine: TorchEngine | DeepSpeedEngine
     if stage is None:
         engine = TorchEngine(ToyModel(), OPTIMIZER, WEIGHTS, world, seed=1)
     else:
-        given = {"zero_optimization": {"stage": stage}}
+        # Some parameters stay whole under ZeRO-3, and some are cut.
+        given = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 20}}
         settings = deepspeed_json(given, OPTIMIZER, SLOTS // world.size, world)
         engine = DeepSpeedEngine(ToyModel(), OPTIMIZER, WEIGHTS, world, 1, settings)
-    results = [engine.step(micro_batches(step, world), step, lr=1e-2) for step in range(STEPS)]
-    return [(result.losses, result.grad_norm) for result in results]
+    if state is not None:
+        engine.load_state({name: torch.tensor(values) for name, values in state.items()})
+    results = [engine.step(micro_batches(n, world), n, lr=1e-2) for n in range(first, last)]
+    share = {name: value.tolist() for name, value in engine.state().items()}
+    return [(result.losses, result.grad_norm) for result in results], share
+
+
+def walk_on(size: int, stage: int | None, first: int, last: int, state: State | None = None):
+    """The same on `size` ranks: what all of them saw, and the whole state."""
+    found = run_ranks(walk, size, stage, first, last, state)
+    assert all(curve == found[0][0] for curve, _ in found)
+    whole: State = {}
+    for _, share in found:
+        assert not whole.keys() & share.keys(), "each part of the state is in one share"
+        whole |= share
+    return found[0][0], whole
 
 
 def assert_alike(first: Sequence, second: Sequence) -> None:
@@ -86,7 +107,7 @@ def assert_alike(first: Sequence, second: Sequence) -> None:
 
 @pytest.fixture(scope="module")
 def reference() -> list[tuple[dict[str, float], float]]:
-    return curve(World(), None)
+    return walk(World(), None, 0, STEPS)[0]
 
 
 def test_the_reference_learns_and_clips(reference: list) -> None:
@@ -97,8 +118,31 @@ def test_the_reference_learns_and_clips(reference: list) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
 def test_two_ranks_walk_the_curve_of_one(reference: list, stage: int | None) -> None:
-    for found in run_ranks(curve, 2, stage):
-        assert_alike(found, reference)
+    assert_alike(walk_on(2, stage, 0, STEPS)[0], reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
+def test_what_goes_on_from_a_state_repeats_the_whole_to_the_last_bit(stage: int | None) -> None:
+    curve, end = walk_on(2, stage, 0, STEPS)
+    before, state = walk_on(2, stage, 0, 5)
+    after, same_end = walk_on(2, stage, 5, STEPS, state)
+    assert before + after == curve
+    assert same_end == end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("saved", "taken_up"),
+    [((2, 3), (1, 1)), ((1, 2), (4, 3)), ((4, 1), (2, None)), ((1, 0), (2, 2))],
+)
+def test_any_number_of_ranks_and_any_stage_takes_up_a_state(
+    reference: list, saved: tuple, taken_up: tuple
+) -> None:
+    before, state = walk_on(*saved, 0, 5)
+    after, end = walk_on(*taken_up, 5, STEPS, state)
+    assert_alike(before + after, reference)
+    assert end["updates"] == STEPS and end.keys() == state.keys()
 
 
 def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:

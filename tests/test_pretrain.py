@@ -15,6 +15,7 @@ from embre.config import EntitiesConfig, PretrainConfig, TypeLimits, check_confi
 from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
 from embre.entities import vocabulary_of
+from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.pretrain import check, chosen, covered, pretrain
 from embre.sharding import ShardSettings, shard
@@ -142,6 +143,82 @@ def test_a_resumed_run_with_another_config_is_refused(shards: Path, tmp_path: Pa
         run(World(), config_of(shards, seed=14), str(tmp_path))
 
 
+def stop_and_go_on(world: World, config: PretrainConfig, folder: str) -> list[list]:
+    """Losses of a run, and of one that breaks in step 4 and goes on."""
+    whole = losses(run(world, config, f"{folder}/whole"))
+    faults.arm("step:4:raise", Path(folder), world.rank)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(world, config, f"{folder}/stopped")
+    events = run(world, config, f"{folder}/stopped")
+    by_step = {event["step"]: event for event in events}
+    return [whole, losses([by_step[step] for step in range(1, 7)])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_go_on_to_the_last_bit_under_zero(
+    shards: Path, tmp_path: Path, stage: int, precision: str
+) -> None:
+    config = config_of(shards, engine="deepspeed", deepspeed=zero(stage))
+    encoder = config.encoder.model_copy(update={"precision": precision})
+    config = config.model_copy(update={"encoder": encoder})
+    whole, stopped = run_ranks(stop_and_go_on, 2, config, str(tmp_path))[0]
+    assert len(whole) == 6 and stopped == whole
+    for name in ("model.safetensors", "entity_head.safetensors"):
+        ours, reference = (tmp_path / n / "encoder" / name for n in ("stopped", "whole"))
+        assert ours.read_bytes() == reference.read_bytes(), name
+
+
+def zero(stage: int) -> dict:
+    settings = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}
+    return {"zero_optimization": {"stage": stage, **settings}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_a_run_goes_on_with_another_number_of_ranks(
+    shards: Path, tmp_path: Path, engine: str
+) -> None:
+    data = config_of(shards).data.model_dump() | {"streams": 4}
+    config = config_of(shards, data=data, engine=engine)
+    whole = run_ranks(run, 2, config, str(tmp_path / "whole"))[0]
+    for size, steps in ((2, "step:3:raise"), (4, "step:3:raise"), (1, None)):
+        run_ranks(run_up_to, size, config, str(tmp_path / "resized"), steps)
+    events = list(read_events(tmp_path / "resized"))
+    begun = [event["step"] for event in events if event["event"] == "started"]
+    assert begun == [0, 2, 4]
+    by_step = {event["step"]: event for event in events if event["event"] == "step"}
+    resized = [by_step[step] for step in range(1, 7)]
+    for ours, reference in zip(losses(resized), losses(whole), strict=True):
+        assert ours == pytest.approx(reference, rel=1e-5)
+
+
+def run_up_to(world: World, config: PretrainConfig, folder: str, fault: str | None) -> None:
+    if fault is None:
+        run(world, config, folder)
+        return
+    Path(folder).mkdir(exist_ok=True)
+    marks = Path(folder) / f"marks-{world.size}"
+    marks.mkdir(exist_ok=True)
+    faults.arm(fault, marks, world.rank)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(world, config, folder)
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        asked = iter([False, False, True])
+        patch.setattr("embre.interrupts.asked_to_stop", lambda: next(asked))
+        with pytest.raises(Interrupted, match="stopped after step 3 of 6, which is saved"):
+            run(World(), config_of(shards), str(tmp_path))
+    events = run(World(), config_of(shards), str(tmp_path))
+    assert [event["step"] for event in read_events(tmp_path, "started")] == [0, 3]
+    assert losses(events) == whole[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 1, 3])
 def test_two_ranks_walk_the_curve_of_one_and_export_the_same_encoder(
@@ -149,8 +226,7 @@ def test_two_ranks_walk_the_curve_of_one_and_export_the_same_encoder(
 ) -> None:
     sections: dict = {"engine": "torch"}
     if stage is not None:
-        zero = {"stage": stage, "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}
-        sections = {"engine": "deepspeed", "deepspeed": {"zero_optimization": zero}}
+        sections = {"engine": "deepspeed", "deepspeed": zero(stage)}
     found, _ = run_ranks(run, 2, config_of(shards, **sections), str(tmp_path))
     assert len(found) == 6
     for ours, reference in zip(losses(found), whole[1], strict=True):

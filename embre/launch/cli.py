@@ -1,5 +1,6 @@
 """The `embre` command. Exit codes: 0 done, 1 the run failed, 2 the request cannot be carried out
-(a wrong path, key or file). EMBRE_DEBUG=1 shows the traceback of an error."""
+(a wrong path, key or file), 143 stopped by SIGTERM and saved. EMBRE_DEBUG=1 shows the traceback of
+an error."""
 
 import os
 import sys
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 
 from embre import __version__
+from embre.interrupts import Interrupted
 
 app = typer.Typer(
     name="embre",
@@ -19,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+STOPPED_BY_SIGTERM = 143
+
 console = Console(highlight=False, soft_wrap=True)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")]
@@ -204,7 +208,8 @@ def version():
 
 
 def main() -> None:
-    """The entry point: errors of a request are one line and exit code 2, of a run exit code 1."""
+    """The entry point. An error is one line, with exit code 2 where the request was wrong, 1 where
+    the run failed, 143 where it was stopped by SIGTERM and saved."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()  # usage errors end here by themselves, with exit code 2
@@ -216,6 +221,9 @@ def _explain(error: Exception) -> int:
     """Print what went wrong in one line; with EMBRE_DEBUG=1 the traceback stands instead."""
     if os.environ.get("EMBRE_DEBUG"):
         raise error
+    if isinstance(error, Interrupted):
+        _error(f"{error}; the same command goes on")
+        return STOPPED_BY_SIGTERM
     if isinstance(error, (RuntimeError, ArithmeticError)):
         _error(str(error))
         return 1

@@ -19,6 +19,7 @@ from embre.config import (
     load_config,
 )
 from embre.engines import DEEPSPEED_JSON
+from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.launch import LAUNCHERS, Recipe
 from embre.launch.progress import shown
@@ -73,6 +74,8 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
         with shown(folder, console):
             LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, handle))
         status = "FINISHED"
+    except Interrupted:
+        raise
     except Exception:
         status = "FAILED"
         raise
@@ -102,6 +105,8 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
             f"launch.workers: {config.launch.workers}, but the local launcher is one process; "
             "set launch.launcher=ray, or start it with torchrun"
         )
+    if (config.launch.min_workers or 0) > config.launch.workers:
+        raise ConfigError("launch.min_workers: more than launch.workers; lower it")
     if under_torchrun and config.encoder.path.startswith("models:/"):
         raise ConfigError("encoder.path: under torchrun give the folder of the model, not its name")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
+from embre.interrupts import stoppable
 from embre.job import Job
 from embre.launch.worker import prepare
 from embre.world import World
@@ -23,7 +24,8 @@ def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if gpu else "gloo")
     try:
-        recipe(job, prepare(job, torch.device(device)))
+        with stoppable(job.folder):
+            recipe(job, prepare(job, torch.device(device)))
     finally:
         for name in alone:  # or the next run here would think that torchrun started it
             del os.environ[name]

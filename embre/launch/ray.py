@@ -16,6 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from embre.checkpoints import CheckpointError
+from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
 from embre.launch.errors import RunFailed
 from embre.launch.worker import FAULT, prepare
@@ -23,7 +24,7 @@ from embre.world import World
 
 log = logging.getLogger(__name__)
 
-FAILURE = "failure.txt"
+FAILURE, STOPPED = "failure.txt", "stopped.txt"
 # Raised by the same data and config every time; a lost peer shows as a bare RuntimeError.
 NOT_WORTH_A_RESTART = (
     ArithmeticError,
@@ -56,18 +57,22 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
     """Run the recipe on `launch.workers` Ray workers; raises what made the run fail."""
     launch = job.config.launch
     start_ray()
+    fewest = launch.min_workers or launch.workers
     needed = {"CPU": launch.cpus_per_worker, **({"GPU": 1} if launch.use_gpu else {})}
-    _check_resources(needed, launch.workers)
-    failure = job.folder / FAILURE
-    failure.unlink(missing_ok=True)
+    _check_resources(needed, fewest)
+    failure, stopped = job.folder / FAILURE, job.folder / STOPPED
+    for note in (failure, stopped):
+        note.unlink(missing_ok=True)
 
     def work(_: dict[str, Any]) -> None:
-        if failure.exists():  # a restart would only fail in the same way
+        if failure.exists() or stopped.exists():  # a restart would only end in the same way
             return
         device = get_device() if launch.use_gpu else torch.device("cpu")
         assert isinstance(device, torch.device)
         try:
             recipe(job, prepare(job, device))
+        except Interrupted as why:  # Ray would start again what raises
+            stopped.write_text(str(why))
         except NOT_WORTH_A_RESTART as error:
             failure.write_text(f"{type(error).__name__}: {error}")
             raise
@@ -79,7 +84,7 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
         train_loop_config={},
         torch_config=TorchConfig(backend="nccl" if launch.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=launch.workers,
+            num_workers=(fewest, launch.workers) if launch.min_workers else launch.workers,
             use_gpu=launch.use_gpu,
             resources_per_worker=needed,
         ),
@@ -91,12 +96,15 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
         ),
     )
     try:
-        trainer.fit()
+        with stoppable(job.folder):
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         why = failure.read_text() if failure.exists() else str(error)
         raise RunFailed(f"{job.config.name}: {why}") from error
     if failure.exists():
         raise RunFailed(f"{job.config.name}: {failure.read_text()}")
+    if stopped.exists():
+        raise Interrupted(stopped.read_text())
 
 
 def _check_resources(needed: dict[str, float], workers: int) -> None:
@@ -105,6 +113,6 @@ def _check_resources(needed: dict[str, float], workers: int) -> None:
     for name, amount in needed.items():
         if have.get(name, 0) < amount * workers:
             raise ValueError(
-                f"launch: {workers} workers need {amount * workers:g} {name}, "
-                f"the Ray cluster has {have.get(name, 0):g}; lower launch.workers"
+                f"launch: {workers} workers need {amount * workers:g} {name}, the Ray cluster has "
+                f"{have.get(name, 0):g}; lower launch.workers, or set launch.min_workers"
             )

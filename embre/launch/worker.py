@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from embre import faults
+from embre import faults, interrupts
 from embre.job import Job
 from embre.world import World, current_world
 
@@ -24,6 +24,7 @@ def prepare(job: Job, device: torch.device) -> World:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
     world = current_world(device)
+    interrupts.watch(job.folder)
     if text := os.environ.get(FAULT):
         faults.arm(text, job.folder, world.rank)
     return world
