@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from embre.config import DataConfig, MaskingConfig
+from embre.data_hash import data_hash
 from embre.encode import MENTION_ROW
 from embre.entities import EntityVocabulary
 from embre.masking import OBJECTIVES, Strip, Vocabulary
@@ -79,6 +80,12 @@ class Batch:
     def num_tokens(self) -> int:
         """Tokens that are not padding."""
         return int(self.boundaries[-1]) if self.slot >= 0 else 0
+
+    @property
+    def data_hash(self) -> int:
+        """32 bits of tokens and targets, as they lie on the CPU."""
+        targets = (self.token_labels, self.mention_spans, self.mention_types, self.mention_ids)
+        return data_hash(self.slot, (self.input_ids, self.boundaries, *targets))
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""

@@ -21,7 +21,10 @@ from embre.world import World
 
 
 class MicroBatch(Protocol):
-    """What an engine needs to know of a micro-batch: its slot in the step and its targets."""
+    """What an engine needs to know of a micro-batch: its slot in the step and its targets.
+
+    `data_hash` is 32 bits of what is in it, 0 for an empty one.
+    """
 
     @property
     def slot(self) -> int: ...
@@ -32,6 +35,9 @@ class MicroBatch(Protocol):
     @property
     def num_tokens(self) -> int: ...
 
+    @property
+    def data_hash(self) -> int: ...
+
     def to(self, device: torch.device) -> Any: ...
 
 
@@ -40,13 +46,16 @@ class StepResult:
     """What a step did, the same on every rank.
 
     `losses` are means over the targets of each kind, `grad_norm` the global L2 norm before
-    clipping, `num_tokens` the tokens of all ranks. `stop` says that a rank was asked to stop.
+    clipping, `num_tokens` the tokens of all ranks. `data_hash` is the sum of the micro-batches'
+    hashes: two runs with equal ones have seen the same texts, masked alike. `stop` says that a
+    rank was asked to stop.
     """
 
     losses: dict[str, float]
     grad_norm: float
     num_tokens: int
-    stop: bool = False
+    data_hash: int
+    stop: bool
 
 
 class Engine(Protocol):
@@ -127,8 +136,9 @@ def run_micro_batches(
     gradient norm still unknown; raises NonFiniteLoss on every rank alike.
     """
     local = [sum(b.counts[name] for b in micro_batches) for name in weights]
-    local += [sum(b.num_tokens for b in micro_batches), interrupts.asked_to_stop()]
-    *counts, num_tokens, num_asked = world.sum([float(value) for value in local])
+    local += [sum(b.num_tokens for b in micro_batches), sum(b.data_hash for b in micro_batches)]
+    local += [interrupts.asked_to_stop()]
+    *counts, num_tokens, data_hash, num_asked = world.sum([float(value) for value in local])
     sums = dict.fromkeys(weights, 0.0)
     for batch in micro_batches:
         torch.manual_seed(_dropout_seed(seed, step, batch.slot))
@@ -148,7 +158,7 @@ def run_micro_batches(
     }
     if not all(math.isfinite(mean) for mean in means.values()):
         raise NonFiniteLoss(f"step {step}: a loss is no number: {means}")
-    return StepResult(means, math.nan, int(num_tokens), stop=num_asked > 0)
+    return StepResult(means, math.nan, int(num_tokens), int(data_hash), stop=num_asked > 0)
 
 
 class TorchEngine:

@@ -192,8 +192,11 @@ class DeepSpeedEngine:
         if self.stage == 0:
             return parameter if part == WEIGHT else self._adam.state[parameter][part]
         if part == WEIGHT:
-            return safe_get_full_fp32_param(parameter)
-        return safe_get_full_optimizer_state(parameter, part)
+            whole = safe_get_full_fp32_param(parameter)
+        else:
+            whole = safe_get_full_optimizer_state(parameter, part)
+        assert whole is not None, "every parameter is trained"
+        return whole
 
     def _put(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
         if self.stage == 0:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from embre.concept_hash import concept_hash
+from embre.data_hash import data_hash
 from embre.document import Concept, Document
 from embre.encode import as_checked, encode_documents
 from embre.markers import Window, add_markers, cut_windows, mark, marker_ids
@@ -103,6 +104,12 @@ class PairBatch:
     def num_tokens(self) -> int:
         """Tokens of the strip; an empty micro-batch counts for none."""
         return len(self.input_ids) if self.slot >= 0 else 0
+
+    @property
+    def data_hash(self) -> int:
+        """32 bits of tokens and labels, as they lie on the CPU."""
+        labels = (self.relation_labels, self.novelty_labels)
+        return data_hash(self.slot, (self.input_ids, self.boundaries, self.pairs, *labels))
 
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on a device."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from embre.config import OptimizerConfig
+from embre.data_hash import data_hash
 from embre.engine import NonFiniteLoss, TorchEngine, learning_rate
 from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
 from embre.world import World
@@ -33,6 +34,10 @@ class Toy:
     @property
     def num_tokens(self) -> int:
         return len(self.labels)
+
+    @property
+    def data_hash(self) -> int:
+        return data_hash(self.slot, (self.inputs, self.labels))
 
     def to(self, device: torch.device) -> "Toy":
         return self

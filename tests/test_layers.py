@@ -11,10 +11,10 @@ FLOORS = [
     "document tally entity_types relation_schema config world faults durable workers gather "
     "interrupts",
     "corpora demo_corpus demo_wording scoring",
-    "word_table cached_tokenizer tokenization learn_tokenizer encode shards entities masking batch "
-    "stream loader markers pairs document_loader inputs held_out joining parts selection "
-    "concept_counts work_folder shard_order shard_tokenizer shard_tables shard_statistics "
-    "shard_check shard_documents concept_hash mention_columns",
+    "data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards "
+    "entities masking batch stream loader markers pairs document_loader inputs held_out "
+    "joining parts selection concept_counts work_folder shard_order shard_tokenizer "
+    "shard_tables shard_statistics shard_check shard_documents concept_hash mention_columns",
     "encoder heads pretraining_model relation_model relation_folder decode",
     "training_state engine engine_deepspeed engines checkpoints job tracking report dataset_card",
     "train",

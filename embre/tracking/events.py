@@ -14,6 +14,7 @@ from embre.engine import StepResult
 from embre.world import World
 
 EVENTS = "events.jsonl"
+NOT_METRICS = ("event", "step", "time", "data")
 
 Metrics = dict[str, float]
 
@@ -52,7 +53,7 @@ class Tracker:
         self.num_steps = num_steps
         for event in read_events(self.folder):
             if event["event"] in ("step", "validation") and event["step"] <= step:
-                named = {k: v for k, v in event.items() if k not in ("event", "step", "time")}
+                named = {k: v for k, v in event.items() if k not in NOT_METRICS}
                 self._pass_on(event["step"], named)
         self._write("started", step, {"steps": num_steps})
 
@@ -78,7 +79,7 @@ class Tracker:
             "waited_share": (waited - self._waited) / max(self._seconds, 1e-9),
         }
         self._tokens, self._seconds, self._waited = 0, 0.0, waited
-        self._write("step", step, metrics)
+        self._write("step", step, {**metrics, "data": result.data_hash})
         self._pass_on(step, metrics)
 
     def validation(self, step: int, metrics: Metrics) -> None:

@@ -16,7 +16,7 @@ def walk(folder: Path, first: int, last: int, sent: int) -> list[tuple[int, list
     )
     tracker.started(first, 9)
     for step in range(first + 1, last + 1):
-        tracker.step(step, StepResult({"token": 1.0}, 0.5, 100), lr=0.1, seconds=0.1)
+        tracker.step(step, StepResult({"token": 1.0}, 0.5, 100, 7, False), lr=0.1, seconds=0.1)
     tracker.validation(last, {"f1": 0.5})
     return given
 
