@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,6 +22,7 @@ from embre.entities import (
     read_concepts,
     save_vocabulary,
 )
+from embre.flops import product_flops_per_s, training_flops_per_token
 from embre.heads import EntityHead
 from embre.job import LINEAGE, Job, move_into_place
 from embre.loader import StreamLoader
@@ -59,7 +61,13 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     sent = sent_step(job.folder)
     with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(
-            job.folder, world, config.train.log_every_steps, send, lambda: loader.waited_s, sent
+            job.folder,
+            world,
+            config.train.log_every_steps,
+            send,
+            lambda: loader.waited_s,
+            sent,
+            mfu_of_token_rate(config, encoder.config, shard_set, world),
         )
         if world.rank == 0:
             tracker.vocabulary(covered(shard_set, entities))
@@ -73,6 +81,26 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
             validator(source, world),
         )
     export(engine, entities, job, shard_set.manifest.digest)
+
+
+def mfu_of_token_rate(
+    config: PretrainConfig, shape: Any, shard_set: ShardSet, world: World
+) -> float:
+    """The MFU at one token a second of all ranks, measured by rank 0 against its own product."""
+    if world.rank != 0:
+        return 0.0
+    split = shard_set.manifest.total("train")
+    flops = training_flops_per_token(
+        shape.num_hidden_layers,
+        shape.hidden_size,
+        shape.intermediate_size,
+        shape.vocab_size,
+        min(split.tokens / max(split.documents, 1), config.data.max_document_tokens),
+        config.masking.token_rate if "token" in config.masking.objective else 0.0,
+    )
+    half = config.encoder.precision == "bf16"
+    dtype = torch.bfloat16 if half else torch.float32
+    return flops / (product_flops_per_s(world.device, dtype) * world.size)
 
 
 def chosen(shard_set: ShardSet, config: EntitiesConfig) -> EntityVocabulary:

@@ -46,5 +46,6 @@ def train(
                 checkpoints.finish()
                 raise Interrupted(f"stopped after step {step} of {config.steps}, which is saved")
         checkpoints.finish()
+        tracker.finished(step)
     finally:
         checkpoints.settle()

@@ -16,7 +16,8 @@ FLOORS = [
     "joining parts selection concept_counts work_folder shard_order shard_tokenizer "
     "shard_tables shard_statistics shard_check shard_documents concept_hash mention_columns",
     "encoder heads pretraining_model relation_model relation_folder decode",
-    "training_state engine engine_deepspeed engines checkpoints job tracking report dataset_card",
+    "training_state curves flops engine engine_deepspeed engines checkpoints job tracking "
+    "report dataset_card",
     "train",
     "sharding shard_tasks pretrain finetune predict register",
     "launch demo",

@@ -18,6 +18,7 @@ from embre.config import (
     dump_config,
     load_config,
 )
+from embre.curves import draw_curves
 from embre.engines import DEEPSPEED_JSON
 from embre.interrupts import Interrupted
 from embre.job import Job
@@ -86,12 +87,13 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
 
 def finish(handle: RunHandle | None, folder: Path, status: str) -> None:
     """Keep the events with the run and close it as it really ended."""
+    curves = draw_curves(folder)
     if handle is None:
         return
     with best_effort("closing the MLflow run"):
         close_run(handle, status)
-        kept = (folder / EVENTS, folder / DEEPSPEED_JSON)
-        log_files(handle, [path for path in kept if path.exists()])
+        kept = (folder / EVENTS, folder / DEEPSPEED_JSON, curves)
+        log_files(handle, [path for path in kept if path and path.exists()])
 
 
 def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:

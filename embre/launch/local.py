@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from embre.interrupts import stoppable
 from embre.job import Job
-from embre.launch.worker import prepare
+from embre.launch.worker import carry_out
 from embre.world import World
 
 
@@ -25,7 +25,7 @@ def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
         dist.init_process_group("nccl" if gpu else "gloo")
     try:
         with stoppable(job.folder):
-            recipe(job, prepare(job, torch.device(device)))
+            carry_out(recipe, job, torch.device(device))
     finally:
         for name in alone:  # or the next run here would think that torchrun started it
             del os.environ[name]

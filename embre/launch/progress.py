@@ -35,8 +35,14 @@ def describe(event: dict[str, Any]) -> str:
     """One event as a line of text."""
     step = event["step"]
     if event["event"] == "started":
-        goes_on = f"goes on after step {step}" if step else "starts"
-        return f"training {goes_on}, {event['steps']} steps in all"
+        if event.get("attempt", 1) == 1:
+            return f"training starts, {event['steps']} steps"
+        return (
+            f"training goes on after step {step} of {event['steps']} (attempt {event['attempt']}, "
+            f"{event['lost_steps']} steps again, {event['down_s']:.0f} s without training)"
+        )
+    if event["event"] == "finished":
+        return f"step {step}: finished, {event['goodput']:.1%} of the time went into training"
     if event["event"] == "vocabulary":
         share = event["vocabulary/of_normalised/all"]
         return f"entity vocabulary: {share:.1%} of the mentions with an identifier"
@@ -44,8 +50,18 @@ def describe(event: dict[str, Any]) -> str:
         return f"step {step}: checkpoint saved"
     if event["event"] == "validation":
         return f"step {step}: validation  " + _numbers(event, "validation/")
-    speed = f"{event['tokens_per_s']:,.0f} tokens/s"
-    return f"step {step}: loss  {_numbers(event, 'loss/')}  grad {event['grad_norm']:.2f}  {speed}"
+    losses, grad = _numbers(event, "loss/"), event["grad_norm"]
+    return f"step {step}: loss  {losses}  grad {grad:.2f}  {speed(event)}"
+
+
+def speed(event: dict[str, Any]) -> str:
+    """Tokens a second, what of the device they use, and how long was waited for data."""
+    parts = [f"{event['tokens_per_s']:,.0f} tokens/s"]
+    if "mfu" in event:
+        parts.append(f"MFU {event['mfu']:.1%}")
+    if event["waited_share"] >= 0.01:
+        parts.append(f"{event['waited_share']:.0%} waiting for data")
+    return "  ".join(parts)
 
 
 def _numbers(event: dict[str, Any], prefix: str) -> str:
@@ -72,7 +88,7 @@ def _show(folder: Path, console: Console, before: int, stop: threading.Event) ->
                     bar.update(task, total=event["steps"], completed=event["step"])
                 if event["event"] == "step":
                     losses = _numbers(event, "loss/")
-                    named = f"{folder.name}  {losses}"
+                    named = f"{folder.name}  {losses}  {speed(event)}"
                     bar.update(task, completed=event["step"], description=named)
                 if event["event"] != "step" or not console.is_terminal:
                     console.print(f"  {describe(event)}", markup=False, highlight=False)

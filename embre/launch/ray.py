@@ -19,7 +19,7 @@ from embre.checkpoints import CheckpointError
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
 from embre.launch.errors import RunFailed
-from embre.launch.worker import FAULT, prepare
+from embre.launch.worker import FAULT, carry_out
 from embre.world import World
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
         device = get_device() if launch.use_gpu else torch.device("cpu")
         assert isinstance(device, torch.device)
         try:
-            recipe(job, prepare(job, device))
+            carry_out(recipe, job, device)
         except Interrupted as why:  # Ray would start again what raises
             stopped.write_text(str(why))
         except NOT_WORTH_A_RESTART as error:

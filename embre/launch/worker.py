@@ -2,15 +2,26 @@
 
 import faulthandler
 import os
+import socket
 import warnings
+from collections.abc import Callable
 
 import torch
 
 from embre import faults, interrupts
 from embre.job import Job
+from embre.tracking.runs import system_metrics
 from embre.world import World, current_world
 
 FAULT = "EMBRE_FAULT"
+
+
+def carry_out(recipe: Callable[[Job, World], None], job: Job, device: torch.device) -> None:
+    """Run the recipe as one rank; the first of each node watches the machine."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    world = prepare(job, device)
+    with system_metrics(job.handle if first else None, socket.gethostname()):
+        recipe(job, world)
 
 
 def prepare(job: Job, device: torch.device) -> World:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from embre.engine import StepResult
+from embre.tracking.goodput import goodput, lost_by_restart
 from embre.world import World
 
 EVENTS = "events.jsonl"
-NOT_METRICS = ("event", "step", "time", "data")
+NOT_METRICS = ("event", "step", "time", "data", "seconds")
 
 Metrics = dict[str, float]
 
@@ -24,6 +25,7 @@ class Tracker:
 
     `send` gets (step, metrics) for each logged step after `sent`, the last that MLflow is known to
     have; so a restarted run continues its curve, repeats no point and leaves no hole.
+    `mfu_of_token_rate` is the MFU at one token a second, 0 where it is not known.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Tracker:
         send: Callable[[int, Metrics], None] | None = None,
         waited_s: Callable[[], float] = lambda: 0.0,
         sent: int = 0,
+        mfu_of_token_rate: float = 0.0,
     ):
         self.folder = folder
         self.path = folder / EVENTS
@@ -41,6 +44,7 @@ class Tracker:
         self.log_every_steps = log_every_steps
         self.send = send
         self.waited_s = waited_s
+        self.mfu_of_token_rate = mfu_of_token_rate
         self.num_steps = 0
         self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
         if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
@@ -51,11 +55,16 @@ class Tracker:
     def started(self, step: int, num_steps: int) -> None:
         """Training begins, or goes on after `step`."""
         self.num_steps = num_steps
-        for event in read_events(self.folder):
+        known = list(read_events(self.folder)) if self.active else []
+        for event in known:
             if event["event"] in ("step", "validation") and event["step"] <= step:
                 named = {k: v for k, v in event.items() if k not in NOT_METRICS}
                 self._pass_on(event["step"], named)
-        self._write("started", step, {"steps": num_steps})
+        lost = lost_by_restart(known, step, time.time())
+        self._write("started", step, {"steps": num_steps, **lost})
+        if lost["attempt"] > 1 and self.active and self.send:
+            # Marked in MLflow's curves too; a restart is no step and may come at any.
+            self.send(step, {f"restart/{name}": float(value) for name, value in lost.items()})
 
     def vocabulary(self, shares: Metrics) -> None:
         """The shares of mentions that the entity vocabulary knows, before the first step."""
@@ -78,8 +87,11 @@ class Tracker:
             "tokens_per_s": self._tokens / max(self._seconds, 1e-9),
             "waited_share": (waited - self._waited) / max(self._seconds, 1e-9),
         }
+        if self.mfu_of_token_rate:
+            metrics["mfu"] = metrics["tokens_per_s"] * self.mfu_of_token_rate
+        more = {"seconds": self._seconds, "data": result.data_hash}
         self._tokens, self._seconds, self._waited = 0, 0.0, waited
-        self._write("step", step, {**metrics, "data": result.data_hash})
+        self._write("step", step, {**metrics, **more})
         self._pass_on(step, metrics)
 
     def validation(self, step: int, metrics: Metrics) -> None:
@@ -92,6 +104,14 @@ class Tracker:
     def saved(self, step: int) -> None:
         """A checkpoint after `step` was committed."""
         self._write("saved", step, {})
+
+    def finished(self, step: int) -> None:
+        """Training has come to its end; what share of all the time went into it."""
+        if self.active:
+            share = goodput(read_events(self.folder))
+            self._write("finished", step, {"goodput": share})
+            if self.send:
+                self.send(step, {"goodput": share})
 
     def _pass_on(self, step: int, metrics: Metrics) -> None:
         if self.active and self.send and step > self._sent:

@@ -16,6 +16,7 @@ import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, Metric, Param
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 
 from embre.config import RunConfig, dump_config
@@ -26,6 +27,7 @@ RUN_FILE = "mlflow_run.json"
 SENT = "mlflow_sent_step.txt"
 MAX_PARAM_LENGTH = 500
 SEND_EVERY_S = 2.0
+SYSTEM_EVERY_S = 10
 GIVE_UP_AFTER_S = 10.0
 
 
@@ -145,6 +147,31 @@ def metric_sender(handle: RunHandle | None, folder: Path) -> Iterator[Any]:
     finally:
         stop.set()
         thread.join(GIVE_UP_AFTER_S)
+
+
+@contextmanager
+def system_metrics(handle: RunHandle | None, node: str) -> Iterator[None]:
+    """While the body runs, MLflow gets processor, memory, disk, network and GPU use of a node."""
+    if handle is None:
+        yield
+        return
+    quiet_mlflow()
+    monitor = None
+    with best_effort("watching the machine"):
+        monitor = SystemMetricsMonitor(
+            handle.run_id,
+            SYSTEM_EVERY_S,
+            resume_logging=True,
+            node_id=node,
+            tracking_uri=handle.uri,
+        )
+        monitor.start()
+    try:
+        yield
+    finally:
+        if monitor is not None:
+            with best_effort("watching the machine"):
+                monitor.finish()
 
 
 def sent_step(folder: Path) -> int:

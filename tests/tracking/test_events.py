@@ -33,8 +33,12 @@ def test_every_logged_step_is_passed_on(tmp_path: Path) -> None:
 def test_a_restart_repeats_nothing_and_sends_what_a_kill_left_unsent(tmp_path: Path) -> None:
     walk(tmp_path, 0, 6, sent=0)  # killed with steps 4 to 6 still in the queue
     given = walk(tmp_path, 5, 8, sent=3)  # goes on from the checkpoint of step 5
-    assert [step for step, _ in given] == [4, 5, 6, 7, 8, 8]
+    assert [step for step, _ in given] == [4, 5, 5, 6, 7, 8, 8]
     assert given[-1][1] == ["validation/f1"]
+    assert given[2] == (5, ["restart/attempt", "restart/down_s", "restart/lost_steps"])
+    (_, again) = read_events(tmp_path, "started")
+    assert (again["attempt"], again["lost_steps"]) == (2, 1)
+    assert describe(again).startswith("training goes on after step 5 of 9 (attempt 2, 1 steps")
 
 
 def test_the_vocabulary_is_passed_on_until_mlflow_has_steps(tmp_path: Path) -> None:
@@ -60,3 +64,23 @@ def test_a_line_cut_by_a_kill_costs_that_line_only(tmp_path: Path) -> None:
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     Tracker(tmp_path, World(rank=1, size=2), 1).started(0, 9)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_end_says_what_share_of_the_time_went_into_training(tmp_path: Path) -> None:
+    given: list[tuple[int, dict[str, float]]] = []
+    tracker = Tracker(tmp_path, World(), 1, lambda *point: given.append(point))
+    tracker.started(0, 1)
+    tracker.step(1, StepResult({"token": 1.0}, 0.5, 100, 7, False), lr=0.1, seconds=0.0)
+    tracker.finished(1)
+    (event,) = read_events(tmp_path, "finished")
+    assert event["goodput"] == 0 and given[-1] == (1, {"goodput": 0})
+    assert describe(event) == "step 1: finished, 0.0% of the time went into training"
+
+
+def test_the_mfu_follows_the_rate_of_tokens(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, World(), 1, mfu_of_token_rate=0.25 / 1000)
+    tracker.started(0, 1)
+    tracker.step(1, StepResult({"token": 1.0}, 0.5, 100, 7, False), lr=0.1, seconds=0.1)
+    (event,) = read_events(tmp_path, "step")
+    assert abs(event["mfu"] - 0.25) < 1e-9
+    assert "1,000 tokens/s  MFU 25.0%" in describe(event)
