@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick check clean
+.PHONY: demo test quick faults check clean
 
 demo: $(STAMP)
 	rm -rf demo
@@ -14,6 +14,9 @@ test: $(STAMP)
 
 quick: $(STAMP)  # without what starts processes or takes seconds
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow and not ray"
+
+faults: $(STAMP)  # breaks real runs on purpose, for a quarter of an hour
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tools/bench/faults.py
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .

@@ -1,18 +1,20 @@
 """Faults on purpose: `fault_point("name")` stands where a test or the demo may break something.
 
-A fault is armed by a launcher as `name:n:action` or `name:n:action:rank`: at the n-th time that
-this rank comes by, do it; once per run, so that a restarted worker gets past it. Not armed, a
-point costs one comparison.
+A fault is armed by a launcher as `name:n:action` or `name:n:action:rank`, several with commas
+between: at the n-th time that this rank comes by, do it; once per run, so that a restarted worker
+gets past it. Not armed, a point costs one comparison.
 """
 
 import errno
 import os
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ACTIONS = ("kill9", "stop", "exit", "raise", "enospc")
+ACTIONS = ("kill9", "stop", "exit", "raise", "enospc", "sleep")
+SLEEP_S = 20.0  # time for somebody else to break something
 
 
 @dataclass
@@ -31,13 +33,14 @@ _armed: list[Fault] = []
 
 
 def arm(text: str, marker_folder: Path, rank: int) -> None:
-    """Arm a fault from its text if it is meant for this rank; ValueError for another form."""
-    name, hit, action, *only = text.split(":")
-    if action not in ACTIONS or not hit.isdigit() or len(only) > 1:
-        raise ValueError(f"{text!r}: a fault is name:n:action[:rank] with one of {ACTIONS}")
-    if not only or int(only[0]) == rank:
-        marker = marker_folder / f"fault-{name}-{hit}-{rank}"
-        _armed.append(Fault(name, int(hit), action, rank, marker))
+    """Arm what is meant for this rank; ValueError for another form."""
+    for one in text.split(","):
+        name, hit, action, *only = one.split(":")
+        if action not in ACTIONS or not hit.isdigit() or len(only) > 1:
+            raise ValueError(f"{one!r}: a fault is name:n:action[:rank] with one of {ACTIONS}")
+        if not only or int(only[0]) == rank:
+            marker = marker_folder / f"fault-{name}-{hit}-{rank}"
+            _armed.append(Fault(name, int(hit), action, rank, marker))
 
 
 def fault_point(name: str) -> None:
@@ -59,6 +62,9 @@ def _break(fault: Fault) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif fault.action == "exit":
         os._exit(1)
+    elif fault.action == "sleep":
+        time.sleep(SLEEP_S)
+        return
     elif fault.action == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), fault.name)
     raise RuntimeError(f"fault on purpose at {fault.name}")

@@ -6,6 +6,8 @@ by Ray's own record, which loses a checkpoint whose worker dies within two secon
 
 import logging
 import os
+import shutil
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +50,8 @@ def start_ray(address: str | None = None) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # A worker that hangs is given up after this long; Ray would wait ten minutes.
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")
     address = address or os.environ.get("RAY_ADDRESS")
     settings: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
@@ -77,6 +81,7 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
             failure.write_text(f"{type(error).__name__}: {error}")
             raise
 
+    shutil.rmtree(job.folder / "ray", ignore_errors=True)
     threads = {"OMP_NUM_THREADS": str(max(1, int(launch.cpus_per_worker)))}
     env = {**WORKER_ENV, **threads, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
     trainer = TorchTrainer(
@@ -89,7 +94,9 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
             resources_per_worker=needed,
         ),
         run_config=RunConfig(
-            name=job.config.name,
+            # A new name each time: Ray must not take up its own record of an earlier attempt,
+            # which may be torn.
+            name=f"{job.config.name}-{uuid.uuid4().hex[:8]}",
             storage_path=str(job.folder / "ray"),
             failure_config=FailureConfig(max_failures=launch.max_failures),
             worker_runtime_env={"env_vars": env},

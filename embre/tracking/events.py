@@ -7,6 +7,7 @@ tracking server that is down never stops training.
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from embre.engine import StepResult
 from embre.tracking.goodput import goodput, lost_by_restart
 from embre.world import World
 
-EVENTS = "events.jsonl"
+EVENTS, HEARTBEAT = "events.jsonl", "heartbeat.json"
+BEAT_EVERY_S = 1.0
 NOT_METRICS = ("event", "step", "time", "data", "seconds")
 
 Metrics = dict[str, float]
@@ -46,6 +48,7 @@ class Tracker:
         self.waited_s = waited_s
         self.mfu_of_token_rate = mfu_of_token_rate
         self.num_steps = 0
+        self._beaten = -BEAT_EVERY_S
         self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
         if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a") as file:  # a rank died in the middle of a line
@@ -60,6 +63,8 @@ class Tracker:
             if event["event"] in ("step", "validation") and event["step"] <= step:
                 named = {k: v for k, v in event.items() if k not in NOT_METRICS}
                 self._pass_on(event["step"], named)
+        if known:
+            known += _read_lines(self.folder / HEARTBEAT)
         lost = lost_by_restart(known, step, time.time())
         self._write("started", step, {"steps": num_steps, **lost})
         if lost["attempt"] > 1 and self.active and self.send:
@@ -75,6 +80,7 @@ class Tracker:
 
     def step(self, step: int, result: StepResult, lr: float, seconds: float) -> None:
         """A step was done; every `log_every_steps` of them one is logged with the speed since."""
+        self._beat(step)
         self._tokens += result.num_tokens
         self._seconds += seconds
         if step % self.log_every_steps and step not in (1, self.num_steps):
@@ -105,6 +111,13 @@ class Tracker:
         """A checkpoint after `step` was committed."""
         self._write("saved", step, {})
 
+    def _beat(self, step: int) -> None:
+        """Say once a second how far the run is: what a restart compares itself with."""
+        if self.active and time.monotonic() - self._beaten > BEAT_EVERY_S:
+            self._beaten = time.monotonic()
+            beat = {"event": "step", "step": step, "time": time.time()}
+            (self.folder / HEARTBEAT).write_text(json.dumps(beat))
+
     def finished(self, step: int) -> None:
         """Training has come to its end; what share of all the time went into it."""
         if self.active:
@@ -126,13 +139,14 @@ class Tracker:
 
 def read_events(folder: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
     """The events of a run so far; a line that is only half written is left out."""
-    path = folder / EVENTS
+    for found in _read_lines(folder / EVENTS):
+        if event in (None, found["event"]):
+            yield found
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     for line in path.read_text().split("\n"):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if event in (None, found["event"]):
-            yield found
+        with suppress(ValueError):
+            yield json.loads(line)

@@ -39,9 +39,9 @@ def _up_to(limit: int, first: int, last: int, seconds: float) -> tuple[int, int,
 
 def lost_by_restart(events: Iterable[dict[str, Any]], step: int, now: float) -> dict[str, Any]:
     """What a start at `step` means for a run with these events: which attempt it is, how many
-    logged steps are done again, and the seconds since the run was last heard of."""
+    steps are done again, and the seconds since the run was last heard of."""
     events = list(events)
     attempt = 1 + sum(event["event"] == "started" for event in events)
     done = max((event["step"] for event in events if event["event"] == "step"), default=0)
-    down_s = round(now - events[-1]["time"], 1) if attempt > 1 else 0.0
+    down_s = round(now - max(event["time"] for event in events), 1) if attempt > 1 else 0.0
     return {"attempt": attempt, "lost_steps": max(0, done - step), "down_s": down_s}

@@ -52,6 +52,15 @@ def test_the_vocabulary_is_passed_on_until_mlflow_has_steps(tmp_path: Path) -> N
     assert describe(events[0]) == "entity vocabulary: 75.0% of the mentions with an identifier"
 
 
+def test_steps_that_were_not_logged_are_known_to_be_lost(tmp_path: Path) -> None:
+    for first in (0, 10):
+        tracker = Tracker(tmp_path, World(), log_every_steps=100)
+        tracker.started(first, 100)
+        tracker.step(17, StepResult({"token": 1.0}, 0.5, 100, 7, False), lr=0.1, seconds=0.1)
+    (_, again) = read_events(tmp_path, "started")
+    assert (again["attempt"], again["lost_steps"]) == (2, 7)
+
+
 def test_a_line_cut_by_a_kill_costs_that_line_only(tmp_path: Path) -> None:
     walk(tmp_path, 0, 2, sent=0)
     path = tmp_path / "events.jsonl"

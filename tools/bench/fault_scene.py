@@ -1,0 +1,269 @@
+"""Where faults are tried: a small shard set, a run that nothing disturbs, and runs that are.
+
+Every run is the `embre` command in a process of its own. A run has survived when, in the end, each
+of its steps saw the data of the undisturbed run and came to its losses.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embre.corpora import write_documents
+from embre.demo_corpus import make_corpus
+from embre.sharding import ShardSettings, shard
+from embre.tracking import read_events
+
+STEPS, SAVE_EVERY = 16, 4
+TIMEOUT_S = 240
+QUICK_TO_NOTICE = {
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a fault came to. `lost` and `repeated` are steps whose data is not that of the
+    undisturbed run, or that are there beyond it; `recovery_s` from the fault to the next step."""
+
+    survived: bool
+    happened: str
+    recovery_s: float | None = None
+    lost: int = 0
+    repeated: int = 0
+    curve: str = "equal"
+
+
+@dataclass(slots=True)
+class Scene:
+    """A folder with a shard set and the undisturbed runs, one for each launcher."""
+
+    folder: Path
+    references: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, folder: Path) -> "Scene":
+        write_documents(folder / "corpus.PubTator", make_corpus(160, seed=3), like="pubtator")
+        settings = ShardSettings(block_documents=5, shard_documents=10, vocabulary=400)
+        shard([str(folder / "corpus.PubTator")], folder / "shards", None, [], settings)
+        return cls(folder)
+
+    def config(self, name: str, **changes: Any) -> Path:
+        """The YAML file of a run. `changes` are `section__key` values."""
+        shape = {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16}
+        values: dict[str, Any] = {
+            "name": name,
+            "storage": str(self.folder / "runs"),
+            "encoder": {
+                "path": str(self.folder / "shards/tokenizer"),
+                "new": shape,
+                "dropout": 0.1,
+            },
+            "data": {
+                "shards": str(self.folder / "shards"),
+                "streams": 4,
+                "strip_tokens": 400,
+                "max_document_tokens": 128,
+            },
+            "entities": {"dimension": 8},
+            "optimizer": {"peak_lr": 1e-3, "warmup_steps": 2},
+            "train": {
+                "steps": STEPS,
+                "save_every_steps": SAVE_EVERY,
+                "log_every_steps": 1,
+                "validate_every_steps": STEPS,
+            },
+            "engine": "deepspeed",
+            "launch": {"launcher": "ray", "workers": 2, "max_failures": 3},
+        }
+        for key, value in changes.items():
+            section, _, inner = key.partition("__")
+            if inner:
+                values[section][inner] = value
+            else:
+                values[section] = value
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    def run_folder(self, name: str) -> Path:
+        return self.folder / "runs" / name
+
+    def start(
+        self, config: Path, fault: str = "", ranks: int = 0, env: dict[str, str] | None = None
+    ) -> "Running":
+        """Start a run: under Ray, or with `ranks` under torchrun."""
+        command = [sys.executable, "-m", "embre.launch", "pretrain", str(config)]
+        if ranks:
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            launcher += [f"--nproc-per-node={ranks}", "-m"]
+            command = [*launcher, *command[2:]]
+        settings = {**os.environ, **QUICK_TO_NOTICE, "OMP_NUM_THREADS": "1", **(env or {})}
+        settings.pop("EMBRE_FAULT", None)
+        if fault:
+            settings["EMBRE_FAULT"] = fault
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=settings,
+            start_new_session=True,
+            text=True,
+        )
+        return Running(process)
+
+    def reference(self, ranks: int = 0) -> Path:
+        """The folder of the undisturbed run under Ray, or on so many ranks of torchrun."""
+        name = f"torchrun-{ranks}" if ranks else "ray"
+        if name not in self.references:
+            changes = {"launch": {"launcher": "local"}} if ranks else {}
+            code, said = self.start(self.config(name, **changes), ranks=ranks).wait()
+            if code:
+                raise RuntimeError(f"the undisturbed run failed with {code}:\n{said[-3000:]}")
+            self.references[name] = self.run_folder(name)
+        return self.references[name]
+
+    def compare(self, folder: Path, ranks: int = 0, happened: str = "") -> Outcome:
+        """A finished run against the undisturbed one: data, losses, weights, and what it took."""
+        wanted, found = (steps_of(one) for one in (self.reference(ranks), folder))
+        lost = [s for s in wanted if s not in found or found[s]["data"] != wanted[s]["data"]]
+        repeated = [step for step in found if step not in wanted]
+        exact = all(numbers(found[s]) == numbers(wanted[s]) for s in wanted if s in found)
+        weights = "encoder/model.safetensors"
+        same = exact and (folder / weights).is_file()
+        if same:
+            same = (folder / weights).read_bytes() == (self.reference(ranks) / weights).read_bytes()
+        curve = "equal" if same else f"{furthest(wanted, found):.0e} apart"
+        left = [p.name for p in (folder / "checkpoints").glob("*.partial*")]
+        if left:
+            happened += f"; left behind: {', '.join(left)}"
+        return Outcome(
+            survived=not lost and not repeated and same and not left,
+            happened=happened,
+            recovery_s=recovery_s(folder),
+            lost=len(lost),
+            repeated=len(repeated),
+            curve=curve,
+        )
+
+
+@dataclass(slots=True)
+class Running:
+    """A run under way, in a session of its own."""
+
+    process: subprocess.Popen
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
+        """Exit code and all that it said; RuntimeError where it does not end."""
+        try:
+            said, _ = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise RuntimeError(f"the run did not end within {timeout_s:.0f} s") from None
+        return self.process.returncode, said
+
+    def kill(self) -> None:
+        """`kill -9` of the driver alone."""
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM to the driver."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Nothing of this run stays."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+def steps_of(folder: Path) -> dict[int, dict[str, Any]]:
+    """The events of the steps, of one that was done twice the later."""
+    return {event["step"]: event for event in read_events(folder, "step")}
+
+
+def numbers(event: dict[str, Any]) -> list[float]:
+    """What must be equal to the last bit."""
+    return [event[key] for key in sorted(event) if key.startswith("loss/") or key == "grad_norm"]
+
+
+def furthest(wanted: dict[int, dict[str, Any]], found: dict[int, dict[str, Any]]) -> float:
+    """The largest relative difference between two curves."""
+    pairs = [
+        (a, b)
+        for step in wanted.keys() & found.keys()
+        for a, b in zip(numbers(wanted[step]), numbers(found[step]), strict=True)
+    ]
+    return max((abs(a - b) / max(abs(a), 1e-9) for a, b in pairs), default=float("inf"))
+
+
+def wait_for(condition: Any, what: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Return when a condition holds; RuntimeError where it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {timeout_s:.0f} s for {what}")
+        time.sleep(0.1)
+
+
+def fault_happened(folder: Path) -> bool:
+    return any(folder.glob("fault-*"))
+
+
+def recovery_s(folder: Path) -> float | None:
+    """Seconds from the fault to the first step after it."""
+    marks = [path.stat().st_mtime for path in folder.glob("fault-*")]
+    starts = [event["time"] for event in read_events(folder, "started")]
+    if not marks or len(starts) < 2:
+        return None
+    later = [e["time"] for e in read_events(folder, "step") if e["time"] > starts[-1]]
+    return round(min(later) - max(marks), 1) if later else None
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[Any]:
+    """A Ray cluster of a head and some nodes on this machine, a raylet for each."""
+    os.environ.update(QUICK_TO_NOTICE | {"RAY_USAGE_STATS_ENABLED": "0"})
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        made.worker_nodes = [made.add_node(num_cpus=1) for _ in range(nodes)]
+        yield made
+    finally:
+        made.shutdown()
+
+
+def last_line(said: str) -> str:
+    """The last line that a run said, where its error stands."""
+    lines = [line for line in said.strip().splitlines() if line.strip()]
+    return lines[-1][:160] if lines else ""
+
+
+def as_json(outcomes: dict[str, Outcome]) -> str:
+    found = list(outcomes.values())
+    return json.dumps(
+        {
+            "faults": len(found),
+            "survived": sum(one.survived for one in found),
+            "lost": sum(one.lost for one in found),
+            "repeated": sum(one.repeated for one in found),
+            "curves_equal": sum(one.curve.startswith("equal") for one in found),
+        }
+    )

@@ -1,0 +1,340 @@
+"""Faults, one after the other, in real runs: what happens, and whether anything is lost.
+
+    make faults                                     all of them, a quarter of an hour on two cores
+    python tools/bench/faults.py --quick            those that need no Ray cluster
+    python tools/bench/faults.py --only "kill -9"
+
+Every run is compared with one that nothing disturbed: the data of each step, losses and gradient
+norms to the last bit, the exported weights. The last line is one JSON object.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from fault_scene import (
+    SAVE_EVERY,
+    STEPS,
+    Outcome,
+    Scene,
+    as_json,
+    cluster,
+    fault_happened,
+    last_line,
+    steps_of,
+    wait_for,
+)
+from rich.console import Console
+from rich.table import Table
+
+from embre.tracking import read_events
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault, what the bare libraries do about it, and how it is tried."""
+
+    name: str
+    bare: str
+    attempt: Callable[[Scene], Outcome]
+    quick: bool = False
+
+
+def worker_dies(point: str, happened: str) -> Callable[[Scene], Outcome]:
+    """A fault in one worker under Ray, which restarts it without anybody's help."""
+
+    def attempt(scene: Scene) -> Outcome:
+        name = point.replace(":", "-")
+        code, said = scene.start(scene.config(name), fault=point).wait()
+        if code:
+            return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+        return scene.compare(scene.run_folder(name), happened=happened)
+
+    return attempt
+
+
+def driver_dies(scene: Scene) -> Outcome:
+    config, folder = scene.config("driver"), scene.run_folder("driver")
+    running = scene.start(config, fault="step:7:sleep:0")
+    wait_for(lambda: fault_happened(folder), "the fault")
+    running.kill()
+    time.sleep(5)
+    left = workers_alive()
+    running.end()
+    if left:
+        return Outcome(False, f"{left} workers outlived the driver", curve="none")
+    code, said = scene.start(config).wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    return scene.compare(folder, happened="no worker left after 5 s; the same command went on")
+
+
+def node_dies(scene: Scene) -> Outcome:
+    """The node of a worker goes; a spare one takes its place."""
+    config, folder = scene.config("node"), scene.run_folder("node")
+    with cluster(nodes=3) as made:
+        running = scene.start(config, fault="step:7:sleep", env={"RAY_ADDRESS": made.address})
+        wait_for(lambda: fault_happened(folder), "the fault")
+        made.remove_node(made.worker_nodes[-1], allow_graceful=False)
+        code, said = running.wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    return scene.compare(folder, happened="moved to the spare node")
+
+
+def head_dies(scene: Scene) -> Outcome:
+    config, folder = scene.config("head"), scene.run_folder("head")
+    with cluster(nodes=2) as made:
+        running = scene.start(config, fault="step:7:sleep", env={"RAY_ADDRESS": made.address})
+        wait_for(lambda: fault_happened(folder), "the fault")
+        made.head_node.kill_gcs_server()
+        code, said = running.wait(120)
+    if code == 0:
+        return Outcome(False, "exit 0 without a head", curve="none")
+    code, said = scene.start(config).wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    return scene.compare(folder, happened="the driver failed; the same command went on")
+
+
+def asked_to_stop(scene: Scene) -> Outcome:
+    config, folder = scene.config("sigterm"), scene.run_folder("sigterm")
+    running = scene.start(config, fault="step:7:sleep:0")
+    wait_for(lambda: fault_happened(folder), "the fault")
+    running.terminate()
+    code, said = running.wait()
+    saved = max((event["step"] for event in read_events(folder, "saved")), default=0)
+    if code != 143 or saved % SAVE_EVERY == 0:
+        return Outcome(False, f"exit {code}, saved {saved}: {last_line(said)}", curve="none")
+    code, said = scene.start(config).wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    return scene.compare(folder, happened=f"saved step {saved}, exit 143; no step done twice")
+
+
+def ray_record_torn(scene: Scene) -> Outcome:
+    """Ray's own record of the run is half written when the driver starts again."""
+    config, folder = scene.config("torn"), scene.run_folder("torn")
+    running = scene.start(config, fault="step:7:sleep:0")
+    wait_for(lambda: fault_happened(folder), "the fault")
+    running.kill()
+    running.end()
+    for path in (folder / "ray").rglob("*.json"):
+        path.write_text(path.read_text()[:5])
+    code, said = scene.start(config).wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    return scene.compare(folder, happened="Ray's record is not read; ours is")
+
+
+def damaged_checkpoint(how: str) -> Callable[[Scene], Outcome]:
+    """The newest checkpoint is damaged between two starts, on two ranks of torchrun."""
+
+    def attempt(scene: Scene) -> Outcome:
+        name = f"damaged-{how}"
+        config = scene.config(name, launch={"launcher": "local"})
+        folder = scene.run_folder(name)
+        scene.start(config, fault="step:11:raise", ranks=2).wait()
+        newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
+        file = newest / "rank-001.safetensors"
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        if how == "missing":
+            file.unlink()
+        else:
+            file.write_bytes(data[: len(data) // 2] if how == "cut" else bytes(data))
+        code, said = scene.start(config, ranks=2).wait()
+        if code:
+            return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+        begun = [event["step"] for event in read_events(folder, "started")]
+        outcome = scene.compare(folder, ranks=2, happened=f"went on from step {begun[-1]}")
+        outcome.survived &= begun[-1] == SAVE_EVERY
+        return outcome
+
+    return attempt
+
+
+def disk_full(scene: Scene) -> Outcome:
+    config = scene.config("full", launch={"launcher": "local"})
+    folder = scene.run_folder("full")
+    code, said = scene.start(config, fault="checkpoint_written:2:enospc:0", ranks=2).wait()
+    named = "No space left on device" in said
+    before = [path.name for path in sorted((folder / "checkpoints").glob("step-*"))]
+    if code == 0 or not named or before != [f"step-{SAVE_EVERY:09d}"]:
+        return Outcome(False, f"exit {code}, {before}: {last_line(said)}", curve="none")
+    code, said = scene.start(config, ranks=2).wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    return scene.compare(folder, ranks=2, happened="said so, exit 1; the checkpoint before stayed")
+
+
+def resized(scene: Scene) -> Outcome:
+    """Two ranks, then one, then two again: the data is the same, the sums are added otherwise."""
+    config = scene.config("resized", launch={"launcher": "local"})
+    folder = scene.run_folder("resized")
+    for ranks, fault in ((2, "step:6:raise"), (1, "step:7:raise"), (2, "")):
+        for mark in folder.glob("fault-*"):
+            mark.unlink()
+        code, said = scene.start(config, fault=fault, ranks=ranks).wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    outcome = scene.compare(folder, ranks=2, happened="2, 1, 2 ranks")
+    apart = float(outcome.curve.split()[0]) if "apart" in outcome.curve else 0.0
+    outcome.survived = not outcome.lost and not outcome.repeated and apart <= 1e-5
+    outcome.recovery_s = None
+    outcome.curve = f"equal to {apart:.0e}" if outcome.survived else outcome.curve
+    return outcome
+
+
+def damaged_shard(how: str) -> Callable[[Scene], Outcome]:
+    """A shard is cut or has one bit flipped: the run must not train on it."""
+
+    def attempt(scene: Scene) -> Outcome:
+        path = sorted((scene.folder / "shards").glob("train-*.tar"))[1]
+        whole = path.read_bytes()
+        changed = bytearray(whole)
+        changed[len(changed) // 2] ^= 1
+        path.write_bytes(whole[: len(whole) // 2] if how == "cut" else bytes(changed))
+        try:
+            config = scene.config(f"shard-{how}", launch={"launcher": "local"})
+            code, said = scene.start(config, ranks=1).wait()
+        finally:
+            path.write_bytes(whole)
+        named = path.name in said and "damaged" in said
+        done = len(steps_of(scene.run_folder(f"shard-{how}")))
+        return Outcome(
+            survived=code != 0 and named,
+            happened=f"exit {code} after {done} steps, names the shard"
+            if named
+            else last_line(said),
+            curve=REFUSED,
+        )
+
+    return attempt
+
+
+def no_number(scene: Scene) -> Outcome:
+    config = scene.config("nan", optimizer={"peak_lr": 1e30}, launch__max_failures=2)
+    code, said = scene.start(config).wait()
+    folder = scene.run_folder("nan")
+    starts = len(list(read_events(folder, "started")))
+    named = "no number" in said
+    return Outcome(
+        survived=code == 1 and named and starts == 1,
+        happened="all ranks stop, no restart; the step is named" if named else last_line(said),
+        curve=REFUSED,
+    )
+
+
+def tracking_down(scene: Scene) -> Outcome:
+    """No server answers where MLflow should be."""
+    config = scene.config("no-mlflow", tracking={"uri": "http://127.0.0.1:9"})
+    code, said = scene.start(config).wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    return scene.compare(scene.run_folder("no-mlflow"), happened="a warning; events stay on disk")
+
+
+def workers_alive() -> int:
+    """Ray's training workers on this machine."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += b"ray::RayTrainWorker" in path.read_bytes()
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+REFUSED = "–"  # in place of a curve: there must be none
+KILLED = "restarted from the last checkpoint; nobody did anything"
+FAULTS = [
+    Fault("kill -9 of rank 0", "Ray restarts", worker_dies("step:7:kill9:0", KILLED)),
+    Fault("kill -9 of rank 1", "Ray restarts", worker_dies("step:7:kill9:1", KILLED)),
+    Fault(
+        "kill -9 right after a commit",
+        "Ray loses the checkpoint",
+        worker_dies("checkpoint_committed:2:kill9:0", "the committed checkpoint is used"),
+    ),
+    Fault(
+        "kill -9 of rank 1 while it saves",
+        "DeepSpeed's `latest` names a broken one",
+        worker_dies("checkpoint_written:2:kill9:1", "the checkpoint before is used"),
+    ),
+    Fault(
+        "a rank hangs (SIGSTOP)",
+        "Ray waits 600 s",
+        worker_dies("step:7:stop:1", "given up after 10 s (default 120), restarted"),
+    ),
+    Fault("kill -9 of the driver", "a new run from the last report", driver_dies),
+    Fault("a node dies", "Ray restarts; a worker may outlive its node", node_dies),
+    Fault("the head dies", "the driver fails, workers may stay", head_dies),
+    Fault("SIGTERM to the driver", "ends at once, work since the last report lost", asked_to_stop),
+    Fault("Ray's record torn", "no restart until mended by hand", ray_record_torn),
+    Fault(
+        "a checkpoint's file is gone",
+        "a rank fails, the other hangs",
+        damaged_checkpoint("missing"),
+    ),
+    Fault("a checkpoint's file is cut", "a rank fails, the other hangs", damaged_checkpoint("cut")),
+    Fault(
+        "a checkpoint has a bit flipped",
+        "loaded without a word",
+        damaged_checkpoint("flipped"),
+        quick=True,
+    ),
+    Fault("the disk is full while saving", "a traceback, half a checkpoint", disk_full),
+    Fault("2, 1 and 2 ranks", "refused by DeepSpeed", resized),
+    Fault("a shard is cut", "WebDataset drops the rest", damaged_shard("cut")),
+    Fault(
+        "a shard has a bit flipped", "WebDataset delivers it", damaged_shard("flipped"), quick=True
+    ),
+    Fault("a loss that is no number", "DeepSpeed skips it or trains on", no_number),
+    Fault("MLflow does not answer", "blocks for minutes", tracking_down),
+]
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Two of them, without Ray, in a minute.")] = False,
+    only: Annotated[str, typer.Option(help="Only faults whose name contains this.")] = "",
+) -> None:
+    """Try the faults and print what came of each."""
+    console = Console(soft_wrap=True, highlight=False)
+    chosen = [f for f in FAULTS if only in f.name and (f.quick or not quick)]
+    outcomes: dict[str, Outcome] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Scene.build(Path(folder))
+        for fault in chosen:
+            started = time.monotonic()
+            try:
+                outcome = fault.attempt(scene)
+            except RuntimeError as error:
+                outcome = Outcome(False, str(error)[:160], curve="none")
+            outcomes[fault.name] = outcome
+            verdict = "survived" if outcome.survived else "NOT SURVIVED"
+            took_s = time.monotonic() - started
+            console.print(f"{fault.name}: {verdict} ({took_s:.0f} s)", markup=False)
+    console.print(as_table(chosen, outcomes))
+    print(as_json(outcomes))
+    raise typer.Exit(0 if all(one.survived for one in outcomes.values()) else 1)
+
+
+def as_table(faults: list[Fault], outcomes: dict[str, Outcome]) -> Table:
+    table = Table(title=f"faults in runs of {STEPS} steps, saved every {SAVE_EVERY}")
+    for column in ("fault", "what happened", "the bare libraries", "s", "lost", "again", "curve"):
+        table.add_column(column, justify="right" if column in ("s", "lost", "again") else "left")
+    for fault in faults:
+        one = outcomes[fault.name]
+        seconds = "–" if one.recovery_s is None else f"{one.recovery_s:.0f}"
+        happened = one.happened if one.survived else f"NOT SURVIVED: {one.happened}"
+        numbers = (seconds, str(one.lost), str(one.repeated), one.curve)
+        table.add_row(fault.name, happened, fault.bare, *numbers)
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
