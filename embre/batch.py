@@ -17,6 +17,8 @@ from embre.shards import ShardSet
 from embre.tokenization import TextTokenizer
 
 SPECIALS = ("pad", "unknown", "first", "last", "mask")
+ROW_BYTES = np.dtype(f"V{MENTION_ROW.itemsize}")
+NO_TOKENS, NO_ROWS = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=ROW_BYTES)
 NUM_SPECIAL = 2  # [CLS] and [SEP] around every example
 
 
@@ -30,15 +32,17 @@ class StreamState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A document, or a piece of a long one: what is shuffled.
+    """A document, or a piece of a long one: what is shuffled. Arrays are parts of a block's.
 
-    `tokens` (n,); `mentions` of MENTION_ROW in tokens of the example; `offset` its first token in
-    the document; `key` 64 bits of (seed, epoch, document) that all draws go back to.
+    `tokens` (n,); `mentions` of MENTION_ROW that begin in it, counted in tokens of the block,
+    where the example begins at `start`; `offset` its first token in the document; `key` 64 bits of
+    (seed, epoch, document) that all draws go back to.
     """
 
     doc_id: str
     tokens: np.ndarray
     mentions: np.ndarray
+    start: int
     offset: int
     key: int
 
@@ -176,44 +180,50 @@ def empty_batch(source: StreamSource) -> Batch:
     nothing, because a loss is a sum over a global count. Its one document is [CLS] [SEP], so that
     every weight takes part in the backward pass."""
     nothing = np.zeros(0, dtype=np.int64)
-    nobody = Example("", nothing, np.zeros(0, MENTION_ROW), 0, 0)
+    nobody = Example("", nothing, np.zeros(0, MENTION_ROW), 0, 0, 0)
     return make_batch(source, [nobody], -1, StreamState())
 
 
 def lay(source: StreamSource, members: list[Example]) -> tuple[Strip, np.ndarray, np.ndarray]:
     """[CLS] document [SEP] after one another: the strip, boundaries (D + 1,), positions (n,)."""
-    first, last = source.special["first"], source.special["last"]
     lengths = np.array([len(member.tokens) + NUM_SPECIAL for member in members], dtype=np.int64)
-    boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    boundaries = np.append(0, np.cumsum(lengths))
     total = int(boundaries[-1])
-    tokens, maskable = np.zeros(total, dtype=np.int64), np.ones(total, dtype=bool)
-    mentions = []
-    for member, start, end in zip(members, boundaries[:-1], boundaries[1:], strict=True):
-        tokens[start], tokens[end - 1] = first, last
-        tokens[start + 1 : end - 1] = member.tokens
-        shifted = member.mentions.copy()
-        shifted["start"] += np.uint32(start + 1)
-        shifted["end"] += np.uint32(start + 1)
-        mentions.append(shifted)
-    maskable[boundaries[:-1]] = maskable[boundaries[1:] - 1] = False
     owner = np.repeat(np.arange(len(members)), lengths)
-    positions = np.arange(total) - boundaries[owner] if members else np.zeros(0, dtype=np.int64)
+    positions = np.arange(total) - boundaries[owner]
+    tokens, maskable = np.empty(total, dtype=np.int64), np.ones(total, dtype=bool)
+    maskable[boundaries[:-1]] = maskable[boundaries[1:] - 1] = False
+    tokens[maskable] = np.concatenate([NO_TOKENS, *(member.tokens for member in members)])
+    tokens[boundaries[:-1]] = source.special["first"]
+    tokens[boundaries[1:] - 1] = source.special["last"]
     keys = np.array([member.key for member in members], dtype=np.uint64)
     offsets = np.array([member.offset for member in members], dtype=np.int64)
-    spots = (positions + offsets[owner]).astype(np.uint64) if members else np.zeros(0, np.uint64)
-    token_keys = combine(keys[owner], spots) if members else np.zeros(0, np.uint64)
-    rows = np.concatenate(mentions) if members else np.zeros(0, MENTION_ROW)
+    token_keys = combine(keys[owner], (positions + offsets[owner]).astype(np.uint64))
+    rows, row_owner = _lay_mentions(members, boundaries)
     strip = Strip(tokens, token_keys, maskable, rows, np.zeros(0, np.uint64))
-    return _with_mention_keys(source, strip, owner, keys), boundaries, positions
+    return _with_mention_keys(source, strip, keys[row_owner]), boundaries, positions
 
 
-def _with_mention_keys(
-    source: StreamSource, strip: Strip, owner: np.ndarray, keys: np.ndarray
-) -> Strip:
+def _lay_mentions(members: list[Example], boundaries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) the mention rows in tokens of the strip, and whose they are. A mention that a cut goes
+    through is left out."""
+    # As bytes: numpy takes its time over the fields of every array that it concatenates.
+    raw = np.concatenate([NO_ROWS, *(member.mentions.view(ROW_BYTES) for member in members)])
+    rows = raw.view(MENTION_ROW)
+    owner = np.repeat(np.arange(len(members)), [len(member.mentions) for member in members])
+    shift = boundaries[:-1] + 1 - np.array([member.start for member in members], dtype=np.int64)
+    rows["start"] = rows["start"] + shift[owner]
+    rows["end"] = rows["end"] + shift[owner]
+    whole = rows["end"] < boundaries[1:][owner]
+    return rows[whole], owner[whole]
+
+
+def _with_mention_keys(source: StreamSource, strip: Strip, document_keys: np.ndarray) -> Strip:
+    """The strip with the keys of its mentions; `document_keys` (m,) their documents' keys."""
     rows = strip.mentions
     own = mix(strip.token_keys[rows["start"]])
-    if source.masking.unit == "concept" and len(rows):
-        shared = combine(keys[owner[rows["start"]]], rows["concept"])
+    if source.masking.unit == "concept":
+        shared = combine(document_keys, rows["concept"])
         own = np.where(rows["concept"] == 0, own, shared)
     return Strip(strip.tokens, strip.token_keys, strip.maskable, rows, own)
 

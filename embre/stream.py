@@ -9,7 +9,8 @@ A stream's state is three integers, so a resumed run opens one group of shards a
 
 import hashlib
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -65,19 +66,36 @@ def examples(
         for group in range(first_group, len(groups)):
             blocks = [b for shard in groups[group] for b in source.shard_set.load(shard)]
             limit = source.data.max_document_tokens - NUM_SPECIAL
-            spots = [
-                (block, starts, piece)
-                for block, starts in ((block, block.starts()) for block in blocks)
-                for piece in pieces(block, starts, limit)
-            ]
+            spots = [(block, spot) for block in blocks for spot in find_spots(block, limit)]
             rng = np.random.default_rng((source.seed, epoch, 1, stream, group))
-            shuffled = rng.permutation(len(spots))
+            shuffled = rng.permutation(len(spots)).tolist()
             for done in range(first, len(spots)):
-                block, starts, piece = spots[shuffled[done]]
-                found = example(block, starts, piece, source.seed, epoch)
-                yield found, StreamState(epoch, group, done + 1)
+                block, spot = spots[shuffled[done]]
+                yield example(block, spot, source.seed, epoch), StreamState(epoch, group, done + 1)
             first = 0
         epoch, first_group = epoch + 1, 0
+
+
+class Spot(NamedTuple):
+    """Where an example is in its block: document, and tokens of it; then mention rows."""
+
+    doc: int
+    first_of_doc: int
+    start: int
+    end: int
+    first_row: int
+    last_row: int
+
+
+def find_spots(block: Block, limit: int) -> list[Spot]:
+    """The documents of a block, in pieces where they are longer than `limit` tokens."""
+    starts = block.starts()
+    found = np.array(list(pieces(block, starts, limit)), dtype=np.int64).reshape(-1, 3)
+    # Rows are sorted by their start; out of the structure numpy would copy them for each search.
+    row_starts = np.ascontiguousarray(block.mentions["start"]).astype(np.int64)
+    rows = (np.searchsorted(row_starts, found[:, column]) for column in (1, 2))
+    columns = (found[:, 0], starts[found[:, 0]], found[:, 1], found[:, 2], *rows)
+    return [Spot(*spot) for spot in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def pieces(block: Block, starts: np.ndarray, limit: int) -> Iterator[tuple[int, int, int]]:
@@ -85,8 +103,8 @@ def pieces(block: Block, starts: np.ndarray, limit: int) -> Iterator[tuple[int, 
 
     A longer document is cut where a passage starts, else between mentions, else anywhere.
     """
-    for doc in range(len(block.doc_ids)):
-        start, end = int(starts[doc]), int(starts[doc + 1])
+    bounds = starts.tolist()
+    for doc, (start, end) in enumerate(pairwise(bounds)):
         while end - start > limit:
             cut = _cut(block, start, start + limit)
             yield doc, start, cut
@@ -117,21 +135,15 @@ def _mentions(block: Block, start: int, end: int) -> np.ndarray:
     return block.mentions[low:high]
 
 
-def example(
-    block: Block, starts: np.ndarray, piece: tuple[int, int, int], seed: int, epoch: int
-) -> Example:
-    """One piece of a block as an example. A mention that a cut goes through is left out."""
-    doc, start, end = piece
-    found = _mentions(block, start, end)
-    mentions = found[found["end"] <= end].copy()
-    mentions["start"] -= np.uint32(start)
-    mentions["end"] -= np.uint32(start)
-    doc_id = block.doc_ids[doc]
+def example(block: Block, spot: Spot, seed: int, epoch: int) -> Example:
+    """One piece of a block as an example."""
+    doc_id = block.doc_ids[spot.doc]
     return Example(
         doc_id=doc_id,
-        tokens=block.tokens[start:end],
-        mentions=mentions,
-        offset=start - int(starts[doc]),
+        tokens=block.tokens[spot.start : spot.end],
+        mentions=block.mentions[spot.first_row : spot.last_row],
+        start=spot.start,
+        offset=spot.start - spot.first_of_doc,
         key=document_key(seed, epoch, doc_id),
     )
 

@@ -12,7 +12,7 @@ from embre.encode import as_checked, encode_documents
 from embre.entities import choose_entities
 from embre.sharding import TOKENIZER, ShardSettings, shard
 from embre.shards import ShardSet, pack_block
-from embre.stream import example
+from embre.stream import example, find_spots
 from embre.tally import Tally
 from embre.tokenization import TextTokenizer, load_tokenizer
 
@@ -62,8 +62,4 @@ def whole_examples(
     """Documents as examples, uncut and in their order."""
     encoded = encode_documents([as_checked(doc) for doc in docs], tokenizer, Tally())
     block = pack_block(encoded, 0, len(encoded.doc_ids), tokenizer.vocabulary)
-    starts = block.starts().tolist()
-    return [
-        example(block, starts, (index, starts[index], starts[index + 1]), seed, epoch)
-        for index in range(len(encoded.doc_ids))
-    ]
+    return [example(block, spot, seed, epoch) for spot in find_spots(block, len(block.tokens))]

@@ -155,7 +155,8 @@ def test_no_cut_goes_through_a_mention(
     for member in epoch_of(source):
         assert len(member.tokens) + NUM_SPECIAL <= source.data.max_document_tokens
         for start, end, kind, concept in member.mentions.tolist():
-            row = start + member.offset, end + member.offset, kind, concept
+            shift = member.offset - member.start
+            row = start + shift, end + shift, kind, concept
             found[member.doc_id].append(row)
     for name, (_, rows) in documents.items():
         assert sorted(found[name]) == sorted(rows.tolist())
@@ -231,7 +232,7 @@ def test_a_strip_is_full_when_the_next_document_does_not_fit(source: StreamSourc
 
 
 def test_an_empty_strip_is_never_made() -> None:
-    member = Example("1", np.arange(6), np.zeros(0), 0, 0)
+    member = Example("1", np.arange(6), np.zeros(0), 0, 0, 0)
     states = [StreamState(0, 0, done) for done in range(1, 4)]
     found = list(strips(iter([(member, state) for state in states]), strip_tokens=8))
     assert [(len(members), state) for members, state in found] == [(1, s) for s in states]

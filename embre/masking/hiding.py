@@ -22,11 +22,13 @@ def hide_tokens(
     `keys` (n,) decide what happens to a chosen token (tokens with one key share their fate),
     `token_keys` (n,) which token replaces it.
     """
-    fate = uniform(keys, TREAT)
-    replaced = chosen & (fate < config.replace_share)
-    kept = (fate >= config.replace_share) & (fate < config.replace_share + config.keep_share)
-    other = (uniform(token_keys, REPLACEMENT) * vocabulary.size).astype(tokens.dtype)
+    at = np.flatnonzero(chosen)
+    fate = uniform(keys[at], TREAT)
+    replaced = fate < config.replace_share
+    kept = ~replaced & (fate < config.replace_share + config.keep_share)
+    other = (uniform(token_keys[at], REPLACEMENT) * vocabulary.size).astype(tokens.dtype)
     # The few draws that hit a special token are masked instead: text never holds one.
-    other = np.where(np.isin(other, vocabulary.special), vocabulary.mask, other)
-    hidden = np.where(chosen & ~replaced & ~kept, vocabulary.mask, tokens)
-    return np.where(replaced, other, hidden)
+    other[np.isin(other, vocabulary.special)] = vocabulary.mask
+    hidden = tokens.copy()
+    hidden[at] = np.where(replaced, other, np.where(kept, tokens[at], vocabulary.mask))
+    return hidden
