@@ -9,6 +9,8 @@ The layout is described in docs/FORMATS.md. The tars are ordinary WebDataset sha
 import hashlib
 import io
 import json
+import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,10 @@ from embre.encode import Encoded
 from embre.mention_columns import TYPE_INDEX
 
 FORMAT = 2
+log = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
+RETRY_AFTER_S = (0.5, 2.0, 8.0)
 ALLOWED_SCHEMES = frozenset({"file", "s3", "gs", "https"})
 
 
@@ -196,22 +201,44 @@ class ShardSet:
         """All blocks of a shard, after its bytes were checked against the manifest.
 
         A tar that is cut or flipped reads without a word, so nothing is decoded before the size
-        and the digest agree. Raises ValueError where they do not.
+        and the digest agree. Raises ValueError where they do not, also after asking an object
+        store again.
         """
         path = f"{self.url}/{shard.name}"
-        data = read_bytes(path)
-        if len(data) != shard.bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
-            raise ValueError(
-                f"{path}: {len(data)} bytes that are not those of the manifest ({shard.bytes} "
-                "bytes, another SHA-256): the shard is damaged; copy or write it again"
-            )
-        return list(_read_blocks(data, path))
+        for wait_s in _waits(path):
+            data = read_bytes(path)
+            if len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256:
+                return list(_read_blocks(data, path))
+            if wait_s is None:
+                raise ValueError(
+                    f"{path}: {len(data)} bytes that are not those of the manifest "
+                    f"({shard.bytes} bytes, another SHA-256): the shard is damaged; copy or write "
+                    "it again"
+                )
+            time.sleep(wait_s)
+        raise AssertionError("the last wait is None")
 
 
 def read_bytes(url: str) -> bytes:
-    """A whole file at a path or URL."""
-    with fsspec.open(url, "rb") as file:
-        return file.read()  # type: ignore[union-attr]
+    """A whole file at a path or URL. A store that fails is asked again a few times; OSError where
+    it goes on failing, FileNotFoundError at once where there is no such file."""
+    for wait_s in _waits(url):
+        try:
+            with fsspec.open(url, "rb") as file:
+                return file.read()  # type: ignore[union-attr]
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every store has errors of its own
+            if wait_s is None:
+                raise OSError(f"{url}: cannot be read: {error}") from error
+            log.warning("%s: %s; asking again in %g s", url, error, wait_s)
+            time.sleep(wait_s)
+    raise AssertionError("the last wait is None")
+
+
+def _waits(url: str) -> tuple[float | None, ...]:
+    """How long to wait after each failure; None: give up. A local file does not get better."""
+    return (*RETRY_AFTER_S, None) if "://" in url and not url.startswith("file:") else (None,)
 
 
 def last_of_span(rows: np.ndarray) -> np.ndarray:

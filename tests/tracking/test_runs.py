@@ -1,0 +1,175 @@
+"""A run in MLflow: sqlite or a real server, which may hang or die; training never waits."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from embre.config import PretrainConfig, check_config
+from embre.tracking.runs import (
+    RunHandle,
+    best_effort,
+    close_run,
+    metric_sender,
+    open_run,
+    sent_step,
+)
+
+
+def config_of(folder: Path) -> PretrainConfig:
+    values = {
+        "name": "small",
+        "storage": str(folder),
+        "encoder": {"path": str(folder), "new": {}},
+        "data": {"shards": str(folder)},
+        "train": {"steps": 4},
+    }
+    return check_config(PretrainConfig, values, "test")
+
+
+def opened(folder: Path, uri: str) -> RunHandle:
+    return open_run(config_of(folder), uri, folder, {"embre.kind": "test"}, {"shards": "abc"})
+
+
+def history(handle: RunHandle, metric: str) -> list[tuple[int, float]]:
+    points = MlflowClient(handle.uri).get_metric_history(handle.run_id, metric)
+    return sorted((point.step, point.value) for point in points)
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_run_goes_on_in_the_run_that_its_folder_remembers(tmp_path: Path, sqlite: str) -> None:
+    first = opened(tmp_path, sqlite)
+    close_run(first, "KILLED")
+    again = opened(tmp_path, sqlite)
+    client = MlflowClient(sqlite)
+    assert again == first
+    assert client.get_run(first.run_id).info.status == "RUNNING"
+    assert len(client.search_runs([client.get_run(first.run_id).info.experiment_id])) == 1
+    assert client.get_run(first.run_id).data.params["train.steps"] == "4"
+
+
+def test_every_point_is_there_once_and_the_last_step_is_remembered(
+    tmp_path: Path, sqlite: str
+) -> None:
+    handle = opened(tmp_path, sqlite)
+    with metric_sender(handle, tmp_path) as send:
+        for step in range(1, 6):
+            send(step, {"loss": 1.0 / step})
+    assert history(handle, "loss") == [(step, 1.0 / step) for step in range(1, 6)]
+    assert sent_step(tmp_path) == 5
+
+
+def test_a_store_that_cannot_be_opened_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = None
+    (tmp_path / "file").touch()
+    with best_effort("opening the MLflow run"):
+        handle = opened(tmp_path, f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert handle is None
+    assert "opening the MLflow run failed, the run goes on" in caplog.text
+
+
+@dataclass
+class Server:
+    """`mlflow server` on the loopback address, with its database in a folder."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+        )
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.2)
+        raise RuntimeError("mlflow server does not come up")
+
+    def signal(self, number: int) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, number)
+
+    def stop(self) -> None:
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+        self.process = None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = Server(tmp_path_factory.mktemp("server"), port)
+    found.start()
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_holds_the_end_up_for_seconds_only(
+    tmp_path: Path, server: Server
+) -> None:
+    handle = opened(tmp_path, server.uri)
+    server.signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    with metric_sender(handle, tmp_path) as send:
+        send(1, {"loss": 1.0})
+    assert time.monotonic() - begun < 15
+    server.signal(signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_and_comes_back_gets_every_point_once(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embre.tracking.runs.GIVE_UP_AFTER_S", 60.0)
+    handle = opened(tmp_path, server.uri)
+    with metric_sender(handle, tmp_path) as send:
+        send(1, {"loss": 1.0})
+        deadline = time.monotonic() + 30
+        while sent_step(tmp_path) < 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        server.stop()
+        for step in range(2, 20):
+            asked = time.monotonic()
+            send(step, {"loss": 1.0 / step})
+            assert time.monotonic() - asked < 0.1, "training waited for the server"
+        time.sleep(3)  # the sender fails meanwhile
+        assert sent_step(tmp_path) == 1
+        server.start()
+    assert history(handle, "loss") == [(step, 1.0 / step) for step in range(1, 20)]
+    close_run(handle, "FINISHED")
+    assert MlflowClient(server.uri).get_run(handle.run_id).info.status == "FINISHED"
