@@ -184,6 +184,9 @@ class LaunchConfig(Section):
         gt=0,
         description="under Ray, go on with as few when nodes are lost, and grow back to `workers`",
     )
+    resize_every_s: float = Field(
+        default=60, gt=0, description="with `min_workers`, how often to look for more workers"
+    )
     use_gpu: bool = False
     max_failures: int = Field(
         default=3, ge=0, description="restarts from a checkpoint before giving up"

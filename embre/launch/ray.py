@@ -92,6 +92,7 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
             num_workers=(fewest, launch.workers) if launch.min_workers else launch.workers,
             use_gpu=launch.use_gpu,
             resources_per_worker=needed,
+            elastic_resize_monitor_interval_s=launch.resize_every_s,
         ),
         run_config=RunConfig(
             # A new name each time: Ray must not take up its own record of an earlier attempt,

@@ -43,6 +43,7 @@ class Tracker:
         self.folder = folder
         self.path = folder / EVENTS
         self.active = world.rank == 0
+        self.world_size = world.size
         self.log_every_steps = log_every_steps
         self.send = send
         self.waited_s = waited_s
@@ -66,7 +67,7 @@ class Tracker:
         if known:
             known += _read_lines(self.folder / HEARTBEAT)
         lost = lost_by_restart(known, step, time.time())
-        self._write("started", step, {"steps": num_steps, **lost})
+        self._write("started", step, {"steps": num_steps, "world_size": self.world_size, **lost})
         if lost["attempt"] > 1 and self.active and self.send:
             # Marked in MLflow's curves too; a restart is no step and may come at any.
             self.send(step, {f"restart/{name}": float(value) for name, value in lost.items()})

@@ -136,28 +136,11 @@ class Scene:
             self.references[name] = self.run_folder(name)
         return self.references[name]
 
-    def compare(self, folder: Path, ranks: int = 0, happened: str = "") -> Outcome:
-        """A finished run against the undisturbed one: data, losses, weights, and what it took."""
-        wanted, found = (steps_of(one) for one in (self.reference(ranks), folder))
-        lost = [s for s in wanted if s not in found or found[s]["data"] != wanted[s]["data"]]
-        repeated = [step for step in found if step not in wanted]
-        exact = all(numbers(found[s]) == numbers(wanted[s]) for s in wanted if s in found)
-        weights = "encoder/model.safetensors"
-        same = exact and (folder / weights).is_file()
-        if same:
-            same = (folder / weights).read_bytes() == (self.reference(ranks) / weights).read_bytes()
-        curve = "equal" if same else f"{furthest(wanted, found):.0e} apart"
-        left = [p.name for p in (folder / "checkpoints").glob("*.partial*")]
-        if left:
-            happened += f"; left behind: {', '.join(left)}"
-        return Outcome(
-            survived=not lost and not repeated and same and not left,
-            happened=happened,
-            recovery_s=recovery_s(folder),
-            lost=len(lost),
-            repeated=len(repeated),
-            curve=curve,
-        )
+    def compare(
+        self, folder: Path, ranks: int = 0, happened: str = "", attempts: int = 2
+    ) -> Outcome:
+        """A finished run against the undisturbed one of its launcher."""
+        return against(self.reference(ranks), folder, happened, attempts)
 
 
 @dataclass(slots=True)
@@ -193,6 +176,36 @@ class Running:
         self.process.wait()
 
 
+def against(reference: Path, folder: Path, happened: str = "", attempts: int = 2) -> Outcome:
+    """A finished run against an undisturbed one: data, losses, weights, and what it took.
+
+    Where there were fewer attempts than a fault makes, nothing was broken.
+    """
+    wanted, found = (steps_of(one) for one in (reference, folder))
+    lost = [s for s in wanted if s not in found or found[s]["data"] != wanted[s]["data"]]
+    repeated = [step for step in found if step not in wanted]
+    exact = all(numbers(found[s]) == numbers(wanted[s]) for s in wanted if s in found)
+    weights = "encoder/model.safetensors"
+    same = exact and (folder / weights).is_file()
+    if same:
+        same = (folder / weights).read_bytes() == (reference / weights).read_bytes()
+    curve = "equal" if same else f"{furthest(wanted, found):.0e} apart"
+    left = [p.name for p in (folder / "checkpoints").glob("*.partial*")]
+    if left:
+        happened += f"; left behind: {', '.join(left)}"
+    started = len(list(read_events(folder, "started")))
+    if started < attempts:
+        happened = f"nothing broke: {started} attempts"
+    return Outcome(
+        survived=not lost and not repeated and same and not left and started >= attempts,
+        happened=happened,
+        recovery_s=recovery_s(folder),
+        lost=len(lost),
+        repeated=len(repeated),
+        curve=curve,
+    )
+
+
 def steps_of(folder: Path) -> dict[int, dict[str, Any]]:
     """The events of the steps, of one that was done twice the later."""
     return {event["step"]: event for event in read_events(folder, "step")}
@@ -222,6 +235,11 @@ def wait_for(condition: Any, what: str, timeout_s: float = TIMEOUT_S) -> None:
         time.sleep(0.1)
 
 
+def worlds(folder: Path) -> list[int]:
+    """The number of ranks of each attempt."""
+    return [event["world_size"] for event in read_events(folder, "started")]
+
+
 def fault_happened(folder: Path) -> bool:
     return any(folder.glob("fault-*"))
 
@@ -237,15 +255,14 @@ def recovery_s(folder: Path) -> float | None:
 
 
 @contextmanager
-def cluster(nodes: int) -> Iterator[Any]:
-    """A Ray cluster of a head and some nodes on this machine, a raylet for each."""
+def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
+    """A Ray cluster on this machine: a head that takes no worker, and nodes for one worker each."""
     os.environ.update(QUICK_TO_NOTICE | {"RAY_USAGE_STATS_ENABLED": "0"})
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        made.worker_nodes = [made.add_node(num_cpus=1) for _ in range(nodes)]
-        yield made
+        yield made, [made.add_node(num_cpus=1) for _ in range(nodes)]
     finally:
         made.shutdown()
 

@@ -21,12 +21,14 @@ from fault_scene import (
     STEPS,
     Outcome,
     Scene,
+    against,
     as_json,
     cluster,
     fault_happened,
     last_line,
     steps_of,
     wait_for,
+    worlds,
 )
 from rich.console import Console
 from rich.table import Table
@@ -74,21 +76,46 @@ def driver_dies(scene: Scene) -> Outcome:
 
 
 def node_dies(scene: Scene) -> Outcome:
-    """The node of a worker goes; a spare one takes its place."""
+    """The node of a worker goes; a spare one that came meanwhile takes its place."""
     config, folder = scene.config("node"), scene.run_folder("node")
-    with cluster(nodes=3) as made:
+    with cluster(nodes=2) as (made, nodes):
         running = scene.start(config, fault="step:7:sleep", env={"RAY_ADDRESS": made.address})
         wait_for(lambda: fault_happened(folder), "the fault")
-        made.remove_node(made.worker_nodes[-1], allow_graceful=False)
+        made.add_node(num_cpus=1)
+        made.remove_node(nodes[0], allow_graceful=False)
         code, said = running.wait()
     if code:
         return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
     return scene.compare(folder, happened="moved to the spare node")
 
 
+def nodes_come_and_go(scene: Scene) -> Outcome:
+    """One of two nodes goes and none takes its place; later another comes."""
+    launch = {"launcher": "ray", "workers": 2, "min_workers": 1, "resize_every_s": 5}
+    steps = 3 * STEPS
+    config = scene.config("elastic", launch=launch, train__steps=steps)
+    folder = scene.run_folder("elastic")
+    whole = scene.config("elastic-whole", train__steps=steps)
+    code, said = scene.start(whole).wait()
+    with cluster(nodes=2) as (made, nodes):
+        fault = f"step:7:sleep,step:{steps - 8}:sleep"
+        running = scene.start(config, fault=fault, env={"RAY_ADDRESS": made.address})
+        wait_for(lambda: fault_happened(folder), "the fault")
+        made.remove_node(nodes[0], allow_graceful=False)
+        wait_for(lambda: worlds(folder)[-1:] == [1], "one worker alone")
+        made.add_node(num_cpus=1)
+        code, said = running.wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    outcome = against(scene.run_folder("elastic-whole"), folder)
+    grew = worlds(folder)
+    outcome.happened = f"went on with {' then '.join(map(str, grew))} workers"
+    return as_resized(outcome, grew[:1] == [2] and 1 in grew and grew[-1] == 2)
+
+
 def head_dies(scene: Scene) -> Outcome:
     config, folder = scene.config("head"), scene.run_folder("head")
-    with cluster(nodes=2) as made:
+    with cluster(nodes=2) as (made, _):
         running = scene.start(config, fault="step:7:sleep", env={"RAY_ADDRESS": made.address})
         wait_for(lambda: fault_happened(folder), "the fault")
         made.head_node.kill_gcs_server()
@@ -182,10 +209,13 @@ def resized(scene: Scene) -> Outcome:
         code, said = scene.start(config, fault=fault, ranks=ranks).wait()
     if code:
         return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    outcome = scene.compare(folder, ranks=2, happened="2, 1, 2 ranks")
+    return as_resized(scene.compare(folder, ranks=2, happened="2, 1, 2 ranks"))
+
+
+def as_resized(outcome: Outcome, came_and_went: bool = True) -> Outcome:
+    """The outcome of a run at other numbers of ranks: sums are added in another order."""
     apart = float(outcome.curve.split()[0]) if "apart" in outcome.curve else 0.0
-    outcome.survived = not outcome.lost and not outcome.repeated and apart <= 1e-5
-    outcome.recovery_s = None
+    outcome.survived = came_and_went and not outcome.lost and not outcome.repeated and apart <= 1e-5
     outcome.curve = f"equal to {apart:.0e}" if outcome.survived else outcome.curve
     return outcome
 
@@ -236,7 +266,8 @@ def tracking_down(scene: Scene) -> Outcome:
     code, said = scene.start(config).wait()
     if code:
         return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    return scene.compare(scene.run_folder("no-mlflow"), happened="a warning; events stay on disk")
+    folder = scene.run_folder("no-mlflow")
+    return scene.compare(folder, happened="a warning; events stay on disk", attempts=1)
 
 
 def workers_alive() -> int:
@@ -272,6 +303,7 @@ FAULTS = [
     ),
     Fault("kill -9 of the driver", "a new run from the last report", driver_dies),
     Fault("a node dies", "Ray restarts; a worker may outlive its node", node_dies),
+    Fault("nodes go and come back", "Ray alone keeps no data order", nodes_come_and_go),
     Fault("the head dies", "the driver fails, workers may stay", head_dies),
     Fault("SIGTERM to the driver", "ends at once, work since the last report lost", asked_to_stop),
     Fault("Ray's record torn", "no restart until mended by hand", ray_record_torn),
