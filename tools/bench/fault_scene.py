@@ -27,6 +27,7 @@ STEPS, SAVE_EVERY = 16, 4
 TIMEOUT_S = 240
 QUICK_TO_NOTICE = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
