@@ -30,7 +30,8 @@ from embre.word_table import (
     words_of,
 )
 
-MAX_WORDS = 1 << 20  # some 100 MB; a full cache is emptied, most words come back at once
+# Some 100 MB. A full cache is emptied; most words come back at once.
+MAX_WORDS, MAX_LETTERS = 1 << 20, 1 << 26
 
 
 def _classes() -> np.ndarray:
@@ -114,7 +115,8 @@ class CachedTokenizer:
         data = np.frombuffer(joined.encode(), dtype=np.uint8)
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         text_starts = np.cumsum(lengths + 1) - (lengths + 1)
-        if self._table.rows[0] > MAX_WORDS:
+        num_rows = int(self._table.rows[0])
+        if num_rows > MAX_WORDS or self._table.starts[num_rows] > MAX_LETTERS:
             self._forget()
         num_known = int(self._table.rows[0])
         words = scan_words(data, self._folded, CLASSES, text_starts)

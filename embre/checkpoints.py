@@ -16,7 +16,8 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from embre.world import World
 
 log = logging.getLogger(__name__)
 
+FORMAT = 2
 MANIFEST = "manifest.json"
 LEASE = "lease"
 PREFIX = "step-"
@@ -127,7 +129,7 @@ class Checkpoints:
                     f"{path}: made with another config or other data; give the run another name, "
                     "or restore the config it was started with"
                 )
-            engine.load_state(StoredState.open(path))
+            engine.load_state(StoredState.open([path / name for name in manifest.files]))
             loader.restore(manifest.loader)
             return manifest.step
         if found:
@@ -174,12 +176,18 @@ class Checkpoints:
             file.unlink(missing_ok=True)  # a full disk needs the room
             if self.world.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
+            else:
+                with suppress(OSError):  # rank 0 waits for this note
+                    commit(file.with_suffix(".json"), json.dumps({"error": str(fault)}).encode())
             self._faults.append(fault)
 
     def _commit(self, partial: Path, manifest: CheckpointManifest) -> None:
         for rank in range(self.world.size):
             manifest.files.update(self._note_of(partial / f"rank-{rank:03d}.json"))
-        commit(partial / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+        commit(
+            partial / MANIFEST,
+            json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode(),
+        )
         final = self.folder / f"{PREFIX}{manifest.step:09d}"
         if (self.folder / LEASE).read_text() != self._lease:
             raise CheckpointError(f"{partial}: another attempt at this run has taken over")
@@ -195,7 +203,10 @@ class Checkpoints:
             if time.monotonic() > deadline:
                 raise CheckpointError(f"{path}: this rank has not written its part in time")
             time.sleep(LOOK_EVERY_S)
-        return json.loads(path.read_text())
+        note = json.loads(path.read_text())
+        if "error" in note:
+            raise CheckpointError(f"{path}: this rank could not write its part: {note['error']}")
+        return note
 
     def _clean(self, newest: Path) -> None:
         """Remove what no resume will ask for: old checkpoints, damaged ones that a restart went
@@ -215,8 +226,8 @@ class StoredState(Mapping[str, Tensor]):
     files: Mapping[str, Any]
 
     @classmethod
-    def open(cls, folder: Path) -> "StoredState":
-        opened = [safe_open(path, "pt") for path in sorted(folder.glob("rank-*.safetensors"))]
+    def open(cls, files: Iterable[Path]) -> "StoredState":
+        opened = [safe_open(path, "pt") for path in files]
         return cls({name: file for file in opened for name in file.keys()})
 
     def __getitem__(self, name: str) -> Tensor:
@@ -235,8 +246,13 @@ def _committed(folder: Path) -> list[Path]:
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint folder."""
+    """The manifest of a checkpoint folder; CheckpointError for one of another format."""
     values = json.loads((path / MANIFEST).read_text())
+    if values.pop("format", 1) != FORMAT:
+        raise CheckpointError(
+            f"{path}: written by another version of embre; finish the run with that one, or start "
+            "under another name"
+        )
     files = {name: (size, digest) for name, (size, digest) in values.pop("files").items()}
     return CheckpointManifest(files=files, **values)
 
@@ -245,14 +261,17 @@ def _verify(path: Path, world: World) -> str:
     """What is wrong with a checkpoint, or ''. The ranks share its files among them."""
     try:
         files = read_manifest(path).files
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return f"no manifest that can be read ({error})"
-    for name, (size, digest) in sorted(files.items())[world.rank :: world.size]:
-        file = path / name
-        if not file.is_file() or file.stat().st_size != size:
-            return f"{name} is missing or not {size} bytes long"
-        if _sha256(file) != digest:
-            return f"{name} has another SHA-256 than its manifest says"
+    try:
+        for name, (size, digest) in sorted(files.items())[world.rank :: world.size]:
+            file = path / name
+            if not file.is_file() or file.stat().st_size != size:
+                return f"{name} is missing or not {size} bytes long"
+            if _sha256(file) != digest:
+                return f"{name} has another SHA-256 than its manifest says"
+    except OSError as error:  # all ranks wait for each other's verdict
+        return f"a file cannot be read ({error})"
     return ""
 
 

@@ -25,9 +25,13 @@ class Interrupted(Exception):
 
 @contextmanager
 def stoppable(folder: Path) -> Iterator[None]:
-    """While the body runs, SIGTERM asks all ranks of the run in `folder` to stop."""
+    """While the body runs, SIGTERM asks all ranks of the run in `folder` to stop.
+
+    Where no step comes to its end any more, a second SIGTERM does what it always did.
+    """
 
     def ask(*_: object) -> None:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         _asked.set()
         (folder / STOP).touch()
 
@@ -39,7 +43,7 @@ def stoppable(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         forget(folder)
 
 

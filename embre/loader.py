@@ -1,5 +1,6 @@
 """The loader of pretraining: this rank's micro-batches of each step, from its share of streams."""
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -79,9 +80,15 @@ class StreamLoader:
                 num_workers=workers,
                 multiprocessing_context="spawn",
                 prefetch_factor=2,
+                worker_init_fn=_leave_stopping_to_the_rank,
             )
         )
         return _merge(parts, workers)
+
+
+def _leave_stopping_to_the_rank(_: int) -> None:
+    """SIGTERM to all processes of a job must not take the data from a rank that is to save."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class StepDataset(IterableDataset):

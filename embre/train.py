@@ -37,10 +37,11 @@ def train(
             result = engine.step(loader.step(), step, lr)
             step += 1
             last = step == config.steps
-            tracker.step(step, result, lr, time.perf_counter() - started)
+            save = step % config.save_every_steps == 0 or last or result.stop
+            tracker.step(step, result, lr, time.perf_counter() - started, always=save)
             if step % config.validate_every_steps == 0 or last:
                 tracker.validation(step, validate(engine))
-            if step % config.save_every_steps == 0 or last or result.stop:
+            if save:
                 checkpoints.save(step, engine, loader, tracker.saved)
             if result.stop and not last:
                 checkpoints.finish()

@@ -1,5 +1,6 @@
 """A checkpoint is what its manifest says; what is damaged is passed over, never loaded."""
 
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import embre.checkpoints
 from embre import faults
 from embre.checkpoints import MANIFEST, CheckpointError, Checkpoints, read_manifest
 from embre.world import World
@@ -161,6 +163,31 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(
     assert restore(checkpoints)[:2] == (3, "third")
 
 
+def test_a_checkpoint_of_another_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, "first")
+    path = tmp_path / "step-000000001" / MANIFEST
+    values = json.loads(path.read_text())
+    assert values.pop("format") == 2
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="another version of embre; finish the run"):
+        restore(checkpoints)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = saved(tmp_path, "first", "second")
+    real = embre.checkpoints._sha256
+
+    def read(path: Path) -> str:
+        if "step-000000002" in str(path):
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr("embre.checkpoints._sha256", read)
+    assert restore(checkpoints)[:2] == (1, "first")
+
+
 def test_training_goes_on_while_a_checkpoint_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +201,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     checkpoints, notes = saved(tmp_path), Notes("as it was")
     checkpoints.save(1, notes, Place(), committed.append)  # type: ignore[arg-type]
     notes.text = "trained on"
-    assert not committed and not steps_in(tmp_path)[0].endswith("1")
+    assert not committed and "step-000000001" not in steps_in(tmp_path)
     may_write.set()
     checkpoints.finish()
     assert committed == [1] and restore(checkpoints)[:2] == (1, "as it was")
@@ -195,6 +222,27 @@ def _two_ranks(world: World, folder: str) -> tuple[int, str, dict[str, Any]]:
     return step, notes.text, place.restored
 
 
+def _one_disk_full(world: World, folder: str) -> str:
+    checkpoints = Checkpoints(Path(folder), world, "a", keep=3, timeout_s=60)
+    notes, place = Notes(f"part {world.rank}"), Place()
+    notes.rank = place.rank = world.rank
+    checkpoints.restore(notes, place)  # type: ignore[arg-type]
+    if world.rank == 1:
+        faults.arm("checkpoint_written:1:enospc:1", Path(folder), rank=1)
+    checkpoints.save(1, notes, place)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError) as raised:
+        checkpoints._join()
+    return str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_rank_that_cannot_write_is_known_to_rank_0_at_once(tmp_path: Path) -> None:
+    first, second = run_ranks(_one_disk_full, 2, str(tmp_path))
+    assert "rank-001.json: this rank could not write its part" in first and "No space" in first
+    assert "No space left on device" in second and "same command again" in second
+    assert steps_in(tmp_path) == []
+
+
 @pytest.mark.slow
 def test_all_ranks_agree_on_what_is_damaged(tmp_path: Path) -> None:
     whole = (1, "part 0 part 1", {"0": [1, 2, 0], "1": [1, 2, 1]})
@@ -203,6 +251,7 @@ def test_all_ranks_agree_on_what_is_damaged(tmp_path: Path) -> None:
     assert set(manifest.files) == {"rank-000.safetensors", "rank-001.safetensors"}
 
 
+@pytest.mark.slow
 def test_what_two_ranks_saved_is_taken_up_by_one(tmp_path: Path) -> None:
     run_ranks(_two_ranks, 2, str(tmp_path))
     assert restore(at(tmp_path))[:2] == (1, "part 0 part 1")

@@ -13,11 +13,11 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from embre import faults
-from embre.config import ConfigError, FinetuneConfig, check_config
+from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
 from embre.corpora import read_documents, write_documents
 from embre.demo_corpus import make_corpus
 from embre.finetune import SCORES, check
-from embre.launch.driver import run_job
+from embre.launch.driver import refuse_another_config, run_job
 from embre.predict import predict_files
 from embre.register import register_run
 from embre.relation_folder import load_relation_model
@@ -100,6 +100,20 @@ def test_a_run_of_that_name_with_another_config_is_refused(run: Path, folder: Pa
     assert (run / "config.yaml").read_text() == known
 
 
+def test_a_run_without_a_checkpoint_may_be_corrected(folder: Path, tmp_path: Path) -> None:
+    config = config_of(folder, name="begun", storage=str(tmp_path), train={"steps": 1})
+    begun = tmp_path / "begun"
+    (begun / "checkpoints").mkdir(parents=True)
+    (begun / "checkpoints" / "lease").touch()  # a run that ran out of memory in its first step
+    (begun / "config.yaml").write_text(dump_config(config))
+    changed = config.model_copy(update={"seed": config.seed + 1})
+    refuse_another_config(FinetuneConfig, changed, begun)
+    (begun / "checkpoints" / "step-000000001").mkdir()
+    with pytest.raises(ConfigError, match="started with another config"):
+        refuse_another_config(FinetuneConfig, changed, begun)
+
+
+@pytest.mark.slow
 def test_a_tracking_server_that_is_down_does_not_stop_a_run(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

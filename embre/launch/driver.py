@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from embre import finetune, pretrain
+from embre.checkpoints import PREFIX
 from embre.config import (
     ConfigError,
     FinetuneConfig,
@@ -18,7 +19,7 @@ from embre.config import (
     dump_config,
     load_config,
 )
-from embre.curves import draw_curves
+from embre.curves import CURVES, draw_curves
 from embre.engines import DEEPSPEED_JSON
 from embre.interrupts import Interrupted
 from embre.job import Job
@@ -87,13 +88,15 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
 
 def finish(handle: RunHandle | None, folder: Path, status: str) -> None:
     """Keep the events with the run and close it as it really ended."""
-    curves = draw_curves(folder)
-    if handle is None:
-        return
-    with best_effort("closing the MLflow run"):
-        close_run(handle, status)
-        kept = (folder / EVENTS, folder / DEEPSPEED_JSON, curves)
-        log_files(handle, [path for path in kept if path and path.exists()])
+    if handle is not None:
+        with best_effort("closing the MLflow run"):
+            close_run(handle, status)
+    with best_effort("drawing the curves"):
+        draw_curves(folder)
+    if handle is not None:
+        with best_effort("keeping the events with the MLflow run"):
+            kept = (folder / EVENTS, folder / DEEPSPEED_JSON, folder / CURVES)
+            log_files(handle, [path for path in kept if path.exists()])
 
 
 def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
@@ -116,7 +119,7 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
 def refuse_another_config(kind: type[RunConfig], config: RunConfig, folder: Path) -> None:
     """ConfigError where a run of this name has checkpoints of another config."""
     known = folder / CONFIG
-    if not known.exists() or not any((folder / "checkpoints").glob("*")):
+    if not known.exists() or not any((folder / "checkpoints").glob(f"{PREFIX}*")):
         return
     try:
         same = load_config(kind, known).fingerprint() == config.fingerprint()

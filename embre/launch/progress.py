@@ -6,13 +6,14 @@ Ranks may be on other machines; all of them are seen through the events in the r
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from embre.tracking import read_events
+from embre.tracking.events import EventTail
 
 LOOK_EVERY_S = 0.5
 
@@ -21,8 +22,9 @@ LOOK_EVERY_S = 0.5
 def shown(folder: Path, console: Console) -> Iterator[None]:
     """While the body runs, show what the run in `folder` does."""
     stop = threading.Event()
-    before = sum(1 for _ in read_events(folder))
-    thread = threading.Thread(target=_show, args=(folder, console, before, stop), daemon=True)
+    new = EventTail(folder)
+    new.read()  # what earlier attempts said
+    thread = threading.Thread(target=_show, args=(folder.name, console, new, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -51,7 +53,8 @@ def describe(event: dict[str, Any]) -> str:
     if event["event"] == "validation":
         return f"step {step}: validation  " + _numbers(event, "validation/")
     losses, grad = _numbers(event, "loss/"), event["grad_norm"]
-    return f"step {step}: loss  {losses}  grad {grad:.2f}  {speed(event)}"
+    left = f"  {timedelta(seconds=event['eta_s'])} left" if event.get("eta_s") else ""
+    return f"step {step}: loss  {losses}  grad {grad:.2f}  {speed(event)}{left}"
 
 
 def speed(event: dict[str, Any]) -> str:
@@ -69,27 +72,24 @@ def _numbers(event: dict[str, Any], prefix: str) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in found)
 
 
-def _show(folder: Path, console: Console, before: int, stop: threading.Event) -> None:
+def _show(name: str, console: Console, new: EventTail, stop: threading.Event) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    seen = before
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(folder.name, total=None)
+        task = bar.add_task(name, total=None)
         done = False
         while not done:
             done = stop.wait(LOOK_EVERY_S)
-            events = list(read_events(folder))
-            for event in events[seen:]:
+            for event in new.read():
                 if event["event"] == "started":
                     bar.update(task, total=event["steps"], completed=event["step"])
                 if event["event"] == "step":
                     losses = _numbers(event, "loss/")
-                    named = f"{folder.name}  {losses}  {speed(event)}"
+                    named = f"{name}  {losses}  {speed(event)}"
                     bar.update(task, completed=event["step"], description=named)
                 if event["event"] != "step" or not console.is_terminal:
                     console.print(f"  {describe(event)}", markup=False, highlight=False)
-            seen = len(events)

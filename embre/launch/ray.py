@@ -26,7 +26,10 @@ from embre.world import World
 
 log = logging.getLogger(__name__)
 
-FAILURE, STOPPED = "failure.txt", "stopped.txt"
+# Of one attempt: another attempt at the run must not take it for its own.
+FAILURE, STOPPED = "failure-{}.txt", "stopped-{}.txt"
+# A worker group that cannot start within a minute counts; for an hour nodes may be waited for.
+MAX_CONTROLLER_FAILURES = 60
 # Raised by the same data and config every time; a lost peer shows as a bare RuntimeError.
 NOT_WORTH_A_RESTART = (
     ArithmeticError,
@@ -49,7 +52,7 @@ def start_ray(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     # A worker that hangs is given up after this long; Ray would wait ten minutes.
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")
     address = address or os.environ.get("RAY_ADDRESS")
@@ -64,9 +67,10 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
     fewest = launch.min_workers or launch.workers
     needed = {"CPU": launch.cpus_per_worker, **({"GPU": 1} if launch.use_gpu else {})}
     _check_resources(needed, fewest)
-    failure, stopped = job.folder / FAILURE, job.folder / STOPPED
-    for note in (failure, stopped):
+    attempt = uuid.uuid4().hex[:8]
+    for note in (*job.folder.glob(FAILURE.format("*")), *job.folder.glob(STOPPED.format("*"))):
         note.unlink(missing_ok=True)
+    failure, stopped = (job.folder / note.format(attempt) for note in (FAILURE, STOPPED))
 
     def work(_: dict[str, Any]) -> None:
         if failure.exists() or stopped.exists():  # a restart would only end in the same way
@@ -97,9 +101,11 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
         run_config=RunConfig(
             # A new name each time: Ray must not take up its own record of an earlier attempt,
             # which may be torn.
-            name=f"{job.config.name}-{uuid.uuid4().hex[:8]}",
+            name=f"{job.config.name}-{attempt}",
             storage_path=str(job.folder / "ray"),
-            failure_config=FailureConfig(max_failures=launch.max_failures),
+            failure_config=FailureConfig(
+                max_failures=launch.max_failures, controller_failure_limit=MAX_CONTROLLER_FAILURES
+            ),
             worker_runtime_env={"env_vars": env},
         ),
     )

@@ -6,7 +6,7 @@ tracking server that is down never stops training.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from embre.world import World
 
 EVENTS, HEARTBEAT = "events.jsonl", "heartbeat.json"
 BEAT_EVERY_S = 1.0
-NOT_METRICS = ("event", "step", "time", "data", "seconds")
+NOT_METRICS = ("event", "step", "time", "data", "seconds", "eta_s")
 
 Metrics = dict[str, float]
 
@@ -49,7 +49,7 @@ class Tracker:
         self.waited_s = waited_s
         self.mfu_of_token_rate = mfu_of_token_rate
         self.num_steps = 0
-        self._beaten = -BEAT_EVERY_S
+        self._beaten, self._logged = -BEAT_EVERY_S, 0
         self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
         if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a") as file:  # a rank died in the middle of a line
@@ -58,7 +58,7 @@ class Tracker:
 
     def started(self, step: int, num_steps: int) -> None:
         """Training begins, or goes on after `step`."""
-        self.num_steps = num_steps
+        self.num_steps, self._logged = num_steps, step
         known = list(read_events(self.folder)) if self.active else []
         for event in known:
             if event["event"] in ("step", "validation") and event["step"] <= step:
@@ -79,12 +79,16 @@ class Tracker:
         if self.active and self.send and self._sent == 0:
             self.send(0, named)
 
-    def step(self, step: int, result: StepResult, lr: float, seconds: float) -> None:
-        """A step was done; every `log_every_steps` of them one is logged with the speed since."""
+    def step(
+        self, step: int, result: StepResult, lr: float, seconds: float, always: bool = False
+    ) -> None:
+        """A step was done; every `log_every_steps` of them, and `always` when so told, one is
+        logged with the speed since."""
         self._beat(step)
         self._tokens += result.num_tokens
         self._seconds += seconds
-        if step % self.log_every_steps and step not in (1, self.num_steps):
+        due = step % self.log_every_steps == 0 or step in (1, self.num_steps)
+        if not due and not always:
             return
         waited = self.waited_s()
         metrics = {
@@ -96,7 +100,10 @@ class Tracker:
         }
         if self.mfu_of_token_rate:
             metrics["mfu"] = metrics["tokens_per_s"] * self.mfu_of_token_rate
-        more = {"seconds": self._seconds, "data": result.data_hash}
+        per_step_s = self._seconds / max(step - self._logged, 1)
+        eta_s = round((self.num_steps - step) * per_step_s)
+        more = {"seconds": self._seconds, "eta_s": eta_s, "data": result.data_hash}
+        self._logged = step
         self._tokens, self._seconds, self._waited = 0, 0.0, waited
         self._write("step", step, {**metrics, **more})
         self._pass_on(step, metrics)
@@ -117,7 +124,8 @@ class Tracker:
         if self.active and time.monotonic() - self._beaten > BEAT_EVERY_S:
             self._beaten = time.monotonic()
             beat = {"event": "step", "step": step, "time": time.time()}
-            (self.folder / HEARTBEAT).write_text(json.dumps(beat))
+            with suppress(OSError):  # it only informs
+                (self.folder / HEARTBEAT).write_text(json.dumps(beat))
 
     def finished(self, step: int) -> None:
         """Training has come to its end; what share of all the time went into it."""
@@ -145,9 +153,31 @@ def read_events(folder: Path, event: str | None = None) -> Iterator[dict[str, An
             yield found
 
 
+class EventTail:
+    """Gives the events of a run that are new, a long file not read again each time."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / EVENTS
+        self._read_bytes, self._rest = 0, b""
+
+    def read(self) -> list[dict[str, Any]]:
+        """The events since the last call; a line counts when it is complete."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._read_bytes)
+            data = file.read()
+        self._read_bytes += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return list(_decode(lines))
+
+
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for line in path.read_text().split("\n"):
+    if path.exists():
+        yield from _decode(path.read_bytes().split(b"\n"))
+
+
+def _decode(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
         with suppress(ValueError):
             yield json.loads(line)

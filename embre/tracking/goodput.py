@@ -26,7 +26,7 @@ def _useful_s(events: list[dict[str, Any]]) -> float:
             before = event["step"]
             useful = [_up_to(before, *window) for window in useful if window[0] < before]
         elif event["event"] == "step":
-            useful.append((before, event["step"], event["seconds"]))
+            useful.append((before, event["step"], event.get("seconds", 0.0)))
             before = event["step"]
     return sum(seconds for _, _, seconds in useful)
 
@@ -40,8 +40,12 @@ def _up_to(limit: int, first: int, last: int, seconds: float) -> tuple[int, int,
 def lost_by_restart(events: Iterable[dict[str, Any]], step: int, now: float) -> dict[str, Any]:
     """What a start at `step` means for a run with these events: which attempt it is, how many
     steps are done again, and the seconds since the run was last heard of."""
-    events = list(events)
-    attempt = 1 + sum(event["event"] == "started" for event in events)
-    done = max((event["step"] for event in events if event["event"] == "step"), default=0)
-    down_s = round(now - max(event["time"] for event in events), 1) if attempt > 1 else 0.0
+    # What a start says before its first step is of this attempt already.
+    events = [event for event in events if event["event"] != "vocabulary"]
+    starts = [at for at, event in enumerate(events) if event["event"] == "started"]
+    attempt = 1 + len(starts)
+    last = events[starts[-1] :] if starts else []
+    last = [event for event in last if event["time"] >= last[0]["time"]]  # no older heartbeat
+    done = max((event["step"] for event in last if event["event"] == "step"), default=0)
+    down_s = round(now - max(event["time"] for event in last), 1) if last else 0.0
     return {"attempt": attempt, "lost_steps": max(0, done - step), "down_s": down_s}

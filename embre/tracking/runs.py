@@ -196,7 +196,9 @@ def _send_all(
                 client.log_batch(handle.run_id, metrics=waiting[start : start + 1000])
             if waiting:
                 partial = folder / f"{SENT}.partial"
-                partial.write_text(str(max(point.step for point in waiting)))
+                # Marks of a restart are at an earlier step than what was sent before.
+                steps = (point.step for point in waiting)
+                partial.write_text(str(max(sent_step(folder), *steps)))
                 partial.rename(folder / SENT)
             waiting = []
         except Exception as error:  # whatever a store raises, training goes on

@@ -5,6 +5,7 @@ from pathlib import Path
 from embre.engine import StepResult
 from embre.launch.progress import describe
 from embre.tracking import Tracker, read_events
+from embre.tracking.events import EventTail
 from embre.world import World
 
 
@@ -86,10 +87,33 @@ def test_the_end_says_what_share_of_the_time_went_into_training(tmp_path: Path) 
     assert describe(event) == "step 1: finished, 0.0% of the time went into training"
 
 
+def test_the_time_left_is_that_of_the_steps_since_the_last_line(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, World(), 10)
+    tracker.started(20, 100)
+    for step in range(21, 31):
+        tracker.step(step, StepResult({"token": 1.0}, 0.5, 100, 7, False), lr=0.1, seconds=2.0)
+    (event,) = read_events(tmp_path, "step")
+    assert event["eta_s"] == 140 and describe(event).endswith("0:02:20 left")
+
+
 def test_the_mfu_follows_the_rate_of_tokens(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, World(), 1, mfu_of_token_rate=0.25 / 1000)
     tracker.started(0, 1)
     tracker.step(1, StepResult({"token": 1.0}, 0.5, 100, 7, False), lr=0.1, seconds=0.1)
     (event,) = read_events(tmp_path, "step")
     assert abs(event["mfu"] - 0.25) < 1e-9
-    assert "1,000 tokens/s  MFU 25.0%" in describe(event)
+    assert describe(event).endswith("1,000 tokens/s  MFU 25.0%")
+
+
+def test_the_tail_gives_each_event_once_and_a_half_line_when_it_is_whole(tmp_path: Path) -> None:
+    tail = EventTail(tmp_path)
+    assert tail.read() == []
+    walk(tmp_path, 0, 2, sent=0)
+    assert [event["event"] for event in tail.read()] == ["started", "step", "step", "validation"]
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"event": "saved", ')
+        file.flush()
+        assert tail.read() == []
+        file.write('"step": 2}\n')
+    assert tail.read() == [{"event": "saved", "step": 2}]
+    assert tail.read() == []

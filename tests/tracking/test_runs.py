@@ -71,6 +71,14 @@ def test_every_point_is_there_once_and_the_last_step_is_remembered(
     assert sent_step(tmp_path) == 5
 
 
+def test_the_mark_of_a_restart_takes_nothing_back(tmp_path: Path, sqlite: str) -> None:
+    handle = opened(tmp_path, sqlite)
+    for step in (45, 40):
+        with metric_sender(handle, tmp_path) as send:
+            send(step, {"loss": 1.0})
+    assert sent_step(tmp_path) == 45
+
+
 def test_a_store_that_cannot_be_opened_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

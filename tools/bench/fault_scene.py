@@ -46,6 +46,7 @@ class Outcome:
     lost: int = 0
     repeated: int = 0
     curve: str = "equal"
+    clean: bool = True  # a fault broke something, and nothing was left behind
 
 
 @dataclass(slots=True)
@@ -199,6 +200,7 @@ def against(reference: Path, folder: Path, happened: str = "", attempts: int = 2
         happened = f"nothing broke: {started} attempts"
     return Outcome(
         survived=not lost and not repeated and same and not left and started >= attempts,
+        clean=not left and started >= attempts,
         happened=happened,
         recovery_s=recovery_s(folder),
         lost=len(lost),

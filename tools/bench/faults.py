@@ -107,7 +107,7 @@ def nodes_come_and_go(scene: Scene) -> Outcome:
         code, said = running.wait()
     if code:
         return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    outcome = against(scene.run_folder("elastic-whole"), folder)
+    outcome = against(scene.run_folder("elastic-whole"), folder, attempts=3)
     grew = worlds(folder)
     outcome.happened = f"went on with {' then '.join(map(str, grew))} workers"
     return as_resized(outcome, grew[:1] == [2] and 1 in grew and grew[-1] == 2)
@@ -209,13 +209,14 @@ def resized(scene: Scene) -> Outcome:
         code, said = scene.start(config, fault=fault, ranks=ranks).wait()
     if code:
         return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    return as_resized(scene.compare(folder, ranks=2, happened="2, 1, 2 ranks"))
+    return as_resized(scene.compare(folder, ranks=2, happened="2, 1, 2 ranks", attempts=3))
 
 
 def as_resized(outcome: Outcome, came_and_went: bool = True) -> Outcome:
     """The outcome of a run at other numbers of ranks: sums are added in another order."""
     apart = float(outcome.curve.split()[0]) if "apart" in outcome.curve else 0.0
-    outcome.survived = came_and_went and not outcome.lost and not outcome.repeated and apart <= 1e-5
+    same_data = not outcome.lost and not outcome.repeated
+    outcome.survived = came_and_went and outcome.clean and same_data and apart <= 1e-5
     outcome.curve = f"equal to {apart:.0e}" if outcome.survived else outcome.curve
     return outcome
 

@@ -24,15 +24,20 @@ from made_up_tokenizer import save_made_up_tokenizer
 from rich.console import Console
 from rich.table import Table
 
+from embre import training_state
 from embre.batch import StreamSource
-from embre.config import DataConfig, EntitiesConfig, MaskingConfig
+from embre.checkpoints import Checkpoints
+from embre.config import DataConfig, EntitiesConfig, MaskingConfig, OptimizerConfig
+from embre.engine import TorchEngine
 from embre.pretrain import chosen
 from embre.sharding import ShardSettings, shard
 from embre.shards import ShardSet
 from embre.stream import stream_batches
 from embre.tokenization import load_tokenizer
 from embre.tracking import read_events
+from embre.world import World
 
+STATE_PARTS = (training_state.WEIGHT, *training_state.MOMENTS)
 WARM_UP = 30
 SHAPE = {"layers": 2, "hidden": 192, "heads": 3, "feed_forward": 768}
 WAYS: dict[str, dict[str, Any]] = {
@@ -49,6 +54,7 @@ def main(
     console = Console(soft_wrap=True, highlight=False)
     rounds, steps = (1, 60) if quick else (3, 230)
     with tempfile.TemporaryDirectory() as folder:
+        saving = save_cost(Path(folder))
         streaming = stream_rate(Path(folder), documents=4000 if quick else 32_000)
         scene = Scene.build(Path(folder))
         each: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -68,11 +74,17 @@ def main(
         "stream_docs_per_s": round(median(streaming)),
         "stream_each": [round(rate) for rate in streaming],
         "waited_share": round(median(waited), 4),
+        "save_stall_s": saving[0],
+        "save_all_s": saving[1],
         "recovery_s": recovery,
         "step_ms": {way: [round(1000 * s, 2) for s in times] for way, times in each.items()},
     }
     console.print(
         f"stream, masking and packing: {result['stream_docs_per_s']:,} documents/s and core"
+    )
+    stall_s, all_s = saving
+    console.print(
+        f"a checkpoint of 22 M parameters: {stall_s:.2f} s of {all_s:.2f} s stop training"
     )
     console.print(f"waiting for data: {result['waited_share']:.2%} of the time, in the rank itself")
     if recovery:
@@ -121,6 +133,46 @@ def stream_rate(folder: Path, documents: int) -> list[float]:
             num_documents += len(batch.doc_ids)
         rates.append(num_documents / (time.process_time() - started))
     return rates
+
+
+def save_cost(folder: Path) -> tuple[float, float]:
+    """Seconds that training waits for a checkpoint of 22 M parameters, and until it is committed:
+    medians of five."""
+    layer = torch.nn.TransformerEncoderLayer(384, 12, 1536, batch_first=True)
+    model = torch.nn.ModuleDict(
+        {
+            "embeddings": torch.nn.Embedding(30_522, 384),
+            "layers": torch.nn.TransformerEncoder(layer, 6, enable_nested_tensor=False),
+        }
+    )
+    engine = TorchEngine(model, OptimizerConfig(), {}, World(), seed=0)
+    updates = {training_state.UPDATES: torch.tensor(1)}
+    for name, parameter in model.named_parameters():
+        updates |= {f"{part}/{name}": parameter.detach() for part in STATE_PARTS}
+    engine.load_state(updates)
+    checkpoints = Checkpoints(folder / "checkpoints", World(), "bench", keep=1)
+    loader = Nowhere()
+    checkpoints.restore(engine, loader)
+    stalls, ends = [], []
+    for step in range(5):
+        started = time.perf_counter()
+        checkpoints.save(step, engine, loader)
+        stalls.append(time.perf_counter() - started)
+        checkpoints.finish()
+        ends.append(time.perf_counter() - started)
+    return round(median(stalls), 3), round(median(ends), 3)
+
+
+class Nowhere:
+    """A loader that stands nowhere."""
+
+    def step(self) -> list[Any]:
+        return []
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 def recover(scene: Scene) -> dict[str, float]:

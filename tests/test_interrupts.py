@@ -1,0 +1,61 @@
+"""SIGTERM and a file ask a run to stop; a second SIGTERM is not swallowed."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embre import interrupts
+from embre.interrupts import STOP, asked_to_stop, forget, stoppable, watch
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(tmp_path: Path) -> Iterator[None]:
+    yield
+    forget(tmp_path)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_asks_this_process_and_all_ranks_that_see_the_folder(tmp_path: Path) -> None:
+    with stoppable(tmp_path):
+        assert not asked_to_stop()
+        terminate()
+        assert asked_to_stop() and (tmp_path / STOP).exists()
+    assert not asked_to_stop() and not (tmp_path / STOP).exists()
+
+
+def test_a_second_sigterm_does_what_it_always_did(tmp_path: Path) -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        with stoppable(tmp_path):
+            terminate()
+            assert not seen
+            terminate()
+            assert seen == [signal.SIGTERM]
+        terminate()
+        assert len(seen) == 2, "the handler before is back"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_file_asks_a_rank_that_watches_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
+    watch(tmp_path)
+    assert not asked_to_stop()
+    (tmp_path / STOP).touch()
+    assert asked_to_stop()
+
+
+def test_an_old_request_does_not_stop_the_next_attempt(tmp_path: Path) -> None:
+    (tmp_path / STOP).touch()
+    with stoppable(tmp_path):
+        watch(tmp_path)
+        assert not asked_to_stop()
