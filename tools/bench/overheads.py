@@ -1,7 +1,7 @@
 """What the machinery costs: Ray, ZeRO-1, the stream of micro-batches, a restart.
 
-    python tools/bench/overheads.py --quick     one round, a few minutes on two cores
-    python tools/bench/overheads.py             three rounds
+    python tools/bench/overheads.py --quick     one round of two ways, about a minute on two cores
+    python tools/bench/overheads.py             three rounds, a quarter of an hour
 
 Runs of the same small pretraining take turns: two ranks of torchrun with TorchEngine, the same with
 DeepSpeed's ZeRO-1, and two Ray workers with TorchEngine. A step's time is the median over all steps
@@ -52,10 +52,10 @@ def main(
 ) -> None:
     """Measure the overheads."""
     console = Console(soft_wrap=True, highlight=False)
-    rounds, steps = (1, 60) if quick else (3, 230)
+    rounds, steps = (1, 45) if quick else (3, 230)
     with tempfile.TemporaryDirectory() as folder:
         saving = save_cost(Path(folder))
-        streaming = stream_rate(Path(folder), documents=4000 if quick else 32_000)
+        streaming = stream_rate(Path(folder), documents=2000 if quick else 32_000)
         scene = Scene.build(Path(folder))
         each: dict[str, list[float]] = {way: [] for way in WAYS}
         waited: list[float] = []

@@ -1,6 +1,6 @@
 """The benchmark of sharding: ours against a first day's work, reading back, and linear cost.
 
-    python tools/bench/shards.py --quick                   two minutes, with a made-up tokenizer
+    python tools/bench/shards.py --quick                   a minute, with a made-up tokenizer
     python tools/bench/shards.py --tokenizer pubmedbert/   for the record, a quarter of an hour
 
 Dumps are made up (`made_up_dump`). The last line printed is one JSON object. Baselines and ours
@@ -54,12 +54,12 @@ class Plan:
     processes: list[int]
 
 
-QUICK = Plan(3, 400, 10_000, 5_000, [1000, 10_000], [1])
+QUICK = Plan(2, 400, 6000, 3000, [1000, 6000], [1])
 FULL = Plan(3, 2000, 100_000, 40_000, [1000, 10_000, 100_000, 1_000_000], [1, 2])
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Small dumps, one process, two minutes.")] = False,
+    quick: Annotated[bool, typer.Option(help="Small dumps, one process, a minute.")] = False,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Hugging Face folder; without it one is made up.")
     ] = None,
