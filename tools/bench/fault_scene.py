@@ -138,6 +138,21 @@ class Scene:
             self.references[name] = self.run_folder(name)
         return self.references[name]
 
+    def finish(
+        self,
+        running: "Running",
+        folder: Path,
+        ranks: int = 0,
+        happened: str = "",
+        attempts: int = 2,
+    ) -> Outcome:
+        """Wait for a run's end, and hold it against the undisturbed one; one that failed has not
+        survived."""
+        code, said = running.wait()
+        if code:
+            return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+        return self.compare(folder, ranks, happened, attempts)
+
     def compare(
         self, folder: Path, ranks: int = 0, happened: str = "", attempts: int = 2
     ) -> Outcome:

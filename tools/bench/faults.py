@@ -51,10 +51,9 @@ def worker_dies(point: str, happened: str) -> Callable[[Scene], Outcome]:
 
     def attempt(scene: Scene) -> Outcome:
         name = point.replace(":", "-")
-        code, said = scene.start(scene.config(name), fault=point).wait()
-        if code:
-            return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-        return scene.compare(scene.run_folder(name), happened=happened)
+        return scene.finish(
+            scene.start(scene.config(name), fault=point), scene.run_folder(name), happened=happened
+        )
 
     return attempt
 
@@ -69,10 +68,9 @@ def driver_dies(scene: Scene) -> Outcome:
     running.end()
     if left:
         return Outcome(False, f"{left} workers outlived the driver", curve="none")
-    code, said = scene.start(config).wait()
-    if code:
-        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    return scene.compare(folder, happened="no worker left after 5 s; the same command went on")
+    return scene.finish(
+        scene.start(config), folder, happened="no worker left after 5 s; the same command went on"
+    )
 
 
 def node_dies(scene: Scene) -> Outcome:
@@ -83,10 +81,7 @@ def node_dies(scene: Scene) -> Outcome:
         wait_for(lambda: fault_happened(folder), "the fault")
         made.add_node(num_cpus=1)
         made.remove_node(nodes[0], allow_graceful=False)
-        code, said = running.wait()
-    if code:
-        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    return scene.compare(folder, happened="moved to the spare node")
+        return scene.finish(running, folder, happened="moved to the spare node")
 
 
 def nodes_come_and_go(scene: Scene) -> Outcome:
@@ -122,10 +117,9 @@ def head_dies(scene: Scene) -> Outcome:
         code, said = running.wait(120)
     if code == 0:
         return Outcome(False, "exit 0 without a head", curve="none")
-    code, said = scene.start(config).wait()
-    if code:
-        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    return scene.compare(folder, happened="the driver failed; the same command went on")
+    return scene.finish(
+        scene.start(config), folder, happened="the driver failed; the same command went on"
+    )
 
 
 def asked_to_stop(scene: Scene) -> Outcome:
@@ -137,10 +131,9 @@ def asked_to_stop(scene: Scene) -> Outcome:
     saved = max((event["step"] for event in read_events(folder, "saved")), default=0)
     if code != 143 or saved % SAVE_EVERY == 0:
         return Outcome(False, f"exit {code}, saved {saved}: {last_line(said)}", curve="none")
-    code, said = scene.start(config).wait()
-    if code:
-        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    return scene.compare(folder, happened=f"saved step {saved}, exit 143; no step done twice")
+    return scene.finish(
+        scene.start(config), folder, happened=f"saved step {saved}, exit 143; no step done twice"
+    )
 
 
 def ray_record_torn(scene: Scene) -> Outcome:
@@ -152,10 +145,7 @@ def ray_record_torn(scene: Scene) -> Outcome:
     running.end()
     for path in (folder / "ray").rglob("*.json"):
         path.write_text(path.read_text()[:5])
-    code, said = scene.start(config).wait()
-    if code:
-        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    return scene.compare(folder, happened="Ray's record is not read; ours is")
+    return scene.finish(scene.start(config), folder, happened="Ray's record is not read; ours is")
 
 
 def damaged_checkpoint(how: str) -> Callable[[Scene], Outcome]:
@@ -193,10 +183,12 @@ def disk_full(scene: Scene) -> Outcome:
     before = [path.name for path in sorted((folder / "checkpoints").glob("step-*"))]
     if code == 0 or not named or before != [f"step-{SAVE_EVERY:09d}"]:
         return Outcome(False, f"exit {code}, {before}: {last_line(said)}", curve="none")
-    code, said = scene.start(config, ranks=2).wait()
-    if code:
-        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
-    return scene.compare(folder, ranks=2, happened="said so, exit 1; the checkpoint before stayed")
+    return scene.finish(
+        scene.start(config, ranks=2),
+        folder,
+        ranks=2,
+        happened="said so, exit 1; the checkpoint before stayed",
+    )
 
 
 def resized(scene: Scene) -> Outcome:
