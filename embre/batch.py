@@ -1,6 +1,7 @@
 """A micro-batch of pretraining: examples end to end in a strip, masked, padded to one length."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,42 +10,32 @@ from torch import Tensor
 
 from embre.config import DataConfig, MaskingConfig
 from embre.data_hash import data_hash
-from embre.encode import MENTION_ROW
 from embre.entities import EntityVocabulary
+from embre.examples import NO_EXAMPLES, Examples
 from embre.masking import OBJECTIVES, Strip, Vocabulary
 from embre.masking.draws import combine, mix
 from embre.shards import ShardSet
 from embre.tokenization import TextTokenizer
 
 SPECIALS = ("pad", "unknown", "first", "last", "mask")
-ROW_BYTES = np.dtype(f"V{MENTION_ROW.itemsize}")
-NO_TOKENS, NO_ROWS = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=ROW_BYTES)
 NUM_SPECIAL = 2  # [CLS] and [SEP] around every example
+# A document of no tokens.
+NOTHING = replace(
+    NO_EXAMPLES,
+    doc_ids=[""],
+    token_starts=np.zeros(2, dtype=np.int64),
+    mention_starts=np.zeros(2, dtype=np.int64),
+    offsets=np.zeros(1, dtype=np.int64),
+    keys=np.zeros(1, dtype=np.uint64),
+)
 
 
 class StreamState(NamedTuple):
-    """Where a stream stands: examples done in a group of shards of an epoch."""
+    """Where a stream stands: examples done in a round of an epoch."""
 
     epoch: int = 0
-    group: int = 0
+    round: int = 0
     done: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A document, or a piece of a long one: what is shuffled. Arrays are parts of a block's.
-
-    `tokens` (n,); `mentions` of MENTION_ROW that begin in it, counted in tokens of the block,
-    where the example begins at `start`; `offset` its first token in the document; `key` 64 bits of
-    (seed, epoch, document) that all draws go back to.
-    """
-
-    doc_id: str
-    tokens: np.ndarray
-    mentions: np.ndarray
-    start: int
-    offset: int
-    key: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +95,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class StreamSource:
-    """All that a stream needs to be read; small enough to send to a loader process."""
+    """All that a stream needs to be read; small enough to send to a loader process.
+
+    `set_aside` is the folder where damaged shards are noted and left out; None: they are errors.
+    """
 
     shard_set: ShardSet
     data: DataConfig
@@ -113,6 +107,7 @@ class StreamSource:
     special: dict[str, int]
     vocabulary: int
     seed: int
+    set_aside: Path | None = None
 
     def drawn(self) -> Vocabulary:
         """The tokens that masking draws from."""
@@ -127,6 +122,7 @@ class StreamSource:
         entities: EntityVocabulary,
         tokenizer: TextTokenizer,
         seed: int,
+        set_aside: Path | None = None,
     ) -> "StreamSource":
         """Check that shards, tokenizer and settings belong together.
 
@@ -145,12 +141,13 @@ class StreamSource:
                 "data.streams or shard again with a smaller --shard-documents"
             )
         special = {name: getattr(tokenizer, name) for name in SPECIALS}
-        return cls(shard_set, data, masking, entities, special, tokenizer.vocabulary, seed)
+        if data.on_bad_shard == "fail":
+            set_aside = None
+        size = tokenizer.vocabulary
+        return cls(shard_set, data, masking, entities, special, size, seed, set_aside)
 
 
-def make_batch(
-    source: StreamSource, members: list[Example], slot: int, state: StreamState
-) -> Batch:
+def make_batch(source: StreamSource, members: Examples, slot: int, state: StreamState) -> Batch:
     """Lay examples end to end, mask them and pad to the strip's length."""
     strip, boundaries, positions = lay(source, members)
     masked = OBJECTIVES[source.masking.objective](strip, source.masking, source.drawn())
@@ -171,7 +168,7 @@ def make_batch(
         ),
         slot=slot,
         state=state,
-        doc_ids=tuple(member.doc_id for member in members),
+        doc_ids=tuple(members.doc_ids),
     )
 
 
@@ -179,43 +176,27 @@ def empty_batch(source: StreamSource) -> Batch:
     """A micro-batch without targets, for a rank that has fewer streams than others: it changes
     nothing, because a loss is a sum over a global count. Its one document is [CLS] [SEP], so that
     every weight takes part in the backward pass."""
-    nothing = np.zeros(0, dtype=np.int64)
-    nobody = Example("", nothing, np.zeros(0, MENTION_ROW), 0, 0, 0)
-    return make_batch(source, [nobody], -1, StreamState())
+    return make_batch(source, NOTHING, -1, StreamState())
 
 
-def lay(source: StreamSource, members: list[Example]) -> tuple[Strip, np.ndarray, np.ndarray]:
+def lay(source: StreamSource, members: Examples) -> tuple[Strip, np.ndarray, np.ndarray]:
     """[CLS] document [SEP] after one another: the strip, boundaries (D + 1,), positions (n,)."""
-    lengths = np.array([len(member.tokens) + NUM_SPECIAL for member in members], dtype=np.int64)
-    boundaries = np.append(0, np.cumsum(lengths))
-    total = int(boundaries[-1])
-    owner = np.repeat(np.arange(len(members)), lengths)
-    positions = np.arange(total) - boundaries[owner]
-    tokens, maskable = np.empty(total, dtype=np.int64), np.ones(total, dtype=bool)
+    boundaries = members.token_starts + NUM_SPECIAL * np.arange(len(members) + 1)
+    owner = np.repeat(np.arange(len(members)), np.diff(boundaries))
+    positions = np.arange(len(owner)) - boundaries[owner]
+    tokens, maskable = np.empty(len(owner), dtype=np.int64), np.ones(len(owner), dtype=bool)
     maskable[boundaries[:-1]] = maskable[boundaries[1:] - 1] = False
-    tokens[maskable] = np.concatenate([NO_TOKENS, *(member.tokens for member in members)])
+    tokens[maskable] = members.tokens
     tokens[boundaries[:-1]] = source.special["first"]
     tokens[boundaries[1:] - 1] = source.special["last"]
-    keys = np.array([member.key for member in members], dtype=np.uint64)
-    offsets = np.array([member.offset for member in members], dtype=np.int64)
-    token_keys = combine(keys[owner], (positions + offsets[owner]).astype(np.uint64))
-    rows, row_owner = _lay_mentions(members, boundaries)
+    token_keys = combine(members.keys[owner], positions + members.offsets[owner])
+    row_owner = np.repeat(np.arange(len(members)), np.diff(members.mention_starts))
+    rows = members.mentions.copy()
+    shift = (boundaries[row_owner] + 1).astype(rows["start"].dtype)
+    rows["start"] += shift
+    rows["end"] += shift
     strip = Strip(tokens, token_keys, maskable, rows, np.zeros(0, np.uint64))
-    return _with_mention_keys(source, strip, keys[row_owner]), boundaries, positions
-
-
-def _lay_mentions(members: list[Example], boundaries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(m,) the mention rows in tokens of the strip, and whose they are. A mention that a cut goes
-    through is left out."""
-    # As bytes: numpy takes its time over the fields of every array that it concatenates.
-    raw = np.concatenate([NO_ROWS, *(member.mentions.view(ROW_BYTES) for member in members)])
-    rows = raw.view(MENTION_ROW)
-    owner = np.repeat(np.arange(len(members)), [len(member.mentions) for member in members])
-    shift = boundaries[:-1] + 1 - np.array([member.start for member in members], dtype=np.int64)
-    rows["start"] = rows["start"] + shift[owner]
-    rows["end"] = rows["end"] + shift[owner]
-    whole = rows["end"] < boundaries[1:][owner]
-    return rows[whole], owner[whole]
+    return _with_mention_keys(source, strip, members.keys[row_owner]), boundaries, positions
 
 
 def _with_mention_keys(source: StreamSource, strip: Strip, document_keys: np.ndarray) -> Strip:

@@ -29,7 +29,7 @@ NOT_IN_FINGERPRINT = {
     "launch": True,
     "tracking": True,
     "encoder": {"path"},
-    "data": {"shards", "train", "dev", "loader_workers", "validation_strips"},
+    "data": {"shards", "train", "dev", "loader_workers", "validation_strips", "on_bad_shard"},
     "pairs": {"threshold"},
     "train": {"save_every_steps", "keep_checkpoints", "log_every_steps", "validate_every_steps"},
 }
@@ -50,7 +50,9 @@ class DataConfig(Section):
 
     shards: str = Field(description="folder or URL of a shard set")
     streams: int = Field(default=16, gt=0, description="logical readers = micro-batches of a step")
-    group_shards: int = Field(default=2, gt=0, description="shards that a stream shuffles together")
+    shuffle_shards: int = Field(
+        default=6, gt=0, description="shards that a stream mixes, under half of them in memory"
+    )
     strip_tokens: int = Field(default=16384, gt=0, description="tokens of one micro-batch")
     max_document_tokens: int = Field(
         default=512, gt=2, description="longer documents are cut in pieces"
@@ -60,6 +62,9 @@ class DataConfig(Section):
     )
     validation_strips: int = Field(
         default=8, ge=0, description="micro-batches of the validation split"
+    )
+    on_bad_shard: Literal["fail", "set_aside"] = Field(
+        default="fail", description="stop at a damaged shard, or go on without it and say so"
     )
 
     @model_validator(mode="after")

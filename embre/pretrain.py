@@ -36,7 +36,7 @@ from embre.tracking.runs import metric_sender, sent_step
 from embre.train import train
 from embre.world import World
 
-ENCODER = "encoder"
+ENCODER, SET_ASIDE = "encoder", "set_aside"
 
 
 def pretrain(job: Job[PretrainConfig], world: World) -> None:
@@ -46,8 +46,9 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     tokenizer = load_tokenizer(config.encoder.path)
     shard_set = ShardSet.open(config.data.shards)
     entities = chosen(shard_set, config.entities)
+    set_aside = job.folder / SET_ASIDE
     source = StreamSource.build(
-        shard_set, config.data, config.masking, entities, tokenizer, config.seed
+        shard_set, config.data, config.masking, entities, tokenizer, config.seed, set_aside
     )
     loader = StreamLoader(source, world)
     encoder = load_encoder(config.encoder, tokenizer)
@@ -68,6 +69,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
             lambda: loader.waited_s,
             sent,
             mfu_of_token_rate(config, encoder.config, shard_set, world),
+            lambda: len(list(set_aside.glob("*.txt"))),
         )
         if world.rank == 0:
             tracker.vocabulary(covered(shard_set, entities))

@@ -33,6 +33,10 @@ RETRY_AFTER_S = (0.5, 2.0, 8.0)
 ALLOWED_SCHEMES = frozenset({"file", "s3", "gs", "https"})
 
 
+class DamagedShard(ValueError):
+    """A shard whose bytes are not those of the manifest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Up to a few hundred documents, end to end: one WebDataset sample.
@@ -201,7 +205,7 @@ class ShardSet:
         """All blocks of a shard, after its bytes were checked against the manifest.
 
         A tar that is cut or flipped reads without a word, so nothing is decoded before the size
-        and the digest agree. Raises ValueError where they do not, also after asking an object
+        and the digest agree. Raises DamagedShard where they do not, also after asking an object
         store again.
         """
         path = f"{self.url}/{shard.name}"
@@ -210,7 +214,7 @@ class ShardSet:
             if len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256:
                 return list(_read_blocks(data, path))
             if wait_s is None:
-                raise ValueError(
+                raise DamagedShard(
                     f"{path}: {len(data)} bytes that are not those of the manifest "
                     f"({shard.bytes} bytes, another SHA-256): the shard is damaged; copy or write "
                     "it again"

@@ -1,172 +1,139 @@
 """Shards → micro-batches, in an order that no rank, worker or clock decides.
 
-    ShardSet ─examples─▶ (Example, StreamState)… ─strips─▶ (Example…, StreamState) ─batch─▶ Batch
+    ShardSet ─rounds─▶ (Examples, StreamState) ─strips─▶ (Examples, StreamState) ─make_batch─▶ Batch
 
 The order of documents is a function of (seed, epoch). A fixed number of logical streams share the
 permuted shards of an epoch; a step is one micro-batch from every stream, whichever rank reads it.
-A stream's state is three integers, so a resumed run opens one group of shards and goes on.
+
+A stream comes by its shards in turn, a round for each. The examples of a shard scatter over the
+next rounds: most come in its own or soon after, few late, so that neighbours part and only a third
+of the shards that mix is in memory. Where the shards end the scattering goes on at the beginning of
+the epoch, which is one circle: each example comes once, and no round is thinner than others.
+
+A stream's state is three integers, so a resumed run opens the shards of one round and goes on.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator
-from itertools import islice, pairwise
-from typing import NamedTuple
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
-from embre.batch import NUM_SPECIAL, Batch, Example, StreamSource, StreamState, make_batch
-from embre.shards import Block, ShardEntry
+from embre.batch import NUM_SPECIAL, Batch, StreamSource, StreamState, make_batch
+from embre.examples import NO_EXAMPLES, Examples, cut, join
+from embre.shards import DamagedShard, ShardEntry
+
+log = logging.getLogger(__name__)
 
 FIRST = StreamState()
+ORDER, MIX, SCATTER = range(3)  # what is drawn
 
 
 def stream_batches(
     source: StreamSource, stream: int, state: StreamState = FIRST
 ) -> Iterator[Batch]:
     """The micro-batches of one logical stream, for ever, from a state on."""
-    shards = source.shard_set.shards("train")
-
-    def order(epoch: int) -> list[ShardEntry]:
-        shuffled = np.random.default_rng((source.seed, epoch, 0)).permutation(len(shards))
-        return [shards[index] for index in shuffled[stream :: source.data.streams]]
-
-    found = examples(source, order, stream, state)
-    for members, after in strips(found, source.data.strip_tokens):
+    for members, after in strips(rounds(source, stream, state), source.data.strip_tokens):
         yield make_batch(source, members, stream, after)
 
 
 def validation_batches(source: StreamSource) -> Iterator[Batch]:
     """The first `validation_strips` micro-batches of the validation split; always the same."""
     shards = source.shard_set.shards("validation")
-    if not shards:
-        return
-    found = examples(source, lambda epoch: shards if epoch == 0 else [], stream=0)
-    # Nothing follows the one epoch: the last strip is closed half full.
+    found = ((read(source, shard, 0), StreamState(0, at)) for at, shard in enumerate(shards))
     for members, after in islice(
         strips(found, source.data.strip_tokens), source.data.validation_strips
     ):
         yield make_batch(source, members, 0, after)
 
 
-def examples(
-    source: StreamSource,
-    order: Callable[[int], list[ShardEntry]],
-    stream: int,
-    state: StreamState = FIRST,
-) -> Iterator[tuple[Example, StreamState]]:
-    """Examples in their order, each with the stream's state after it.
+def rounds(
+    source: StreamSource, stream: int, state: StreamState = FIRST
+) -> Iterator[tuple[Examples, StreamState]]:
+    """The examples of a stream in their order, round by round, each with the state before it."""
+    epoch, first, done = state
+    while True:
+        shards = shards_of(source, stream, epoch)
+        spread = min(source.data.shuffle_shards, len(shards))
+        waiting: dict[int, list[Examples]] = defaultdict(list)
+        num_examples = 0
+        # A negative turn is one of the last shards: what of it comes at the beginning.
+        for turn in range(first - spread + 1, len(shards)):
+            place = turn % len(shards)
+            found = read(source, shards[place], epoch)
+            parts = scatter(found, spread, _random(source, epoch, SCATTER, stream, place))
+            for due, part in enumerate(parts, turn):
+                if first <= due < len(shards):
+                    waiting[due].append(part)
+            if turn >= first:
+                here = join(waiting.pop(turn))
+                order = _random(source, epoch, MIX, stream, turn).permutation(len(here))
+                yield here.take(order[done:]), StreamState(epoch, turn, done)
+                num_examples, done = num_examples + len(here), 0
+        if not num_examples and not first:
+            raise ValueError(
+                f"{source.shard_set.url}: stream {stream} has no document in an epoch; write the "
+                "damaged shards again or lower data.streams"
+            )
+        epoch, first = epoch + 1, 0
 
-    `order` gives the shards of an epoch; an epoch without shards ends the stream. A few shards at
-    a time are read whole and their examples permuted together.
+
+def shards_of(source: StreamSource, stream: int, epoch: int) -> list[ShardEntry]:
+    """The training shards of one stream, in the order of an epoch."""
+    shards = source.shard_set.shards("train")
+    order = _random(source, epoch, ORDER).permutation(len(shards))
+    return [shards[index] for index in order[stream :: source.data.streams]]
+
+
+def scatter(found: Examples, spread: int, random: np.random.Generator) -> list[Examples]:
+    """The examples of a shard by the round in which they come: its own or one of the next.
+
+    The lesser of two draws: of all ways to wait equally long on average, a chance that falls in a
+    straight line brings two examples of a shard together again least often.
     """
-    epoch, first_group, first = state
-    while shards := order(epoch):
-        size = source.data.group_shards
-        groups = [shards[at : at + size] for at in range(0, len(shards), size)]
-        for group in range(first_group, len(groups)):
-            blocks = [b for shard in groups[group] for b in source.shard_set.load(shard)]
-            limit = source.data.max_document_tokens - NUM_SPECIAL
-            spots = [(block, spot) for block in blocks for spot in find_spots(block, limit)]
-            rng = np.random.default_rng((source.seed, epoch, 1, stream, group))
-            shuffled = rng.permutation(len(spots)).tolist()
-            for done in range(first, len(spots)):
-                block, spot = spots[shuffled[done]]
-                yield example(block, spot, source.seed, epoch), StreamState(epoch, group, done + 1)
-            first = 0
-        epoch, first_group = epoch + 1, 0
+    lags = random.integers(spread, size=(2, len(found))).min(axis=0)
+    return [found.take(np.flatnonzero(lags == lag)) for lag in range(spread)]
 
 
-class Spot(NamedTuple):
-    """Where an example is in its block: document, and tokens of it; then mention rows."""
-
-    doc: int
-    first_of_doc: int
-    start: int
-    end: int
-    first_row: int
-    last_row: int
-
-
-def find_spots(block: Block, limit: int) -> list[Spot]:
-    """The documents of a block, in pieces where they are longer than `limit` tokens."""
-    starts = block.starts()
-    found = np.array(list(pieces(block, starts, limit)), dtype=np.int64).reshape(-1, 3)
-    # Rows are sorted by their start; out of the structure numpy would copy them for each search.
-    row_starts = np.ascontiguousarray(block.mentions["start"]).astype(np.int64)
-    rows = (np.searchsorted(row_starts, found[:, column]) for column in (1, 2))
-    columns = (found[:, 0], starts[found[:, 0]], found[:, 1], found[:, 2], *rows)
-    return [Spot(*spot) for spot in zip(*(column.tolist() for column in columns), strict=True)]
-
-
-def pieces(block: Block, starts: np.ndarray, limit: int) -> Iterator[tuple[int, int, int]]:
-    """(document, start, end) in tokens of the block, each at most `limit` long.
-
-    A longer document is cut where a passage starts, else between mentions, else anywhere.
-    """
-    bounds = starts.tolist()
-    for doc, (start, end) in enumerate(pairwise(bounds)):
-        while end - start > limit:
-            cut = _cut(block, start, start + limit)
-            yield doc, start, cut
-            start = cut
-        yield doc, start, end
-
-
-def _cut(block: Block, start: int, limit: int) -> int:
-    inside = _mentions(block, start, limit + 1)
-
-    def across(cut: int) -> np.ndarray:
-        return inside[(inside["start"] < cut) & (inside["end"] > cut)]
-
-    passages = block.docs[:, 1]
-    late = passages[(passages > (start + limit) // 2) & (passages <= limit)]
-    for cut in late[::-1].tolist():
-        if not across(cut).size:
-            return cut
-    cut = limit
-    while (cut_through := across(cut)).size:
-        cut = int(cut_through["start"].min())
-    return cut if cut > start else limit
-
-
-def _mentions(block: Block, start: int, end: int) -> np.ndarray:
-    """The rows that begin in a range; a block's mentions are sorted by their start."""
-    low, high = np.searchsorted(block.mentions["start"], (start, end))
-    return block.mentions[low:high]
-
-
-def example(block: Block, spot: Spot, seed: int, epoch: int) -> Example:
-    """One piece of a block as an example."""
-    doc_id = block.doc_ids[spot.doc]
-    return Example(
-        doc_id=doc_id,
-        tokens=block.tokens[spot.start : spot.end],
-        mentions=block.mentions[spot.first_row : spot.last_row],
-        start=spot.start,
-        offset=spot.start - spot.first_of_doc,
-        key=document_key(seed, epoch, doc_id),
-    )
-
-
-def document_key(seed: int, epoch: int, doc_id: str) -> int:
-    """64 bits of (seed, epoch, document)."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{doc_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def read(source: StreamSource, shard: ShardEntry, epoch: int) -> Examples:
+    """The examples of a shard in their order; none where it is damaged and set aside."""
+    limit = source.data.max_document_tokens - NUM_SPECIAL
+    try:
+        blocks = source.shard_set.load(shard)
+    except DamagedShard as error:
+        if source.set_aside is None:
+            raise
+        log.warning("set aside: %s", error)
+        source.set_aside.mkdir(exist_ok=True)
+        (source.set_aside / f"{shard.name}.txt").write_text(f"{error}\n")
+        return NO_EXAMPLES
+    return join([cut(block, limit, source.seed, epoch) for block in blocks])
 
 
 def strips(
-    found: Iterator[tuple[Example, StreamState]], strip_tokens: int
-) -> Iterator[tuple[list[Example], StreamState]]:
+    found: Iterator[tuple[Examples, StreamState]], strip_tokens: int
+) -> Iterator[tuple[Examples, StreamState]]:
     """Whole examples while they fit; the state is the one after the last of them."""
-    members: list[Example] = []
-    room, last = strip_tokens, StreamState()
-    for member, state in found:
-        need = len(member.tokens) + NUM_SPECIAL
-        if need > room:
-            yield members, last
-            members, room = [], strip_tokens
-        members.append(member)
-        room -= need
-        last = state
-    if members:
-        yield members, last
+    held, ended = NO_EXAMPLES, FIRST
+    for here, (epoch, turn, done) in found:
+        pool, num_held, first = join([held, here]), len(held), 0
+        ends = np.cumsum(pool.lengths + NUM_SPECIAL)
+        while True:
+            room = strip_tokens + (ends[first - 1] if first else 0)
+            last = int(np.searchsorted(ends, room, side="right"))
+            if last == len(pool):  # the next round may go on with it
+                break
+            into = last - num_held
+            yield (
+                pool.part(first, last),
+                StreamState(epoch, turn, done + into) if into else ended,
+            )
+            first = last
+        held, ended = pool.part(first, len(pool)), StreamState(epoch, turn, done + len(here))
+    if len(held):
+        yield held, ended
+
+
+def _random(source: StreamSource, *numbers: int) -> np.random.Generator:
+    return np.random.default_rng((source.seed, *numbers))

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from embre.batch import Example, StreamSource
+from embre.batch import StreamSource
 from embre.config import DataConfig, MaskingConfig
 from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.encode import as_checked, encode_documents
 from embre.entities import choose_entities
+from embre.examples import Examples, cut
 from embre.sharding import TOKENIZER, ShardSettings, shard
 from embre.shards import ShardSet, pack_block
-from embre.stream import example, find_spots
 from embre.tally import Tally
 from embre.tokenization import TextTokenizer, load_tokenizer
 
@@ -42,7 +43,11 @@ def own_tokenizer(shard_set: ShardSet) -> TextTokenizer:
 
 
 def source_of(
-    shard_set: ShardSet, masking: MaskingConfig | None = None, seed: int = 13, **data: int
+    shard_set: ShardSet,
+    masking: MaskingConfig | None = None,
+    seed: int = 13,
+    set_aside: Path | None = None,
+    **data: Any,
 ) -> StreamSource:
     """A source of short strips, where most documents are cut into pieces."""
     sizes = {"streams": 3, "strip_tokens": 128, "max_document_tokens": 48} | data
@@ -53,13 +58,14 @@ def source_of(
         choose_entities(shard_set, min_count=2, max_per_type=1000),
         own_tokenizer(shard_set),
         seed,
+        set_aside,
     )
 
 
 def whole_examples(
     docs: Iterable[Document], tokenizer: TextTokenizer, seed: int = 13, epoch: int = 0
-) -> list[Example]:
+) -> Examples:
     """Documents as examples, uncut and in their order."""
     encoded = encode_documents([as_checked(doc) for doc in docs], tokenizer, Tally())
     block = pack_block(encoded, 0, len(encoded.doc_ids), tokenizer.vocabulary)
-    return [example(block, spot, seed, epoch) for spot in find_spots(block, len(block.tokens))]
+    return cut(block, len(block.tokens), seed, epoch)

@@ -12,7 +12,7 @@ FLOORS = [
     "interrupts",
     "corpora demo_corpus demo_wording scoring",
     "data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards "
-    "entities masking batch stream loader markers pairs document_loader inputs held_out "
+    "entities examples masking batch stream loader markers pairs document_loader inputs held_out "
     "joining parts selection concept_counts work_folder shard_order shard_tokenizer "
     "shard_tables shard_statistics shard_check shard_documents concept_hash mention_columns",
     "encoder heads pretraining_model relation_model relation_folder decode",

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from embre.batch import Batch, Example, StreamSource, StreamState, lay, make_batch
+from embre.batch import Batch, StreamSource, StreamState, lay, make_batch
 from embre.concept_hash import concept_hash
 from embre.config import MaskingConfig
 from embre.demo_corpus import make_corpus
 from embre.document import Concept
+from embre.examples import Examples
 from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
-from embre.masking.draws import combine, mix, uniform
+from embre.masking.draws import combine, uniform
 from embre.mention_columns import TYPE_INDEX
 from embre.shards import ShardSet
 from tests.shard_sets import own_tokenizer, source_of, whole_examples, write_shards
@@ -30,7 +31,7 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 @pytest.fixture(scope="module")
-def members(shard_set: ShardSet) -> list[Example]:
+def members(shard_set: ShardSet) -> Examples:
     """Many documents: about 50,000 tokens."""
     return whole_examples(make_corpus(NUM_DOCUMENTS, seed=1), own_tokenizer(shard_set))
 
@@ -74,7 +75,7 @@ def source(shard_set: ShardSet, **masking: object) -> StreamSource:
     return source_of(shard_set, config, strip_tokens=STRIP_TOKENS, max_document_tokens=512)
 
 
-def outcome(shard_set: ShardSet, members: list[Example], **masking: object) -> Outcome:
+def outcome(shard_set: ShardSet, members: Examples, **masking: object) -> Outcome:
     found = source(shard_set, **masking)
     strip, boundaries, _ = lay(found, members)
     vocabulary = found.drawn()
@@ -82,7 +83,7 @@ def outcome(shard_set: ShardSet, members: list[Example], **masking: object) -> O
     return Outcome(strip, masked, boundaries, vocabulary)
 
 
-def test_rates_are_near_the_nominal_ones(shard_set: ShardSet, members: list[Example]) -> None:
+def test_rates_are_near_the_nominal_ones(shard_set: ShardSet, members: Examples) -> None:
     found = outcome(shard_set, members, entity_rate=0.2, token_rate=0.15)
     assert found.masked.mention_targets.mean() == pytest.approx(0.2, abs=0.015)
     others = found.strip.maskable & ~found.hidden
@@ -95,10 +96,15 @@ def test_rates_are_near_the_nominal_ones(shard_set: ShardSet, members: list[Exam
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("rate", [0, 1])
 def test_rates_of_none_and_all_are_exact(
-    shard_set: ShardSet, members: list[Example], objective: str, rate: int
+    shard_set: ShardSet, members: Examples, objective: str, rate: int
 ) -> None:
     found = outcome(
-        shard_set, members[:50], objective=objective, entity_rate=rate, token_rate=rate, **ONE_MASK
+        shard_set,
+        members.part(0, 50),
+        objective=objective,
+        entity_rate=rate,
+        token_rate=rate,
+        **ONE_MASK,
     )
     wanted = found.covered if objective == "entity" else found.strip.maskable
     np.testing.assert_array_equal(~found.visible, wanted & bool(rate))
@@ -106,7 +112,7 @@ def test_rates_of_none_and_all_are_exact(
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_special_tokens_are_never_touched(
-    shard_set: ShardSet, members: list[Example], objective: str
+    shard_set: ShardSet, members: Examples, objective: str
 ) -> None:
     found = outcome(
         shard_set, members, objective=objective, entity_rate=1, token_rate=1, replace_share=0.5
@@ -131,7 +137,7 @@ def concepts_of(found: Outcome) -> dict[tuple[int, int], list[bool]]:
 
 @pytest.mark.parametrize("objective", ["entity", "entity_token"])
 def test_a_chosen_concept_is_hidden_at_all_its_mentions(
-    shard_set: ShardSet, members: list[Example], objective: str
+    shard_set: ShardSet, members: Examples, objective: str
 ) -> None:
     grouped = concepts_of(outcome(shard_set, members, objective=objective, unit="concept"))
     assert all(len(set(flags)) == 1 for flags in grouped.values())
@@ -140,7 +146,7 @@ def test_a_chosen_concept_is_hidden_at_all_its_mentions(
 
 @pytest.mark.parametrize("objective", ["entity", "entity_token"])
 def test_single_mentions_are_hidden_on_their_own(
-    shard_set: ShardSet, members: list[Example], objective: str
+    shard_set: ShardSet, members: Examples, objective: str
 ) -> None:
     found = outcome(shard_set, members, objective=objective, unit="mention", entity_rate=0.2)
     grouped = concepts_of(found)
@@ -149,9 +155,7 @@ def test_single_mentions_are_hidden_on_their_own(
     assert found.masked.mention_targets.mean() == pytest.approx(0.2, abs=0.015)
 
 
-def test_a_concept_is_chosen_anew_in_every_document(
-    shard_set: ShardSet, members: list[Example]
-) -> None:
+def test_a_concept_is_chosen_anew_in_every_document(shard_set: ShardSet, members: Examples) -> None:
     grouped = concepts_of(outcome(shard_set, members, unit="concept", entity_rate=0.5))
     fates = defaultdict(set)
     for (_, concept), flags in grouped.items():
@@ -173,30 +177,33 @@ def test_mentions_without_concept_hide_on_their_own(shard_set: ShardSet) -> None
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("unit", ["concept", "mention"])
 def test_a_document_is_masked_alike_wherever_it_lies(
-    shard_set: ShardSet, members: list[Example], objective: str, unit: str
+    shard_set: ShardSet, members: Examples, objective: str, unit: str
 ) -> None:
     masking = {"objective": objective, "unit": unit}
-    together = list(outcome(shard_set, members[:20], **masking).documents())
-    reversed_ = list(outcome(shard_set, members[:20][::-1], **masking).documents())
-    alone = [next(outcome(shard_set, [m], **masking).documents()) for m in members[:20]]
+    together = list(outcome(shard_set, members.part(0, 20), **masking).documents())
+    reversed_ = list(outcome(shard_set, members.take(np.arange(20)[::-1]), **masking).documents())
+    alone = [
+        next(outcome(shard_set, members.part(number, number + 1), **masking).documents())
+        for number in range(20)
+    ]
     assert together == reversed_[::-1] == alone
 
 
 def test_pieces_of_a_document_share_concepts_and_not_single_tokens(
-    shard_set: ShardSet, members: list[Example]
+    shard_set: ShardSet, members: Examples
 ) -> None:
-    first = outcome(shard_set, members[:20]).masked
-    later = outcome(shard_set, [replace(m, offset=500) for m in members[:20]]).masked
+    first = outcome(shard_set, members.part(0, 20)).masked
+    later = outcome(shard_set, replace(members.part(0, 20), offsets=np.full(20, 500))).masked
     np.testing.assert_array_equal(first.mention_targets, later.mention_targets)
     assert (first.token_targets != later.token_targets).mean() > 0.1
 
 
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 14}])
 def test_another_epoch_or_seed_masks_otherwise(
-    shard_set: ShardSet, members: list[Example], change: dict[str, int]
+    shard_set: ShardSet, members: Examples, change: dict[str, int]
 ) -> None:
     others = whole_examples(make_corpus(20, seed=1), own_tokenizer(shard_set), **change)
-    first = outcome(shard_set, members[:20])
+    first = outcome(shard_set, members.part(0, 20))
     second = outcome(shard_set, others)
     np.testing.assert_array_equal(first.strip.tokens, second.strip.tokens)
     assert (first.masked.mention_targets != second.masked.mention_targets).mean() > 0.2
@@ -205,7 +212,7 @@ def test_another_epoch_or_seed_masks_otherwise(
 
 
 def test_the_hidden_are_masked_replaced_or_kept_by_their_shares(
-    shard_set: ShardSet, members: list[Example]
+    shard_set: ShardSet, members: Examples
 ) -> None:
     found = outcome(
         shard_set, members, objective="token", token_rate=1, replace_share=0.3, keep_share=0.2
@@ -221,7 +228,7 @@ def test_the_hidden_are_masked_replaced_or_kept_by_their_shares(
 
 
 def test_a_mention_is_masked_replaced_or_kept_as_a_whole(
-    shard_set: ShardSet, members: list[Example]
+    shard_set: ShardSet, members: Examples
 ) -> None:
     found = outcome(
         shard_set, members, objective="entity", entity_rate=1, replace_share=0.3, keep_share=0.3
@@ -239,23 +246,23 @@ def test_a_mention_is_masked_replaced_or_kept_as_a_whole(
     assert shares == pytest.approx({"masked": 0.4, "replaced": 0.3, "kept": 0.3}, abs=0.03)
 
 
-def batch(shard_set: ShardSet, members: list[Example], **masking: object) -> Batch:
+def batch(shard_set: ShardSet, members: Examples, **masking: object) -> Batch:
     return make_batch(source(shard_set, **masking), members, 0, StreamState())
 
 
 def test_token_has_no_mention_targets_and_entity_no_token_targets(
-    shard_set: ShardSet, members: list[Example]
+    shard_set: ShardSet, members: Examples
 ) -> None:
-    token = batch(shard_set, members[:50], objective="token").counts
-    entity = batch(shard_set, members[:50], objective="entity").counts
-    both = batch(shard_set, members[:50], objective="entity_token").counts
+    token = batch(shard_set, members.part(0, 50), objective="token").counts
+    entity = batch(shard_set, members.part(0, 50), objective="entity").counts
+    both = batch(shard_set, members.part(0, 50), objective="entity_token").counts
     assert token["type"] == token["identifier"] == entity["token"] == 0
     assert min(token["token"], entity["type"], entity["identifier"], *both.values()) > 0
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_what_is_no_target_stays_in_sight(
-    shard_set: ShardSet, members: list[Example], objective: str
+    shard_set: ShardSet, members: Examples, objective: str
 ) -> None:
     found = outcome(shard_set, members, objective=objective)
     asked = found.masked.token_targets | found.hidden
@@ -263,7 +270,7 @@ def test_what_is_no_target_stays_in_sight(
     assert not found.visible[asked].all()
 
 
-def test_token_labels_are_the_original_tokens(shard_set: ShardSet, members: list[Example]) -> None:
+def test_token_labels_are_the_original_tokens(shard_set: ShardSet, members: Examples) -> None:
     original, _, _ = lay(source(shard_set), members)
     found = batch(shard_set, members)
     assert found.token_labels.tolist() == original.tokens[found.token_spots.numpy()].tolist()
@@ -271,7 +278,7 @@ def test_token_labels_are_the_original_tokens(shard_set: ShardSet, members: list
 
 
 def test_mention_targets_carry_their_type_and_identifier(
-    shard_set: ShardSet, members: list[Example]
+    shard_set: ShardSet, members: Examples
 ) -> None:
     entities = source(shard_set).entities
     known: dict[tuple[int, int], str] = {}
@@ -308,23 +315,24 @@ def test_a_mention_without_concept_asks_for_its_type_only(shard_set: ShardSet) -
     assert found.mention_ids.tolist() == [-1]
 
 
-def test_masking_leaves_its_input_alone(shard_set: ShardSet, members: list[Example]) -> None:
-    before = [(m.tokens.copy(), m.mentions.copy()) for m in members[:20]]
-    batch(shard_set, members[:20], entity_rate=1, token_rate=1)
-    for member, (tokens, mentions) in zip(members[:20], before, strict=True):
-        np.testing.assert_array_equal(member.tokens, tokens)
-        np.testing.assert_array_equal(member.mentions, mentions)
+def test_masking_leaves_its_input_alone(shard_set: ShardSet, members: Examples) -> None:
+    tokens, mentions = members.tokens.copy(), members.mentions.copy()
+    batch(shard_set, members.part(0, 20), entity_rate=1, token_rate=1)
+    np.testing.assert_array_equal(members.tokens, tokens)
+    np.testing.assert_array_equal(members.mentions, mentions)
 
 
-def test_draws_are_the_same_for_ever() -> None:
-    keys = np.arange(3, dtype=np.uint64)
-    assert mix(keys).tolist() == [0, 6238072747940578789, 15839785061582574730]
-    assert combine(keys, 7).tolist() == [
-        14232521865600346940,
-        3430088234347965294,
-        10588509458572207408,
+def test_draws_are_those_of_splitmix64() -> None:
+    """The published first outputs for the seed 1234567 (rosettacode.org, Pseudo-random numbers)."""
+    seed = np.full(5, 1234567, dtype=np.uint64)
+    assert combine(seed, np.arange(5)).tolist() == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
     ]
-    assert uniform(keys, 1).tolist() == pytest.approx([0.431528, 0.37239342, 0.8947232], abs=1e-7)
+    assert uniform(seed[:1], 0).tolist() == pytest.approx([6457827717110365317 / 2**64])
 
 
 @pytest.mark.parametrize("purpose", range(4))

@@ -3,12 +3,13 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice, permutations
+from itertools import chain, islice, permutations, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from hypothesis import strategies as st
 from embre.batch import (
     NUM_SPECIAL,
     Batch,
-    Example,
     StreamSource,
     StreamState,
     empty_batch,
@@ -30,9 +30,10 @@ from embre.config import DataConfig, MaskingConfig
 from embre.demo_corpus import make_corpus
 from embre.encode import MENTION_ROW, as_checked, encode_documents
 from embre.entities import choose_entities
+from embre.examples import NO_EXAMPLES, Examples, cut, join
 from embre.loader import StreamLoader
-from embre.shards import Block, ShardSet
-from embre.stream import examples, pieces, stream_batches, strips, validation_batches
+from embre.shards import Block, DamagedShard, ShardSet
+from embre.stream import FIRST, rounds, scatter, stream_batches, strips, validation_batches
 from embre.tally import Tally
 from embre.world import World
 from tests.shard_sets import SMALL, own_tokenizer, source_of, write_shards
@@ -107,11 +108,10 @@ def saved(ranks: list[StreamLoader]) -> dict[str, Any]:
     return json.loads(json.dumps(merged))
 
 
-def epoch_of(source: StreamSource, epoch: int = 0) -> list[Example]:
-    """The examples of an epoch, all shards in one stream."""
-    shards = source.shard_set.shards("train")
-    found = examples(source, lambda e: shards if e == epoch else [], 0, StreamState(epoch))
-    return [member for member, _ in found]
+def epoch_of(source: StreamSource, epoch: int = 0, stream: int = 0) -> Examples:
+    """The examples of an epoch of a stream, in their order."""
+    found = rounds(source, stream, StreamState(epoch))
+    return join([members for members, _ in takewhile(lambda one: one[1].epoch == epoch, found)])
 
 
 def read_epochs(source: StreamSource, stream: int, num_epochs: int) -> list[list[Piece]]:
@@ -123,7 +123,7 @@ def read_epochs(source: StreamSource, stream: int, num_epochs: int) -> list[list
         for name, start, end in zip(batch.doc_ids, bounds[:-1], bounds[1:], strict=True):
             found.append((name, tuple(batch.input_ids[start + 1 : end - 1].tolist())))
         if batch.state.epoch > len(epochs):
-            assert batch.state.group == 0
+            assert batch.state.round == 0
             last = len(found) - batch.state.done
             epochs.append(found[:last])
             found = found[last:]
@@ -155,12 +155,12 @@ def test_no_cut_goes_through_a_mention(
     source: StreamSource, documents: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
     found: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-    for member in epoch_of(source):
-        assert len(member.tokens) + NUM_SPECIAL <= source.data.max_document_tokens
-        for start, end, kind, concept in member.mentions.tolist():
-            shift = member.offset - member.start
-            row = start + shift, end + shift, kind, concept
-            found[member.doc_id].append(row)
+    members = join([epoch_of(source, stream=stream) for stream in range(source.data.streams)])
+    assert (members.lengths + NUM_SPECIAL <= source.data.max_document_tokens).all()
+    owner = np.repeat(np.arange(len(members)), np.diff(members.mention_starts)).tolist()
+    for example, (start, end, kind, concept) in zip(owner, members.mentions.tolist(), strict=True):
+        shift = int(members.offsets[example])
+        found[members.doc_ids[example]].append((start + shift, end + shift, kind, concept))
     for name, (_, rows) in documents.items():
         assert sorted(found[name]) == sorted(rows.tolist())
 
@@ -174,8 +174,8 @@ def block_of(num_tokens: int, passages: list[int], mentions: list[tuple[int, int
     )
 
 
-def cut_pieces(block: Block) -> list[tuple[int, int, int]]:
-    return list(pieces(block, block.starts(), limit=10))
+def cut_at_ten(block: Block) -> Examples:
+    return cut(block, limit=10, seed=0, epoch=0)
 
 
 @pytest.mark.parametrize(
@@ -196,13 +196,37 @@ def cut_pieces(block: Block) -> list[tuple[int, int, int]]:
 def test_long_documents_are_cut_at_passages_or_between_mentions(
     passages: list[int], mentions: list[tuple[int, int]], ends: list[int]
 ) -> None:
-    found = cut_pieces(block_of(25, passages, mentions))
-    assert [end for _, _, end in found] == ends
-    assert [start for _, start, _ in found] == [0, *ends[:-1]]
+    found = cut_at_ten(block_of(25, passages, mentions))
+    assert found.token_starts.tolist() == [0, *ends]
+    assert found.offsets.tolist() == [0, *ends[:-1]]
+    assert found.doc_ids == ["1"] * len(ends)
+    assert len(set(found.keys.tolist())) == 1
 
 
 def test_a_short_document_is_one_piece() -> None:
-    assert cut_pieces(block_of(10, [0, 4], [(2, 5)])) == [(0, 0, 10)]
+    found = cut_at_ten(block_of(10, [0, 4], [(2, 5)]))
+    assert found.token_starts.tolist() == [0, 10]
+    assert found.mentions.tolist() == [(2, 5, 0, 1)]
+
+
+def test_only_a_mention_that_a_cut_goes_through_is_left_out() -> None:
+    found = cut_at_ten(block_of(25, [0], [(0, 14), (3, 5), (12, 14), (24, 25)]))
+    assert found.token_starts.tolist() == [0, 10, 20, 25]
+    assert found.mention_starts.tolist() == [0, 1, 2, 3]
+    assert [row[:2] for row in found.mentions.tolist()] == [(3, 5), (2, 4), (4, 5)]
+
+
+def test_a_document_of_nothing_is_an_example_too() -> None:
+    block = Block(
+        tokens=np.arange(3),
+        docs=np.array([[0, 0], [1, 0], [2, 3]]),
+        mentions=np.array([(0, 2, 0, 1)], dtype=MENTION_ROW),
+        doc_ids=["empty", "full", "last"],
+    )
+    found = cut_at_ten(block)
+    assert found.doc_ids == ["empty", "full", "last"]
+    assert found.lengths.tolist() == [0, 3, 0]
+    assert found.mention_starts.tolist() == [0, 0, 1, 1]
 
 
 def test_strips_have_one_length_and_documents_start_at_position_zero(
@@ -235,10 +259,27 @@ def test_a_strip_is_full_when_the_next_document_does_not_fit(source: StreamSourc
 
 
 def test_an_empty_strip_is_never_made() -> None:
-    member = Example("1", np.arange(6), np.zeros(0), 0, 0, 0)
-    states = [StreamState(0, 0, done) for done in range(1, 4)]
-    found = list(strips(iter([(member, state) for state in states]), strip_tokens=8))
-    assert [(len(members), state) for members, state in found] == [(1, s) for s in states]
+    found = strips(iter([(same_length(6, 3), FIRST), (NO_EXAMPLES, StreamState(0, 1))]), 8)
+    assert [(len(members), state) for members, state in found] == [
+        (1, StreamState(0, 0, 1)),
+        (1, StreamState(0, 0, 2)),
+        (1, StreamState(0, 1, 0)),  # it could have gone on in the next round
+    ]
+
+
+def same_length(num_tokens: int, num_examples: int) -> Examples:
+    one = cut_at_ten(block_of(num_tokens, [0], []))
+    return join([one] * num_examples)
+
+
+def test_a_strip_goes_on_in_the_next_round() -> None:
+    parts = [(same_length(3, 5), FIRST), (same_length(3, 4), StreamState(0, 1))]
+    found = [(len(members), state) for members, state in strips(iter(parts), strip_tokens=15)]
+    assert found == [
+        (3, StreamState(0, 0, 3)),
+        (3, StreamState(0, 1, 1)),
+        (3, StreamState(0, 1, 4)),
+    ]
 
 
 @pytest.mark.parametrize("streams", [3, 5])
@@ -316,14 +357,14 @@ def tiny_set() -> Iterator[ShardSet]:
 )
 @given(
     streams=st.integers(1, 6),
-    group_shards=st.integers(1, 3),
+    shuffle_shards=st.integers(1, 7),
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=4),
     stops=st.lists(st.integers(0, 7), min_size=3, max_size=3),
 )
 def test_any_history_of_stops_and_world_sizes_gives_the_same_steps(
-    tiny_set: ShardSet, streams: int, group_shards: int, sizes: list[int], stops: list[int]
+    tiny_set: ShardSet, streams: int, shuffle_shards: int, sizes: list[int], stops: list[int]
 ) -> None:
-    source = source_of(tiny_set, streams=streams, group_shards=group_shards)
+    source = source_of(tiny_set, streams=streams, shuffle_shards=shuffle_shards)
     lengths = stops[: len(sizes) - 1] + [3]
     walked: list[Contents] = []
     state = None
@@ -341,8 +382,14 @@ def test_epochs_differ_in_order_and_in_masks(source: StreamSource) -> None:
     first, second = read_epochs(source, 0, 2)
     assert {name for name, _ in first} != {name for name, _ in second}
     orders = [epoch_of(source, epoch) for epoch in (0, 1)]
-    assert [m.doc_id for m in orders[0]] != [m.doc_id for m in orders[1]]
-    alike = [sorted(order, key=lambda m: (m.doc_id, m.offset))[:2] for order in orders]
+    assert orders[0].doc_ids != orders[1].doc_ids
+    both = set(orders[0].doc_ids) & set(orders[1].doc_ids)
+    alike = [
+        order.take(np.array([order.doc_ids.index(n) for n in sorted(both)])) for order in orders
+    ]
+    # Of a document in pieces another one may come first.
+    same = np.flatnonzero(alike[0].offsets == alike[1].offsets)[:2]
+    alike = [order.take(same) for order in alike]
     masked = [make_batch(source, members, 0, StreamState()) for members in alike]
     assert masked[0].doc_ids == masked[1].doc_ids
     assert masked[0].input_ids.tolist() != masked[1].input_ids.tolist()
@@ -355,15 +402,70 @@ def test_another_seed_gives_other_shards_and_another_order(shard_set: ShardSet) 
     assert first == again
     assert {name for name, _ in first} != {name for name, _ in other}
     alone = [epoch_of(source_of(shard_set, seed=seed)) for seed in (13, 14)]
-    assert [m.doc_id for m in alone[0]] != [m.doc_id for m in alone[1]]
+    assert alone[0].doc_ids != alone[1].doc_ids
 
 
-def test_the_shards_of_a_group_are_mixed(shard_set: ShardSet) -> None:
-    source = source_of(shard_set, streams=1, group_shards=10, max_document_tokens=128)
-    order = [member.doc_id for member in epoch_of(source)]
+def test_the_shards_are_mixed(shard_set: ShardSet) -> None:
+    source = source_of(shard_set, streams=1, shuffle_shards=10, max_document_tokens=128)
+    order = epoch_of(source).doc_ids
     neighbours = [abs(int(a) - int(b)) for a, b in zip(order, order[1:], strict=False)]
     assert len(order) == NUM_DOCUMENTS
     assert np.mean(neighbours) == pytest.approx(NUM_DOCUMENTS / 3, rel=0.4)
+
+
+def test_examples_of_a_shard_wait_for_a_third_of_the_shards_that_mix() -> None:
+    """The chance to wait for `lag` rounds falls in a line: (2 (S - lag) - 1) / S²."""
+    spread, num_examples = 6, 60_000
+    parts = scatter(same_length(1, num_examples), spread, np.random.default_rng(3))
+    shares = [len(part) / num_examples for part in parts]
+    wanted = [(2 * (spread - lag) - 1) / spread**2 for lag in range(spread)]
+    assert shares == pytest.approx(wanted, abs=0.01)
+
+
+def test_no_round_of_an_epoch_is_thinner_than_others(shard_set: ShardSet) -> None:
+    source = source_of(shard_set, streams=1, shuffle_shards=4, max_document_tokens=128)
+    found = rounds(source, 0)
+    sizes = [[len(next(found)[0]) for _ in range(10)] for _ in range(30)]
+    assert [sum(epoch) for epoch in sizes] == [NUM_DOCUMENTS] * 30
+    assert np.mean(sizes, axis=0) == pytest.approx(np.full(10, 4), abs=1.2)
+
+
+def damage(shard_set: ShardSet, folder: Path) -> tuple[ShardSet, set[str]]:
+    """A copy whose first training shard has one flipped byte, and the documents of that shard."""
+    copy = Path(shutil.copytree(shard_set.url, folder / "damaged"))
+    first = shard_set.shards("train")[0]
+    lost = {name for block in shard_set.load(first) for name in block.doc_ids}
+    data = bytearray((copy / first.name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / first.name).write_bytes(data)
+    return ShardSet.open(copy), lost
+
+
+def test_a_damaged_shard_stops_a_run_or_is_set_aside_whole(
+    shard_set: ShardSet, tmp_path: Path
+) -> None:
+    damaged, lost = damage(shard_set, tmp_path)
+    careful = source_of(damaged, streams=2)
+    with pytest.raises(DamagedShard, match=r"train-000000\.tar.*copy or write it again"):
+        list(islice(stream_batches(careful, 0), 40)) + list(islice(stream_batches(careful, 1), 40))
+    aside = tmp_path / "set_aside"
+    source = source_of(damaged, streams=2, set_aside=aside, on_bad_shard="set_aside")
+    epochs = [{n for s in (0, 1) for n in epoch_of(source, epoch, s).doc_ids} for epoch in (0, 1)]
+    whole = {n for s in (0, 1) for n in epoch_of(source_of(shard_set, streams=2), 0, s).doc_ids}
+    assert epochs == [whole - lost, whole - lost] and lost
+    (note,) = aside.iterdir()
+    assert note.name == "train-000000.tar.txt" and "the shard is damaged" in note.read_text()
+    assert take(open_ranks(source, 2), 9) == take(open_ranks(source, 1), 9)
+
+
+def test_a_stream_without_any_sound_shard_ends_with_an_error(
+    shard_set: ShardSet, tmp_path: Path
+) -> None:
+    damaged, _ = damage(shard_set, tmp_path)
+    source = source_of(damaged, streams=10, set_aside=tmp_path / "aside", on_bad_shard="set_aside")
+    with pytest.raises(ValueError, match="no document in an epoch; write the damaged shards again"):
+        for stream in range(10):
+            epoch_of(source, stream=stream)
 
 
 def test_an_empty_micro_batch_has_no_targets(source: StreamSource) -> None:
@@ -384,7 +486,7 @@ def test_validation_is_the_same_every_time_and_apart_from_training(tmp_path: Pat
     assert contents(found) == contents(list(validation_batches(source)))
     names = [name for batch in found for name in batch.doc_ids]
     assert len(names) == len(set(names)) == shard_set.manifest.total("validation").documents
-    assert not {member.doc_id for member in epoch_of(source)} & set(names)
+    assert not set(epoch_of(source).doc_ids) & set(names)
     short = source_of(shard_set, streams=1, max_document_tokens=128, validation_strips=2)
     assert len(list(validation_batches(short))) == 2
 

@@ -58,12 +58,14 @@ def describe(event: dict[str, Any]) -> str:
 
 
 def speed(event: dict[str, Any]) -> str:
-    """Tokens a second, what of the device they use, and how long was waited for data."""
+    """Tokens a second, what of the device they use, and what is not well with the data."""
     parts = [f"{event['tokens_per_s']:,.0f} tokens/s"]
     if "mfu" in event:
         parts.append(f"MFU {event['mfu']:.1%}")
     if event["waited_share"] >= 0.01:
         parts.append(f"{event['waited_share']:.0%} waiting for data")
+    if damaged := event.get("shards_set_aside"):
+        parts.append(f"{damaged:.0f} damaged shards set aside")
     return "  ".join(parts)
 
 

@@ -14,17 +14,20 @@ def mix(values: np.ndarray) -> np.ndarray:
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
     """
-    values = np.asarray(values, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed = np.array(values, dtype=np.uint64)  # a copy, worked on in place: strips are long
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
 def combine(first: np.ndarray, second: np.ndarray | int) -> np.ndarray:
-    """One key out of two; the order matters."""
+    """One key out of a key and a number: the number-th draw of SplitMix64 that begins at the key.
+    The order matters."""
     with np.errstate(over="ignore"):
-        return mix(mix(first) + GOLDEN * (np.asarray(second, dtype=np.uint64) + np.uint64(1)))
+        return mix(first + GOLDEN * (np.asarray(second).astype(np.uint64) + np.uint64(1)))
 
 
 def uniform(keys: np.ndarray, purpose: int) -> np.ndarray:

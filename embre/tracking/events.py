@@ -27,6 +27,7 @@ class Tracker:
 
     `send` gets (step, metrics) for each logged step after `sent`, the last that MLflow is known to
     have; so a restarted run continues its curve, repeats no point and leaves no hole.
+    `set_aside` says how many damaged shards the run goes on without.
     `mfu_of_token_rate` is the MFU at one token a second, 0 where it is not known.
     """
 
@@ -39,6 +40,7 @@ class Tracker:
         waited_s: Callable[[], float] = lambda: 0.0,
         sent: int = 0,
         mfu_of_token_rate: float = 0.0,
+        set_aside: Callable[[], int] = lambda: 0,
     ):
         self.folder = folder
         self.path = folder / EVENTS
@@ -48,6 +50,7 @@ class Tracker:
         self.send = send
         self.waited_s = waited_s
         self.mfu_of_token_rate = mfu_of_token_rate
+        self.set_aside = set_aside
         self.num_steps = 0
         self._beaten, self._logged = -BEAT_EVERY_S, 0
         self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
@@ -100,6 +103,8 @@ class Tracker:
         }
         if self.mfu_of_token_rate:
             metrics["mfu"] = metrics["tokens_per_s"] * self.mfu_of_token_rate
+        if damaged := self.set_aside():
+            metrics["shards_set_aside"] = float(damaged)
         per_step_s = self._seconds / max(step - self._logged, 1)
         eta_s = round((self.num_steps - step) * per_step_s)
         more = {"seconds": self._seconds, "eta_s": eta_s, "data": result.data_hash}

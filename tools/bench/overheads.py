@@ -13,7 +13,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Annotated, Any
 
 import torch
@@ -40,8 +40,9 @@ from embre.world import World
 STATE_PARTS = (training_state.WEIGHT, *training_state.MOMENTS)
 WARM_UP = 30
 SHAPE = {"layers": 2, "hidden": 192, "heads": 3, "feed_forward": 768}
+ALONE = "torchrun, TorchEngine"
 WAYS: dict[str, dict[str, Any]] = {
-    "torchrun, TorchEngine": {"engine": "torch", "launch": {"launcher": "local"}},
+    ALONE: {"engine": "torch", "launch": {"launcher": "local"}},
     "torchrun, ZeRO-1": {"engine": "deepspeed", "launch": {"launcher": "local"}},
     "Ray, TorchEngine": {"engine": "torch", "launch": {"launcher": "ray", "workers": 2}},
 }
@@ -64,8 +65,9 @@ def main(
                 found = run(scene, way, f"round-{number}-{way}", steps)
                 each[way].append(median(event["seconds"] for event in found))
                 waited += [event["waited_share"] for event in found]
+        loaded = run(scene, ALONE, "loaded", steps, data__loader_workers=4, data__streams=4)
         recovery = {} if quick else recover(scene)
-    base = each["torchrun, TorchEngine"]
+    base = each[ALONE]
     overhead = {way: share_over(base, times) for way, times in each.items() if times}
     show(console, each, overhead)
     result = {
@@ -74,6 +76,7 @@ def main(
         "stream_docs_per_s": round(median(streaming)),
         "stream_each": [round(rate) for rate in streaming],
         "waited_share": round(median(waited), 4),
+        "waited_share_4_workers": round(mean(event["waited_share"] for event in loaded), 4),
         "save_stall_s": saving[0],
         "save_all_s": saving[1],
         "recovery_s": recovery,
@@ -86,15 +89,19 @@ def main(
     console.print(
         f"a checkpoint of 22 M parameters: {stall_s:.2f} s of {all_s:.2f} s stop training"
     )
-    console.print(f"waiting for data: {result['waited_share']:.2%} of the time, in the rank itself")
+    console.print(
+        f"waiting for data: {result['waited_share']:.2%} of the time, in the rank itself; "
+        f"{result['waited_share_4_workers']:.2%} with 4 loader processes"
+    )
     if recovery:
         parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in recovery.items())
         console.print(f"from kill -9 of a worker to its next step: {parts}", markup=False)
     print(json.dumps(result))
 
 
-def run(scene: Scene, way: str, name: str, steps: int) -> list[dict[str, Any]]:
-    """One run on two ranks; its steps after the warm-up."""
+def run(scene: Scene, way: str, name: str, steps: int, **more: Any) -> list[dict[str, Any]]:
+    """One run on two ranks, on one where loader processes want the other core; its steps after the
+    warm-up."""
     name = name.replace(" ", "-").replace(",", "")
     config = scene.config(
         name,
@@ -104,8 +111,9 @@ def run(scene: Scene, way: str, name: str, steps: int) -> list[dict[str, Any]]:
         train__save_every_steps=steps,
         train__validate_every_steps=steps,
         **WAYS[way],
+        **more,
     )
-    ranks = 2 if WAYS[way]["launch"]["launcher"] == "local" else 0
+    ranks = 0 if more or WAYS[way]["launch"]["launcher"] == "ray" else 2
     code, said = scene.start(config, ranks=ranks).wait(600)
     if code:
         raise RuntimeError(f"{way} failed with {code}:\n{said[-3000:]}")
@@ -117,7 +125,7 @@ def stream_rate(folder: Path, documents: int) -> list[float]:
     """Documents per second of one core out of shards, masked and packed; three times."""
     inputs = write_text(folder / "dump", documents, seed=0)
     save_made_up_tokenizer(folder / "tokenizer")
-    shard(inputs, folder / "stream", folder / "tokenizer", [], ShardSettings(shard_documents=8192))
+    shard(inputs, folder / "stream", folder / "tokenizer", [], ShardSettings(shard_documents=1024))
     torch.set_num_threads(1)
     shard_set = ShardSet.open(folder / "stream")
     data = DataConfig(shards=shard_set.url, streams=1)

@@ -4,10 +4,10 @@
 
 WebDataset reads shards that hold the documents in the order of the dump, in a shuffled order of
 shards, through `shuffle(5000)`. Ours reads the shards that our sharder writes, each a sample of the
-whole dump, two at a time, which is 5,000 documents too. Measured is an epoch against the order of
-the dump, and the next epoch against it. For a perfect shuffle the rank correlation is 0, next to no
-neighbour survives, and former neighbours stand 0.29 epochs apart in the median. The last line is
-one JSON object.
+whole dump, and mixes as many of them as keep 5,000 documents in memory too. Measured is an epoch
+against the order of the dump, and the next epoch against it. For a perfect shuffle the rank
+correlation is 0, next to no neighbour survives, and former neighbours stand 0.29 epochs apart in
+the median. The last line is one JSON object.
 """
 
 import json
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from itertools import chain, product
+from itertools import chain, product, takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -33,11 +33,12 @@ from embre.config import DataConfig, EntitiesConfig, MaskingConfig
 from embre.pretrain import chosen
 from embre.sharding import ShardSettings, shard
 from embre.shards import ShardEntry, ShardSet
-from embre.stream import examples
+from embre.stream import rounds
 from embre.tokenization import load_tokenizer
 
-BUFFER, SHARD = 5000, 2500
-SEEDS = range(3)
+BUFFER, SHARD = 5000, 1250
+MIXED = 10  # shards: of them 3.85 are in memory at the start of a round, 4,800 documents
+SEEDS = range(10)
 NEAR = 10  # documents this close in an epoch often share a step
 
 
@@ -51,7 +52,7 @@ def main(
         shards = source.shard_set.shards("train")
         names = [name for entry in shards for name in ids_of(source, entry)]
         dump = sorted(names, key=int)  # made-up documents are numbered as they come
-        readers = {"ours": partial(ours, source, shards), "webdataset": partial(theirs, dump)}
+        readers = {"ours": partial(ours, source), "webdataset": partial(theirs, dump)}
         measured: dict[str, list[dict[str, float]]] = {}
         for (who, read), seed in product(readers.items(), SEEDS):
             epochs = [list(read(seed, epoch)) for epoch in (0, 1)]
@@ -79,7 +80,7 @@ def build(folder: Path, documents: int) -> StreamSource:
     settings = ShardSettings(shard_documents=SHARD, block_documents=250)
     shard(inputs, folder / "set", folder / "tokenizer", [], settings)
     shard_set = ShardSet.open(folder / "set")
-    data = DataConfig(shards=shard_set.url, streams=1, group_shards=BUFFER // SHARD)
+    data = DataConfig(shards=shard_set.url, streams=1, shuffle_shards=MIXED)
     entities = chosen(shard_set, EntitiesConfig())
     tokenizer = load_tokenizer(folder / "tokenizer")
     return StreamSource.build(shard_set, data, MaskingConfig(), entities, tokenizer, seed=0)
@@ -89,14 +90,11 @@ def ids_of(source: StreamSource, entry: ShardEntry) -> list[str]:
     return [name for block in source.shard_set.load(entry) for name in block.doc_ids]
 
 
-def ours(source: StreamSource, shards: list[ShardEntry], seed: int, epoch: int) -> Iterable[str]:
+def ours(source: StreamSource, seed: int, epoch: int) -> Iterable[str]:
     """The documents of an epoch in the order of our stream; of a cut one the first piece."""
-    seeded = replace(source, seed=seed)
-    order = np.random.default_rng((seed, epoch, 0)).permutation(len(shards))
-    epochs = {epoch: [shards[index] for index in order]}
-    state = StreamState(epoch)
-    found = examples(seeded, lambda number: epochs.get(number, []), stream=0, state=state)
-    return dict.fromkeys(member.doc_id for member, _ in found)
+    found = rounds(replace(source, seed=seed), 0, StreamState(epoch))
+    here = takewhile(lambda one: one[1].epoch == epoch, found)
+    return dict.fromkeys(name for members, _ in here for name in members.doc_ids)
 
 
 def theirs(dump: list[str], seed: int, epoch: int) -> Iterable[str]:
