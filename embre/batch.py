@@ -14,6 +14,7 @@ from embre.entities import EntityVocabulary
 from embre.examples import NO_EXAMPLES, Examples
 from embre.masking import OBJECTIVES, Strip, Vocabulary
 from embre.masking.draws import combine, mix
+from embre.mention_columns import TYPE_INDEX
 from embre.shards import ShardSet
 from embre.tokenization import TextTokenizer
 
@@ -45,7 +46,8 @@ class Batch:
     `input_ids`, `positions` (T,); `boundaries` (D + 1,) where each document starts and the last
     ends; `longest` tokens of the longest. Token targets: `token_spots` (K,) and `token_labels`
     (K,). Mention targets: `mention_spans` (M, 2) start and end, `mention_types` (M,),
-    `mention_ids` (M,) within the type, -1 outside the vocabulary. `slot` says which stream it
+    `mention_ids` (M,) within the type, -1 outside the vocabulary. Mentions inside it come first, by
+    type: `known_by_type` of each. `slot` says which stream it
     came from (-1: empty), `state` where that stream stands after it, `doc_ids` what is in it.
     """
 
@@ -58,6 +60,7 @@ class Batch:
     mention_spans: Tensor
     mention_types: Tensor
     mention_ids: Tensor
+    known_by_type: tuple[int, ...]
     slot: int
     state: StreamState
     doc_ids: tuple[str, ...]
@@ -68,7 +71,7 @@ class Batch:
         return {
             "token": len(self.token_labels),
             "type": len(self.mention_types),
-            "identifier": int((self.mention_ids >= 0).sum()),
+            "identifier": sum(self.known_by_type),
         }
 
     @property
@@ -152,7 +155,7 @@ def make_batch(source: StreamSource, members: Examples, slot: int, state: Stream
     strip, boundaries, positions = lay(source, members)
     masked = OBJECTIVES[source.masking.objective](strip, source.masking, source.drawn())
     pad = source.data.strip_tokens - len(strip.tokens)
-    targets = strip.mentions[masked.mention_targets]
+    targets, known_by_type, ids = _mention_targets(source, strip.mentions[masked.mention_targets])
     token_spots = np.flatnonzero(masked.token_targets)
     return Batch(
         input_ids=_tensor(np.pad(masked.tokens, (0, pad), constant_values=source.special["pad"])),
@@ -163,13 +166,22 @@ def make_batch(source: StreamSource, members: Examples, slot: int, state: Stream
         token_labels=_tensor(strip.tokens[token_spots]),
         mention_spans=_tensor(np.stack([targets["start"], targets["end"]], axis=1)),
         mention_types=_tensor(targets["type"]),
-        mention_ids=_tensor(
-            np.where(targets["concept"] == 0, -1, source.entities.lookup(targets["concept"]))
-        ),
+        mention_ids=_tensor(ids),
+        known_by_type=known_by_type,
         slot=slot,
         state=state,
         doc_ids=tuple(members.doc_ids),
     )
+
+
+def _mention_targets(
+    source: StreamSource, rows: np.ndarray
+) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
+    """The rows in the order of a Batch, how many of each type are in the vocabulary, their ids."""
+    ids = np.where(rows["concept"] == 0, -1, source.entities.lookup(rows["concept"]))
+    order = np.lexsort((rows["type"], ids < 0))
+    known = rows["type"][ids >= 0]
+    return rows[order], tuple(np.bincount(known, minlength=len(TYPE_INDEX)).tolist()), ids[order]
 
 
 def empty_batch(source: StreamSource) -> Batch:

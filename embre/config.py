@@ -120,6 +120,15 @@ class EntitiesConfig(Section):
         default={}, description="other limits by type, as in {Species: {min_count: 50}}"
     )
     dimension: int = Field(default=256, gt=0, description="size of a concept's vector")
+    shard_above: int = Field(
+        default=1_000_000, ge=0, description="with more concepts the ranks share the table's rows"
+    )
+    sample_above: int = Field(
+        default=3_000_000, ge=0, description="types with more concepts learn against a sample"
+    )
+    sample_share: float = Field(
+        default=0.1, gt=0, le=1, description="of the concepts of such a type, in each micro-batch"
+    )
 
     @field_validator("per_type")
     @classmethod

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from embre import interrupts, training_state
 from embre.config import OptimizerConfig
+from embre.table_rows import TableRows
 from embre.training_state import WEIGHT
 from embre.world import World
 
@@ -162,7 +163,11 @@ def run_micro_batches(
 
 
 class TorchEngine:
-    """The reference: replicated weights, one all-reduce of gradients, AdamW."""
+    """The reference: replicated weights, one all-reduce of gradients, AdamW.
+
+    `rows` of a concept table that the ranks share are updated with the rest and kept in its state;
+    the gradient norm and its clipping are without them.
+    """
 
     def __init__(
         self,
@@ -171,10 +176,12 @@ class TorchEngine:
         loss_weights: Mapping[str, float],
         world: World,
         seed: int,
+        rows: TableRows | None = None,
     ):
         self.world = world
         self.loss_weights = loss_weights
         self.seed = seed
+        self.rows = rows
         self.clip_norm = optimizer.clip_norm
         self._model = model.to(world.device)
         self._optimizer = adamw(self._model, optimizer)
@@ -207,11 +214,14 @@ class TorchEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
+        if self.rows is not None:
+            self.rows.update(lr, scale=1.0)
         return replace(done, grad_norm=norm)
 
     def state(self) -> dict[str, Tensor]:
         updates = training_state.num_updates(self._optimizer)
-        return training_state.share_of_state(self.world, self._model, updates, self._whole)
+        share = training_state.share_of_state(self.world, self._model, updates, self._whole)
+        return share | (self.rows.state() if self.rows is not None else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         updates = int(state[training_state.UPDATES])
@@ -222,6 +232,8 @@ class TorchEngine:
                 self._whole(parameter, part).copy_(value)
 
         training_state.load_state(self._model, state, put)
+        if self.rows is not None:
+            self.rows.load_state(state)
 
     def _whole(self, parameter: nn.Parameter, part: str) -> Tensor:
         return parameter if part == WEIGHT else self._optimizer.state[parameter][part]

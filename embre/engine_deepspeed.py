@@ -19,6 +19,7 @@ from embre.engine import (
     adamw,
     run_micro_batches,
 )
+from embre.table_rows import TableRows
 from embre.training_state import WEIGHT
 from embre.world import World
 
@@ -97,8 +98,10 @@ class DeepSpeedEngine:
         world: World,
         seed: int,
         settings: dict[str, Any],
+        rows: TableRows | None = None,
     ):
         self.world = world
+        self.rows = rows
         self.loss_weights = loss_weights
         self.seed = seed
         self.stage = settings["zero_optimization"]["stage"]
@@ -148,6 +151,8 @@ class DeepSpeedEngine:
             norm = float(self._engine.get_global_grad_norm())
         if self._engine.skipped_steps > skipped or not math.isfinite(norm):
             raise NonFiniteLoss(f"step {step}: DeepSpeed met a gradient that is no number")
+        if self.rows is not None:  # whose gradient nobody averages over ranks
+            self.rows.update(lr, scale=1 / self.world.size)
         return replace(result, grad_norm=norm)
 
     def _plain_norm(self) -> float:
@@ -158,7 +163,8 @@ class DeepSpeedEngine:
     def state(self) -> dict[str, Tensor]:
         updates = training_state.num_updates(self._adam)
         self._link()
-        return training_state.share_of_state(self.world, self.module, updates, self._whole)
+        share = training_state.share_of_state(self.world, self.module, updates, self._whole)
+        return share | (self.rows.state() if self.rows is not None else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         zero, updates = self._engine.optimizer, int(state[training_state.UPDATES])
@@ -172,6 +178,8 @@ class DeepSpeedEngine:
         self._link()
         with torch.no_grad():
             training_state.load_state(self.module, state, self._put)
+        if self.rows is not None:
+            self.rows.load_state(state)
 
     @property
     def _adam(self) -> torch.optim.AdamW:

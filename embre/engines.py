@@ -9,6 +9,7 @@ from torch import nn
 from embre.config import RunConfig
 from embre.engine import Engine, TorchEngine
 from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
+from embre.table_rows import TableRows
 from embre.world import World
 
 DEEPSPEED_JSON = "deepspeed.json"
@@ -21,14 +22,17 @@ def build_engine(
     world: World,
     micro_batches_per_rank: int,
     folder: Path,
+    rows: TableRows | None = None,
 ) -> Engine:
-    """The engine that `config.engine` names, around a model.
+    """The engine that `config.engine` names, around a model and what it has beside its weights.
 
     The complete DeepSpeed config is written into the run's folder and kept with the run.
     """
     if config.engine == "torch":
-        return TorchEngine(model, config.optimizer, loss_weights, world, config.seed)
+        return TorchEngine(model, config.optimizer, loss_weights, world, config.seed, rows)
     settings = deepspeed_json(config.deepspeed, config.optimizer, micro_batches_per_rank, world)
     if world.rank == 0:
         (folder / DEEPSPEED_JSON).write_text(json.dumps(settings, indent=1))
-    return DeepSpeedEngine(model, config.optimizer, loss_weights, world, config.seed, settings)
+    return DeepSpeedEngine(
+        model, config.optimizer, loss_weights, world, config.seed, settings, rows
+    )

@@ -54,6 +54,10 @@ class EntityVocabulary:
         rows = self.table.filter(pa.compute.equal(self.table["type"], type_name))  # type: ignore[attr-defined]
         return list(zip(rows["identifier"].to_pylist(), rows["name"].to_pylist(), strict=True))
 
+    def counts(self) -> list[np.ndarray]:
+        """Of each type, how often its concepts are mentioned in the shard set, by id."""
+        return np.split(self.table["count"].to_numpy(), np.cumsum(self.sizes)[:-1])
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the concepts and their ids."""

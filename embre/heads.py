@@ -1,10 +1,16 @@
 """The entity head: from a hidden mention's vector to P(type) · P(identifier | type).
 
-Shapes: M mentions, H hidden size, C dimension of a concept's vector.
+Shapes: M mentions, of which the first K are in the vocabulary; H hidden size, C dimension of a
+concept's vector.
 """
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from embre.concept_table import ConceptTable
+from embre.sharded_table import ShardedTable
 
 
 def span_means(hidden_TH: Tensor, spans_M2: Tensor) -> Tensor:
@@ -20,41 +26,37 @@ def span_means(hidden_TH: Tensor, spans_M2: Tensor) -> Tensor:
 class EntityHead(nn.Module):
     """Identifies a mention's concept: its type first, then its identifier within that type.
 
-    Identifiers of other types are no competitors, so the second softmax is exact over one type
-    only. A concept outside the vocabulary (id -1) counts for the type alone.
+    Identifiers of other types are no competitors, so the second softmax is over one type only. A
+    concept outside the vocabulary counts for the type alone.
     """
 
-    def __init__(self, hidden: int, dimension: int, sizes: tuple[int, ...]):
+    def __init__(self, hidden: int, num_types: int, concepts: ConceptTable | ShardedTable):
         super().__init__()
-        self.sizes = sizes
+        dimension = concepts.dimension
         self.project = nn.Sequential(
             nn.Linear(hidden, dimension), nn.GELU(), nn.LayerNorm(dimension)
         )
-        self.types = nn.Linear(dimension, len(sizes))
-        self.concepts = nn.Embedding(max(sum(sizes), 1), dimension)
-        nn.init.normal_(self.concepts.weight, std=dimension**-0.5)
+        self.types = nn.Linear(dimension, num_types)
+        self.concepts = concepts
 
-    def forward(self, vectors_MH: Tensor, types_M: Tensor, ids_M: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, vectors_MH: Tensor, types_M: Tensor, ids_M: Tensor, known_by_type: Sequence[int]
+    ) -> dict[str, Tensor]:
         """The summed cross-entropy of `type`, and of `identifier` within the true type.
 
-        In the precision of the vectors: the caller gives them in float32 or better. In evaluation
-        also `hits/type` and `hits/identifier`.
+        Mentions of the vocabulary come first, by type, `known_by_type` of each. In the precision of
+        the vectors: the caller gives them in float32 or better. In evaluation also `right/type`
+        (M,), whether the most likely type is the true one, and `rank/identifier` (K,), 1 is best.
         """
         found_MC = self.project(vectors_MH)
         type_logits = self.types(found_MC)
-        loss, hits = type_logits.new_zeros(()), types_M.new_zeros(())
-        tables = self.concepts.weight[: sum(self.sizes)].split(list(self.sizes))
-        for index, table in enumerate(tables):
-            mine = (types_M == index) & (ids_M >= 0)
-            logits = found_MC[mine] @ table.T
-            loss = loss + F.cross_entropy(logits, ids_M[mine], reduction="sum")
-            if not self.training and len(table):
-                hits = hits + (logits.argmax(1) == ids_M[mine]).sum()
+        num_known = sum(known_by_type)
+        known = found_MC[:num_known], ids_M[:num_known], known_by_type
         found = {
             "type": F.cross_entropy(type_logits, types_M, reduction="sum"),
-            "identifier": loss,
+            "identifier": self.concepts(*known),
         }
         if not self.training:
-            found["hits/type"] = (type_logits.argmax(1) == types_M).sum()
-            found["hits/identifier"] = hits
+            found["right/type"] = type_logits.argmax(1) == types_M
+            found["rank/identifier"] = self.concepts.ranks(*known)
         return found

@@ -1,15 +1,19 @@
 """Pretraining: shards → encoder. Builds the parts, trains, exports."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from embre.batch import Batch, StreamSource, empty_batch
 from embre.checkpoints import Checkpoints
+from embre.concept_table import ConceptTable
 from embre.config import EntitiesConfig, PretrainConfig
 from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
@@ -24,12 +28,15 @@ from embre.entities import (
 )
 from embre.flops import product_flops_per_s, training_flops_per_token
 from embre.heads import EntityHead
+from embre.identifier_scores import NAMES, frequency_bounds, score_sums, scores
 from embre.job import LINEAGE, Job, move_into_place
 from embre.loader import StreamLoader
 from embre.pretraining_model import LOSS_WEIGHTS, PretrainingModel
 from embre.shard_statistics import stored_statistics
+from embre.sharded_table import ShardedTable
 from embre.shards import ShardSet
 from embre.stream import validation_batches
+from embre.table_rows import TableRows
 from embre.tokenization import copy_tokenizer, load_tokenizer
 from embre.tracking import Tracker
 from embre.tracking.runs import metric_sender, sent_step
@@ -52,9 +59,11 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     )
     loader = StreamLoader(source, world)
     encoder = load_encoder(config.encoder, tokenizer)
-    head = EntityHead(encoder.config.hidden_size, config.entities.dimension, entities.sizes)
+    table = concept_table(config, entities.sizes, world)
+    head = EntityHead(encoder.config.hidden_size, len(entities.sizes), table)
     model = PretrainingModel(encoder, head, config.encoder.precision == "bf16")
-    engine = build_engine(config, model, LOSS_WEIGHTS, world, loader.per_rank, job.folder)
+    rows = table.rows if isinstance(table, ShardedTable) else None
+    engine = build_engine(config, model, LOSS_WEIGHTS, world, loader.per_rank, job.folder, rows)
     fingerprint = job.fingerprint(shard_set.manifest.digest, entities.fingerprint)
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
@@ -82,7 +91,19 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
             config.optimizer,
             validator(source, world),
         )
-    export(engine, entities, job, shard_set.manifest.digest)
+    export(engine, entities, rows, job, shard_set.manifest.digest)
+
+
+def concept_table(
+    config: PretrainConfig, sizes: tuple[int, ...], world: World
+) -> ConceptTable | ShardedTable:
+    """The table of a run: up to `shard_above` concepts one matrix like others, else in shares."""
+    wanted = config.entities
+    sampling = wanted.sample_above, wanted.sample_share
+    if sum(sizes) <= wanted.shard_above:
+        return ConceptTable(sizes, wanted.dimension, *sampling)
+    rows = TableRows(sizes, wanted.dimension, world, config.optimizer, config.seed)
+    return ShardedTable(rows, *sampling)
 
 
 def mfu_of_token_rate(
@@ -127,40 +148,59 @@ def validator(source: StreamSource, world: World) -> Callable[[Engine], dict[str
     # Equally many forward passes on every rank: under ZeRO-3 each one is a collective.
     mine += [empty_batch(source)] * (-(-len(batches) // world.size) - len(mine))
 
+    bounds = frequency_bounds(source.entities)
+
     @torch.no_grad()
     def validate(engine: Engine) -> dict[str, float]:
         if not batches:
             return {}
         model = engine.module.eval()
-        assert isinstance(model, PretrainingModel)
-        sums = dict.fromkeys(
-            [f"{kind}/{name}" for kind in ("n", "loss", "hits") for name in LOSS_WEIGHTS], 0.0
-        )
+        sums: Counter[str] = Counter()
         for batch in mine:
-            on_device = batch.to(world.device)
-            found = model(on_device)
-            for name, count in batch.counts.items():
-                sums[f"n/{name}"] += count
-                sums[f"loss/{name}"] += float(found[name])
-                sums[f"hits/{name}"] += float(found[f"hits/{name}"])
-        totals = dict(zip(sums, world.sum(list(sums.values())), strict=True))
-        return {
-            f"{shown}/{name}": totals[f"{kind}/{name}"] / max(totals[f"n/{name}"], 1)
-            for kind, shown in (("loss", "loss"), ("hits", "accuracy"))
+            sums.update(_measure(model(batch.to(world.device)), batch, bounds))
+        named = [f"{kind}/{name}" for kind in ("n", "loss", "right") for name in LOSS_WEIGHTS]
+        named += NAMES
+        totals = dict(zip(named, world.sum([sums[name] for name in named]), strict=True))
+        losses = {
+            f"loss/{name}": totals[f"loss/{name}"] / max(totals[f"n/{name}"], 1)
             for name in LOSS_WEIGHTS
         }
+        accuracies = {
+            f"accuracy/{name}": totals[f"right/{name}"] / max(totals[f"n/{name}"], 1)
+            for name in ("token", "type")
+        }
+        return losses | accuracies | scores(totals)
 
     return validate
 
 
+def _measure(found: dict[str, Tensor], batch: Batch, bounds: np.ndarray) -> dict[str, float]:
+    """What a micro-batch adds to the sums of a validation."""
+    ranks = found["rank/identifier"].cpu().numpy()
+    types, ids = (part[: len(ranks)].numpy() for part in (batch.mention_types, batch.mention_ids))
+    sums = score_sums(types, ids, ranks, bounds)
+    for name, count in batch.counts.items():
+        sums[f"n/{name}"] = float(count)
+        sums[f"loss/{name}"] = float(found[name])
+    for name in ("token", "type"):
+        sums[f"right/{name}"] = float(found[f"right/{name}"].sum())
+    return sums
+
+
 def export(
-    engine: Engine, entities: EntityVocabulary, job: Job[PretrainConfig], digest: str
+    engine: Engine,
+    entities: EntityVocabulary,
+    rows: TableRows | None,
+    job: Job[PretrainConfig],
+    digest: str,
 ) -> None:
     """Write `encoder/`: a plain Hugging Face BERT, and beside it what identifies entities.
 
     A collective: every rank calls it, rank 0 writes.
     """
     weights = engine.weights()
+    if rows is not None:
+        weights["entity_head.concepts.weight"] = rows.whole()
     if engine.world.rank == 0:
         # Under its name it is complete: what is half written is never registered.
         folder = job.folder / f"{ENCODER}.partial"

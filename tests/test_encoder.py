@@ -8,7 +8,6 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from embre.config import EncoderConfig
 from embre.encoder import encode_strip, load_encoder
-from embre.heads import EntityHead, span_means
 from embre.tokenization import TextTokenizer, load_tokenizer
 from tests.tiny import tiny_encoder, tiny_tokenizer
 
@@ -103,32 +102,3 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(
     ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="another checkpoint"):
         load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
-
-
-def test_span_means_are_the_means_of_spans() -> None:
-    hidden = torch.arange(12.0).view(6, 2)
-    spans = torch.tensor([[0, 2], [3, 6], [1, 2]])
-    expected = torch.stack([hidden[a:b].mean(0) for a, b in spans.tolist()])
-    torch.testing.assert_close(span_means(hidden, spans), expected)
-    assert span_means(hidden, torch.zeros(0, 2, dtype=torch.long)).shape == (0, 2)
-
-
-def test_the_entity_head_is_the_product_of_type_and_identifier() -> None:
-    torch.manual_seed(0)
-    sizes = (3, 0, 2)
-    head = EntityHead(hidden=8, dimension=4, sizes=sizes).double()
-    vectors = torch.randn(5, 8, dtype=torch.float64)
-    types, ids = torch.tensor([0, 2, 0, 2, 0]), torch.tensor([1, 0, -1, 1, 2])
-    losses = head(vectors, types, ids)
-    found = head.project(vectors)
-    tables = head.concepts.weight.split(list(sizes))
-    logs = head.types(found).log_softmax(1)
-    expected_types = -sum(logs[i, t] for i, t in enumerate(types))
-    expected_ids = -sum(
-        (found[i] @ tables[t].T).log_softmax(0)[k]
-        for i, (t, k) in enumerate(zip(types.tolist(), ids.tolist(), strict=True))
-        if k >= 0
-    )
-    torch.testing.assert_close(losses["type"], torch.as_tensor(expected_types), atol=1e-12, rtol=0)
-    found = losses["identifier"]
-    torch.testing.assert_close(found, torch.as_tensor(expected_ids), atol=1e-12, rtol=0)

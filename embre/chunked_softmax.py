@@ -1,0 +1,155 @@
+"""Softmax over the rows of a large table, a chunk of logits at a time: all of them never exist.
+
+    score ─▶ what other rows and the label's row say ─▶ loss ─▶ gradients, the logits made again
+
+A loss is log(e^label + e^others) - label, where `others` is the log-sum-exp over rows that are not
+the label's. So the others may be all rows, a sample of them, or those that one rank holds.
+
+Shapes: M vectors, C their dimension, V rows of a table, R rows that are scored.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+# Logits that exist at once, 32 MB of float32: large enough for the products to be fast.
+CHUNK_LOGITS = 1 << 23
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Some of the vectors against some rows of a table.
+
+    `vectors` which of the M they are; `rows` the R rows of the table, a range or their numbers;
+    `names` (R,) what the labels call these rows; `labels` (m,); `label_rows` (m,) the table's row
+    of each label, -1 where the table has not got it. `shift` is added to the logits of all rows but
+    the label's: how many rows each one stands for, as a logarithm.
+    """
+
+    vectors: slice
+    rows: slice | Tensor
+    names: Tensor
+    labels: Tensor
+    label_rows: Tensor
+    shift: float = 0.0
+
+
+def all_rows(vectors: slice, first: int, size: int, labels_M: Tensor) -> Contest:
+    """Vectors against the `size` rows from `first` on, which the labels count from 0."""
+    names = torch.arange(size, device=labels_M.device)
+    return Contest(vectors, slice(first, first + size), names, labels_M, labels_M + first)
+
+
+def score(
+    vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest]
+) -> tuple[Tensor, Tensor]:
+    """(M,) the log-sum-exp over the other rows, minus infinity without any, and (M,) the logit of
+    the label, 0 where the table has not got it."""
+    others = vectors_MC.new_full((len(vectors_MC),), -torch.inf)
+    label = vectors_MC.new_zeros(len(vectors_MC))
+    for contest in contests:
+        mine = vectors_MC[contest.vectors]
+        known = contest.label_rows >= 0
+        products = (mine * table_VC[contest.label_rows.clamp(min=0)]).sum(1)
+        label[contest.vectors] = torch.where(known, products, 0)
+        total = others[contest.vectors]
+        for logits, is_label, _ in _chunks(mine, table_VC, contest):
+            part = logits.masked_fill_(is_label, -torch.inf).logsumexp(1)
+            total = torch.logaddexp(total, part + contest.shift)
+        others[contest.vectors] = total
+    return others, label
+
+
+def gradients(
+    vectors_MC: Tensor,
+    table_VC: Tensor,
+    contests: Sequence[Contest],
+    label_M: Tensor,
+    log_sums_M: Tensor,
+    weights_M: Tensor,
+    into_VC: Tensor,
+) -> Tensor:
+    """(M, C) the gradient of the weighted losses by the vectors; that by the table is added to
+    `into_VC`.
+
+    `label_M` is the logit of each label and `log_sums_M` the log-sum-exp over all rows.
+    """
+    found = torch.zeros_like(vectors_MC)
+    at_label_M = torch.expm1(label_M - log_sums_M) * weights_M
+    for contest in contests:
+        mine, weights = vectors_MC[contest.vectors], weights_M[contest.vectors]
+        offset = contest.shift - log_sums_M[contest.vectors]
+        gradient = found[contest.vectors]
+        # In the product with the others the label's row has its turn at no cost, and in an order
+        # that is always the same; a sample may not have it, or more than once.
+        sampled = isinstance(contest.rows, Tensor)
+        at_label = torch.zeros_like(weights) if sampled else at_label_M[contest.vectors]
+        for logits, is_label, rows in _chunks(mine, table_VC, contest):
+            share = logits.add_(offset[:, None]).exp_().mul_(weights[:, None])
+            share = torch.where(is_label, at_label[:, None], share)
+            gradient.addmm_(share, table_VC[rows])
+            if isinstance(rows, Tensor):
+                into_VC.index_add_(0, rows, share.T @ mine)
+            else:
+                into_VC[rows].addmm_(share.T, mine)
+        if sampled:
+            known = contest.label_rows >= 0
+            rows, factor = contest.label_rows[known], at_label_M[contest.vectors][known, None]
+            gradient[known] += factor * table_VC[rows]
+            into_VC.index_add_(0, rows, factor * mine[known])
+    return found
+
+
+def num_above(
+    vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest], label_M: Tensor
+) -> Tensor:
+    """(M,) how many other rows have a higher logit than the label: its rank less one."""
+    found = torch.zeros(len(vectors_MC), dtype=torch.int64, device=vectors_MC.device)
+    for contest in contests:
+        mine, label = vectors_MC[contest.vectors], label_M[contest.vectors]
+        for logits, is_label, _ in _chunks(mine, table_VC, contest):
+            above = (logits > label[:, None]) & ~is_label
+            found[contest.vectors] += above.sum(1)
+    return found
+
+
+class SummedCrossEntropy(torch.autograd.Function):
+    """The sum of the losses of all vectors; its gradient makes the logits again, chunk by chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest]
+    ) -> Tensor:
+        others, label = score(vectors_MC, table_VC, contests)
+        log_sums = torch.logaddexp(others, label)
+        ctx.save_for_backward(vectors_MC, table_VC, label, log_sums)
+        ctx.contests = contests  # type: ignore[attr-defined]
+        return (log_sums - label).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        vectors_MC, table_VC, label, log_sums = ctx.saved_tensors  # type: ignore[attr-defined]
+        by_table = torch.zeros_like(table_VC)
+        weights = gradient.expand(len(vectors_MC))
+        contests: Sequence[Contest] = ctx.contests  # type: ignore[attr-defined]
+        by_vectors = gradients(vectors_MC, table_VC, contests, label, log_sums, weights, by_table)
+        return by_vectors, by_table, None
+
+
+def _chunks(
+    vectors_MC: Tensor, table_VC: Tensor, contest: Contest
+) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
+    """Logits (M, r) of a few rows at a time, where they are those of the label, and the rows."""
+    num_rows = max(1, CHUNK_LOGITS // max(len(vectors_MC), 1))
+    for first in range(0, len(contest.names) if len(vectors_MC) else 0, num_rows):
+        names = contest.names[first : first + num_rows]
+        if isinstance(contest.rows, Tensor):
+            rows = contest.rows[first : first + num_rows]
+        else:
+            start = contest.rows.start + first
+            rows = slice(start, start + len(names))
+        yield vectors_MC @ table_VC[rows].T, contest.labels[:, None] == names, rows

@@ -1,0 +1,137 @@
+"""The loss in chunks is F.cross_entropy, in value and gradient, and keeps no logits."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from embre import chunked_softmax
+from embre.chunked_softmax import Contest, SummedCrossEntropy, all_rows, num_above, score
+from embre.concept_table import sample
+
+FIRST, SIZE = 4, 23  # the rows of a type within a table
+NUM_ROWS, NUM_VECTORS, DIMENSION = 40, 9, 6
+
+
+@pytest.fixture(params=[1, 5 * NUM_VECTORS, 1 << 20], ids=["row by row", "five rows", "at once"])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked_softmax, "CHUNK_LOGITS", request.param)
+
+
+@pytest.fixture
+def given() -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors, a table, and labels of a type."""
+    random = torch.Generator().manual_seed(1)
+    vectors = torch.randn(NUM_VECTORS, DIMENSION, dtype=torch.float64, generator=random)
+    table = torch.randn(NUM_ROWS, DIMENSION, dtype=torch.float64, generator=random)
+    labels = torch.randint(SIZE, (NUM_VECTORS,), generator=random)
+    return vectors.requires_grad_(), table.requires_grad_(), labels
+
+
+def two_types(labels: Tensor) -> list[Contest]:
+    """The first five vectors against one type, the others against another of ten concepts."""
+    return [
+        all_rows(slice(0, 5), FIRST, SIZE, labels[:5]),
+        all_rows(slice(5, None), FIRST + SIZE, 10, labels[5:] % 10),
+    ]
+
+
+def plain(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
+    one = vectors[:5] @ table[FIRST : FIRST + SIZE].T
+    other = vectors[5:] @ table[FIRST + SIZE : FIRST + SIZE + 10].T
+    first = F.cross_entropy(one, labels[:5], reduction="sum")
+    return first + F.cross_entropy(other, labels[5:] % 10, reduction="sum")
+
+
+@pytest.mark.usefixtures("chunk")
+def test_loss_and_gradients_are_those_of_cross_entropy(given: tuple) -> None:
+    vectors, table, labels = given
+    found = SummedCrossEntropy.apply(vectors, table, two_types(labels))
+    wanted = plain(vectors, table, labels)
+    torch.testing.assert_close(found, wanted, atol=1e-10, rtol=0)
+    for one, other in zip(
+        torch.autograd.grad(3 * found, (vectors, table)),
+        torch.autograd.grad(3 * wanted, (vectors, table)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
+
+
+@pytest.mark.usefixtures("chunk")
+def test_the_gradient_passes_gradcheck(given: tuple) -> None:
+    vectors, table, labels = given
+    drawn = torch.tensor([0, 3, 3, 22, 7, int(labels[0])])
+    sampled = [sample(slice(0, NUM_VECTORS), FIRST, SIZE, labels, drawn)]
+    for contests in (two_types(labels), sampled):
+        torch.autograd.gradcheck(
+            lambda v, t, c=contests: SummedCrossEntropy.apply(v, t, c), (vectors, table)
+        )
+
+
+def test_logits_far_apart_are_no_infinity(given: tuple) -> None:
+    vectors, table, labels = given
+    loss = SummedCrossEntropy.apply(1e4 * vectors, table, two_types(labels))
+    wanted = plain(1e4 * vectors, table, labels)
+    torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=0)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, (vectors, table)))
+
+
+def test_a_type_of_one_concept_costs_nothing(given: tuple) -> None:
+    vectors, table, labels = given
+    only = [all_rows(slice(0, NUM_VECTORS), 7, 1, torch.zeros_like(labels))]
+    loss = SummedCrossEntropy.apply(vectors, table, only)
+    assert loss.item() == 0
+    assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))
+
+
+def test_nothing_to_identify_is_a_loss_of_zero(given: tuple) -> None:
+    _, table, _ = given
+    nobody = torch.zeros(0, DIMENSION, dtype=torch.float64, requires_grad=True)
+    loss = SummedCrossEntropy.apply(nobody, table, [])
+    loss.backward()
+    assert loss.item() == 0 and table.grad is not None and not table.grad.any()
+
+
+@pytest.mark.usefixtures("chunk")
+def test_ranks_count_who_is_above(given: tuple) -> None:
+    vectors, table, labels = given
+    contests = two_types(labels)
+    _, label = score(vectors, table, contests)
+    found = num_above(vectors, table, contests, label)
+    for number, contest in enumerate(contests):
+        rows = table[contest.rows]
+        logits = vectors[contest.vectors] @ rows.T
+        order = logits.argsort(dim=1, descending=True)
+        wanted = (order == contest.labels[:, None]).nonzero()[:, 1]
+        assert found[contest.vectors].tolist() == wanted.tolist(), number
+
+
+def draws(labels: Tensor, share: float, num_draws: int) -> Iterator[Contest]:
+    random = torch.Generator().manual_seed(5)
+    for _ in range(num_draws):
+        drawn = torch.randint(SIZE, (max(1, int(share * SIZE)),), generator=random)
+        yield sample(slice(0, NUM_VECTORS), FIRST, SIZE, labels, drawn)
+
+
+def test_a_sample_is_right_on_average_about_the_other_rows(given: tuple) -> None:
+    """The log-Q correction makes the sum over a sample an unbiased one of the sum over all."""
+    vectors, table, labels = (part.detach() for part in given)
+    vectors = 0.3 * vectors
+    whole, label = score(vectors, table, [all_rows(slice(0, 9), FIRST, SIZE, labels)])
+    sums = torch.zeros(NUM_VECTORS, dtype=torch.float64)
+    for contest in draws(labels, 0.3, 4000):
+        others, same_label = score(vectors, table, [contest])
+        torch.testing.assert_close(same_label, label)
+        sums += others.exp()
+    torch.testing.assert_close(sums / 4000, whole.exp(), rtol=0.03, atol=0)
+
+
+def test_a_sample_without_others_is_no_contest(given: tuple) -> None:
+    vectors, table, labels = given
+    labels = torch.full_like(labels, 3)
+    only_itself = sample(slice(0, 9), FIRST, SIZE, labels, torch.tensor([3, 3]))
+    loss = SummedCrossEntropy.apply(vectors, table, [only_itself])
+    assert loss.item() == 0
+    assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))
