@@ -1,14 +1,17 @@
 """Single documents out of a shard set, for people to read: found by id, word pieces made text."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from embre.entities import read_concepts
+from embre.mention_columns import TYPE_INDEX
 from embre.shards import Block, ShardSet
+from embre.tokenization import TextTokenizer
 
+COLOURS = dict(zip(TYPE_INDEX, ("magenta", "red", "green", "yellow", "blue", "cyan"), strict=True))
 NO_SPACE_BEFORE = frozenset(".,;:!?%)]}'-/")
 NO_SPACE_AFTER = frozenset("([{'-/")
 
@@ -44,7 +47,7 @@ class ConceptNames:
         if spot == len(self.hashes) or self.hashes[spot] != concept:
             return "not in the concept table"
         row = self.table.slice(int(self.order[spot]), 1).to_pylist()[0]
-        return f"{row['type']}:{row['identifier']} {row['name']}"
+        return printable(f"{row['type']}:{row['identifier']} {row['name']}")
 
 
 def find_documents(
@@ -68,6 +71,25 @@ def find_documents(
                 first -= 1
                 missing.discard(doc_id)
         progress()
+
+
+def printable(text: str) -> str:
+    r"""Text out of the data, for a terminal: what it would obey or hide is written out.
+
+    >>> printable("BRAF\x1b[31m")
+    'BRAF\\x1b[31m'
+    """
+    return "".join(
+        sign
+        if sign.isprintable()
+        else (" " if sign.isspace() else sign.encode("unicode_escape").decode())
+        for sign in text
+    )
+
+
+def word_pieces(tokens: Iterable[int], tokenizer: TextTokenizer) -> list[str]:
+    """The word pieces of token ids, printable."""
+    return [printable(tokenizer.backend.id_to_token(int(token)) or "") for token in tokens]
 
 
 def join_word_pieces(pieces: Sequence[str]) -> list[str]:

@@ -26,7 +26,15 @@ from embre.config import EntitiesConfig
 from embre.entities import coverage, read_concepts, type_numbers, vocabulary_of
 from embre.mention_columns import TYPE_INDEX
 from embre.shard_check import check_shards
-from embre.shard_documents import ConceptNames, StoredDocument, find_documents, join_word_pieces
+from embre.shard_documents import (
+    COLOURS,
+    ConceptNames,
+    StoredDocument,
+    find_documents,
+    join_word_pieces,
+    printable,
+    word_pieces,
+)
 from embre.shard_statistics import ShardStatistics, statistics_of_set
 from embre.shard_tables import (
     MENTION_COLUMNS,
@@ -42,7 +50,6 @@ DEFAULTS = EntitiesConfig()
 TOKENIZER = "tokenizer"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 MOST_TOKENS_SHOWN = 400
-COLOURS = dict(zip(TYPE_INDEX, ("magenta", "red", "green", "yellow", "blue", "cyan"), strict=True))
 
 
 def main(
@@ -89,7 +96,7 @@ def main(
         )
     except (OSError, ValueError) as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"error: {error}", style="red", markup=False)
+        console.print(Text(printable(f"error: {error}"), "red"))
         raise typer.Exit(2) from error
 
 
@@ -133,9 +140,9 @@ def show_contents(console: Console, shard_set: ShardSet, statistics: ShardStatis
     console.print(table_of("mentions", MENTION_COLUMNS, mention_rows(statistics)))
     for source in manifest.sources:
         size = f", {int(source['bytes']) / 1e6:,.1f} MB" if "bytes" in source else ""
-        console.print(f"source: {source['name']}{size}", markup=False)
+        console.print(Text(printable(f"source: {source['name']}{size}")))
     for name, count in manifest.held_out.items():
-        console.print(f"held out: {count:,} documents of {name}", markup=False)
+        console.print(Text(printable(f"held out: {count:,} documents of {name}")))
     console.print(f"documents read: {manifest.documents_read:,}")
     for what, counts in (("not taken", manifest.dropped), ("repaired", manifest.repaired)):
         if counts:
@@ -206,12 +213,13 @@ def show_documents(
         for doc in find_documents(shard_set, first, ids, advance):
             length = None if doc.doc_id in ids else MOST_TOKENS_SHOWN
             place = f"  {doc.shard}, {len(doc.tokens):,} tokens"
-            console.print(Text.assemble("\n", (doc.doc_id, "bold"), (place, "dim")))
+            console.print(Text.assemble("\n", (printable(doc.doc_id), "bold"), (place, "dim")))
             for passage in document_text(doc, tokenizer, names, length):
                 console.print(passage, soft_wrap=False)
             if length and len(doc.tokens) > length:
                 rest = len(doc.tokens) - length
-                console.print(f"… {rest:,} more; --id {doc.doc_id} shows all", style="dim")
+                more = f"… {rest:,} more; --id {printable(doc.doc_id)} shows all"
+                console.print(Text(more, "dim"))
             missing.pop(doc.doc_id, None)
     if missing:
         raise ValueError(f"{shard_set.url}: no document {', '.join(missing)}")
@@ -229,7 +237,7 @@ def document_text(
         styles[start:end] = [f"bold {COLOURS[name]}"] * (end - start)
         known = "; ".join(names.label(row[3]) for row in concepts if row[3])
         labels.setdefault(end, []).append(known or name)
-    pieces = [tokenizer.backend.id_to_token(int(token)) or "" for token in doc.tokens[:length]]
+    pieces = word_pieces(doc.tokens[:length], tokenizer)
     starts, text = set(doc.passages.tolist()), Text()
     for number, piece in enumerate(join_word_pieces(pieces)):
         if number in starts and text:
@@ -278,7 +286,7 @@ def table_of(
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < words else "right")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 

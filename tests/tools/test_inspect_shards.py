@@ -277,6 +277,16 @@ def test_documents_are_shown_by_number_and_by_id(shard_set: ShardSet) -> None:
     assert found.exit_code == 2 and "no document nowhere" in found.stderr
 
 
+def test_control_characters_of_the_data_are_written_out(tmp_path: Path) -> None:
+    docs = [document("<BRAF\x1b[31m|Gene|673> [red]is\x9b2J.", doc_id="\x1b[2J7"), *DOCS[2:]]
+    shard_set = write_shards(tmp_path, docs)
+    for options in (("--documents", 20), ()):
+        found = inspect(shard_set.url, *options)
+        assert found.exit_code == 0 and "BRAF\\x1b[31m" in found.output
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", found.output)
+        assert not options or "\\x1b[2J7  train-" in found.output
+
+
 def test_another_tokenizer_is_refused_with_both_fingerprints(
     shard_set: ShardSet, copied: Path, tmp_path: Path
 ) -> None:
