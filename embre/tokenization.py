@@ -78,9 +78,15 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
         raise FileNotFoundError(
             f"{folder}: no such folder; give a Hugging Face folder with tokenizer.json or vocab.txt"
         )
-    loaded = AutoTokenizer.from_pretrained(
-        str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
-    )
+    try:
+        loaded = AutoTokenizer.from_pretrained(
+            str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: no tokenizer that can be read; give a Hugging Face folder with "
+            f"tokenizer.json or vocab.txt ({type(error).__name__})"
+        ) from error
     specials = {
         "pad": loaded.pad_token_id,
         "unknown": loaded.unk_token_id,

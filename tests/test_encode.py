@@ -144,6 +144,18 @@ def test_types_keep_their_numbers() -> None:
     assert list(TYPE_INDEX) == ["Gene", "Disease", "Chemical", "Variant", "Species", "CellLine"]
 
 
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_folder_without_a_readable_tokenizer_is_said_with_the_remedy(
+    tmp_path: Path, content: str | None
+) -> None:
+    if content:
+        for name in ("config.json", "tokenizer.json"):
+            (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match="no tokenizer that can be read; give a Hugging") as found:
+        load_tokenizer(tmp_path)
+    assert str(found.value).startswith(str(tmp_path)) and "\n" not in str(found.value)
+
+
 def test_pubmedbert_covers_the_mentions_of_biored(corpora: Path) -> None:
     tokenizer = load_tokenizer(corpora / "pubmedbert")
     docs = list(read_documents(corpora / "biored" / "Dev.PubTator", Tally()))
