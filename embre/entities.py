@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embre.config import TypeLimits
+from embre.config import EntitiesConfig, TypeLimits
 from embre.mention_columns import TYPE_INDEX
 from embre.shards import ShardSet, read_bytes
 
@@ -91,6 +91,11 @@ def read_concepts(shard_set: ShardSet) -> pa.Table:
             "copy or write the shard set again"
         )
     return pq.read_table(io.BytesIO(data))
+
+
+def chosen(shard_set: ShardSet, config: EntitiesConfig) -> EntityVocabulary:
+    """The entity vocabulary of a run."""
+    return choose_entities(shard_set, config.min_count, config.max_per_type, config.per_type)
 
 
 def choose_entities(

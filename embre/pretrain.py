@@ -14,14 +14,14 @@ from torch import Tensor
 from embre.batch import Batch, StreamSource, empty_batch
 from embre.checkpoints import Checkpoints
 from embre.concept_table import ConceptTable
-from embre.config import EntitiesConfig, PretrainConfig
+from embre.config import PretrainConfig
 from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
 from embre.entities import (
     CONCEPTS,
     EntityVocabulary,
-    choose_entities,
+    chosen,
     coverage,
     read_concepts,
     save_vocabulary,
@@ -124,11 +124,6 @@ def mfu_of_token_rate(
     half = config.encoder.precision == "bf16"
     dtype = torch.bfloat16 if half else torch.float32
     return flops / (product_flops_per_s(world.device, dtype) * world.size)
-
-
-def chosen(shard_set: ShardSet, config: EntitiesConfig) -> EntityVocabulary:
-    """The entity vocabulary of a run."""
-    return choose_entities(shard_set, config.min_count, config.max_per_type, config.per_type)
 
 
 def covered(shard_set: ShardSet, entities: EntityVocabulary) -> dict[str, float]:

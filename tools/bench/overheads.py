@@ -29,7 +29,7 @@ from embre.batch import StreamSource
 from embre.checkpoints import Checkpoints
 from embre.config import DataConfig, EntitiesConfig, MaskingConfig, OptimizerConfig
 from embre.engine import TorchEngine
-from embre.pretrain import chosen
+from embre.entities import chosen
 from embre.sharding import ShardSettings, shard
 from embre.shards import ShardSet
 from embre.stream import stream_batches

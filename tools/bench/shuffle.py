@@ -30,7 +30,7 @@ from webdataset.filters import shuffle
 
 from embre.batch import StreamSource, StreamState
 from embre.config import DataConfig, EntitiesConfig, MaskingConfig
-from embre.pretrain import chosen
+from embre.entities import chosen
 from embre.sharding import ShardSettings, shard
 from embre.shards import ShardEntry, ShardSet
 from embre.stream import rounds
