@@ -3,11 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick faults check clean
+CONFIG ?= demo/pretrain.yaml
+
+.PHONY: demo show test quick faults check clean
 
 demo: $(STAMP)
 	rm -rf demo
 	$(VENV)/bin/embre demo --out demo
+
+show: $(STAMP)  # documents of a pretraining run before and after masking
+	$(VENV)/bin/python tools/show_masking.py $(CONFIG)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest

@@ -12,9 +12,10 @@ FLOORS = [
     "interrupts",
     "corpora demo_corpus demo_wording scoring",
     "data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards "
-    "entities examples masking batch stream loader markers pairs document_loader inputs held_out "
-    "joining parts selection concept_counts work_folder shard_order shard_tokenizer "
-    "shard_tables shard_statistics shard_check shard_documents concept_hash mention_columns",
+    "entities examples masking batch stream loader masked_documents markers pairs "
+    "document_loader inputs held_out joining parts selection concept_counts work_folder "
+    "shard_order shard_tokenizer shard_tables shard_statistics shard_check shard_documents "
+    "concept_hash mention_columns",
     "encoder chunked_softmax concept_table table_rows sharded_table heads identifier_scores "
     "pretraining_model relation_model relation_folder decode",
     "training_state curves flops engine engine_deepspeed engines checkpoints job tracking "

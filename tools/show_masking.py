@@ -1,0 +1,179 @@
+"""Look at what a pretraining run learns: its documents before and after masking, and the targets.
+
+    python tools/show_masking.py configs/pretrain/gold_minilm.yaml
+    python tools/show_masking.py demo/pretrain.yaml masking.objective=entity --documents 10
+
+They come as training reads them, out of the run's own streams with its seed. In a file or a pipe
+marks stand in place of colours; FORCE_COLOR=1 keeps the colours, for `less -R`.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from embre.batch import StreamSource
+from embre.config import PretrainConfig, load_config
+from embre.entities import chosen
+from embre.masked_documents import MaskedDocument, masked_documents
+from embre.shard_documents import COLOURS, ConceptNames, join_word_pieces, printable, word_pieces
+from embre.shard_tables import share
+from embre.shards import ShardSet
+from embre.tokenization import TextTokenizer, load_tokenizer
+
+TYPES = tuple(COLOURS)
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="YAML file of a pretraining run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value, as masking.unit=mention.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=1, help="How many are shown.")] = 3,
+    epoch: Annotated[int, typer.Option(min=0, help="Each epoch masks otherwise.")] = 0,
+    stream: Annotated[int, typer.Option(min=0, help="The stream whose documents are shown.")] = 0,
+) -> None:
+    """Show documents of a pretraining run before and after masking, and what is to be found."""
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    try:
+        run = load_config(PretrainConfig, config, overrides)
+        with errors.status("reading shards"):
+            tokenizer, names, docs = read_documents(run, stream, epoch, documents)
+    except (OSError, ValueError) as error:
+        line = " ".join(printable(f"error: {error}").split())
+        errors.print(Text(line, "red"), soft_wrap=True)
+        raise typer.Exit(2) from error
+    plain = console.color_system is None or console.no_color
+    place = f"{run.name}: seed {run.seed}, epoch {epoch}, stream {stream} of {run.data.streams}"
+    settings = ", ".join(f"{key} {value}" for key, value in run.masking.model_dump().items())
+    lines = [Text(place, "bold"), Text(f"masking: {settings}"), *legend(plain)]
+    for doc in docs:
+        lines += document_lines(doc, tokenizer, names, plain)
+    for line in [*lines, Text(), Text(totals(docs), "bold")]:
+        console.print(line, soft_wrap=not console.is_terminal)
+
+
+def read_documents(
+    run: PretrainConfig, stream: int, epoch: int, limit: int
+) -> tuple[TextTokenizer, ConceptNames, list[MaskedDocument]]:
+    """The first documents of a stream in an epoch, and what it takes to write them out."""
+    if stream >= run.data.streams:
+        raise ValueError(f"--stream {stream}: the last one of the run is {run.data.streams - 1}")
+    tokenizer, shard_set = load_tokenizer(run.encoder.path), ShardSet.open(run.data.shards)
+    entities = chosen(shard_set, run.entities)
+    # Damaged shards are left out where the run would leave them out, and not noted in its folder.
+    with TemporaryDirectory() as set_aside:
+        source = StreamSource.build(
+            shard_set, run.data, run.masking, entities, tokenizer, run.seed, Path(set_aside)
+        )
+        docs = list(islice(masked_documents(source, stream, epoch), limit))
+    return tokenizer, ConceptNames.of(shard_set), docs
+
+
+def legend(plain: bool) -> Iterator[Text]:
+    """What the marks or the colours mean."""
+    line = Text("before: ")
+    if plain:
+        yield line.append("‹a mention|Type›, «a hidden one|Type»")
+    else:
+        for name, colour in COLOURS.items():
+            line.append(name, f"bold {colour}").append(", ")
+        line.append("a hidden one", "bold reverse").append(", ")
+        yield line.append("another hidden token", "underline")
+    line = Text("after:  ").append("[MASK]", "reverse").append(" in place of what is hidden, or ")
+    line.append("≠word", "bold reverse").append(" another token, or ")
+    yield line.append("=word", "underline").append(" left as it was")
+
+
+def document_lines(
+    doc: MaskedDocument, tokenizer: TextTokenizer, names: ConceptNames, plain: bool
+) -> Iterator[Text]:
+    """A document before and after masking, and what is to be found in it."""
+    texts = join_word_pieces(word_pieces(doc.before, tokenizer))
+    piece = f", from its token {doc.offset:,} on" if doc.offset else ""
+    hidden = f", {share(int(doc.hidden.sum()), len(doc.before))} of {len(doc.before)} tokens hidden"
+    asked = f", {int(doc.asked.sum())} token targets"
+    yield Text.assemble("\n", (printable(doc.doc_id), "bold"), (f"{piece}{hidden}{asked}", "dim"))
+    yield Text.assemble(("before: ", "dim"), text_before(doc, texts, plain))
+    yield Text.assemble(("after:  ", "dim"), text_after(doc, tokenizer))
+    yield from target_lines(doc, texts, names)
+
+
+def text_before(doc: MaskedDocument, texts: list[str], plain: bool) -> Text:
+    """The text as it is, its mentions in colour or between marks."""
+    opens, closes, inner = defaultdict(str), defaultdict(str), set()
+    for (start, end, kind), hidden in doc.spans.items():
+        opens[start] += "«" if hidden else "‹"
+        closes[end - 1] = f"|{TYPES[kind]}{'»' if hidden else '›'}{closes[end - 1]}"
+        inner.update(range(start + 1, end))
+    text = Text()
+    for at, (piece, colour) in enumerate(zip(texts, colours(doc), strict=True)):
+        style = f"bold {colour}" if colour else ""
+        if doc.hidden[at]:
+            style += " reverse" if doc.covered[at] else " underline"
+        word = piece.lstrip(" ")
+        text.append(piece.removesuffix(word), style if at in inner else "")
+        text.append(f"{opens[at]}{word}{closes[at]}" if plain else word, style)
+    return text
+
+
+def text_after(doc: MaskedDocument, tokenizer: TextTokenizer) -> Text:
+    """The text as the model sees it."""
+    text = Text()
+    pieces = join_word_pieces(word_pieces(doc.after, tokenizer))
+    for at, (piece, colour) in enumerate(zip(pieces, colours(doc), strict=True)):
+        mark, style = "", "bold" if colour else ""
+        if doc.hidden[at] and doc.after[at] == tokenizer.mask:
+            style = "reverse"
+        elif doc.hidden[at]:
+            kept = doc.after[at] == doc.before[at]
+            mark, style = ("=", "underline") if kept else ("≠", "bold reverse")
+        word = piece.lstrip(" ")
+        text.append(piece.removesuffix(word)).append(f"{mark}{word}", f"{style} {colour}")
+    return text
+
+
+def colours(doc: MaskedDocument) -> list[str]:
+    """(n,) the colour of each token: that of the innermost mention, none outside."""
+    found = [""] * len(doc.before)
+    for start, end, kind in doc.spans:
+        found[start:end] = [COLOURS[TYPES[kind]]] * (end - start)
+    return found
+
+
+def target_lines(doc: MaskedDocument, texts: list[str], names: ConceptNames) -> Iterator[Text]:
+    """What the entity head is asked: a line for each hidden text and concept, with its number."""
+    found = Counter()
+    rows, identifiers = doc.mentions[doc.targets].tolist(), doc.identifiers[doc.targets]
+    for (start, end, kind, concept), identifier in zip(rows, identifiers, strict=True):
+        without = "not in the entity vocabulary" if concept else "no identifier"
+        asked = "type and identifier" if identifier >= 0 else f"type only, {without}"
+        label = names.label(concept) if concept else TYPES[kind]
+        found["".join(texts[start:end]).strip(), COLOURS[TYPES[kind]], label, asked] += 1
+    for (surface, colour, label, asked), times in found.items():
+        mention = (surface, f"bold {colour}")
+        yield Text.assemble(f"{times:>4} × ", mention, f" → {label}", (f" ({asked})", "dim"))
+
+
+def totals(docs: list[MaskedDocument]) -> str:
+    """The counts over all that was shown."""
+    num_tokens = sum(len(doc.before) for doc in docs)
+    spans = [hidden for doc in docs for hidden in doc.spans.values()]
+    identifiers = sum(int((doc.identifiers[doc.targets] >= 0).sum()) for doc in docs)
+    return (
+        f"{len(docs)} documents, {num_tokens:,} tokens, "
+        f"{share(sum(int(doc.hidden.sum()) for doc in docs), num_tokens)} of them hidden; "
+        f"{sum(spans):,} of {len(spans):,} mentions hidden; targets: "
+        f"{sum(int(doc.asked.sum()) for doc in docs):,} tokens, "
+        f"{sum(int(doc.targets.sum()) for doc in docs):,} types, {identifiers:,} identifiers"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
