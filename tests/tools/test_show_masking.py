@@ -103,10 +103,11 @@ def test_the_documents_and_targets_are_those_of_training(
         rows = np.concatenate([doc.mentions[doc.targets] for doc in here])
         shift = np.repeat(batch.boundaries.numpy()[:-1] + 1, [doc.targets.sum() for doc in here])
         spans = np.stack([rows["start"], rows["end"]], axis=1) + shift[:, None]
-        np.testing.assert_array_equal(spans, batch.mention_spans.numpy())
-        np.testing.assert_array_equal(rows["type"], batch.mention_types.numpy())
         identifiers = np.concatenate([doc.identifiers[doc.targets] for doc in here])
-        np.testing.assert_array_equal(identifiers, batch.mention_ids.numpy())
+        shown = zip(spans.tolist(), rows["type"].tolist(), identifiers.tolist(), strict=True)
+        targets = batch.mention_spans, batch.mention_types, batch.mention_ids
+        wanted = zip(*(part.tolist() for part in targets), strict=True)
+        assert sorted(shown) == sorted(wanted)
         num_targets += asked.sum() + len(rows)
     assert num_targets
 
