@@ -5,7 +5,7 @@ Top-1 is the share whose true identifier is the most likely of its type; MRR the
 together have half of its mentions, `middle` up to four fifths, `tail` beyond.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from embre.entities import EntityVocabulary
 from embre.mention_columns import TYPE_INDEX
 
 FREQUENCIES = ("head", "middle", "tail")
-GROUPS = ("all", *TYPE_INDEX, *FREQUENCIES)
+ALL = "all"
+GROUPS = (ALL, *TYPE_INDEX, *FREQUENCIES)
 UP_TO = (0.5, 0.8)  # shares of the mentions of a type
 SUMS = ("count", "top1", "mrr")
 NAMES = [f"{kind}/{group}" for group in GROUPS for kind in SUMS]
@@ -34,7 +35,7 @@ def score_sums(
 ) -> dict[str, float]:
     """The sums behind the scores of some mentions, by the names in NAMES; they add up."""
     frequency = (ids_K[:, None] >= bounds[types_K]).sum(1)
-    members = {"all": np.ones(len(types_K), dtype=bool)}
+    members = {ALL: np.ones(len(types_K), dtype=bool)}
     members |= {name: types_K == number for name, number in TYPE_INDEX.items()}
     members |= {name: frequency == number for number, name in enumerate(FREQUENCIES)}
     found: dict[str, float] = {}
@@ -46,11 +47,12 @@ def score_sums(
     return found
 
 
-def scores(sums: Mapping[str, float], groups: Sequence[str] = GROUPS) -> dict[str, float]:
-    """Top-1 and MRR of each group that has a mention."""
-    return {
-        f"{kind}/{group}": sums[f"{kind}/{group}"] / sums[f"count/{group}"]
-        for group in groups
-        for kind in ("top1", "mrr")
-        if sums[f"count/{group}"]
-    }
+def scores(sums: Mapping[str, float]) -> dict[str, float]:
+    """`accuracy/identifier` and `mrr/identifier`, and both of each group that has a mention."""
+    found = {}
+    for group in GROUPS:
+        if count := sums[f"count/{group}"]:
+            end = "" if group == ALL else f"/{group}"
+            found[f"accuracy/identifier{end}"] = sums[f"top1/{group}"] / count
+            found[f"mrr/identifier{end}"] = sums[f"mrr/{group}"] / count
+    return found

@@ -40,12 +40,20 @@ def test_scores_are_shares_and_means_of_each_group() -> None:
     sums = score_sums(types, ids, ranks, bounds)
     assert list(sums) == NAMES
     found = scores(sums)
-    assert found["top1/all"] == 0.5 and found["mrr/all"] == pytest.approx((2 + 0.25 + 0.1) / 4)
-    assert found["top1/Gene"] == pytest.approx(1 / 3)
-    assert found["mrr/Gene"] == pytest.approx(1.35 / 3)
-    assert (found["top1/head"], found["top1/middle"], found["top1/tail"]) == (1, 0, 0)
-    assert found["mrr/middle"] == 0.25 and found["mrr/tail"] == pytest.approx(0.1)
-    assert "top1/Chemical" not in found, "nothing was measured of it"
+    assert found["accuracy/identifier"] == 0.5 and found["mrr/identifier"] == pytest.approx(
+        (2 + 0.25 + 0.1) / 4
+    )
+    assert found["accuracy/identifier/Gene"] == pytest.approx(1 / 3)
+    assert found["mrr/identifier/Gene"] == pytest.approx(1.35 / 3)
+    assert (
+        found["accuracy/identifier/head"],
+        found["accuracy/identifier/middle"],
+        found["accuracy/identifier/tail"],
+    ) == (1, 0, 0)
+    assert found["mrr/identifier/middle"] == 0.25 and found["mrr/identifier/tail"] == pytest.approx(
+        0.1
+    )
+    assert "accuracy/identifier/Chemical" not in found, "nothing was measured of it"
 
 
 def test_sums_of_parts_add_up() -> None:

@@ -35,7 +35,7 @@ DOORS = {
     "numba": {"gather", "word_table", "corpora"},
     "typer": {"launch"},
     "jinja2": {"report"},
-    "matplotlib": {"dataset_card"},
+    "matplotlib": {"dataset_card", "curves"},
 }
 
 

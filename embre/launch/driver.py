@@ -19,7 +19,7 @@ from embre.config import (
     dump_config,
     load_config,
 )
-from embre.curves import CURVES, draw_curves
+from embre.curves import draw_curves
 from embre.engines import DEEPSPEED_JSON
 from embre.interrupts import Interrupted
 from embre.job import Job
@@ -91,11 +91,12 @@ def finish(handle: RunHandle | None, folder: Path, status: str) -> None:
     if handle is not None:
         with best_effort("closing the MLflow run"):
             close_run(handle, status)
+    pictures: list[Path] = []
     with best_effort("drawing the curves"):
-        draw_curves(folder)
+        pictures = draw_curves(folder)
     if handle is not None:
         with best_effort("keeping the events with the MLflow run"):
-            kept = (folder / EVENTS, folder / DEEPSPEED_JSON, folder / CURVES)
+            kept = (folder / EVENTS, folder / DEEPSPEED_JSON, *pictures)
             log_files(handle, [path for path in kept if path.exists()])
 
 

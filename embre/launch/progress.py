@@ -70,7 +70,9 @@ def speed(event: dict[str, Any]) -> str:
 
 
 def _numbers(event: dict[str, Any], prefix: str) -> str:
+    """The metrics of a kind; those of single groups would fill the screen."""
     found = [(k.removeprefix(prefix), v) for k, v in event.items() if k.startswith(prefix)]
+    found = [(name, value) for name, value in found if name.count("/") <= 1]
     return "  ".join(f"{name} {value:.3f}" for name, value in found)
 
 
