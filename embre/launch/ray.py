@@ -14,6 +14,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -82,7 +83,10 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
         except Interrupted as why:  # Ray would start again what raises
             stopped.write_text(str(why))
         except NOT_WORTH_A_RESTART as error:
-            failure.write_text(f"{type(error).__name__}: {error}")
+            # Ray, about to restart the workers, takes their process group away in mid-step. What
+            # that raises says nothing of the run.
+            if dist.is_initialized():
+                failure.write_text(f"{type(error).__name__}: {error}")
             raise
 
     shutil.rmtree(job.folder / "ray", ignore_errors=True)
