@@ -49,7 +49,7 @@ class StepResult:
     `losses` are means over the targets of each kind, `grad_norm` the global L2 norm before
     clipping, `num_tokens` the tokens of all ranks. `data_hash` is the sum of the micro-batches'
     hashes: two runs with equal ones have seen the same texts, masked alike. `stop` says that a
-    rank was asked to stop.
+    rank was asked to stop, `save` that rank 0 was asked to save.
     """
 
     losses: dict[str, float]
@@ -57,6 +57,7 @@ class StepResult:
     num_tokens: int
     data_hash: int
     stop: bool
+    save: bool = False
 
 
 class Engine(Protocol):
@@ -138,8 +139,9 @@ def run_micro_batches(
     """
     local = [sum(b.counts[name] for b in micro_batches) for name in weights]
     local += [sum(b.num_tokens for b in micro_batches), sum(b.data_hash for b in micro_batches)]
-    local += [interrupts.asked_to_stop()]
-    *counts, num_tokens, data_hash, num_asked = world.sum([float(value) for value in local])
+    # Rank 0 alone asks for a save: another rank may see the request a step later, and ask again.
+    local += [interrupts.asked_to_stop(), world.rank == 0 and interrupts.asked_to_save()]
+    *counts, num_tokens, data_hash, stop, save = world.sum([float(value) for value in local])
     sums = dict.fromkeys(weights, 0.0)
     for batch in micro_batches:
         torch.manual_seed(_dropout_seed(seed, step, batch.slot))
@@ -159,7 +161,7 @@ def run_micro_batches(
     }
     if not all(math.isfinite(mean) for mean in means.values()):
         raise NonFiniteLoss(f"step {step}: a loss is no number: {means}")
-    return StepResult(means, math.nan, int(num_tokens), int(data_hash), stop=num_asked > 0)
+    return StepResult(means, math.nan, int(num_tokens), int(data_hash), stop > 0, save > 0)
 
 
 class TorchEngine:

@@ -1,4 +1,4 @@
-"""A run that is asked to stop: all ranks save after the same step, and end in order.
+"""What a run is asked from outside: to stop, or to save and go on; all ranks after the same step.
 
 A launcher asks, from a signal handler or through a file in the run's folder; the question travels
 with the sums of the next step, so every rank learns of it at once.
@@ -8,15 +8,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-STOP = "stop"  # the file in a run's folder that asks
+STOP, SAVE = "stop", "save"  # files in a run's folder: STOP asks by being there, SAVE by each byte
 LOOK_EVERY_S = 1.0
 
 _asked = threading.Event()
-_file: list[Path] = []
+_folder: list[Path] = []
 _looked = [0.0]
+_saves = [0, 0]  # asked for, and taken up
 
 
 class Interrupted(Exception):
@@ -47,23 +48,56 @@ def stoppable(folder: Path) -> Iterator[None]:
         forget(folder)
 
 
+def ask_to_save(folder: Path) -> None:
+    """Ask the run in `folder` to save after its next step and go on."""
+    with (folder / SAVE).open("ab") as file:
+        file.write(b".")
+
+
 def watch(folder: Path) -> None:
-    """From now on the file STOP in a folder asks this process to stop."""
-    _file[:] = [folder / STOP]
+    """From now on the files STOP and SAVE in a folder ask this process.
+
+    What SAVE asked before was asked of an earlier attempt: this one begins at a checkpoint.
+    """
+    _folder[:] = [folder]
+    _saves[:] = [0, 0]
+    _read_saves(folder)
+    _saves[1] = _saves[0]
 
 
 def forget(folder: Path) -> None:
-    """What was asked before, of this process or by the file in a folder, counts no more."""
+    """What was asked before, of this process or by the files in a folder, counts no more."""
     _asked.clear()
-    _file.clear()
-    (folder / STOP).unlink(missing_ok=True)
+    _folder.clear()
+    _saves[:] = [0, 0]
+    for name in (STOP, SAVE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def asked_to_stop() -> bool:
-    """Whether this process was asked; a file is looked for once a second."""
-    now = time.monotonic()
-    if _file and now - _looked[0] > LOOK_EVERY_S:
-        _looked[0] = now
-        if _file[0].exists():
-            _asked.set()
+    """Whether this process was asked."""
+    _look()
     return _asked.is_set()
+
+
+def asked_to_save() -> bool:
+    """Whether this process was asked since it last answered: yes is said once."""
+    _look()
+    asked, _saves[1] = _saves[0] > _saves[1], _saves[0]
+    return asked
+
+
+def _look() -> None:
+    """Look at the files, once a second."""
+    now = time.monotonic()
+    if _folder and now - _looked[0] > LOOK_EVERY_S:
+        _looked[0] = now
+        if (_folder[0] / STOP).exists():
+            _asked.set()
+        _read_saves(_folder[0])
+
+
+def _read_saves(folder: Path) -> None:
+    with suppress(OSError):  # not there: nothing was asked
+        # Read, not only measured: a network file system remembers sizes for seconds.
+        _saves[0] = len((folder / SAVE).read_bytes())

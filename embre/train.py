@@ -37,7 +37,7 @@ def train(
             result = engine.step(loader.step(), step, lr)
             step += 1
             last = step == config.steps
-            save = step % config.save_every_steps == 0 or last or result.stop
+            save = step % config.save_every_steps == 0 or last or result.stop or result.save
             tracker.step(step, result, lr, time.perf_counter() - started, always=save)
             if step % config.validate_every_steps == 0 or last:
                 tracker.validation(step, validate(engine))

@@ -1,4 +1,4 @@
-"""SIGTERM and a file ask a run to stop; a second SIGTERM is not swallowed."""
+"""SIGTERM and files ask a run to stop or to save; a second SIGTERM is not swallowed."""
 
 import os
 import signal
@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from embre import interrupts
-from embre.interrupts import STOP, asked_to_stop, forget, stoppable, watch
+from embre.interrupts import (
+    SAVE,
+    STOP,
+    ask_to_save,
+    asked_to_save,
+    asked_to_stop,
+    forget,
+    stoppable,
+    watch,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +68,41 @@ def test_an_old_request_does_not_stop_the_next_attempt(tmp_path: Path) -> None:
     with stoppable(tmp_path):
         watch(tmp_path)
         assert not asked_to_stop()
+
+
+def test_each_request_to_save_is_answered_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
+    watch(tmp_path)
+    assert not asked_to_save()
+    ask_to_save(tmp_path)
+    assert [asked_to_save() for _ in range(3)] == [True, False, False]
+    assert not asked_to_stop()
+    ask_to_save(tmp_path)
+    ask_to_save(tmp_path)
+    assert [asked_to_save() for _ in range(3)] == [True, False, False]
+
+
+def test_a_restarted_rank_does_not_answer_an_old_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
+    ask_to_save(tmp_path)
+    watch(tmp_path)
+    assert not asked_to_save()
+    ask_to_save(tmp_path)
+    assert asked_to_save(), "a new one is answered"
+
+
+def test_the_next_command_forgets_requests_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
+    ask_to_save(tmp_path)
+    with stoppable(tmp_path):
+        assert not (tmp_path / SAVE).exists()
+        watch(tmp_path)
+        ask_to_save(tmp_path)
+        assert asked_to_save()
+    assert not (tmp_path / SAVE).exists()

@@ -219,6 +219,38 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     assert losses(events) == whole[1]
 
 
+def test_a_run_that_is_asked_to_save_goes_on_as_if_it_had_not_been(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter([False, False, True, False, False, False])
+    monkeypatch.setattr("embre.interrupts.asked_to_save", lambda: next(asked))
+    events = run(World(), config_of(shards), str(tmp_path))
+    assert [event["step"] for event in read_events(tmp_path, "saved")] == [2, 3, 4, 6]
+    assert losses(events) == whole[1]
+    weights = (folder / "encoder/model.safetensors" for folder in (tmp_path, whole[0]))
+    assert len({path.read_bytes() for path in weights}) == 1
+
+
+def asked_one_after_the_other(world: World, config: PretrainConfig, folder: str) -> list:
+    """Rank 0 sees a request to save in step 3, and every other rank one step later."""
+    asked = (step == 3 + world.rank for step in range(1, 7))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("embre.interrupts.asked_to_save", lambda: next(asked))
+        return losses(run(world, config, folder))
+
+
+@pytest.mark.slow
+def test_all_ranks_save_once_after_the_same_step(shards: Path, tmp_path: Path) -> None:
+    train = {"steps": 6, "save_every_steps": 6, "log_every_steps": 1}
+    config = config_of(shards, train=train)
+    whole = run_ranks(run, 2, config, str(tmp_path / "whole"))[0]
+    found = run_ranks(asked_one_after_the_other, 2, config, str(tmp_path / "asked"))[0]
+    assert [event["step"] for event in read_events(tmp_path / "asked", "saved")] == [3, 6]
+    assert found == losses(whole)
+    files = [p.name for p in (tmp_path / "asked/checkpoints/step-000000003").glob("*.safetensors")]
+    assert sorted(files) == ["rank-000.safetensors", "rank-001.safetensors"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 1, 3])
 def test_two_ranks_walk_the_curve_of_one_and_export_the_same_encoder(

@@ -21,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from embre.checkpoints import CheckpointError
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
+from embre.launch.draining import saved_when_draining
 from embre.launch.errors import RunFailed
 from embre.launch.worker import FAULT, carry_out
 from embre.world import World
@@ -114,7 +115,7 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
         ),
     )
     try:
-        with stoppable(job.folder):
+        with stoppable(job.folder), saved_when_draining(job.folder):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         why = failure.read_text() if failure.exists() else str(error)

@@ -285,6 +285,15 @@ def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
         made.shutdown()
 
 
+def drain(address: str, node_id: str, deadline_s: int) -> None:
+    """Give notice that a node of a cluster will go, as a spot instance's does."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "drain-node", "--address", address, "--node-id", node_id]
+    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    command += ["--deadline-remaining-seconds", str(deadline_s)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 def last_line(said: str) -> str:
     """The last line that a run said, where its error stands."""
     lines = [line for line in said.strip().splitlines() if line.strip()]

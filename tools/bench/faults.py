@@ -1,6 +1,6 @@
 """Faults, one after the other, in real runs: what happens, and whether anything is lost.
 
-    make faults                                     all of them, a quarter of an hour on two cores
+    make faults                                     all of them, twenty minutes on two cores
     python tools/bench/faults.py --quick            those that need no Ray cluster
     python tools/bench/faults.py --only "kill -9"
 
@@ -24,6 +24,7 @@ from fault_scene import (
     against,
     as_json,
     cluster,
+    drain,
     fault_happened,
     last_line,
     steps_of,
@@ -82,6 +83,45 @@ def node_dies(scene: Scene) -> Outcome:
         made.add_node(num_cpus=1)
         made.remove_node(nodes[0], allow_graceful=False)
         return scene.finish(running, folder, happened="moved to the spare node")
+
+
+def node_drains(scene: Scene) -> Outcome:
+    """The node of a worker has ten seconds left, and goes; a spare one takes its place.
+
+    Nothing else makes this run save before its end, so what it goes on from is the answer to the
+    notice.
+    """
+    steps = 60 * STEPS  # more than are done in the ten seconds
+    train = {
+        "steps": steps,
+        "save_every_steps": steps,
+        "validate_every_steps": steps,
+        "log_every_steps": 1,
+    }
+    config, folder = scene.config("drained", train=train), scene.run_folder("drained")
+    code, said = scene.start(scene.config("drained-whole", train=train)).wait()
+    if code:
+        return Outcome(False, f"undisturbed, exit {code}: {last_line(said)}", curve="none")
+    with cluster(nodes=2) as (made, nodes):
+        running = scene.start(config, env={"RAY_ADDRESS": made.address})
+        wait_for(lambda: len(steps_of(folder)) > 5, "the first steps")
+        made.add_node(num_cpus=1)
+        noticed = time.time()
+        drain(made.address, nodes[0].node_id, NOTICE_S)
+        time.sleep(NOTICE_S)  # Ray itself does not end a node whose time is over
+        (folder / "fault-node-gone").touch()
+        made.remove_node(nodes[0], allow_graceful=False)
+        code, said = running.wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    outcome = against(scene.run_folder("drained-whole"), folder)
+    begun = [event["step"] for event in read_events(folder, "started")]
+    saved = [(event["step"], event["time"]) for event in read_events(folder, "saved")]
+    at, when = saved[0]
+    outcome.happened += f"saved step {at} in {when - noticed:.1f} s, went on from {begun[1:]}"
+    in_time = noticed < when < noticed + NOTICE_S
+    outcome.survived &= in_time and begun == [0, at] and len(saved) == 2
+    return outcome
 
 
 def nodes_come_and_go(scene: Scene) -> Outcome:
@@ -274,6 +314,7 @@ def workers_alive() -> int:
     return found
 
 
+NOTICE_S = 10  # between the notice and the end of a node
 REFUSED = "–"  # in place of a curve: there must be none
 KILLED = "restarted from the last checkpoint; nobody did anything"
 FAULTS = [
@@ -296,6 +337,7 @@ FAULTS = [
     ),
     Fault("kill -9 of the driver", "a new run from the last report", driver_dies),
     Fault("a node dies", "Ray restarts; a worker may outlive its node", node_dies),
+    Fault("a node drains (spot notice)", "Ray tells; who does not ask loses", node_drains),
     Fault("nodes go and come back", "Ray alone keeps no data order", nodes_come_and_go),
     Fault("the head dies", "the driver fails, workers may stay", head_dies),
     Fault("SIGTERM to the driver", "ends at once, work since the last report lost", asked_to_stop),
