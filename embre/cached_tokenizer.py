@@ -25,6 +25,7 @@ from embre.word_table import (
     empty_table,
     lay_pieces,
     look_up,
+    random_seed,
     scan_words,
     table_of,
     words_of,
@@ -56,12 +57,12 @@ CLASSES = _classes()
 class _PiecesKnown:
     """The pieces that can begin a word, and those that can go on with one."""
 
-    def __init__(self, model: dict):
+    def __init__(self, model: dict, seed: np.ndarray):
         prefix = model["continuing_subword_prefix"]
         pieces = [(piece, number) for piece, number in model["vocab"].items() if piece.isascii()]
         further = [(p.removeprefix(prefix), n) for p, n in pieces if p.startswith(prefix)]
-        self.beginnings, self.begin_ids = _as_table(pieces)
-        self.continuations, self.continue_ids = _as_table(further)
+        self.beginnings, self.begin_ids = _as_table(pieces, seed)
+        self.continuations, self.continue_ids = _as_table(further, seed)
         self.longest_piece = max(len(piece) for piece, _ in pieces)
         self.longest_word = model["max_input_chars_per_word"]
 
@@ -78,9 +79,9 @@ class _PiecesKnown:
         )
 
 
-def _as_table(pieces: list[tuple[str, int]]) -> tuple[WordTable, np.ndarray]:
+def _as_table(pieces: list[tuple[str, int]], seed: np.ndarray) -> tuple[WordTable, np.ndarray]:
     words = [piece.encode() for piece, _ in pieces]
-    return table_of(words), np.array([number for _, number in pieces], dtype=np.int32)
+    return table_of(words, seed), np.array([number for _, number in pieces], dtype=np.int32)
 
 
 class CachedTokenizer:
@@ -103,7 +104,8 @@ class CachedTokenizer:
             and not any(token["normalized"] or token["single_word"] for token in added)
         )
         if self._by_word:
-            self._pieces_known = _PiecesKnown(parts["model"])
+            self._seed = random_seed()
+            self._pieces_known = _PiecesKnown(parts["model"], self._seed)
             self._folded = _folded(lower=bool(parts["normalizer"]["lowercase"]))
             self._forget()
 
@@ -119,7 +121,7 @@ class CachedTokenizer:
         if num_rows > MAX_WORDS or self._table.starts[num_rows] > MAX_LETTERS:
             self._forget()
         num_known = int(self._table.rows[0])
-        words = scan_words(data, self._folded, CLASSES, text_starts)
+        words = scan_words(data, self._folded, CLASSES, text_starts, self._seed)
         rows = look_up(self._table, words)
         self._table = add_missing(self._table, words, rows)
         if self._table.rows[0] > num_known:
@@ -144,5 +146,5 @@ class CachedTokenizer:
 
     def _forget(self) -> None:
         none = np.zeros(0, dtype=np.int32)
-        self._table = empty_table()
+        self._table = empty_table(self._seed)
         self._pieces = (none.astype(np.int64), none, none, none, none)

@@ -4,9 +4,12 @@
     rows that are new ─cut_words─▶ their pieces
 
 A table holds different words, each once. Its rows never move, so what is kept beside them stays
-true as it grows.
+true as it grows. Words are hashed as FNV-1a does, with a start and a multiplier drawn for each
+tokenizer, so that a file made up beforehand does not make its words meet in one slot. The hash
+decides nothing else: rows are numbered in the order in which words come.
 """
 
+import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +19,6 @@ from numba import njit
 WORD, SPACE, PUNCTUATION = 0, 1, 2
 NOT_CUT = -1  # in place of the number of pieces
 
-_FIRST, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # of FNV-1a
 _ROWS, _LETTERS = 1 << 10, 1 << 13  # of an empty table
 
 
@@ -25,7 +27,7 @@ class WordTable(NamedTuple):
 
     Word `row` is `letters[starts[row] : starts[row + 1]]`; `rows[0]` is how many there are.
     `slots` (a power of two) has the row whose hash leads there, or -1. All may be longer than what
-    is used.
+    is used. Hashes of other seeds mean nothing to it.
     """
 
     slots: np.ndarray  # int32
@@ -33,22 +35,30 @@ class WordTable(NamedTuple):
     starts: np.ndarray  # int64
     letters: np.ndarray  # uint8
     rows: np.ndarray  # (1,) int64
+    seed: np.ndarray  # (2,) uint64, what a hash starts from and is multiplied by
 
 
-def empty_table() -> WordTable:
+def random_seed() -> np.ndarray:
+    """A seed for tables and the words that are looked up in them; the multiplier is odd."""
+    return np.array([secrets.randbits(64), secrets.randbits(64) | 1], dtype=np.uint64)
+
+
+def empty_table(seed: np.ndarray) -> WordTable:
     return WordTable(
         slots=np.full(2 * _ROWS, -1, dtype=np.int32),
         hashes=np.zeros(_ROWS, dtype=np.uint64),
         starts=np.zeros(_ROWS + 1, dtype=np.int64),
         letters=np.zeros(_LETTERS, dtype=np.uint8),
         rows=np.zeros(1, dtype=np.int64),
+        seed=seed,
     )
 
 
-def table_of(words: Sequence[bytes]) -> WordTable:
+def table_of(words: Sequence[bytes], seed: np.ndarray) -> WordTable:
     """A table whose row n is the n-th of some different words."""
     ends = np.cumsum([len(word) for word in words], dtype=np.int64)
-    return _add_all(empty_table(), np.frombuffer(bytearray(b"".join(words)), dtype=np.uint8), ends)
+    letters = np.frombuffer(bytearray(b"".join(words)), dtype=np.uint8)
+    return _add_all(empty_table(seed), letters, ends)
 
 
 def words_of(table: WordTable, rows: np.ndarray) -> list[str]:
@@ -112,7 +122,7 @@ def _grown(table: WordTable, num_letters: int) -> WordTable:
     if used + num_letters > len(letters):
         letters = np.zeros(2 * (used + num_letters), dtype=np.uint8)
         letters[:used] = table.letters[:used]
-    return WordTable(slots, hashes, starts, letters, table.rows)
+    return WordTable(slots, hashes, starts, letters, table.rows, table.seed)
 
 
 @njit(cache=True)
@@ -124,7 +134,7 @@ def _add(table: WordTable, key: np.uint64, word: np.ndarray, begin: int, end: in
     table.letters[at : at + end - begin] = word[begin:end]
     table.starts[row + 1] = at + end - begin
     table.hashes[row] = key
-    slots, hashes, starts, letters, rows = table
+    slots, hashes, starts, letters, rows, _ = table
     slots[_slot_of(slots, hashes, starts, letters, key, word, begin, end)] = row
     rows[0] = row + 1
     return table
@@ -134,9 +144,9 @@ def _add(table: WordTable, key: np.uint64, word: np.ndarray, begin: int, end: in
 def _add_all(table: WordTable, letters: np.ndarray, ends: np.ndarray) -> WordTable:
     start = 0
     for end in ends:
-        key = _FIRST
+        key, multiplier = table.seed[0], table.seed[1]
         for at in range(start, end):
-            key = (key ^ np.uint64(letters[at])) * _PRIME
+            key = (key ^ np.uint64(letters[at])) * multiplier
         table = _add(table, key, letters, start, end)
         start = end
     return table
@@ -159,7 +169,11 @@ class Words(NamedTuple):
 
 @njit(cache=True)
 def scan_words(
-    data: np.ndarray, folded: np.ndarray, classes: np.ndarray, text_starts: np.ndarray
+    data: np.ndarray,
+    folded: np.ndarray,
+    classes: np.ndarray,
+    text_starts: np.ndarray,
+    seed: np.ndarray,
 ) -> Words:
     """The words of texts in UTF-8 that lie end to end, a space between them.
 
@@ -171,6 +185,7 @@ def scan_words(
     begins, ends = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
     chars = np.empty(size, dtype=np.int32)
     first = np.empty(len(text_starts) + 1, dtype=np.int64)
+    empty, multiplier = seed[0], seed[1]
     text, word, char, at = 0, 0, 0, 0
     while at < size:
         kind = classes[data[at]]
@@ -182,12 +197,12 @@ def scan_words(
             first[text] = word
             text += 1
         begins[word], chars[word] = at, char
-        key = _FIRST
+        key = empty
         while True:
             letter = folded[data[at]]
             letters[at] = letter
             char += (letter & 0xC0) != 0x80
-            key = (key ^ np.uint64(letter)) * _PRIME
+            key = (key ^ np.uint64(letter)) * multiplier
             at += 1
             if kind == PUNCTUATION or at == size or classes[data[at]] != WORD:
                 break
@@ -201,7 +216,7 @@ def scan_words(
 def look_up(table: WordTable, words: Words) -> np.ndarray:
     """(num_words,) the row of each word, -1 for those that the table does not have."""
     rows = np.empty(len(words.keys), dtype=np.int32)
-    slots, hashes, starts, letters, _ = table
+    slots, hashes, starts, letters, _, _ = table
     keys, begins, ends, _, _, spelt = words
     for word in range(len(rows)):
         rows[word] = slots[
@@ -215,7 +230,7 @@ def add_missing(table: WordTable, words: Words, rows: np.ndarray) -> WordTable:
     """The table with the words that it did not have, and their rows in the place of -1."""
     keys, begins, ends, _, _, spelt = words
     for word in np.flatnonzero(rows < 0):
-        slots, hashes, starts, letters, num_rows = table
+        slots, hashes, starts, letters, num_rows, _ = table
         span = spelt, begins[word], ends[word]
         row = slots[_slot_of(slots, hashes, starts, letters, keys[word], *span)]
         if row < 0:
@@ -249,6 +264,7 @@ def cut_words(
     starts, ends = np.empty_like(ids), np.empty_like(ids)
     keys = np.empty(longest_piece, dtype=np.uint64)
     letters, num_pieces = table.letters, 0
+    empty, multiplier = table.seed[0], table.seed[1]
     for word in range(num_words):
         begin, end = table.starts[first_row + word], table.starts[first_row + word + 1]
         plain = end - begin <= longest_word
@@ -259,11 +275,11 @@ def cut_words(
         at, piece = begin, num_pieces
         while plain and at < end:
             known, which = (beginnings, begin_ids) if at == begin else (continuations, continue_ids)
-            key, reach = _FIRST, min(end - at, longest_piece)
+            key, reach = empty, min(end - at, longest_piece)
             for step in range(reach):
-                key = (key ^ np.uint64(letters[at + step])) * _PRIME
+                key = (key ^ np.uint64(letters[at + step])) * multiplier
                 keys[step] = key
-            slots, hashes, pieces, their_letters, _ = known
+            slots, hashes, pieces, their_letters, _, _ = known
             row = -1
             while reach > 0 and row < 0:
                 key, stop = keys[reach - 1], at + reach

@@ -80,6 +80,32 @@ def test_a_full_cache_is_emptied_and_nothing_changes(
         assert_same(tokenizer, HARD)
 
 
+def test_the_seed_of_the_hash_changes_hashes_and_no_piece(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first is FNV-1a's; the last gives all words that are made of the same letters one hash.
+    seeds = [(0xCBF29CE484222325, 0x100000001B3), (1, 3), (2**64 - 1, 2**64 - 1), (0, 1)]
+    texts = [*HARD, " ".join(f"w{n} gene{n % 7}kinase{n}" for n in range(3000))]
+    whole, hashes = tokenizer.encode(texts), set()
+    for seed in seeds:
+        monkeypatch.setattr(
+            cached_tokenizer, "random_seed", lambda seed=seed: np.array(seed, dtype=np.uint64)
+        )
+        seeded = CachedTokenizer(tokenizer)
+        for _ in range(2):  # cut, then remembered
+            found = seeded.encode(texts)
+            for part in ("ids", "starts", "ends", "first"):
+                np.testing.assert_array_equal(getattr(found, part), getattr(whole, part))
+        hashes.add(seeded._table.hashes.tobytes())
+    assert len(hashes) == len(seeds)
+
+
+def test_each_tokenizer_has_a_seed_of_its_own(tokenizer: TextTokenizer) -> None:
+    seeds = [CachedTokenizer(tokenizer)._seed for _ in range(2)]
+    assert seeds[0].tolist() != seeds[1].tolist()
+    assert all(multiplier % 2 == 1 for _, multiplier in seeds)
+
+
 def test_a_tokenizer_that_is_not_berts_is_asked_for_whole_texts(tokenizer: TextTokenizer) -> None:
     backend = Tokenizer.from_str(tokenizer.backend.to_str())
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
