@@ -1,0 +1,263 @@
+"""The entity head at millions of concepts: exact, and what it costs in memory and arithmetic.
+
+    python tools/bench/entity_head.py --quick       up to 100,000 concepts, about a minute
+    python tools/bench/entity_head.py               up to 10 million, some minutes, 16 GB of memory
+
+Four tables: how far the loss in chunks and its gradients are from F.cross_entropy in float64; the
+memory that a forward and backward pass takes beside the table and its gradient, against
+F.cross_entropy over all logits; the arithmetic against that of a step of BERT-base; and what each
+rank holds and waits for, one matrix under AdamW against rows that the ranks share. Memory is that
+of a process of its own (Linux), on a GPU that of torch. The last line is one JSON object.
+"""
+
+import gc
+import json
+import multiprocessing as mp
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from embre.chunked_softmax import SummedCrossEntropy, all_rows
+from embre.concept_table import ConceptTable
+from embre.config import OptimizerConfig
+from embre.engine import adamw
+from embre.flops import training_flops_per_token
+from embre.sharded_table import ShardedTable
+from embre.table_rows import TableRows
+from embre.world import World, current_world
+
+MB = 1 << 20
+MENTIONS = 512  # hidden ones of a micro-batch that are in the vocabulary
+MOST_NAIVE_BYTES = 6 << 30
+# Of a step of 65,536 tokens: 33 mentions in 340 tokens (BioRED), a fifth of them hidden.
+STEP_TOKENS, STEP_MENTIONS = 1 << 16, 1270
+# BioRED's mentions by type against how many concepts PubTator knows of it: genes, diseases,
+# chemicals, species, variants.
+TYPE_MIX = ((0.328, 0.26), (0.272, 0.013), (0.217, 0.078), (0.107, 0.13), (0.068, 0.519))
+OPTIMIZER = OptimizerConfig()
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Small tables: no figures to quote.")] = False,
+) -> None:
+    """Measure the entity head."""
+    console = Console(soft_wrap=True, highlight=False)
+    millions = (0.01, 0.1) if quick else (0.1, 1.0, 3.0, 10.0)
+    error = max_abs_error()
+    console.print(f"loss and gradients in float64: at most {error:.1e} from F.cross_entropy's")
+    memory = [memory_row(m, dimension) for m in millions for dimension in (128, 256)]
+    columns = ("concepts", "dimension", "in chunks, MB", "all logits, MB", "seconds")
+    show(console, f"beside table and gradient, {MENTIONS} mentions", columns, memory)
+    flat, by_type = (flops_share(sizes) for sizes in ([(1.0, 1.0)], TYPE_MIX))
+    console.print(
+        f"arithmetic of 1 M x 256 in a step of BERT-base: {by_type:.1%} by type, {flat:.1%} if all "
+        "were one type"
+    )
+    sharing = list(
+        sharing_rows((0.01,) if quick else (0.01, 0.1, 1.0), (1, 2) if quick else (1, 2, 4))
+    )
+    columns = ("concepts x 128", "ranks", "table", "MB a rank", "ms a step")
+    show(console, "forward, backward, reduction, update", columns, sharing)
+    result = {
+        "max_abs_error_fp64": error,
+        "extra_mb_1m": next((row[2] for row in memory if row[:2] == ("1,000,000", 256)), None),
+        "flops_share_1m": round(by_type, 4),
+        "flops_share_1m_one_type": round(flat, 4),
+        "memory": memory,
+        "sharing": sharing,
+    }
+    print(json.dumps(result))
+
+
+def max_abs_error() -> float:
+    """The largest difference in loss and gradients over a few shapes, in float64; ValueError where
+    the numeric gradient is another."""
+    worst = 0.0
+    for seed, (num, rows, dimension) in enumerate(((1, 1, 4), (7, 50, 8), (200, 3000, 32))):
+        random = torch.Generator().manual_seed(seed)
+        vectors, table = (
+            torch.randn(n, dimension, dtype=torch.float64, generator=random).requires_grad_()
+            for n in (num, rows)
+        )
+        labels = torch.randint(rows, (num,), generator=random)
+        losses = chunked(vectors, table, labels), naive(vectors, table, labels)
+        gradients = [torch.autograd.grad(loss, (vectors, table)) for loss in losses]
+        pairs = [losses, *zip(*gradients, strict=True)]
+        worst = max(worst, *(float((one - other).abs().max().detach()) for one, other in pairs))
+        if num < 10 and not torch.autograd.gradcheck(
+            lambda v, t, names=labels: chunked(v, t, names), (vectors, table)
+        ):
+            raise ValueError("the gradient is not the numeric one")
+    return worst
+
+
+def chunked(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
+    contests = [all_rows(slice(0, len(vectors)), 0, len(table), labels)]
+    return SummedCrossEntropy.apply(vectors, table, contests)  # type: ignore[return-value]
+
+
+def naive(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(vectors @ table.T, labels, reduction="sum")
+
+
+def memory_row(millions: float, dimension: int) -> tuple[str, int, float | None, float | None, Any]:
+    """What both need at one size, each measured in a process of its own; None: it was not tried."""
+    rows = round(millions * 1e6)
+    mine = theirs = seconds = None
+    if 2 * 4 * rows * dimension < 14 << 30:
+        mine, seconds = in_process(extra_memory, "chunked", rows, dimension)
+    if 3 * 4 * rows * MENTIONS < MOST_NAIVE_BYTES:
+        theirs, _ = in_process(extra_memory, "naive", rows, dimension)
+    return f"{rows:,}", dimension, mine, theirs, seconds
+
+
+def extra_memory(which: str, rows: int, dimension: int) -> tuple[float, float]:
+    """MB at the peak of a forward and backward pass, less the table, its gradient and what was
+    there before; and the seconds it took."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    table = torch.full((rows, dimension), 0.01, device=device, requires_grad=True)
+    vectors = torch.ones(MENTIONS, dimension, device=device, requires_grad=True)
+    labels = torch.arange(MENTIONS, device=device)
+    loss_of: Callable[..., Tensor] = chunked if which == "chunked" else naive
+    before = start_of_peak(device)
+    started = time.perf_counter()
+    loss_of(vectors, table, labels).backward()
+    peak = peak_bytes(device)
+    seconds = time.perf_counter() - started
+    return round((peak - before - 4 * table.numel()) / MB, 1), round(seconds, 2)
+
+
+def start_of_peak(device: torch.device) -> int:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_bytes("VmRSS")
+
+
+def peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+    return resident_bytes("VmHWM")
+
+
+def resident_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def flops_share(mix: Sequence[tuple[float, float]]) -> float:
+    """The arithmetic of the head at 1 M x 256 in parts of a step of BERT-base; `mix` has the share
+    of mentions and of concepts of each type.
+
+    Four products of mentions and rows: the logits, the logits again, and the two gradients.
+    """
+    products = sum(STEP_MENTIONS * mentions * 1e6 * concepts for mentions, concepts in mix)
+    step = STEP_TOKENS * training_flops_per_token(12, 768, 3072, 30522, 364, 0.15)
+    return 4 * 2 * 256 * products / step
+
+
+def sharing_rows(
+    millions: Sequence[float], sizes: Sequence[int]
+) -> Iterator[tuple[str, int, str, float, float]]:
+    for million in millions:
+        rows = round(million * 1e6)
+        for size in sizes:
+            for which in ("one matrix", "shared rows"):
+                found = on_ranks(size, which, rows)
+                memory, ms = max(m for m, _ in found), median(t for _, t in found)
+                yield f"{rows:,}", size, which, memory, round(ms, 1)
+
+
+def rank_step(world: World, which: str, rows: int, steps: int = 3) -> tuple[float, float]:
+    """MB that a rank needs for the table at its peak, and the milliseconds of a step."""
+    before = start_of_peak(world.device)
+    step = shared_step(world, rows) if which == "shared rows" else matrix_step(world, rows)
+    times = []
+    for number in range(steps):
+        started = time.perf_counter()
+        step(number)
+        times.append(1000 * (time.perf_counter() - started))
+    return round((peak_bytes(world.device) - before) / MB, 1), median(times[1:])
+
+
+def mentions_of(world: World, rows: int, number: int) -> tuple[Tensor, Tensor, list[int]]:
+    num = MENTIONS // world.size
+    random = torch.Generator().manual_seed(number * world.size + world.rank)
+    vectors = torch.randn(num, 128, generator=random).requires_grad_()
+    return vectors, torch.randint(rows, (num,), generator=random), [num]
+
+
+def matrix_step(world: World, rows: int) -> Callable[[int], None]:
+    table = ConceptTable([rows], 128, sample_above=1 << 62, sample_share=1.0)
+    optimizer = adamw(table, OPTIMIZER)
+
+    def step(number: int) -> None:
+        table(*mentions_of(world, rows, number)).backward()
+        if world.size > 1:
+            dist.all_reduce(table.weight.grad)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def shared_step(world: World, rows: int) -> Callable[[int], None]:
+    mine = TableRows([rows], 128, world, OPTIMIZER, seed=0)
+    table = ShardedTable(mine, sample_above=1 << 62, sample_share=1.0)
+
+    def step(number: int) -> None:
+        table(*mentions_of(world, rows, number)).backward()
+        mine.update(1e-4, scale=1.0)
+
+    return step
+
+
+def in_process(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns in a process of its own, whose memory is all its own."""
+    with mp.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+def on_ranks(size: int, which: str, rows: int) -> list[tuple[float, float]]:
+    with tempfile.TemporaryDirectory() as folder, mp.get_context("spawn").Pool(size) as pool:
+        return pool.starmap(
+            rank, [(number, size, folder, which, rows) for number in range(size)], 1
+        )
+
+
+def rank(number: int, size: int, folder: str, which: str, rows: int) -> tuple[float, float]:
+    torch.set_num_threads(1)
+    if size > 1:
+        dist.init_process_group("gloo", f"file://{folder}/ranks", rank=number, world_size=size)
+    try:
+        return rank_step(current_world(torch.device("cpu")), which, rows)
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+def show(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*("–" if cell is None else str(cell) for cell in row))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
