@@ -175,13 +175,18 @@ def zero(stage: int) -> dict:
     return {"zero_optimization": {"stage": stage, **settings}}
 
 
+# A table that the ranks share, its larger types learnt against a sample.
+SHARED = {"dimension": 8, "shard_above": 0, "sample_above": 3, "sample_share": 0.5}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("entities", [{"dimension": 8}, SHARED], ids=["one matrix", "shared"])
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_a_run_goes_on_with_another_number_of_ranks(
-    shards: Path, tmp_path: Path, engine: str
+    shards: Path, tmp_path: Path, engine: str, entities: dict
 ) -> None:
     data = config_of(shards).data.model_dump() | {"streams": 4}
-    config = config_of(shards, data=data, engine=engine)
+    config = config_of(shards, data=data, engine=engine, entities=entities)
     whole = run_ranks(run, 2, config, str(tmp_path / "whole"))[0]
     for size, steps in ((2, "step:3:raise"), (4, "step:3:raise"), (1, None)):
         run_ranks(run_up_to, size, config, str(tmp_path / "resized"), steps)
@@ -281,6 +286,40 @@ def test_ranks_that_do_not_divide_the_streams_walk_the_same_curve(
     found = run_ranks(run, 3, config, str(tmp_path / "three"))[0]
     for ours, reference in zip(losses(found), alone, strict=True):
         assert ours == pytest.approx(reference, rel=1e-4)
+
+
+def test_a_killed_run_with_a_shared_table_repeats_the_whole_one(
+    shards: Path, tmp_path: Path
+) -> None:
+    config = config_of(shards, entities=SHARED)
+    wanted, found = stop_and_go_on(World(), config, str(tmp_path))
+    assert found == wanted
+    heads = [tmp_path / name / "encoder/entity_head.safetensors" for name in ("whole", "stopped")]
+    assert heads[0].read_bytes() == heads[1].read_bytes()
+    head, rows = load_file(heads[0]), pq.read_table(heads[0].parent / "concepts.parquet").num_rows
+    assert head["entity_head.concepts.weight"].shape == (rows, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 1, 3])
+def test_two_ranks_share_a_table_and_walk_the_curve_of_one(
+    shards: Path, tmp_path: Path, stage: int | None
+) -> None:
+    alone = losses(run(World(), config_of(shards, entities=SHARED), str(tmp_path / "alone")))
+    sections: dict = {"entities": SHARED}
+    if stage is not None:
+        sections |= {"engine": "deepspeed", "deepspeed": zero(stage)}
+    found = run_ranks(run, 2, config_of(shards, **sections), str(tmp_path / "two"))[0]
+    for ours, reference in zip(losses(found), alone, strict=True):
+        assert ours == pytest.approx(reference, rel=1e-4)
+    heads = [tmp_path / n / "encoder/entity_head.safetensors" for n in ("alone", "two")]
+    ours, reference = (load_file(path)["entity_head.concepts.weight"] for path in heads)
+    torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-3)
+    measured = [list(read_events(tmp_path / n, "validation"))[-1] for n in ("alone", "two")]
+    names = [name for name in measured[0] if "identifier" in name]
+    assert len(names) > 10, "by type and by frequency"
+    for name in names:
+        assert measured[0][name] == pytest.approx(measured[1][name], rel=1e-3), name
 
 
 def test_what_does_not_fit_is_said_before_a_rank_is_asked_for(shards: Path) -> None:
