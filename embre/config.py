@@ -102,6 +102,15 @@ class MaskingConfig(Section):
         return self
 
 
+class LossWeights(Section):
+    """What each loss counts in the sum; each is a mean over its targets. The paper has no numbers
+    for them: ours."""
+
+    token: float = Field(default=1.0, ge=0)
+    type: float = Field(default=1.0, ge=0)
+    identifier: float = Field(default=1.0, ge=0)
+
+
 class TypeLimits(Section):
     """Limits of one entity type; what is not given is as for all types."""
 
@@ -279,6 +288,7 @@ class PretrainConfig(RunConfig):
 
     data: DataConfig
     masking: MaskingConfig = MaskingConfig()
+    losses: LossWeights = LossWeights()
     entities: EntitiesConfig = EntitiesConfig()
 
 

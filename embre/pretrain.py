@@ -31,7 +31,7 @@ from embre.heads import EntityHead
 from embre.identifier_scores import NAMES, frequency_bounds, score_sums, scores
 from embre.job import LINEAGE, Job, move_into_place
 from embre.loader import StreamLoader
-from embre.pretraining_model import LOSS_WEIGHTS, PretrainingModel
+from embre.pretraining_model import LOSSES, PretrainingModel
 from embre.shard_statistics import stored_statistics
 from embre.sharded_table import ShardedTable
 from embre.shards import ShardSet
@@ -63,7 +63,8 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     head = EntityHead(encoder.config.hidden_size, len(entities.sizes), table)
     model = PretrainingModel(encoder, head, config.encoder.precision == "bf16")
     rows = table.rows if isinstance(table, ShardedTable) else None
-    engine = build_engine(config, model, LOSS_WEIGHTS, world, loader.per_rank, job.folder, rows)
+    weights = config.losses.model_dump()
+    engine = build_engine(config, model, weights, world, loader.per_rank, job.folder, rows)
     fingerprint = job.fingerprint(shard_set.manifest.digest, entities.fingerprint)
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
@@ -153,12 +154,11 @@ def validator(source: StreamSource, world: World) -> Callable[[Engine], dict[str
         sums: Counter[str] = Counter()
         for batch in mine:
             sums.update(_measure(model(batch.to(world.device)), batch, bounds))
-        named = [f"{kind}/{name}" for kind in ("n", "loss", "right") for name in LOSS_WEIGHTS]
+        named = [f"{kind}/{name}" for kind in ("n", "loss", "right") for name in LOSSES]
         named += NAMES
         totals = dict(zip(named, world.sum([sums[name] for name in named]), strict=True))
         losses = {
-            f"loss/{name}": totals[f"loss/{name}"] / max(totals[f"n/{name}"], 1)
-            for name in LOSS_WEIGHTS
+            f"loss/{name}": totals[f"loss/{name}"] / max(totals[f"n/{name}"], 1) for name in LOSSES
         }
         accuracies = {
             f"accuracy/{name}": totals[f"right/{name}"] / max(totals[f"n/{name}"], 1)

@@ -8,7 +8,7 @@ from embre.batch import Batch
 from embre.encoder import encode_strip
 from embre.heads import EntityHead, span_means
 
-LOSS_WEIGHTS = {"token": 1.0, "type": 1.0, "identifier": 1.0}
+LOSSES = ("token", "type", "identifier")
 
 
 class PretrainingModel(nn.Module):
