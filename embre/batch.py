@@ -43,8 +43,9 @@ class StreamState(NamedTuple):
 class Batch:
     """One micro-batch of pretraining: a strip of T tokens, D documents end to end, then padding.
 
-    `input_ids`, `positions` (T,); `boundaries` (D + 1,) where each document starts and the last
-    ends; `longest` tokens of the longest. Token targets: `token_spots` (K,) and `token_labels`
+    `input_ids`, `positions` (T,); `boundaries` (B + 1,) where each document starts, and after them
+    the pieces of padding up to T; none is longer than `longest`, which is the same in all
+    micro-batches of a run. Token targets: `token_spots` (K,) and `token_labels`
     (K,). Mention targets: `mention_spans` (M, 2) start and end, `mention_types` (M,),
     `mention_ids` (M,) within the type, -1 outside the vocabulary. Mentions inside it come first, by
     type: `known_by_type` of each. `slot` says which stream it
@@ -77,13 +78,14 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         """Tokens that are not padding."""
-        return int(self.boundaries[-1]) if self.slot >= 0 else 0
+        return int(self.boundaries[len(self.doc_ids)]) if self.slot >= 0 else 0
 
     @property
     def data_hash(self) -> int:
         """32 bits of tokens and targets, as they lie on the CPU."""
+        documents = self.boundaries[: len(self.doc_ids) + 1]
         targets = (self.token_labels, self.mention_spans, self.mention_types, self.mention_ids)
-        return data_hash(self.slot, (self.input_ids, self.boundaries, *targets))
+        return data_hash(self.slot, (self.input_ids, documents, *targets))
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -160,8 +162,8 @@ def make_batch(source: StreamSource, members: Examples, slot: int, state: Stream
     return Batch(
         input_ids=_tensor(np.pad(masked.tokens, (0, pad), constant_values=source.special["pad"])),
         positions=_tensor(np.pad(positions, (0, pad))),
-        boundaries=torch.from_numpy(boundaries.astype(np.int32)),
-        longest=int(np.diff(boundaries).max(initial=0)),
+        boundaries=torch.from_numpy(with_padding(boundaries, source.data)),
+        longest=source.data.max_document_tokens,
         token_spots=_tensor(token_spots),
         token_labels=_tensor(strip.tokens[token_spots]),
         mention_spans=_tensor(np.stack([targets["start"], targets["end"]], axis=1)),
@@ -214,6 +216,19 @@ def lay(source: StreamSource, members: Examples) -> tuple[Strip, np.ndarray, np.
     rows["end"] += shift
     strip = Strip(tokens, token_keys, maskable, rows, np.zeros(0, np.uint64))
     return _with_mention_keys(source, strip, members.keys[row_owner]), boundaries, positions
+
+
+def with_padding(boundaries: np.ndarray, data: DataConfig) -> np.ndarray:
+    """(B + 1,) int32: boundaries of documents, and of the padding behind them as further ones.
+
+    So attention covers the whole strip, and nobody has to ask the device where the documents end.
+    In pieces, because attention is quadratic in a document.
+    """
+    inner = np.arange(
+        boundaries[-1] + data.max_document_tokens, data.strip_tokens, step=data.max_document_tokens
+    )
+    end = [data.strip_tokens] if boundaries[-1] < data.strip_tokens else []
+    return np.concatenate([boundaries, inner, end]).astype(np.int32)
 
 
 def _with_mention_keys(source: StreamSource, strip: Strip, document_keys: np.ndarray) -> Strip:

@@ -43,10 +43,10 @@ def strip_attention(
     scaling: float | None = None,
     **unused: object,
 ) -> tuple[Tensor, None]:
-    """Attention within each document of a strip; padding after the last document gets zeros.
+    """Attention within each document of a strip.
 
-    `boundaries` (D + 1,) int32. On CUDA in half precision one variable-length kernel, elsewhere
-    one call per document. There is no dropout on attention weights (the kernel has none).
+    `boundaries` (D + 1,) int32, from 0 to T. On CUDA in half precision one variable-length kernel,
+    elsewhere one call per document. There is no dropout on attention weights (the kernel has none).
     """
     if query_1ATE.is_cuda and query_1ATE.dtype in (torch.bfloat16, torch.float16):
         return _varlen_attention(query_1ATE, key_1ATE, value_1ATE, boundaries, longest, scaling)
@@ -60,7 +60,6 @@ def strip_attention(
         )
         for start, end in zip(edges[:-1], edges[1:], strict=True)
     ]
-    parts.append(torch.zeros_like(value_1ATE[:, :, edges[-1] :]))
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
@@ -74,11 +73,10 @@ def _varlen_attention(
 ) -> tuple[Tensor, None]:
     from torch.nn.attention.varlen import varlen_attn
 
-    end = int(boundaries[-1])
-    query, key, value = (x[0, :, :end].transpose(0, 1) for x in (query_1ATE, key_1ATE, value_1ATE))
+    query, key, value = (x[0].transpose(0, 1) for x in (query_1ATE, key_1ATE, value_1ATE))
     found = varlen_attn(query, key, value, boundaries, boundaries, longest, longest, scale=scaling)
     assert isinstance(found, Tensor)
-    return F.pad(found, (0, 0, 0, 0, 0, query_1ATE.shape[2] - end))[None], None
+    return found[None], None
 
 
 AttentionInterface.register(STRIP_ATTENTION, strip_attention)
@@ -146,7 +144,7 @@ def empty_encoder(config: dict[str, Any]) -> PreTrainedModel:
 def encode_strip(
     bert: nn.Module, input_ids_T: Tensor, positions_T: Tensor, boundaries: Tensor, longest: int
 ) -> Tensor:
-    """The last hidden states (T, H) of a strip of documents."""
+    """The last hidden states (T, H) of a strip of documents, which `boundaries` cut from 0 to T."""
     output = bert(
         input_ids=input_ids_T[None],
         position_ids=positions_T[None],

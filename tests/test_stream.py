@@ -25,6 +25,7 @@ from embre.batch import (
     StreamState,
     empty_batch,
     make_batch,
+    with_padding,
 )
 from embre.config import DataConfig, MaskingConfig
 from embre.demo_corpus import make_corpus
@@ -119,7 +120,7 @@ def read_epochs(source: StreamSource, stream: int, num_epochs: int) -> list[list
     found, epochs = [], []
     bare = replace(source, masking=MaskingConfig(entity_rate=0, token_rate=0))
     for batch in stream_batches(bare, stream):
-        bounds = batch.boundaries.tolist()
+        bounds = batch.boundaries[: len(batch.doc_ids) + 1].tolist()
         for name, start, end in zip(batch.doc_ids, bounds[:-1], bounds[1:], strict=True):
             found.append((name, tuple(batch.input_ids[start + 1 : end - 1].tolist())))
         if batch.state.epoch > len(epochs):
@@ -235,12 +236,10 @@ def test_strips_have_one_length_and_documents_start_at_position_zero(
     special = source.special
     for batch in islice(stream_batches(source, 0), 12):
         assert len(batch.input_ids) == len(batch.positions) == source.data.strip_tokens
-        bounds = batch.boundaries.tolist()
+        bounds = batch.boundaries[: len(batch.doc_ids) + 1].tolist()
         lengths = np.diff(bounds)
         assert bounds[0] == 0
         assert bounds[-1] == batch.num_tokens <= source.data.strip_tokens
-        assert len(batch.doc_ids) == len(lengths)
-        assert batch.longest == lengths.max()
         assert batch.positions[: bounds[-1]].tolist() == [
             n for size in lengths for n in range(size)
         ]
@@ -248,6 +247,16 @@ def test_strips_have_one_length_and_documents_start_at_position_zero(
         assert (batch.input_ids[bounds[:-1]] == special["first"]).all()
         assert (batch.input_ids[[end - 1 for end in bounds[1:]]] == special["last"]).all()
         assert (batch.mention_spans < bounds[-1]).all()
+
+
+def test_padding_is_cut_into_pieces_that_attention_can_afford(source: StreamSource) -> None:
+    for batch in islice(stream_batches(source, 0), 12):
+        lengths = np.diff(batch.boundaries.tolist())
+        assert batch.boundaries[-1] == source.data.strip_tokens
+        assert lengths.min() > 0
+        assert lengths.max() <= batch.longest == source.data.max_document_tokens
+    full = np.array([0, 60, source.data.strip_tokens])
+    assert with_padding(full, source.data).tolist() == full.tolist()
 
 
 def test_a_strip_is_full_when_the_next_document_does_not_fit(source: StreamSource) -> None:
@@ -473,7 +482,7 @@ def test_an_empty_micro_batch_has_no_targets(source: StreamSource) -> None:
     assert batch.counts == {"token": 0, "type": 0, "identifier": 0}
     assert batch.num_tokens == 0 and batch.slot == -1
     # One document of nothing, so that attention has something to attend to on every rank.
-    assert batch.boundaries.tolist() == [0, 2] and batch.longest == 2
+    assert batch.boundaries.tolist() == [0, 2, 50, 98, 128]
     padding = [source.special["pad"]] * (source.data.strip_tokens - 2)
     assert batch.input_ids.tolist() == [source.special["first"], source.special["last"], *padding]
     assert batch.mention_spans.shape == (0, 2)
