@@ -45,10 +45,11 @@ class Batch:
 
     `input_ids`, `positions` (T,); `boundaries` (B + 1,) where each document starts, and after them
     the pieces of padding up to T; none is longer than `longest`, which is the same in all
-    micro-batches of a run. Token targets: `token_spots` (K,) and `token_labels`
-    (K,). Mention targets: `mention_spans` (M, 2) start and end, `mention_types` (M,),
-    `mention_ids` (M,) within the type, -1 outside the vocabulary. Mentions inside it come first, by
-    type: `known_by_type` of each. `slot` says which stream it
+    micro-batches of a run. `rows` (R,) are the places that a head reads, in order, and
+    `row_boundaries` (B + 1,) cut them by document; targets are counted in rows. Token targets:
+    `token_spots` (K,) and `token_labels` (K,). Mention targets: `mention_spans` (M, 2) start and
+    end, `mention_types` (M,), `mention_ids` (M,) within the type, -1 outside the vocabulary.
+    Mentions inside it come first, by type: `known_by_type` of each. `slot` says which stream it
     came from (-1: empty), `state` where that stream stands after it, `doc_ids` what is in it.
     """
 
@@ -56,6 +57,8 @@ class Batch:
     positions: Tensor
     boundaries: Tensor
     longest: int
+    rows: Tensor
+    row_boundaries: Tensor
     token_spots: Tensor
     token_labels: Tensor
     mention_spans: Tensor
@@ -85,7 +88,7 @@ class Batch:
         """32 bits of tokens and targets, as they lie on the CPU."""
         documents = self.boundaries[: len(self.doc_ids) + 1]
         targets = (self.token_labels, self.mention_spans, self.mention_types, self.mention_ids)
-        return data_hash(self.slot, (self.input_ids, documents, *targets))
+        return data_hash(self.slot, (self.input_ids, documents, self.rows, *targets))
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -159,14 +162,20 @@ def make_batch(source: StreamSource, members: Examples, slot: int, state: Stream
     pad = source.data.strip_tokens - len(strip.tokens)
     targets, known_by_type, ids = _mention_targets(source, strip.mentions[masked.mention_targets])
     token_spots = np.flatnonzero(masked.token_targets)
+    rows = rows_read(token_spots, targets["start"], targets["end"], source.data.strip_tokens)
+    first_rows = np.searchsorted(rows, targets["start"])
+    last_rows = np.searchsorted(rows, targets["end"])
+    edges = with_padding(boundaries, source.data)
     return Batch(
         input_ids=_tensor(np.pad(masked.tokens, (0, pad), constant_values=source.special["pad"])),
         positions=_tensor(np.pad(positions, (0, pad))),
-        boundaries=torch.from_numpy(with_padding(boundaries, source.data)),
+        boundaries=torch.from_numpy(edges),
         longest=source.data.max_document_tokens,
-        token_spots=_tensor(token_spots),
+        rows=_tensor(rows),
+        row_boundaries=torch.from_numpy(np.searchsorted(rows, edges).astype(np.int32)),
+        token_spots=_tensor(np.searchsorted(rows, token_spots)),
         token_labels=_tensor(strip.tokens[token_spots]),
-        mention_spans=_tensor(np.stack([targets["start"], targets["end"]], axis=1)),
+        mention_spans=_tensor(np.stack([first_rows, last_rows], axis=1)),
         mention_types=_tensor(targets["type"]),
         mention_ids=_tensor(ids),
         known_by_type=known_by_type,
@@ -229,6 +238,19 @@ def with_padding(boundaries: np.ndarray, data: DataConfig) -> np.ndarray:
     )
     end = [data.strip_tokens] if boundaries[-1] < data.strip_tokens else []
     return np.concatenate([boundaries, inner, end]).astype(np.int32)
+
+
+def rows_read(
+    token_spots: np.ndarray, starts: np.ndarray, ends: np.ndarray, strip_tokens: int
+) -> np.ndarray:
+    """(R,) the places of a strip that are a token target or in a span, and always the first and
+    the last one: a compiled forward is made anew where a size is 0 or 1."""
+    depth = np.zeros(strip_tokens + 1, dtype=np.int64)
+    np.add.at(depth, starts, 1)
+    np.add.at(depth, ends, -1)
+    read = np.cumsum(depth[:-1]) > 0
+    read[token_spots] = read[0] = read[-1] = True
+    return np.flatnonzero(read)
 
 
 def _with_mention_keys(source: StreamSource, strip: Strip, document_keys: np.ndarray) -> Strip:

@@ -1,9 +1,9 @@
 """The backbone: any Hugging Face BERT, its weights and names untouched, on packed strips.
 
-Documents lie end to end in one strip; a registered attention function keeps each to itself, so an
-unmodified BERT runs on them without padding, and what is saved loads as a plain BERT.
+Documents lie end to end in one strip, and attention keeps each to itself. The modules are Hugging
+Face's own and only called in another way, so what is saved loads as a plain BERT.
 
-Shapes: T tokens of a strip, H hidden size, A heads, E head size, D documents.
+Shapes: T tokens of a strip, R rows of it that are wanted, H hidden size.
 """
 
 import logging
@@ -11,76 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    AttentionInterface,
     AutoConfig,
     AutoModelForMaskedLM,
     BertConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils import logging as transformers_logging
 
 from embre.config import EncoderConfig, NewEncoder
+from embre.strip_attention import strip_attention
 from embre.tokenization import TextTokenizer
 
 log = logging.getLogger(__name__)
-
-STRIP_ATTENTION = "embre_strip"
-
-
-def strip_attention(
-    module: nn.Module,
-    query_1ATE: Tensor,
-    key_1ATE: Tensor,
-    value_1ATE: Tensor,
-    attention_mask: None,
-    boundaries: Tensor,
-    longest: int,
-    scaling: float | None = None,
-    **unused: object,
-) -> tuple[Tensor, None]:
-    """Attention within each document of a strip.
-
-    `boundaries` (D + 1,) int32, from 0 to T. On CUDA in half precision one variable-length kernel,
-    elsewhere one call per document. There is no dropout on attention weights (the kernel has none).
-    """
-    if query_1ATE.is_cuda and query_1ATE.dtype in (torch.bfloat16, torch.float16):
-        return _varlen_attention(query_1ATE, key_1ATE, value_1ATE, boundaries, longest, scaling)
-    edges = boundaries.tolist()
-    parts = [
-        F.scaled_dot_product_attention(
-            query_1ATE[:, :, start:end],
-            key_1ATE[:, :, start:end],
-            value_1ATE[:, :, start:end],
-            scale=scaling,
-        )
-        for start, end in zip(edges[:-1], edges[1:], strict=True)
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-def _varlen_attention(
-    query_1ATE: Tensor,
-    key_1ATE: Tensor,
-    value_1ATE: Tensor,
-    boundaries: Tensor,
-    longest: int,
-    scaling: float | None,
-) -> tuple[Tensor, None]:
-    from torch.nn.attention.varlen import varlen_attn
-
-    query, key, value = (x[0].transpose(0, 1) for x in (query_1ATE, key_1ATE, value_1ATE))
-    found = varlen_attn(query, key, value, boundaries, boundaries, longest, longest, scale=scaling)
-    assert isinstance(found, Tensor)
-    return found[None], None
-
-
-AttentionInterface.register(STRIP_ATTENTION, strip_attention)
-AttentionMaskInterface.register(STRIP_ATTENTION, lambda *args, **kwargs: None)
 
 
 def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedModel:
@@ -136,22 +81,49 @@ def check_length(config: EncoderConfig, max_document_tokens: int) -> None:
 
 def empty_encoder(config: dict[str, Any]) -> PreTrainedModel:
     """A BERT of the shape that a config.json describes, its weights still to come."""
-    model = AutoModelForMaskedLM.from_config(BertConfig.from_dict(config))
-    model.set_attn_implementation(STRIP_ATTENTION)
-    return model
+    return AutoModelForMaskedLM.from_config(BertConfig.from_dict(config))
 
 
 def encode_strip(
-    bert: nn.Module, input_ids_T: Tensor, positions_T: Tensor, boundaries: Tensor, longest: int
+    bert: Any,
+    input_ids_T: Tensor,
+    positions_T: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    rows_R: Tensor | None = None,
+    row_boundaries: Tensor | None = None,
 ) -> Tensor:
-    """The last hidden states (T, H) of a strip of documents, which `boundaries` cut from 0 to T."""
-    output = bert(
-        input_ids=input_ids_T[None],
-        position_ids=positions_T[None],
-        boundaries=boundaries,
-        longest=longest,
+    """The last hidden states (T, H) of a strip of documents, which `boundaries` cut from 0 to T.
+
+    Where `rows_R`, sorted, says which of them are wanted, only those (R, H): the last layer asks
+    for them alone. `row_boundaries` cut the rows by document.
+    """
+    hidden_TH = bert.embeddings(input_ids=input_ids_T[None], position_ids=positions_T[None])[0]
+    *layers, last = bert.encoder.layer
+    for layer in layers:
+        hidden_TH = _layer(layer, hidden_TH, hidden_TH, boundaries, boundaries, longest)
+    if rows_R is None or row_boundaries is None:
+        return _layer(last, hidden_TH, hidden_TH, boundaries, boundaries, longest)
+    wanted_RH = hidden_TH.index_select(0, rows_R)
+    return _layer(last, wanted_RH, hidden_TH, row_boundaries, boundaries, longest)
+
+
+def _layer(
+    layer: Any,
+    rows_RH: Tensor,
+    hidden_TH: Tensor,
+    row_boundaries: Tensor,
+    boundaries: Tensor,
+    longest: int,
+) -> Tensor:
+    """(R, H): a BertLayer at some rows of its input."""
+    heads = layer.attention.self
+    query, key, value = (
+        part.unflatten(1, (heads.num_attention_heads, -1))
+        for part in (heads.query(rows_RH), heads.key(hidden_TH), heads.value(hidden_TH))
     )
-    return output.last_hidden_state[0]
+    found = strip_attention(query, key, value, row_boundaries, boundaries, longest)
+    return layer.feed_forward_chunk(layer.attention.output(found.flatten(1), rows_RH))
 
 
 def _read_config(folder: Path) -> PreTrainedConfig:
@@ -175,7 +147,6 @@ def _prepare(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = config.dropout
-    model.set_attn_implementation(STRIP_ATTENTION)
     return model
 
 

@@ -19,14 +19,21 @@ def training_flops_per_token(
     vocabulary: int,
     mean_document_tokens: float,
     target_share: float,
+    row_share: float = 1.0,
 ) -> float:
     """Of a BERT with a token head at `target_share` of the tokens; other heads are left out.
 
+    The last layer makes keys and values of all tokens, and the rest at `row_share` of them.
+
     >>> round(training_flops_per_token(12, 768, 3072, 30522, 512, 0.15) / 1e6)
     588
+    >>> round(training_flops_per_token(12, 768, 3072, 30522, 512, 0.15, row_share=0.15) / 1e6)
+    554
     """
-    linear = layers * (4 * hidden * hidden + 2 * hidden * feed_forward)
-    attention = layers * 2 * hidden * mean_document_tokens
+    layers_of_rows = layers - 1 + row_share
+    keys_and_values = layers * 2 * hidden * hidden
+    linear = keys_and_values + layers_of_rows * (2 * hidden * hidden + 2 * hidden * feed_forward)
+    attention = layers_of_rows * 2 * hidden * mean_document_tokens
     head = target_share * (hidden * hidden + hidden * vocabulary)
     return 6 * (linear + attention + head)
 

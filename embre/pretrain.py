@@ -114,13 +114,16 @@ def mfu_of_token_rate(
     if world.rank != 0:
         return 0.0
     split = shard_set.manifest.total("train")
+    # At the least: what the entity head reads is not known in advance.
+    share = config.masking.token_rate if "token" in config.masking.objective else 0.0
     flops = training_flops_per_token(
         shape.num_hidden_layers,
         shape.hidden_size,
         shape.intermediate_size,
         shape.vocab_size,
         min(split.tokens / max(split.documents, 1), config.data.max_document_tokens),
-        config.masking.token_rate if "token" in config.masking.objective else 0.0,
+        share,
+        share,
     )
     half = config.encoder.precision == "bf16"
     dtype = torch.bfloat16 if half else torch.float32

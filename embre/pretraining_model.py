@@ -43,12 +43,15 @@ class PretrainingModel(nn.Module):
         with torch.autocast(
             batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
         ):
-            hidden_TH = encode_strip(
-                self.encoder.bert,  # type: ignore[arg-type]
+            rows_RH = encode_strip(
+                self.encoder.bert,
                 batch.input_ids,
                 batch.positions,
                 batch.boundaries,
                 batch.longest,
+                batch.rows,
+                batch.row_boundaries,
             )
-            token_logits = self.encoder.cls(hidden_TH[batch.token_spots])  # type: ignore[operator]
-            return token_logits, span_means(hidden_TH.float(), batch.mention_spans)
+            asked_KH = rows_RH.index_select(0, batch.token_spots)
+            token_logits = self.encoder.cls(asked_KH)  # type: ignore[operator]
+            return token_logits, span_means(rows_RH.float(), batch.mention_spans)

@@ -9,7 +9,7 @@ from embre.flops import product_flops_per_s, training_flops_per_token
 
 
 def test_the_formula_gives_what_its_docstring_says() -> None:
-    assert doctest.testmod(flops).attempted == 1
+    assert doctest.testmod(flops).attempted == 2
     assert not doctest.testmod(flops).failed
 
 

@@ -273,8 +273,9 @@ def test_what_is_no_target_stays_in_sight(
 def test_token_labels_are_the_original_tokens(shard_set: ShardSet, members: Examples) -> None:
     original, _, _ = lay(source(shard_set), members)
     found = batch(shard_set, members)
-    assert found.token_labels.tolist() == original.tokens[found.token_spots.numpy()].tolist()
-    assert (found.input_ids[found.token_spots] != found.token_labels).float().mean() > 0.7
+    spots = found.rows[found.token_spots]
+    assert found.token_labels.tolist() == original.tokens[spots.numpy()].tolist()
+    assert (found.input_ids[spots] != found.token_labels).float().mean() > 0.7
 
 
 def test_mention_targets_carry_their_type_and_identifier(
@@ -291,8 +292,9 @@ def test_mention_targets_carry_their_type_and_identifier(
         truth[int(row["start"]), int(row["end"]), int(row["type"])].add(int(row["concept"]))
     found = batch(shard_set, members)
     names = list(TYPE_INDEX)
+    first, last = found.rows[found.mention_spans[:, 0]], found.rows[found.mention_spans[:, 1] - 1]
     rows = zip(
-        found.mention_spans.tolist(),
+        zip(first.tolist(), (last + 1).tolist(), strict=True),
         found.mention_types.tolist(),
         found.mention_ids.tolist(),
         strict=True,

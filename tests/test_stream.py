@@ -73,6 +73,7 @@ def contents(batches: list[Batch]) -> Contents:
         batch.slot: (
             batch.doc_ids,
             batch.input_ids.tolist(),
+            batch.rows.tolist(),
             batch.token_spots.tolist(),
             batch.token_labels.tolist(),
             batch.mention_spans.tolist(),
@@ -246,7 +247,7 @@ def test_strips_have_one_length_and_documents_start_at_position_zero(
         assert (batch.input_ids[bounds[-1] :] == special["pad"]).all()
         assert (batch.input_ids[bounds[:-1]] == special["first"]).all()
         assert (batch.input_ids[[end - 1 for end in bounds[1:]]] == special["last"]).all()
-        assert (batch.mention_spans < bounds[-1]).all()
+        assert (batch.rows[batch.mention_spans[:, 1] - 1] < bounds[-1]).all()
 
 
 def test_padding_is_cut_into_pieces_that_attention_can_afford(source: StreamSource) -> None:
@@ -257,6 +258,19 @@ def test_padding_is_cut_into_pieces_that_attention_can_afford(source: StreamSour
         assert lengths.max() <= batch.longest == source.data.max_document_tokens
     full = np.array([0, 60, source.data.strip_tokens])
     assert with_padding(full, source.data).tolist() == full.tolist()
+
+
+def test_rows_are_the_places_that_a_head_reads(source: StreamSource) -> None:
+    for batch in islice(stream_batches(source, 0), 12):
+        spans = [range(a, b) for a, b in batch.mention_spans.tolist()]
+        read = {0, len(batch.rows) - 1} | set(batch.token_spots.tolist()) | set(chain(*spans))
+        assert read == set(range(len(batch.rows)))
+        of_rows = np.searchsorted(batch.boundaries.numpy(), batch.rows.numpy(), side="right") - 1
+        assert np.bincount(of_rows, minlength=len(batch.boundaries) - 1).tolist() == (
+            np.diff(batch.row_boundaries.tolist()).tolist()
+        )
+        for places in (batch.rows[a:b] for a, b in batch.mention_spans.tolist()):
+            assert places.diff().eq(1).all(), "a mention lies whole in the rows"
 
 
 def test_a_strip_is_full_when_the_next_document_does_not_fit(source: StreamSource) -> None:
