@@ -1,11 +1,17 @@
 """Attention within the documents of a strip, for all tokens of it or for some rows.
 
+On a CPU it is one op to whoever compiles the forward pass: how it goes by the documents is data.
+
 Shapes: T tokens of a strip, R rows that ask, A heads, E head size, B documents.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 
 def strip_attention(
@@ -19,22 +25,110 @@ def strip_attention(
     """(R, A, E): each row attends to the tokens of its document.
 
     `boundaries` (B + 1,) int32 say where the documents start in the strip, from 0 to T, and
-    `row_boundaries` where their rows do, from 0 to R. On CUDA in half precision one variable-length
-    kernel, elsewhere one call per document. There is no dropout on attention weights (the kernel
-    has none).
+    `row_boundaries` where their rows do, from 0 to R. There is no dropout on attention weights: the
+    kernel of CUDA has none. It takes half precision only; float32 on CUDA is one call per document,
+    which cannot be compiled whole.
     """
-    if query_RAE.is_cuda and query_RAE.dtype in (torch.bfloat16, torch.float16):
-        from torch.nn.attention.varlen import varlen_attn
-
+    if query_RAE.device.type == "cpu":
+        return on_cpu(query_RAE, key_TAE, value_TAE, row_boundaries, boundaries)[0]
+    if query_RAE.dtype in (torch.bfloat16, torch.float16):
         found = varlen_attn(
             query_RAE, key_TAE, value_TAE, row_boundaries, boundaries, longest, longest
         )
         assert isinstance(found, Tensor)
         return found
-    rows, tokens = row_boundaries.tolist(), boundaries.tolist()
-    parts = []
-    for row, last_row, start, end in zip(rows, rows[1:], tokens, tokens[1:], strict=False):
-        asked = (query_RAE[row:last_row], key_TAE[start:end], value_TAE[start:end])
-        found = F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in asked))
-        parts.append(found[0].transpose(0, 1))
-    return torch.cat(parts)
+    parts = [
+        F.scaled_dot_product_attention(
+            _heads_first(query_RAE[rows]),
+            _heads_first(key_TAE[place]),
+            _heads_first(value_TAE[place]),
+        )
+        for rows, place in _documents(row_boundaries, boundaries)
+    ]
+    return torch.cat(parts, dim=2)[0].transpose(0, 1)
+
+
+@torch.library.custom_op("embre::strip_attention", mutates_args=(), device_types="cpu")
+def on_cpu(
+    query_RAE: Tensor,
+    key_TAE: Tensor,
+    value_TAE: Tensor,
+    row_boundaries: Tensor,
+    boundaries: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(R, A, E) what rows find, and (R, A) the log of the sum that each softmax is divided by."""
+    found, sums = _empty(query_RAE)
+    for rows, place in _documents(row_boundaries, boundaries):
+        asked = (query_RAE[rows], key_TAE[place], value_TAE[place])
+        here, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *map(_heads_first, asked)
+        )
+        found[rows], sums[rows] = here[0].transpose(0, 1), logs[0].T
+    return found, sums
+
+
+@on_cpu.register_fake
+def _(query_RAE: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+    return _empty(query_RAE)
+
+
+@torch.library.custom_op("embre::strip_attention_backward", mutates_args=(), device_types="cpu")
+def backward_on_cpu(
+    grad_RAE: Tensor,
+    query_RAE: Tensor,
+    key_TAE: Tensor,
+    value_TAE: Tensor,
+    found_RAE: Tensor,
+    sums_RA: Tensor,
+    row_boundaries: Tensor,
+    boundaries: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of query, key and value. A document without rows has none."""
+    query, key, value = (x.new_zeros(x.shape) for x in (query_RAE, key_TAE, value_TAE))
+    for rows, place in _documents(row_boundaries, boundaries):
+        asked = (grad_RAE[rows], query_RAE[rows], key_TAE[place], value_TAE[place], found_RAE[rows])
+        here = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *map(_heads_first, asked), sums_RA[rows].T[None], 0.0, False
+        )
+        query[rows], key[place], value[place] = (part[0].transpose(0, 1) for part in here)
+    return query, key, value
+
+
+@backward_on_cpu.register_fake
+def _(
+    grad_RAE: Tensor, query_RAE: Tensor, key_TAE: Tensor, value_TAE: Tensor, *_: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    query, key, value = (x.new_empty(x.shape) for x in (query_RAE, key_TAE, value_TAE))
+    return query, key, value
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, row_boundaries, boundaries = inputs
+    ctx.save_for_backward(query, key, value, *output, row_boundaries, boundaries)
+
+
+def _backward(ctx: Any, grad_RAE: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return (*backward_on_cpu(grad_RAE, *ctx.saved_tensors), None, None)
+
+
+on_cpu.register_autograd(_backward, setup_context=_keep)
+
+
+def _documents(row_boundaries: Tensor, boundaries: Tensor) -> Iterator[tuple[slice, slice]]:
+    """The rows and the place in the strip of each document that has rows."""
+    rows, places = row_boundaries.tolist(), boundaries.tolist()
+    for row, last_row, start, end in zip(rows, rows[1:], places, places[1:], strict=False):
+        if row < last_row:
+            yield slice(row, last_row), slice(start, end)
+
+
+def _heads_first(some_nAE: Tensor) -> Tensor:
+    """(1, A, n, E), as torch's own attention takes it."""
+    return some_nAE.transpose(0, 1)[None]
+
+
+def _empty(query_RAE: Tensor) -> tuple[Tensor, Tensor]:
+    exact = torch.float64 if query_RAE.dtype == torch.float64 else torch.float32
+    return query_RAE.new_empty(query_RAE.shape), query_RAE.new_empty(
+        query_RAE.shape[:2], dtype=exact
+    )
