@@ -170,6 +170,7 @@ class EncoderConfig(Section):
     )
     dropout: float = Field(default=0.1, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = Field(default=False, description="of pretraining: torch.compile the forward")
 
 
 class OptimizerConfig(Section):
@@ -291,12 +292,31 @@ class PretrainConfig(RunConfig):
     losses: LossWeights = LossWeights()
     entities: EntitiesConfig = EntitiesConfig()
 
+    @model_validator(mode="after")
+    def _can_be_compiled(self) -> "PretrainConfig":
+        stage = self.deepspeed.get("zero_optimization", {}).get("stage")
+        if self.encoder.compile and self.engine == "deepspeed" and stage == 3:
+            raise ValueError(
+                "encoder.compile does not go with ZeRO stage 3, which takes weights away between "
+                "layers; set it to false, or deepspeed.zero_optimization.stage to 2 or less"
+            )
+        return self
+
 
 class FinetuneConfig(RunConfig):
     """A fine-tuning run: annotated documents and an encoder → relation model."""
 
     data: CorpusConfig
     pairs: PairConfig = PairConfig()
+
+    @model_validator(mode="after")
+    def _is_not_compiled(self) -> "FinetuneConfig":
+        if self.encoder.compile:
+            raise ValueError(
+                "encoder.compile is for pretraining: a strip of documents with pairs "
+                "has another length each time; remove it"
+            )
+        return self
 
 
 Config = TypeVar("Config", bound=RunConfig)

@@ -7,6 +7,7 @@ Shapes: T tokens of a strip, R rows of it that are wanted, H hidden size.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,52 @@ def empty_encoder(config: dict[str, Any]) -> PreTrainedModel:
     return AutoModelForMaskedLM.from_config(BertConfig.from_dict(config))
 
 
+def strip_encoder(config: EncoderConfig, device: torch.device) -> Callable[..., Tensor]:
+    """`encode_strip` as the config wants it carried out.
+
+    Raises ValueError where it cannot be compiled.
+    """
+    if not config.compile:
+        return encode_strip
+    if device.type == "cuda" and config.precision == "fp32":
+        raise ValueError(
+            "encoder.compile: the attention kernel of CUDA is for half precision; set "
+            "encoder.precision to bf16, or encoder.compile to false"
+        )
+    return compiled("inductor")
+
+
+def compiled(backend: str) -> Callable[..., Tensor]:
+    """`encode_strip` of some rows, its layers compiled in one piece for any number of documents and
+    rows.
+
+    Not the embeddings: compiled, their backward pass would add up in the order of threads, and a
+    run would no longer repeat itself to the last bit.
+    """
+    whole = torch.compile(_layers, fullgraph=True, backend=backend)
+
+    def encode(
+        bert: Any,
+        input_ids_T: Tensor,
+        positions_T: Tensor,
+        boundaries: Tensor,
+        longest: int,
+        rows_R: Tensor,
+        row_boundaries: Tensor,
+    ) -> Tensor:
+        # Code is made for sizes of this order, and not for those of the micro-batch that comes
+        # first, which is another after a restart.
+        num_tokens = len(input_ids_T)
+        num_documents = max(2, num_tokens // longest)
+        torch._dynamo.mark_dynamic(rows_R, 0, hint_override=max(2, num_tokens // 4))
+        for cuts in (boundaries, row_boundaries):
+            torch._dynamo.mark_dynamic(cuts, 0, hint_override=num_documents)
+        hidden_TH = _embed(bert, input_ids_T, positions_T)
+        return whole(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries)
+
+    return encode
+
+
 def encode_strip(
     bert: Any,
     input_ids_T: Tensor,
@@ -98,7 +145,22 @@ def encode_strip(
     Where `rows_R`, sorted, says which of them are wanted, only those (R, H): the last layer asks
     for them alone. `row_boundaries` cut the rows by document.
     """
-    hidden_TH = bert.embeddings(input_ids=input_ids_T[None], position_ids=positions_T[None])[0]
+    hidden_TH = _embed(bert, input_ids_T, positions_T)
+    return _layers(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries)
+
+
+def _embed(bert: Any, input_ids_T: Tensor, positions_T: Tensor) -> Tensor:
+    return bert.embeddings(input_ids=input_ids_T[None], position_ids=positions_T[None])[0]
+
+
+def _layers(
+    bert: Any,
+    hidden_TH: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    rows_R: Tensor | None,
+    row_boundaries: Tensor | None,
+) -> Tensor:
     *layers, last = bert.encoder.layer
     for layer in layers:
         hidden_TH = _layer(layer, hidden_TH, hidden_TH, boundaries, boundaries, longest)

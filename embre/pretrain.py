@@ -15,7 +15,7 @@ from embre.batch import Batch, StreamSource, empty_batch
 from embre.checkpoints import Checkpoints
 from embre.concept_table import ConceptTable
 from embre.config import PretrainConfig
-from embre.encoder import check_length, load_encoder
+from embre.encoder import check_length, load_encoder, strip_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
 from embre.entities import (
@@ -61,7 +61,8 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     encoder = load_encoder(config.encoder, tokenizer)
     table = concept_table(config, entities.sizes, world)
     head = EntityHead(encoder.config.hidden_size, len(entities.sizes), table)
-    model = PretrainingModel(encoder, head, config.encoder.precision == "bf16")
+    encode = strip_encoder(config.encoder, world.device)
+    model = PretrainingModel(encoder, head, config.encoder.precision == "bf16", encode)
     rows = table.rows if isinstance(table, ShardedTable) else None
     weights = config.losses.model_dump()
     engine = build_engine(config, model, weights, world, loader.per_rank, job.folder, rows)

@@ -1,5 +1,7 @@
 """The model of pretraining: backbone, token head and entity head over one strip."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,14 +16,22 @@ LOSSES = ("token", "type", "identifier")
 class PretrainingModel(nn.Module):
     """A strip in, the sum of each loss out. Means are taken by the engine, over all ranks.
 
-    `encoder` is a Hugging Face BERT for masked language modelling; it is what is exported.
+    `encoder` is a Hugging Face BERT for masked language modelling; it is what is exported. `encode`
+    carries out its forward pass (see `strip_encoder`).
     """
 
-    def __init__(self, encoder: nn.Module, entity_head: EntityHead, half_precision: bool):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        entity_head: EntityHead,
+        half_precision: bool,
+        encode: Callable[..., Tensor] = encode_strip,
+    ):
         super().__init__()
         self.encoder = encoder
         self.entity_head = entity_head
         self.half_precision = half_precision
+        self.encode = encode
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The summed losses `token`, `type` and `identifier`; 0 where there is no target.
@@ -43,7 +53,7 @@ class PretrainingModel(nn.Module):
         with torch.autocast(
             batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
         ):
-            rows_RH = encode_strip(
+            rows_RH = self.encode(
                 self.encoder.bert,
                 batch.input_ids,
                 batch.positions,

@@ -95,6 +95,17 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(
     assert "\n" not in str(error.value)
 
 
+def test_what_cannot_be_compiled_is_refused(small: Path, tmp_path: Path) -> None:
+    compiled = ["encoder.compile=true", "engine=deepspeed"]
+    assert load_config(PretrainConfig, small, compiled).encoder.compile
+    with pytest.raises(ConfigError, match="does not go with ZeRO stage 3"):
+        stage = "deepspeed.zero_optimization.stage=3"
+        load_config(PretrainConfig, small, [*compiled, stage])
+    (tmp_path / "fine.yaml").write_text(SMALL.replace("shards: shards", "train: a, dev: b"))
+    with pytest.raises(ConfigError, match="encoder.compile is for pretraining"):
+        load_config(FinetuneConfig, tmp_path / "fine.yaml", compiled)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

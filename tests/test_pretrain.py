@@ -143,6 +143,22 @@ def test_a_resumed_run_with_another_config_is_refused(shards: Path, tmp_path: Pa
         run(World(), config_of(shards, seed=14), str(tmp_path))
 
 
+@pytest.mark.slow
+def test_a_compiled_run_repeats_itself_on_ranks_and_after_a_stop(
+    shards: Path, tmp_path: Path
+) -> None:
+    encoder = config_of(shards).encoder.model_dump() | {"compile": True}
+    config = config_of(shards, encoder=encoder)
+    alone = losses(run(World(), config, str(tmp_path / "alone")))
+    whole, stopped = run_ranks(stop_and_go_on, 2, config, str(tmp_path / "torch"))[0]
+    assert stopped == whole
+    zero_1 = config_of(shards, encoder=encoder, engine="deepspeed")
+    found = losses(run_ranks(run, 2, zero_1, str(tmp_path / "zero"))[0])
+    for ours, theirs, reference in zip(whole, found, alone, strict=True):
+        assert ours == pytest.approx(reference, rel=1e-4)
+        assert theirs == pytest.approx(reference, rel=1e-4)
+
+
 def stop_and_go_on(world: World, config: PretrainConfig, folder: str) -> list[list]:
     """Losses of a run, and of one that breaks in step 4 and goes on."""
     whole = losses(run(world, config, f"{folder}/whole"))
