@@ -142,10 +142,12 @@ def run_micro_batches(
     # Rank 0 alone asks for a save: another rank may see the request a step later, and ask again.
     local += [interrupts.asked_to_stop(), world.rank == 0 and interrupts.asked_to_save()]
     *counts, num_tokens, data_hash, stop, save = world.sum([float(value) for value in local])
-    sums = dict.fromkeys(weights, 0.0)
-    for batch in micro_batches:
+    # Copied at once, and losses read at the end: each would make the device wait for this process.
+    moved = [batch.to(world.device) for batch in micro_batches]
+    sums = {name: torch.zeros((), dtype=torch.float64, device=world.device) for name in weights}
+    for batch in moved:
         torch.manual_seed(_dropout_seed(seed, step, batch.slot))
-        losses = model(batch.to(world.device))
+        losses = model(batch)
         total = sum(
             weights[name] * losses[name] / max(count, 1.0)
             for name, count in zip(weights, counts, strict=True)
@@ -153,8 +155,8 @@ def run_micro_batches(
         assert isinstance(total, Tensor)
         backward(total)
         for name in weights:
-            sums[name] += float(losses[name].detach())
-    totals = world.sum(list(sums.values()))
+            sums[name] += losses[name].detach()
+    totals = world.sum([float(total) for total in sums.values()])
     means = {
         name: total / max(count, 1.0)
         for name, total, count in zip(weights, totals, counts, strict=True)
