@@ -171,6 +171,10 @@ class EncoderConfig(Section):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = Field(default=False, description="of pretraining: torch.compile the forward")
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="keep each layer's input alone: less memory, a third more work",
+    )
 
 
 class OptimizerConfig(Section):

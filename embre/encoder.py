@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -161,13 +162,21 @@ def _layers(
     rows_R: Tensor | None,
     row_boundaries: Tensor | None,
 ) -> Tensor:
+    run = _layer_again if bert.gradient_checkpointing and bert.training else _layer
     *layers, last = bert.encoder.layer
     for layer in layers:
-        hidden_TH = _layer(layer, hidden_TH, hidden_TH, boundaries, boundaries, longest)
+        hidden_TH = run(layer, hidden_TH, hidden_TH, boundaries, boundaries, longest)
     if rows_R is None or row_boundaries is None:
-        return _layer(last, hidden_TH, hidden_TH, boundaries, boundaries, longest)
+        return run(last, hidden_TH, hidden_TH, boundaries, boundaries, longest)
     wanted_RH = hidden_TH.index_select(0, rows_R)
-    return _layer(last, wanted_RH, hidden_TH, row_boundaries, boundaries, longest)
+    return run(last, wanted_RH, hidden_TH, row_boundaries, boundaries, longest)
+
+
+def _layer_again(*of_layer: Any) -> Tensor:
+    """The same, of which only the input is kept for the backward pass."""
+    found = checkpoint(_layer, *of_layer, use_reentrant=False)
+    assert isinstance(found, Tensor)
+    return found
 
 
 def _layer(
@@ -206,6 +215,7 @@ def _prepare(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:
     backbone = model.config
     backbone.hidden_dropout_prob = config.dropout
     backbone.attention_probs_dropout_prob = 0.0
+    model.base_model.gradient_checkpointing = config.activation_checkpointing
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = config.dropout

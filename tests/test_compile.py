@@ -79,10 +79,11 @@ def evaluate(model: PretrainingModel, batches: list[Batch]) -> list[list[float]]
     return found
 
 
-def compare(source: StreamSource, backend: str) -> None:
+def compare(source: StreamSource, backend: str, checkpointing: bool = False) -> None:
     """Compiled and not, on micro-batches of many sizes, training and evaluating in turns."""
     batches = batches_of_many_sizes(source)
     model = model_of(source)
+    model.encoder.bert.gradient_checkpointing = checkpointing  # type: ignore[union-attr]
     expected = walk(model, batches) + evaluate(model, batches)
     model.encode = compiled(backend)
     walk(model, batches[:1]), evaluate(model, batches[:1])  # one micro-batch is enough to warm up
@@ -99,8 +100,9 @@ def test_one_graph_serves_every_size(source: StreamSource) -> None:
 
 
 @pytest.mark.slow
-def test_one_graph_of_inductor_serves_every_size(source: StreamSource) -> None:
-    compare(source, "inductor")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_one_graph_of_inductor_serves_every_size(source: StreamSource, checkpointing: bool) -> None:
+    compare(source, "inductor", checkpointing)
 
 
 @pytest.mark.slow

@@ -159,6 +159,18 @@ def test_a_compiled_run_repeats_itself_on_ranks_and_after_a_stop(
         assert theirs == pytest.approx(reference, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_checkpointing_changes_nothing_under_zero_3(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path
+) -> None:
+    encoder = config_of(shards).encoder.model_dump() | {"activation_checkpointing": True}
+    config = config_of(shards, encoder=encoder, engine="deepspeed", deepspeed=zero(3))
+    for ours, reference in zip(
+        losses(run_ranks(run, 2, config, str(tmp_path))[0]), whole[1], strict=True
+    ):
+        assert ours == pytest.approx(reference, rel=1e-4)
+
+
 def stop_and_go_on(world: World, config: PretrainConfig, folder: str) -> list[list]:
     """Losses of a run, and of one that breaks in step 4 and goes on."""
     whole = losses(run(world, config, f"{folder}/whole"))

@@ -21,11 +21,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> StreamSource:
     return source_of(write_shards(tmp_path_factory.mktemp("set"), 40))
 
 
-def model_of(source: StreamSource) -> PretrainingModel:
-    """Without dropout, so that two passes can be compared."""
+def model_of(source: StreamSource, **changes: object) -> PretrainingModel:
+    """Without dropout, unless it is asked for."""
     torch.manual_seed(2)
+    config = tiny_encoder(Path(source.shard_set.url) / "tokenizer", layers=4)
     tokenizer = own_tokenizer(source.shard_set)
-    encoder = load_encoder(tiny_encoder(Path(source.shard_set.url) / "tokenizer"), tokenizer)
+    encoder = load_encoder(config.model_copy(update=changes), tokenizer)
     return PretrainingModel(encoder, EntityHead(32, 16, source.entities.sizes), False)
 
 
@@ -72,3 +73,31 @@ def test_an_empty_micro_batch_reaches_every_weight_and_changes_none(source: Stre
     found = results(model, empty_batch(source))
     assert {name for name, _ in model.named_parameters()} <= found.keys()
     assert not any(value.any() for value in found.values())
+
+
+def kept_bytes(model: PretrainingModel, batch: Batch) -> int:
+    """Of what the forward pass keeps for the backward pass, weights left out."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch)
+    return sum(kept.values())
+
+
+def test_checkpointing_keeps_less_and_changes_nothing(source: StreamSource) -> None:
+    plain = model_of(source, dropout=0.2)
+    saving = model_of(source, dropout=0.2, activation_checkpointing=True)
+    batch = next(stream_batches(source, 0))
+    found = []
+    for model in (plain, saving):
+        torch.manual_seed(7)
+        found.append(results(model, batch))
+    assert_same(*found)
+    assert kept_bytes(saving, batch) < 0.5 * kept_bytes(plain, batch)
