@@ -11,10 +11,10 @@ from torch import Tensor
 from embre.config import DataConfig, MaskingConfig
 from embre.data_hash import data_hash
 from embre.entities import EntityVocabulary
+from embre.entity_types import TYPE_INDEX
 from embre.examples import NO_EXAMPLES, Examples
 from embre.masking import OBJECTIVES, Strip, Vocabulary
 from embre.masking.draws import combine, mix
-from embre.mention_columns import TYPE_INDEX
 from embre.shards import ShardSet
 from embre.tokenization import TextTokenizer
 

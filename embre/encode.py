@@ -14,11 +14,9 @@ import numpy as np
 from embre.corpora.raw import CheckedDocument, RawMention
 from embre.document import Document
 from embre.mention_columns import NOT_USED, MentionColumns, meaning_of
+from embre.mention_row import MENTION_ROW
 from embre.tally import Tally
 from embre.tokenization import Pieces
-
-# One row per mention and concept: a mention of two concepts has two rows with one span.
-MENTION_ROW = np.dtype([("start", "<u4"), ("end", "<u4"), ("type", "u1"), ("concept", "<u8")])
 
 # Entities are tagged inside bibliographies and raw tables too, and say nothing there.
 SKIPPED_KINDS = frozenset({"ref", "table"})

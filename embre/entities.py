@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embre.config import EntitiesConfig, TypeLimits
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shards import ShardSet, read_bytes
 
 CONCEPTS = "concepts.parquet"

@@ -193,3 +193,5 @@ ENTITY_TYPES: dict[str, EntityType] = {
     )
 }
 ROW_BY_SPELLING = {word: row for row in ENTITY_TYPES.values() for word in row.spellings}
+# The number by which columns and models name a type.
+TYPE_INDEX = {name: index for index, name in enumerate(ENTITY_TYPES)}

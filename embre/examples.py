@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embre.encode import MENTION_ROW
+from embre.mention_row import MENTION_ROW
 from embre.shards import Block
 
 ROW_BYTES = np.dtype(f"V{MENTION_ROW.itemsize}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from embre.entities import EntityVocabulary
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 
 FREQUENCIES = ("head", "middle", "tail")
 ALL = "all"

@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from embre.concept_hash import hash_of
 from embre.corpora.raw import CheckedDocument, PlainDocuments
-from embre.entity_types import ENTITY_TYPES, row_of, split_identifiers
+from embre.entity_types import TYPE_INDEX, row_of, split_identifiers
 
-TYPE_INDEX = {name: index for index, name in enumerate(ENTITY_TYPES)}
 NOT_USED = -1  # in place of the index of a type
 
 

@@ -18,8 +18,8 @@ from embre.concept_hash import concept_hash
 from embre.data_hash import data_hash
 from embre.document import Concept, Document
 from embre.encode import as_checked, encode_documents
+from embre.entity_types import TYPE_INDEX
 from embre.markers import Window, add_markers, cut_windows, mark, marker_ids
-from embre.mention_columns import TYPE_INDEX
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 from embre.tokenization import TextTokenizer

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from embre.entities import CONCEPTS, read_concepts, type_numbers
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shard_statistics import (
     STATISTICS,
     ShardStatistics,

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from embre.entities import read_concepts
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shards import Block, ShardSet
 from embre.tokenization import TextTokenizer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shards import Block, Manifest, ShardSet, count_types, last_of_span, read_bytes
 
 STATISTICS = "statistics.json"

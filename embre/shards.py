@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fsspec
 import msgspec
@@ -22,8 +23,10 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from webdataset.writer import TarWriter
 
 from embre.durable import commit
-from embre.encode import Encoded
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
+
+if TYPE_CHECKING:  # a run reads shards without what writes them
+    from embre.encode import Encoded
 
 FORMAT = 2
 log = logging.getLogger(__name__)
@@ -116,7 +119,7 @@ class Manifest(msgspec.Struct, frozen=True):
         )
 
 
-def pack_block(encoded: Encoded, first: int, last: int, vocabulary: int) -> Block:
+def pack_block(encoded: "Encoded", first: int, last: int, vocabulary: int) -> Block:
     """The documents `first` to `last` as a block. Ids are uint16 where the vocabulary fits."""
     start, end = encoded.token_starts[[first, last]]
     starts = encoded.token_starts[first:last] - start

@@ -12,7 +12,7 @@ import yaml
 from embre.dataset_card import CARD, size_category, write_card
 from embre.dataset_card.plots import plot_concepts, plot_lengths, plot_mentions, short
 from embre.entities import CONCEPTS, coverage, vocabulary_of
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shard_statistics import statistics_of, statistics_of_set, stored_statistics
 from embre.sharding import ShardSettings
 from embre.shards import ShardSet

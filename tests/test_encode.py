@@ -11,7 +11,7 @@ from embre.corpora import read_documents
 from embre.demo_corpus import make_corpus
 from embre.document import Concept, Document, Mention, Passage
 from embre.encode import Encoded, as_checked, encode_documents
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.tally import Tally
 from embre.tokenization import TextTokenizer, load_tokenizer
 from tests.tiny import document, tiny_tokenizer

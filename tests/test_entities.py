@@ -23,7 +23,7 @@ from embre.entities import (
     vocabulary_of,
     write_concepts,
 )
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shards import ShardSet
 from tests.shard_sets import write_shards
 

@@ -6,8 +6,8 @@ import pytest
 
 from embre.concept_hash import hash_of
 from embre.entities import SCHEMA, EntityVocabulary, vocabulary_of
+from embre.entity_types import TYPE_INDEX
 from embre.identifier_scores import NAMES, frequency_bounds, score_sums, scores
-from embre.mention_columns import TYPE_INDEX
 
 GENE, DISEASE = TYPE_INDEX["Gene"], TYPE_INDEX["Disease"]
 

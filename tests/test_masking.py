@@ -12,10 +12,10 @@ from embre.concept_hash import concept_hash
 from embre.config import MaskingConfig
 from embre.demo_corpus import make_corpus
 from embre.document import Concept
+from embre.entity_types import TYPE_INDEX
 from embre.examples import Examples
 from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
 from embre.masking.draws import combine, uniform
-from embre.mention_columns import TYPE_INDEX
 from embre.shards import ShardSet
 from tests.shard_sets import own_tokenizer, source_of, whole_examples, write_shards
 from tests.tiny import document

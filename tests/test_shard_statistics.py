@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embre.encode import MENTION_ROW
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shard_statistics import (
     LENGTH_BOUNDS,
     STATISTICS,

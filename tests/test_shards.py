@@ -10,7 +10,7 @@ import webdataset
 
 from embre.demo_corpus import make_corpus
 from embre.encode import MENTION_ROW, as_checked, encode_documents
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.sharding import TOKENIZER, ShardSettings
 from embre.shards import MANIFEST, Block, ShardSet, pack_block, write_shard
 from embre.tally import Tally

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from embre.config import EntitiesConfig
 from embre.entities import coverage, read_concepts, type_numbers, vocabulary_of
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shard_check import check_shards
 from embre.shard_documents import (
     COLOURS,

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from embre.config import EntitiesConfig
 from embre.dataset_card.plots import BERT_TOKENS, plot_concepts, plot_lengths, plot_mentions
 from embre.entities import CONCEPTS, coverage, type_numbers, vocabulary_of
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shard_statistics import ShardStatistics, write_statistics
 from embre.shard_tables import (
     MENTION_COLUMNS,

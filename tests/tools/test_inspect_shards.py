@@ -15,7 +15,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from embre.entities import CONCEPTS
-from embre.mention_columns import TYPE_INDEX
+from embre.entity_types import TYPE_INDEX
 from embre.shard_check import check_shards
 from embre.shard_documents import ConceptNames, find_documents, join_word_pieces
 from embre.shard_statistics import STATISTICS, statistics_of_set, write_statistics
