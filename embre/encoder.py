@@ -215,7 +215,8 @@ def _prepare(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:
     backbone = model.config
     backbone.hidden_dropout_prob = config.dropout
     backbone.attention_probs_dropout_prob = 0.0
-    model.base_model.gradient_checkpointing = config.activation_checkpointing
+    bert: Any = model.base_model
+    bert.gradient_checkpointing = config.activation_checkpointing
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = config.dropout

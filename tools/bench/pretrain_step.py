@@ -1,0 +1,218 @@
+"""How fast a step of pretraining is: a ladder from Hugging Face's padded BERT, trick by trick.
+
+    python tools/bench/pretrain_step.py             on CUDA BERT-base in bf16, else a small model
+    python tools/bench/pretrain_step.py --quick     a smaller one, a minute: no figures to quote
+    python tools/bench/pretrain_step.py --compile   the compiled rungs on a CPU too (minutes)
+    python tools/bench/pretrain_step.py --shards FOLDER     the documents of a shard set
+
+All rungs train on texts of BioRED's lengths, without dropout, with the same engine, AdamW (fused on
+CUDA) and number of tokens a step. They take turns, so that a noisy machine is noisy for all. A
+rate is in tokens that are not padding. The operations of a token are counted by arithmetic, padding
+and a head on every token with them, so the MFU, held against a matrix product between the turns,
+says how well a rung uses the device and not how much it has to do. Recompilations and graph breaks
+are of the timed steps. The small model has a vocabulary that makes the token head as large a part
+of it as of BERT-base. The last line is one JSON object; null is what was not measured.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import typer
+from measuring import Rate
+from rich.console import Console
+from rich.table import Table
+from step_rungs import (
+    ENTITIES,
+    HF_COMPILED,
+    HF_PADDED,
+    OURS,
+    OURS_COMPILED,
+    ZERO_1,
+    Rung,
+    Setting,
+    ladder,
+)
+from step_texts import made_up_texts, texts_of
+from torch._dynamo.utils import counters
+
+from embre.config import NewEncoder
+from embre.flops import product_flops_per_s
+from embre.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured: of `turns`, each rung's are `steps` long."""
+
+    shape: NewEncoder
+    vocabulary: int
+    concepts: int
+    strip_tokens: int
+    micro_batches: int
+    warm_up: int
+    turns: int
+    steps: int
+
+
+BASE = NewEncoder(layers=12, hidden=768, heads=12, feed_forward=3072)
+SMALL = NewEncoder(layers=4, hidden=256, heads=4, feed_forward=1024)
+TINY = NewEncoder(layers=4, hidden=128, heads=2, feed_forward=512)
+CUDA = Size(BASE, 30_592, 1_000_000, 16_384, 4, warm_up=20, turns=5, steps=10)
+CUDA_QUICK = Size(BASE, 30_592, 1_000_000, 16_384, 4, warm_up=5, turns=3, steps=3)
+CPU = Size(SMALL, 3_200, 20_000, 4096, 1, warm_up=1, turns=7, steps=1)
+CPU_QUICK = Size(TINY, 1_600, 2000, 2048, 2, warm_up=1, turns=3, steps=1)
+
+
+@dataclass(slots=True)
+class Measured:
+    """What became of a rung. `peak_bytes` None where the device does not tell."""
+
+    rung: Rung
+    own_bytes: int
+    done: int = 0
+    rates: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+    compiled_again: int = 0
+    graph_breaks: int = 0
+
+    @property
+    def rate(self) -> Rate:
+        return Rate(tuple(self.rates))
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="A minute: no figures to quote.")] = False,
+    compile_it: Annotated[bool, typer.Option("--compile", help="On a CPU too.")] = False,
+    shards: Annotated[Path | None, typer.Option(help="A shard set with its tokenizer.")] = None,
+) -> None:
+    """Measure the ladder."""
+    console = Console(width=120, highlight=False)
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    size = (CUDA_QUICK if quick else CUDA) if cuda else (CPU_QUICK if quick else CPU)
+    if not cuda:
+        torch.set_num_threads(1)  # on a shared machine two threads wait for each other
+    num_steps = 4  # different ones, over and over
+    num_strips = num_steps * size.micro_batches
+    if shards is None:
+        texts = made_up_texts(size.strip_tokens, num_strips, size.vocabulary, size.concepts)
+    else:
+        texts = texts_of(shards, size.strip_tokens, num_strips)
+    world = World(device=device)
+    setting = Setting(
+        world, size.shape, cuda, size.strip_tokens, size.micro_batches, num_steps, texts
+    )
+    found: dict[str, Measured] = {}
+    for name, build in ladder(setting, compile_it or cuda).items():
+        try:
+            found[name] = prepare(build, size, device)
+        except (ImportError, OSError, RuntimeError) as error:
+            if name != ZERO_1:
+                raise
+            console.print(f"ZeRO-1 left out: {error}", markup=False)
+    products = []
+    for _ in range(size.turns):
+        products.append(product_flops_per_s(device, torch.bfloat16 if cuda else torch.float32))
+        for one in found.values():
+            take_turn(one, size.steps, device)
+    with suppress(ValueError, AssertionError, RuntimeError):
+        dist.destroy_process_group()
+    show(console, found, median(products), size)
+    print(json.dumps(summary(found, median(products))))
+
+
+def prepare(build: Any, size: Size, device: torch.device) -> Measured:
+    """A rung that is warm, and the memory it keeps between steps."""
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    rung = build()
+    for number in range(size.warm_up):
+        rung.step(number)
+    own = torch.cuda.memory_allocated(device) - before if device.type == "cuda" else 0
+    return Measured(rung, own, done=size.warm_up)
+
+
+def take_turn(one: Measured, steps: int, device: torch.device) -> None:
+    graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    before = 0
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    num_tokens = sum(one.rung.step(number) for number in range(one.done, one.done + steps))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    one.rates.append(num_tokens / (time.perf_counter() - started))
+    one.done += steps
+    if device.type == "cuda":
+        peak = one.own_bytes + torch.cuda.max_memory_allocated(device) - before
+        one.peak_bytes = max(one.peak_bytes or 0, peak)
+    one.compiled_again += counters["stats"]["unique_graphs"] - graphs
+    one.graph_breaks += sum(counters["graph_break"].values()) - breaks
+
+
+def ratio(found: Mapping[str, Measured], over: str, under: str) -> float | None:
+    """Of two rates: the median over turns of the ratio within a turn; None where one is missing."""
+    if over not in found or under not in found:
+        return None
+    pairs = zip(found[over].rates, found[under].rates, strict=True)
+    return round(median(one / other for one, other in pairs), 3)
+
+
+def show(console: Console, found: Mapping[str, Measured], product: float, size: Size) -> None:
+    shape = size.shape
+    table = Table(
+        title=f"{shape.layers} layers of {shape.hidden}, {size.micro_batches} x "
+        f"{size.strip_tokens:,} tokens a step; a matrix product does {product / 1e12:.3g} TFLOP/s"
+    )
+    for column in (
+        "",
+        "tokens/s",
+        "spread",
+        "x a",
+        "MFLOP/token",
+        "MFU",
+        "peak GB",
+        "compiled again",
+        "graph breaks",
+    ):
+        table.add_column(column, justify="right" if column else "left", no_wrap=not column)
+    for name, one in found.items():
+        table.add_row(
+            name,
+            f"{one.rate.median:,.0f}",
+            f"{one.rate.spread:.0%}",
+            f"{ratio(found, name, HF_PADDED):.2f}",
+            f"{one.rung.flops / 1e6:,.1f}",
+            f"{one.rate.median * one.rung.flops / product:.1%}",
+            "" if one.peak_bytes is None else f"{one.peak_bytes / 1e9:.1f}",
+            str(one.compiled_again),
+            str(one.graph_breaks),
+        )
+    console.print(table)
+
+
+def summary(found: Mapping[str, Measured], product: float) -> dict[str, Any]:
+    """The last line. Ours is rung c, compiled where that was measured."""
+    best = OURS_COMPILED if OURS_COMPILED in found else OURS
+    return {
+        "tokens_per_s": round(found[best].rate.median, 1),
+        "mfu": round(found[best].rate.median * found[best].rung.flops / product, 4),
+        "ratio_to_hf_padded": ratio(found, best, HF_PADDED),
+        "ratio_to_hf_compiled": ratio(found, best, HF_COMPILED),
+        "zero1_ratio": ratio(found, ZERO_1, ENTITIES),
+        "compiled_again": sum(one.compiled_again for one in found.values()),
+        "rungs": {name.strip(): one.rate.as_json() for name, one in found.items()},
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,199 @@
+"""The rungs of the ladder that `pretrain_step.py` climbs: each a model, its engine and its data."""
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from step_texts import LONGEST, MEAN_TOKENS, PaddedBatch, Texts, padded
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM
+
+from embre.batch import Batch
+from embre.config import NewEncoder, OptimizerConfig
+from embre.encoder import compiled, encode_strip
+from embre.engine import Engine, TorchEngine
+from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
+from embre.flops import training_flops_per_token
+from embre.heads import EntityHead
+from embre.pretraining_model import LOSS_WEIGHTS, PretrainingModel
+from embre.world import World
+
+OPTIMIZER = OptimizerConfig()
+DIMENSION = 256  # of a concept's vector
+
+HF_PADDED = "a  Hugging Face, padded to 512"
+HF_COMPILED = "b  the same, compiled"
+PACKED = "   packed, head at targets"
+OURS = "c  and last layer at rows"
+OURS_COMPILED = "   the same, compiled"
+ENTITIES = "d  entity_token"
+ZERO_1 = "e  the same, ZeRO-1"
+COMPILED = (HF_COMPILED, OURS_COMPILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all rungs share. `micro_batches` are those of a step, `num_steps` different steps."""
+
+    world: World
+    shape: NewEncoder
+    half_precision: bool
+    strip_tokens: int
+    micro_batches: int
+    num_steps: int
+    texts: Texts
+
+    def bert(self) -> BertForMaskedLM:
+        """The same weights every time; no dropout."""
+        torch.manual_seed(0)
+        shape = self.shape
+        return BertForMaskedLM(
+            BertConfig(
+                vocab_size=self.texts.source.vocabulary,
+                pad_token_id=self.texts.source.special["pad"],
+                num_hidden_layers=shape.layers,
+                hidden_size=shape.hidden,
+                num_attention_heads=shape.heads,
+                intermediate_size=shape.feed_forward,
+                max_position_embeddings=shape.max_positions,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        )
+
+    def batches(self, objective: str) -> list[Batch]:
+        return self.texts.batches(objective, self.micro_batches * self.num_steps)
+
+    def flops(self, tokens: float, target_share: float, row_share: float) -> float:
+        """A token's, where the document of a token has that many on average."""
+        shape = self.shape
+        return training_flops_per_token(
+            shape.layers,
+            shape.hidden,
+            shape.feed_forward,
+            self.texts.source.vocabulary,
+            tokens,
+            target_share,
+            row_share,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """An engine with the micro-batches it goes through; `flops` of a real token, padding paid."""
+
+    engine: Engine
+    batches: Sequence[Any]
+    per_step: int
+    flops: float
+
+    def step(self, number: int) -> int:
+        """One optimizer step; how many real tokens it had."""
+        first = number * self.per_step % len(self.batches)
+        mine = self.batches[first : first + self.per_step]
+        return self.engine.step(mine, number, 1e-4).num_tokens
+
+
+class Padded(nn.Module):
+    """Hugging Face's model as it is: its own loss, the head on every token."""
+
+    def __init__(self, bert: nn.Module, half_precision: bool):
+        super().__init__()
+        self.bert, self.half_precision = bert, half_precision
+
+    def forward(self, batch: PaddedBatch) -> dict[str, Tensor]:
+        with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=self.half_precision):
+            found = self.bert(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.labels)
+        return {"token": found.loss * batch.num_targets}
+
+
+def hugging_face(setting: Setting, compile_it: bool) -> Rung:
+    bert: Any = setting.bert()
+    bert.set_attn_implementation("sdpa")
+    num_rows = max(1, setting.strip_tokens // MEAN_TOKENS)
+    batches = padded(setting.batches("token"), num_rows, setting.texts.source.special["pad"])
+    batches = batches[: len(batches) // setting.micro_batches * setting.micro_batches]
+    real = sum(batch.num_tokens for batch in batches) / (len(batches) * num_rows * LONGEST)
+    if compile_it:
+        bert = torch.compile(bert)
+    model = Padded(bert, setting.half_precision)
+    engine = TorchEngine(model, OPTIMIZER, {"token": 1.0}, setting.world, seed=0)
+    return Rung(engine, batches, setting.micro_batches, setting.flops(LONGEST, 1.0, 1.0) / real)
+
+
+def ours(
+    setting: Setting, objective: str, compile_it: bool, all_rows: bool = False, zero: bool = False
+) -> Rung:
+    batches = setting.batches(objective)
+    if all_rows:
+        batches = [with_all_rows(batch) for batch in batches]
+    bert, sizes = setting.bert(), setting.texts.source.entities.sizes
+    if objective == "token":
+        sizes = (0,) * len(sizes)
+    head = EntityHead(setting.shape.hidden, DIMENSION, sizes)
+    encode = compiled("inductor") if compile_it else encode_strip
+    model = PretrainingModel(bert, head, setting.half_precision, encode)
+    flops = flops_of(setting, batches, sizes)
+    engine: Engine
+    if zero:
+        engine = _zero_1(model, setting)
+    else:
+        engine = TorchEngine(model, OPTIMIZER, LOSS_WEIGHTS, setting.world, seed=0)
+    return Rung(engine, batches, setting.micro_batches, flops)
+
+
+def flops_of(setting: Setting, batches: Sequence[Batch], sizes: Sequence[int]) -> float:
+    """Of a real token under our model, with the shares of rows and targets as they are."""
+    lengths = torch.cat([b.boundaries[: len(b.doc_ids) + 1].diff() for b in batches]).double()
+    num_tokens = float(lengths.sum())
+    targets = sum(len(batch.token_labels) for batch in batches) / num_tokens
+    rows = sum(len(batch.rows) for batch in batches) / num_tokens
+    of_head = 0.0
+    for batch in batches:
+        known = batch.mention_types[batch.mention_ids >= 0]
+        of_head += len(batch.mention_types) * setting.shape.hidden * DIMENSION
+        of_head += DIMENSION * float(torch.tensor(sizes)[known].sum())
+    mean = float(lengths.square().sum()) / num_tokens
+    return setting.flops(mean, targets, min(rows, 1.0)) + 6 * of_head / num_tokens
+
+
+def with_all_rows(batch: Batch) -> Batch:
+    """The whole last layer, as it would be without the trick."""
+    spans = batch.mention_spans
+    return replace(
+        batch,
+        rows=torch.arange(len(batch.input_ids)),
+        row_boundaries=batch.boundaries,
+        token_spots=batch.rows[batch.token_spots],
+        mention_spans=torch.stack([batch.rows[spans[:, 0]], batch.rows[spans[:, 1] - 1] + 1], 1),
+    )
+
+
+def _zero_1(model: nn.Module, setting: Setting) -> Engine:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in alone.items()})
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    world = setting.world
+    settings = deepspeed_json({}, OPTIMIZER, setting.micro_batches, world)
+    return DeepSpeedEngine(model, OPTIMIZER, LOSS_WEIGHTS, world, 0, settings)
+
+
+def ladder(setting: Setting, compile_it: bool) -> dict[str, partial[Rung]]:
+    """The rungs by name, in their order; compiled ones only where it is wanted."""
+    rungs = {
+        HF_PADDED: partial(hugging_face, setting, False),
+        HF_COMPILED: partial(hugging_face, setting, True),
+        PACKED: partial(ours, setting, "token", False, all_rows=True),
+        OURS: partial(ours, setting, "token", False),
+        OURS_COMPILED: partial(ours, setting, "token", True),
+        ENTITIES: partial(ours, setting, "entity_token", compile_it),
+        ZERO_1: partial(ours, setting, "entity_token", compile_it, zero=True),
+    }
+    return {n: build for n, build in rungs.items() if compile_it or n not in COMPILED}
