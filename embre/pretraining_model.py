@@ -10,7 +10,7 @@ from embre.batch import Batch
 from embre.encoder import encode_strip
 from embre.heads import EntityHead, span_means
 
-LOSSES = ("token", "type", "identifier")
+LOSSES: tuple[str, ...] = ("token", "type", "identifier")
 
 
 class PretrainingModel(nn.Module):

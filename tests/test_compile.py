@@ -10,6 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from embre.batch import Batch, StreamSource, StreamState, empty_batch, make_batch
+from embre.concept_table import ConceptTable
 from embre.config import EncoderConfig
 from embre.encoder import compiled, load_encoder, strip_encoder
 from embre.heads import EntityHead
@@ -38,7 +39,9 @@ def model_of(source: StreamSource, dropout: float = 0.0) -> PretrainingModel:
     config = tiny_encoder(Path(source.shard_set.url) / "tokenizer")
     config = config.model_copy(update={"dropout": dropout})
     encoder = load_encoder(config, own_tokenizer(source.shard_set))
-    return PretrainingModel(encoder, EntityHead(32, 16, source.entities.sizes), False)
+    sizes = source.entities.sizes
+    table = ConceptTable(sizes, 16, sample_above=1000, sample_share=0.1)
+    return PretrainingModel(encoder, EntityHead(32, len(sizes), table), False)
 
 
 def batches_of_many_sizes(source: StreamSource) -> list[Batch]:
@@ -74,7 +77,9 @@ def walk(model: PretrainingModel, batches: list[Batch]) -> list[list[float]]:
 
 def evaluate(model: PretrainingModel, batches: list[Batch]) -> list[list[float]]:
     with torch.no_grad():
-        found = [[float(value) for value in model.eval()(batch).values()] for batch in batches]
+        found = [
+            [float(value.sum()) for value in model.eval()(batch).values()] for batch in batches
+        ]
     model.train()
     return found
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from embre.batch import Batch, StreamSource, empty_batch
+from embre.concept_table import ConceptTable
 from embre.encoder import load_encoder
 from embre.heads import EntityHead
 from embre.pretraining_model import PretrainingModel
@@ -27,7 +28,9 @@ def model_of(source: StreamSource, **changes: object) -> PretrainingModel:
     config = tiny_encoder(Path(source.shard_set.url) / "tokenizer", layers=4)
     tokenizer = own_tokenizer(source.shard_set)
     encoder = load_encoder(config.model_copy(update=changes), tokenizer)
-    return PretrainingModel(encoder, EntityHead(32, 16, source.entities.sizes), False)
+    sizes = source.entities.sizes
+    table = ConceptTable(sizes, 16, sample_above=1000, sample_share=0.1)
+    return PretrainingModel(encoder, EntityHead(32, len(sizes), table), False)
 
 
 def results(model: PretrainingModel, batch: Batch) -> dict[str, torch.Tensor]:

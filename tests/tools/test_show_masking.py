@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from typer import Typer
 from typer.testing import CliRunner, Result
@@ -95,17 +96,21 @@ def test_the_documents_and_targets_are_those_of_training(
         here = list(islice(docs, len(batch.doc_ids)))
         assert tuple(doc.doc_id for doc in here) == batch.doc_ids
         asked = laid(here, "asked", False)
-        np.testing.assert_array_equal(np.flatnonzero(asked), batch.token_spots.numpy())
+        np.testing.assert_array_equal(np.flatnonzero(asked), batch.rows[batch.token_spots].numpy())
         np.testing.assert_array_equal(laid(here, "before", -1)[asked], batch.token_labels.numpy())
         seen = laid(here, "after", -1)
         inside = seen >= 0
         np.testing.assert_array_equal(seen[inside], batch.input_ids.numpy()[: len(seen)][inside])
         rows = np.concatenate([doc.mentions[doc.targets] for doc in here])
-        shift = np.repeat(batch.boundaries.numpy()[:-1] + 1, [doc.targets.sum() for doc in here])
+        shift = np.repeat(
+            batch.boundaries.numpy()[: len(here)] + 1, [doc.targets.sum() for doc in here]
+        )
         spans = np.stack([rows["start"], rows["end"]], axis=1) + shift[:, None]
         identifiers = np.concatenate([doc.identifiers[doc.targets] for doc in here])
         shown = zip(spans.tolist(), rows["type"].tolist(), identifiers.tolist(), strict=True)
-        targets = batch.mention_spans, batch.mention_types, batch.mention_ids
+        first, last = batch.mention_spans.T
+        places = torch.stack([batch.rows[first], batch.rows[last - 1] + 1], dim=1)
+        targets = places, batch.mention_types, batch.mention_ids
         wanted = zip(*(part.tolist() for part in targets), strict=True)
         assert sorted(shown) == sorted(wanted)
         num_targets += asked.sum() + len(rows)

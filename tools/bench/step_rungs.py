@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
 from embre.batch import Batch
+from embre.concept_table import ConceptTable
 from embre.config import NewEncoder, OptimizerConfig
 from embre.encoder import compiled, encode_strip
 from embre.engine import Engine, TorchEngine
 from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
 from embre.flops import training_flops_per_token
 from embre.heads import EntityHead
-from embre.pretraining_model import LOSS_WEIGHTS, PretrainingModel
+from embre.pretraining_model import LOSSES, PretrainingModel
 from embre.world import World
 
 OPTIMIZER = OptimizerConfig()
 DIMENSION = 256  # of a concept's vector
+LOSS_WEIGHTS = {name: 1.0 for name in LOSSES}
 
 HF_PADDED = "a  Hugging Face, padded to 512"
 HF_COMPILED = "b  the same, compiled"
@@ -134,7 +136,8 @@ def ours(
     bert, sizes = setting.bert(), setting.texts.source.entities.sizes
     if objective == "token":
         sizes = (0,) * len(sizes)
-    head = EntityHead(setting.shape.hidden, DIMENSION, sizes)
+    table = ConceptTable(sizes, DIMENSION, sample_above=1 << 62, sample_share=1.0)
+    head = EntityHead(setting.shape.hidden, len(sizes), table)
     encode = compiled("inductor") if compile_it else encode_strip
     model = PretrainingModel(bert, head, setting.half_precision, encode)
     flops = flops_of(setting, batches, sizes)
