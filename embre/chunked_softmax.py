@@ -25,8 +25,8 @@ class Contest:
 
     `vectors` which of the M they are; `rows` the R rows of the table, a range or their numbers;
     `names` (R,) what the labels call these rows; `labels` (m,); `label_rows` (m,) the table's row
-    of each label, -1 where the table has not got it. `shift` is added to the logits of all rows but
-    the label's: how many rows each one stands for, as a logarithm.
+    of each label, -1 where the table has not got it. `shifts` (R,) are added to the logits of all
+    rows but the label's: how many rows each one stands for, as a logarithm; None: each for itself.
     """
 
     vectors: slice
@@ -34,7 +34,7 @@ class Contest:
     names: Tensor
     labels: Tensor
     label_rows: Tensor
-    shift: float = 0.0
+    shifts: Tensor | None = None
 
 
 def all_rows(vectors: slice, first: int, size: int, labels_M: Tensor) -> Contest:
@@ -58,7 +58,7 @@ def score(
         total = others[contest.vectors]
         for logits, is_label, _ in _chunks(mine, table_VC, contest):
             part = logits.masked_fill_(is_label, -torch.inf).logsumexp(1)
-            total = torch.logaddexp(total, part + contest.shift)
+            total = torch.logaddexp(total, part)
         others[contest.vectors] = total
     return others, label
 
@@ -81,14 +81,14 @@ def gradients(
     at_label_M = torch.expm1(label_M - log_sums_M) * weights_M
     for contest in contests:
         mine, weights = vectors_MC[contest.vectors], weights_M[contest.vectors]
-        offset = contest.shift - log_sums_M[contest.vectors]
+        log_sums = log_sums_M[contest.vectors]
         gradient = found[contest.vectors]
         # In the product with the others the label's row has its turn at no cost, and in an order
         # that is always the same; a sample may not have it, or more than once.
         sampled = isinstance(contest.rows, Tensor)
         at_label = torch.zeros_like(weights) if sampled else at_label_M[contest.vectors]
         for logits, is_label, rows in _chunks(mine, table_VC, contest):
-            share = logits.add_(offset[:, None]).exp_().mul_(weights[:, None])
+            share = logits.sub_(log_sums[:, None]).exp_().mul_(weights[:, None])
             share = torch.where(is_label, at_label[:, None], share)
             gradient.addmm_(share, table_VC[rows])
             if isinstance(rows, Tensor):
@@ -143,7 +143,8 @@ class SummedCrossEntropy(torch.autograd.Function):
 def _chunks(
     vectors_MC: Tensor, table_VC: Tensor, contest: Contest
 ) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
-    """Logits (M, r) of a few rows at a time, where they are those of the label, and the rows."""
+    """Shifted logits (M, r) of a few rows at a time, where they are those of the label, and the
+    rows."""
     num_rows = max(1, CHUNK_LOGITS // max(len(vectors_MC), 1))
     for first in range(0, len(contest.names) if len(vectors_MC) else 0, num_rows):
         names = contest.names[first : first + num_rows]
@@ -152,4 +153,7 @@ def _chunks(
         else:
             start = contest.rows.start + first
             rows = slice(start, start + len(names))
-        yield vectors_MC @ table_VC[rows].T, contest.labels[:, None] == names, rows
+        logits = vectors_MC @ table_VC[rows].T
+        if contest.shifts is not None:
+            logits += contest.shifts[first : first + num_rows]
+        yield logits, contest.labels[:, None] == names, rows

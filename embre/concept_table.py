@@ -54,8 +54,13 @@ class ConceptTable(nn.Module):
                 continue
             vectors = slice(end - count, end)
             if sampled and size > self.sample_above:
-                names = draw(size, self.sample_share, seed + number)
-                contests.append(sample(vectors, first, size, ids_K[vectors], names))
+                names, shifts = (
+                    part.to(ids_K.device) for part in draw(size, self.sample_share, seed + number)
+                )
+                labels = ids_K[vectors]
+                contests.append(
+                    Contest(vectors, names + first, names, labels, labels + first, shifts)
+                )
             else:
                 contests.append(all_rows(vectors, first, size, ids_K[vectors]))
         return contests
@@ -66,19 +71,19 @@ def draw_seed() -> int:
     return int(torch.randint(1 << 61, ()))
 
 
-def draw(size: int, share: float, seed: int) -> Tensor:
-    """Ids of a type, drawn evenly and with repeats; the same for a seed on any rank."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(size, (max(1, round(share * size)),), generator=generator)
+def draw(size: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """(R,) ids of a type to learn against, and their shifts; the same for a seed on any rank.
 
-
-def sample(vectors: slice, first: int, size: int, labels_M: Tensor, names_R: Tensor) -> Contest:
-    """Vectors against drawn rows, each of which stands for size / R: the log-Q correction.
-
-    The sum over the others is then right on average, and the label is not among them (sampled
-    softmax; Bengio & Senécal, "Adaptive importance sampling to accelerate training of a neural
-    probabilistic language model", 2008).
+    Half of them are the most frequent, always there. The others are drawn evenly from the rest,
+    with repeats, and each stands for (rest / draws) of it: the log-Q correction of sampled softmax
+    (Bengio & Senécal, "Adaptive importance sampling to accelerate training of a neural
+    probabilistic language model", 2008). The sum over the others is then right on average, and what
+    has most of it is never missed.
     """
-    shift = math.log(size / len(names_R))
-    names = names_R.to(labels_M.device)
-    return Contest(vectors, names + first, names, labels_M, labels_M + first, shift)
+    frequent = min(max(1, round(share * size / 2)), size - 1)
+    num_draws, num_rest = max(1, frequent), size - frequent
+    generator = torch.Generator().manual_seed(seed)
+    rest = torch.randint(frequent, size, (num_draws,), generator=generator)
+    shifts = torch.zeros(frequent + num_draws)
+    shifts[frequent:] = math.log(num_rest / num_draws)
+    return torch.cat([torch.arange(frequent), rest]), shifts

@@ -136,7 +136,10 @@ class EntitiesConfig(Section):
         default=3_000_000, ge=0, description="types with more concepts learn against a sample"
     )
     sample_share: float = Field(
-        default=0.1, gt=0, le=1, description="of the concepts of such a type, in each micro-batch"
+        default=0.1,
+        gt=0,
+        le=1,
+        description="of its concepts; half the most frequent, half drawn",
     )
 
     @field_validator("per_type")

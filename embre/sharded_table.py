@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from embre.chunked_softmax import Contest, gradients, num_above, score
-from embre.concept_table import draw, draw_seed, sample
+from embre.concept_table import draw, draw_seed
 from embre.table_rows import TableRows
 from embre.world import World
 
@@ -87,12 +87,12 @@ class ShardedTable:
 
     def _sample(self, everyone: Everyone, number: int, vectors: slice, seed: int) -> Contest:
         part, first = self.rows.parts[number], self.rows.firsts[number]
-        size, labels = self.rows.sizes[number], everyone.ids[vectors]
-        names = draw(size, self.sample_share, seed + number)
-        whole = sample(vectors, 0, size, labels, names)
-        here = whole.names[(whole.names >= part.start) & (whole.names < part.stop)]
-        rows = here - part.start + first
-        return Contest(vectors, rows, here, labels, self._rows_of(labels, number), whole.shift)
+        labels = everyone.ids[vectors]
+        names, shifts = draw(self.rows.sizes[number], self.sample_share, seed + number)
+        here = (names >= part.start) & (names < part.stop)
+        names, shifts = names[here].to(labels.device), shifts[here].to(labels.device)
+        rows = names - part.start + first
+        return Contest(vectors, rows, names, labels, self._rows_of(labels, number), shifts)
 
     def _rows_of(self, labels: Tensor, number: int) -> Tensor:
         part, first = self.rows.parts[number], self.rows.firsts[number]

@@ -1,7 +1,5 @@
 """The loss in chunks is F.cross_entropy, in value and gradient, and keeps no logits."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from embre import chunked_softmax
 from embre.chunked_softmax import Contest, SummedCrossEntropy, all_rows, num_above, score
-from embre.concept_table import sample
+from embre.concept_table import draw
 
 FIRST, SIZE = 4, 23  # the rows of a type within a table
 NUM_ROWS, NUM_VECTORS, DIMENSION = 40, 9, 6
@@ -63,7 +61,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy(given: tuple) -> None:
 def test_the_gradient_passes_gradcheck(given: tuple) -> None:
     vectors, table, labels = given
     drawn = torch.tensor([0, 3, 3, 22, 7, int(labels[0])])
-    sampled = [sample(slice(0, NUM_VECTORS), FIRST, SIZE, labels, drawn)]
+    sampled = [against(labels, drawn, torch.linspace(0, 1, 6, dtype=torch.float64))]
     for contests in (two_types(labels), sampled):
         torch.autograd.gradcheck(
             lambda v, t, c=contests: SummedCrossEntropy.apply(v, t, c), (vectors, table)
@@ -108,11 +106,8 @@ def test_ranks_count_who_is_above(given: tuple) -> None:
         assert found[contest.vectors].tolist() == wanted.tolist(), number
 
 
-def draws(labels: Tensor, share: float, num_draws: int) -> Iterator[Contest]:
-    random = torch.Generator().manual_seed(5)
-    for _ in range(num_draws):
-        drawn = torch.randint(SIZE, (max(1, int(share * SIZE)),), generator=random)
-        yield sample(slice(0, NUM_VECTORS), FIRST, SIZE, labels, drawn)
+def against(labels: Tensor, drawn: Tensor, shifts: Tensor) -> Contest:
+    return Contest(slice(0, NUM_VECTORS), FIRST + drawn, drawn, labels, FIRST + labels, shifts)
 
 
 def test_a_sample_is_right_on_average_about_the_other_rows(given: tuple) -> None:
@@ -121,17 +116,30 @@ def test_a_sample_is_right_on_average_about_the_other_rows(given: tuple) -> None
     vectors = 0.3 * vectors
     whole, label = score(vectors, table, [all_rows(slice(0, 9), FIRST, SIZE, labels)])
     sums = torch.zeros(NUM_VECTORS, dtype=torch.float64)
-    for contest in draws(labels, 0.3, 4000):
-        others, same_label = score(vectors, table, [contest])
+    for seed in range(4000):
+        others, same_label = score(vectors, table, [against(labels, *draw(SIZE, 0.3, seed))])
         torch.testing.assert_close(same_label, label)
         sums += others.exp()
     torch.testing.assert_close(sums / 4000, whole.exp(), rtol=0.03, atol=0)
 
 
+def test_a_sample_has_the_most_frequent_and_some_of_the_rest() -> None:
+    names, shifts = draw(1000, 0.1, seed=1)
+    assert names[:50].tolist() == list(range(50)) and not shifts[:50].any()
+    assert len(names) == 100 and names[50:].min() >= 50 and names.max() < 1000
+    assert shifts[50:].exp().tolist() == pytest.approx([950 / 50] * 50)
+    again, other = draw(1000, 0.1, seed=1)[0], draw(1000, 0.1, seed=2)[0]
+    assert torch.equal(names, again) and not torch.equal(names, other)
+
+
+def test_the_smallest_type_has_a_sample_too() -> None:
+    names, shifts = draw(1, 0.1, seed=1)
+    assert names.tolist() == [0] and shifts.tolist() == [0]
+
+
 def test_a_sample_without_others_is_no_contest(given: tuple) -> None:
     vectors, table, labels = given
-    labels = torch.full_like(labels, 3)
-    only_itself = sample(slice(0, 9), FIRST, SIZE, labels, torch.tensor([3, 3]))
+    only_itself = against(torch.full_like(labels, 3), torch.tensor([3, 3]), torch.zeros(2))
     loss = SummedCrossEntropy.apply(vectors, table, [only_itself])
     assert loss.item() == 0
     assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))

@@ -35,7 +35,7 @@ from embre.tokenization import load_tokenizer
 
 # Every mention is asked for and left as it is.
 SEEN = MaskingConfig(objective="entity", entity_rate=1, replace_share=0, keep_share=1)
-NEVER, ALWAYS = 1 << 62, 100  # of types with at most 100 concepts a sample would be a few
+NEVER, OFTEN = 1 << 62, 1000  # a tenth of a smaller type would be a few
 DIMENSION, MENTIONS, PEAK_LR = 128, 512, 2e-3
 
 
@@ -100,7 +100,7 @@ def main(
 
 def head_of(hidden: int, entities: EntityVocabulary, seed: int, share: float) -> EntityHead:
     torch.manual_seed(seed)
-    table = ConceptTable(entities.sizes, DIMENSION, ALWAYS if share < 1 else NEVER, share)
+    table = ConceptTable(entities.sizes, DIMENSION, OFTEN if share < 1 else NEVER, share)
     return EntityHead(hidden, len(entities.sizes), table)
 
 
