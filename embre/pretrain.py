@@ -3,12 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from embre.batch import Batch, StreamSource, empty_batch
@@ -16,16 +14,10 @@ from embre.checkpoints import Checkpoints
 from embre.concept_table import ConceptTable
 from embre.config import PretrainConfig
 from embre.encoder import check_length, load_encoder, strip_encoder
+from embre.encoder_folder import save_entities
 from embre.engine import Engine
 from embre.engines import build_engine
-from embre.entities import (
-    CONCEPTS,
-    EntityVocabulary,
-    chosen,
-    coverage,
-    read_concepts,
-    save_vocabulary,
-)
+from embre.entities import EntityVocabulary, chosen, coverage, read_concepts
 from embre.flops import product_flops_per_s, training_flops_per_token
 from embre.heads import EntityHead
 from embre.identifier_scores import NAMES, frequency_bounds, score_sums, scores
@@ -213,23 +205,11 @@ def export(
         }
         model.encoder.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
         copy_tokenizer(job.config.encoder.path, folder)
-        _write_entities(folder, weights, entities)
+        save_entities(folder, weights, entities)
         lineage = {"run": job.config.name, "shard_set": digest, "steps": job.config.train.steps}
         (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
         move_into_place(folder, job.folder / ENCODER)
     engine.world.wait()
-
-
-def _write_entities(
-    folder: Path, weights: dict[str, torch.Tensor], entities: EntityVocabulary
-) -> None:
-    head = {
-        name: value.contiguous()
-        for name, value in weights.items()
-        if name.startswith("entity_head.")
-    }
-    save_file(head, folder / "entity_head.safetensors")
-    save_vocabulary(folder / CONCEPTS, entities)
 
 
 def check(config: PretrainConfig) -> dict[str, str]:

@@ -17,7 +17,7 @@ FLOORS = [
     "shard_order shard_tokenizer shard_tables shard_statistics shard_check shard_documents "
     "concept_hash mention_columns mention_row",
     "strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads "
-    "identifier_scores pretraining_model relation_model relation_folder decode",
+    "identifier_scores pretraining_model encoder_folder relation_model relation_folder decode",
     "training_state curves flops engine engine_deepspeed engines checkpoints job tracking "
     "report dataset_card",
     "train",
