@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +50,11 @@ class EntityVocabulary:
         spot = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         return np.where(self.hashes[spot] == hashes, self.ids[spot], -1)
 
+    @property
+    def firsts(self) -> np.ndarray:
+        """(T,) the row of the table where each entity type begins."""
+        return np.cumsum([0, *self.sizes[:-1]])
+
     def names(self, type_name: str) -> list[tuple[str, str]]:
         """(identifier, most frequent surface form) of a type's concepts, in the order of ids."""
         rows = self.table.filter(pa.compute.equal(self.table["type"], type_name))  # type: ignore[attr-defined]
@@ -57,6 +63,10 @@ class EntityVocabulary:
     def counts(self) -> list[np.ndarray]:
         """Of each type, how often its concepts are mentioned in the shard set, by id."""
         return np.split(self.table["count"].to_numpy(), np.cumsum(self.sizes)[:-1])
+
+    def row(self, number: int) -> dict[str, Any]:
+        """A row of the table: that of a concept is the first of its type plus its id."""
+        return self.table.slice(number, 1).to_pylist()[0]
 
     @property
     def fingerprint(self) -> str:
