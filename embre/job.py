@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from embre.config import RunConfig
 from embre.tracking.runs import RunHandle
 
+CONFIG = "config.yaml"  # in a run's folder: what it was told, resolved
 LINEAGE = "embre.json"  # beside a model's weights: what it came from
 
 Config = TypeVar("Config", bound=RunConfig)

@@ -40,12 +40,15 @@ def stream_batches(
 
 def validation_batches(source: StreamSource) -> Iterator[Batch]:
     """The first `validation_strips` micro-batches of the validation split; always the same."""
+    for members, after in validation_strips(source):
+        yield make_batch(source, members, 0, after)
+
+
+def validation_strips(source: StreamSource) -> Iterator[tuple[Examples, StreamState]]:
+    """What is in them, not masked yet."""
     shards = source.shard_set.shards("validation")
     found = ((read(source, shard, 0), StreamState(0, at)) for at, shard in enumerate(shards))
-    for members, after in islice(
-        strips(found, source.data.strip_tokens), source.data.validation_strips
-    ):
-        yield make_batch(source, members, 0, after)
+    return islice(strips(found, source.data.strip_tokens), source.data.validation_strips)
 
 
 def rounds(

@@ -10,18 +10,19 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     "document tally entity_types relation_schema config world faults durable workers gather "
     "interrupts",
-    "corpora demo_corpus demo_wording scoring",
+    "corpora demo_corpus demo_wording scoring marked_text",
     "data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards "
     "entities examples masking batch stream loader masked_documents markers pairs "
     "document_loader inputs held_out joining parts selection concept_counts work_folder "
     "shard_order shard_tokenizer shard_tables shard_statistics shard_check shard_documents "
     "concept_hash mention_columns mention_row co_occurrence",
     "strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads "
-    "identifier_scores pretraining_model encoder_folder relation_model relation_folder decode",
+    "identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model "
+    "relation_folder decode",
     "training_state curves flops engine engine_deepspeed engines checkpoints job tracking "
     "report dataset_card",
     "train",
-    "sharding shard_tasks pretrain finetune predict register",
+    "sharding shard_tasks pretrain finetune probe_shards predict register",
     "launch demo",
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -33,6 +33,11 @@ PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Show the resolved config and stop.")
 ]
 
+TrackingUri = Annotated[
+    str | None, typer.Option(help="MLflow; default: MLFLOW_TRACKING_URI or runs/mlflow.db.")
+]
+Device = Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")]
+
 
 @app.command()
 def pretrain(config: ConfigPath, overrides: Overrides = None, print_config: PrintConfig = False):
@@ -97,10 +102,8 @@ def predict(
     model: Annotated[str, typer.Argument(help="Folder, or models:/NAME@ALIAS from the registry.")],
     inputs: Annotated[list[str], typer.Argument(help="PubTator or BioC files, folders, archives.")],
     out: Annotated[Path, typer.Option(help="Folder for the files with relations.")],
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow; default: MLFLOW_TRACKING_URI or runs/mlflow.db.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
+    tracking_uri: TrackingUri = None,
+    device: Device = "cpu",
 ):
     """Predict relations, novelty and probabilities: the same files come out with relations."""
     import tempfile
@@ -132,6 +135,39 @@ def predict(
     )
     console.print(f"report: {found.report}", markup=False)
     _show_losses(found.tally.lines())
+
+
+@app.command()
+def probe(
+    encoder: Annotated[
+        str, typer.Argument(help="Run folder, its encoder/, or models:/NAME@ALIAS.")
+    ],
+    text: Annotated[
+        str | None,
+        typer.Argument(help="What to ask, as 'Mutations in \\[[BRCA1|Gene]] are frequent.'"),
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option(help="Measure on its validation split, beside counts of training.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Concepts shown of each hidden mention.")] = 10,
+    strips: Annotated[
+        int | None, typer.Option(min=1, help="Of the validation split; default: as the run does.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    tracking_uri: TrackingUri = None,
+    device: Device = "cpu",
+):
+    """What an encoder takes for the mentions that a text hides, or knows beyond counting.
+
+    \\[[BRCA1|Gene]] hides a mention, \\[[BRCA1]] asks for its type too, \\[[?]] hides one piece.
+    """
+    from embre.launch.probing import Request, run_probe
+
+    if (text is None) == (shards is None):
+        raise ValueError("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
+    request = Request(text, shards, top, strips)
+    for line in run_probe(encoder, request, as_json, _uri(tracking_uri), device):
+        console.print(line)
 
 
 @app.command()

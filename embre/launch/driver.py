@@ -22,14 +22,13 @@ from embre.config import (
 from embre.curves import draw_curves
 from embre.engines import DEEPSPEED_JSON
 from embre.interrupts import Interrupted
-from embre.job import Job
+from embre.job import CONFIG, Job
 from embre.launch import LAUNCHERS, Recipe
 from embre.launch.progress import shown
 from embre.tracking.events import EVENTS
 from embre.tracking.registry import fetch
 from embre.tracking.runs import RunHandle, best_effort, close_run, log_files, open_run
 
-CONFIG = "config.yaml"
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 

@@ -1,0 +1,200 @@
+"""What `embre probe` prints, for people and as JSON."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from embre.encoder_folder import PretrainedEncoder, load_pretrained
+from embre.pretrain import ENCODER
+from embre.probe import Answer, probe_text
+from embre.probe_shards import SYSTEMS, Comparison, lineage, probe_shards
+from embre.shard_documents import printable
+from embre.tracking.registry import fetch
+
+NUM_TYPES = 3  # likeliest types that are named
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of an encoder: about a text, or about the validation split of a shard set."""
+
+    text: str | None
+    shards: str | None
+    top: int
+    strips: int | None
+
+
+def run_probe(
+    name: str, request: Request, as_json: bool, tracking_uri: str, device: str
+) -> list[RenderableType]:
+    """What is to be printed of an encoder: its folder, its run's, or `models:/…`."""
+    errors = Console(stderr=True, highlight=False)
+    with TemporaryDirectory() as scratch, errors.status("loading the encoder") as status:
+        folder = encoder_within(Path(name))
+        if name.startswith("models:/"):
+            folder = fetch(name, tracking_uri, Path(scratch) / "model")
+        encoder = load_pretrained(folder, torch.device(device))
+        if request.text is not None:
+            answers = probe_text(encoder, request.text, request.top)
+            values, lines = answers_json(encoder, request.text, answers), answer_lines(answers)
+        else:
+            done = 0
+
+            def progress() -> None:
+                nonlocal done
+                done += 1
+                status.update(f"{done:,} strips and training shards read")
+
+            assert request.shards is not None
+            found = probe_shards(encoder, request.shards, request.strips, progress)
+            values, lines = comparison_json(encoder, found), comparison_lines(encoder, found)
+        return [Text(json.dumps(values))] if as_json else [*lines]
+
+
+def encoder_within(folder: Path) -> Path:
+    """The encoder of a run's folder; any other folder is taken for one."""
+    return folder / ENCODER if (folder / ENCODER).is_dir() else folder
+
+
+def answer_lines(answers: list[Answer]) -> Iterator[RenderableType]:
+    """For each hidden mention what its type may be, and a table of the likeliest concepts."""
+    for number, answer in enumerate(answers, 1):
+        hidden, pieces = answer.hidden, answer.num_pieces
+        asked = f"a {hidden.type}" if hidden.type else "of any type"
+        words = "word piece" if pieces == 1 else "word pieces"
+        yield Text.assemble(
+            *("\n" if number > 1 else "", f"hidden {number}: "),
+            (printable(hidden.surface), "bold"),
+            f", {asked}, {pieces} {words}",
+        )
+        ordered = sorted(answer.types.items(), key=lambda item: -item[1])[:NUM_TYPES]
+        likely = ", ".join(f"{name} {probability:.3f}" for name, probability in ordered)
+        yield Text(f"P(type): {likely}", "dim")
+        yield _candidates_table(answer)
+
+
+def answers_json(encoder: PretrainedEncoder, text: str, answers: list[Answer]) -> dict[str, Any]:
+    """The same as one object; see docs/FORMATS.md."""
+    hidden = [
+        {
+            "surface": answer.hidden.surface,
+            "type": answer.hidden.type,
+            "pieces": answer.num_pieces,
+            "types": answer.types,
+            "concepts": [asdict(candidate) for candidate in answer.candidates],
+        }
+        for answer in answers
+    ]
+    return {"encoder": lineage(encoder.folder), "text": text, "hidden": hidden}
+
+
+def comparison_lines(encoder: PretrainedEncoder, found: Comparison) -> Iterator[RenderableType]:
+    """The table of the encoder beside the counts, what it rests on, and examples."""
+    asked, masking = found.asked, found.source.masking
+    yield Text(
+        f"{len(asked.rows):,} hidden mentions in {len(asked.doc_ids):,} validation documents; "
+        f"counts of {found.num_train_documents:,} training documents"
+    )
+    yield Text(
+        f"hidden as in {found.masking_of} (unit {masking.unit}, entity_rate {masking.entity_rate}, "
+        f"seed {found.source.seed}), all of them behind [MASK]; {asked.num_unknown:,} more have no "
+        "concept that the encoder knows",
+        "dim",
+    )
+    if not found.own_shards:
+        yield Text(
+            "the encoder comes from another shard set: it may have been trained on these documents",
+            "yellow",
+        )
+    yield _scores_table(found.scores(encoder.entities))
+    if examples := example_rows(encoder, found):
+        yield Text("\nright by the encoder and not by co-occurrence:", "bold")
+    for row in examples:
+        yield Text.assemble(
+            f"{printable(row['document'])}: ",
+            (printable(row["surface"]), "bold"),
+            f" is {_concept(row['true'])}; counting says {_concept(row['counted'])}",
+        )
+
+
+def comparison_json(encoder: PretrainedEncoder, found: Comparison) -> dict[str, Any]:
+    """The same as one object; see docs/FORMATS.md."""
+    source, asked = found.source, found.asked
+    return {
+        "encoder": lineage(encoder.folder),
+        "shard_set": source.shard_set.manifest.digest,
+        "own_shards": found.own_shards,
+        "masking": {
+            "of": found.masking_of,
+            "unit": source.masking.unit,
+            "entity_rate": source.masking.entity_rate,
+            "seed": source.seed,
+        },
+        "documents": len(asked.doc_ids),
+        "train_documents": found.num_train_documents,
+        "mentions": len(asked.rows),
+        "unknown_mentions": asked.num_unknown,
+        "scores": found.scores(encoder.entities),
+        "examples": example_rows(encoder, found),
+    }
+
+
+def example_rows(encoder: PretrainedEncoder, found: Comparison) -> list[dict[str, Any]]:
+    """Mentions that the encoder identifies and co-occurrence does not."""
+    asked = found.asked
+    return [
+        {
+            "document": asked.doc_ids[asked.docs[number]],
+            "surface": asked.surfaces[number],
+            "true": _named(encoder, int(asked.rows[number])),
+            "counted": _named(encoder, int(found.said[number])),
+        }
+        for number in found.examples()
+    ]
+
+
+def _named(encoder: PretrainedEncoder, row: int) -> dict[str, str]:
+    values = encoder.entities.row(row)
+    return {key: values[key] for key in ("type", "identifier", "name")}
+
+
+def _concept(named: dict[str, str]) -> str:
+    return printable(f"{named['type']}:{named['identifier']} ({named['name']})")
+
+
+def _candidates_table(answer: Answer) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("P(identifier | type)" if answer.hidden.type else "P", justify="right")
+    for name in ("concept", "name"):
+        table.add_column(name, overflow="fold")
+    table.add_column("mentions", justify="right")
+    for candidate in answer.candidates:
+        table.add_row(
+            f"{candidate.probability:.4f}",
+            Text(printable(f"{candidate.type}:{candidate.identifier}")),
+            Text(printable(candidate.name)),
+            f"{candidate.count:,}",
+        )
+    return table
+
+
+def _scores_table(scores: dict[str, dict[str, dict[str, float]]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("\n\nof")
+    table.add_column("\n\nasked", justify="right")
+    for score in ("top-1", "MRR"):
+        for system in ("encoder", "frequency", "co-\noccurrence"):  # fits into 80 columns
+            gap = "\n" * (2 - system.count("\n"))
+            table.add_column(f"{score}{gap}{system}", justify="right")
+    for group, values in scores[SYSTEMS[0]].items():
+        numbers = [f"{scores[s][group][key]:.3f}" for key in ("top1", "mrr") for s in SYSTEMS]
+        table.add_row(group, f"{values['mentions']:,.0f}", *numbers)
+    return table

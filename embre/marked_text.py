@@ -1,0 +1,66 @@
+"""A text that marks the mentions which are to be hidden in it.
+
+`[[BRCA1|Gene]]` is a mention with its type, `[[BRCA1]]` one whose type is asked for too; the name
+only says how many word pieces are hidden, so `[[?|Gene]]` is one piece of whatever name.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from embre.entity_types import ENTITY_TYPES, row_of
+
+MARKED = re.compile(r"\[\[(.*?)\]\](?!\])", re.DOTALL)
+HOW = "mark what is hidden as [[BRCA1|Gene]], [[BRCA1]] or, for one word piece, [[?|Gene]]"
+
+
+class Hidden(NamedTuple):
+    """A mention that a text hides, and its entity type where the text gives it."""
+
+    surface: str
+    type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A text as what stands between its hidden mentions, and these: one text more than mentions."""
+
+    texts: tuple[str, ...]
+    hidden: tuple[Hidden, ...]
+
+    @property
+    def segments(self) -> list[str]:
+        """Texts and hidden mentions by turns, as they stand."""
+        surfaces = [*(hidden.surface for hidden in self.hidden), ""]
+        turns = zip(self.texts, surfaces, strict=True)
+        return [segment for turn in turns for segment in turn][:-1]
+
+
+def parse(text: str) -> Question:
+    """A text with its marks read.
+
+    >>> parse("Mutations in [[BRCA1|Gene]] and [[?]].").hidden
+    (Hidden(surface='BRCA1', type='Gene'), Hidden(surface='?', type=None))
+    """
+    parts = MARKED.split(text)
+    texts = tuple(parts[::2])
+    if any(mark in part for part in texts for mark in ("[[", "]]")):
+        raise ValueError(f"a mark in the text is not closed or not opened; {HOW}")
+    if len(parts) == 1:
+        raise ValueError(f"the text hides no mention; {HOW}")
+    return Question(texts, tuple(_read_mark(mark) for mark in parts[1::2]))
+
+
+def _read_mark(mark: str) -> Hidden:
+    surface, bar, kind = mark.rpartition("|") if "|" in mark else (mark, "", "")
+    if not surface.strip():
+        raise ValueError(f"[[{mark}]] hides nothing; {HOW}")
+    if not bar:
+        return Hidden(surface.strip(), None)
+    row = row_of(kind)
+    if row is None:
+        near = difflib.get_close_matches(kind.strip().capitalize(), ENTITY_TYPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ENTITY_TYPES)}"
+        raise ValueError(f"[[{mark}]]: {kind.strip()!r} is no entity type; {hint}")
+    return Hidden(surface.strip(), row.name)
