@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from embre.encoder_folder import HEAD, PretrainedEncoder, load_pretrained
+from embre.entity_types import TYPE_INDEX
 from embre.marked_text import Hidden, parse
-from embre.mention_columns import TYPE_INDEX
 from embre.probe import probe_text
 from tests.launch.test_cli import call
 from tests.probes import DIMENSION, export, vocabulary
