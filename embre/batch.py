@@ -48,9 +48,10 @@ class Batch:
     micro-batches of a run. `rows` (R,) are the places that a head reads, in order, and
     `row_boundaries` (B + 1,) cut them by document; targets are counted in rows. Token targets:
     `token_spots` (K,) and `token_labels` (K,). Mention targets: `mention_spans` (M, 2) start and
-    end, `mention_types` (M,), `mention_ids` (M,) within the type, -1 outside the vocabulary.
-    Mentions inside it come first, by type: `known_by_type` of each. `slot` says which stream it
-    came from (-1: empty), `state` where that stream stands after it, `doc_ids` what is in it.
+    end, of `num_span_rows` rows together, `mention_types` (M,), `mention_ids` (M,) within the type,
+    -1 outside the vocabulary. Mentions inside it come first, by type: `known_by_type` of each.
+    `slot` says which stream it came from (-1: empty), `state` where that stream stands after it,
+    `doc_ids` what is in it.
     """
 
     input_ids: Tensor
@@ -62,6 +63,7 @@ class Batch:
     token_spots: Tensor
     token_labels: Tensor
     mention_spans: Tensor
+    num_span_rows: int
     mention_types: Tensor
     mention_ids: Tensor
     known_by_type: tuple[int, ...]
@@ -176,6 +178,7 @@ def make_batch(source: StreamSource, members: Examples, slot: int, state: Stream
         token_spots=_tensor(np.searchsorted(rows, token_spots)),
         token_labels=_tensor(strip.tokens[token_spots]),
         mention_spans=_tensor(np.stack([first_rows, last_rows], axis=1)),
+        num_span_rows=int((last_rows - first_rows).sum()),
         mention_types=_tensor(targets["type"]),
         mention_ids=_tensor(ids),
         known_by_type=known_by_type,

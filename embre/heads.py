@@ -6,6 +6,7 @@ concept's vector.
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,13 +14,15 @@ from embre.concept_table import ConceptTable
 from embre.sharded_table import ShardedTable
 
 
-def span_means(hidden_TH: Tensor, spans_M2: Tensor) -> Tensor:
-    """(M, H) the mean of the hidden states of each span (start, end)."""
+def span_means(hidden_TH: Tensor, spans_M2: Tensor, num_rows: int) -> Tensor:
+    """(M, H) the mean of the hidden states of each span (start, end); `num_rows` are in all spans
+    together, so that nobody has to ask the device for it."""
     lengths = spans_M2[:, 1] - spans_M2[:, 0]
-    owner = spans_M2.new_tensor(range(len(spans_M2))).repeat_interleave(lengths)
+    spans = torch.arange(len(spans_M2), device=spans_M2.device)
+    owner = spans.repeat_interleave(lengths, output_size=num_rows)
     first = (lengths.cumsum(0) - lengths)[owner]
-    spots = spans_M2[owner, 0] + spans_M2.new_tensor(range(len(owner))) - first
-    sums = hidden_TH.new_zeros(len(spans_M2), hidden_TH.shape[1], dtype=hidden_TH.dtype)
+    spots = spans_M2[owner, 0] + torch.arange(num_rows, device=spans_M2.device) - first
+    sums = hidden_TH.new_zeros(len(spans_M2), hidden_TH.shape[1])
     return sums.index_add(0, owner, hidden_TH[spots]) / lengths[:, None].clamp(min=1)
 
 

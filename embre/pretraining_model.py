@@ -64,4 +64,6 @@ class PretrainingModel(nn.Module):
             )
             asked_KH = rows_RH.index_select(0, batch.token_spots)
             token_logits = self.encoder.cls(asked_KH)  # type: ignore[operator]
-            return token_logits, span_means(rows_RH.float(), batch.mention_spans)
+            return token_logits, span_means(
+                rows_RH.float(), batch.mention_spans, batch.num_span_rows
+            )

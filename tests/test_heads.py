@@ -13,8 +13,8 @@ def test_span_means_are_the_means_of_spans() -> None:
     hidden = torch.arange(12.0).view(6, 2)
     spans = torch.tensor([[0, 2], [3, 6], [1, 2]])
     expected = torch.stack([hidden[a:b].mean(0) for a, b in spans.tolist()])
-    torch.testing.assert_close(span_means(hidden, spans), expected)
-    assert span_means(hidden, torch.zeros(0, 2, dtype=torch.long)).shape == (0, 2)
+    torch.testing.assert_close(span_means(hidden, spans, 6), expected)
+    assert span_means(hidden, torch.zeros(0, 2, dtype=torch.long), 0).shape == (0, 2)
 
 
 def entity_head(sample_above: int = 100) -> EntityHead:
