@@ -53,8 +53,9 @@ def score(
     for contest in contests:
         mine = vectors_MC[contest.vectors]
         known = contest.label_rows >= 0
-        products = (mine * table_VC[contest.label_rows.clamp(min=0)]).sum(1)
-        label[contest.vectors] = torch.where(known, products, 0)
+        if len(table_VC):  # a rank may have no row at all
+            products = (mine * table_VC[contest.label_rows.clamp(min=0)]).sum(1)
+            label[contest.vectors] = torch.where(known, products, 0)
         total = others[contest.vectors]
         for logits, is_label, _ in _chunks(mine, table_VC, contest):
             part = logits.masked_fill_(is_label, -torch.inf).logsumexp(1)
@@ -106,12 +107,12 @@ def gradients(
 def num_above(
     vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest], label_M: Tensor
 ) -> Tensor:
-    """(M,) how many other rows have a higher logit than the label: its rank less one."""
+    """(M,) how many other rows have no lower logit than the label: its rank less one."""
     found = torch.zeros(len(vectors_MC), dtype=torch.int64, device=vectors_MC.device)
     for contest in contests:
         mine, label = vectors_MC[contest.vectors], label_M[contest.vectors]
         for logits, is_label, _ in _chunks(mine, table_VC, contest):
-            above = (logits > label[:, None]) & ~is_label
+            above = ~(logits < label[:, None]) & ~is_label  # what is no number is no answer
             found[contest.vectors] += above.sum(1)
     return found
 

@@ -31,17 +31,21 @@ class ConceptTable(nn.Module):
         self.weight = nn.Parameter(torch.empty(max(sum(sizes), 1), dimension))
         nn.init.normal_(self.weight, std=dimension**-0.5)
 
-    def forward(self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]) -> Tensor:
-        """The summed cross-entropy of the identifiers, each within its type."""
-        contests = self._contests(ids_K, counts, sampled=self.training)
-        return SummedCrossEntropy.apply(found_KC, self.weight, contests)  # type: ignore[return-value]
+    def forward(
+        self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The summed cross-entropy of the identifiers, each within its type; without gradients also
+        (K,) the rank of each true identifier within its type, 1 is the best.
 
-    @torch.no_grad()
-    def ranks(self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]) -> Tensor:
-        """(K,) the rank of each true identifier within its type; 1 is the best."""
-        contests = self._contests(ids_K, counts, sampled=False)
+        Both in one call: under ZeRO-3 the matrix is there for no longer.
+        """
+        learning = torch.is_grad_enabled()
+        contests = self._contests(ids_K, counts, sampled=learning)
+        loss = SummedCrossEntropy.apply(found_KC, self.weight, contests)
+        if learning:
+            return loss, None  # type: ignore[return-value]
         _, label = score(found_KC, self.weight, contests)
-        return num_above(found_KC, self.weight, contests, label) + 1
+        return loss, num_above(found_KC, self.weight, contests, label) + 1  # type: ignore[return-value]
 
     def _contests(self, ids_K: Tensor, counts: Sequence[int], sampled: bool) -> list[Contest]:
         firsts = accumulate(self.sizes, initial=0)

@@ -28,7 +28,7 @@ NOT_IN_FINGERPRINT = {
     "storage": True,
     "launch": True,
     "tracking": True,
-    "encoder": {"path"},
+    "encoder": {"path", "activation_checkpointing"},
     "data": {"shards", "train", "dev", "loader_workers", "validation_strips", "on_bad_shard"},
     "pairs": {"threshold"},
     "train": {"save_every_steps", "keep_checkpoints", "log_every_steps", "validate_every_steps"},
@@ -130,7 +130,7 @@ class EntitiesConfig(Section):
     )
     dimension: int = Field(default=256, gt=0, description="size of a concept's vector")
     shard_above: int = Field(
-        default=1_000_000, ge=0, description="with more concepts the ranks share the table's rows"
+        default=500_000, ge=0, description="with more concepts the ranks share the table's rows"
     )
     sample_above: int = Field(
         default=3_000_000, ge=0, description="types with more concepts learn against a sample"
@@ -273,7 +273,7 @@ class RunConfig(Section):
     """What every run has."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
-    seed: int = 13
+    seed: int = Field(default=13, ge=0, lt=1 << 32)
     storage: str = Field(default="runs", description="folder of all runs; shared by all machines")
     encoder: EncoderConfig
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -48,18 +48,16 @@ class EntityHead(nn.Module):
         """The summed cross-entropy of `type`, and of `identifier` within the true type.
 
         Mentions of the vocabulary come first, by type, `known_by_type` of each. In the precision of
-        the vectors: the caller gives them in float32 or better. In evaluation also `right/type`
+        the vectors: the caller gives them in float32 or better. Without gradients also `right/type`
         (M,), whether the most likely type is the true one, and `rank/identifier` (K,), 1 is best.
         """
         found_MC = self.project(vectors_MH)
         type_logits = self.types(found_MC)
         num_known = sum(known_by_type)
-        known = found_MC[:num_known], ids_M[:num_known], known_by_type
-        found = {
-            "type": F.cross_entropy(type_logits, types_M, reduction="sum"),
-            "identifier": self.concepts(*known),
-        }
-        if not self.training:
+        loss, ranks = self.concepts(found_MC[:num_known], ids_M[:num_known], known_by_type)
+        by_type = F.cross_entropy(type_logits, types_M, reduction="sum")
+        found = {"type": by_type, "identifier": loss}
+        if ranks is not None:
             found["right/type"] = type_logits.argmax(1) == types_M
-            found["rank/identifier"] = self.concepts.ranks(*known)
+            found["rank/identifier"] = ranks
         return found

@@ -36,15 +36,15 @@ class PretrainingModel(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The summed losses `token`, `type` and `identifier`; 0 where there is no target.
 
-        In evaluation also `right/token` (K,), whether the most likely token is the true one, and
-        what EntityHead adds.
+        Without gradients also `right/token` (K,), whether the most likely token is the true one,
+        and what EntityHead adds.
         """
         token_logits, vectors = self.hidden_targets(batch)
         found = self.entity_head(
             vectors, batch.mention_types, batch.mention_ids, batch.known_by_type
         )
         found["token"] = F.cross_entropy(token_logits.float(), batch.token_labels, reduction="sum")
-        if not self.training:
+        if not torch.is_grad_enabled():
             found["right/token"] = token_logits.argmax(1) == batch.token_labels
         return found
 

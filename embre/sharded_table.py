@@ -47,13 +47,15 @@ class ShardedTable:
         self.dimension = rows.weight.shape[1]
         self.sample_above, self.sample_share = sample_above, sample_share
 
-    def __call__(self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]) -> Tensor:
-        """The summed cross-entropy of this rank's identifiers, each within its type."""
-        return _AcrossRanks.apply(found_KC, ids_K, counts, self, torch.is_grad_enabled())  # type: ignore[return-value]
+    def __call__(
+        self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """What ConceptTable gives: the summed loss of this rank's mentions, and their ranks."""
+        loss = _AcrossRanks.apply(found_KC, ids_K, counts, self, torch.is_grad_enabled())
+        ranks = None if torch.is_grad_enabled() else self._ranks(found_KC, ids_K, counts)
+        return loss, ranks  # type: ignore[return-value]
 
-    @torch.no_grad()
-    def ranks(self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]) -> Tensor:
-        """(K,) the rank of each true identifier within its type; 1 is the best."""
+    def _ranks(self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]) -> Tensor:
         world = self.rows.world
         everyone = gather(world, found_KC, ids_K, counts, seed=0)
         contests = list(self.contests(everyone, sampled=False))
@@ -81,7 +83,7 @@ class ShardedTable:
     def _against_all(self, everyone: Everyone, number: int, vectors: slice) -> Contest:
         part, first = self.rows.parts[number], self.rows.firsts[number]
         labels = everyone.ids[vectors]
-        names = torch.arange(part.start, part.stop, device=labels.device)
+        names = torch.arange(part.start, part.stop, part.step, device=labels.device)
         rows = slice(first, first + len(part))
         return Contest(vectors, rows, names, labels, self._rows_of(labels, number))
 
@@ -89,15 +91,15 @@ class ShardedTable:
         part, first = self.rows.parts[number], self.rows.firsts[number]
         labels = everyone.ids[vectors]
         names, shifts = draw(self.rows.sizes[number], self.sample_share, seed + number)
-        here = (names >= part.start) & (names < part.stop)
+        here = names % part.step == part.start
         names, shifts = names[here].to(labels.device), shifts[here].to(labels.device)
-        rows = names - part.start + first
+        rows = names // part.step + first
         return Contest(vectors, rows, names, labels, self._rows_of(labels, number), shifts)
 
     def _rows_of(self, labels: Tensor, number: int) -> Tensor:
         part, first = self.rows.parts[number], self.rows.firsts[number]
-        here = (labels >= part.start) & (labels < part.stop)
-        return torch.where(here, labels - part.start + first, -1)
+        here = labels % part.step == part.start
+        return torch.where(here, labels // part.step + first, -1)
 
 
 class _AcrossRanks(torch.autograd.Function):

@@ -17,6 +17,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -100,8 +101,11 @@ def scatter(found: Examples, spread: int, random: np.random.Generator) -> list[E
 
 
 def read(source: StreamSource, shard: ShardEntry, epoch: int) -> Examples:
-    """The examples of a shard in their order; none where it is damaged and set aside."""
+    """The examples of a shard in their order; none where it is damaged and set aside, and then for
+    the rest of the run: mended in the middle of it, it would shift what is to come."""
     limit = source.data.max_document_tokens - NUM_SPECIAL
+    if source.set_aside is not None and _note(source.set_aside, shard).exists():
+        return NO_EXAMPLES
     try:
         blocks = source.shard_set.load(shard)
     except DamagedShard as error:
@@ -109,7 +113,7 @@ def read(source: StreamSource, shard: ShardEntry, epoch: int) -> Examples:
             raise
         log.warning("set aside: %s", error)
         source.set_aside.mkdir(exist_ok=True)
-        (source.set_aside / f"{shard.name}.txt").write_text(f"{error}\n")
+        _note(source.set_aside, shard).write_text(f"{error}\n")
         return NO_EXAMPLES
     return join([cut(block, limit, source.seed, epoch) for block in blocks])
 
@@ -136,6 +140,10 @@ def strips(
         held, ended = pool.part(first, len(pool)), StreamState(epoch, turn, done + len(here))
     if len(held):
         yield held, ended
+
+
+def _note(folder: Path, shard: ShardEntry) -> Path:
+    return folder / f"{shard.name}.txt"
 
 
 def _random(source: StreamSource, *numbers: int) -> np.random.Generator:

@@ -1,7 +1,8 @@
 """The rows of a concept table that one rank holds, with their gradient and their optimizer.
 
-The rows of each type are cut in equal parts, rank after rank. No engine, no ZeRO and no reduction
-over ranks sees them: memory falls as ranks grow. What is kept can be cut anew for other ranks.
+The rows of each type are dealt out in turn, because the first ones are the frequent ones. No
+engine, no ZeRO and no reduction over ranks sees them: memory falls as ranks grow. What is kept can
+be dealt out anew to other ranks.
 
 Shapes: C dimension; R rows of this rank; V of all.
 """
@@ -26,8 +27,8 @@ class TableRows:
 
     `parts` are the ids that it holds of each type, `firsts` where these begin in `weight`. The
     update is Adam's without the first moment and with one second moment for a row, the mean over
-    its numbers (`squares`). It is not clipped: a row's step is as long as the rate, whatever its
-    gradient.
+    its numbers (`squares`). It is not clipped: a row's step is about as long as the rate whatever
+    its gradient, after a long rest at most 1 / sqrt(1 - beta2) times.
     """
 
     def __init__(
@@ -40,13 +41,13 @@ class TableRows:
     ):
         self.sizes = tuple(sizes)
         self.world, self.optimizer, self.updates = world, optimizer, 0
-        self.parts = [part_of(size, world.rank, world.size) for size in sizes]
+        self.parts = [range(world.rank, size, world.size) for size in sizes]
         self.firsts = list(accumulate((len(part) for part in self.parts), initial=0))
         self.weight = torch.empty(self.firsts[-1], dimension, device=world.device)
         self.gradient = torch.zeros_like(self.weight)
         self.squares = self.weight.new_zeros(len(self.weight))
-        for number, part in enumerate(self.parts):
-            self._begin(number, part, seed)
+        for number, size in enumerate(sizes):
+            self._begin(number, size, seed)
 
     def update(self, lr: float, scale: float) -> None:
         """One step by the gradient gathered since the last, times `scale`."""
@@ -63,13 +64,14 @@ class TableRows:
         self.gradient.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """Rows and second moments by type and first row, copied to the CPU."""
+        """Rows and second moments by type, first id and how far apart ids are, on the CPU."""
         found: dict[str, Tensor] = {}
         for number, (part, first) in enumerate(zip(self.parts, self.firsts, strict=False)):
             rows = slice(first, first + len(part))
             if part:
-                found[f"{ROWS}/{number}/{part.start}"] = self.weight[rows].to("cpu", copy=True)
-                found[f"{SQUARES}/{number}/{part.start}"] = self.squares[rows].to("cpu", copy=True)
+                place = f"{number}/{part.start}/{part.step}"
+                found[f"{ROWS}/{place}"] = self.weight[rows].to("cpu", copy=True)
+                found[f"{SQUARES}/{place}"] = self.squares[rows].to("cpu", copy=True)
         if self.world.rank == 0:
             found[UPDATES] = torch.tensor(self.updates)
         return found
@@ -84,53 +86,51 @@ class TableRows:
         for name in state:
             kind, *place = name.split("/")
             if kind in (ROWS, SQUARES):
-                number, stored = map(int, place)
+                number, start, step = map(int, place)
                 target = self.weight if kind == ROWS else self.squares
-                left -= self._put(target, number, stored, state[name])
+                left -= self._put(
+                    target, number, range(start, self.sizes[number], step), state[name]
+                )
         if left:
             raise KeyError(f"the state lacks {left} rows of the concept table")
 
     def whole(self) -> Tensor:
         """(V, C) all rows on the CPU of rank 0, (0, C) elsewhere; every rank calls it."""
-        found = [torch.empty(0, self.weight.shape[1])]
+        dimension = self.weight.shape[1]
+        found = torch.empty(sum(self.sizes) if self.world.rank == 0 else 0, dimension)
+        first_of_type = 0
         for number, size in enumerate(self.sizes):
             for rank in range(self.world.size):
-                part = part_of(size, rank, self.world.size)
+                part = range(rank, size, self.world.size)
                 for at in range(0, len(part), UPDATE_ROWS):
-                    num_rows = min(UPDATE_ROWS, len(part) - at)
-                    rows = self.weight.new_empty(num_rows, self.weight.shape[1])
+                    ids = part[at : at + UPDATE_ROWS]
+                    rows = self.weight.new_empty(len(ids), dimension)
                     if rank == self.world.rank:
                         first = self.firsts[number] + at
-                        rows.copy_(self.weight[first : first + num_rows])
+                        rows.copy_(self.weight[first : first + len(ids)])
                     if self.world.size > 1:
                         dist.broadcast(rows, rank)
                     if self.world.rank == 0:
-                        found.append(rows.cpu())
-        return torch.cat(found)
+                        found[first_of_type + ids.start : first_of_type + ids.stop : ids.step] = (
+                            rows
+                        )
+            first_of_type += size
+        return found
 
-    def _begin(self, number: int, part: range, seed: int) -> None:
+    def _begin(self, number: int, size: int, seed: int) -> None:
         """Draw this rank's rows of a type; all ranks together have what one alone would have."""
         dimension = self.weight.shape[1]
-        for block in range(part.start // INIT_ROWS, -(-part.stop // INIT_ROWS) if part else 0):
+        for block in range(-(-size // INIT_ROWS)):
             generator = torch.Generator().manual_seed((seed * 64 + number) * (1 << 20) + block)
             drawn = torch.randn(INIT_ROWS, dimension, generator=generator) * dimension**-0.5
-            self._put(self.weight, number, block * INIT_ROWS, drawn)
+            ids = range(block * INIT_ROWS, min(size, (block + 1) * INIT_ROWS))
+            self._put(self.weight, number, ids, drawn[: len(ids)])
 
-    def _put(self, target: Tensor, number: int, stored: int, values: Tensor) -> int:
-        """Copy what this rank holds of rows that begin at `stored`; how many they are."""
+    def _put(self, target: Tensor, number: int, ids: range, values: Tensor) -> int:
+        """Copy what this rank holds of the rows with these ids; how many they are."""
         part, first = self.parts[number], self.firsts[number]
-        start, stop = max(part.start, stored), min(part.stop, stored + len(values))
-        if start >= stop:
-            return 0
-        rows = slice(first + start - part.start, first + stop - part.start)
-        target[rows] = values[start - stored : stop - stored].to(target)
-        return stop - start
-
-
-def part_of(size: int, rank: int, num_ranks: int) -> range:
-    """The ids of a type that a rank holds.
-
-    >>> [part_of(10, rank, 3) for rank in range(3)]
-    [range(0, 3), range(3, 6), range(6, 10)]
-    """
-    return range(size * rank // num_ranks, size * (rank + 1) // num_ranks)
+        among = torch.arange(ids.start, ids.stop, ids.step)
+        mine = (among - part.start) % part.step == 0
+        rows = first + (among[mine] - part.start) // part.step
+        target[rows.to(target.device)] = values[mine].to(target)
+        return len(rows)

@@ -132,6 +132,15 @@ def test_a_sample_has_the_most_frequent_and_some_of_the_rest() -> None:
     assert torch.equal(names, again) and not torch.equal(names, other)
 
 
+def test_a_table_that_says_nothing_knows_nothing(given: tuple) -> None:
+    vectors, table, labels = given
+    for value in (0.0, float("nan")):
+        contests = [all_rows(slice(0, 9), FIRST, SIZE, labels)]
+        blank = torch.full_like(table, value)
+        _, label = score(vectors, blank, contests)
+        assert num_above(vectors, blank, contests, label).tolist() == [SIZE - 1] * 9
+
+
 def test_the_smallest_type_has_a_sample_too() -> None:
     names, shifts = draw(1, 0.1, seed=1)
     assert names.tolist() == [0] and shifts.tolist() == [0]

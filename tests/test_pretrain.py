@@ -199,7 +199,12 @@ def test_two_ranks_go_on_to_the_last_bit_under_zero(
 
 
 def zero(stage: int) -> dict:
-    settings = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}
+    # Under stage 3 no parameter stays whole for longer than it is used.
+    settings = {
+        "stage3_max_live_parameters": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_param_persistence_threshold": 0,
+    }
     return {"zero_optimization": {"stage": stage, **settings}}
 
 

@@ -33,14 +33,13 @@ def _watch(folder: Path, over: threading.Event) -> None:
     warned = False
     while not over.wait(LOOK_EVERY_S):
         try:
-            new = draining_nodes() - known
-            if new:
+            if new := draining_nodes() - known:
                 log.warning("a node is about to go (%s): saving", ", ".join(sorted(new)))
                 ask_to_save(folder)
                 known |= new
         except Exception as error:  # without a notice the run still has its last checkpoint
             if not warned:
-                log.warning("whether nodes are about to go is not known: %r", error)
+                log.warning("no checkpoint will be saved before a node goes: %r", error)
             warned = True
 
 

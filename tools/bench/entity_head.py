@@ -4,8 +4,8 @@
     python tools/bench/entity_head.py               up to 10 million, some minutes, 16 GB of memory
 
 Four tables: how far the loss in chunks and its gradients are from F.cross_entropy in float64; the
-memory that a forward and backward pass takes beside the table and its gradient, against
-F.cross_entropy over all logits; the arithmetic against that of a step of BERT-base; and what each
+memory that a micro-batch takes beside the table and the gradient so far, against F.cross_entropy
+over all logits; the arithmetic against that of a step of BERT-base; and what each
 rank holds and waits for, one matrix under AdamW against rows that the ranks share. Memory is that
 of a process of its own (Linux), on a GPU that of torch. The last line is one JSON object.
 """
@@ -40,6 +40,7 @@ from embre.world import World, current_world
 MB = 1 << 20
 MENTIONS = 512  # hidden ones of a micro-batch that are in the vocabulary
 MOST_NAIVE_BYTES = 6 << 30
+MATRIX, SHARED, NAIVE = "one matrix", "shared rows", "all logits"
 # Of a step of 65,536 tokens: 33 mentions in 340 tokens (BioRED), a fifth of them hidden.
 STEP_TOKENS, STEP_MENTIONS = 1 << 16, 1270
 # BioRED's mentions by type against how many concepts PubTator knows of it: genes, diseases,
@@ -57,7 +58,7 @@ def main(
     error = max_abs_error()
     console.print(f"loss and gradients in float64: at most {error:.1e} from F.cross_entropy's")
     memory = [memory_row(m, dimension) for m in millions for dimension in (128, 256)]
-    columns = ("concepts", "dimension", "in chunks, MB", "all logits, MB", "seconds")
+    columns = ("concepts", "dimension", *(f"{way}, MB" for way in (MATRIX, SHARED, NAIVE)), "s")
     show(console, f"beside table and gradient, {MENTIONS} mentions", columns, memory)
     flat, by_type = (flops_share(sizes) for sizes in ([(1.0, 1.0)], TYPE_MIX))
     console.print(
@@ -71,7 +72,7 @@ def main(
     show(console, "forward, backward, reduction, update", columns, sharing)
     result = {
         "max_abs_error_fp64": error,
-        "extra_mb_1m": next((row[2] for row in memory if row[:2] == ("1,000,000", 256)), None),
+        "extra_mb_1m": next((row[3] for row in memory if row[:2] == ("1,000,000", 256)), None),
         "flops_share_1m": round(by_type, 4),
         "flops_share_1m_one_type": round(flat, 4),
         "memory": memory,
@@ -111,31 +112,47 @@ def naive(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(vectors @ table.T, labels, reduction="sum")
 
 
-def memory_row(millions: float, dimension: int) -> tuple[str, int, float | None, float | None, Any]:
-    """What both need at one size, each measured in a process of its own; None: it was not tried."""
+def memory_row(millions: float, dimension: int) -> tuple[Any, ...]:
+    """What each way needs at one size, in a process of its own; None: it was not tried."""
     rows = round(millions * 1e6)
-    mine = theirs = seconds = None
-    if 2 * 4 * rows * dimension < 14 << 30:
-        mine, seconds = in_process(extra_memory, "chunked", rows, dimension)
-    if 3 * 4 * rows * MENTIONS < MOST_NAIVE_BYTES:
-        theirs, _ = in_process(extra_memory, "naive", rows, dimension)
-    return f"{rows:,}", dimension, mine, theirs, seconds
+    fits = 2 * 4 * rows * dimension < 12 << 30
+    found: list[Any] = [
+        in_process(extra_memory, way, rows, dimension)
+        if fits and (way != NAIVE or small(rows))
+        else None
+        for way in (MATRIX, SHARED, NAIVE)
+    ]
+    return f"{rows:,}", dimension, *(one and one[0] for one in found), found[0] and found[0][1]
 
 
-def extra_memory(which: str, rows: int, dimension: int) -> tuple[float, float]:
-    """MB at the peak of a forward and backward pass, less the table, its gradient and what was
-    there before; and the seconds it took."""
+def small(rows: int) -> bool:
+    """Whether all logits and what is made of them fit here."""
+    return 3 * 4 * rows * MENTIONS < MOST_NAIVE_BYTES
+
+
+def extra_memory(way: str, rows: int, dimension: int) -> tuple[float, float]:
+    """MB at the peak of a forward and backward pass beside the table and the gradient that an
+    earlier micro-batch of the step has left; and the seconds it took."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    table = torch.full((rows, dimension), 0.01, device=device, requires_grad=True)
     vectors = torch.ones(MENTIONS, dimension, device=device, requires_grad=True)
-    labels = torch.arange(MENTIONS, device=device)
-    loss_of: Callable[..., Tensor] = chunked if which == "chunked" else naive
-    before = start_of_peak(device)
-    started = time.perf_counter()
-    loss_of(vectors, table, labels).backward()
-    peak = peak_bytes(device)
-    seconds = time.perf_counter() - started
-    return round((peak - before - 4 * table.numel()) / MB, 1), round(seconds, 2)
+    labels = torch.arange(MENTIONS, device=device) % rows
+    if way == SHARED:
+        mine = TableRows([rows], dimension, World(device=device), OPTIMIZER, seed=0)
+        shared = ShardedTable(mine, sample_above=1 << 62, sample_share=1.0)
+    table = torch.full((rows if way != SHARED else 1, dimension), 0.01, device=device)
+    table.requires_grad_()
+    before, seconds = 0, 0.0
+    for _ in range(2):
+        before = start_of_peak(device)
+        started = time.perf_counter()
+        if way == SHARED:
+            loss = shared(vectors, labels, [MENTIONS])[0]
+        else:
+            loss = (chunked if way == MATRIX else naive)(vectors, table, labels)
+        loss.backward()
+        del loss
+        seconds = time.perf_counter() - started
+    return round((peak_bytes(device) - before) / MB, 1), round(seconds, 2)
 
 
 def start_of_peak(device: torch.device) -> int:
@@ -166,7 +183,7 @@ def flops_share(mix: Sequence[tuple[float, float]]) -> float:
     Four products of mentions and rows: the logits, the logits again, and the two gradients.
     """
     products = sum(STEP_MENTIONS * mentions * 1e6 * concepts for mentions, concepts in mix)
-    step = STEP_TOKENS * training_flops_per_token(12, 768, 3072, 30522, 364, 0.15)
+    step = STEP_TOKENS * training_flops_per_token(12, 768, 3072, 30522, 364, 0.15, 0.2)
     return 4 * 2 * 256 * products / step
 
 
@@ -176,16 +193,16 @@ def sharing_rows(
     for million in millions:
         rows = round(million * 1e6)
         for size in sizes:
-            for which in ("one matrix", "shared rows"):
-                found = on_ranks(size, which, rows)
+            for way in (MATRIX, SHARED):
+                found = on_ranks(size, way, rows)
                 memory, ms = max(m for m, _ in found), median(t for _, t in found)
-                yield f"{rows:,}", size, which, memory, round(ms, 1)
+                yield f"{rows:,}", size, way, memory, round(ms, 1)
 
 
-def rank_step(world: World, which: str, rows: int, steps: int = 3) -> tuple[float, float]:
+def rank_step(world: World, way: str, rows: int, steps: int = 3) -> tuple[float, float]:
     """MB that a rank needs for the table at its peak, and the milliseconds of a step."""
     before = start_of_peak(world.device)
-    step = shared_step(world, rows) if which == "shared rows" else matrix_step(world, rows)
+    step = shared_step(world, rows) if way == SHARED else matrix_step(world, rows)
     times = []
     for number in range(steps):
         started = time.perf_counter()
@@ -206,7 +223,7 @@ def matrix_step(world: World, rows: int) -> Callable[[int], None]:
     optimizer = adamw(table, OPTIMIZER)
 
     def step(number: int) -> None:
-        table(*mentions_of(world, rows, number)).backward()
+        table(*mentions_of(world, rows, number))[0].backward()
         if world.size > 1:
             dist.all_reduce(table.weight.grad)
         optimizer.step()
@@ -220,7 +237,7 @@ def shared_step(world: World, rows: int) -> Callable[[int], None]:
     table = ShardedTable(mine, sample_above=1 << 62, sample_share=1.0)
 
     def step(number: int) -> None:
-        table(*mentions_of(world, rows, number)).backward()
+        table(*mentions_of(world, rows, number))[0].backward()
         mine.update(1e-4, scale=1.0)
 
     return step
@@ -232,19 +249,17 @@ def in_process(function: Callable[..., Any], *args: Any) -> Any:
         return pool.apply(function, args)
 
 
-def on_ranks(size: int, which: str, rows: int) -> list[tuple[float, float]]:
+def on_ranks(size: int, way: str, rows: int) -> list[tuple[float, float]]:
     with tempfile.TemporaryDirectory() as folder, mp.get_context("spawn").Pool(size) as pool:
-        return pool.starmap(
-            rank, [(number, size, folder, which, rows) for number in range(size)], 1
-        )
+        return pool.starmap(rank, [(number, size, folder, way, rows) for number in range(size)], 1)
 
 
-def rank(number: int, size: int, folder: str, which: str, rows: int) -> tuple[float, float]:
+def rank(number: int, size: int, folder: str, way: str, rows: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group("gloo", f"file://{folder}/ranks", rank=number, world_size=size)
     try:
-        return rank_step(current_world(torch.device("cpu")), which, rows)
+        return rank_step(current_world(torch.device("cpu")), way, rows)
     finally:
         if size > 1:
             dist.destroy_process_group()
