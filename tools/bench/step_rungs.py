@@ -14,18 +14,18 @@ from transformers import BertConfig, BertForMaskedLM
 
 from embre.batch import Batch
 from embre.concept_table import ConceptTable
-from embre.config import NewEncoder, OptimizerConfig
+from embre.config import LossWeights, NewEncoder, OptimizerConfig
 from embre.encoder import compiled, encode_strip
 from embre.engine import Engine, TorchEngine
 from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
 from embre.flops import training_flops_per_token
 from embre.heads import EntityHead
-from embre.pretraining_model import LOSSES, PretrainingModel
+from embre.pretraining_model import PretrainingModel
 from embre.world import World
 
 OPTIMIZER = OptimizerConfig()
 DIMENSION = 256  # of a concept's vector
-LOSS_WEIGHTS = {name: 1.0 for name in LOSSES}
+LOSS_WEIGHTS = LossWeights().model_dump()
 
 HF_PADDED = "a  Hugging Face, padded to 512"
 HF_COMPILED = "b  the same, compiled"
