@@ -192,15 +192,15 @@ def _mention_targets(
     source: StreamSource, rows: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
     """The rows in the order of a Batch, how many of each type are in the vocabulary, their ids."""
-    ids = mention_ids(source, rows)
+    ids = mention_ids(source.entities, rows)
     order = np.lexsort((rows["type"], ids < 0))
     known = rows["type"][ids >= 0]
     return rows[order], tuple(np.bincount(known, minlength=len(TYPE_INDEX)).tolist()), ids[order]
 
 
-def mention_ids(source: StreamSource, rows: np.ndarray) -> np.ndarray:
+def mention_ids(entities: EntityVocabulary, rows: np.ndarray) -> np.ndarray:
     """(m,) the id within its type of each row's concept, -1 outside the vocabulary or without."""
-    return np.where(rows["concept"] == 0, -1, source.entities.lookup(rows["concept"]))
+    return np.where(rows["concept"] == 0, -1, entities.lookup(rows["concept"]))
 
 
 def empty_batch(source: StreamSource) -> Batch:

@@ -117,9 +117,14 @@ def num_above(
     return found
 
 
-class SummedCrossEntropy(torch.autograd.Function):
+def cross_entropy_sum(vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest]) -> Tensor:
     """The sum of the losses of all vectors; its gradient makes the logits again, chunk by chunk."""
+    loss = _SummedCrossEntropy.apply(vectors_MC, table_VC, contests)
+    assert isinstance(loss, Tensor)
+    return loss
 
+
+class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx, vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest]

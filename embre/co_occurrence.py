@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embre.batch import StreamSource
+from embre.batch import StreamSource, mention_ids
 from embre.entities import EntityVocabulary
 from embre.examples import Examples
 from embre.stream import read
@@ -94,7 +94,7 @@ def count(
 
 def concept_rows(entities: EntityVocabulary, mentions: np.ndarray) -> np.ndarray:
     """(m,) the row of each mention's concept in the vocabulary, -1 outside it or without."""
-    ids = np.where(mentions["concept"] == 0, -1, entities.lookup(mentions["concept"]))
+    ids = mention_ids(entities, mentions)
     return np.where(ids < 0, -1, entities.firsts[mentions["type"]] + ids)
 
 

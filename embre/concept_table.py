@@ -12,7 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from embre.chunked_softmax import Contest, SummedCrossEntropy, all_rows, num_above, score
+from embre.chunked_softmax import Contest, all_rows, cross_entropy_sum, num_above, score
 
 
 class ConceptTable(nn.Module):
@@ -41,11 +41,11 @@ class ConceptTable(nn.Module):
         """
         learning = torch.is_grad_enabled()
         contests = self._contests(ids_K, counts, sampled=learning)
-        loss = SummedCrossEntropy.apply(found_KC, self.weight, contests)
+        loss = cross_entropy_sum(found_KC, self.weight, contests)
         if learning:
-            return loss, None  # type: ignore[return-value]
+            return loss, None
         _, label = score(found_KC, self.weight, contests)
-        return loss, num_above(found_KC, self.weight, contests, label) + 1  # type: ignore[return-value]
+        return loss, num_above(found_KC, self.weight, contests, label) + 1
 
     def _contests(self, ids_K: Tensor, counts: Sequence[int], sampled: bool) -> list[Contest]:
         firsts = accumulate(self.sizes, initial=0)

@@ -54,7 +54,7 @@ def masked_documents(source: StreamSource, stream: int, epoch: int) -> Iterator[
         strip, boundaries, _ = lay(source, members)
         masked = OBJECTIVES[source.masking.objective](strip, source.masking, source.drawn())
         covered, _ = spread(strip, masked.mention_targets)
-        identifiers = mention_ids(source, strip.mentions)
+        identifiers = mention_ids(source.entities, strip.mentions)
         for number, doc_id in enumerate(members.doc_ids):
             tokens = slice(boundaries[number] + 1, boundaries[number + 1] - 1)
             rows = slice(*members.mention_starts[number : number + 2])

@@ -52,8 +52,9 @@ class ShardedTable:
     ) -> tuple[Tensor, Tensor | None]:
         """What ConceptTable gives: the summed loss of this rank's mentions, and their ranks."""
         loss = _AcrossRanks.apply(found_KC, ids_K, counts, self, torch.is_grad_enabled())
+        assert isinstance(loss, Tensor)
         ranks = None if torch.is_grad_enabled() else self._ranks(found_KC, ids_K, counts)
-        return loss, ranks  # type: ignore[return-value]
+        return loss, ranks
 
     def _ranks(self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]) -> Tensor:
         world = self.rows.world

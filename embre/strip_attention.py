@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn.attention.varlen import varlen_attn
 
 
@@ -48,7 +48,7 @@ def strip_attention(
     return torch.cat(parts, dim=2)[0].transpose(0, 1)
 
 
-@torch.library.custom_op("embre::strip_attention", mutates_args=(), device_types="cpu")
+@library.custom_op("embre::strip_attention", mutates_args=(), device_types="cpu")
 def on_cpu(
     query_RAE: Tensor,
     key_TAE: Tensor,
@@ -72,7 +72,7 @@ def _(query_RAE: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
     return _empty(query_RAE)
 
 
-@torch.library.custom_op("embre::strip_attention_backward", mutates_args=(), device_types="cpu")
+@library.custom_op("embre::strip_attention_backward", mutates_args=(), device_types="cpu")
 def backward_on_cpu(
     grad_RAE: Tensor,
     query_RAE: Tensor,

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from embre import chunked_softmax
-from embre.chunked_softmax import Contest, SummedCrossEntropy, all_rows, num_above, score
+from embre.chunked_softmax import Contest, all_rows, cross_entropy_sum, num_above, score
 from embre.concept_table import draw
 
 FIRST, SIZE = 4, 23  # the rows of a type within a table
@@ -46,7 +46,7 @@ def plain(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.usefixtures("chunk")
 def test_loss_and_gradients_are_those_of_cross_entropy(given: tuple) -> None:
     vectors, table, labels = given
-    found = SummedCrossEntropy.apply(vectors, table, two_types(labels))
+    found = cross_entropy_sum(vectors, table, two_types(labels))
     wanted = plain(vectors, table, labels)
     torch.testing.assert_close(found, wanted, atol=1e-10, rtol=0)
     for one, other in zip(
@@ -64,13 +64,13 @@ def test_the_gradient_passes_gradcheck(given: tuple) -> None:
     sampled = [against(labels, drawn, torch.linspace(0, 1, 6, dtype=torch.float64))]
     for contests in (two_types(labels), sampled):
         torch.autograd.gradcheck(
-            lambda v, t, c=contests: SummedCrossEntropy.apply(v, t, c), (vectors, table)
+            lambda v, t, c=contests: cross_entropy_sum(v, t, c), (vectors, table)
         )
 
 
 def test_logits_far_apart_are_no_infinity(given: tuple) -> None:
     vectors, table, labels = given
-    loss = SummedCrossEntropy.apply(1e4 * vectors, table, two_types(labels))
+    loss = cross_entropy_sum(1e4 * vectors, table, two_types(labels))
     wanted = plain(1e4 * vectors, table, labels)
     torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=0)
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, (vectors, table)))
@@ -79,7 +79,7 @@ def test_logits_far_apart_are_no_infinity(given: tuple) -> None:
 def test_a_type_of_one_concept_costs_nothing(given: tuple) -> None:
     vectors, table, labels = given
     only = [all_rows(slice(0, NUM_VECTORS), 7, 1, torch.zeros_like(labels))]
-    loss = SummedCrossEntropy.apply(vectors, table, only)
+    loss = cross_entropy_sum(vectors, table, only)
     assert loss.item() == 0
     assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))
 
@@ -87,7 +87,7 @@ def test_a_type_of_one_concept_costs_nothing(given: tuple) -> None:
 def test_nothing_to_identify_is_a_loss_of_zero(given: tuple) -> None:
     _, table, _ = given
     nobody = torch.zeros(0, DIMENSION, dtype=torch.float64, requires_grad=True)
-    loss = SummedCrossEntropy.apply(nobody, table, [])
+    loss = cross_entropy_sum(nobody, table, [])
     loss.backward()
     assert loss.item() == 0 and table.grad is not None and not table.grad.any()
 
@@ -149,6 +149,6 @@ def test_the_smallest_type_has_a_sample_too() -> None:
 def test_a_sample_without_others_is_no_contest(given: tuple) -> None:
     vectors, table, labels = given
     only_itself = against(torch.full_like(labels, 3), torch.tensor([3, 3]), torch.zeros(2))
-    loss = SummedCrossEntropy.apply(vectors, table, [only_itself])
+    loss = cross_entropy_sum(vectors, table, [only_itself])
     assert loss.item() == 0
     assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))

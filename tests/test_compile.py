@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -84,8 +85,11 @@ def evaluate(model: PretrainingModel, batches: list[Batch]) -> list[list[float]]
     return found
 
 
-def compare(source: StreamSource, backend: str, checkpointing: bool = False) -> None:
-    """Compiled and not, on micro-batches of many sizes, training and evaluating in turns."""
+def compiled_and_not(
+    source: StreamSource, backend: str, checkpointing: bool = False
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Results on micro-batches of many sizes, training and evaluating in turns; a graph made anew
+    after the first one is an error."""
     batches = batches_of_many_sizes(source)
     model = model_of(source)
     model.encoder.bert.gradient_checkpointing = checkpointing  # type: ignore[union-attr]
@@ -94,20 +98,28 @@ def compare(source: StreamSource, backend: str, checkpointing: bool = False) -> 
     walk(model, batches[:1]), evaluate(model, batches[:1])  # one micro-batch is enough to warm up
     with torch._dynamo.config.patch(error_on_recompile=True):
         found = walk(model, batches) + evaluate(model, batches)
-    assert counters["stats"]["unique_graphs"] == 2, "one for training, one for evaluation"
-    assert not counters["graph_break"]
-    for one, other in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+    return found, expected
 
 
 def test_one_graph_serves_every_size(source: StreamSource) -> None:
-    compare(source, "aot_eager")
+    found, expected = compiled_and_not(source, "aot_eager")
+    assert counters["stats"]["unique_graphs"] == 2, "one for training, one for evaluation"
+    assert not counters["graph_break"]
+    np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-5, atol=1e-5)
+
+
+def flat(results: list[list[float]]) -> list[float]:
+    """Training gives one number more than evaluation."""
+    return [value for of_batch in results for value in of_batch]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_one_graph_of_inductor_serves_every_size(source: StreamSource, checkpointing: bool) -> None:
-    compare(source, "inductor", checkpointing)
+    found, expected = compiled_and_not(source, "inductor", checkpointing)
+    assert counters["stats"]["unique_graphs"] == 2, "one for training, one for evaluation"
+    assert not counters["graph_break"]
+    np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

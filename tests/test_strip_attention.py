@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 from embre.strip_attention import on_cpu, strip_attention
 
@@ -53,4 +53,4 @@ def test_gradients_are_the_slopes() -> None:
 
 
 def test_the_op_is_what_a_compiler_is_told_of_it() -> None:
-    torch.library.opcheck(on_cpu, (*inputs(torch.float32), ROWS, PLACES))
+    library.opcheck(on_cpu, (*inputs(torch.float32), ROWS, PLACES))

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from embre.chunked_softmax import SummedCrossEntropy, all_rows
+from embre.chunked_softmax import all_rows, cross_entropy_sum
 from embre.concept_table import ConceptTable
 from embre.config import OptimizerConfig
 from embre.engine import adamw
@@ -105,7 +105,7 @@ def max_abs_error() -> float:
 
 def chunked(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
     contests = [all_rows(slice(0, len(vectors)), 0, len(table), labels)]
-    return SummedCrossEntropy.apply(vectors, table, contests)  # type: ignore[return-value]
+    return cross_entropy_sum(vectors, table, contests)
 
 
 def naive(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
