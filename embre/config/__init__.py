@@ -1,0 +1,46 @@
+"""The models of a run: one YAML file into frozen sections, checked when read."""
+
+from embre.config.finetuning import CorpusConfig, FinetuneConfig, PairConfig
+from embre.config.pretraining import (
+    DataConfig,
+    EntitiesConfig,
+    LossWeights,
+    MaskingConfig,
+    PretrainConfig,
+    TypeLimits,
+)
+from embre.config.reading import ConfigError, check_config, dump_config, load_config
+from embre.config.run import RunConfig
+from embre.config.sections import (
+    EncoderConfig,
+    LaunchConfig,
+    NewEncoder,
+    OptimizerConfig,
+    Section,
+    TrackingConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "ConfigError",
+    "CorpusConfig",
+    "DataConfig",
+    "EncoderConfig",
+    "EntitiesConfig",
+    "FinetuneConfig",
+    "LaunchConfig",
+    "LossWeights",
+    "MaskingConfig",
+    "NewEncoder",
+    "OptimizerConfig",
+    "PairConfig",
+    "PretrainConfig",
+    "RunConfig",
+    "Section",
+    "TrackingConfig",
+    "TrainConfig",
+    "TypeLimits",
+    "check_config",
+    "dump_config",
+    "load_config",
+]

@@ -1,0 +1,51 @@
+"""What every run is told."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from embre.config.sections import (
+    EncoderConfig,
+    LaunchConfig,
+    OptimizerConfig,
+    Section,
+    TrackingConfig,
+    TrainConfig,
+)
+
+# What decides where and how a run is carried out, and not what it computes.
+# Paths are left out too: the digest of what lies there is what counts (see `job`).
+NOT_IN_FINGERPRINT = {
+    "name": True,
+    "storage": True,
+    "launch": True,
+    "tracking": True,
+    "encoder": {"path", "activation_checkpointing"},
+    "data": {"shards", "train", "dev", "loader_workers", "validation_strips", "on_bad_shard"},
+    "pairs": {"threshold"},
+    "train": {"save_every_steps", "keep_checkpoints", "log_every_steps", "validate_every_steps"},
+}
+
+
+class RunConfig(Section):
+    """What every run has."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    seed: int = Field(default=13, ge=0, lt=1 << 32)
+    storage: str = Field(default="runs", description="folder of all runs; shared by all machines")
+    encoder: EncoderConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig
+    engine: Literal["torch", "deepspeed"] = "torch"
+    deepspeed: dict[str, Any] = Field(
+        default={}, description="DeepSpeed's own keys; the rest is filled in"
+    )
+    launch: LaunchConfig = LaunchConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the numbers of a run; a resumed run must have the same."""
+        values = self.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""The sections that every run has."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A frozen part of a config; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NewEncoder(Section):
+    """The shape of a BERT that starts from random weights."""
+
+    layers: int = Field(default=2, gt=0)
+    hidden: int = Field(default=128, gt=0)
+    heads: int = Field(default=2, gt=0)
+    feed_forward: int = Field(default=512, gt=0)
+    max_positions: int = Field(default=512, gt=0)
+
+
+class EncoderConfig(Section):
+    """The backbone: a Hugging Face folder, or a new one with the tokenizer of a folder."""
+
+    path: str = Field(description="Hugging Face folder of a BERT-type checkpoint and its tokenizer")
+    new: NewEncoder | None = Field(
+        default=None, description="start from random weights of this shape"
+    )
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = Field(default=False, description="of pretraining: torch.compile the forward")
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="keep each layer's input alone: less memory, a third more work",
+    )
+
+
+class OptimizerConfig(Section):
+    """AdamW with linear warm-up and linear decay to `final_lr_share` of the peak."""
+
+    peak_lr: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    final_lr_share: float = Field(default=0.0, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    epsilon: float = Field(default=1e-6, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+
+
+class TrainConfig(Section):
+    """How long, and what happens on the way."""
+
+    steps: int = Field(gt=0, description="optimizer updates")
+    save_every_steps: int = Field(default=500, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every_steps: int = Field(default=10, gt=0)
+    validate_every_steps: int = Field(default=500, gt=0)
+
+
+class LaunchConfig(Section):
+    """Where the ranks run."""
+
+    launcher: Literal["local", "ray"] = "local"
+    workers: int = Field(
+        default=1, gt=0, description="ranks under Ray; torchrun decides under `local`"
+    )
+    min_workers: int | None = Field(
+        default=None,
+        gt=0,
+        description="under Ray, go on with as few when nodes are lost, and grow back to `workers`",
+    )
+    resize_every_s: float = Field(
+        default=60, gt=0, description="with `min_workers`, how often to look for more workers"
+    )
+    use_gpu: bool = False
+    max_failures: int = Field(
+        default=3, ge=0, description="restarts from a checkpoint before giving up"
+    )
+    cpus_per_worker: float = Field(default=1, gt=0)
+
+
+class TrackingConfig(Section):
+    """Where MLflow keeps the run. A secret belongs into the environment, never here."""
+
+    uri: str | None = Field(
+        default=None, description="default: MLFLOW_TRACKING_URI, else sqlite in storage"
+    )
+    experiment: str = "embre"
