@@ -1,0 +1,119 @@
+"""What a model says of candidate pairs, before anybody decides which of them are relations.
+
+Shapes: P pairs, R relation types of the schema.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from embre.document import Concept, Relation
+from embre.relation_schema import RelationSchema
+
+OTHERS = ""  # the key of what has too little data for a value of its own
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPairs:
+    """All candidate pairs of some documents, in their order.
+
+    `documents` (P,) is the place of each pair's document, of `num_documents`. `related` (P,) is
+    the probability that the pair is related at all, `types` (P, R) that of each relation type if
+    it is (0 where illegal), `novel` (P,) that the relation is novel if there is one, nan where
+    the model has not learnt it. `relation_labels` (P,) are gold: 0 for None, else 1 + the place
+    in `relation_types`; `novelty_labels` (P,) are 1 for novel, 0 for not; both UNLABELLED (-100)
+    where nobody knows.
+    """
+
+    num_documents: int
+    documents: np.ndarray
+    concepts: Sequence[tuple[Concept, Concept]]
+    related: np.ndarray
+    types: np.ndarray
+    novel: np.ndarray
+    relation_labels: np.ndarray
+    novelty_labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def of(self, rows: np.ndarray) -> "ScoredPairs":
+        """Some of the pairs."""
+        return ScoredPairs(
+            self.num_documents,
+            self.documents[rows],
+            [self.concepts[row] for row in np.arange(len(self))[rows].tolist()],
+            *(
+                column[rows]
+                for column in (
+                    self.related,
+                    self.types,
+                    self.novel,
+                    self.relation_labels,
+                    self.novelty_labels,
+                )
+            ),
+        )
+
+    @property
+    def pair_types(self) -> list[str]:
+        """The two entity types of each pair in order of the alphabet, as `Chemical Disease`."""
+        return [" ".join(sorted((a.type, b.type))) for a, b in self.concepts]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """From probabilities to relations.
+
+    `scale` and `shifts` (by pair type, as `Chemical Disease`) calibrate the logit of `related`:
+    logit' = scale · logit + shift. A pair is a relation where its calibrated probability reaches
+    the threshold of its likeliest relation type. The key OTHERS stands for all that is not named.
+    """
+
+    scale: float = 1.0
+    shifts: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.0})
+    thresholds: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.5})
+
+    def calibrated(self, pairs: ScoredPairs) -> np.ndarray:
+        """(P,) the probabilities that pairs are related, calibrated."""
+        named = {kind: self.shifts.get(kind, self.shifts[OTHERS]) for kind in set(pairs.pair_types)}
+        shift = np.array([named[kind] for kind in pairs.pair_types])
+        return sigmoid(self.scale * logit(pairs.related) + shift)
+
+
+def decide(
+    pairs: ScoredPairs, decision: Decision, schema: RelationSchema
+) -> list[tuple[Relation, ...]]:
+    """The relations of each document. `Relation.probability` is the calibrated one that the pair
+    is related; a relation is novel where that has at least one half, None where nobody knows."""
+    related = decision.calibrated(pairs)
+    likeliest = pairs.types.argmax(1) if len(pairs) else np.zeros(0, dtype=np.int64)
+    least = np.array(
+        [decision.thresholds.get(t, decision.thresholds[OTHERS]) for t in schema.relation_types]
+    )
+    found: list[list[Relation]] = [[] for _ in range(pairs.num_documents)]
+    for row in np.flatnonzero(related >= least[likeliest]).tolist():
+        head, tail = pairs.concepts[row]
+        novel = pairs.novel[row]
+        found[pairs.documents[row]].append(
+            Relation(
+                head=head,
+                tail=tail,
+                type=schema.relation_types[likeliest[row]],
+                novel=None if np.isnan(novel) else bool(novel >= 0.5),
+                probability=float(related[row]),
+            )
+        )
+    return [tuple(relations) for relations in found]
+
+
+def logit(probability: np.ndarray) -> np.ndarray:
+    """log(p / (1 - p)) in float64, kept finite."""
+    p = np.clip(probability.astype(np.float64), 1e-12, 1 - 1e-12)
+    return np.log(p) - np.log1p(-p)
+
+
+def sigmoid(value: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-value)."""
+    return 1 / (1 + np.exp(-value))
