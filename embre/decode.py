@@ -1,61 +1,83 @@
 """Documents in, the same documents with predicted relations out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import torch
 
-from embre.document import Document, Relation
-from embre.pairs import PairBatch
+from embre.document import Document
+from embre.pairs import NOVEL, UNLABELLED, Pass
 from embre.relation_folder import LoadedModel
+from embre.scored_pairs import ScoredPairs, decide
 from embre.tally import Tally
 
+DOCUMENTS_AT_ONCE = 64
+STRIP_TOKENS = 16384  # of the passes in one forward pass; a longer one goes by itself
 
-@torch.inference_mode()
+
 def predict(
-    loaded: LoadedModel,
-    docs: Iterable[Document],
-    documents_per_batch: int = 8,
-    tally: Tally | None = None,
+    loaded: LoadedModel, docs: Iterable[Document], tally: Tally | None = None
 ) -> Iterator[Document]:
     """Each document with the relations that the model finds, in place of those it had.
 
-    A pair is related where 1 - P(None) reaches the threshold, which is `Relation.probability`;
-    its type is the most likely legal one, and it is novel where P(novel) is at least one half.
-    Pairs that cannot be read are counted in `tally`.
+    What counts as a relation is the model's decision, see `decide`. Pairs that cannot be read are
+    counted in `tally`.
     """
-    loaded.model.eval()
     tally = tally or Tally()
     remaining = iter(docs)
-    while members := list(islice(remaining, documents_per_batch)):
-        # A gold relation is no loss here, so what cannot be learnt from it is not counted.
-        bare = [replace(doc, relations=()) for doc in members]
-        for doc in members:
+    while some := list(islice(remaining, DOCUMENTS_AT_ONCE)):
+        for doc in some:
             for relation in doc.relations:
                 tally.drop("relation/replaced", doc.doc_id, relation.type)
-        encoded = [loaded.encoder.encode(doc, tally) for doc in bare]
-        found = find_relations(loaded, loaded.encoder.lay(encoded, slot=0))
-        for number, doc in enumerate(bare):
-            yield replace(doc, relations=tuple(found.get(number, ())))
+        # A gold relation is no loss here, so what cannot be learnt from it is not counted.
+        bare = [replace(doc, relations=()) for doc in some]
+        scored = score_pairs(loaded, bare, tally)
+        found = decide(scored, loaded.decision, loaded.encoder.schema)
+        for doc, relations in zip(bare, found, strict=True):
+            yield replace(doc, relations=relations)
 
 
-def find_relations(loaded: LoadedModel, batch: PairBatch) -> dict[int, list[Relation]]:
-    """The relations of a batch by the place of their document in it, in the order of pairs."""
-    device = next(loaded.model.parameters()).device
-    labels_PL, novel_P = loaded.model.probabilities(batch.to(device))
-    related = (1 - labels_PL[:, 0]).tolist()
-    types = (labels_PL[:, 1:].argmax(1) + 1).tolist()
-    novel = (novel_P >= 0.5).tolist()
-    found: dict[int, list[Relation]] = {}
-    for row, candidate in enumerate(batch.candidates):
-        if related[row] >= loaded.threshold:
-            relation = Relation(
-                head=candidate.first,
-                tail=candidate.second,
-                type=loaded.encoder.schema.labels[types[row]],
-                novel=novel[row],
-                probability=related[row],
-            )
-            found.setdefault(candidate.document, []).append(relation)
-    return found
+@torch.inference_mode()
+def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> ScoredPairs:
+    """The probabilities of all candidate pairs of some documents, beside the labels that their
+    own relations give them."""
+    model, encoder = loaded.model.eval(), loaded.encoder
+    device = next(model.parameters()).device
+    passes = [(place, one) for place, doc in enumerate(docs) for one in encoder.passes(doc, tally)]
+    found, concepts = [], []
+    for some in _strips([one for _, one in passes]):
+        batch = encoder.lay(some, slot=0)
+        concepts += [(candidate.first, candidate.second) for candidate in batch.candidates]
+        found.append([part.cpu().numpy() for part in model.probabilities(batch.to(device))])
+    novelties = _column([one.novelties for _, one in passes], np.int64)
+    known = [np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)]
+    nothing = [np.zeros(0), np.zeros((0, len(encoder.schema.relation_types))), np.zeros(0)]
+    related, types, novel = known or nothing
+    return ScoredPairs(
+        num_documents=len(docs),
+        documents=_column([np.full(len(one.pairs), place) for place, one in passes], np.int64),
+        concepts=concepts,
+        related=related,
+        types=types,
+        novel=novel,
+        relation_labels=_column([one.relations for _, one in passes], np.int64),
+        novelty_labels=np.where(novelties > 0, (novelties == NOVEL).astype(np.int64), UNLABELLED),
+    )
+
+
+def _strips(passes: Sequence[Pass]) -> Iterator[list[Pass]]:
+    """Passes in order, as many as fill a strip."""
+    some: list[Pass] = []
+    for one in passes:
+        if some and sum(len(p.tokens) for p in some) + len(one.tokens) > STRIP_TOKENS:
+            yield some
+            some = []
+        some.append(one)
+    if some:
+        yield some
+
+
+def _column(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=kind), *parts]).astype(kind)

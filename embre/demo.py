@@ -146,7 +146,7 @@ def write_configs(out: Path, seed: int) -> None:
         "data": {
             "train": str(out / "train.PubTator"),
             "dev": str(out / "dev.PubTator"),
-            "documents_per_micro_batch": 4,
+            "passes_per_micro_batch": 4,
             "micro_batches": 1,
             "max_document_tokens": 256,
         },

@@ -1,4 +1,4 @@
-"""The loader of fine-tuning: this rank's micro-batches of each step, documents in random order."""
+"""The loader of fine-tuning: this rank's micro-batches of each step, passes in random order."""
 
 import random
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from embre.config import CorpusConfig
 from embre.document import Document
-from embre.pairs import PairBatch, PairEncoder
+from embre.pairs import PairBatch, PairEncoder, Pass
 from embre.tally import Tally
 from embre.world import World
 
@@ -15,7 +15,7 @@ from embre.world import World
 class DocumentLoader:
     """Micro-batch i of a step goes to rank i mod W; all ranks give equally many.
 
-    Documents are read in an order drawn from (seed, epoch), one epoch after the other, so the
+    Passes are read in an order drawn from (seed, epoch), one epoch after the other, so the
     micro-batches are the same for every number of ranks. They are encoded once and kept.
     """
 
@@ -31,11 +31,13 @@ class DocumentLoader:
         if not docs:
             raise ValueError(f"{data.train}: no document to learn from; see data.train")
         self.encoder = encoder
-        self.documents_per_micro_batch = data.documents_per_micro_batch
+        self.passes_per_micro_batch = data.passes_per_micro_batch
         self.micro_batches = data.micro_batches
         self.seed = seed
         self.world = world
-        self._encoded = [encoder.encode(doc, tally) for doc in docs]
+        self._passes = [found for doc in docs for found in encoder.passes(doc, tally)]
+        if not self._passes:
+            raise ValueError(f"{data.train}: no document has a pair of {encoder.schema.name}")
         self._next_step = 0
 
     def step(self) -> list[PairBatch]:
@@ -55,18 +57,18 @@ class DocumentLoader:
         self._next_step = int(state["step"])
 
     def _micro_batch(self, step: int, slot: int) -> PairBatch:
-        first = (step * self.micro_batches + slot) * self.documents_per_micro_batch
-        places = range(first, first + self.documents_per_micro_batch)
-        return self.encoder.lay([self._encoded[self._document_at(p)] for p in places], slot)
+        first = (step * self.micro_batches + slot) * self.passes_per_micro_batch
+        places = range(first, first + self.passes_per_micro_batch)
+        return self.encoder.lay([self._pass_at(place) for place in places], slot)
 
-    def _document_at(self, place: int) -> int:
-        epoch, within = divmod(place, len(self._encoded))
-        return epoch_order(self.seed, epoch, len(self._encoded))[within]
+    def _pass_at(self, place: int) -> Pass:
+        epoch, within = divmod(place, len(self._passes))
+        return self._passes[epoch_order(self.seed, epoch, len(self._passes))[within]]
 
 
 @lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, num_documents: int) -> list[int]:
-    """The order in which an epoch reads the documents."""
-    order = list(range(num_documents))
+def epoch_order(seed: int, epoch: int, num_passes: int) -> list[int]:
+    """The order in which an epoch reads the passes."""
+    order = list(range(num_passes))
     random.Random(f"{seed}/documents/{epoch}").shuffle(order)
     return order

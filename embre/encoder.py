@@ -8,6 +8,7 @@ Shapes: T tokens of a strip, R rows of it that are wanted, H hidden size.
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from embre.strip_attention import strip_attention
 from embre.tokenization import TextTokenizer
 
 log = logging.getLogger(__name__)
+
+# Layer, query, key, value (T, A, E) → the last three with more entries to a head.
+Extend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedModel:
@@ -140,14 +144,16 @@ def encode_strip(
     longest: int,
     rows_R: Tensor | None = None,
     row_boundaries: Tensor | None = None,
+    extend: Extend | None = None,
 ) -> Tensor:
     """The last hidden states (T, H) of a strip of documents, which `boundaries` cut from 0 to T.
 
     Where `rows_R`, sorted, says which of them are wanted, only those (R, H): the last layer asks
-    for them alone. `row_boundaries` cut the rows by document.
+    for them alone. `row_boundaries` cut the rows by document. `extend` adds to query, key and
+    value of each layer, where all rows are wanted (see `entity_attention`).
     """
     hidden_TH = _embed(bert, input_ids_T, positions_T)
-    return _layers(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries)
+    return _layers(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries, extend)
 
 
 def _embed(bert: Any, input_ids_T: Tensor, positions_T: Tensor) -> Tensor:
@@ -161,13 +167,17 @@ def _layers(
     longest: int,
     rows_R: Tensor | None,
     row_boundaries: Tensor | None,
+    extend: Extend | None = None,
 ) -> Tensor:
     run = _layer_again if bert.gradient_checkpointing and bert.training else _layer
     *layers, last = bert.encoder.layer
-    for layer in layers:
-        hidden_TH = run(layer, hidden_TH, hidden_TH, boundaries, boundaries, longest)
+    number = 0
+    for number, layer in enumerate(layers, start=1):
+        more = extend and partial(extend, number - 1)
+        hidden_TH = run(layer, hidden_TH, hidden_TH, boundaries, boundaries, longest, more)
     if rows_R is None or row_boundaries is None:
-        return run(last, hidden_TH, hidden_TH, boundaries, boundaries, longest)
+        more = extend and partial(extend, number)
+        return run(last, hidden_TH, hidden_TH, boundaries, boundaries, longest, more)
     wanted_RH = hidden_TH.index_select(0, rows_R)
     return run(last, wanted_RH, hidden_TH, row_boundaries, boundaries, longest)
 
@@ -186,6 +196,7 @@ def _layer(
     row_boundaries: Tensor,
     boundaries: Tensor,
     longest: int,
+    extend: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """(R, H): a BertLayer at some rows of its input."""
     heads = layer.attention.self
@@ -193,8 +204,12 @@ def _layer(
         part.unflatten(1, (heads.num_attention_heads, -1))
         for part in (heads.query(rows_RH), heads.key(hidden_TH), heads.value(hidden_TH))
     )
+    size = query.shape[2]
+    if extend is not None:
+        query, key, value = extend(query, key, value)
     found = strip_attention(query, key, value, row_boundaries, boundaries, longest)
-    return layer.feed_forward_chunk(layer.attention.output(found.flatten(1), rows_RH))
+    found = found[..., :size].flatten(1)
+    return layer.feed_forward_chunk(layer.attention.output(found, rows_RH))
 
 
 def _read_config(folder: Path) -> PreTrainedConfig:

@@ -26,7 +26,7 @@ from embre.world import World
 # What the run already says. Naming it again in `deepspeed:` could only contradict it.
 FILLED_IN = {
     "train_batch_size": "data.streams or data.micro_batches",
-    "train_micro_batch_size_per_gpu": "data.strip_tokens or data.documents_per_micro_batch",
+    "train_micro_batch_size_per_gpu": "data.strip_tokens or data.passes_per_micro_batch",
     "gradient_accumulation_steps": "the number of workers",
     "gradient_clipping": "optimizer.clip_norm",
     "optimizer": "optimizer",

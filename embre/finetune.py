@@ -3,16 +3,17 @@ scores the held-out documents."""
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from embre.calibration import cross_fitted, fit_decision
 from embre.checkpoints import Checkpoints
 from embre.config import FinetuneConfig
 from embre.corpora import CORPORA, read_documents, write_documents
-from embre.decode import predict
+from embre.decode import score_pairs
 from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.encoder import check_length, load_encoder
@@ -21,8 +22,9 @@ from embre.engines import build_engine
 from embre.job import LINEAGE, Job, folder_digest, move_into_place
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel, save_relation_model
-from embre.relation_model import LOSS_WEIGHTS, RelationModel
+from embre.relation_model import RelationModel
 from embre.report import write_report
+from embre.scored_pairs import Decision, ScoredPairs, dealt_together
 from embre.scoring import Score, floor, score
 from embre.tally import Tally
 from embre.tokenization import load_tokenizer
@@ -44,9 +46,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     schema = CORPORA[config.data.corpus]
     docs = read_all(config.data.train, tally)
     tokenizer = load_tokenizer(config.encoder.path)
-    encoder = PairEncoder.build(
-        tokenizer, schema, config.data.max_document_tokens, config.pairs.window_overlap
-    )
+    encoder = PairEncoder.build(tokenizer, schema, config.data.max_document_tokens, config.pairs)
     loader = DocumentLoader(docs, encoder, config.data, config.seed, world, tally)
     model = RelationModel(
         load_encoder(config.encoder, tokenizer),
@@ -56,12 +56,12 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
         config.encoder.precision == "bf16",
     )
     per_rank = -(-config.data.micro_batches // world.size)
-    engine = build_engine(config, model, LOSS_WEIGHTS, world, per_rank, job.folder)
+    engine = build_engine(config, model, model.loss_weights, world, per_rank, job.folder)
     fingerprint = job.fingerprint(*digests(config).values())
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
     )
-    dev = Held(read_all(config.data.dev, tally), encoder, config, world)
+    dev = Held(read_all(config.data.dev, tally), encoder, world)
     sent = sent_step(job.folder)
     with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
@@ -75,23 +75,28 @@ class Held:
 
     docs: list[Document]
     encoder: PairEncoder
-    config: FinetuneConfig
     world: World
 
-    def predict(self, engine: Engine) -> list[Document]:
-        """All of them with the relations that the weights give; each rank reads its share."""
+    def loaded(self, engine: Engine, decision: Decision) -> LoadedModel:
+        """The model as it is now."""
         model = engine.module
         assert isinstance(model, RelationModel)
-        loaded = LoadedModel(model, self.encoder, self.config.pairs.threshold)
-        size = self.config.data.documents_per_micro_batch
+        return LoadedModel(model, self.encoder, decision)
+
+    def scored(self, engine: Engine) -> ScoredPairs:
+        """All their pairs by the weights as they are, on every rank; each reads its share."""
         mine = self.docs[self.world.rank :: self.world.size]
-        found = list(predict(loaded, mine, size, Tally()))
-        by_id = {doc.doc_id: doc for part in self.world.gather(found) for doc in part}
-        return [by_id[doc.doc_id] for doc in self.docs]
+        found = score_pairs(self.loaded(engine, Decision()), mine, Tally())
+        return dealt_together(self.world.gather(found))
+
+    def predicted(self, scored: ScoredPairs) -> list[Document]:
+        """All of them with the relations of decisions that were fitted to other documents."""
+        found, _ = cross_fitted(scored, self.encoder.schema)
+        return [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
 
     def validate(self, engine: Engine) -> dict[str, float]:
         """The four F1 under the official counting."""
-        scores = score(self.docs, self.predict(engine))
+        scores = score(self.docs, self.predicted(self.scored(engine)))
         return {f"f1/{name}": found.f1 for name, found in scores.items()}
 
 
@@ -100,14 +105,14 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
 
     A collective: every rank calls it, rank 0 writes.
     """
-    predicted = dev.predict(engine)
+    scored = dev.scored(engine)
+    predicted = dev.predicted(scored)
     weights = engine.weights()
     if engine.world.rank == 0:
         config, folder = job.config, job.folder
-        model = engine.module
-        assert isinstance(model, RelationModel)
         partial = folder / f"{RELATION_MODEL}.partial"
-        save_relation_model(partial, model, dev.encoder, config.pairs, weights)
+        decision = fit_decision(scored, dev.encoder.schema)
+        save_relation_model(partial, dev.loaded(engine, decision), weights)
         scores = score(dev.docs, predicted)
         lowest = score(dev.docs, floor(dev.docs, dev.encoder.schema))
         values = {"dev": table(scores), "floor": table(lowest), "not_used": dict(tally.counts)}

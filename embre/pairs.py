@@ -1,12 +1,16 @@
 """From a document to its candidate pairs as numbers, and to the micro-batch of fine-tuning.
 
-    Document ──encode──▶ PairDocument: marked tokens, windows, pairs ──lay──▶ PairBatch
+    Document ──passes──▶ Pass: marked tokens, windows, pairs ──lay──▶ PairBatch
 
-Shapes: T tokens of the strip, W windows in it, N tokens of the documents (those that windows
-share counted once), K mentions of concepts, C concepts, P pairs, L labels.
+A pass is what the encoder reads for some pairs: the document with all its mentions marked and all
+its pairs (`encoding: document`), or with those of one pair alone (`pairwise`).
+
+Shapes: T tokens of the strip, W windows in it, N tokens of the passes (those that windows share
+counted once), K mentions of concepts, C concepts, P pairs, L labels.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +19,7 @@ import torch
 from torch import Tensor
 
 from embre.concept_hash import concept_hash
+from embre.config import PairConfig
 from embre.data_hash import data_hash
 from embre.document import Concept, Document
 from embre.encode import as_checked, encode_documents
@@ -26,10 +31,15 @@ from embre.tokenization import TextTokenizer
 
 UNLABELLED = -100  # the label that torch's cross-entropy leaves out
 NUM_SPECIAL = 2  # [CLS] and [SEP] around every window
+# Novelty labels. UNRELATED is one only where novelty is learnt of all pairs.
+UNRELATED, NOT_NOVEL, NOVEL = 0, 1, 2
+# So many concepts of a pass are told apart by entity-aware attention, those with most mentions
+# first: the others are mentioned once or twice. A BioRED document has 10 in the mean.
+NUM_SLOTS = 32
 
 
 class Sizes(NamedTuple):
-    """How much of a batch belongs to one document."""
+    """How much of a batch belongs to one pass."""
 
     tokens: int
     mentions: int
@@ -38,23 +48,26 @@ class Sizes(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A pair of a batch: which of its documents, and which two concepts."""
+    """A pair of a batch: which of its passes, and which two concepts."""
 
-    document: int
+    member: int
     first: Concept
     second: Concept
 
 
 @dataclass(frozen=True, slots=True)
-class PairDocument:
-    """One document as numbers.
+class Pass:
+    """One pass as numbers.
 
-    `tokens` (n,) are its ids with markers; `windows` are ranges of them; `mentions` (K, 2) say
-    where a start marker stands and which concept it marks; `pairs` (P, 2) are concepts, `legal`
-    (P, L) the labels a pair may have, `relations` (P,) and `novelties` (P,) those it has.
+    `tokens` (n,) are the document's ids with markers; `roles` (n, 2) are 0 outside of mentions,
+    within them 1 + entity type and 1 + the slot of the concept; `windows` are ranges of tokens;
+    `mentions` (K, 2) say where a start marker stands and which concept it marks; `pairs` (P, 2)
+    are concepts, `legal` (P, L) the labels a pair may have, `relations` (P,) and `novelties` (P,)
+    those it has.
     """
 
     tokens: np.ndarray
+    roles: np.ndarray
     windows: tuple[Window, ...]
     mentions: np.ndarray
     concepts: tuple[Concept, ...]
@@ -66,19 +79,20 @@ class PairDocument:
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """One micro-batch of fine-tuning: the windows of some documents end to end in a strip.
+    """One micro-batch of fine-tuning: the windows of some passes end to end in a strip.
 
-    `input_ids`, `positions` (T,); `boundaries` (W + 1,) where each window starts and the last
-    ends; `longest` tokens of the longest. `reads` (T,) says which of the N document tokens each
-    token of the strip is; [CLS] and [SEP] of a document's windows are the same two. `mentions`
-    (K, 2) are document token and concept; `concept_types` (C,); `pairs` (P, 2) are concepts;
-    `legal` (P, L) the labels allowed. `relation_labels` (P,) has 0 for None, `novelty_labels`
-    (P,) 1 for novel and 0 for not; both UNLABELLED where nobody knows. `sizes` are the documents'
-    shares, in order. `slot` is the place in the step (-1: empty).
+    `input_ids`, `positions` (T,); `roles` (T, 2) as in `Pass`; `boundaries` (W + 1,) where each
+    window starts and the last ends; `longest` tokens of the longest. `reads` (T,) says which of
+    the N tokens of passes each token of the strip is; [CLS] and [SEP] of a pass's windows are the
+    same two. `mentions` (K, 2) are token of N and concept; `concept_types` (C,); `pairs` (P, 2)
+    are concepts; `legal` (P, L) the labels allowed. `relation_labels` (P,) has 0 for None,
+    `novelty_labels` (P,) is UNRELATED, NOT_NOVEL or NOVEL; both UNLABELLED where nobody knows.
+    `sizes` are the passes' shares, in order. `slot` is the place in the step (-1: empty).
     """
 
     input_ids: Tensor
     positions: Tensor
+    roles: Tensor
     boundaries: Tensor
     longest: int
     reads: Tensor
@@ -121,6 +135,18 @@ class PairBatch:
         return replace(self, **moved)
 
 
+class _Read(NamedTuple):
+    """A document's tokens without markers; its mentions as (start, end, type, concept or None);
+    its concepts; its candidate pairs with their labels."""
+
+    tokens: np.ndarray
+    rows: list[tuple[int, int, int, Concept | None]]
+    concepts: list[Concept]
+    candidates: list[tuple[Concept, Concept]]
+    relations: np.ndarray
+    novelties: np.ndarray
+
+
 @dataclass(frozen=True, slots=True)
 class PairEncoder:
     """Turns documents into numbers. The tokenizer has markers; sizes are in tokens."""
@@ -128,7 +154,7 @@ class PairEncoder:
     tokenizer: TextTokenizer
     schema: RelationSchema
     max_document_tokens: int
-    window_overlap: int
+    config: PairConfig
 
     @classmethod
     def build(
@@ -136,41 +162,80 @@ class PairEncoder:
         tokenizer: TextTokenizer,
         schema: RelationSchema,
         max_document_tokens: int,
-        window_overlap: int,
+        config: PairConfig,
     ) -> "PairEncoder":
         """With markers added to a backbone's tokenizer, where it has none yet."""
-        return cls(add_markers(tokenizer), schema, max_document_tokens, window_overlap)
+        return cls(add_markers(tokenizer), schema, max_document_tokens, config)
 
-    def encode(self, doc: Document, tally: Tally) -> PairDocument:
-        """One document as numbers; what cannot be read or learnt from is counted in `tally`."""
+    def passes(self, doc: Document, tally: Tally) -> list[Pass]:
+        """What is read to score all pairs of a document, in the order of pairs; nothing where it
+        has none. What cannot be read or learnt from is counted in `tally`."""
+        read = self._read(doc, tally)
+        every = range(len(read.candidates))
+        if not every:
+            return []
+        if self.config.encoding == "document":
+            return [self._pass(read, read.rows, read.concepts, every)]
+        return [self._pass_of_pair(read, place) for place in every]
+
+    def _read(self, doc: Document, tally: Tally) -> _Read:
         encoded = encode_documents([as_checked(doc)], self.tokenizer, tally)
-        rows, tokens = encoded.mentions.tolist(), encoded.tokens
-        spans = sorted({(start, end, kind) for start, end, kind, _ in rows})
-        marked, places = mark(tokens, spans, marker_ids(self.tokenizer))
-        spots = dict(zip(spans, places[:, 0].tolist(), strict=True))
-        size = self.max_document_tokens - NUM_SPECIAL
-        windows = cut_windows(len(marked), places, size, self.window_overlap)
-
+        rows = encoded.mentions.tolist()
         hashes = {value for *_, value in rows}
         known = {concept_hash(c): c for c in doc.mentions_by_concept() if concept_hash(c) in hashes}
-        concepts = sorted(known.values())
-        index = {value: concepts.index(concept) for value, concept in known.items()}
-        found = {(spots[s, e, kind], index[value]) for s, e, kind, value in rows if value in index}
-        candidates = self._candidates(doc, set(concepts), tally)
+        candidates = self._candidates(doc, set(known.values()), tally)
         relations, novelties = label_pairs(doc, self.schema, candidates, tally)
-        return PairDocument(
-            tokens=marked,
-            windows=tuple(windows),
-            mentions=_rows(sorted(found), 2),
-            concepts=tuple(concepts),
-            pairs=_rows([(concepts.index(a), concepts.index(b)) for a, b in candidates], 2),
-            legal=self._legal(candidates),
-            relations=relations,
-            novelties=novelties,
+        if self.config.novelty_of == "all" and self.schema.novelty:
+            novelties = np.where(relations == 0, UNRELATED, novelties)
+        return _Read(
+            encoded.tokens,
+            [(start, end, kind, known.get(value)) for start, end, kind, value in rows],
+            sorted(known.values()),
+            candidates,
+            relations,
+            novelties,
         )
 
-    def lay(self, members: Sequence[PairDocument], slot: int) -> PairBatch:
-        """The windows of some documents end to end, and all indices shifted to match.
+    def _pass_of_pair(self, read: _Read, place: int) -> Pass:
+        concepts = sorted(read.candidates[place])
+        return self._pass(read, [row for row in read.rows if row[3] in concepts], concepts, [place])
+
+    def _pass(
+        self,
+        read: _Read,
+        rows: Sequence[tuple[int, int, int, Concept | None]],
+        concepts: Sequence[Concept],
+        wanted: Sequence[int],
+    ) -> Pass:
+        """The document with some mentions marked, and the wanted ones of its candidates."""
+        index = {concept: place for place, concept in enumerate(concepts)}
+        spans = sorted({(start, end, kind) for start, end, kind, _ in rows})
+        marked, places = mark(read.tokens, spans, marker_ids(self.tokenizer))
+        spots = dict(zip(spans, places.tolist(), strict=True))
+        mentions = sorted(
+            {
+                (spots[start, end, kind][0], index[concept])
+                for start, end, kind, concept in rows
+                if concept is not None
+            }
+        )
+        size = self.max_document_tokens - NUM_SPECIAL
+        windows = cut_windows(len(marked), places, size, self.config.window_overlap)
+        candidates = [read.candidates[place] for place in wanted]
+        return Pass(
+            tokens=marked,
+            roles=_roles(len(marked), [(*spots[s, e, k], k, c) for s, e, k, c in rows], index),
+            windows=tuple(windows),
+            mentions=_rows(mentions, 2),
+            concepts=tuple(concepts),
+            pairs=_rows([(index[a], index[b]) for a, b in candidates], 2),
+            legal=self._legal(candidates),
+            relations=read.relations[list(wanted)],
+            novelties=read.novelties[list(wanted)],
+        )
+
+    def lay(self, members: Sequence[Pass], slot: int) -> PairBatch:
+        """The windows of some passes end to end, and all indices shifted to match.
 
         Without members the strip is [CLS] [SEP] alone: a forward pass that changes nothing, for a
         rank that has fewer micro-batches than others.
@@ -182,12 +247,13 @@ class PairEncoder:
         ]
         token_starts = _starts([size.tokens for size in sizes])
         concept_starts = _starts([size.concepts for size in sizes])
-        strips, reads = [], []
+        strips, roles, reads = [], [], []
         for member, shift in zip(members, token_starts, strict=True):
             last = len(member.tokens) + 1
             for start, end in member.windows:
                 inside = member.tokens[start:end]
                 strips.append(np.r_[self.tokenizer.first, inside, self.tokenizer.last])
+                roles.append(np.pad(member.roles[start:end], ((1, 1), (0, 0))))
                 reads.append(np.r_[0, start + 1 : end + 1, last] + shift)
         lengths = [len(strip) for strip in strips]
         shifts = np.stack([token_starts + 1, concept_starts], axis=1)  # 1: [CLS] comes first
@@ -195,6 +261,7 @@ class PairEncoder:
         return PairBatch(
             input_ids=_tensor(strips),
             positions=_tensor([np.arange(length) for length in lengths]),
+            roles=_tensor(roles),
             boundaries=torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)),
             longest=max(lengths),
             reads=_tensor(reads),
@@ -215,9 +282,9 @@ class PairEncoder:
             slot=slot,
         )
 
-    def _nothing(self) -> PairDocument:
-        empty, no_pairs = np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
-        return PairDocument(empty, ((0, 0),), no_pairs, (), no_pairs, self._legal([]), empty, empty)
+    def _nothing(self) -> Pass:
+        empty, no_rows = np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
+        return Pass(empty, no_rows, ((0, 0),), no_rows, (), no_rows, self._legal([]), empty, empty)
 
     def _candidates(
         self, doc: Document, readable: set[Concept], tally: Tally
@@ -263,13 +330,30 @@ def label_pairs(
             continue
         labelled.add(row)
         if relation.novel is not None:
-            novelties[row] = int(relation.novel)
+            novelties[row] = NOVEL if relation.novel else NOT_NOVEL
         if relation.type in schema.legal_types(*relation.pair):
             relations[row] = schema.labels.index(relation.type)
         else:
             relations[row] = UNLABELLED
             tally.drop("relation/illegal_type", doc.doc_id, place)
     return relations, novelties
+
+
+def _roles(
+    num_tokens: int,
+    mentions: Sequence[tuple[int, int, int, Concept | None]],
+    index: Mapping[Concept, int],
+) -> np.ndarray:
+    """(n, 2) roles of tokens; of nested mentions the inner one counts."""
+    times = Counter(index[concept] for *_, concept in mentions if concept is not None)
+    slots = {place: slot for slot, (place, _) in enumerate(times.most_common(NUM_SLOTS))}
+    roles = np.zeros((num_tokens, 2), dtype=np.int64)
+    for start, end, kind, concept in sorted(
+        mentions, key=lambda m: (m[0] - m[1], m[3] is not None)
+    ):
+        slot = -1 if concept is None else slots.get(index[concept], -1)
+        roles[start:end] = kind + 1, slot + 1
+    return roles
 
 
 def _rows(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:

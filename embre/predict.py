@@ -20,7 +20,6 @@ from embre.report import write_report
 from embre.tally import Tally
 
 REPORT = "report.html"
-DOCUMENTS_PER_BATCH = 8
 # A report holds its documents in one page; a curator reads no more than this in one sitting.
 MOST_REPORTED = 500
 WITHOUT_WRITER = {"bioc_xml": "bioc_json"}
@@ -65,7 +64,7 @@ def predict_files(
 
     for source, like, target in plan(inputs, out, found.tally):
         docs = read_documents(source, found.tally)
-        results = counted(predict(model, docs, DOCUMENTS_PER_BATCH, found.tally))
+        results = counted(predict(model, docs, found.tally))
         if like == "pubtator" and not is_archive(source):
             copy_with_relations(source, target, results)
         else:

@@ -5,7 +5,7 @@ ours stands in config.json under one key.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,29 @@ from embre.corpora import CORPORA
 from embre.encoder import empty_encoder
 from embre.pairs import PairEncoder
 from embre.relation_model import RelationModel
+from embre.scored_pairs import Decision
 from embre.tokenization import load_tokenizer, save_tokenizer
 
 SETTINGS_KEY = "embre"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A relation model and what it takes to use it on documents.
-
-    `threshold` is the probability from which a pair counts as related.
-    """
+    """A relation model and what it takes to use it on documents."""
 
     model: RelationModel
     encoder: PairEncoder
-    threshold: float
+    decision: Decision
 
 
 def save_relation_model(
     folder: Path,
-    model: RelationModel,
-    encoder: PairEncoder,
-    config: PairConfig,
+    loaded: LoadedModel,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a relation model; `weights` where the engine has gathered them (`Engine.weights`)."""
+    model, encoder = loaded.model, loaded.encoder
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if weights is None else weights
     plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
@@ -57,7 +54,8 @@ def save_relation_model(
         "labels": list(encoder.schema.labels),
         "max_document_tokens": encoder.max_document_tokens,
         "half_precision": model.half_precision,
-        "pairs": config.model_dump(mode="json"),
+        "pairs": encoder.config.model_dump(mode="json"),
+        "decision": asdict(loaded.decision),
     }
     text = json.dumps(values, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -80,7 +78,7 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
     settings = _check_settings(folder, values.pop(SETTINGS_KEY, None))
     schema, config = CORPORA[settings["schema"]], PairConfig(**settings["pairs"])
     encoder = PairEncoder.build(
-        load_tokenizer(folder), schema, settings["max_document_tokens"], config.window_overlap
+        load_tokenizer(folder), schema, settings["max_document_tokens"], config
     )
     model = RelationModel(
         empty_encoder(values),
@@ -91,7 +89,7 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
         half_precision=settings["half_precision"] and device.type == "cuda",
     )
     _load_weights(folder, model)
-    return LoadedModel(model.to(device).eval(), encoder, config.threshold)
+    return LoadedModel(model.to(device).eval(), encoder, Decision(**settings["decision"]))
 
 
 def _check_settings(folder: Path, settings: Any) -> dict[str, Any]:

@@ -1,14 +1,15 @@
-"""The relation model: one pass over a document scores all its candidate pairs.
+"""The relation model: one pass scores all candidate pairs that are in it.
 
 A concept is the log-sum-exp of its mentions' start markers; a pair is its two concepts and the
 context that both attend to. Two perceptrons give the relation type (None included) and novelty.
 After ATLOP (Zhou et al. 2021, arXiv 2010.11304), without order between the two concepts.
 
-Shapes: T tokens of the strip, N tokens of the documents, K mentions, C concepts, P pairs,
-L labels, H hidden size, A heads, E head size; n, k, c, p: the same of one document.
+Shapes: T tokens of the strip, N tokens of the passes, K mentions, C concepts, P pairs, L labels,
+H hidden size, A heads, E head size; n, k, c, p: the same of one pass.
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +18,25 @@ from torch.utils.checkpoint import checkpoint
 
 from embre.config import PairConfig
 from embre.encoder import encode_strip
+from embre.entity_attention import EntityAttention
 from embre.entity_types import ENTITY_TYPES
-from embre.pairs import UNLABELLED, PairBatch, Sizes
+from embre.pairs import NOT_NOVEL, NOVEL, UNLABELLED, UNRELATED, PairBatch, Sizes
+from embre.relation_losses import LOSSES
 
-LOSS_WEIGHTS = {"relation": 1.0, "novelty": 1.0}
 EMBEDDINGS_MULTIPLE = 64  # rows of the embedding matrix, for tensor cores and DeepSpeed's shards
 # At 4 a head sees little but the sentence, at 0 the whole document. Demo corpus, random encoder,
 # mean `all` F1 of three seeds: 0.62 with heads from 0 to 4, 0.50 from 0 to 2, 0.59 from 1 to 4.
 STEEPEST_FALLOFF = 4.0
 CHUNK_SCORES = 1 << 22  # attention scores held at once: 16 MB each time they are kept
+
+
+class Probabilities(NamedTuple):
+    """`related` (P,) that a pair is related; `types` (P, L - 1) of each type if it is, 0 for the
+    illegal ones; `novel` (P,) that the relation is novel if there is one, nan if not learnt."""
+
+    related: Tensor
+    types: Tensor
+    novel: Tensor
 
 
 class RelationModel(nn.Module):
@@ -50,49 +61,65 @@ class RelationModel(nn.Module):
                 vocabulary, pad_to_multiple_of=EMBEDDINGS_MULTIPLE, mean_resizing=False
             )
         self.bert = bert
-        hidden = bert.config.hidden_size
-        self.max_positions = bert.config.max_position_embeddings
-        self.none_weight = config.none_weight
+        self.config = config
+        shape = bert.config
+        self.max_positions = shape.max_position_embeddings
         self.half_precision = half_precision
+        self.entities = (
+            EntityAttention(shape.num_hidden_layers, shape.num_attention_heads)
+            if config.attention == "entity_aware"
+            else None
+        )
+        hidden = shape.hidden_size
         self.context = SharedContext(hidden, config.context_heads)
         self.types = nn.Embedding(len(ENTITY_TYPES), hidden)
         self.relation = perceptron(5 * hidden, config.hidden, num_labels, config.dropout)
-        self.novelty = perceptron(5 * hidden, config.hidden, 2, config.dropout)
+        self.novelty = perceptron(5 * hidden, config.hidden, 3, config.dropout)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What is learnt counts, each mean once."""
+        tasks = ("relation", "novelty") if self.config.tasks == "both" else (self.config.tasks,)
+        return dict.fromkeys(tasks, 1.0)
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
-        """The summed losses `relation` and `novelty`; 0 where there is no target.
-
-        A pair labelled None weighs `none_weight`. Novelty is learnt on related pairs only.
-        """
-        relation_PL, novelty_P2 = self.logits(batch)
-        weight_L = relation_PL.new_ones(relation_PL.shape[1])
-        weight_L[0] = self.none_weight
-        relation = F.cross_entropy(
-            relation_PL,
-            batch.relation_labels,
-            weight_L,
-            ignore_index=UNLABELLED,
-            reduction="sum",
-        )
-        novelty = F.cross_entropy(
-            novelty_P2, batch.novelty_labels, ignore_index=UNLABELLED, reduction="sum"
-        )
-        return {"relation": relation, "novelty": novelty}
+        """The summed losses `relation` and `novelty`; 0 where there is no target."""
+        relation_PL, novelty_P3 = self.logits(batch)
+        loss = LOSSES[self.config.loss].loss
+        return {
+            "relation": loss(relation_PL, batch.relation_labels, self.config.none_weight),
+            "novelty": F.cross_entropy(
+                novelty_P3, batch.novelty_labels, ignore_index=UNLABELLED, reduction="sum"
+            ),
+        }
 
     @torch.no_grad()
-    def probabilities(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """(P, L) of the labels, 0 for the illegal ones, and (P,) that a relation is novel."""
-        relation_PL, novelty_P2 = self.logits(batch)
-        return relation_PL.softmax(1), novelty_P2.softmax(1)[:, 1]
+    def probabilities(self, batch: PairBatch) -> Probabilities:
+        """Of a model that learnt novelty alone, `types` are the legal ones, all equally likely."""
+        relation_PL, novelty_P3 = self.logits(batch)
+        novelty_P3 = novelty_P3.softmax(1)
+        novel_P = novelty_P3[:, NOVEL] / novelty_P3[:, [NOT_NOVEL, NOVEL]].sum(1)
+        if self.config.tasks == "novelty":
+            types_PR = batch.legal[:, 1:].float()
+            related_P = 1 - novelty_P3[:, UNRELATED]
+            return Probabilities(related_P, types_PR / types_PR.sum(1, keepdim=True), novel_P)
+        if self.config.tasks == "relation":
+            novel_P = torch.full_like(novel_P, torch.nan)
+        related_P, types_PR = LOSSES[self.config.loss].probabilities(relation_PL)
+        return Probabilities(related_P, types_PR, novel_P)
 
     def logits(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """(P, L), minus infinity for illegal labels, and (P, 2), both in float32."""
+        """(P, L), minus infinity for illegal labels, and (P, 3) in the order of the novelty
+        labels, minus infinity for UNRELATED where it is none; both in float32."""
         with torch.autocast(
             batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
         ):
             features = self._pair_features(batch)
-            relation_PL, novelty_P2 = self.relation(features), self.novelty(features)
-        return relation_PL.float().masked_fill(~batch.legal, -torch.inf), novelty_P2.float()
+            relation_PL, novelty_P3 = self.relation(features), self.novelty(features)
+        relation_PL = relation_PL.float().masked_fill(~batch.legal, -torch.inf)
+        never_3 = torch.zeros(3, dtype=torch.bool, device=novelty_P3.device)
+        never_3[UNRELATED] = self.config.novelty_of == "related"
+        return relation_PL, novelty_P3.float().masked_fill(never_3, -torch.inf)
 
     def _pair_features(self, batch: PairBatch) -> Tensor:
         """(P, 5H): nothing in it depends on which concept of a pair comes first."""
@@ -112,14 +139,20 @@ class RelationModel(nn.Module):
         return torch.cat(parts, dim=1)
 
     def _document_states(self, batch: PairBatch) -> Tensor:
-        """(N, H) float32: the state of each document token, its mean over the windows it is in."""
+        """(N, H) float32: the state of each token of a pass, its mean over the windows it is in."""
         if batch.longest > self.max_positions:
             raise ValueError(
                 f"a window of {batch.longest} tokens for an encoder of {self.max_positions} "
                 "positions: lower data.max_document_tokens"
             )
+        extend = self.entities and partial(self.entities.extend, roles_T2=batch.roles)
         states_TH = encode_strip(
-            self.bert, batch.input_ids, batch.positions, batch.boundaries, batch.longest
+            self.bert,
+            batch.input_ids,
+            batch.positions,
+            batch.boundaries,
+            batch.longest,
+            extend=extend,
         ).float()
         num_tokens = sum(size.tokens for size in batch.sizes)
         if num_tokens == len(states_TH):

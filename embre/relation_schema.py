@@ -11,7 +11,8 @@ NONE = "None"
 
 @dataclass(frozen=True, slots=True)
 class RelationSchema:
-    """The label set of a relation corpus. `legal` maps a sorted pair of types to its labels.
+    """The label set of a relation corpus. `legal` maps a sorted pair of types to its labels;
+    `novelty` says whether its relations state that they are novel or not.
 
     `labels` puts `None` first, so label 0 is always "no relation".
     """
@@ -19,6 +20,7 @@ class RelationSchema:
     name: str
     relation_types: tuple[str, ...]
     legal: dict[tuple[str, str], frozenset[str]]
+    novelty: bool = True
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -108,6 +108,22 @@ def decide(
     return [tuple(relations) for relations in found]
 
 
+def dealt_together(parts: Sequence[ScoredPairs]) -> ScoredPairs:
+    """Pairs of documents that were dealt out in turn (document i to part i mod parts), in the
+    order of documents."""
+    whole = ScoredPairs(
+        sum(part.num_documents for part in parts),
+        np.concatenate([p.documents * len(parts) + i for i, p in enumerate(parts)]),
+        [pair for part in parts for pair in part.concepts],
+        np.concatenate([part.related for part in parts]),
+        np.concatenate([part.types for part in parts]),
+        np.concatenate([part.novel for part in parts]),
+        np.concatenate([part.relation_labels for part in parts]),
+        np.concatenate([part.novelty_labels for part in parts]),
+    )
+    return whole.of(np.argsort(whole.documents, kind="stable"))
+
+
 def logit(probability: np.ndarray) -> np.ndarray:
     """log(p / (1 - p)) in float64, kept finite."""
     p = np.clip(probability.astype(np.float64), 1e-12, 1 - 1e-12)

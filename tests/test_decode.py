@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from embre.config import PairConfig
+from embre import decode
 from embre.decode import predict
 from embre.document import Document
 from embre.markers import MARKERS
 from embre.relation_folder import LoadedModel, load_relation_model, save_relation_model
+from embre.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
 from tests.tiny import document, tiny_relation_model, tiny_tokenizer
 
@@ -39,12 +40,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> LoadedModel:
     """So low a threshold that every pair is related."""
-    return replace(tiny_relation_model(folder, 64, 16), threshold=1e-6)
+    return replace(tiny_relation_model(folder, 64, 16), decision=at(1e-6))
+
+
+def at(threshold: float) -> Decision:
+    return Decision(thresholds={OTHERS: threshold})
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:
-    config = PairConfig(hidden=16, window_overlap=16, threshold=loaded.threshold)
-    save_relation_model(folder, loaded.model, loaded.encoder, config)
+    save_relation_model(folder, loaded)
 
 
 def assert_same(found: list[Document], expected: list[Document]) -> None:
@@ -57,7 +61,7 @@ def assert_same(found: list[Document], expected: list[Document]) -> None:
 
 
 def test_every_document_comes_back_in_order(loaded: LoadedModel) -> None:
-    found = list(predict(loaded, DOCS, documents_per_batch=3))
+    found = list(predict(loaded, DOCS))
     assert [replace(doc, relations=()) for doc in found] == [
         replace(doc, relations=()) for doc in DOCS
     ]
@@ -69,16 +73,19 @@ def test_every_document_comes_back_in_order(loaded: LoadedModel) -> None:
     assert relation.source_ids is None
 
 
-def test_batches_change_nothing(loaded: LoadedModel) -> None:
-    together = list(predict(loaded, DOCS, documents_per_batch=4))
-    assert_same(list(predict(loaded, DOCS, documents_per_batch=1)), together)
+def test_batches_change_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = list(predict(loaded, DOCS))
+    monkeypatch.setattr(decode, "STRIP_TOKENS", 1)
+    assert_same(list(predict(loaded, DOCS)), together)
+    monkeypatch.setattr(decode, "DOCUMENTS_AT_ONCE", 1)
+    assert_same(list(predict(loaded, DOCS)), together)
 
 
 def test_the_threshold_decides(loaded: LoadedModel) -> None:
     probability = list(predict(loaded, DOCS))[0].relations[0].probability
     assert probability is not None
     for threshold, expected in ((probability - 1e-4, 1), (probability + 1e-4, 0)):
-        found = next(predict(replace(loaded, threshold=threshold), DOCS[:1]))
+        found = next(predict(replace(loaded, decision=at(threshold)), DOCS[:1]))
         assert len(found.relations) == expected
 
 
@@ -92,8 +99,9 @@ def test_relations_that_a_prediction_replaces_are_counted(loaded: LoadedModel) -
 def test_a_saved_model_predicts_the_same(loaded: LoadedModel, tmp_path: Path) -> None:
     save(loaded, tmp_path)
     again = load_relation_model(tmp_path, CPU)
-    assert again.threshold == loaded.threshold
-    assert again.encoder.max_document_tokens == 64 and again.encoder.window_overlap == 16
+    assert again.decision == loaded.decision
+    assert again.encoder.max_document_tokens == 64
+    assert again.encoder.config == loaded.encoder.config
     assert_same(list(predict(again, DOCS)), list(predict(loaded, DOCS)))
 
 

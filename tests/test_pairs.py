@@ -1,16 +1,28 @@
 """Documents become marked windows and candidate pairs, and no pair is lost on the way."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from embre.config import CorpusConfig
+from embre.config import CorpusConfig, PairConfig
 from embre.corpora import CORPORA, read_documents
 from embre.document import Document
 from embre.document_loader import DocumentLoader
+from embre.entity_types import TYPE_INDEX
 from embre.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
-from embre.pairs import UNLABELLED, Candidate, PairBatch, PairEncoder
+from embre.pairs import (
+    NOT_NOVEL,
+    NOVEL,
+    NUM_SLOTS,
+    UNLABELLED,
+    UNRELATED,
+    Candidate,
+    PairBatch,
+    PairEncoder,
+    Pass,
+)
 from embre.tally import Tally
 from embre.tokenization import load_tokenizer
 from embre.world import World
@@ -24,7 +36,12 @@ TREATS = ("Chemical:D001241", "Disease:D008545", "Negative_Correlation", True)
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> PairEncoder:
     tokenizer = tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    return PairEncoder.build(tokenizer, SCHEMA, max_document_tokens=24, window_overlap=8)
+    return PairEncoder.build(tokenizer, SCHEMA, 24, PairConfig(window_overlap=8))
+
+
+def pass_of(encoder: PairEncoder, doc: Document, tally: Tally | None = None) -> Pass:
+    (found,) = encoder.passes(doc, tally or Tally())
+    return found
 
 
 def words(encoder: PairEncoder, ids: np.ndarray) -> str:
@@ -48,12 +65,12 @@ def test_markers_come_after_the_vocabulary(tmp_path: Path) -> None:
 
 
 def test_a_text_that_spells_a_marker_is_no_marker(encoder: PairEncoder) -> None:
-    encoded = encoder.encode(document("the [Gene] study"), Tally())
-    assert words(encoder, encoded.tokens) == "the [ gene ] study"
+    encoded = pass_of(encoder, document("the [Gene] <braf|Gene|1> and <gene|Gene|2>"))
+    assert words(encoder, encoded.tokens).startswith("the [ gene ] [Gene] braf [/Gene] and")
 
 
 def test_every_mention_is_marked(encoder: PairEncoder) -> None:
-    encoded = encoder.encode(document(DRUG), Tally())
+    encoded = pass_of(encoder, document(DRUG))
     assert words(encoder, encoded.tokens) == (
         "[Chemical] aspirin [/Chemical] treats [Disease] melanoma [/Disease] "
         "in [Species] mice [/Species]"
@@ -67,7 +84,7 @@ def test_every_mention_is_marked(encoder: PairEncoder) -> None:
 
 
 def test_a_mention_of_two_concepts_has_one_pair_of_markers(encoder: PairEncoder) -> None:
-    encoded = encoder.encode(document("<gene|Gene|1,2> and <braf|Gene|->"), Tally())
+    encoded = pass_of(encoder, document("<gene|Gene|1,2> and <braf|Gene|->"))
     assert words(encoder, encoded.tokens) == "[Gene] gene [/Gene] and [Gene] braf [/Gene]"
     assert encoded.mentions.tolist() == [[0, 0], [0, 1]]
 
@@ -80,10 +97,10 @@ def test_nested_and_touching_mentions() -> None:
 
 
 def test_labels_of_candidates(encoder: PairEncoder) -> None:
-    encoded = encoder.encode(document(DRUG, [TREATS]), Tally())
+    encoded = pass_of(encoder, document(DRUG, [TREATS]))
     assert encoded.pairs.tolist() == [[0, 1]]  # species have no relations in BioRED
     assert encoded.relations.tolist() == [SCHEMA.labels.index("Negative_Correlation")]
-    assert encoded.novelties.tolist() == [1]
+    assert encoded.novelties.tolist() == [NOVEL]
     legal = {
         label for label, allowed in zip(SCHEMA.labels, encoded.legal[0], strict=True) if allowed
     }
@@ -99,7 +116,7 @@ def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:
         (illness, drug, "Association", True),
     ]
     tally = Tally()
-    encoded = encoder.encode(document(DRUG, relations), tally)
+    encoded = pass_of(encoder, document(DRUG, relations), tally)
     assert tally.counts == {
         "relation/with_itself": 1,
         "relation/not_a_candidate_pair": 1,
@@ -107,7 +124,66 @@ def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:
         "relation/second_of_its_pair": 1,
     }
     assert encoded.relations.tolist() == [UNLABELLED]
-    assert encoded.novelties.tolist() == [0]
+    assert encoded.novelties.tolist() == [NOT_NOVEL]
+
+
+def pairwise(encoder: PairEncoder) -> PairEncoder:
+    return replace(encoder, config=encoder.config.model_copy(update={"encoding": "pairwise"}))
+
+
+def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(encoder: PairEncoder) -> None:
+    doc = document(
+        f"{DRUG} or <braf|Gene|1,2> <a gene|Gene|->",
+        [TREATS, ("Gene:1", "Gene:2", "Bind", False)],
+    )
+    whole, passes = pass_of(encoder, doc), pairwise(encoder).passes(doc, Tally())
+    assert len(passes) == len(whole.pairs) == 6
+    for place, one in enumerate(passes):
+        first, second = (whole.concepts[c] for c in whole.pairs[place])
+        assert one.concepts == (first, second) and one.pairs.tolist() == [[0, 1]]
+        assert one.relations.tolist() == [whole.relations[place]]
+        assert one.novelties.tolist() == [whole.novelties[place]]
+        assert one.legal.tolist() == [whole.legal[place].tolist()]
+    assert words(encoder, passes[0].tokens) == (
+        "[Chemical] aspirin [/Chemical] treats [Disease] melanoma [/Disease] in mice or braf a gene"
+    )
+    shared = passes[-1]  # two concepts of one mention: one pair of markers, both concepts there
+    assert words(encoder, shared.tokens).endswith("in mice or [Gene] braf [/Gene] a gene")
+    assert shared.mentions.tolist() == [[6, 0], [6, 1]]
+
+
+def test_a_document_without_pairs_has_no_pass(encoder: PairEncoder) -> None:
+    for found in (encoder, pairwise(encoder)):
+        assert found.passes(document("<braf|Gene|1> and <mice|Species|2>"), Tally()) == []
+        assert found.passes(document(""), Tally()) == []
+
+
+def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(encoder: PairEncoder) -> None:
+    doc = document(f"{DRUG} <braf|Gene|1>", [TREATS])
+    config = encoder.config.model_copy(update={"novelty_of": "all"})
+    of_all = pass_of(replace(encoder, config=config), doc)
+    assert of_all.novelties.tolist() == [NOVEL, UNRELATED, UNRELATED]
+    assert pass_of(encoder, doc).novelties.tolist() == [NOVEL, UNLABELLED, UNLABELLED]
+
+
+def test_roles_say_type_and_concept_of_each_token(encoder: PairEncoder) -> None:
+    encoded = pass_of(
+        encoder, document("<gene|Gene|1> <mice|Gene|2> a <gene|Gene|1> <braf|Gene|->")
+    )
+    kind = TYPE_INDEX["Gene"] + 1
+    most, other = [kind, 1], [kind, 2]  # the concept with more mentions has the first slot
+    assert encoded.roles.tolist() == [
+        *[most] * 3,
+        *[other] * 3,
+        [0, 0],
+        *[most] * 3,
+        *[[kind, 0]] * 3,
+    ]
+    many = pass_of(encoder, long_document(NUM_SLOTS + 3))
+    assert many.roles.max() <= NUM_SLOTS and (many.roles[many.mentions[:, 0], 1] == 0).sum() == 4
+    batch = encoder.lay([many], slot=0)
+    flat = np.pad(many.roles, ((1, 1), (0, 0)))
+    assert batch.roles.tolist() == flat[batch.reads.numpy()].tolist()
 
 
 def test_windows_cover_everything_and_cut_no_mention() -> None:
@@ -132,7 +208,7 @@ def test_an_overlap_as_long_as_a_window_is_refused() -> None:
 
 
 def test_a_long_document_loses_nothing(encoder: PairEncoder) -> None:
-    encoded = encoder.encode(long_document(12), Tally())
+    encoded = pass_of(encoder, long_document(12))
     assert len(encoded.windows) > 1
     assert len(encoded.pairs) == 12 * 11 // 2 + 12
     batch = encoder.lay([encoded], slot=0)
@@ -149,11 +225,11 @@ def assert_reads_right(batch: PairBatch, tokens: list[np.ndarray], encoder: Pair
 
 
 def test_indices_of_a_batch_point_at_the_right_documents(encoder: PairEncoder) -> None:
-    docs = [document(DRUG, [TREATS]), document(""), long_document(9), document(DRUG)]
-    encoded = [encoder.encode(doc, Tally()) for doc in docs]
+    docs = [document(DRUG, [TREATS]), long_document(9), document(DRUG)]
+    encoded = [pass_of(encoder, doc) for doc in docs]
     batch = encoder.lay(encoded, slot=2)
     assert_reads_right(batch, [one.tokens for one in encoded], encoder)
-    assert [candidate.document for candidate in batch.candidates] == [0] + [2] * 45 + [3]
+    assert [candidate.member for candidate in batch.candidates] == [0] + [1] * 45 + [2]
     assert batch.counts == {"relation": 47, "novelty": 1}
     assert batch.num_tokens == len(batch.input_ids) == int(batch.boundaries[-1])
     concepts = [concept for one in encoded for concept in one.concepts]
@@ -162,12 +238,12 @@ def test_indices_of_a_batch_point_at_the_right_documents(encoder: PairEncoder) -
     for spot, concept in batch.mentions.tolist():
         assert flat[spot] == starts[int(batch.concept_types[concept])]
     for (first, second), candidate in zip(batch.pairs.tolist(), batch.candidates, strict=True):
-        assert candidate == Candidate(candidate.document, concepts[first], concepts[second])
+        assert candidate == Candidate(candidate.member, concepts[first], concepts[second])
 
 
 def loader(encoder: PairEncoder, world: World) -> DocumentLoader:
     docs = [document(f"<aspirin|Chemical|D{i}> treats <gene|Gene|{i}>") for i in range(7)]
-    data = CorpusConfig(train="-", dev="-", documents_per_micro_batch=2, micro_batches=3)
+    data = CorpusConfig(train="-", dev="-", passes_per_micro_batch=2, micro_batches=3)
     return DocumentLoader(docs, encoder, data, 1, world, Tally())
 
 
@@ -204,11 +280,15 @@ def test_an_epoch_reads_every_document_once(encoder: PairEncoder) -> None:
 
 def test_no_pair_of_biored_is_lost(corpora: Path) -> None:
     tokenizer = load_tokenizer(corpora / "pubmedbert")
-    encoder = PairEncoder.build(tokenizer, SCHEMA, max_document_tokens=512, window_overlap=128)
+    encoder = PairEncoder.build(tokenizer, SCHEMA, 512, PairConfig())
     tally, num_pairs, num_related, num_windows = Tally(), 0, 0, 0
     for name in ("Train.PubTator", "Dev.PubTator"):
         for doc in read_documents(corpora / "biored" / name, tally):
-            encoded = encoder.encode(doc, tally)
+            found = encoder.passes(doc, tally)
+            if not found:
+                assert not doc.relations or doc.doc_id == "", doc.doc_id
+                continue
+            (encoded,) = found
             assert set(encoded.mentions[:, 1]) == set(range(len(encoded.concepts)))
             assert encoded.concepts == tuple(sorted(doc.mentions_by_concept()))
             assert all(end - start <= 510 for start, end in encoded.windows)

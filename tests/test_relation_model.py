@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from embre import relation_model
-from embre.config import CorpusConfig, OptimizerConfig
+from embre.config import CorpusConfig, OptimizerConfig, PairConfig
 from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.engine import TorchEngine
-from embre.pairs import PairBatch
+from embre.pairs import NOVEL, PairBatch
 from embre.relation_folder import LoadedModel
-from embre.relation_model import LOSS_WEIGHTS, concept_vectors, log_distances
+from embre.relation_model import concept_vectors, log_distances
 from embre.tally import Tally
 from embre.world import World
 from tests.tiny import document, tiny_relation_model, tiny_tokenizer
@@ -45,48 +45,108 @@ def loaded(folder: Path) -> LoadedModel:
 
 
 def batch_of(loaded: LoadedModel, docs: list[Document], slot: int = 0) -> PairBatch:
-    return loaded.encoder.lay([loaded.encoder.encode(doc, Tally()) for doc in docs], slot)
+    return loaded.encoder.lay(
+        [p for doc in docs for p in loaded.encoder.passes(doc, Tally())], slot
+    )
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_order_of_a_pair_does_not_matter(loaded: LoadedModel) -> None:
+WAYS = [
+    {},
+    {"encoding": "pairwise"},
+    {"attention": "entity_aware"},
+    {"loss": "adaptive_threshold"},
+    {"tasks": "novelty", "novelty_of": "all"},
+]
+
+
+def awake(loaded: LoadedModel) -> LoadedModel:
+    """Biases of attention that do something: they begin at zero."""
+    if loaded.model.entities is not None:
+        for parameter in loaded.model.entities.parameters():
+            nn.init.normal_(parameter)
+    return loaded
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_the_order_of_a_pair_does_not_matter(folder: Path, way: dict[str, str]) -> None:
+    loaded = awake(tiny_relation_model(folder, **way))
     batch = batch_of(loaded, DOCS)
-    labels, novel = loaded.model.probabilities(batch)
+    found = loaded.model.probabilities(batch)
     swapped = loaded.model.probabilities(replace(batch, pairs=batch.pairs.flip(1)))
-    assert_close(swapped[0], labels)
-    assert_close(swapped[1], novel)
+    for one, other in zip(found, swapped, strict=True):
+        assert_close(one, other)
 
 
-def test_documents_together_are_as_each_alone(loaded: LoadedModel) -> None:
-    labels, novel = loaded.model.probabilities(batch_of(loaded, DOCS))
-    alone = [loaded.model.probabilities(batch_of(loaded, [doc])) for doc in DOCS]
-    assert_close(torch.cat([one for one, _ in alone]), labels)
-    assert_close(torch.cat([one for _, one in alone]), novel)
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_documents_together_are_as_each_alone(folder: Path, way: dict[str, str]) -> None:
+    loaded = awake(tiny_relation_model(folder, **way))
+    together = loaded.model.probabilities(batch_of(loaded, DOCS))
+    alone = [loaded.model.probabilities(batch_of(loaded, [doc])) for doc in (DOCS[0], DOCS[2])]
+    for found, parts in zip(together, zip(*alone, strict=True), strict=True):
+        assert_close(torch.cat(parts), found)
 
 
-def test_illegal_labels_have_no_probability(loaded: LoadedModel) -> None:
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_illegal_types_have_no_probability(folder: Path, way: dict[str, str]) -> None:
+    loaded = tiny_relation_model(folder, **way)
     batch = batch_of(loaded, DOCS)
-    labels, _ = loaded.model.probabilities(batch)
-    assert bool((labels[~batch.legal] == 0).all()) and bool((labels[batch.legal] > 0).all())
-    assert_close(labels.sum(1), torch.ones(len(labels)))
+    found, legal = loaded.model.probabilities(batch), batch.legal[:, 1:]
+    assert bool((found.types[~legal] == 0).all()) and bool((found.types[legal] > 0).all())
+    assert_close(found.types.sum(1), torch.ones(len(legal)))
+    assert bool(((found.related > 0) & (found.related < 1)).all())
 
 
 def test_losses_are_sums_over_their_targets(loaded: LoadedModel) -> None:
     batch = batch_of(loaded, DOCS)
     losses = loaded.model(batch)
-    alone = [loaded.model(batch_of(loaded, [doc])) for doc in DOCS]
-    for name in LOSS_WEIGHTS:
+    alone = [loaded.model(batch_of(loaded, [doc])) for doc in (DOCS[0], DOCS[2])]
+    assert loaded.model.loss_weights == {"relation": 1.0, "novelty": 1.0}
+    for name in loaded.model.loss_weights:
         assert_close(losses[name], torch.stack([one[name] for one in alone]).sum())
-    labels, novel = loaded.model.probabilities(batch)
+    found = loaded.model.probabilities(batch)
+    of_types = found.related[:, None] * found.types
+    labels = torch.cat([1 - found.related[:, None], of_types], dim=1)
     picked = labels.gather(1, batch.relation_labels[:, None])
     assert_close(losses["relation"], -picked.log().sum())
     known = batch.novelty_labels >= 0
-    right = torch.where(batch.novelty_labels == 1, novel, 1 - novel)[known]
+    right = torch.where(batch.novelty_labels == NOVEL, found.novel, 1 - found.novel)[known]
     assert batch.counts == {"relation": len(batch.pairs), "novelty": 2}
     assert_close(losses["novelty"], -right.log().sum())
+
+
+def test_one_task_alone(folder: Path) -> None:
+    relation = tiny_relation_model(folder, tasks="relation")
+    assert relation.model.loss_weights == {"relation": 1.0}
+    assert bool(relation.model.probabilities(batch_of(relation, DOCS)).novel.isnan().all())
+    novelty = tiny_relation_model(folder, tasks="novelty", novelty_of="all")
+    assert novelty.model.loss_weights == {"novelty": 1.0}
+    batch = batch_of(novelty, DOCS)
+    found = novelty.model.probabilities(batch)
+    assert batch.counts["novelty"] == len(batch.pairs)
+    labels = torch.stack(
+        [1 - found.related, found.related * (1 - found.novel), found.related * found.novel], dim=1
+    )
+    picked = labels.gather(1, batch.novelty_labels[:, None])
+    assert_close(novelty.model(batch)["novelty"], -picked.log().sum())
+    with pytest.raises(ValueError, match="novelty_of"):
+        PairConfig(tasks="novelty")
+
+
+def test_attention_that_knows_entities_begins_as_plain_attention(folder: Path) -> None:
+    plain, aware = (
+        tiny_relation_model(folder),
+        tiny_relation_model(folder, attention="entity_aware"),
+    )
+    aware.model.load_state_dict(plain.model.state_dict(), strict=False)
+    batch = batch_of(plain, DOCS)
+    for one, other in zip(
+        plain.model.probabilities(batch), aware.model.probabilities(batch), strict=True
+    ):
+        assert_close(one, other)
 
 
 def test_an_empty_micro_batch_adds_nothing(loaded: LoadedModel) -> None:
@@ -113,13 +173,14 @@ def test_a_document_in_windows(folder: Path) -> None:
     whole, cut = tiny_relation_model(folder, 128), tiny_relation_model(folder, 14, 6)
     batch = batch_of(cut, DOCS)
     assert len(batch.boundaries) - 1 > len(DOCS)
-    labels, _ = cut.model.probabilities(batch)
-    assert labels.shape == whole.model.probabilities(batch_of(whole, DOCS))[0].shape
+    found, expected = cut.model.probabilities(batch), batch_of(whole, DOCS)
+    assert found.types.shape == whole.model.probabilities(expected).types.shape
     twice = batch_of(whole, DOCS[:1])
     copy = replace(
         twice,
         input_ids=twice.input_ids.repeat(2),
         positions=twice.positions.repeat(2),
+        roles=twice.roles.repeat(2, 1),
         reads=twice.reads.repeat(2),
         boundaries=torch.tensor([0, twice.longest, 2 * twice.longest], dtype=torch.int32),
     )
@@ -154,17 +215,21 @@ def test_pooling_and_distances_of_concepts() -> None:
 def test_a_window_too_long_for_the_encoder_is_refused(folder: Path) -> None:
     loaded = tiny_relation_model(folder, max_document_tokens=500)
     with pytest.raises(ValueError, match="max_document_tokens"):
-        loaded.model.probabilities(batch_of(loaded, [document("a study " * 100)]))
+        loaded.model.probabilities(
+            batch_of(loaded, [document("<braf|Gene|1> and <gene|Gene|2>" + " a study" * 100)])
+        )
 
 
-def test_it_learns(folder: Path) -> None:
-    loaded = tiny_relation_model(folder)
-    data = CorpusConfig(train="-", dev="-", documents_per_micro_batch=3, micro_batches=1)
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_it_learns(folder: Path, way: dict[str, str]) -> None:
+    loaded = tiny_relation_model(folder, **way)
+    data = CorpusConfig(train="-", dev="-", passes_per_micro_batch=3, micro_batches=1)
     loader = DocumentLoader(DOCS, loaded.encoder, data, 1, World(), Tally())
     for module in loaded.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    engine = TorchEngine(loaded.model, OptimizerConfig(peak_lr=1e-3), LOSS_WEIGHTS, World(), 1)
+    engine = TorchEngine(loaded.model, OptimizerConfig(), loaded.model.loss_weights, World(), 1)
     results = [engine.step(loader.step(), step, lr=3e-3) for step in range(30)]
-    assert results[0].losses["relation"] > 0.5
-    assert results[-1].losses["relation"] < 0.1 and results[-1].losses["novelty"] < 0.1
+    for name in loaded.model.loss_weights:
+        assert results[0].losses[name] > 0.3
+        assert results[-1].losses[name] < 0.1

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -20,6 +21,7 @@ from embre.entity_types import ENTITY_TYPES, normalise
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel
 from embre.relation_model import RelationModel
+from embre.scored_pairs import Decision
 from embre.tokenization import TextTokenizer, load_tokenizer
 
 SPECIAL_TOKENS = {
@@ -64,20 +66,21 @@ def tiny_encoder(folder: Path, **shape: int) -> EncoderConfig:
 
 
 def tiny_relation_model(
-    folder: Path, max_document_tokens: int = 128, window_overlap: int = 32, threshold: float = 0.5
+    folder: Path, max_document_tokens: int = 128, window_overlap: int = 32, **pairs: Any
 ) -> LoadedModel:
     """An untrained relation model with BioRED's labels and the tokenizer of a folder."""
     torch.manual_seed(5)
     tokenizer, schema = load_tokenizer(folder), CORPORA["biored"]
-    encoder = PairEncoder.build(tokenizer, schema, max_document_tokens, window_overlap)
+    config = PairConfig(hidden=16, window_overlap=window_overlap, **pairs)
+    encoder = PairEncoder.build(tokenizer, schema, max_document_tokens, config)
     model = RelationModel(
         load_encoder(tiny_encoder(folder), tokenizer),
-        PairConfig(hidden=16),
+        config,
         len(schema.labels),
         encoder.tokenizer.vocabulary,
         half_precision=False,
     )
-    return LoadedModel(model.eval(), encoder, threshold)
+    return LoadedModel(model.eval(), encoder, Decision())
 
 
 def document(

@@ -24,7 +24,6 @@ NOT_IN_FINGERPRINT = {
     "tracking": True,
     "encoder": {"path", "activation_checkpointing"},
     "data": {"shards", "train", "dev", "loader_workers", "validation_strips", "on_bad_shard"},
-    "pairs": {"threshold"},
     "train": {"save_every_steps", "keep_checkpoints", "log_every_steps", "validate_every_steps"},
 }
 

@@ -14,8 +14,6 @@ from embre.entity_types import spell
 from embre.relation_folder import load_relation_model
 from embre.tally import Tally
 
-DOCUMENTS_PER_BATCH = 8
-
 
 class RelationRow(BaseModel):
     """One predicted relation; the identifiers are spelt as in the text that came in."""
@@ -63,7 +61,7 @@ class RelationPyfunc(PythonModel):
                 novel=bool(relation.novel),
                 probability=float(relation.probability or 0.0),
             )
-            for doc in predict(self.model, docs, DOCUMENTS_PER_BATCH, tally)
+            for doc in predict(self.model, docs, tally)
             for relation in doc.relations
         ]
 
