@@ -131,5 +131,5 @@ def logit(probability: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(value: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-value)."""
-    return 1 / (1 + np.exp(-value))
+    """1 / (1 + e^-value), of any finite value."""
+    return np.exp(-np.logaddexp(0, -value))

@@ -44,7 +44,25 @@ def score(
     official: bool = False,
     tally: Tally | None = None,
 ) -> dict[str, Score]:
-    """One `Score` for each of `METRICS`.
+    """One `Score` for each of `METRICS`; see `score_documents`."""
+    by_document = score_documents(gold, predicted, official, tally)
+    return {
+        metric: Score(
+            tp=sum(found.tp for found in scores),
+            fp=sum(found.fp for found in scores),
+            fn=sum(found.fn for found in scores),
+        )
+        for metric, scores in by_document.items()
+    }
+
+
+def score_documents(
+    gold: Iterable[Document],
+    predicted: Iterable[Document],
+    official: bool = False,
+    tally: Tally | None = None,
+) -> dict[str, list[Score]]:
+    """For each of `METRICS` the `Score` of each gold document, in their order.
 
     A gold document that the prediction lacks counts as missed; the official scorer skips it, and
     so do we where `official` is set. A predicted document that gold lacks is left out either way.
@@ -57,18 +75,28 @@ def score(
     for doc_id in sorted(predicted_docs.keys() - gold_docs.keys()):
         tally.drop("predicted_document/not_in_gold", doc_id)
 
-    said = _facts([doc for i, doc in predicted_docs.items() if i in gold_docs], "predicted", tally)
-    true = _facts(
-        [doc for i, doc in gold_docs.items() if i in predicted_docs or not official], "gold", tally
-    )
-    return {
-        metric: Score(
-            tp=len(true[metric] & said[metric]),
-            fp=len(said[metric] - true[metric]),
-            fn=len(true[metric] - said[metric]),
-        )
-        for metric in METRICS
-    }
+    by_document: dict[str, list[Score]] = {metric: [] for metric in METRICS}
+    for doc_id, doc in gold_docs.items():
+        if official and doc_id not in predicted_docs:
+            continue
+        found = predicted_docs.get(doc_id)
+        said = _facts(doc_id, found.relations if found else (), "predicted", tally)
+        true = _facts(doc_id, doc.relations, "gold", tally)
+        for metric in METRICS:
+            by_document[metric].append(
+                Score(
+                    tp=len(true[metric] & said[metric]),
+                    fp=len(said[metric] - true[metric]),
+                    fn=len(true[metric] - said[metric]),
+                )
+            )
+    return by_document
+
+
+def is_scored(relation: Relation) -> bool:
+    """Whether the official scorer looks at it."""
+    first, second = relation.pair
+    return (first.type, second.type) not in NOT_SCORED
 
 
 def floor(
@@ -98,18 +126,18 @@ def _by_id(docs: Iterable[Document], side: str) -> dict[str, Document]:
     return by_id
 
 
-def _facts(docs: Iterable[Document], side: str, tally: Tally) -> dict[str, set[tuple]]:
-    """What the documents claim, as each metric sees it."""
+def _facts(
+    doc_id: str, relations: Iterable[Relation], side: str, tally: Tally
+) -> dict[str, set[tuple]]:
+    """What the relations of a document claim, as each metric sees it."""
     facts: dict[str, set[tuple]] = {metric: set() for metric in METRICS}
-    for doc in docs:
-        for relation in doc.relations:
-            first, second = relation.pair
-            if (first.type, second.type) in NOT_SCORED:
-                tally.drop(f"{side}_relation/not_scored", doc.doc_id, f"{first} {second}")
-                continue
-            pair = (doc.doc_id, first, second)
-            facts["pair"].add(pair)
-            facts["pair_type"].add((*pair, relation.type))
-            facts["pair_novelty"].add((*pair, relation.novel))
-            facts["all"].add((*pair, relation.type, relation.novel))
+    for relation in relations:
+        first, second = relation.pair
+        if not is_scored(relation):
+            tally.drop(f"{side}_relation/not_scored", doc_id, f"{first} {second}")
+            continue
+        facts["pair"].add((first, second))
+        facts["pair_type"].add((first, second, relation.type))
+        facts["pair_novelty"].add((first, second, relation.novel))
+        facts["all"].add((first, second, relation.type, relation.novel))
     return facts

@@ -15,7 +15,7 @@ FLOORS = [
     "entities examples masking batch stream loader masked_documents markers pairs "
     "document_loader scored_pairs calibration inputs held_out joining parts selection concept_counts "
     "work_folder shard_order shard_tokenizer shard_tables shard_statistics shard_check "
-    "shard_documents concept_hash mention_columns mention_row co_occurrence",
+    "shard_documents concept_hash mention_columns mention_row co_occurrence calibration bootstrap",
     "strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads "
     "identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model "
     "relation_folder decode entity_attention relation_losses",

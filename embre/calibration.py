@@ -1,0 +1,201 @@
+"""From scored pairs of annotated documents to the decision that suits them.
+
+Shapes: P pairs, K values that are fitted, N pairs with one relation type, B bins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embre.document import Relation
+from embre.relation_schema import RelationSchema
+from embre.scored_pairs import OTHERS, Decision, ScoredPairs, decide, logit, sigmoid
+
+ENOUGH = 30  # pairs or relations of a kind, for a value of its own
+RIDGE = 4.0  # of the shift of a pair type away from the shared one: a prior of half a logit
+WEAK_RIDGE = 1e-3  # of scale and shared shift away from 1 and 0: finite where data are separable
+LEAST_SCALE = 1e-2  # a model that orders pairs worse than chance must not be turned round
+MAX_STEPS = 100
+
+
+def fit_decision(pairs: ScoredPairs, schema: RelationSchema) -> Decision:
+    """The calibration and the thresholds that fit these pairs and their gold labels.
+
+    The logit of `related` gets one scale, and a shift for each pair type with `ENOUGH` related and
+    `ENOUGH` unrelated pairs, by logistic regression (Platt 1999, with a ridge in place of his
+    softened targets). Then each relation type with `ENOUGH` gold relations gets a threshold, so
+    that the micro F1 of `all` is as high as it can be on these pairs.
+
+    A pair whose relation type is illegal for it (UNLABELLED) is related, and no predicted type is
+    right for it. Novelty counts where model and gold both state it, so that without novelty it is
+    the F1 of pair and type. Gold relations that no candidate holds are not seen here. Where all
+    pairs are related, or none is, nothing can be learnt: probabilities stay as they are, and so
+    do thresholds with fewer than `ENOUGH` relations in all.
+    """
+    related = pairs.relation_labels != 0
+    if related.all() or not related.any():
+        return Decision()
+    calibration = _fit_calibration(pairs, related)
+    return Decision(
+        calibration.scale,
+        calibration.shifts,
+        _fit_thresholds(pairs, calibration.calibrated(pairs), schema),
+    )
+
+
+def cross_fitted(
+    pairs: ScoredPairs, schema: RelationSchema, folds: int = 5
+) -> tuple[list[tuple[Relation, ...]], np.ndarray]:
+    """The relations of each document and the calibrated probabilities (P,), each document decided
+    by what the documents of the other folds gave.
+
+    So a score of these relations is not one of thresholds that were chosen on the same documents.
+    Document i is in fold i mod `folds`. With fewer than two documents a fold, nothing is fitted.
+    """
+    if pairs.num_documents < 2 * folds:
+        decision = Decision()
+        return decide(pairs, decision, schema), decision.calibrated(pairs)
+    relations: list[tuple[Relation, ...]] = [()] * pairs.num_documents
+    probabilities = np.zeros(len(pairs))
+    for fold in range(folds):
+        inside = pairs.documents % folds == fold
+        decision = fit_decision(pairs.of(~inside), schema)
+        held = pairs.of(inside)
+        relations[fold::folds] = decide(held, decision, schema)[fold::folds]
+        probabilities[inside] = decision.calibrated(held)
+    return relations, probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How often what is said to be likely is so, in bins of equal width.
+
+    `predicted` (B,) is the mean probability in a bin, `observed` (B,) the share that is related,
+    both nan in an empty one; `counts` (B,) are its pairs. `ece` is the expected calibration error,
+    the mean of |observed - predicted| weighted by counts (Naeini, Cooper and Hauskrecht, AAAI
+    2015; Guo et al., ICML 2017).
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    counts: np.ndarray
+    ece: float
+
+
+def reliability(probability: np.ndarray, related: np.ndarray, bins: int = 10) -> Reliability:
+    """Probabilities (P,) beside what is true (P,). A bin holds its upper end and not its lower;
+    the first holds 0 too.
+
+    >>> reliability(np.array([0.2, 0.2, 0.9]), np.array([True, False, True]), bins=2).ece
+    0.2333333333333333
+    """
+    place = np.clip(np.ceil(probability * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        predicted = np.bincount(place, probability, bins) / counts
+        observed = np.bincount(place, related.astype(np.float64), bins) / counts
+    gaps = np.nan_to_num(np.abs(observed - predicted))
+    return Reliability(predicted, observed, counts, float(gaps @ counts / max(counts.sum(), 1)))
+
+
+def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
+    """The scale and the shifts, without thresholds."""
+    kinds = np.array(pairs.pair_types)
+    own = [
+        str(kind)
+        for kind in np.unique(kinds)
+        if min((kinds == kind)[related].sum(), (kinds == kind)[~related].sum()) >= ENOUGH
+    ]
+    columns = [logit(pairs.related), np.ones(len(pairs)), *(kinds == kind for kind in own)]
+    ridge = np.array([WEAK_RIDGE, WEAK_RIDGE, *[RIDGE] * len(own)])
+    start = np.array([1.0, *[0.0] * (1 + len(own))])
+    inputs, targets = np.stack(columns, axis=1).astype(np.float64), related.astype(np.float64)
+    values = _logistic(inputs, targets, np.zeros(len(pairs)), ridge, start)
+    if values[0] < LEAST_SCALE:
+        fixed = LEAST_SCALE * inputs[:, 0]
+        others = _logistic(inputs[:, 1:], targets, fixed, ridge[1:], start[1:])
+        values = np.r_[LEAST_SCALE, others]
+    scale, shared, *differences = values.tolist()
+    shifts = {kind: shared + more for kind, more in zip(own, differences, strict=True)}
+    return Decision(scale, {OTHERS: shared, **shifts})
+
+
+def _logistic(
+    inputs: np.ndarray, targets: np.ndarray, fixed: np.ndarray, ridge: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+    """The values (K,) that minimise cross-entropy of sigmoid(inputs (P, K) · values + fixed (P,))
+    plus ridge/2 · (values - start)², by Newton steps that are halved until they help."""
+
+    def loss(values: np.ndarray) -> float:
+        z = inputs @ values + fixed
+        return float((np.logaddexp(0, z) - targets * z).sum() + ridge @ (values - start) ** 2 / 2)
+
+    values, now = start, loss(start)
+    for _ in range(MAX_STEPS):
+        p = sigmoid(inputs @ values + fixed)
+        slope = inputs.T @ (p - targets) + ridge * (values - start)
+        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + np.diag(ridge)
+        step = np.linalg.solve(curvature, slope)
+        while loss(values - step) > now and np.abs(step).max() > 1e-9:
+            step = step / 2
+        if np.abs(step).max() <= 1e-9:
+            break
+        values = values - step
+        now = loss(values)
+    return values
+
+
+def _fit_thresholds(
+    pairs: ScoredPairs, probability: np.ndarray, schema: RelationSchema
+) -> dict[str, float]:
+    """The threshold of each relation type with enough data, and that of the others.
+
+    F1 is 2 · tp / (predicted + gold). For a given F1 each group of pairs can choose alone, by the
+    cut that makes 2 · tp - F1 · predicted largest; the F1 of these cuts is the next given, and
+    where it no longer grows it is the highest there is (Dinkelbach 1967).
+    """
+    gold = pairs.relation_labels != 0
+    if gold.sum() < ENOUGH:
+        return dict(Decision().thresholds)
+    likeliest = pairs.types.argmax(1)
+    agree = np.isnan(pairs.novel) | (pairs.novelty_labels < 0)
+    agree |= (pairs.novel >= 0.5) == (pairs.novelty_labels == 1)
+    right = (pairs.relation_labels == likeliest + 1) & agree
+    totals = [(pairs.relation_labels == 1 + t).sum() for t in range(pairs.types.shape[1])]
+    own = [t for t, total in enumerate(totals) if total >= ENOUGH]
+    groups = {schema.relation_types[t]: likeliest == t for t in own}
+    rest = (pairs.relation_labels > 0) & ~np.isin(pairs.relation_labels, np.array(own) + 1)
+    if rest.sum() >= ENOUGH:
+        groups[OTHERS] = ~np.isin(likeliest, own)
+        return _best_cuts(groups, probability, right, int(gold.sum()))
+    # Too few relations to go by: the types that have too few take the one threshold of all pairs.
+    shared = _best_cuts({OTHERS: np.ones_like(gold)}, probability, right, int(gold.sum()))
+    return shared | _best_cuts(groups, probability, right, int(gold.sum()))
+
+
+def _best_cuts(
+    groups: dict[str, np.ndarray], probability: np.ndarray, right: np.ndarray, num_gold: int
+) -> dict[str, float]:
+    """A threshold for each group, half-way between the last probability in and the first out."""
+    cuts = {name: _cuts(probability[inside], right[inside]) for name, inside in groups.items()}
+    f1 = -1.0
+    while True:
+        best = {name: int(np.argmax(2 * tp - f1 * n)) for name, (_, tp, n) in cuts.items()}
+        tp = sum(cuts[name][1][place] for name, place in best.items())
+        predicted = sum(cuts[name][2][place] for name, place in best.items())
+        reached = float(2 * tp / (predicted + num_gold))
+        if reached <= f1:
+            return {name: float(cuts[name][0][place]) for name, place in best.items()}
+        f1 = reached
+
+
+def _cuts(probability: np.ndarray, right: np.ndarray) -> Sequence[np.ndarray]:
+    """All thresholds that make a difference, from none in to all in: the threshold, how many of
+    the pairs in are right, and how many are in."""
+    order = np.argsort(-probability, kind="stable")
+    falling = np.r_[1 + 1e-9, probability[order], -1e-9]  # none reaches the first, all the last
+    last_of_equals = np.flatnonzero(np.diff(falling) < 0)
+    num_right = np.r_[0, np.cumsum(right[order])]
+    thresholds = (falling[last_of_equals] + falling[last_of_equals + 1]) / 2
+    return thresholds, num_right[last_of_equals], last_of_equals

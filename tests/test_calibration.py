@@ -1,0 +1,230 @@
+"""Probabilities that mean what they say, and thresholds that no others beat."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embre import calibration
+from embre.calibration import cross_fitted, fit_decision, reliability
+from embre.corpora.biored import SCHEMA
+from embre.document import Concept
+from embre.scored_pairs import OTHERS, Decision, ScoredPairs, decide, sigmoid
+
+GENE, DRUG, DISEASE = Concept("Gene", "1"), Concept("Chemical", "1"), Concept("Disease", "1")
+NUM_TYPES = len(SCHEMA.relation_types)
+
+
+def pairs_of(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    num_documents: int = 20,
+    kinds: np.ndarray | None = None,
+) -> ScoredPairs:
+    """Pairs that the model scores so; it takes the type for the right one in two of three."""
+    size = len(logits)
+    kinds = np.zeros(size, dtype=int) if kinds is None else kinds
+    said = np.where((labels > 0) & (rng.random(size) < 2 / 3), labels - 1, rng.integers(0, 3, size))
+    types = np.full((size, NUM_TYPES), 0.01)
+    types[np.arange(size), said] = 0.9
+    known = labels != 0
+    return ScoredPairs(
+        num_documents,
+        np.sort(rng.integers(0, num_documents, size)),
+        [(DISEASE, GENE) if kind else (DRUG, DISEASE) for kind in kinds],
+        sigmoid(logits),
+        types,
+        rng.random(size),
+        labels,
+        np.where(known, rng.integers(0, 2, size), -100),
+    )
+
+
+def drawn(size: int, seed: int, scale: float, shifts: tuple[float, float]) -> ScoredPairs:
+    """Pairs whose true logit is `scale` times the model's and a shift by pair type."""
+    rng = np.random.default_rng(seed)
+    logits, kinds = rng.normal(0, 2, size), rng.integers(0, 2, size)
+    true = sigmoid(scale * logits + np.array(shifts)[kinds])
+    labels = np.where(rng.random(size) < true, rng.integers(1, 4, size), 0)
+    return pairs_of(logits, labels, rng, kinds=kinds)
+
+
+def f1(pairs: ScoredPairs, decision: Decision) -> float:
+    """Of `all`, counted from the relations that come out."""
+    tp = predicted = 0
+    row = {(d, *c): i for i, (d, c) in enumerate(zip(pairs.documents, pairs.concepts, strict=True))}
+    for document, relations in enumerate(decide(pairs, decision, SCHEMA)):
+        for relation in relations:
+            at = row[document, relation.head, relation.tail]
+            label, novelty = pairs.relation_labels[at], pairs.novelty_labels[at]
+            same = label > 0 and SCHEMA.relation_types[label - 1] == relation.type
+            tp += same and (relation.novel is None or novelty < 0 or relation.novel == novelty)
+            predicted += 1
+    return 2 * tp / (predicted + (pairs.relation_labels != 0).sum())
+
+
+def apart(pairs: ScoredPairs) -> ScoredPairs:
+    """The same pairs, each with concepts of its own, so that one can be told from another."""
+    concepts = [(a._replace(identifier=str(i)), b) for i, (a, b) in enumerate(pairs.concepts)]
+    return replace(pairs, concepts=concepts)
+
+
+def test_a_model_that_is_too_sure_and_biased_by_pair_type_is_put_right():
+    pairs = drawn(20_000, 1, scale=0.5, shifts=(-1.0, 0.7))
+    decision = fit_decision(pairs, SCHEMA)
+    assert decision.scale == pytest.approx(0.5, abs=0.03)
+    assert decision.shifts["Chemical Disease"] == pytest.approx(-1.0, abs=0.1)
+    assert decision.shifts["Disease Gene"] == pytest.approx(0.7, abs=0.1)
+    related = pairs.relation_labels != 0
+    assert reliability(pairs.related, related).ece > 0.1
+    assert reliability(decision.calibrated(pairs), related).ece < 0.02
+
+
+def test_the_mean_probability_is_the_share_of_related_pairs():
+    pairs = drawn(3_000, 2, scale=2.0, shifts=(0.5, 0.5))
+    mean = fit_decision(pairs, SCHEMA).calibrated(pairs).mean()
+    assert mean == pytest.approx((pairs.relation_labels != 0).mean(), abs=1e-4)
+
+
+def test_a_pair_type_with_little_data_takes_the_shift_of_the_others():
+    pairs = drawn(1_000, 3, scale=1.0, shifts=(0.0, 0.0))
+    concepts = [(GENE, GENE) if i < 40 else pair for i, pair in enumerate(pairs.concepts)]
+    assert set(fit_decision(replace(pairs, concepts=concepts), SCHEMA).shifts) == {
+        OTHERS,
+        "Chemical Disease",
+        "Disease Gene",
+    }
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_separable_pairs_and_ones_in_the_wrong_order_give_finite_values(wrong):
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 20, 500)
+    labels = np.where((logits < 0) if wrong else (logits > 0), 1, 0)
+    decision = fit_decision(pairs_of(logits, labels, rng), SCHEMA)
+    assert np.isfinite([decision.scale, *decision.shifts.values()]).all()
+    assert decision.scale > 0  # never turned round
+
+
+@pytest.mark.parametrize("labels", [np.zeros(50), np.ones(50), np.full(50, -100), np.zeros(0)])
+def test_where_all_are_related_or_none_is_nothing_is_fitted(labels):
+    rng = np.random.default_rng(5)
+    pairs = pairs_of(rng.normal(0, 1, len(labels)), labels.astype(int), rng)
+    assert fit_decision(pairs, SCHEMA) == Decision()
+
+
+def test_a_single_document_can_be_fitted_on():
+    rng = np.random.default_rng(6)
+    logits = rng.normal(0, 1, 40)
+    pairs = pairs_of(logits, (logits > 0.5).astype(int), rng, num_documents=1)
+    decision = fit_decision(pairs, SCHEMA)
+    assert dict(decision.thresholds) == {OTHERS: 0.5}  # too few relations for thresholds
+    assert len(decide(pairs, decision, SCHEMA)) == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_thresholds_reach_a_higher_f1_than_one_half(scale):
+    pairs = apart(drawn(4_000, 7, scale, shifts=(-2.0, -2.0)))
+    decision = fit_decision(pairs, SCHEMA)
+    assert set(decision.thresholds) > {OTHERS, "Association", "Positive_Correlation"}
+    assert f1(pairs, decision) > f1(pairs, replace(decision, thresholds={OTHERS: 0.5}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12))
+def test_no_thresholds_reach_a_higher_f1(seed, size):
+    """By trying all of them: two groups, every cut of each."""
+    rng = np.random.default_rng(seed)
+    probability = rng.integers(0, 6, 2 * size) / 5  # ties, 0 and 1 are among them
+    right = rng.random(2 * size) < probability * 0.8
+    first = np.arange(2 * size) < size
+    groups = {"a": first, "b": ~first}
+    num_gold = int(right.sum()) + int(rng.integers(1, 4))
+
+    def reached(thresholds: Mapping[str, float]) -> float:
+        inside = probability >= np.where(first, thresholds["a"], thresholds["b"])
+        return 2 * (right & inside).sum() / (inside.sum() + num_gold)
+
+    tries = [*np.unique(probability), 1.1]
+    best = max(reached({"a": a, "b": b}) for a, b in product(tries, tries))
+    found = calibration._best_cuts(groups, probability, right, num_gold)
+    assert reached(found) == pytest.approx(best, abs=1e-12)
+
+
+def test_an_illegal_type_makes_a_pair_related_but_no_type_right_for_it():
+    rng = np.random.default_rng(8)
+    logits = rng.normal(0, 2, 2_000)
+    labels = np.where(rng.random(2_000) < sigmoid(logits), 1, 0)
+    known, illegal = pairs_of(logits, labels, rng), np.where(labels == 1, -100, 0)
+    decision = fit_decision(replace(known, relation_labels=illegal), SCHEMA)
+    assert decision.scale == fit_decision(known, SCHEMA).scale
+    assert min(decision.thresholds.values()) > decision.calibrated(known).max()
+
+
+def test_novelty_counts_only_where_both_sides_state_it():
+    rng = np.random.default_rng(9)
+    logits = rng.normal(0, 2, 500)
+    labels = np.where(logits + rng.normal(0, 1, 500) > 0, 1, 0)
+    pairs = pairs_of(logits, labels, rng)
+    unlearnt = replace(pairs, novel=np.full(500, np.nan))
+    unknown = replace(pairs, novelty_labels=np.full(500, -100))
+    right = replace(pairs, novel=pairs.novelty_labels.clip(0).astype(float))
+    assert fit_decision(unlearnt, SCHEMA) == fit_decision(unknown, SCHEMA)
+    assert fit_decision(unlearnt, SCHEMA) == fit_decision(right, SCHEMA)
+    assert fit_decision(unlearnt, SCHEMA) != fit_decision(pairs, SCHEMA)
+
+
+def test_what_is_fitted_for_a_document_does_not_depend_on_its_own_labels():
+    pairs = drawn(2_000, 10, scale=0.5, shifts=(-1.0, 0.5))
+    relations, probability = cross_fitted(pairs, SCHEMA)
+    inside = pairs.documents % 5 == 2
+    turned = replace(pairs, relation_labels=np.where(inside, 1, pairs.relation_labels))
+    others, changed = cross_fitted(turned, SCHEMA)
+    assert relations[2::5] == others[2::5]
+    assert relations[1::5] != others[1::5]
+    assert (probability[inside] == changed[inside]).all()
+    assert (probability[~inside] != changed[~inside]).all()
+
+
+def test_each_document_is_decided_by_the_decision_of_the_other_folds():
+    pairs = drawn(2_000, 11, scale=0.5, shifts=(-1.0, 0.5))
+    relations, probability = cross_fitted(pairs, SCHEMA, folds=4)
+    assert len(relations) == pairs.num_documents and sum(map(len, relations)) > 0
+    for fold in range(4):
+        rest = fit_decision(pairs.of(pairs.documents % 4 != fold), SCHEMA)
+        whole = decide(pairs, rest, SCHEMA)
+        assert relations[fold::4] == whole[fold::4]
+        inside = pairs.documents % 4 == fold
+        assert (probability[inside] == rest.calibrated(pairs)[inside]).all()
+
+
+def test_with_too_few_documents_for_folds_nothing_is_fitted():
+    rng = np.random.default_rng(12)
+    pairs = pairs_of(rng.normal(0, 2, 300), rng.integers(0, 2, 300), rng, num_documents=9)
+    relations, probability = cross_fitted(pairs, SCHEMA)
+    assert relations == decide(pairs, Decision(), SCHEMA)
+    assert probability == pytest.approx(pairs.related)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40), st.integers(1, 12))
+def test_reliability_is_that_of_a_loop_over_bins(said, bins):
+    probability = np.array([p for p, _ in said])
+    related = np.array([r for _, r in said], dtype=bool)
+    found = reliability(probability, related, bins)
+    ece = 0.0
+    for b in range(bins):
+        low = -1.0 if b == 0 else b  # in units of the width, as the module counts
+        inside = (probability * bins > low) & (probability * bins <= b + 1)
+        assert found.counts[b] == inside.sum()
+        if inside.any():
+            assert found.predicted[b] == pytest.approx(probability[inside].mean())
+            assert found.observed[b] == pytest.approx(related[inside].mean())
+            ece += abs(probability[inside].mean() - related[inside].mean()) * inside.mean()
+        else:
+            assert np.isnan(found.predicted[b]) and np.isnan(found.observed[b])
+    assert found.ece == pytest.approx(ece)
