@@ -28,7 +28,7 @@ from embre.tracking.registry import fetch
 from embre.tracking.runs import RUN_FILE
 from tests.tiny import tiny_tokenizer
 
-DOCS = make_corpus(30, seed=5)
+DOCS = make_corpus(36, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,6 @@ def config_of(folder: Path, **sections: object) -> FinetuneConfig:
             "new": {"layers": 1, "hidden": 32, "heads": 2, "feed_forward": 32},
         },
         "data": {"train": str(folder / "train.PubTator"), "dev": str(folder / "dev.PubTator")},
-        "pairs": {"threshold": 0.2},
         "optimizer": {"peak_lr": 1e-2, "warmup_steps": 2},
         "train": {"steps": 6, "save_every_steps": 2, "log_every_steps": 1},
         **sections,
@@ -86,7 +85,7 @@ def test_a_failed_run_goes_on_as_one_mlflow_run_with_an_honest_status(run: Path)
     runs = client.search_runs([experiment.experiment_id])
     assert [found.info.run_id for found in runs] == [run_id]
     assert runs[0].info.status == "FINISHED"
-    assert runs[0].data.params["pairs.threshold"] == "0.2"
+    assert runs[0].data.params["pairs.encoding"] == "document"
     assert {"embre.digest.train", "embre.digest.dev"} <= set(runs[0].data.tags)
     history = client.get_metric_history(run_id, "loss/relation")
     assert sorted(point.step for point in history) == [1, 2, 3, 4, 5, 6], "each step once"
@@ -192,12 +191,12 @@ def test_an_archive_is_read_past_what_is_no_corpus(run: Path, folder: Path, tmp_
         archive.add(tmp_path / "README", "README")
         archive.add(folder / "dev.PubTator", "dev.PubTator")
     found = predict_files(loaded, [str(tmp_path / "all.tar.gz")], tmp_path / "out", "test")
-    assert found.documents == 6 and [path.name for path in found.files] == ["all"]
+    assert found.documents == 12 and [path.name for path in found.files] == ["all"]
 
 
 def test_training_on_what_is_scored_is_refused(folder: Path) -> None:
     data = config_of(folder).data.model_dump()
-    with pytest.raises(ValueError, match="share 6 documents"):
+    with pytest.raises(ValueError, match="share 12 documents"):
         check(config_of(folder, data=data | {"train": str(folder / "dev.PubTator")}))
     (folder / "twice").mkdir()
     for name in ("a.PubTator", "b.PubTator"):

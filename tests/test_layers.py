@@ -7,25 +7,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = [
-    "document tally entity_types relation_schema config world faults durable workers gather "
-    "interrupts",
-    "corpora demo_corpus demo_wording scoring marked_text",
-    "data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards "
-    "entities examples masking batch stream loader masked_documents markers pairs "
-    "document_loader scored_pairs calibration inputs held_out joining parts selection concept_counts "
-    "work_folder shard_order shard_tokenizer shard_tables shard_statistics shard_check "
-    "shard_documents concept_hash mention_columns mention_row co_occurrence calibration bootstrap",
-    "strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads "
-    "identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model "
-    "relation_folder decode entity_attention relation_losses",
-    "training_state curves flops engine engine_deepspeed engines checkpoints job tracking "
-    "report dataset_card",
-    "train",
-    "sharding shard_tasks pretrain finetune probe_shards predict register",
-    "launch demo",
-]
-FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms.split()}
+# From the bottom up, a line or more for each floor.
+FLOORS = """
+- document tally entity_types relation_schema config world faults durable workers gather
+  interrupts
+- corpora demo_corpus demo_wording scoring marked_text
+- data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards entities
+  examples masking batch stream loader masked_documents markers pairs document_loader
+  scored_pairs calibration inputs held_out joining parts selection concept_counts work_folder
+  shard_order shard_tokenizer shard_tables shard_statistics shard_check shard_documents
+  concept_hash mention_columns mention_row co_occurrence bootstrap
+- strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads
+  identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model
+  relation_folder decode entity_attention relation_losses
+- training_state curves flops engine engine_deepspeed engines checkpoints job tracking report
+  dataset_card
+- train
+- sharding shard_tasks pretrain finetune probe_shards predict register
+- launch demo
+"""
+FLOOR = {room: level for level, rooms in enumerate(FLOORS.split("- ")) for room in rooms.split()}
 DOORS = {
     "deepspeed": {"engine_deepspeed"},
     "ray": {"launch"},

@@ -133,7 +133,7 @@ def pairwise(encoder: PairEncoder) -> PairEncoder:
 
 def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(encoder: PairEncoder) -> None:
     doc = document(
-        f"{DRUG} or <braf|Gene|1,2> <a gene|Gene|->",
+        f"{DRUG} and <braf|Gene|1,2> <a gene|Gene|->",
         [TREATS, ("Gene:1", "Gene:2", "Bind", False)],
     )
     whole, passes = pass_of(encoder, doc), pairwise(encoder).passes(doc, Tally())
@@ -145,10 +145,11 @@ def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(encoder: Pai
         assert one.novelties.tolist() == [whole.novelties[place]]
         assert one.legal.tolist() == [whole.legal[place].tolist()]
     assert words(encoder, passes[0].tokens) == (
-        "[Chemical] aspirin [/Chemical] treats [Disease] melanoma [/Disease] in mice or braf a gene"
+        "[Chemical] aspirin [/Chemical] treats [Disease] melanoma [/Disease] "
+        "in mice and braf a gene"
     )
     shared = passes[-1]  # two concepts of one mention: one pair of markers, both concepts there
-    assert words(encoder, shared.tokens).endswith("in mice or [Gene] braf [/Gene] a gene")
+    assert words(encoder, shared.tokens).endswith("in mice and [Gene] braf [/Gene] a gene")
     assert shared.mentions.tolist() == [[6, 0], [6, 1]]
 
 
@@ -167,9 +168,8 @@ def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(encoder: PairEncode
 
 
 def test_roles_say_type_and_concept_of_each_token(encoder: PairEncoder) -> None:
-    encoded = pass_of(
-        encoder, document("<gene|Gene|1> <mice|Gene|2> a <gene|Gene|1> <braf|Gene|->")
-    )
+    text = "<gene|Gene|1> <mice|Gene|2> a <gene|Gene|1> <braf|Gene|->"
+    encoded = pass_of(encoder, document(text))
     kind = TYPE_INDEX["Gene"] + 1
     most, other = [kind, 1], [kind, 2]  # the concept with more mentions has the first slot
     assert encoded.roles.tolist() == [

@@ -45,9 +45,8 @@ def loaded(folder: Path) -> LoadedModel:
 
 
 def batch_of(loaded: LoadedModel, docs: list[Document], slot: int = 0) -> PairBatch:
-    return loaded.encoder.lay(
-        [p for doc in docs for p in loaded.encoder.passes(doc, Tally())], slot
-    )
+    passes = [one for doc in docs for one in loaded.encoder.passes(doc, Tally())]
+    return loaded.encoder.lay(passes, slot)
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -172,7 +171,7 @@ def test_a_document_in_windows(folder: Path) -> None:
     """A document in windows has the same pairs; one read twice gives what one read once gives."""
     whole, cut = tiny_relation_model(folder, 128), tiny_relation_model(folder, 14, 6)
     batch = batch_of(cut, DOCS)
-    assert len(batch.boundaries) - 1 > len(DOCS)
+    assert len(batch.boundaries) - 1 > len(batch.sizes) == 2
     found, expected = cut.model.probabilities(batch), batch_of(whole, DOCS)
     assert found.types.shape == whole.model.probabilities(expected).types.shape
     twice = batch_of(whole, DOCS[:1])
@@ -215,9 +214,8 @@ def test_pooling_and_distances_of_concepts() -> None:
 def test_a_window_too_long_for_the_encoder_is_refused(folder: Path) -> None:
     loaded = tiny_relation_model(folder, max_document_tokens=500)
     with pytest.raises(ValueError, match="max_document_tokens"):
-        loaded.model.probabilities(
-            batch_of(loaded, [document("<braf|Gene|1> and <gene|Gene|2>" + " a study" * 100)])
-        )
+        text = "<braf|Gene|1> and <gene|Gene|2>" + " a study" * 100
+        loaded.model.probabilities(batch_of(loaded, [document(text)]))
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
