@@ -21,9 +21,9 @@ FLOORS = """
   identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model
   relation_folder decode entity_attention relation_losses
 - training_state curves flops engine engine_deepspeed engines checkpoints job tracking report
-  dataset_card
+  dataset_card study_plot
 - train
-- sharding shard_tasks pretrain finetune probe_shards predict register
+- sharding shard_tasks pretrain finetune probe_shards predict register study
 - launch demo
 """
 FLOOR = {room: level for level, rooms in enumerate(FLOORS.split("- ")) for room in rooms.split()}
@@ -37,7 +37,7 @@ DOORS = {
     "numba": {"gather", "word_table", "corpora"},
     "typer": {"launch"},
     "jinja2": {"report"},
-    "matplotlib": {"dataset_card", "curves"},
+    "matplotlib": {"dataset_card", "curves", "study_plot"},
 }
 
 

@@ -20,8 +20,10 @@ from embre.config.sections import (
     TrackingConfig,
     TrainConfig,
 )
+from embre.config.study import BackboneConfig, StudyConfig
 
 __all__ = [
+    "BackboneConfig",
     "ConfigError",
     "CorpusConfig",
     "DataConfig",
@@ -37,6 +39,7 @@ __all__ = [
     "PretrainConfig",
     "RunConfig",
     "Section",
+    "StudyConfig",
     "TrackingConfig",
     "TrainConfig",
     "TypeLimits",

@@ -11,13 +11,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from embre.config.run import RunConfig
+from embre.config.sections import Section
 
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message names the file, the key and the remedy."""
 
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config", bound=Section)
 
 
 def load_config(kind: type[Config], path: str | Path, overrides: list[str] | None = None) -> Config:

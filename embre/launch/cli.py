@@ -61,6 +61,32 @@ def finetune(config: ConfigPath, overrides: Overrides = None, print_config: Prin
 
 
 @app.command()
+def study(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at once on this machine.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster: runs as tasks.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a run.")] = 0,
+    table: Annotated[bool, typer.Option("--table", help="Only write the table again.")] = False,
+):
+    """Carry out the runs of a study, what is done not again, and write its table."""
+    from embre.config import StudyConfig, load_config
+    from embre.launch.studying import carry_out_study, workers_of
+    from embre.study import write_results
+
+    wanted = load_config(StudyConfig, config, overrides)
+    if table:
+        written = write_results(wanted)
+    else:
+        with workers_of(processes, ray, gpus) as workers:
+            written = carry_out_study(wanted, workers, console)
+    console.print(written.read_text(), markup=False)
+    console.print(f"table: {written}", markup=False)
+
+
+@app.command()
 def evaluate(
     gold: Annotated[Path, typer.Option(help="File or folder of annotated documents.")],
     pred: Annotated[Path, typer.Option(help="File or folder of predicted documents.")],

@@ -13,14 +13,15 @@ Result = TypeVar("Result")
 
 
 class RayWorkers:
-    """Does calls as Ray tasks of one CPU each, for one `with` block.
+    """Does calls as Ray tasks of one CPU each, and a share of a GPU, for one `with` block.
 
     A task whose node goes away is done again elsewhere; the files that calls write must be on a
     file system that all nodes see.
     """
 
-    def __init__(self, address: str):
+    def __init__(self, address: str, gpus: float = 0):
         self._address = address
+        self._gpus = gpus
 
     def __enter__(self) -> "RayWorkers":
         ray.init(address=self._address, log_to_driver=False)
@@ -34,7 +35,7 @@ class RayWorkers:
     ) -> Iterator[Result]:
         """`function(*call)` for every call, results in any order; the first error is raised."""
         # An error of ours is no reason to try again; a lost node is.
-        task = ray.remote(num_cpus=1, max_retries=3)(function)
+        task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3)(function)
         calls, waiting = iter(calls), []
         while True:
             # Asked each time, because a cluster grows and shrinks.

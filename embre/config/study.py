@@ -1,0 +1,67 @@
+"""A study: many runs that differ in one thing at a time, and the table of what came out."""
+
+from pydantic import Field, model_validator
+
+from embre.config.sections import Section
+
+
+class BackboneConfig(Section):
+    """An encoder to fine-tune: a folder, or what a pretraining run makes."""
+
+    path: str | None = Field(default=None, description="Hugging Face folder, as it is")
+    pretrain: str | None = Field(default=None, description="YAML of a pretraining run")
+    set: list[str] = Field(default=[], description="section.key=value of that run")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "BackboneConfig":
+        if (self.path is None) == (self.pretrain is None):
+            raise ValueError("give either path or pretrain")
+        if self.path and self.set:
+            raise ValueError("set changes a pretraining run; with path there is none")
+        return self
+
+
+class StudyConfig(Section):
+    """Axes and their values; `parts` say which cells of the grid are run, in order."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,49}$")
+    storage: str = Field(default="runs", description="the study is a folder in it")
+    backbones: dict[str, BackboneConfig] = Field(
+        min_length=1, description="the first is compared to"
+    )
+    corpora: dict[str, str] = Field(min_length=1, description="YAML of a fine-tuning run each")
+    axes: dict[str, dict[str, list[str]]] = Field(
+        default={}, description="by axis and value: section.key=value of fine-tuning"
+    )
+    set: list[str] = Field(default=[], description="section.key=value of every fine-tuning run")
+    set_pretraining: list[str] = Field(default=[], description="and of every pretraining run")
+    seeds: list[int] = Field(min_length=1)
+    parts: list[dict[str, list[str]]] = Field(
+        default=[{}], description="values by axis; an axis that is not named has its first value"
+    )
+
+    @property
+    def values(self) -> dict[str, list[str]]:
+        """The values of all axes, corpus and backbone first."""
+        axes = {axis: list(values) for axis, values in self.axes.items()}
+        return {"corpus": list(self.corpora), "backbone": list(self.backbones), **axes}
+
+    @model_validator(mode="after")
+    def _values_known(self) -> "StudyConfig":
+        known = self.values
+        if len(known) < 2 + len(self.axes):
+            raise ValueError("axes: corpus and backbone are axes already")
+        for axis, values in known.items():
+            bad = [value for value in (axis, *values) if not value.replace("_", "").isalnum()]
+            if bad or not values:
+                raise ValueError(f"axes.{axis}: names are letters, digits and _, one at least")
+        for number, part in enumerate(self.parts):
+            for axis, values in part.items():
+                if axis not in known:
+                    raise ValueError(f"parts.{number}: no axis {axis}; known: {', '.join(known)}")
+                if unknown := set(values) - set(known[axis]):
+                    raise ValueError(
+                        f"parts.{number}.{axis}: no value {unknown.pop()}; known: "
+                        f"{', '.join(known[axis])}"
+                    )
+        return self

@@ -1,0 +1,88 @@
+"""Carries out a study: its runs as processes of this machine or as tasks of a Ray cluster."""
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from embre.config import StudyConfig, dump_config
+from embre.job import CONFIG
+from embre.launch.errors import RunFailed
+from embre.study import (
+    Run,
+    finetuning_runs,
+    is_done,
+    pretraining_runs,
+    study_folder,
+    write_results,
+)
+from embre.workers import OneProcess, Processes, Workers
+
+LOG = "study.log"  # in a run's folder: what it printed
+
+
+class Done(NamedTuple):
+    """How a run ended: its name, 0 or another exit code, and the last it said."""
+
+    name: str
+    code: int
+    last_words: str
+
+
+def carry_out_study(study: StudyConfig, workers: Workers, console: Console) -> Path:
+    """Run what is not done yet, encoders first, and write the table after every run.
+
+    Returns the table's path. Runs that fail are named and the others go on; raises RunFailed at
+    the end where there were any.
+    """
+    plan = [("pretraining", pretraining_runs(study)), ("fine-tuning", finetuning_runs(study))]
+    failed: list[Done] = []
+    for what, runs in plan:
+        left = [run for run in runs if not is_done(run)]
+        console.print(f"{what}: {len(runs) - len(left)} of {len(runs)} runs are done")
+        for done in workers.run(carry_out_run, _calls(left)):
+            write_results(study)
+            if done.code:
+                failed.append(done)
+            said = f"failed ({done.code}): {done.last_words}" if done.code else "done"
+            console.print(f"  {done.name}: {said}", markup=False)
+        if failed:  # what needs an encoder that is not there would fail too
+            break
+    if failed:
+        folder = study_folder(study)
+        raise RunFailed(
+            f"{len(failed)} runs failed, as {failed[0].name}: {failed[0].last_words}; see "
+            f"{folder}/{failed[0].name}/{LOG}; the same command runs what is not done"
+        )
+    return write_results(study)
+
+
+def carry_out_run(kind: str, folder: str) -> Done:
+    """One run, by the command that a user would give; what it prints goes into its folder."""
+    place = Path(folder)
+    command = [sys.executable, "-m", "embre.launch", kind, str(place / CONFIG)]
+    with (place / LOG).open("ab") as log:
+        code = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL).returncode
+    lines = (place / LOG).read_text(errors="replace").strip().splitlines() or [""]
+    return Done(place.name, code, lines[-1])
+
+
+def workers_of(processes: int, address: str | None, gpus: float) -> AbstractContextManager[Workers]:
+    """Who carries out the runs."""
+    if address is not None:
+        from embre.launch.ray_workers import RayWorkers
+
+        return RayWorkers(address, gpus)
+    return OneProcess() if processes == 1 else Processes(processes, __name__)
+
+
+def _calls(runs: Iterable[Run]) -> Iterable[tuple[str, str]]:
+    for run in runs:
+        folder = Path(run.config.storage) / run.config.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(dump_config(run.config))
+        yield run.kind, str(folder)
