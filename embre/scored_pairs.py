@@ -67,19 +67,29 @@ class Decision:
     """From probabilities to relations.
 
     `scale` and `shifts` (by pair type, as `Chemical Disease`) calibrate the logit of `related`:
-    logit' = scale · logit + shift. A pair is a relation where its calibrated probability reaches
-    the threshold of its likeliest relation type. The key OTHERS stands for all that is not named.
+    logit' = scale · logit + shift. A pair is a relation where `confidence` reaches the threshold of
+    its likeliest relation type: the calibrated probability that it is related, or with `joint` that
+    relation, type and novelty are all right. The key OTHERS stands for all that is not named.
     """
 
     scale: float = 1.0
     shifts: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.0})
     thresholds: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.5})
+    joint: bool = False
 
     def calibrated(self, pairs: ScoredPairs) -> np.ndarray:
         """(P,) the probabilities that pairs are related, calibrated."""
         named = {kind: self.shifts.get(kind, self.shifts[OTHERS]) for kind in set(pairs.pair_types)}
         shift = np.array([named[kind] for kind in pairs.pair_types])
         return sigmoid(self.scale * logit(pairs.related) + shift)
+
+    def confidence(self, pairs: ScoredPairs) -> np.ndarray:
+        """(P,) what is held against the thresholds."""
+        related = self.calibrated(pairs)
+        if not self.joint or not len(pairs):
+            return related
+        novelty = np.where(np.isnan(pairs.novel), 1.0, np.maximum(pairs.novel, 1 - pairs.novel))
+        return related * pairs.types.max(1) * novelty
 
 
 def decide(
@@ -93,7 +103,7 @@ def decide(
         [decision.thresholds.get(t, decision.thresholds[OTHERS]) for t in schema.relation_types]
     )
     found: list[list[Relation]] = [[] for _ in range(pairs.num_documents)]
-    for row in np.flatnonzero(related >= least[likeliest]).tolist():
+    for row in np.flatnonzero(decision.confidence(pairs) >= least[likeliest]).tolist():
         head, tail = pairs.concepts[row]
         novel = pairs.novel[row]
         found[pairs.documents[row]].append(
