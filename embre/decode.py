@@ -47,7 +47,7 @@ def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> 
     device = next(model.parameters()).device
     passes = [(place, one) for place, doc in enumerate(docs) for one in encoder.passes(doc, tally)]
     found, concepts = [], []
-    for some in _strips([one for _, one in passes]):
+    for some in strips([one for _, one in passes]):
         batch = encoder.lay(some, slot=0)
         concepts += [(candidate.first, candidate.second) for candidate in batch.candidates]
         found.append([part.cpu().numpy() for part in model.probabilities(batch.to(device))])
@@ -67,7 +67,7 @@ def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> 
     )
 
 
-def _strips(passes: Sequence[Pass]) -> Iterator[list[Pass]]:
+def strips(passes: Sequence[Pass]) -> Iterator[list[Pass]]:
     """Passes in order, as many as fill a strip."""
     some: list[Pass] = []
     for one in passes:
