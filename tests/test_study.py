@@ -1,0 +1,247 @@
+"""A study runs its cells, goes on where it was stopped, and its table says what came out."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from embre.config import ConfigError, FinetuneConfig, StudyConfig, check_config, load_config
+from embre.corpora import write_documents
+from embre.demo_corpus import make_corpus
+from embre.document import Document
+from embre.launch.errors import RunFailed
+from embre.launch.studying import Done, carry_out_run, carry_out_study
+from embre.scoring import METRICS, score
+from embre.study import (
+    cells,
+    comparisons,
+    finetuning,
+    finetuning_runs,
+    pretraining_runs,
+    results,
+    shown_metrics,
+    study_folder,
+    write_results,
+)
+from embre.workers import OneProcess
+from tests.tiny import tiny_tokenizer
+
+DOCS = make_corpus(36, seed=5)
+AXES = {
+    "tasks": {"both": [], "relation": ["pairs.tasks=relation"]},
+    "encoding": {"document": [], "pairwise": ["pairs.encoding=pairwise"]},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("study")
+    write_documents(found / "train.PubTator", DOCS[:24], like="pubtator")
+    write_documents(found / "dev.PubTator", DOCS[24:], like="pubtator")
+    tiny_tokenizer(found / "backbone", [doc.text for doc in DOCS], size=500)
+    shape = {"layers": 1, "hidden": 32, "heads": 2, "feed_forward": 32}
+    encoder = {"path": "-", "new": shape}
+    data = {"train": str(found / "train.PubTator"), "dev": str(found / "dev.PubTator")}
+    finetune = {"name": "-", "encoder": encoder, "data": data, "train": {"steps": 2}}
+    (found / "finetune.yaml").write_text(yaml.safe_dump(finetune))
+    pretrain = {
+        "name": "-",
+        "encoder": {"path": str(found / "backbone"), "new": shape},
+        "data": {"shards": str(found / "shards")},
+        "train": {"steps": 1},
+    }
+    (found / "pretrain.yaml").write_text(yaml.safe_dump(pretrain))
+    return found
+
+
+def study_of(folder: Path, storage: Path, **values: Any) -> StudyConfig:
+    given = {
+        "name": "small",
+        "storage": str(storage),
+        "backbones": {
+            "as_is": {"path": str(folder / "backbone")},
+            "trained": {"pretrain": str(folder / "pretrain.yaml"), "set": ["seed=3"]},
+        },
+        "corpora": {"made_up": str(folder / "finetune.yaml")},
+        "axes": AXES,
+        "set": ["optimizer.peak_lr=1e-2"],
+        "seeds": [1, 2],
+        **values,
+    }
+    return check_config(StudyConfig, given, "test")
+
+
+def names(study: StudyConfig) -> list[str]:
+    return [str(cell) for cell in cells(study)]
+
+
+def test_cells_are_those_of_the_parts_each_once(folder: Path, tmp_path: Path) -> None:
+    parts = [{"backbone": ["as_is", "trained"]}, {"tasks": ["both", "relation"]}]
+    study = study_of(folder, tmp_path, parts=parts)
+    assert names(study) == [
+        "made_up.as_is.both.document",
+        "made_up.trained.both.document",
+        "made_up.as_is.relation.document",
+    ]
+    assert [run.config.name for run in pretraining_runs(study)] == ["small.pretrain.trained"]
+    assert pretraining_runs(study)[0].config.seed == 3
+    runs = finetuning_runs(study)
+    assert [run.config.name for run in runs[:2]] == [
+        "small.made_up.as_is.both.document.s1",
+        "small.made_up.as_is.both.document.s2",
+    ]
+    assert {run.config.seed for run in runs} == {1, 2}
+    assert {run.config.optimizer.peak_lr for run in runs} == {1e-2}
+    trained = finetuning(study, cells(study)[1], 1)
+    assert trained.encoder.path == f"{tmp_path}/small/small.pretrain.trained/encoder"
+    relation = finetuning(study, cells(study)[2], 1)
+    assert relation.pairs.tasks == "relation" and relation.pairs.encoding == "document"
+    assert pretraining_runs(study_of(folder, tmp_path, parts=[{}])) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"parts": [{"task": ["both"]}]}, "no axis task; known: corpus, backbone"),
+        ({"parts": [{"tasks": ["all"]}]}, "no value all; known: both, relation"),
+        ({"axes": {"backbone": {"a": []}}}, "axes already"),
+        ({"axes": {"lr": {"1e-4": []}}}, "letters, digits"),
+        ({"axes": {"lr": {}}}, "one at least"),
+        ({"backbones": {"a": {}}}, "either path or pretrain"),
+        ({"backbones": {"a": {"path": "x", "set": ["seed=1"]}}}, "there is none"),
+        ({"seeds": []}, "seeds"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(
+    folder: Path, tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study_of(folder, tmp_path, **values)
+
+
+class Pretended:
+    """Workers that leave what a run leaves: predictions of some quality, by the run's name."""
+
+    def __init__(self, quality: Callable[[str], float], fails: str = "nothing"):
+        self.quality, self.fails = quality, fails
+        self.ran: list[str] = []
+
+    def run(self, function: Any, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        assert function is carry_out_run
+        for kind, place in calls:
+            name = Path(place).name
+            self.ran.append(name)
+            if self.fails in name:
+                yield Done(name, 1, "error: out of luck")
+                continue
+            if kind == "pretrain":
+                (Path(place) / "encoder").mkdir()
+            else:
+                leave(Path(place), self.quality(name))
+            yield Done(name, 0, "")
+
+
+def leave(place: Path, quality: float) -> None:
+    config = load_config(FinetuneConfig, place / "config.yaml")
+    rng = np.random.default_rng(config.seed)
+
+    def degraded(doc: Document) -> Document:
+        kept = [r for r in doc.relations if rng.random() < quality]
+        return doc.__class__(doc.doc_id, doc.text, doc.passages, doc.mentions, tuple(kept))
+
+    gold = DOCS[24:]
+    predicted = [degraded(doc) for doc in gold]
+    write_documents(place / "dev_predicted.PubTator", predicted, like="pubtator")
+    scores = {m: {"f1": found.f1} for m, found in score(gold, predicted).items()}
+    (place / "scores.json").write_text(json.dumps({"dev": scores}))
+    events = [
+        {"event": "started", "step": 0, "time": 60.0},
+        {"event": "x", "step": 2, "time": 240.0},
+    ]
+    (place / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+
+
+def quiet() -> Console:
+    return Console(file=StringIO())
+
+
+def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
+    parts = [{"backbone": ["as_is", "trained"]}, {"tasks": ["relation"]}]
+    study = study_of(folder, tmp_path, parts=parts)
+    workers = Pretended(lambda name: 0.9 if "trained" in name else 0.5)
+    table = carry_out_study(study, workers, quiet())
+    assert workers.ran[0] == "small.pretrain.trained", "encoders first"
+    assert len(workers.ran) == 1 + 3 * 2
+    found = results(study)
+    as_is, trained, relation = (found[cell] for cell in cells(study))
+    for metric in METRICS:
+        assert trained.f1[metric].shape == (2,)
+        counts = trained.counts[metric].sum(1)
+        again = 2 * counts[:, 0] / (2 * counts[:, 0] + counts[:, 1] + counts[:, 2])
+        np.testing.assert_allclose(trained.f1[metric], again)
+    assert as_is.minutes.tolist() == [3.0, 3.0]
+    compared = {(c.axis, str(c.cell)): c for c in comparisons(study, found)}
+    assert set(compared) == {
+        ("backbone", "made_up.trained.both.document"),
+        ("tasks", "made_up.as_is.relation.document"),
+    }
+    better = compared["backbone", "made_up.trained.both.document"]
+    assert better.metric == "all" and better.p < 0.05
+    assert better.points == pytest.approx(100 * (trained.f1["all"].mean() - as_is.f1["all"].mean()))
+    # What one task alone has not learnt is neither shown nor compared.
+    assert compared["tasks", "made_up.as_is.relation.document"].metric == "pair_type"
+    assert shown_metrics(cells(study)[2]) == ["pair", "pair_type"]
+    text = table.read_text()
+    mean, sd = 100 * trained.f1["all"].mean(), 100 * trained.f1["all"].std(ddof=1)
+    assert (
+        "| made_up | trained | both | document | 2 |" in text and f"{mean:.1f} ± {sd:.1f}" in text
+    )
+    assert "| made_up | as_is | relation | document | 2 |" in text and "| – | – | 3.0 |" in text
+    assert "Not run: none." in text
+    assert (study_folder(study) / "study.png").stat().st_size > 1000
+
+
+def test_what_is_done_is_not_done_again_and_what_fails_is_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    study = study_of(folder, tmp_path, parts=[{"encoding": ["document", "pairwise"]}])
+    first = Pretended(lambda name: 0.7, fails="pairwise.s2")
+    with pytest.raises(RunFailed, match="1 runs failed, as small.*pairwise.s2: error: out of luck"):
+        carry_out_study(study, first, quiet())
+    assert len(first.ran) == 4
+    text = write_results(study).read_text()
+    assert "Not with all 2 seeds: made_up.as_is.both.pairwise." in text
+    second = Pretended(lambda name: 0.7)
+    carry_out_study(study, second, quiet())
+    assert second.ran == ["small.made_up.as_is.both.pairwise.s2"]
+    changed = study_of(folder, tmp_path, set=["optimizer.peak_lr=1e-3"])
+    with pytest.raises(ConfigError, match="another config than the study now gives it"):
+        carry_out_study(changed, Pretended(lambda name: 0.7), quiet())
+
+
+def test_an_encoder_that_fails_stops_the_study(folder: Path, tmp_path: Path) -> None:
+    study = study_of(folder, tmp_path, parts=[{"backbone": ["trained"]}])
+    workers = Pretended(lambda name: 0.7, fails="pretrain")
+    with pytest.raises(RunFailed, match="pretrain.trained: error: out of luck"):
+        carry_out_study(study, workers, quiet())
+    assert workers.ran == ["small.pretrain.trained"]
+
+
+@pytest.mark.slow
+def test_a_real_run_of_a_cell(folder: Path, tmp_path: Path) -> None:
+    study = study_of(folder, tmp_path, seeds=[1], set=[])
+    table = carry_out_study(study, OneProcess(), quiet())
+    (result,) = results(study).values()
+    assert result.counts["pair"].shape == (1, 12, 3) and result.minutes[0] > 0
+    assert "| made_up | as_is | both | document | 1 |" in table.read_text()
+    with pytest.raises(RunFailed, match="no config.json|No such|not"):
+        broken = study_of(
+            folder, tmp_path, name="broken", backbones={"gone": {"path": str(tmp_path / "gone")}}
+        )
+        carry_out_study(broken, OneProcess(), quiet())
