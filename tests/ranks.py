@@ -1,4 +1,4 @@
-"""Run a function on several real gloo ranks of this machine and collect what each returns."""
+"""Run a function on several real ranks of this machine and collect what each returns."""
 
 import multiprocessing as mp
 import os
@@ -19,14 +19,22 @@ PRELOAD = ["torch", "transformers", "embre.engine_deepspeed", "embre.pretraining
 TIMEOUT_S = 240
 
 
-def run_ranks(function: Callable[..., Any], size: int, *args: Any) -> list[Any]:
-    """What `function(world, *args)` returns on each of `size` ranks; fails as soon as one does."""
-    context = mp.get_context("forkserver")
+def run_ranks(
+    function: Callable[..., Any], size: int, *args: Any, device: str = "cpu"
+) -> list[Any]:
+    """What `function(world, *args)` returns on each of `size` ranks; fails as soon as one does.
+
+    The ranks talk by gloo, on the device "cuda" by NCCL.
+    """
+    # A fork of a process that has only looked for a GPU cannot use it.
+    context = mp.get_context("forkserver" if device == "cpu" else "spawn")
     context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
         results = context.Queue()
         ranks = [
-            context.Process(target=_rank, args=(function, rank, size, folder, results, args))
+            context.Process(
+                target=_rank, args=(function, rank, size, folder, results, device, args)
+            )
             for rank in range(size)
         ]
         for process in ranks:
@@ -48,13 +56,20 @@ def _take(result: tuple[int, Any, str]) -> tuple[int, Any]:
 
 
 def _rank(
-    function: Callable[..., Any], rank: int, size: int, folder: str, results: Any, args: tuple
+    function: Callable[..., Any],
+    rank: int,
+    size: int,
+    folder: str,
+    results: Any,
+    device: str,
+    args: tuple,
 ) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     store = Path(folder) / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    world: World = current_world(torch.device("cpu"))
+    backend = "gloo" if device == "cpu" else "nccl"
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size)
+    world: World = current_world(torch.device("cpu" if device == "cpu" else f"{device}:{rank}"))
     try:
         results.put((rank, function(world, *args), ""))
     except BaseException:

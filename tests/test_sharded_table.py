@@ -19,16 +19,18 @@ OPTIMIZER = OptimizerConfig(weight_decay=0.1)
 State = dict[str, list]
 
 
-def mentions(step: int, slot: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def mentions(
+    step: int, slot: int, device: str | torch.device = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Of a micro-batch: vectors, ids and counts; the third has none at all."""
     random = torch.Generator().manual_seed(10 * step + slot)
     counts = [slot + 1, 0, slot % 2, 2] if slot != 2 else [0, 0, 0, 0]
-    vectors = torch.randn(sum(counts), DIMENSION, generator=random, requires_grad=True)
+    vectors = torch.randn(sum(counts), DIMENSION, generator=random).to(device).requires_grad_()
     ids = [
         torch.randint(max(size, 1), (n,), generator=random)
         for size, n in zip(SIZES, counts, strict=True)
     ]
-    return vectors, torch.cat(ids), counts
+    return vectors, torch.cat(ids).to(device), counts
 
 
 def rows_of(world: World) -> TableRows:
@@ -46,7 +48,7 @@ def walk(
     found = []
     for step in range(first, last):
         for slot in range(SLOTS)[world.rank :: world.size]:
-            vectors, ids, counts = mentions(step, slot)
+            vectors, ids, counts = mentions(step, slot, world.device)
             torch.manual_seed(100 * step + slot)
             loss, _ = table(vectors, ids, counts)
             (loss / 7).backward()
