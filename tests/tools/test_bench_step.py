@@ -75,3 +75,16 @@ def test_the_quick_ladder_ends_with_one_json_object() -> None:
     assert found["tokens_per_s"] > 0 and 0 < found["mfu"]
     assert found["ratio_to_hf_padded"] > 1 and found["ratio_to_hf_compiled"] is None
     assert found["zero1_ratio"] > 0 and found["compiled_again"] == 0
+
+
+@pytest.mark.slow
+def test_the_share_of_the_head_is_a_share() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCH.with_name("head_time.py")), "--quick"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [one["concepts"] for one in found] == [100, 1000]
+    assert all(0 < one["head_ms"] < one["step_ms"] for one in found)

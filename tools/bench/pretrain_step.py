@@ -4,6 +4,7 @@
     python tools/bench/pretrain_step.py --quick     a smaller one, a minute: no figures to quote
     python tools/bench/pretrain_step.py --compile   the compiled rungs on a CPU too (minutes)
     python tools/bench/pretrain_step.py --shards FOLDER     the documents of a shard set
+    python tools/bench/pretrain_step.py --leave-out b --leave-out e     without these rungs
 
 All rungs train on texts of BioRED's lengths, without dropout, with the same engine, AdamW (fused on
 CUDA) and number of tokens a step. They take turns, so that a noisy machine is noisy for all. A
@@ -15,6 +16,7 @@ of it as of BERT-base. The last line is one JSON object; null is what was not me
 """
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -85,11 +87,21 @@ class Measured:
     def rate(self) -> Rate:
         return Rate(tuple(self.rates))
 
+    def mfu(self, product: float) -> float:
+        """The share of a matrix product's operations a second that do its arithmetic."""
+        return self.rate.median * self.rung.flops / product
+
+    def as_json(self, product: float) -> dict[str, Any]:
+        peak = None if self.peak_bytes is None else round(self.peak_bytes / 1e9, 2)
+        of_token = {"mflop_per_token": round(self.rung.flops / 1e6, 1), "peak_gb": peak}
+        return self.rate.as_json() | {"mfu": round(self.mfu(product), 4)} | of_token
+
 
 def main(
     quick: Annotated[bool, typer.Option(help="A minute: no figures to quote.")] = False,
     compile_it: Annotated[bool, typer.Option("--compile", help="On a CPU too.")] = False,
     shards: Annotated[Path | None, typer.Option(help="A shard set with its tokenizer.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A rung by its letter.")] = None,
 ) -> None:
     """Measure the ladder."""
     console = Console(width=120, highlight=False)
@@ -112,8 +124,13 @@ def main(
     )
     found: dict[str, Measured] = {}
     for name, build in ladder(setting, compile_it or cuda).items():
+        if name[0] in (leave_out or ()):
+            continue
+        started = time.perf_counter()
         try:
             found[name] = prepare(build, size, device)
+            seconds = time.perf_counter() - started
+            console.print(f"warm after {seconds:.0f} s: {name}", markup=False)
         except (ImportError, OSError, RuntimeError) as error:
             if name != ZERO_1:
                 raise
@@ -190,9 +207,9 @@ def show(console: Console, found: Mapping[str, Measured], product: float, size: 
             name,
             f"{one.rate.median:,.0f}",
             f"{one.rate.spread:.0%}",
-            f"{ratio(found, name, HF_PADDED):.2f}",
+            f"{ratio(found, name, HF_PADDED) or math.nan:.2f}",
             f"{one.rung.flops / 1e6:,.1f}",
-            f"{one.rate.median * one.rung.flops / product:.1%}",
+            f"{one.mfu(product):.1%}",
             "" if one.peak_bytes is None else f"{one.peak_bytes / 1e9:.1f}",
             str(one.compiled_again),
             str(one.graph_breaks),
@@ -202,14 +219,16 @@ def show(console: Console, found: Mapping[str, Measured], product: float, size: 
 
 def summary(found: Mapping[str, Measured], product: float) -> dict[str, Any]:
     """The last line. Ours is rung d, all that a run does."""
+    ours = found.get(ENTITIES)
     return {
-        "tokens_per_s": round(found[ENTITIES].rate.median, 1),
-        "mfu": round(found[ENTITIES].rate.median * found[ENTITIES].rung.flops / product, 4),
+        "tokens_per_s": ours and round(ours.rate.median, 1),
+        "mfu": ours and round(ours.mfu(product), 4),
+        "product_tflops": round(product / 1e12, 1),
         "ratio_to_hf_padded": ratio(found, ENTITIES, HF_PADDED),
         "ratio_to_hf_compiled": ratio(found, ENTITIES, HF_COMPILED),
         "zero1_ratio": ratio(found, ZERO_1, ENTITIES),
         "compiled_again": sum(one.compiled_again for one in found.values()),
-        "rungs": {name.strip(): one.rate.as_json() for name, one in found.items()},
+        "rungs": {name.strip(): one.as_json(product) for name, one in found.items()},
     }
 
 

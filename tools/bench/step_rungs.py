@@ -14,17 +14,20 @@ from transformers import BertConfig, BertForMaskedLM
 
 from embre.batch import Batch
 from embre.concept_table import ConceptTable
-from embre.config import LossWeights, NewEncoder, OptimizerConfig
+from embre.config import EntitiesConfig, LossWeights, NewEncoder, OptimizerConfig
 from embre.encoder import compiled, encode_strip
 from embre.engine import Engine, TorchEngine
 from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
 from embre.flops import training_flops_per_token
 from embre.heads import EntityHead
 from embre.pretraining_model import PretrainingModel
+from embre.sharded_table import ShardedTable
+from embre.table_rows import TableRows
 from embre.world import World
 
 OPTIMIZER = OptimizerConfig()
 DIMENSION = 256  # of a concept's vector
+NO_SAMPLE = (1 << 62, 1.0)
 LOSS_WEIGHTS = LossWeights().model_dump()
 
 HF_PADDED = "a  Hugging Face, padded to 512"
@@ -136,17 +139,26 @@ def ours(
     bert, sizes = setting.bert(), setting.texts.source.entities.sizes
     if objective == "token":
         sizes = (0,) * len(sizes)
-    table = ConceptTable(sizes, DIMENSION, sample_above=1 << 62, sample_share=1.0)
+    table = concept_table(setting, sizes)
+    rows = table.rows if isinstance(table, ShardedTable) else None
     head = EntityHead(setting.shape.hidden, len(sizes), table)
     encode = compiled("inductor") if compile_it else encode_strip
     model = PretrainingModel(bert, head, setting.half_precision, encode)
     flops = flops_of(setting, batches, sizes)
     engine: Engine
     if zero:
-        engine = _zero_1(model, setting)
+        engine = _zero_1(model, setting, rows)
     else:
-        engine = TorchEngine(model, OPTIMIZER, LOSS_WEIGHTS, setting.world, seed=0)
+        engine = TorchEngine(model, OPTIMIZER, LOSS_WEIGHTS, setting.world, 0, rows)
     return Rung(engine, batches, setting.micro_batches, flops)
+
+
+def concept_table(setting: Setting, sizes: Sequence[int]) -> ConceptTable | ShardedTable:
+    """As a run has it: one matrix, or from some number of concepts on rows that ranks may share."""
+    if sum(sizes) <= EntitiesConfig().shard_above:
+        return ConceptTable(sizes, DIMENSION, *NO_SAMPLE)
+    rows = TableRows(sizes, DIMENSION, setting.world, OPTIMIZER, seed=0)
+    return ShardedTable(rows, *NO_SAMPLE)
 
 
 def flops_of(setting: Setting, batches: Sequence[Batch], sizes: Sequence[int]) -> float:
@@ -176,7 +188,7 @@ def with_all_rows(batch: Batch) -> Batch:
     )
 
 
-def _zero_1(model: nn.Module, setting: Setting) -> Engine:
+def _zero_1(model: nn.Module, setting: Setting, rows: TableRows | None) -> Engine:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -185,7 +197,7 @@ def _zero_1(model: nn.Module, setting: Setting) -> Engine:
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     world = setting.world
     settings = deepspeed_json({}, OPTIMIZER, setting.micro_batches, world)
-    return DeepSpeedEngine(model, OPTIMIZER, LOSS_WEIGHTS, world, 0, settings)
+    return DeepSpeedEngine(model, OPTIMIZER, LOSS_WEIGHTS, world, 0, settings, rows)
 
 
 def ladder(setting: Setting, compile_it: bool) -> dict[str, partial[Rung]]:
