@@ -61,7 +61,7 @@ def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> 
         concepts=concepts,
         related=related,
         types=types,
-        novel=novel,
+        novel=novel if encoder.schema.novelty else np.full(len(novel), np.nan),
         relation_labels=_column([one.relations for _, one in passes], np.int64),
         novelty_labels=np.where(novelties > 0, (novelties == NOVEL).astype(np.int64), UNLABELLED),
     )

@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from embre.config import CorpusConfig
 from embre.document import Document
 from embre.pairs import PairBatch, PairEncoder, Pass
+from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 from embre.world import World
 
@@ -17,6 +19,8 @@ class DocumentLoader:
 
     Passes are read in an order drawn from (seed, epoch), one epoch after the other, so the
     micro-batches are the same for every number of ranks. They are encoded once and kept.
+    `also` are the documents of other corpora: their pairs are those of their own schema, and they
+    are mixed with the rest, each once in an epoch.
     """
 
     def __init__(
@@ -27,6 +31,7 @@ class DocumentLoader:
         seed: int,
         world: World,
         tally: Tally,
+        also: Sequence[tuple[Sequence[Document], RelationSchema]] = (),
     ):
         if not docs:
             raise ValueError(f"{data.train}: no document to learn from; see data.train")
@@ -36,6 +41,9 @@ class DocumentLoader:
         self.seed = seed
         self.world = world
         self._passes = [found for doc in docs for found in encoder.passes(doc, tally)]
+        for others, schema in also:
+            other = replace(encoder, schema=schema)
+            self._passes += [found for doc in others for found in other.passes(doc, tally)]
         if not self._passes:
             raise ValueError(f"{data.train}: no document has a pair of {encoder.schema.name}")
         self._next_step = 0

@@ -1,5 +1,6 @@
 """The one table of entity types: canonical name, spellings in dumps, identifier dialects."""
 
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,18 @@ def spell(doc: Document, concept: Concept) -> str:
 def row_of(source_type: str) -> EntityType | None:
     """The row that a spelling belongs to; case, `_`, `-` and spaces do not matter."""
     return ROW_BY_SPELLING.get(_plain(source_type))
+
+
+def unknown_type(word: str) -> str:
+    """What to say of a word that should be one of our names of a type.
+
+    >>> unknown_type("SequenceVariant")
+    'SequenceVariant is no entity type; did you mean Variant?'
+    """
+    row = row_of(word)
+    near = [row.name] if row else difflib.get_close_matches(word, ENTITY_TYPES, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ENTITY_TYPES)}"
+    return f"{word} is no entity type; {hint}"
 
 
 def _plain(spelling: str) -> str:

@@ -2,7 +2,6 @@
 scores the held-out documents."""
 
 import json
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from embre.calibration import cross_fitted, fit_decision
 from embre.checkpoints import Checkpoints
 from embre.config import FinetuneConfig
-from embre.corpora import CORPORA, read_documents, write_documents
+from embre.corpora import write_documents
 from embre.decode import score_pairs
 from embre.document import Document
 from embre.document_loader import DocumentLoader
@@ -31,6 +30,7 @@ from embre.tokenization import load_tokenizer
 from embre.tracking import Tracker
 from embre.tracking.runs import best_effort, log_files, log_results, metric_sender, sent_step
 from embre.train import train
+from embre.training_corpora import check_corpora, read_also, read_annotated, schemas_of
 from embre.world import World
 
 RELATION_MODEL = "relation_model"
@@ -43,11 +43,13 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     """One rank of a fine-tuning run, from its newest checkpoint to the scored relation model."""
     config, tally = job.config, Tally()
     torch.manual_seed(config.seed)
-    schema = CORPORA[config.data.corpus]
-    docs = read_all(config.data.train, tally)
+    schema, *others = schemas_of(config.data)
+    docs = read_annotated(config.data.train, schema, tally)
+    dev_docs = read_annotated(config.data.dev, schema, tally)
+    also = read_also(config.data, others, dev_docs, tally)
     tokenizer = load_tokenizer(config.encoder.path)
     encoder = PairEncoder.build(tokenizer, schema, config.data.max_document_tokens, config.pairs)
-    loader = DocumentLoader(docs, encoder, config.data, config.seed, world, tally)
+    loader = DocumentLoader(docs, encoder, config.data, config.seed, world, tally, also)
     model = RelationModel(
         load_encoder(config.encoder, tokenizer),
         config.pairs,
@@ -61,7 +63,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
     )
-    dev = Held(read_all(config.data.dev, tally), encoder, world)
+    dev = Held(dev_docs, encoder, world)
     sent = sent_step(job.folder)
     with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
@@ -94,9 +96,13 @@ class Held:
         found, _ = cross_fitted(scored, self.encoder.schema)
         return [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
 
+    def score(self, predicted: list[Document]) -> dict[str, Score]:
+        """Under the official counting; pairs that the corpus does not annotate do not count."""
+        return score(self.docs, predicted, not_scored=self.encoder.schema.not_scored)
+
     def validate(self, engine: Engine) -> dict[str, float]:
         """The four F1 under the official counting."""
-        scores = score(self.docs, self.predicted(self.scored(engine)))
+        scores = self.score(self.predicted(self.scored(engine)))
         return {f"f1/{name}": found.f1 for name, found in scores.items()}
 
 
@@ -113,8 +119,8 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
         partial = folder / f"{RELATION_MODEL}.partial"
         decision = fit_decision(scored, dev.encoder.schema)
         save_relation_model(partial, dev.loaded(engine, decision), weights)
-        scores = score(dev.docs, predicted)
-        lowest = score(dev.docs, floor(dev.docs, dev.encoder.schema))
+        scores = dev.score(predicted)
+        lowest = dev.score(floor(dev.docs, dev.encoder.schema))
         values = {"dev": table(scores), "floor": table(lowest), "not_used": dict(tally.counts)}
         (folder / SCORES).write_text(json.dumps(values, indent=1))
         lineage = {
@@ -140,10 +146,6 @@ def check(config: FinetuneConfig) -> dict[str, str]:
 
     Raises FileNotFoundError or ValueError that says what to do.
     """
-    if config.data.corpus not in CORPORA:
-        raise ValueError(
-            f"data.corpus: no corpus {config.data.corpus!r}; known: {', '.join(CORPORA)}"
-        )
     stage = config.deepspeed.get("zero_optimization", {}).get("stage", 1)
     if config.engine == "deepspeed" and stage == 3:
         raise ValueError(
@@ -152,36 +154,15 @@ def check(config: FinetuneConfig) -> dict[str, str]:
         )
     load_tokenizer(config.encoder.path)
     check_length(config.encoder, config.data.max_document_tokens)
-    ids = {key: _ids(key, getattr(config.data, key)) for key in ("train", "dev")}
-    if both := sorted(ids["train"] & ids["dev"]):
-        raise ValueError(
-            f"data.train and data.dev share {len(both)} documents, as {both[0]}: a score on what "
-            "was learnt from means nothing; give other files"
-        )
+    check_corpora(config.data)
     return digests(config)
-
-
-def _ids(key: str, path: str) -> set[str]:
-    found = Counter(doc.doc_id for doc in read_documents(path, Tally()))
-    if not found:
-        raise ValueError(f"data.{key}: {path} holds no document")
-    doc_id, times = found.most_common(1)[0]
-    if times > 1:
-        raise ValueError(
-            f"data.{key}: {path} has document {doc_id} {times} times; "
-            "give one file of each document, not a folder of several formats"
-        )
-    return set(found)
 
 
 def digests(config: FinetuneConfig) -> dict[str, str]:
     """SHA-256 of the annotated documents, by name."""
-    return {key: folder_digest(getattr(config.data, key)) for key in ("train", "dev")}
-
-
-def read_all(path: str, tally: Tally) -> list[Document]:
-    """All documents of a corpus."""
-    return list(read_documents(path, tally))
+    paths = {key: getattr(config.data, key) for key in ("train", "dev")}
+    paths |= {f"also.{number}": one.train for number, one in enumerate(config.data.also)}
+    return {name: folder_digest(path) for name, path in paths.items()}
 
 
 def encoder_lineage(path: str) -> dict[str, Any]:

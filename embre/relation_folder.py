@@ -14,15 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from embre.config import PairConfig
-from embre.corpora import CORPORA
 from embre.encoder import empty_encoder
 from embre.pairs import PairEncoder
 from embre.relation_model import RelationModel
+from embre.relation_schema import schema_as_json, schema_of_json
 from embre.scored_pairs import Decision
 from embre.tokenization import load_tokenizer, save_tokenizer
 
 SETTINGS_KEY = "embre"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ def save_relation_model(
     values[SETTINGS_KEY] = {
         "format": FORMAT,
         "kind": "relation_model",
-        "schema": encoder.schema.name,
-        "labels": list(encoder.schema.labels),
+        "schema": schema_as_json(encoder.schema),
         "max_document_tokens": encoder.max_document_tokens,
         "half_precision": model.half_precision,
         "pairs": encoder.config.model_dump(mode="json"),
@@ -66,7 +65,7 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
     """Read what `save_relation_model` wrote, ready to predict; runs no code from the folder.
 
     Raises FileNotFoundError where a file is missing, ValueError where the folder holds something
-    else than a relation model, or one with labels that this version does not know.
+    else than a relation model, or one in a format that this version does not read.
     """
     folder = Path(folder)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -76,7 +75,7 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
             )
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings = _check_settings(folder, values.pop(SETTINGS_KEY, None))
-    schema, config = CORPORA[settings["schema"]], PairConfig(**settings["pairs"])
+    schema, config = schema_of_json(settings["schema"]), PairConfig(**settings["pairs"])
     encoder = PairEncoder.build(
         load_tokenizer(folder), schema, settings["max_document_tokens"], config
     )
@@ -101,13 +100,6 @@ def _check_settings(folder: Path, settings: Any) -> dict[str, Any]:
     if settings["format"] != FORMAT:
         raise ValueError(
             f"{folder}: written in format {settings['format']}, this version reads {FORMAT}"
-        )
-    schema = CORPORA.get(settings["schema"])
-    if schema is None or list(schema.labels) != settings["labels"]:
-        known = "no such corpus" if schema is None else f"now {', '.join(schema.labels)}"
-        raise ValueError(
-            f"{folder}: labels of {settings['schema']!r} are {', '.join(settings['labels'])}; "
-            f"{known}: predict with the version that trained it, or train again"
         )
     return settings
 

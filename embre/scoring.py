@@ -1,16 +1,14 @@
 """Scores predicted relations against gold ones, by the counting of the official BioRED scorer."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
+from embre.corpora.biored import NOT_SCORED
 from embre.document import Document, Relation
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
 METRICS = ("pair", "pair_type", "pair_novelty", "all")
-
-# The official scorer leaves these out on both sides: BioRED does not annotate them.
-NOT_SCORED = frozenset({("Disease", "Disease"), ("Gene", "Variant"), ("Gene", "Species")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +41,10 @@ def score(
     predicted: Iterable[Document],
     official: bool = False,
     tally: Tally | None = None,
+    not_scored: Collection[tuple[str, str]] = NOT_SCORED,
 ) -> dict[str, Score]:
     """One `Score` for each of `METRICS`; see `score_documents`."""
-    by_document = score_documents(gold, predicted, official, tally)
+    by_document = score_documents(gold, predicted, official, tally, not_scored)
     return {
         metric: Score(
             tp=sum(found.tp for found in scores),
@@ -61,12 +60,15 @@ def score_documents(
     predicted: Iterable[Document],
     official: bool = False,
     tally: Tally | None = None,
+    not_scored: Collection[tuple[str, str]] = NOT_SCORED,
 ) -> dict[str, list[Score]]:
     """For each of `METRICS` the `Score` of each gold document, in their order.
 
     A gold document that the prediction lacks counts as missed; the official scorer skips it, and
     so do we where `official` is set. A predicted document that gold lacks is left out either way.
-    `tally` is told of these documents, and of the relations between types that are not scored.
+    Pairs of types in `not_scored` are left out on both sides: BioRED's, or those of another
+    corpus (`RelationSchema.not_scored`). `tally` is told of these documents and relations.
+    Where neither side states novelty, the metrics with it equal those without.
     """
     tally = tally or Tally()
     gold_docs, predicted_docs = _by_id(gold, "gold"), _by_id(predicted, "predicted")
@@ -80,8 +82,9 @@ def score_documents(
         if official and doc_id not in predicted_docs:
             continue
         found = predicted_docs.get(doc_id)
-        said = _facts(doc_id, found.relations if found else (), "predicted", tally)
-        true = _facts(doc_id, doc.relations, "gold", tally)
+        relations = found.relations if found else ()
+        said = _facts(doc_id, relations, "predicted", tally, not_scored)
+        true = _facts(doc_id, doc.relations, "gold", tally, not_scored)
         for metric in METRICS:
             by_document[metric].append(
                 Score(
@@ -93,21 +96,26 @@ def score_documents(
     return by_document
 
 
-def is_scored(relation: Relation) -> bool:
-    """Whether the official scorer looks at it."""
+def is_scored(relation: Relation, not_scored: Collection[tuple[str, str]] = NOT_SCORED) -> bool:
+    """Whether a scorer that leaves out pairs of these types looks at it."""
     first, second = relation.pair
-    return (first.type, second.type) not in NOT_SCORED
+    return (first.type, second.type) not in not_scored
 
 
-def floor(
-    gold: Iterable[Document], schema: RelationSchema, relation_type: str = "Association"
-) -> list[Document]:
-    """The trivial system: every legal candidate pair is a novel Association."""
+def floor(gold: Iterable[Document], schema: RelationSchema) -> list[Document]:
+    """The trivial system: every legal candidate pair has the first type that it may have, and is
+    novel where the corpus says what is. In BioRED: a novel Association."""
+    first_type = {
+        pair: next(name for name in schema.relation_types if name in types)
+        for pair, types in schema.legal.items()
+        if types
+    }
+    novel = True if schema.novelty else None
     return [
         replace(
             doc,
             relations=tuple(
-                Relation(head, tail, relation_type, novel=True)
+                Relation(head, tail, first_type[head.type, tail.type], novel)
                 for head, tail in schema.candidates(doc)
             ),
         )
@@ -127,13 +135,17 @@ def _by_id(docs: Iterable[Document], side: str) -> dict[str, Document]:
 
 
 def _facts(
-    doc_id: str, relations: Iterable[Relation], side: str, tally: Tally
+    doc_id: str,
+    relations: Iterable[Relation],
+    side: str,
+    tally: Tally,
+    not_scored: Collection[tuple[str, str]],
 ) -> dict[str, set[tuple]]:
     """What the relations of a document claim, as each metric sees it."""
     facts: dict[str, set[tuple]] = {metric: set() for metric in METRICS}
     for relation in relations:
         first, second = relation.pair
-        if not is_scored(relation):
+        if not is_scored(relation, not_scored):
             tally.drop(f"{side}_relation/not_scored", doc_id, f"{first} {second}")
             continue
         facts["pair"].add((first, second))

@@ -95,6 +95,51 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(
     assert "\n" not in str(error.value)
 
 
+CORPUS = """
+name: small
+encoder: {path: bert}
+train: {steps: 10}
+data:
+  corpus: {name: mine, legal: {"Disease ChemicalEntity": [CID]}, rename: {x: CID, y: null}}
+  train: a
+  dev: b
+  also: [{corpus: bc5cdr, train: c}]
+"""
+
+
+def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
+    (tmp_path / "fine.yaml").write_text(CORPUS)
+    config = load_config(FinetuneConfig, tmp_path / "fine.yaml")
+    assert config.data.corpus.legal == {"Chemical Disease": ["CID"]}, "in our words"
+    assert config.data.also[0].corpus.name == "bc5cdr"
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    assert load_config(FinetuneConfig, tmp_path / "again.yaml") == config
+    named = load_config(FinetuneConfig, tmp_path / "fine.yaml", ["data.corpus=bc5cdr"])
+    assert named.data.corpus.name == "bc5cdr" and named.data.corpus.legal is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.corpus={name: x, legl: {}}", "data.corpus.legl: unknown key; did you mean legal?"),
+        ("data.also=[{corpus: x, trian: c}]", "also.0.trian: unknown key; did you mean train?"),
+        ("data.corpus.legal={Chemcal Disease: [x]}", "Chemcal is no entity type; did you mean"),
+        ("data.corpus.legal={Chemical: [x]}", "write a pair as two entity types"),
+        ("data.corpus.legal={Gene Drug: [x], Drug Gene: [y]}", "Chemical Gene is there twice"),
+        ("data.corpus.legal={Gene Gene: [None]}", "'None' cannot be the name of a relation type"),
+        ("data.corpus.legal={Gene Gene: []}", "no relation type; write"),
+        ("data.corpus.name=", "data.corpus.name"),
+    ],
+)
+def test_a_corpus_that_is_wrongly_described_is_named(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    (tmp_path / "fine.yaml").write_text(CORPUS)
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as error:
+        load_config(FinetuneConfig, tmp_path / "fine.yaml", [override])
+    assert "\n" not in str(error.value)
+
+
 def test_what_cannot_be_compiled_is_refused(small: Path, tmp_path: Path) -> None:
     compiled = ["encoder.compile=true", "engine=deepspeed"]
     assert load_config(PretrainConfig, small, compiled).encoder.compile

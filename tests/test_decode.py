@@ -13,6 +13,7 @@ from embre.decode import predict
 from embre.document import Document
 from embre.markers import MARKERS
 from embre.relation_folder import LoadedModel, load_relation_model, save_relation_model
+from embre.relation_schema import RelationSchema
 from embre.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
 from tests.tiny import document, tiny_relation_model, tiny_tokenizer
@@ -135,10 +136,24 @@ def test_a_folder_that_is_no_relation_model(folder: Path, tmp_path: Path) -> Non
         load_relation_model(tmp_path, CPU)
 
 
-def test_labels_that_changed_are_refused(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_another_format_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
     save(loaded, tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
-    values["embre"]["labels"][1] = "Likes"
+    values["embre"]["format"] = 1
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="Likes"):
+    with pytest.raises(ValueError, match="written in format 1"):
         load_relation_model(tmp_path, CPU)
+
+
+def test_a_model_of_a_corpus_that_no_table_knows_loads(loaded: LoadedModel, tmp_path: Path) -> None:
+    types = ("likes", *loaded.encoder.schema.relation_types[1:])
+    legal = {("Disease", "Gene"): frozenset({"likes"})}
+    schema = RelationSchema("mine", types, legal, novelty=False)
+    mine = replace(loaded, encoder=replace(loaded.encoder, schema=schema))
+    save(mine, tmp_path)
+    again = load_relation_model(tmp_path, CPU)
+    assert again.encoder.schema == schema
+    found = list(predict(again, DOCS))
+    assert_same(found, list(predict(mine, DOCS)))
+    (relation,) = found[0].relations
+    assert (relation.type, relation.novel) == ("likes", None)

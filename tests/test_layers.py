@@ -14,9 +14,9 @@ FLOORS = """
 - corpora demo_corpus demo_wording scoring marked_text
 - data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards entities
   examples masking batch stream loader masked_documents markers pairs document_loader
-  scored_pairs calibration inputs held_out joining parts selection concept_counts work_folder
-  shard_order shard_tokenizer shard_tables shard_statistics shard_check shard_documents
-  concept_hash mention_columns mention_row co_occurrence bootstrap
+  training_corpora scored_pairs calibration inputs held_out joining parts selection
+  concept_counts work_folder shard_order shard_tokenizer shard_tables shard_statistics
+  shard_check shard_documents concept_hash mention_columns mention_row co_occurrence bootstrap
 - strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads
   identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model
   relation_folder decode entity_attention relation_losses

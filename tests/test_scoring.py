@@ -10,8 +10,10 @@ import pytest
 from embre.corpora import pubtator, read_documents
 from embre.corpora.biored import SCHEMA
 from embre.document import Concept, Document, Relation
+from embre.relation_schema import RelationSchema
 from embre.scoring import METRICS, Score, floor, score
 from embre.tally import Tally
+from tests.tiny import document
 
 BRAF, MAPK1 = Concept("Gene", "673"), Concept("Gene", "5594")
 MELANOMA, FEVER = Concept("Disease", "D008545"), Concept("Disease", "D005334")
@@ -187,6 +189,34 @@ def test_pairs_that_biored_does_not_annotate_are_left_out_and_counted():
     tally = Tally()
     assert counts(score([gold], [doc("1", kept)], tally=tally))["all"] == (1, 0, 0)
     assert tally.counts == {"gold_relation/not_scored": 3}
+
+
+def test_another_corpus_scores_every_pair():
+    gold = doc("1", Relation(BRAF, HUMAN, "lives_in"), Relation(MELANOMA, FEVER, "causes"))
+    tally = Tally()
+    assert counts(score([gold], [gold], tally=tally, not_scored=())) == dict.fromkeys(
+        METRICS, (2, 0, 0)
+    )
+    assert not tally.counts
+
+
+def test_without_novelty_on_either_side_its_metrics_equal_the_others():
+    gold = doc("1", Relation(BRAF, MELANOMA, "causes"), Relation(MAPK1, MELANOMA, "causes"))
+    said = doc("1", Relation(BRAF, MELANOMA, "cures"), Relation(BRAF, FEVER, "causes"))
+    found = counts(score([gold], [said]))
+    assert found["pair"] == found["pair_novelty"] == (1, 1, 1)
+    assert found["pair_type"] == found["all"] == (0, 2, 2)
+
+
+def test_the_floor_of_another_corpus_is_its_first_legal_type_without_novelty():
+    text = "<braf|Gene|673> causes <melanoma|Disease|D008545> in <mice|Species|10090>"
+    legal = {
+        ("Disease", "Gene"): frozenset({"causes", "cures"}),
+        ("Gene", "Species"): frozenset({"in"}),
+    }
+    mine = RelationSchema("mine", ("in", "cures", "causes"), legal, novelty=False)
+    (found,) = floor([document(text)], mine)
+    assert {(r.type, r.novel) for r in found.relations} == {("cures", None), ("in", None)}
 
 
 def test_two_documents_with_one_id_are_refused():

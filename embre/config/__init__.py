@@ -1,6 +1,12 @@
 """The models of a run: one YAML file into frozen sections, checked when read."""
 
-from embre.config.finetuning import CorpusConfig, FinetuneConfig, PairConfig
+from embre.config.finetuning import (
+    AlsoConfig,
+    CorpusConfig,
+    FinetuneConfig,
+    PairConfig,
+    SchemaConfig,
+)
 from embre.config.pretraining import (
     DataConfig,
     EntitiesConfig,
@@ -23,6 +29,7 @@ from embre.config.sections import (
 from embre.config.study import BackboneConfig, StudyConfig
 
 __all__ = [
+    "AlsoConfig",
     "BackboneConfig",
     "ConfigError",
     "CorpusConfig",
@@ -38,6 +45,7 @@ __all__ = [
     "PairConfig",
     "PretrainConfig",
     "RunConfig",
+    "SchemaConfig",
     "Section",
     "StudyConfig",
     "TrackingConfig",

@@ -1,11 +1,12 @@
 """A fine-tuning run: which documents, and the relation model on top of the encoder."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from embre.config.run import RunConfig
 from embre.config.sections import Section
+from embre.entity_types import row_of, unknown_type
 
 
 class PairConfig(Section):
@@ -45,12 +46,71 @@ class PairConfig(Section):
         return self
 
 
+class SchemaConfig(Section):
+    """The relations of a corpus: `biored`, or {name: mine, legal: {Chemical Disease: [CID]}}.
+
+    A name in `embre.corpora.CORPORA` says all; another name needs `legal`.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    legal: dict[str, list[str]] | None = Field(
+        default=None, description="the relation types of each pair of entity types"
+    )
+    rename: dict[str, str | None] = Field(
+        default={}, description="what a label in the files means here; null: left out"
+    )
+    novelty: bool | None = Field(
+        default=None, description="whether relations say Novel or No; of an own corpus: false"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_alone(cls, values: Any) -> Any:
+        return {"name": values} if isinstance(values, str) else values
+
+    @field_validator("legal")
+    @classmethod
+    def _pairs_known(cls, legal: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+        """With the pairs in our words and in order, as `Chemical Disease`."""
+        if legal is None:
+            return None
+        found: dict[str, list[str]] = {}
+        for pair, labels in legal.items():
+            words = pair.split()
+            if len(words) != 2:
+                raise ValueError(f"{pair!r}: write a pair as two entity types, Chemical Disease")
+            rows = [row_of(word) for word in words]
+            for word, row in zip(words, rows, strict=True):
+                if row is None:
+                    raise ValueError(unknown_type(word))
+            ours = " ".join(sorted(row.name for row in rows if row))
+            if ours in found:
+                raise ValueError(f"{pair}: {ours} is there twice; put its relation types together")
+            for label in labels:
+                if label in ("", "None") or not label.isprintable():
+                    raise ValueError(f"{pair}: {label!r} cannot be the name of a relation type")
+            found[ours] = labels
+        if not any(found.values()):
+            raise ValueError("no relation type; write {Chemical Disease: [CID]}")
+        return found
+
+
+class AlsoConfig(Section):
+    """A corpus that is trained on beside the one that the run is scored on."""
+
+    corpus: SchemaConfig
+    train: str = Field(description="file or folder of annotated documents")
+
+
 class CorpusConfig(Section):
     """The annotated documents of a fine-tuning run."""
 
-    corpus: str = Field(default="biored", description="label set: a name in embre.corpora.CORPORA")
+    corpus: SchemaConfig = SchemaConfig(name="biored")
     train: str = Field(description="file or folder of annotated documents")
     dev: str = Field(description="file or folder that the run is scored on")
+    also: list[AlsoConfig] = Field(
+        default=[], description="more corpora to train on, as {corpus: bc5cdr, train: FILE}"
+    )
     passes_per_micro_batch: int = Field(
         default=4, gt=0, description="documents, or with pairs.encoding pairwise candidate pairs"
     )

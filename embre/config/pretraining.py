@@ -1,13 +1,12 @@
 """A pretraining run: which shards, what is hidden, which concepts are known."""
 
-import difflib
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from embre.config.run import RunConfig
 from embre.config.sections import Section
-from embre.entity_types import ENTITY_TYPES, row_of
+from embre.entity_types import ENTITY_TYPES, unknown_type
 
 
 class DataConfig(Section):
@@ -112,10 +111,7 @@ class EntitiesConfig(Section):
     def _types_known(cls, per_type: dict[str, TypeLimits]) -> dict[str, TypeLimits]:
         for name in per_type:
             if name not in ENTITY_TYPES:
-                row = row_of(name)
-                near = [row.name] if row else difflib.get_close_matches(name, ENTITY_TYPES, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ENTITY_TYPES)}"
-                raise ValueError(f"{name} is no entity type; {hint}")
+                raise ValueError(unknown_type(name))
         return per_type
 
 

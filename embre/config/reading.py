@@ -81,8 +81,8 @@ def _known_keys(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     names = iter(path)
     for name in names:
         annotation = kind.model_fields[name].annotation
-        if get_origin(annotation) is dict:
-            next(names)  # a key of the mapping, not of a section
+        if get_origin(annotation) in (dict, list):
+            next(names)  # a key of the mapping or a place in the list, not of a section
         options = getattr(annotation, "__args__", (annotation,))
         kind = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
     return list(kind.model_fields)

@@ -23,7 +23,11 @@ NOT_IN_FINGERPRINT = {
     "launch": True,
     "tracking": True,
     "encoder": {"path", "activation_checkpointing"},
-    "data": {"shards", "train", "dev", "loader_workers", "validation_strips", "on_bad_shard"},
+    "data": {
+        **dict.fromkeys(("shards", "train", "dev"), True),
+        **dict.fromkeys(("loader_workers", "validation_strips", "on_bad_shard"), True),
+        "also": {"__all__": {"train"}},
+    },
     "train": {"save_every_steps", "keep_checkpoints", "log_every_steps", "validate_every_steps"},
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from embre.corpora import (
+    bc5cdr,
     bioc_json,
     bioc_json_write,
     bioc_xml,
@@ -55,6 +56,7 @@ FORMATS: dict[str, Format] = {
 
 CORPORA: dict[str, RelationSchema] = {
     "biored": biored.SCHEMA,
+    "bc5cdr": bc5cdr.SCHEMA,
 }
 
 

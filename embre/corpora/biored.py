@@ -2,6 +2,8 @@
 
 from embre.relation_schema import RelationSchema
 
+# The official scorer leaves these out on both sides: BioRED does not annotate them.
+NOT_SCORED = frozenset({("Disease", "Disease"), ("Gene", "Variant"), ("Gene", "Species")})
 _ANY = {"Association", "Positive_Correlation", "Negative_Correlation"}
 
 SCHEMA = RelationSchema(
@@ -28,4 +30,5 @@ SCHEMA = RelationSchema(
         ("Gene", "Gene"): frozenset({*_ANY, "Bind"}),
         ("Variant", "Variant"): frozenset({"Association"}),
     },
+    not_scored=NOT_SCORED,
 )

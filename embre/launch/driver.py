@@ -145,14 +145,19 @@ def resolve(config: RunConfig) -> RunConfig:
         backbone = str(fetched)
     updates["encoder"] = config.encoder.model_copy(update={"path": absolute(backbone)})
     data: Any = config.data  # type: ignore[attr-defined]
-    for key in ("train", "dev"):
-        if SCHEME.match(getattr(data, key, "")):
-            raise ConfigError(f"data.{key}: copy it to a local file first, it is read many times")
-    paths = {
+    also = getattr(data, "also", [])
+    given = {f"data.{key}": getattr(data, key, "") for key in ("train", "dev")}
+    given |= {f"data.also.{n}.train": one.train for n, one in enumerate(also)}
+    for key, path in given.items():
+        if SCHEME.match(path):
+            raise ConfigError(f"{key}: copy it to a local file first, it is read many times")
+    paths: dict[str, Any] = {
         key: absolute(getattr(data, key))
         for key in ("shards", "train", "dev")
         if hasattr(data, key)
     }
+    if also:
+        paths["also"] = [one.model_copy(update={"train": absolute(one.train)}) for one in also]
     updates["data"] = data.model_copy(update=paths)
     return config.model_copy(update=updates)
 
