@@ -53,9 +53,10 @@ def finetune(config: ConfigPath, overrides: Overrides = None, print_config: Prin
     """Fine-tune an encoder for relations and novelty, and score it on held-out documents."""
     folder = _job("finetune", config, overrides, print_config)
     if folder:
-        from embre.launch.tables import scores_table
+        from embre.launch.tables import not_used, scores_table
 
         console.print(scores_table(folder))
+        _show_losses(not_used(folder))
         console.print(f"report: {folder}/report.html", markup=False)
         console.print(f"next: embre register {folder} --name NAME --alias champion", markup=False)
 
@@ -94,9 +95,14 @@ def evaluate(
         bool,
         typer.Option(help="Skip documents that were not predicted, as the official scorer does."),
     ] = False,
+    every_pair: Annotated[
+        bool,
+        typer.Option(help="For another corpus than BioRED: score the pairs that it leaves out."),
+    ] = False,
 ):
     """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
     from embre.corpora import read_documents
+    from embre.corpora.biored import NOT_SCORED
     from embre.launch.tables import evaluation_table
     from embre.scoring import score
     from embre.tally import Tally
@@ -112,14 +118,22 @@ def evaluate(
             f"{unknown} relations name a concept that their document does not mention, as {where}; "
             "they could not be counted as wrong: correct the identifiers"
         )
-    scores = score(gold_docs, found, official=official, tally=tally)
+    left_out = () if every_pair else NOT_SCORED
+    scores = score(gold_docs, found, official, tally, left_out)
     console.print(evaluation_table(scores))
     num_relations = sum(len(doc.relations) for doc in gold_docs)
     dropped = tally.counts["gold_relation/not_scored"]
     console.print(
         f"{len(gold_docs)} gold documents, {num_relations:,} relations; {dropped} of them are not "
-        "scored (the official counting leaves out Disease-Disease, Gene-Variant, Gene-Species)"
+        "scored"
     )
+    if dropped:
+        console.print(
+            "the official counting leaves out Disease-Disease, Gene-Variant and Gene-Species, "
+            "which BioRED does not annotate; for another corpus give --every-pair"
+        )
+    if not any(relation.novel is not None for doc in gold_docs for relation in doc.relations):
+        console.print("gold does not say what is novel: look at the two metrics without novelty")
     _show_losses(tally.lines())
 
 

@@ -1,6 +1,7 @@
 """Tables of figures for a terminal."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from embre.finetune import SCORES, table
 from embre.scoring import Score
+from embre.tally import Tally
 
 NAMES = {
     "pair": "entity pair",
@@ -27,6 +29,11 @@ def scores_table(folder: Path) -> Table:
     """The four metrics of a fine-tuning run beside the floor that needs no learning."""
     values = json.loads((folder / SCORES).read_text())
     return _table(values["dev"], values["floor"])
+
+
+def not_used(folder: Path) -> list[str]:
+    """What a fine-tuning run could not learn from or left out, a line for each reason."""
+    return Tally(Counter(json.loads((folder / SCORES).read_text())["not_used"])).lines()
 
 
 def _table(scores: Mapping[str, Any], lowest: Mapping[str, Any] | None) -> Table:

@@ -16,7 +16,10 @@ from embre.tally import Tally
 
 
 class RelationRow(BaseModel):
-    """One predicted relation; the identifiers are spelt as in the text that came in."""
+    """One predicted relation; the identifiers are spelt as in the text that came in.
+
+    `novel` is None of a model whose corpus says nothing about novelty.
+    """
 
     document: str
     type: str
@@ -24,7 +27,7 @@ class RelationRow(BaseModel):
     first: str
     second_type: str
     second: str
-    novel: bool
+    novel: bool | None = None
     probability: float
 
 
@@ -58,7 +61,7 @@ class RelationPyfunc(PythonModel):
                 first=spell(doc, relation.head),
                 second_type=relation.tail.type,
                 second=spell(doc, relation.tail),
-                novel=bool(relation.novel),
+                novel=relation.novel,
                 probability=float(relation.probability or 0.0),
             )
             for doc in predict(self.model, docs, tally)
