@@ -1,6 +1,7 @@
 """Corpora through config alone: read in their own words, trained on together, refused in time."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from io import StringIO
@@ -208,8 +209,15 @@ def test_an_own_corpus_is_learnt_scored_and_predicted(
     assert "not stated" in page and "</html>" in page
 
 
-def test_a_registered_model_without_novelty_says_so(run: Path, folder: Path) -> None:
-    found = register_run(run, "embre-mine", "champion")
+def test_a_registered_model_without_novelty_says_so(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    settings = tmp_path / "run" / "relation_model" / "config.json"
+    values = json.loads(settings.read_text())
+    values["embre"]["decision"]["thresholds"] = {OTHERS: 0.0}  # so that it predicts at all
+    settings.write_text(json.dumps(values))
+    found = register_run(tmp_path / "run", "embre-mine", "champion")
     mlflow.set_tracking_uri(found.uri)
     model = mlflow.pyfunc.load_model("models:/embre-mine@champion")
     rows = model.predict([(folder / "mine_dev.PubTator").read_text()])
