@@ -38,13 +38,19 @@ UNRELATED, NOT_NOVEL, NOVEL = 0, 1, 2
 NUM_SLOTS = 32
 
 
-class Sizes(NamedTuple):
-    """How much of a batch belongs to one pass."""
+class Grids(NamedTuple):
+    """What belongs to each of D passes, side by side, and -1 where one has less than the largest.
 
-    tokens: int
-    mentions: int
-    concepts: int
-    pairs: int
+    `tokens` (D, n) of the N tokens, `concepts` (D, c) of the C concepts, `pairs` (D, p, 2) two
+    places each in the pass's row of concepts. `rows` (P,) is where each pair lies in D · p,
+    `owners` (C,) the pass of each concept.
+    """
+
+    tokens: Tensor
+    concepts: Tensor
+    pairs: Tensor
+    rows: Tensor
+    owners: Tensor
 
 
 class Candidate(NamedTuple):
@@ -87,7 +93,7 @@ class PairBatch:
     same two. `mentions` (K, 2) are token of N and concept; `concept_types` (C,); `pairs` (P, 2)
     are concepts; `legal` (P, L) the labels allowed. `relation_labels` (P,) has 0 for None,
     `novelty_labels` (P,) is UNRELATED, NOT_NOVEL or NOVEL; both UNLABELLED where nobody knows.
-    `sizes` are the passes' shares, in order. `slot` is the place in the step (-1: empty).
+    `num_read` is N, `grids` are the passes' shares. `slot` is the place in the step (-1: empty).
     """
 
     input_ids: Tensor
@@ -102,7 +108,8 @@ class PairBatch:
     legal: Tensor
     relation_labels: Tensor
     novelty_labels: Tensor
-    sizes: tuple[Sizes, ...]
+    num_read: int
+    grids: Grids
     candidates: tuple[Candidate, ...]
     slot: int
 
@@ -132,7 +139,8 @@ class PairBatch:
         values = {name: getattr(self, name) for name in self.__slots__}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
-        return replace(self, **moved)
+        grids = Grids(*(grid.to(device, non_blocking=True) for grid in self.grids))
+        return replace(self, grids=grids, **moved)
 
 
 class _Read(NamedTuple):
@@ -241,12 +249,11 @@ class PairEncoder:
         rank that has fewer micro-batches than others.
         """
         members = members or [self._nothing()]
-        sizes = [
-            Sizes(len(m.tokens) + NUM_SPECIAL, len(m.mentions), len(m.concepts), len(m.pairs))
-            for m in members
-        ]
-        token_starts = _starts([size.tokens for size in sizes])
-        concept_starts = _starts([size.concepts for size in sizes])
+        num_tokens = [len(member.tokens) + NUM_SPECIAL for member in members]
+        num_concepts = [len(member.concepts) for member in members]
+        num_pairs = [len(member.pairs) for member in members]
+        most_pairs = max(num_pairs)
+        token_starts, concept_starts = _starts(num_tokens), _starts(num_concepts)
         strips, roles, reads = [], [], []
         for member, shift in zip(members, token_starts, strict=True):
             last = len(member.tokens) + 1
@@ -273,7 +280,16 @@ class PairEncoder:
             legal=_tensor([member.legal for member in members]).bool(),
             relation_labels=_tensor([member.relations for member in members]),
             novelty_labels=_tensor([member.novelties for member in members]),
-            sizes=tuple(sizes),
+            num_read=sum(num_tokens),
+            grids=Grids(
+                _grid([s + np.arange(n) for s, n in zip(token_starts, num_tokens, strict=True)]),
+                _grid(
+                    [s + np.arange(n) for s, n in zip(concept_starts, num_concepts, strict=True)]
+                ),
+                _grid([member.pairs for member in members]),
+                _tensor([d * most_pairs + np.arange(n) for d, n in enumerate(num_pairs)]),
+                torch.from_numpy(np.repeat(np.arange(len(members)), num_concepts)),
+            ),
             candidates=tuple(
                 Candidate(number, member.concepts[first], member.concepts[second])
                 for number, member in enumerate(members)
@@ -362,6 +378,14 @@ def _rows(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
 
 def _starts(lengths: Sequence[int]) -> np.ndarray:
     return np.cumsum([0, *lengths[:-1]]).astype(np.int64)
+
+
+def _grid(parts: Sequence[np.ndarray]) -> Tensor:
+    """Parts as rows of one tensor, with -1 after the end of the shorter ones."""
+    grid = np.full((len(parts), max(map(len, parts)), *parts[0].shape[1:]), -1, dtype=np.int64)
+    for row, part in zip(grid, parts, strict=True):
+        row[: len(part)] = part
+    return torch.from_numpy(grid)
 
 
 def _tensor(parts: Sequence[np.ndarray]) -> Tensor:

@@ -5,7 +5,7 @@ context that both attend to. Two perceptrons give the relation type (None includ
 After ATLOP (Zhou et al. 2021, arXiv 2010.11304), without order between the two concepts.
 
 Shapes: T tokens of the strip, N tokens of the passes, K mentions, C concepts, P pairs, L labels,
-H hidden size, A heads, E head size; n, k, c, p: the same of one pass.
+H hidden size, A heads, E head size; D passes; n, c, p: most tokens, concepts, pairs of one.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ from embre.config import PairConfig
 from embre.encoder import encode_strip
 from embre.entity_attention import EntityAttention
 from embre.entity_types import ENTITY_TYPES
-from embre.pairs import NOT_NOVEL, NOVEL, UNLABELLED, UNRELATED, PairBatch, Sizes
+from embre.pairs import NOT_NOVEL, NOVEL, UNLABELLED, UNRELATED, Grids, PairBatch
 from embre.relation_losses import LOSSES
 
 EMBEDDINGS_MULTIPLE = 64  # rows of the embedding matrix, for tensor cores and DeepSpeed's shards
@@ -154,7 +154,7 @@ class RelationModel(nn.Module):
             batch.longest,
             extend=extend,
         ).float()
-        num_tokens = sum(size.tokens for size in batch.sizes)
+        num_tokens = batch.num_read
         if num_tokens == len(states_TH):
             return states_TH
         times_N = torch.bincount(batch.reads, minlength=num_tokens)
@@ -181,50 +181,48 @@ class SharedContext(nn.Module):
         self.falloff_A = nn.Parameter(torch.linspace(0, STEEPEST_FALLOFF, heads))
 
     def forward(self, states_NH: Tensor, concepts_CH: Tensor, batch: PairBatch) -> Tensor:
-        """(P, H): each head's mean of the document's tokens, heads side by side."""
+        """(P, H): each head's mean of the pass's tokens, heads side by side."""
+        grids = batch.grids
         query_CAE = self.query(concepts_CH).unflatten(1, (self.heads, -1))
         key_NAE = self.key(states_NH).unflatten(1, (self.heads, -1))
         value_NAE = self.value(states_NH).unflatten(1, (self.heads, -1))
-        found, token, mention, concept, pair = [], 0, 0, 0, 0
-        for size in batch.sizes:
-            tokens = slice(token, token := token + size.tokens)
-            mentions = batch.mentions[mention : (mention := mention + size.mentions)]
-            concepts = slice(concept, concept := concept + size.concepts)
-            pairs = batch.pairs[pair : (pair := pair + size.pairs)]
-            distance_cn = log_distances(
-                mentions - mentions.new_tensor([tokens.start, concepts.start]), size
-            )
-            scores_cAn = torch.einsum("cae,nae->can", query_CAE[concepts], key_NAE[tokens]).float()
-            scores_cAn = scores_cAn / query_CAE.shape[2] ** 0.5
-            scores_cAn = scores_cAn - self.falloff_A[:, None] * distance_cn[:, None]
-            found.append(
-                attend_together(scores_cAn, value_NAE[tokens], pairs - concepts.start).flatten(1)
-            )
-        return torch.cat(found)
+        # Grids hold -1 beyond the end of a pass: the last row, which nobody looks at.
+        key_DnAE, value_DnAE = key_NAE[grids.tokens], value_NAE[grids.tokens]
+        scores_DcAn = torch.einsum("dcae,dnae->dcan", query_CAE[grids.concepts], key_DnAE).float()
+        distance_Dcn = log_distances(batch.mentions, len(concepts_CH), grids)
+        scores_DcAn = (
+            scores_DcAn / query_CAE.shape[2] ** 0.5
+            - self.falloff_A[:, None] * distance_Dcn[:, :, None]
+        ).masked_fill((grids.tokens < 0)[:, None, None], -torch.inf)
+        found_DpH = attend_together(scores_DcAn, value_DnAE, grids.pairs).flatten(2)
+        return found_DpH.flatten(0, 1)[grids.rows]
 
 
-def attend_together(scores_cAn: Tensor, value_nAE: Tensor, pairs_p2: Tensor) -> Tensor:
-    """(p, A, E) the means of values that both concepts of each pair look at.
+def attend_together(scores_DcAn: Tensor, value_DnAE: Tensor, pairs_Dp2: Tensor) -> Tensor:
+    """(D, p, A, E) the means of values that both concepts of each pair look at.
 
     In chunks that are computed again in the backward pass, so that thousands of pairs of a long
     document do not fill the memory.
     """
-    size = max(1, CHUNK_SCORES // scores_cAn[0].numel()) if len(scores_cAn) else 1
-    chunks = pairs_p2.split(size)
+    num_passes, _, heads, num_tokens = scores_DcAn.shape
+    size = max(1, CHUNK_SCORES // (num_passes * heads * num_tokens))
+    chunks = pairs_Dp2.clamp(min=0).split(size, dim=1)
     if len(chunks) <= 1:
-        return _attend(scores_cAn, value_nAE, pairs_p2)
+        return _attend(scores_DcAn, value_DnAE, chunks[0])
     parts = [
         checkpoint(
-            _attend, scores_cAn, value_nAE, chunk, use_reentrant=False, preserve_rng_state=False
+            _attend, scores_DcAn, value_DnAE, chunk, use_reentrant=False, preserve_rng_state=False
         )
         for chunk in chunks
     ]
-    return torch.cat(parts)  # type: ignore[arg-type]
+    return torch.cat(parts, dim=1)  # type: ignore[arg-type]
 
 
-def _attend(scores_cAn: Tensor, value_nAE: Tensor, pairs_p2: Tensor) -> Tensor:
-    weights_pAn = (scores_cAn[pairs_p2[:, 0]] + scores_cAn[pairs_p2[:, 1]]).softmax(2)
-    return torch.einsum("pan,nae->pae", weights_pAn.to(value_nAE.dtype), value_nAE)
+def _attend(scores_DcAn: Tensor, value_DnAE: Tensor, pairs_Dp2: Tensor) -> Tensor:
+    of_pass = torch.arange(len(pairs_Dp2), device=pairs_Dp2.device)[:, None]
+    first, second = (scores_DcAn[of_pass, pairs_Dp2[..., side]] for side in (0, 1))
+    weights_DpAn = (first + second).softmax(3)
+    return torch.einsum("dpan,dnae->dpae", weights_DpAn.to(value_DnAE.dtype), value_DnAE)
 
 
 def concept_vectors(states_NH: Tensor, mentions_K2: Tensor, num_concepts: int) -> Tensor:
@@ -241,13 +239,14 @@ def concept_vectors(states_NH: Tensor, mentions_K2: Tensor, num_concepts: int) -
     return sums_CH.log() + highest_CH
 
 
-def log_distances(mentions_k2: Tensor, size: Sizes) -> Tensor:
-    """(c, n) log(1 + tokens from the nearest mention of a concept) of one document."""
-    tokens_n = torch.arange(size.tokens, device=mentions_k2.device)
-    distance_kn = (mentions_k2[:, :1] - tokens_n).abs().float()
-    nearest_cn = distance_kn.new_full((size.concepts, size.tokens), float(size.tokens))
-    owner_kn = mentions_k2[:, 1:].expand_as(distance_kn)
-    return nearest_cn.scatter_reduce(0, owner_kn, distance_kn, "amin").log1p()
+def log_distances(mentions_K2: Tensor, num_concepts: int, grids: Grids) -> Tensor:
+    """(D, c, n) log(1 + tokens from the nearest mention of a concept), of each pass."""
+    places_Kn = grids.tokens[grids.owners[mentions_K2[:, 1]]]
+    distance_Kn = (mentions_K2[:, :1] - places_Kn).abs().float()
+    nearest_Cn = distance_Kn.new_full((num_concepts, places_Kn.shape[1]), torch.inf)
+    owner_Kn = mentions_K2[:, 1:].expand_as(distance_Kn)
+    nearest_Cn = nearest_Cn.scatter_reduce(0, owner_Kn, distance_Kn, "amin")
+    return nearest_Cn[grids.concepts].log1p()
 
 
 def perceptron(width: int, hidden: int, num_labels: int, dropout: float) -> nn.Sequential:

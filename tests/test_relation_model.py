@@ -14,7 +14,7 @@ from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.engine import TorchEngine
-from embre.pairs import NOVEL, PairBatch
+from embre.pairs import NOVEL, Grids, PairBatch
 from embre.relation_folder import LoadedModel
 from embre.relation_model import concept_vectors, log_distances
 from embre.scoring import METRICS, score
@@ -174,7 +174,7 @@ def test_a_document_in_windows(folder: Path) -> None:
     """A document in windows has the same pairs; one read twice gives what one read once gives."""
     whole, cut = tiny_relation_model(folder, 128), tiny_relation_model(folder, 14, 6)
     batch = batch_of(cut, DOCS)
-    assert len(batch.boundaries) - 1 > len(batch.sizes) == 2
+    assert len(batch.boundaries) - 1 > len(batch.grids.tokens) == 2
     found, expected = cut.model.probabilities(batch), batch_of(whole, DOCS)
     assert found.types.shape == whole.model.probabilities(expected).types.shape
     twice = batch_of(whole, DOCS[:1])
@@ -209,9 +209,12 @@ def test_pooling_and_distances_of_concepts() -> None:
     mentions = torch.tensor([[0, 0], [2, 0], [3, 1]])
     expected = torch.stack([torch.logsumexp(states[[0, 2]], 0), states[3]])
     assert_close(concept_vectors(states, mentions, 2), expected)
-    size = relation_model.Sizes(tokens=4, mentions=3, concepts=2, pairs=1)
-    nearest = torch.tensor([[0.0, 1.0, 0.0, 1.0], [3.0, 2.0, 1.0, 0.0]])
-    assert_close(log_distances(mentions, size), nearest.log1p())
+    tokens, concepts = torch.tensor([[0, 1, 2], [3, -1, -1]]), torch.tensor([[0, -1], [1, -1]])
+    grids = Grids(tokens, concepts, concepts, concepts, owners=torch.tensor([0, 1]))
+    mentions = torch.tensor([[0, 0], [2, 0], [3, 1]])
+    found = log_distances(mentions, 2, grids)
+    assert_close(found[0, 0], torch.tensor([0.0, 1.0, 0.0]).log1p())
+    assert_close(found[1, 0, :1], torch.zeros(1))
 
 
 def test_a_window_too_long_for_the_encoder_is_refused(folder: Path) -> None:
