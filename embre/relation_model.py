@@ -206,14 +206,14 @@ def attend_together(scores_DcAn: Tensor, value_DnAE: Tensor, pairs_Dp2: Tensor) 
     """
     num_passes, _, heads, num_tokens = scores_DcAn.shape
     size = max(1, CHUNK_SCORES // (num_passes * heads * num_tokens))
-    chunks = pairs_Dp2.clamp(min=0).split(size, dim=1)
-    if len(chunks) <= 1:
-        return _attend(scores_DcAn, value_DnAE, chunks[0])
+    pairs_Dp2 = pairs_Dp2.clamp(min=0)
+    if pairs_Dp2.shape[1] <= size:
+        return _attend(scores_DcAn, value_DnAE, pairs_Dp2)
     parts = [
         checkpoint(
             _attend, scores_DcAn, value_DnAE, chunk, use_reentrant=False, preserve_rng_state=False
         )
-        for chunk in chunks
+        for chunk in pairs_Dp2.split(size, dim=1)
     ]
     return torch.cat(parts, dim=1)  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +23,7 @@ from embre.study import (
 )
 from embre.workers import OneProcess, Processes, Workers
 
+TABLE_EVERY_S = 60
 LOG = "study.log"  # in a run's folder: what it printed
 
 
@@ -34,31 +36,35 @@ class Done(NamedTuple):
 
 
 def carry_out_study(study: StudyConfig, workers: Workers, console: Console) -> Path:
-    """Run what is not done yet, encoders first, and write the table after every run.
+    """Run what is not done yet, encoders first, and write the table now and then.
 
     Returns the table's path. Runs that fail are named and the others go on; raises RunFailed at
     the end where there were any.
     """
     plan = [("pretraining", pretraining_runs(study)), ("fine-tuning", finetuning_runs(study))]
     failed: list[Done] = []
+    written = time.monotonic()
     for what, runs in plan:
         left = [run for run in runs if not is_done(run)]
         console.print(f"{what}: {len(runs) - len(left)} of {len(runs)} runs are done")
         for done in workers.run(carry_out_run, _calls(left)):
-            write_results(study)
+            if time.monotonic() - written > TABLE_EVERY_S:
+                write_results(study)
+                written = time.monotonic()
             if done.code:
                 failed.append(done)
             said = f"failed ({done.code}): {done.last_words}" if done.code else "done"
             console.print(f"  {done.name}: {said}", markup=False)
         if failed:  # what needs an encoder that is not there would fail too
             break
+    table = write_results(study)
     if failed:
         folder = study_folder(study)
         raise RunFailed(
             f"{len(failed)} runs failed, as {failed[0].name}: {failed[0].last_words}; see "
             f"{folder}/{failed[0].name}/{LOG}; the same command runs what is not done"
         )
-    return write_results(study)
+    return table
 
 
 def carry_out_run(kind: str, folder: str) -> Done:
