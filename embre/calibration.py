@@ -160,9 +160,7 @@ def _fit_thresholds(
     """
     gold = pairs.relation_labels != 0
     likeliest = pairs.types.argmax(1)
-    agree = np.isnan(pairs.novel) | (pairs.novelty_labels < 0)
-    agree |= (pairs.novel >= 0.5) == (pairs.novelty_labels == 1)
-    right = (pairs.relation_labels == likeliest + 1) & agree
+    right = pairs.right["all"]
     totals = [int((pairs.relation_labels == 1 + t).sum()) for t in range(pairs.types.shape[1])]
     own = [t for t, total in enumerate(totals) if total >= ENOUGH]
     groups = {t: likeliest == t for t in own} | {-1: ~np.isin(likeliest, own)}

@@ -1,17 +1,16 @@
 """One HTML file in which a curator reads predicted relations beside their text, and beside gold."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 
-from embre.document import Concept, Document, Mention, Passage, Relation
-
-OUTCOMES = ("correct", "wrong type", "wrong novelty", "spurious", "missed")
+from embre.document import Concept, Document, Passage
+from embre.verdicts import OUTCOMES, Verdict, concept_names, judge
 
 # Hues in degrees of OKLCH; lightness and chroma are the page's, so that contrast holds in the
 # dark as well. A name that is not here takes the next hue by the golden angle.
@@ -35,40 +34,6 @@ RELATION_HUES = {
 }
 
 
-class Verdict(NamedTuple):
-    """A relation, how it fares against gold ('' where nothing judges it), and its counterpart."""
-
-    relation: Relation
-    outcome: str
-    gold: Relation | None = None
-
-
-def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdict]:
-    """Pair each predicted relation with at most one of gold; what gold has left over is missed.
-
-    Novelty counts only where both sides state it.
-    """
-    left: defaultdict[tuple[Concept, Concept], list[Relation]] = defaultdict(list)
-    for relation in gold:
-        left[relation.pair].append(relation)
-    verdicts, mismatched = [], []
-    for relation in predicted:
-        same = next((g for g in left[relation.pair] if g.type == relation.type), None)
-        if same is None:
-            mismatched.append(relation)
-            continue
-        left[relation.pair].remove(same)
-        disagree = None not in (relation.novel, same.novel) and relation.novel != same.novel
-        verdicts.append(Verdict(relation, "wrong novelty" if disagree else "correct", same))
-    # Only after all equal types are taken: a wrong type must not use up another's right answer.
-    for relation in mismatched:
-        if left[relation.pair]:
-            verdicts.append(Verdict(relation, "wrong type", left[relation.pair].pop(0)))
-        else:
-            verdicts.append(Verdict(relation, "spurious"))
-    return verdicts + [Verdict(g, "missed") for remaining in left.values() for g in remaining]
-
-
 def pieces(doc: Document, passage: Passage) -> list[tuple[str, list[int]]]:
     """A passage cut wherever a mention begins or ends, each piece with the mentions that cover it.
 
@@ -89,15 +54,6 @@ def pieces(doc: Document, passage: Passage) -> list[tuple[str, list[int]]]:
         (doc.text[low:high], [number for number, m in inside if m.start <= low and high <= m.end])
         for low, high in zip(cuts, cuts[1:], strict=False)
     ]
-
-
-def concept_names(mentions: Iterable[Mention]) -> dict[Concept, str]:
-    """The most frequent surface form of each concept, the earlier one where two are as frequent."""
-    forms: defaultdict[Concept, Counter[str]] = defaultdict(Counter)
-    for mention in mentions:
-        for concept in mention.concepts:
-            forms[concept][mention.text] += 1
-    return {concept: counts.most_common(1)[0][0] for concept, counts in forms.items()}
 
 
 def document_view(doc: Document, gold: Document | None = None) -> dict[str, Any]:

@@ -61,6 +61,20 @@ class ScoredPairs:
         """The two entity types of each pair in order of the alphabet, as `Chemical Disease`."""
         return [" ".join(sorted((a.type, b.type))) for a, b in self.concepts]
 
+    @property
+    def right(self) -> dict[str, np.ndarray]:
+        """For the metrics `pair`, `pair_type` and `all` (P,) whether the pair with its likeliest
+        type and novelty is gold. Novelty counts only where both sides state it."""
+        likeliest = self.types.argmax(1) if len(self) else np.zeros(0, dtype=np.int64)
+        same_type = self.relation_labels == likeliest + 1
+        agree = np.isnan(self.novel) | (self.novelty_labels < 0)
+        agree |= (self.novel >= 0.5) == (self.novelty_labels == 1)
+        return {
+            "pair": self.relation_labels != 0,
+            "pair_type": same_type,
+            "all": same_type & agree,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

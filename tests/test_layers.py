@@ -11,17 +11,18 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = """
 - document tally entity_types relation_schema config world faults durable workers gather
   interrupts
-- corpora demo_corpus demo_wording scoring marked_text
+- corpora demo_corpus demo_wording scoring verdicts sentences meeting marked_text
 - data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards entities
   examples masking batch stream loader masked_documents markers pairs document_loader
   training_corpora scored_pairs calibration inputs held_out joining parts selection
   concept_counts work_folder shard_order shard_tokenizer shard_tables shard_statistics
   shard_check shard_documents concept_hash mention_columns mention_row co_occurrence bootstrap
+  breakdown precision_recall
 - strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads
   identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model
   relation_folder decode entity_attention relation_losses
 - training_state curves flops engine engine_deepspeed engines checkpoints job tracking report
-  dataset_card study_plot
+  dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train
 - sharding shard_tasks pretrain finetune probe_shards predict register study
 - launch demo
@@ -37,7 +38,7 @@ DOORS = {
     "numba": {"gather", "word_table", "corpora"},
     "typer": {"launch"},
     "jinja2": {"report"},
-    "matplotlib": {"dataset_card", "curves", "study_plot"},
+    "matplotlib": {"dataset_card", "curves", "study_plot", "evaluation_plots"},
 }
 
 

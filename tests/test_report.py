@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embre.document import Concept, Document, Mention, Passage, Relation
-from embre.report import document_view, judge, pieces, report_view, write_report
+from embre.report import document_view, pieces, report_view, write_report
 
 BRAF = Concept("Gene", "673")
 MELANOMA = Concept("Disease", "D008545")
@@ -32,31 +32,6 @@ def document(doc_id: str, *relations: Relation, text: str = HOSTILE) -> Document
 
 def relation(head: Concept, tail: Concept, type: str, novel: bool | None, p: float | None = None):
     return Relation(head, tail, type, novel, p)
-
-
-def outcomes(predicted: list[Relation], gold: list[Relation]) -> list[str]:
-    return [verdict.outcome for verdict in judge(predicted, gold)]
-
-
-@pytest.mark.parametrize(
-    ("predicted", "gold", "expected"),
-    [
-        ([(BRAF, DRUG, "Bind", True)], [(DRUG, BRAF, "Bind", True)], ["correct"]),
-        ([(BRAF, DRUG, "Bind", True)], [(BRAF, DRUG, "Bind", False)], ["wrong novelty"]),
-        ([(BRAF, DRUG, "Bind", None)], [(BRAF, DRUG, "Bind", False)], ["correct"]),
-        ([(BRAF, DRUG, "Bind", True)], [(BRAF, DRUG, "Association", True)], ["wrong type"]),
-        ([(BRAF, DRUG, "Bind", True)], [], ["spurious"]),
-        ([], [(BRAF, DRUG, "Bind", True)], ["missed"]),
-    ],
-)
-def test_each_error_class_is_told_apart(predicted, gold, expected):
-    assert outcomes([Relation(*p) for p in predicted], [Relation(*g) for g in gold]) == expected
-
-
-def test_a_wrong_type_does_not_use_up_the_right_answer_of_its_pair():
-    gold = [relation(BRAF, DRUG, "Bind", True)]
-    predicted = [relation(BRAF, DRUG, "Association", True), relation(BRAF, DRUG, "Bind", True)]
-    assert sorted(outcomes(predicted, gold)) == ["correct", "spurious"]
 
 
 def test_an_unread_gold_document_is_all_missed_and_an_unjudged_one_has_no_outcomes():

@@ -1,0 +1,194 @@
+"""All that is measured of predicted documents against gold ones, and the files it is written to."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from embre import breakdown
+from embre.bootstrap import document_counts, interval
+from embre.breakdown import Confusion, Error, Groups
+from embre.calibration import Reliability, reliability
+from embre.document import Document
+from embre.evaluation_plots import plot_confusion, plot_curves, plot_reliability
+from embre.precision_recall import Curve, curve, ranked_pairs, ranked_relations
+from embre.relation_schema import RelationSchema
+from embre.scored_pairs import ScoredPairs
+from embre.scoring import Score, score
+
+EVALUATION, ERRORS = "evaluation.json", "errors.tsv"
+CURVES, CONFUSION, RELIABILITY = "precision_recall.png", "confusion.png", "reliability.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluate_documents` finds.
+
+    `intervals` are the 95 % ones of the four F1, `groups` the scores by grouping, group and metric.
+    `curves` are those of `pair`, `pair_type` and `all`; they and `reliability` are empty and None
+    without probabilities. `of_candidates` says whether both are over all candidate pairs; else
+    they are over the predicted relations and know nothing of what was not predicted.
+    """
+
+    num_documents: int
+    scores: dict[str, Score]
+    intervals: dict[str, tuple[float, float]]
+    groups: dict[str, Groups]
+    confusion: Confusion
+    curves: dict[str, Curve]
+    reliability: Reliability | None
+    of_candidates: bool
+    errors: list[Error]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; see docs/FORMATS.md. Errors stand in their own file."""
+        found = self.reliability
+        return {
+            "documents": self.num_documents,
+            "scores": {
+                metric: _rates(scores)
+                | {"f1_95": [round(end, 4) for end in self.intervals[metric]]}
+                for metric, scores in self.scores.items()
+            },
+            "groups": {
+                grouping: {
+                    group: {metric: _rates(scores) for metric, scores in by_metric.items()}
+                    for group, by_metric in groups.items()
+                }
+                for grouping, groups in self.groups.items()
+            },
+            "confusion": {
+                "labels": self.confusion.labels,
+                "counts": self.confusion.counts.tolist(),
+            },
+            "of_candidates": self.of_candidates,
+            "average_precision": {
+                metric: round(found.average_precision, 4) for metric, found in self.curves.items()
+            },
+            "reliability": found
+            and {
+                "ece": round(found.ece, 4),
+                "bins": [
+                    {"pairs": int(count), "predicted": round(p, 4), "observed": round(o, 4)}
+                    for count, p, o in zip(
+                        found.counts, found.predicted.tolist(), found.observed.tolist(), strict=True
+                    )
+                    if count
+                ],
+            },
+        }
+
+
+def evaluate_documents(
+    gold: Sequence[Document],
+    predicted: Sequence[Document],
+    schema: RelationSchema | None = None,
+    training: Sequence[Document] | None = None,
+    scored: ScoredPairs | None = None,
+    official: bool = False,
+) -> Evaluation:
+    """Score predicted documents in every way that there is data for.
+
+    `schema` names the candidates among which nobody sees a relation; `training` are the documents
+    that were learnt from; `scored` are the candidate pairs of the gold documents in their order,
+    with probabilities as they are to be judged (after calibration). With `official`, gold documents
+    that were not predicted are left out.
+    """
+    if official:
+        have = {doc.doc_id for doc in predicted}
+        gold = [doc for doc in gold if doc.doc_id in have]
+    scores = score(gold, predicted)
+    groups = {
+        "relation type": breakdown.by_relation_type(gold, predicted),
+        "types of the pair": breakdown.by_pair_type(gold, predicted),
+        "distance": breakdown.by_distance(gold, predicted),
+        "mentions of the rarer concept": breakdown.by_mentions(gold, predicted),
+    }
+    if training is not None:
+        groups["seen in training"] = breakdown.by_seen(gold, predicted, training)
+    ranked = ranked_relations(gold, predicted) if scored is None else ranked_pairs(scored)
+    curves = {
+        metric: curve(*found, scores[metric].tp + scores[metric].fn)
+        for metric, found in ranked.items()
+        if len(found[0])
+    }
+    counts = document_counts(gold, predicted)
+    return Evaluation(
+        num_documents=len(gold),
+        scores=scores,
+        intervals={metric: interval(found) for metric, found in counts.items()},
+        groups=groups,
+        confusion=breakdown.confusion(gold, predicted, schema),
+        curves=curves,
+        reliability=reliability(*ranked["pair"]) if curves else None,
+        of_candidates=scored is not None,
+        errors=breakdown.errors(gold, predicted, _probabilities(gold, scored)),
+    )
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> list[Path]:
+    """Write the numbers, the errors and the plots that there are; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=1))
+    with (folder / ERRORS).open("w", encoding="utf-8", newline="") as file:
+        rows = [_row(error) for error in evaluation.errors]
+        names = list(rows[0]) if rows else ["document", "outcome"]
+        writer = csv.DictWriter(file, names, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    plot_confusion(folder / CONFUSION, evaluation.confusion)
+    written = [EVALUATION, ERRORS, CONFUSION]
+    if evaluation.curves:
+        points = {metric: (s.recall, s.precision) for metric, s in evaluation.scores.items()}
+        plot_curves(folder / CURVES, evaluation.curves, points)
+        written.append(CURVES)
+    if evaluation.reliability:
+        plot_reliability(folder / RELIABILITY, evaluation.reliability)
+        written.append(RELIABILITY)
+    return [folder / name for name in written]
+
+
+def _probabilities(
+    gold: Sequence[Document], scored: ScoredPairs | None
+) -> Mapping[tuple[str, breakdown.Pair], float]:
+    if scored is None:
+        return {}
+    if scored.num_documents != len(gold):
+        raise ValueError(
+            f"pairs of {scored.num_documents} documents are not those of {len(gold)} gold ones"
+        )
+    return {
+        (gold[number].doc_id, pair): probability
+        for number, pair, probability in zip(
+            scored.documents.tolist(), scored.concepts, scored.related.tolist(), strict=True
+        )
+    }
+
+
+def _rates(found: Score) -> dict[str, Any]:
+    rates = {key: round(getattr(found, key), 4) for key in ("precision", "recall", "f1")}
+    return {**asdict(found), **rates}
+
+
+def _row(error: Error) -> dict[str, str]:
+    novelty = {None: "", True: "Novel", False: "No"}
+    return {
+        "document": error.doc_id,
+        "outcome": error.outcome,
+        "concept 1": str(error.first),
+        "name 1": _plain(error.first_name),
+        "concept 2": str(error.second),
+        "name 2": _plain(error.second_name),
+        "gold type": error.gold_type,
+        "gold novelty": novelty[error.gold_novel],
+        "predicted type": error.predicted_type,
+        "predicted novelty": novelty[error.predicted_novel],
+        "probability": "" if error.probability is None else f"{error.probability:.4f}",
+        "text": _plain(error.text),
+    }
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())

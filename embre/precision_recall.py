@@ -1,0 +1,81 @@
+"""What is found, and how much of it is right, as less and less confidence is asked for.
+
+Shapes: P pairs, n pairs or relations that are ranked, k points of a curve.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embre.document import Document, Relation
+from embre.relation_schema import NONE
+from embre.scored_pairs import Decision, ScoredPairs
+from embre.scoring import is_scored
+from embre.verdicts import judged
+
+MOST_POINTS = 300  # of a curve: more would look the same
+Ranked = tuple[np.ndarray, np.ndarray]  # confidence (n,) and what is right (n,)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Precision (k,) at recall (k,), from the most confident on; their `average_precision`."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    average_precision: float
+
+
+def curve(confidence: np.ndarray, right: np.ndarray, num_gold: int) -> Curve:
+    """Precision and recall as the least confidence (n,) falls; `right` (n,) says what is gold.
+
+    Average precision is the sum of precision times the gain in recall, without interpolation. What
+    nobody ranks is never found, so recall may end below one.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    last_of_equals = np.flatnonzero(np.diff(np.r_[confidence[order], -np.inf]) < 0)
+    tp = np.cumsum(right[order])[last_of_equals]
+    precision = tp / (last_of_equals + 1)
+    recall = tp / max(num_gold, 1)
+    average = float(np.sum(precision * np.diff(np.r_[0.0, recall])))
+    few = slice(None)
+    if len(tp) > MOST_POINTS:
+        few = np.linspace(0, len(tp) - 1, MOST_POINTS).round().astype(np.int64)
+    return Curve(precision[few], recall[few], average)
+
+
+def ranked_pairs(pairs: ScoredPairs) -> dict[str, Ranked]:
+    """Confidence (n,) and whether it is right (n,) for `pair`, `pair_type` and `all`: all pairs,
+    by the probability that all that the metric asks for is right."""
+    inside = np.array(
+        [is_scored(Relation(*pair, type=NONE)) for pair in pairs.concepts], dtype=bool
+    )
+    pairs = pairs.of(inside)
+    typed = pairs.related * pairs.types.max(1, initial=0.0)
+    confidence = {
+        "pair": pairs.related,
+        "pair_type": typed,
+        "all": Decision(joint=True).confidence(pairs),
+    }
+    return {metric: (confidence[metric], right) for metric, right in pairs.right.items()}
+
+
+def ranked_relations(gold: Sequence[Document], predicted: Sequence[Document]) -> dict[str, Ranked]:
+    """The same of the predicted relations that have a probability, all by that."""
+    rows = [
+        (verdict.relation.probability, verdict.outcome)
+        for _, verdicts in judged(gold, predicted)
+        for verdict in verdicts
+        if verdict.outcome != "missed" and verdict.relation.probability is not None
+    ]
+    confidence = np.array([probability for probability, _ in rows], dtype=np.float64)
+    right = {
+        "pair": ("correct", "wrong novelty", "wrong type"),
+        "pair_type": ("correct", "wrong novelty"),
+        "all": ("correct",),
+    }
+    return {
+        metric: (confidence, np.array([outcome in these for _, outcome in rows], dtype=bool))
+        for metric, these in right.items()
+    }

@@ -1,0 +1,38 @@
+"""Where the sentences of a document are, by a few rules that hold for abstracts."""
+
+import re
+from bisect import bisect_right
+
+from embre.document import Document
+
+# An end mark, closing brackets and quotes, white space, and then something that may begin one.
+_BREAK = re.compile(r"[.!?][)\]\"'”’]*\s+(?=[\"'“‘(\[]*[A-Z0-9])")
+# What ends in a full stop and goes on: "vs. Placebo", "E. coli", "Fig. 2".
+_GOES_ON = re.compile(
+    r"(?:\b(?:vs|al|i\.e|e\.g|cf|ca|approx|Fig|Figs|Dr|Mr|Mrs|Ms|No|Nos|St|spp?|subsp|var|resp|Eq)"
+    r"|(?<![\w.])[A-Z])\.$"
+)
+
+
+def sentence_starts(doc: Document) -> list[int]:
+    """The characters at which sentences start, rising. Every passage starts one; no mention is
+    cut."""
+    starts = {passage.start for passage in doc.passages} | {0}
+    inside = {place for mention in doc.mentions for place in range(mention.start + 1, mention.end)}
+    for passage in doc.passages:
+        for found in _BREAK.finditer(doc.text, passage.start, passage.end):
+            mark = doc.text[max(found.start() - 12, passage.start) : found.start() + 1]
+            if found.end() not in inside and not _GOES_ON.search(mark):
+                starts.add(found.end())
+    return sorted(starts)
+
+
+def sentence_of(starts: list[int], place: int) -> int:
+    """The number of the sentence that a character stands in."""
+    return max(bisect_right(starts, place) - 1, 0)
+
+
+def sentence_text(doc: Document, starts: list[int], number: int) -> str:
+    """The words of a sentence."""
+    ends = [*starts[1:], len(doc.text)]
+    return doc.text[starts[number] : ends[number]].strip()
