@@ -5,10 +5,11 @@ tp, fp and fn of each document for one metric; those of several runs are (N, D, 
 such a system is the mean of their F1, which is what tables of several seeds show.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
+from embre.corpora.biored import NOT_SCORED
 from embre.document import Document
 from embre.scoring import score_documents
 
@@ -17,11 +18,14 @@ PAIRED_SAMPLES = 10_000  # of a p-value, which is wanted to 0.001
 
 
 def document_counts(
-    gold: Iterable[Document], predicted: Iterable[Document], official: bool = False
+    gold: Iterable[Document],
+    predicted: Iterable[Document],
+    official: bool = False,
+    not_scored: Collection[tuple[str, str]] = NOT_SCORED,
 ) -> dict[str, np.ndarray]:
     """For each metric the counts (D, 3) of the gold documents in their order; their sum is
     `scoring.score`."""
-    by_document = score_documents(gold, predicted, official)
+    by_document = score_documents(gold, predicted, official, not_scored=not_scored)
     return {
         metric: np.array([(s.tp, s.fp, s.fn) for s in scores], dtype=np.int64).reshape(-1, 3)
         for metric, scores in by_document.items()

@@ -1,7 +1,8 @@
 """A score taken apart: in groups of relations, as a confusion matrix, as single errors.
 
 Gold documents decide: text and mentions are read from them, and a predicted document that gold
-lacks is left out. Relations that the official counting leaves out are left out here too.
+lacks is left out. All relations count: take those that a scorer leaves out away before
+(`scoring.only_scored`).
 """
 
 from collections import Counter, defaultdict
@@ -13,7 +14,7 @@ import numpy as np
 from embre.document import Concept, Document, Relation
 from embre.meeting import Pair, Places
 from embre.relation_schema import NONE, RelationSchema
-from embre.scoring import METRICS, Score, is_scored, score
+from embre.scoring import Score, score
 from embre.verdicts import Verdict, concept_names, judged, sides
 
 Groups = dict[str, dict[str, Score]]  # group → metric → score
@@ -122,7 +123,9 @@ def confusion(
         if schema is not None:
             taken = {verdict.relation.pair for verdict in verdicts}
             candidates = {
-                pair for pair in schema.candidates(doc) if is_scored(Relation(*pair, type=NONE))
+                pair
+                for pair in schema.candidates(doc)
+                if (pair[0].type, pair[1].type) not in schema.not_scored
             }
             cells[NONE, NONE] += len(candidates - taken)
     known = schema.relation_types if schema else ()
@@ -186,7 +189,7 @@ def _grouped(
             if (true := by_id.get(doc.doc_id)) is None:
                 continue
             relations: defaultdict[str, list[Relation]] = defaultdict(list)
-            for relation in filter(is_scored, doc.relations):
+            for relation in doc.relations:
                 relations[group_of(true, relation)].append(relation)
             for name, some in relations.items():
                 parts[name][side].append(replace(doc, relations=tuple(some)))
@@ -200,8 +203,7 @@ def _scores(gold: list[Document], predicted: list[Document]) -> dict[str, Score]
     """Gold has every document that the prediction has, or its relations would not count."""
     have = {doc.doc_id for doc in gold}
     empty = [replace(doc, relations=()) for doc in predicted if doc.doc_id not in have]
-    found = score([*gold, *empty], predicted)
-    return {metric: found[metric] for metric in METRICS}
+    return score([*gold, *empty], predicted, not_scored=())
 
 
 def _ordered(groups: Groups, names: Sequence[str]) -> Groups:

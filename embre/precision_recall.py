@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embre.document import Document, Relation
-from embre.relation_schema import NONE
+from embre.document import Document
 from embre.scored_pairs import Decision, ScoredPairs
-from embre.scoring import is_scored
 from embre.verdicts import judged
 
 MOST_POINTS = 300  # of a curve: more would look the same
@@ -48,10 +46,6 @@ def curve(confidence: np.ndarray, right: np.ndarray, num_gold: int) -> Curve:
 def ranked_pairs(pairs: ScoredPairs) -> dict[str, Ranked]:
     """Confidence (n,) and whether it is right (n,) for `pair`, `pair_type` and `all`: all pairs,
     by the probability that all that the metric asks for is right."""
-    inside = np.array(
-        [is_scored(Relation(*pair, type=NONE)) for pair in pairs.concepts], dtype=bool
-    )
-    pairs = pairs.of(inside)
     typed = pairs.related * pairs.types.max(1, initial=0.0)
     confidence = {
         "pair": pairs.related,

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from embre.document import Concept, Document, Passage
+from embre.evaluation import Evaluation
+from embre.evaluation_section import evaluation_view
 from embre.verdicts import OUTCOMES, Verdict, concept_names, judge
 
 # Hues in degrees of OKLCH; lightness and chroma are the page's, so that contrast holds in the
@@ -136,8 +137,10 @@ def write_report(
     gold: Sequence[Document] | None = None,
     title: str = "Relations and novelty",
     facts: Mapping[str, str] = {},
+    evaluation: Evaluation | None = None,
 ) -> None:
-    """Write the page. It asks the network for nothing; `facts` stand beside the totals."""
+    """Write the page. It asks the network for nothing; `facts` stand beside the totals, and an
+    evaluation in a part of its own, folded at first."""
     view = report_view(predicted, gold)
     novelties = [r.novel for doc in predicted for r in doc.relations if r.novel is not None]
     totals = {
@@ -146,7 +149,16 @@ def write_report(
         "relations": f"{sum(len(doc.relations) for doc in predicted):,}",
         "novel": f"{sum(novelties) / len(novelties):.0%}" if novelties else "not stated",
     }
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = jinja2.Environment(
+        loader=jinja2.PackageLoader("embre", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     page.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    template = page.from_string(files("embre").joinpath("report.html.j2").read_text("utf-8"))
-    path.write_text(template.render(title=title, totals=totals, facts=facts, view=view), "utf-8")
+    shown = evaluation and evaluation_view(evaluation)
+    filled = page.get_template("report.html.j2").render(
+        title=title, totals=totals, facts=facts, view=view, evaluation=shown
+    )
+    path.write_text(filled, "utf-8")

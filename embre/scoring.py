@@ -102,6 +102,16 @@ def is_scored(relation: Relation, not_scored: Collection[tuple[str, str]] = NOT_
     return (first.type, second.type) not in not_scored
 
 
+def only_scored(
+    docs: Iterable[Document], not_scored: Collection[tuple[str, str]] = NOT_SCORED
+) -> list[Document]:
+    """The documents without the relations that such a scorer leaves out."""
+    return [
+        replace(doc, relations=tuple(r for r in doc.relations if is_scored(r, not_scored)))
+        for doc in docs
+    ]
+
+
 def floor(gold: Iterable[Document], schema: RelationSchema) -> list[Document]:
     """The trivial system: every legal candidate pair has the first type that it may have, and is
     novel where the corpus says what is. In BioRED: a novel Association."""

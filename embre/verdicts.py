@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from embre.document import Concept, Document, Mention, Relation
-from embre.scoring import is_scored
 
 OUTCOMES = ("correct", "wrong type", "wrong novelty", "spurious", "missed")
 
@@ -47,15 +46,9 @@ def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdi
 def judged(
     gold: Sequence[Document], predicted: Sequence[Document]
 ) -> list[tuple[Document, list[Verdict]]]:
-    """Each gold document with the verdicts on its scored relations."""
+    """Each gold document with the verdicts on its relations."""
     said = {doc.doc_id: doc.relations for doc in predicted}
-    return [
-        (
-            doc,
-            judge(filter(is_scored, said.get(doc.doc_id, ())), filter(is_scored, doc.relations)),
-        )
-        for doc in gold
-    ]
+    return [(doc, judge(said.get(doc.doc_id, ()), doc.relations)) for doc in gold]
 
 
 def sides(verdict: Verdict) -> tuple[Relation | None, Relation | None]:

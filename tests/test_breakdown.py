@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from embre import breakdown
 from embre.corpora.biored import SCHEMA
 from embre.document import Concept, Document, Mention, Passage, Relation
-from embre.scoring import METRICS, Score, score
+from embre.scoring import METRICS, Score, only_scored, score
 
 CONCEPTS = [Concept(kind, str(n)) for kind in ("Gene", "Disease", "Chemical") for n in range(3)]
 WORDS = "One rises. Two falls. Three stays. Four goes. Five comes."
@@ -68,7 +68,7 @@ def corpus(seed: int) -> tuple[list[Document], list[Document]]:
     rng = random.Random(seed)
     gold = [made(rng, str(n)) for n in range(6)]
     predicted = [perturbed(rng, doc) for doc in gold if rng.random() < 0.9]
-    return gold, [*predicted, made(rng, "unknown")]
+    return only_scored(gold), only_scored([*predicted, made(rng, "unknown")])
 
 
 def total(groups: breakdown.Groups, metric: str) -> Score:

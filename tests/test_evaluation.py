@@ -12,7 +12,7 @@ from embre.corpora.biored import SCHEMA
 from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.evaluation import ERRORS, EVALUATION, evaluate_documents, write_evaluation
-from embre.pairs import label_pairs
+from embre.pairs import NOVEL, UNLABELLED, label_pairs
 from embre.scored_pairs import Decision, ScoredPairs, decide
 from embre.scoring import score
 from embre.tally import Tally
@@ -43,7 +43,7 @@ def scored(gold: list[Document]) -> ScoredPairs:
         types / types.sum(1, keepdims=True),
         rng.random(size),
         relations,
-        novelties,
+        np.where(novelties > 0, novelties == NOVEL, UNLABELLED),
     )
 
 
@@ -63,6 +63,8 @@ def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
         "all",
     }
     assert found.curves["pair"].recall[-1] == 1.0
+    for metric, right in scored.right.items():
+        assert right[scored.related >= 0.5].sum() == found.scores[metric].tp
     assert found.reliability and found.reliability.counts.sum() == len(scored)
     missed = [error for error in found.errors if error.outcome == "missed"]
     assert missed and all(error.probability is not None for error in missed)

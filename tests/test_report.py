@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from embre.document import Concept, Document, Mention, Passage, Relation
+from embre.evaluation import evaluate_documents
 from embre.report import document_view, pieces, report_view, write_report
 
 BRAF = Concept("Gene", "673")
@@ -147,3 +148,23 @@ def test_a_browser_draws_the_chosen_document(tmp_path: Path):
     (row,) = re.findall(r"<tr data-relation=.*?</tr>", dom, re.DOTALL)
     assert "melanoma" in row and "Positive Correlation" in row and "0.93" in row
     assert "correct" in row and dom.count("<svg") == 1
+
+
+def test_an_evaluation_has_a_part_of_its_own_and_asks_the_network_for_nothing(tmp_path):
+    gold = [document("1", relation(BRAF, MELANOMA, "Association", True))]
+    said = [document("1", relation(BRAF, MELANOMA, "Bind", True, 0.7))]
+    path = tmp_path / "report.html"
+    write_report(path, said, gold, evaluation=evaluate_documents(gold, said, training=gold))
+    page = path.read_text("utf-8")
+    assert '<details class="evaluation">' in page and "1 wrong type" in page
+    assert page.count("<svg ") == 2 and "Seen in training" in page
+    assert not re.search(r"\b(src|srcset|href)=[\"'](?!#)|@import|url\(", page)
+    write_report(path, said, gold)
+    assert '<details class="evaluation">' not in path.read_text("utf-8")
+
+
+def test_an_evaluation_of_nothing_found_can_be_shown(tmp_path):
+    gold = [document("1"), document("2")]
+    path = tmp_path / "report.html"
+    write_report(path, gold, gold, evaluation=evaluate_documents(gold, gold))
+    assert "Not right: nothing" in path.read_text("utf-8")

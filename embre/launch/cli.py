@@ -91,6 +91,15 @@ def study(
 def evaluate(
     gold: Annotated[Path, typer.Option(help="File or folder of annotated documents.")],
     pred: Annotated[Path, typer.Option(help="File or folder of predicted documents.")],
+    train: Annotated[
+        Path | None, typer.Option(help="Documents learnt from: tells seen concepts from new ones.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for all numbers, errors, plots and a report.")
+    ] = None,
+    other: Annotated[
+        Path | None, typer.Option(help="Documents predicted by another system, to compare.")
+    ] = None,
     official: Annotated[
         bool,
         typer.Option(help="Skip documents that were not predicted, as the official scorer does."),
@@ -101,40 +110,11 @@ def evaluate(
     ] = False,
 ):
     """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
-    from embre.corpora import read_documents
-    from embre.corpora.biored import NOT_SCORED
-    from embre.launch.tables import evaluation_table
-    from embre.scoring import score
-    from embre.tally import Tally
+    from embre.launch.evaluating import Request, run_evaluation
 
-    tally = Tally()
-    gold_docs, found = list(read_documents(gold, tally)), list(read_documents(pred, tally))
-    for path, docs in ((gold, gold_docs), (pred, found)):
-        if not docs:
-            raise ValueError(f"{path}: no document in it")
-    if unknown := tally.counts["relation/unknown_concept"]:
-        where = tally.examples["relation/unknown_concept"][0]
-        raise ValueError(
-            f"{unknown} relations name a concept that their document does not mention, as {where}; "
-            "they could not be counted as wrong: correct the identifiers"
-        )
-    left_out = () if every_pair else NOT_SCORED
-    scores = score(gold_docs, found, official, tally, left_out)
-    console.print(evaluation_table(scores))
-    num_relations = sum(len(doc.relations) for doc in gold_docs)
-    dropped = tally.counts["gold_relation/not_scored"]
-    console.print(
-        f"{len(gold_docs)} gold documents, {num_relations:,} relations; {dropped} of them are not "
-        "scored"
-    )
-    if dropped:
-        console.print(
-            "the official counting leaves out Disease-Disease, Gene-Variant and Gene-Species, "
-            "which BioRED does not annotate; for another corpus give --every-pair"
-        )
-    if not any(relation.novel is not None for doc in gold_docs for relation in doc.relations):
-        console.print("gold does not say what is novel: look at the two metrics without novelty")
-    _show_losses(tally.lines())
+    request = Request(gold, pred, train, out, other, official, every_pair)
+    for line in run_evaluation(request):
+        console.print(line)
 
 
 @app.command()

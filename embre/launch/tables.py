@@ -16,19 +16,35 @@ NAMES = {
     "pair": "entity pair",
     "pair_type": "pair + relation type",
     "pair_novelty": "pair + novelty",
-    "all": "all (pair + type + novelty)",
+    "all": "pair + type + novelty",
 }
 
 
-def evaluation_table(scores: Mapping[str, Score]) -> Table:
-    """The four metrics of an evaluation."""
-    return _table(table(dict(scores)), None)
+def evaluation_table(
+    scores: Mapping[str, Score], intervals: Mapping[str, tuple[float, float]]
+) -> Table:
+    """The four metrics of an evaluation, and where their F1 lies with 95 %."""
+    shown = {metric: f"{low:.3f}-{high:.3f}" for metric, (low, high) in intervals.items()}
+    return _table(table(dict(scores)), {"95 %": shown})
+
+
+def comparison_table(differences: Mapping[str, tuple[float, float, float]]) -> Table:
+    """Of each metric the F1 of two systems, what lies between them, and its p-value."""
+    found = Table(box=None, pad_edge=False)
+    found.add_column("metric")
+    for name in ("F1", "other F1", "difference", "p (paired bootstrap)"):
+        found.add_column(name, justify="right")
+    for metric, (f1, other, p) in differences.items():
+        numbers = (f"{f1:.4f}", f"{other:.4f}", f"{f1 - other:+.4f}", f"{p:.4f}")
+        found.add_row(NAMES[metric], *numbers)
+    return found
 
 
 def scores_table(folder: Path) -> Table:
     """The four metrics of a fine-tuning run beside the floor that needs no learning."""
     values = json.loads((folder / SCORES).read_text())
-    return _table(values["dev"], values["floor"])
+    lowest = {metric: f"{found['f1']:.4f}" for metric, found in values["floor"].items()}
+    return _table(values["dev"], {"floor F1": lowest})
 
 
 def not_used(folder: Path) -> list[str]:
@@ -36,15 +52,14 @@ def not_used(folder: Path) -> list[str]:
     return Tally(Counter(json.loads((folder / SCORES).read_text())["not_used"])).lines()
 
 
-def _table(scores: Mapping[str, Any], lowest: Mapping[str, Any] | None) -> Table:
+def _table(scores: Mapping[str, Any], more: Mapping[str, Mapping[str, str]]) -> Table:
+    """Scores, and more columns by their heads."""
     found = Table(box=None, pad_edge=False)
     found.add_column("metric")
-    columns = ["tp", "fp", "fn", "precision", "recall", "F1"]
-    for name in [*columns, *(["floor F1"] if lowest else [])]:
+    for name in ["tp", "fp", "fn", "precision", "recall", "F1", *more]:
         found.add_column(name, justify="right")
     for metric, values in scores.items():
         counts = [f"{values[key]:,}" for key in ("tp", "fp", "fn")]
         rates = [f"{values[key]:.4f}" for key in ("precision", "recall", "f1")]
-        under = [f"{lowest[metric]['f1']:.4f}"] if lowest else []
-        found.add_row(NAMES[metric], *counts, *rates, *under)
+        found.add_row(NAMES[metric], *counts, *rates, *(column[metric] for column in more.values()))
     return found

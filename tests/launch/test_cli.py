@@ -1,5 +1,7 @@
 """The command: what a wrong request gets is one line that says what to do, and exit code 2."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,32 @@ def test_evaluating_gold_against_itself_gives_ones(
     gold = f"{made}/gold.PubTator"
     code, shown, _ = call(["evaluate", "--gold", gold, "--pred", gold], monkeypatch, capsys)
     assert code == 0 and shown.count("1.0000  1.0000  1.0000") == 4
+
+
+def test_an_evaluation_compares_two_systems_and_leaves_its_files(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold, out = f"{made}/gold.PubTator", made / "evaluated"
+    docs = [replace(doc, relations=doc.relations[1:]) for doc in make_corpus(20, seed=3)]
+    write_documents(made / "fewer.PubTator", docs, like="pubtator")
+    words = ["evaluate", "--gold", gold, "--pred", f"{made}/fewer.PubTator", "--other", gold]
+    code, shown, _ = call([*words, "--train", gold, "--out", str(out)], monkeypatch, capsys)
+    assert code == 0 and "p (paired bootstrap)" in shown and "0.0001" in shown
+    names = {path.name for path in out.iterdir()}
+    assert names == {"evaluation.json", "errors.tsv", "confusion.png", "report.html"}
+    assert json.loads((out / "evaluation.json").read_text())["groups"]["seen in training"]
+
+
+def test_an_evaluation_of_no_predicted_document_is_refused_where_those_alone_count(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = [replace(doc, doc_id=f"9{doc.doc_id}") for doc in make_corpus(2, seed=3)]
+    write_documents(made / "foreign.PubTator", docs, like="pubtator")
+    words = ["evaluate", "--gold", f"{made}/gold.PubTator", "--pred", f"{made}/foreign.PubTator"]
+    code, shown, _ = call(words, monkeypatch, capsys)
+    assert code == 0 and "gold_document/not_predicted" in shown
+    code, _, error = call([*words, "--official"], monkeypatch, capsys)
+    assert code == 2 and "was predicted" in error
 
 
 def test_a_predicted_concept_that_is_not_mentioned_is_no_free_guess(

@@ -1,0 +1,110 @@
+"""What `embre evaluate` prints and writes."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from embre.bootstrap import document_counts, f1_of, interval, paired_p
+from embre.corpora import read_documents
+from embre.corpora.biored import NOT_SCORED
+from embre.document import Document
+from embre.evaluation import evaluate_documents, write_evaluation
+from embre.finetune import REPORT
+from embre.launch.tables import comparison_table, evaluation_table
+from embre.report import write_report
+from embre.scoring import score
+from embre.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The files to read, and the folder to write where more than a table is wanted."""
+
+    gold: Path
+    pred: Path
+    train: Path | None = None
+    out: Path | None = None
+    other: Path | None = None
+    official: bool = False
+    every_pair: bool = False
+
+
+def run_evaluation(request: Request) -> Iterator[RenderableType]:
+    """The four metrics with their intervals; a comparison and files where asked for."""
+    tally = Tally()
+    gold, predicted = _read(request.gold, tally), _read(request.pred, tally)
+    other = _read(request.other, tally) if request.other else None
+    training = _read(request.train, Tally()) if request.train else None
+    if unknown := tally.counts["relation/unknown_concept"]:
+        where = tally.examples["relation/unknown_concept"][0]
+        raise ValueError(
+            f"{unknown} relations name a concept that their document does not mention, as {where}; "
+            "they could not be counted as wrong: correct the identifiers"
+        )
+    left_out = () if request.every_pair else NOT_SCORED
+    scores = score(gold, predicted, request.official, tally, left_out)
+    counts = document_counts(gold, predicted, request.official, left_out)
+    if not len(counts["all"]):
+        raise ValueError(f"no document of {request.gold} was predicted")
+    yield evaluation_table(scores, {metric: interval(found) for metric, found in counts.items()})
+    num_relations = sum(len(doc.relations) for doc in gold)
+    dropped = tally.counts["gold_relation/not_scored"]
+    yield f"{len(gold)} gold documents, {num_relations:,} relations; {dropped} are not scored"
+    if dropped:
+        yield (
+            "the official counting leaves out Disease-Disease, Gene-Variant and Gene-Species, "
+            "which BioRED does not annotate; for another corpus give --every-pair"
+        )
+    if not any(relation.novel is not None for doc in gold for relation in doc.relations):
+        yield "gold does not say what is novel: look at the two metrics without novelty"
+    if other is not None:
+        yield ""
+        yield comparison_table(_compare(gold, predicted, other, request.official, left_out))
+    if request.out is not None:
+        evaluation = evaluate_documents(
+            gold,
+            predicted,
+            training=training,
+            official=request.official,
+            not_scored=left_out,
+        )
+        paths = write_evaluation(request.out, evaluation)
+        report = request.out / REPORT
+        write_report(report, predicted, gold, request.pred.name, evaluation=evaluation)
+        yield Text(f"{', '.join(path.name for path in [*paths, report])} in {request.out}")
+    if lines := tally.lines():
+        yield "not taken, by reason:"
+        yield from (Text(line) for line in lines)
+
+
+def _read(path: Path, tally: Tally) -> list[Document]:
+    docs = list(read_documents(path, tally))
+    if not docs:
+        raise ValueError(f"{path}: no document in it")
+    return docs
+
+
+def _compare(
+    gold: list[Document],
+    predicted: list[Document],
+    other: list[Document],
+    official: bool,
+    not_scored: Collection[tuple[str, str]],
+) -> dict[str, tuple[float, float, float]]:
+    """Of each metric the F1 of both and the p-value of the difference, over the same documents."""
+    if official:
+        have = {doc.doc_id for doc in predicted} & {doc.doc_id for doc in other}
+        gold = [doc for doc in gold if doc.doc_id in have]
+    ours = document_counts(gold, predicted, not_scored=not_scored)
+    theirs = document_counts(gold, other, not_scored=not_scored)
+    return {
+        metric: (
+            float(f1_of(ours[metric].sum(0))),
+            float(f1_of(theirs[metric].sum(0))),
+            paired_p(ours[metric], theirs[metric]),
+        )
+        for metric in ours
+    }
