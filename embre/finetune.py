@@ -18,6 +18,7 @@ from embre.document_loader import DocumentLoader
 from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
+from embre.evaluation import evaluate_documents, write_evaluation
 from embre.job import LINEAGE, Job, folder_digest, move_into_place
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel, save_relation_model
@@ -37,6 +38,7 @@ RELATION_MODEL = "relation_model"
 SCORES = "scores.json"
 PREDICTED = "dev_predicted.PubTator"
 REPORT = "report.html"
+EVALUATION_FOLDER = "evaluation"
 
 
 def finetune(job: Job[FinetuneConfig], world: World) -> None:
@@ -63,7 +65,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
     )
-    dev = Held(dev_docs, encoder, world)
+    dev = Held(dev_docs, docs, encoder, world)
     sent = sent_step(job.folder)
     with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
@@ -73,9 +75,10 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The documents a run is scored on."""
+    """The documents a run is scored on, and those that it learns from."""
 
     docs: list[Document]
+    training: list[Document]
     encoder: PairEncoder
     world: World
 
@@ -91,10 +94,12 @@ class Held:
         found = score_pairs(self.loaded(engine, Decision()), mine, Tally())
         return dealt_together(self.world.gather(found))
 
-    def predicted(self, scored: ScoredPairs) -> list[Document]:
-        """All of them with the relations of decisions that were fitted to other documents."""
-        found, _ = cross_fitted(scored, self.encoder.schema)
-        return [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
+    def predicted(self, scored: ScoredPairs) -> tuple[list[Document], ScoredPairs]:
+        """All of them with the relations of decisions that were fitted to other documents, and the
+        pairs calibrated alike."""
+        found, calibrated = cross_fitted(scored, self.encoder.schema)
+        docs = [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
+        return docs, replace(scored, related=calibrated)
 
     def score(self, predicted: list[Document]) -> dict[str, Score]:
         """Under the official counting; pairs that the corpus does not annotate do not count."""
@@ -102,25 +107,28 @@ class Held:
 
     def validate(self, engine: Engine) -> dict[str, float]:
         """The four F1 under the official counting."""
-        scores = self.score(self.predicted(self.scored(engine)))
+        predicted, _ = self.predicted(self.scored(engine))
+        scores = self.score(predicted)
         return {f"f1/{name}": found.f1 for name, found in scores.items()}
 
 
 def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) -> None:
-    """Write the relation model, what it predicts for the held-out documents, and the report.
+    """Write the relation model, what it predicts for the held-out documents, how good that is, and
+    the report.
 
     A collective: every rank calls it, rank 0 writes.
     """
     scored = dev.scored(engine)
-    predicted = dev.predicted(scored)
     weights = engine.weights()
     if engine.world.rank == 0:
         config, folder = job.config, job.folder
         partial = folder / f"{RELATION_MODEL}.partial"
-        decision = fit_decision(scored, dev.encoder.schema)
+        schema = dev.encoder.schema
+        decision = fit_decision(scored, schema)
         save_relation_model(partial, dev.loaded(engine, decision), weights)
+        predicted, calibrated = dev.predicted(scored)
         scores = dev.score(predicted)
-        lowest = dev.score(floor(dev.docs, dev.encoder.schema))
+        lowest = dev.score(floor(dev.docs, schema))
         values = {"dev": table(scores), "floor": table(lowest), "not_used": dict(tally.counts)}
         (folder / SCORES).write_text(json.dumps(values, indent=1))
         lineage = {
@@ -133,11 +141,22 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
         move_into_place(partial, folder / RELATION_MODEL)
         write_documents(folder / PREDICTED, predicted, like="pubtator")
         facts = {f"F1 {name}": f"{found.f1:.3f}" for name, found in scores.items()}
-        write_report(folder / REPORT, predicted, dev.docs, f"{config.name}: held out", facts)
+        evaluation = evaluate_documents(
+            dev.docs,
+            predicted,
+            schema,
+            dev.training,
+            calibrated,
+            not_scored=schema.not_scored,
+        )
+        written = write_evaluation(folder / EVALUATION_FOLDER, evaluation)
+        title = f"{config.name}: held out"
+        write_report(folder / REPORT, predicted, dev.docs, title, facts, evaluation)
         if job.handle:
             with best_effort("logging the scores"):
                 log_results(job.handle, {f"dev/f1/{k}": found.f1 for k, found in scores.items()})
-                log_files(job.handle, [folder / name for name in (SCORES, PREDICTED, REPORT)])
+                names = (SCORES, PREDICTED, REPORT)
+                log_files(job.handle, [*(folder / name for name in names), *written])
     engine.world.wait()
 
 

@@ -31,6 +31,7 @@ from embre.scoring import METRICS
 from embre.study_plot import draw_study
 from embre.tally import Tally
 from embre.tracking import read_events
+from embre.training_corpora import schemas_of
 
 TABLE, RESULTS, PICTURE = "study.md", "study.json", "study.png"
 # What a model that learnt one task alone says of the other is no result.
@@ -160,7 +161,9 @@ def _result(configs: Iterable[FinetuneConfig], gold: list[Document]) -> Result:
     counts, minutes, f1 = [], [], []
     for config in configs:
         folder = Path(config.storage) / config.name
-        counts.append(document_counts(gold, read_documents(folder / PREDICTED, Tally())))
+        predicted = read_documents(folder / PREDICTED, Tally())
+        schema = schemas_of(config.data)[0]
+        counts.append(document_counts(gold, predicted, not_scored=schema.not_scored))
         scores = json.loads((folder / SCORES).read_text())["dev"]
         f1.append({metric: scores[metric]["f1"] for metric in METRICS})
         times = [event["time"] for event in read_events(folder)]

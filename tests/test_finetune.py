@@ -11,6 +11,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from rich.console import Console
+from safetensors.torch import load_file
 
 from embre import faults
 from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
@@ -131,8 +132,15 @@ def test_the_run_leaves_scores_predictions_and_a_report(run: Path) -> None:
     assert [doc.doc_id for doc in predicted] == [doc.doc_id for doc in DOCS[24:]]
     relations = [relation for doc in predicted for relation in doc.relations]
     assert len(relations) == values["dev"]["pair"]["tp"] + values["dev"]["pair"]["fp"] > 0
-    assert all(0.2 <= (relation.probability or 0) <= 1 for relation in relations)
+    assert all(0 < (relation.probability or 0) <= 1 for relation in relations)
     assert "</html>" in (run / "report.html").read_text()
+    evaluation = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    for metric in METRICS:
+        assert evaluation["scores"][metric]["tp"] == values["dev"][metric]["tp"]
+    assert evaluation["of_candidates"] and "seen in training" in evaluation["groups"]
+    client, run_id = client_of(run)
+    kept = {artifact.path for artifact in client.list_artifacts(run_id)}
+    assert {"scores.json", "report.html", "evaluation.json", "errors.tsv", "confusion.png"} <= kept
 
 
 def test_a_registered_model_loads_by_its_alias_and_reads_pubtator_text(
@@ -221,3 +229,29 @@ def test_what_does_not_fit_is_said_before_training(folder: Path, tmp_path: Path)
     stage = {"zero_optimization": {"stage": 3}}
     with pytest.raises(ValueError, match="fine-tune with 1 or 2"):
         check(config_of(folder, engine="deepspeed", deepspeed=stage))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_of_ray_train_learn_what_one_process_learns(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    sections = {
+        "storage": str(tmp_path),
+        "data": {**config_of(folder).data.model_dump(), "micro_batches": 3},
+        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
+    }
+    ray = {"launcher": "ray", "workers": 2}
+    configs = [config_of(folder, name="one", **sections)]
+    configs += [config_of(folder, name="two", launch=ray, **sections)]
+    one, two = (run_job("finetune", config, Console(file=StringIO())) for config in configs)
+    for mine, theirs in zip(read_events(one, "step"), read_events(two, "step"), strict=True):
+        assert theirs["data"] == mine["data"]
+        assert theirs["loss/relation"] == pytest.approx(mine["loss/relation"], rel=1e-4)
+        assert theirs["loss/novelty"] == pytest.approx(mine["loss/novelty"], rel=1e-4)
+    weights = [load_file(run / "relation_model" / "model.safetensors") for run in (one, two)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3)
+    scores = [json.loads((run / SCORES).read_text()) for run in (one, two)]
+    assert scores[0] == scores[1]
