@@ -77,6 +77,13 @@ def test_imports_go_down_and_through_doors(room: str, path: Path) -> None:
             assert room in DOORS[top], f"{path.name} imports {top}; its door is {DOORS[top]}"
 
 
+def test_the_library_knows_no_machine() -> None:
+    cluster = {"cluster", *(path.stem for path in (ROOT / "cluster").glob("*.py"))}
+    for _, path in rooms():
+        reached = cluster & {name.split(".")[0] for name in imports(path)}
+        assert not reached, f"{path.name} imports {reached}; cluster/ uses embre, never the reverse"
+
+
 @pytest.mark.parametrize("path", [p for _, p in rooms()], ids=lambda path: path.name)
 def test_nothing_is_unpickled(path: Path) -> None:
     assert not {"pickle", "cloudpickle", "dill"} & {name.split(".")[0] for name in imports(path)}

@@ -1,0 +1,198 @@
+"""Sends a run to a Ray cluster as a job, follows it, and ends with its exit code.
+
+    python cluster/submit.py pretrain configs/pretrain/base.yaml --root /mnt/embre \
+        --address http://127.0.0.1:8265 train.steps=20000
+
+The project's code and the config travel as one zip. `--root` is the folder that all nodes share;
+the config's relative paths are looked for there. The same command again goes on with the same run.
+Ctrl-C ends the following and not the job. `--dry-run` shows what would be sent and sends nothing.
+"""
+
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import typer
+from job_package import Package, write_package
+from job_secrets import environment, refuse_secrets, use_token
+from jobs import (
+    RUN,
+    STORAGE,
+    check_address,
+    connect,
+    follow,
+    running_job,
+    travels_in_clear,
+)
+
+from embre.config import FinetuneConfig, PretrainConfig, RunConfig, load_config
+
+PROJECT = Path(__file__).resolve().parents[1]
+KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+PATHS = ("storage", "encoder.path", "data.shards", "data.train", "data.dev")
+STOP_WAIT_S = 300  # Ray kills a job this long after it asked it to stop; a run saves first
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job as it is handed to Ray."""
+
+    submission_id: str
+    entrypoint: str
+    metadata: dict[str, str]
+    env_vars: dict[str, str]
+    package: Package
+
+    def shown(self, address: str | None) -> str:
+        """All of it as JSON."""
+        files = [name for name, _ in self.package.files]
+        sent = {
+            "address": address,
+            "submission_id": self.submission_id,
+            "entrypoint": self.entrypoint,
+            "metadata": self.metadata,
+            "runtime_env": {"env_vars": self.env_vars, "working_dir": files},
+            "working_dir_bytes": self.package.num_bytes,
+        }
+        return json.dumps(sent, indent=1)
+
+
+def prepare(
+    kind: str, path: Path, overrides: list[str], root: str | None, names: list[str], zipped: Path
+) -> Submission:
+    """A job of a kind from a config; writes its package to `zipped`.
+
+    Raises ValueError, with the remedy, for what cannot be sent.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"{kind}: not a kind of job; known are {', '.join(KINDS)}")
+    config = load_config(KINDS[kind], path, overrides)
+    overrides = [*overrides, *shared_paths(config, root)]
+    if config.launch.launcher != "ray":  # it would run on the head node alone
+        overrides.append("launch.launcher=ray")
+    config = load_config(KINDS[kind], path, overrides)
+    package, name = write_package(PROJECT, path, zipped)
+    env_vars = environment(names, os.environ)
+    entrypoint = shlex.join(["python", "-m", "embre.launch", kind, name, *overrides])
+    texts = {str(path): path.read_text(), "the overrides": " ".join(overrides)}
+    refuse_secrets(texts | {f"--env {key}": value for key, value in env_vars.items()}, os.environ)
+    return Submission(
+        submission_id=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}",
+        entrypoint=entrypoint,
+        metadata={"embre.kind": kind, RUN: config.name, STORAGE: config.storage},
+        env_vars={"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **env_vars},
+        package=package,
+    )
+
+
+def shared_paths(config: RunConfig, root: str | None) -> list[str]:
+    """Overrides that put a config's relative paths under the folder that all nodes share.
+
+    Raises ValueError where there are such paths and no such folder: a job runs in a folder of the
+    head node that Ray removes.
+    """
+    if root is not None and not PurePosixPath(root).is_absolute():
+        raise ValueError(f"--root {root}: give an absolute path, as /mnt/embre")
+    relative = {}
+    for key in PATHS:
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part, None)
+        if value and not PurePosixPath(value).is_absolute() and ":" not in value:
+            relative[key] = value
+    if relative and root is None:
+        named = ", ".join(f"{key}={value}" for key, value in relative.items())
+        raise ValueError(
+            f"these paths are relative: {named}; give --root FOLDER, that of the storage which all "
+            "nodes share, or absolute paths"
+        )
+    return [f"{key}={PurePosixPath(str(root)) / value}" for key, value in relative.items()]
+
+
+def send(job: Submission, address: str) -> int:
+    """Submit a job and follow it; the exit code of this command."""
+    if travels_in_clear(address):
+        warn(f"{address}: token and job can be read on the way; use https or a tunnel")
+    if not use_token():
+        warn("there is no token here: a cluster without token authentication runs anybody's jobs")
+    client = connect(address)
+    running = running_job(client, job.metadata[RUN], job.metadata[STORAGE])
+    if running:
+        run = job.metadata[RUN]
+        raise ValueError(
+            f"{run}: a job of this run is running, {running}\n{ways(running, address)}"
+        )
+    client.submit_job(
+        entrypoint=job.entrypoint,
+        submission_id=job.submission_id,
+        metadata=job.metadata,
+        runtime_env={"working_dir": str(job.package.path), "env_vars": job.env_vars},
+    )
+    print(f"job {job.submission_id} at {address}", flush=True)
+    try:
+        return follow(client, job.submission_id)
+    except KeyboardInterrupt:
+        print(f"\nthe job runs on\n{ways(job.submission_id, address)}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def ways(job: str, address: str) -> str:
+    """How to go on with a job that is running."""
+    return (
+        f"follow it: ray job logs --follow --address {address} {job}\n"
+        f"stop it (it saves first): ray job stop --address {address} {job}"
+    )
+
+
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def main(
+    kind: Annotated[str, typer.Argument(help="pretrain or finetune.")],
+    config: Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value, as train.steps=200.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The dashboard of the cluster.", envvar="RAY_API_SERVER_ADDRESS"),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder that all nodes share, for relative paths.")
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(help="NAME of a variable that the job gets, as it is here.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Show what would be sent, and stop.")] = False,
+) -> None:
+    """Send a run to a Ray cluster, follow it, and end with its exit code."""
+    try:
+        address = check_address(address) if address else None
+        with tempfile.TemporaryDirectory() as scratch:
+            zipped = Path(scratch) / "project.zip"
+            job = prepare(kind, config, overrides or [], root, env or [], zipped)
+            if dry_run:
+                print(job.shown(address))
+                return
+            if address is None:
+                raise ValueError("give --address, or --dry-run to see what would be sent")
+            code = send(job, address)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    typer.run(main)
