@@ -24,7 +24,7 @@ WORKDIR /opt/embre
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir embre \
     && touch embre/__init__.py \
-    && pip install --no-cache-dir -c constraints.txt .
+    && pip install --no-cache-dir -c constraints.txt '.[s3,gs]'
 
 COPY . .
 RUN pip install --no-cache-dir --no-deps --force-reinstall .

@@ -1,0 +1,265 @@
+"""The ready files are what their tools read: Ray's launcher, Kubernetes, KubeRay, Slurm's shell."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from embre.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "cluster"
+LAUNCHER = ["aws.yaml", "gcp.yaml"]
+RAY_JOBS = ["pretrain.yaml", "finetune.yaml"]
+RAY = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+POSITIVE = {"type": "integer", "minimum": 1}
+
+
+def closed(required: str, **properties: Any) -> dict[str, Any]:
+    """A JSON schema of an object with these properties and no other."""
+    return {
+        "type": "object",
+        "required": required.split(),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+# KubeRay's own fields (ray.io/v1, KubeRay 1.5), as far as these files use them. Its whole schema
+# is in its chart and in no package; the pods in it are held to that of Kubernetes below.
+POD: dict[str, Any] = {"type": "object", "required": ["spec"]}
+RAY_JOB = closed(
+    "apiVersion kind metadata spec",
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayJob"},
+    metadata=closed("name", name={"type": "string", "pattern": "^[a-z][a-z0-9-]{0,46}$"}),
+    spec=closed(
+        "entrypoint rayClusterSpec shutdownAfterJobFinishes backoffLimit activeDeadlineSeconds",
+        entrypoint={"type": "string"},
+        backoffLimit=POSITIVE,
+        activeDeadlineSeconds=POSITIVE,
+        shutdownAfterJobFinishes={"const": True},
+        ttlSecondsAfterFinished=POSITIVE,
+        submitterConfig=closed("backoffLimit", backoffLimit={"type": "integer"}),
+        submitterPodTemplate=POD,
+        rayClusterSpec=closed(
+            "rayVersion authOptions headGroupSpec workerGroupSpecs",
+            rayVersion={"type": "string"},
+            authOptions=closed("mode", mode={"const": "token"}),
+            headGroupSpec=closed(
+                "rayStartParams template",
+                serviceType={"const": "ClusterIP"},
+                rayStartParams=STRINGS,
+                template=POD,
+            ),
+            workerGroupSpecs={
+                "type": "array",
+                "items": closed(
+                    "groupName rayStartParams template replicas minReplicas maxReplicas",
+                    groupName={"type": "string"},
+                    replicas=POSITIVE,
+                    minReplicas=POSITIVE,
+                    maxReplicas=POSITIVE,
+                    rayStartParams=STRINGS,
+                    template=POD,
+                ),
+            },
+        ),
+    ),
+)
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((CLUSTER / name).read_text())
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_rays_launcher_accepts_the_file(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(read(name))
+    validate_config(config)
+    head, worker = (config["available_node_types"][kind] for kind in ("head", "a100x8"))
+    assert head["resources"] == {"CPU": 0}, "the head takes no worker"
+    launch = load_config_of_base().launch
+    assert worker["min_workers"] * worker["resources"]["GPU"] >= launch.workers
+    assert worker["resources"]["CPU"] >= launch.workers * launch.cpus_per_worker
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_a_launched_cluster_asks_for_a_token_and_its_dashboard_is_on_loopback(name: str) -> None:
+    config = read(name)
+    starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    assert all("RAY_AUTH_MODE=token" in command for command in starts)
+    heads = [command for command in starts if "--head" in command]
+    assert heads and all("--dashboard-host=127.0.0.1" in command for command in heads)
+    assert any(place.endswith(".ray/auth_token") for place in config["file_mounts"])
+    assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
+
+
+def load_config_of_base() -> Any:
+    from embre.config import PretrainConfig
+
+    return load_config(PretrainConfig, ROOT / "configs/pretrain/base.yaml")
+
+
+@pytest.mark.parametrize("name", RAY_JOBS)
+def test_a_ray_job_has_the_fields_of_kuberay(name: str) -> None:
+    job = read(f"kubernetes/{name}")
+    jsonschema.validate(job, RAY_JOB)
+    assert RAY and job["spec"]["rayClusterSpec"]["rayVersion"] == RAY.group(1)
+
+
+def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """The specs of all pods: head, workers, submitter."""
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    templates = [group["template"] for group in groups] + [job["spec"]["submitterPodTemplate"]]
+    return [template["spec"] for template in templates]
+
+
+@pytest.mark.parametrize("name", RAY_JOBS)
+def test_the_pods_and_the_storage_have_the_fields_of_kubernetes(name: str) -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install -e '.[dev]'").validate
+    job = read(f"kubernetes/{name}")
+    meta = {"name": "pod"}
+    for spec in pods(job):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+        validate(pod, "1.34", strict=True)
+    storage = read("kubernetes/storage.yaml")
+    validate(storage, "1.34", strict=True)
+    claims = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for spec in pods(job)
+        for volume in spec.get("volumes", [])
+        if "persistentVolumeClaim" in volume
+    ]
+    assert claims == [storage["metadata"]["name"]] * 2, "head and workers share it"
+
+
+@pytest.mark.parametrize("name", RAY_JOBS)
+def test_no_pod_is_root_and_secrets_stand_elsewhere(name: str) -> None:
+    job = read(f"kubernetes/{name}")
+    for spec in pods(job):
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 10001  # that of the Dockerfile
+        for container in spec["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            for variable in container.get("env", []):
+                secret = re.search("KEY|PASSWORD|TOKEN|SECRET", variable["name"])
+                assert not secret or "secretKeyRef" in variable["valueFrom"]
+
+
+@pytest.mark.parametrize("name", RAY_JOBS)
+def test_the_job_of_a_ray_job_is_a_command_of_ours_that_fits_its_pods(name: str) -> None:
+    from embre.config import FinetuneConfig, PretrainConfig
+
+    job = read(f"kubernetes/{name}")
+    embre, kind, path, *overrides = job["spec"]["entrypoint"].split()
+    assert embre == "embre"
+    config = load_config(
+        {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[kind],
+        ROOT / Path(path).relative_to("/opt/embre"),
+        overrides,
+    )
+    assert config.launch.launcher == "ray" and config.launch.use_gpu
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    assert group["minReplicas"] * int(limits["nvidia.com/gpu"]) >= config.launch.workers
+    assert int(limits["cpu"]) >= config.launch.workers * config.launch.cpus_per_worker
+    mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
+    for place in (config.storage, config.encoder.path):
+        assert any(place.startswith(f"{mount}/") for mount in mounted)
+
+
+SCRIPT = CLUSTER / "slurm/train.sbatch"
+
+
+def test_the_slurm_script_is_clean_shell() -> None:
+    subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shellcheck = shutil.which("shellcheck", path=path)
+    if shellcheck is None:
+        pytest.skip("pip install -e '.[dev]'")
+    subprocess.run([shellcheck, str(SCRIPT)], check=True)
+
+
+def slurm(folder: Path, srun: str) -> dict[str, str]:
+    """An environment with commands that stand in for Slurm's."""
+    commands = {
+        "srun": srun,
+        "scontrol": f'echo "$*" >> {folder}/asked; [ "$1" != show ] || echo node1',
+    }
+    for name, text in commands.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "EMBRE_PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "node1",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_GPUS_ON_NODE": "8",
+    }
+
+
+def start(folder: Path, srun: str) -> subprocess.Popen[bytes]:
+    config = ROOT / "configs/pretrain/base.yaml"
+    command = ["bash", str(SCRIPT), "pretrain", str(config), f"storage={folder}"]
+    (folder / "pubtator-base").mkdir()
+    return subprocess.Popen(command, env=slurm(folder, srun))
+
+
+def test_slurm_starts_the_run_on_every_gpu_and_tries_again(tmp_path: Path) -> None:
+    srun = f'echo "$*" >> {tmp_path}/steps; [ "$(wc -l < {tmp_path}/steps)" = 2 ]'
+    assert start(tmp_path, srun).wait(60) == 0
+    first, second = (tmp_path / "steps").read_text().splitlines()
+    assert "--nproc-per-node=8" in first and "--rdzv-endpoint=node1:" in first
+    asked = f"-m embre.launch pretrain {ROOT}/configs/pretrain/base.yaml storage={tmp_path}"
+    assert first.endswith(f"{asked} launch.launcher=local") and second.endswith("=local")
+
+
+def test_before_the_time_is_up_slurm_makes_the_run_save_and_queues_it_again(tmp_path: Path) -> None:
+    stop = tmp_path / "pubtator-base/stop"
+    srun = f"touch {tmp_path}/up; until [ -e {stop} ]; do sleep 0.05; done; sleep 0.2; exit 1"
+    job = start(tmp_path, srun)
+    while not (tmp_path / "up").exists():
+        assert job.poll() is None
+    job.terminate()
+    assert job.wait(60) == 143
+    assert "requeue 7" in (tmp_path / "asked").read_text()
+
+
+def test_the_container_is_pinned_and_not_root() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("FROM")] == ["FROM python:3.11-slim-bookworm"]
+    users = [line for line in lines if line.startswith("USER")]
+    assert users == ["USER 10001"]
+    installs = [line for line in lines if "pip install" in line]
+    assert all("-c constraints.txt" in line or "--no-deps" in line for line in installs)
+    assert not re.search("(?i)(token|secret|password|_key)=", "\n".join(lines))
+    known = (ROOT / "constraints.txt").read_text()
+    assert all(f"\n{name}==" in known for name in ("s3fs", "gcsfs", "torch", "ray", "deepspeed"))
+
+
+def test_nothing_else_listens_on_all_addresses() -> None:
+    for path in [
+        *CLUSTER.rglob("*"),
+        *(ROOT / "embre").rglob("*.py"),
+        *(ROOT / "tools").rglob("*"),
+    ]:
+        if path.is_file() and path.suffix in (".py", ".yaml", ".sbatch"):
+            assert "0.0.0.0" not in path.read_text(), path
