@@ -53,6 +53,16 @@ class Stages:
         yield
         self.seconds[title] = time.perf_counter() - started
 
+    def table(self) -> Table:
+        """The stages, their seconds, and the sum."""
+        times = Table(box=None, pad_edge=False)
+        times.add_column("stage")
+        times.add_column("seconds", justify="right")
+        for title, seconds in self.seconds.items():
+            times.add_row(title, f"{seconds:.0f}")
+        times.add_row("all", f"{sum(self.seconds.values()):.0f}")
+        return times
+
 
 def run_demo(out: Path, seed: int, console: Console) -> None:
     """Make a corpus, shard, pretrain with a worker killed on the way, fine-tune, register,
@@ -213,13 +223,7 @@ def summary(
         accuracy = validations[-1][f"validation/accuracy/{name}"]
         losses.add_row(name, *(f"{v[f'loss/{name}']:.3f}" for v in values), f"{accuracy:.3f}")
     console.print(losses)
-    times = Table(box=None, pad_edge=False)
-    times.add_column("stage")
-    times.add_column("seconds", justify="right")
-    for title, seconds in stages.seconds.items():
-        times.add_row(title, f"{seconds:.0f}")
-    times.add_row("all", f"{sum(stages.seconds.values()):.0f}")
-    console.print(times)
+    console.print(stages.table())
     places: dict[str, Any] = {
         "report, held-out documents against gold": model_run / REPORT,
         "report, predicted": out / "predicted" / "report.html",

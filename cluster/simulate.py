@@ -1,0 +1,213 @@
+"""A rehearsal: a Ray cluster of several nodes on this machine, and the real way of a job on it.
+
+    python cluster/simulate.py --nodes 2 --out rehearsal
+
+Each node is `ray start` with an address of its own in 127.0.0.0/8, as on machines that know nothing
+of each other but the head's address and the token. The head takes no worker. Then as a user would:
+`cluster/submit.py pretrain`, `cluster/submit.py finetune`, `embre register`, on a made-up corpus.
+Whatever happens, the nodes are stopped.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from embre.demo import ENCODER_NAME, MODEL_NAME, SETTINGS, Stages, make_files, write_configs
+from embre.launch.tables import scores_table
+from embre.register import register_run
+from embre.sharding import shard
+from embre.tracking import read_events
+
+HERE = Path(__file__).resolve().parent
+START_S, STOP_S = 60, 15
+OBJECT_STORE_BYTES = 150 << 20
+SEED = 13
+
+
+@dataclass(slots=True)
+class RayCluster:
+    """Nodes that run: the head first. `environ` is that of a process that may talk to them."""
+
+    folder: Path
+    environ: dict[str, str]
+    dashboard: str
+    gcs: str
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, *options: str) -> None:
+        """One more node, with an address of its own."""
+        number = len(self.nodes) + 2  # 127.0.0.1 would become the machine's outer address
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
+        command += [f"--node-ip-address=127.0.0.{number}", "--disable-usage-stats"]
+        # Random ports, because several nodes share a machine here.
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        command += [f"--object-store-memory={OBJECT_STORE_BYTES}", *options]
+        with (self.folder / f"node-{number}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, env=self.environ, stdout=log, stderr=log, start_new_session=True
+            )
+        self.nodes.append(process)
+
+    def stop(self) -> None:
+        """All nodes end, the head last: a node that goes tells it. Asked first, then made to."""
+        for process in reversed(self.nodes):
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what the node left behind
+            process.wait()
+
+    def num_nodes(self) -> int:
+        """Nodes that are alive, as the dashboard sees them."""
+        return sum(
+            node["raylet"]["state"] == "ALIVE"
+            for node in self.ask("/nodes?view=summary")["data"]["summary"]
+        )
+
+    def ask(self, path: str) -> Any:
+        """JSON from the dashboard."""
+        token = Path(self.environ["RAY_AUTH_TOKEN_PATH"]).read_text()
+        request = urllib.request.Request(
+            self.dashboard + path, headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return json.load(answer)
+
+
+@contextmanager
+def ray_cluster(nodes: int, cpus: int = 1) -> Iterator[RayCluster]:
+    """A head without a CPU for workers, and nodes with some; token authentication is on, and the
+    dashboard listens on loopback.
+
+    Raises RuntimeError, with the end of the nodes' logs, where they do not come up in time.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="embre-", dir="/tmp"))  # Ray's sockets want it short
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    gcs, dashboard, client = free_ports(3)
+    left_out = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "PYTHONPATH")
+    environ = {key: value for key, value in os.environ.items() if key not in left_out}
+    environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # where `python` is ours
+    }
+    cluster = RayCluster(folder, environ, f"http://127.0.0.1:{dashboard}", f"127.0.0.2:{gcs}")
+    try:
+        cluster.start(
+            *("--head", f"--port={gcs}", "--num-cpus=0", f"--temp-dir={folder / 'ray'}"),
+            *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+            f"--ray-client-server-port={client}",
+        )
+        wait_for_nodes(cluster, 1)
+        for number in range(nodes):  # in turn: two at once on one machine get in each other's way
+            cluster.start(f"--address={cluster.gcs}", f"--num-cpus={cpus}")
+            wait_for_nodes(cluster, 2 + number)
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_nodes(cluster: RayCluster, wanted: int) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and all(node.poll() is None for node in cluster.nodes):
+        try:
+            if cluster.num_nodes() >= wanted:
+                return
+        except (OSError, KeyError, ValueError):  # not up yet
+            pass
+        time.sleep(0.5)
+    logs = [log.read_text()[-1000:] for log in sorted(cluster.folder.glob("node-*.log"))]
+    raise RuntimeError(f"no {wanted} nodes after {START_S} s:\n" + "\n".join(logs))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def rehearse(nodes: int, steps: int, out: Path, console: Console) -> None:
+    """The whole way. Raises RuntimeError where a command of it fails."""
+    stages = Stages(console)
+    with stages.stage("corpus and shards"):
+        make_files(out, SEED, console)
+        corpus, held_out = out / "train.PubTator", out / "dev.PubTator"
+        shard([str(corpus)], out / "shards", None, [str(held_out)], SETTINGS)
+        write_configs(out, SEED)
+    short = [f"train.{key}={steps}" for key in ("steps", "save_every_steps")]
+    short += [f"train.validate_every_steps={steps}", f"train.log_every_steps={max(1, steps // 4)}"]
+    with ExitStack() as stack:
+        with stages.stage(f"cluster of {nodes} nodes and a head"):
+            cluster = stack.enter_context(ray_cluster(nodes))
+        with stages.stage(f"submit.py pretrain, {nodes} workers"):
+            submit(cluster, "pretrain", out, [f"launch.workers={nodes}", *short])
+        with stages.stage("submit.py finetune, 1 worker"):
+            submit(cluster, "finetune", out, short)
+        with stages.stage("stopping the nodes"):
+            stack.close()
+    with stages.stage("register"):
+        for run, name in (("demo-encoder", ENCODER_NAME), ("demo-relations", MODEL_NAME)):
+            found = register_run(out / "runs" / run, name, alias=None)
+            console.print(f"{found.kind}: {name} version {found.version}")
+    console.print(scores_table(out / "runs" / "demo-relations"))
+    for event in read_events(out / "runs" / "demo-encoder", "started"):
+        console.print(f"pretraining: {event['world_size']} ranks")
+    console.print(stages.table())
+
+
+def submit(cluster: RayCluster, kind: str, out: Path, overrides: list[str]) -> None:
+    """`cluster/submit.py` as a user calls it."""
+    command = [sys.executable, str(HERE / "submit.py"), kind, str(out / f"{kind}.yaml"), *overrides]
+    environ = {**os.environ, **cluster.environ}
+    code = subprocess.run([*command, "--address", cluster.dashboard], env=environ).returncode
+    if code:
+        raise RuntimeError(f"exit code {code} of {' '.join(command)}")
+
+
+def main(
+    nodes: Annotated[int, typer.Option(min=1, help="Besides the head; one worker each.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Of each of the two runs.")] = 20,
+    out: Annotated[Path, typer.Option(help="An empty folder for all that is made.")] = Path(
+        "rehearsal"
+    ),
+) -> None:
+    """Rehearse a cluster job on this machine."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the nodes are stopped
+    if out.exists() and any(out.iterdir()):
+        print(f"error: {out}: not empty; remove it or give another folder", file=sys.stderr)
+        raise typer.Exit(2)
+    try:
+        rehearse(nodes, steps, out.absolute(), Console(highlight=False, soft_wrap=True))
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,147 @@
+"""The rehearsal, and the job server of a real cluster: exit codes, Ctrl-C, tokens, secrets."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from simulate import RayCluster, free_ports, ray_cluster
+
+from embre.tracking import read_events
+
+ROOT = Path(__file__).resolve().parents[2]
+SEND = """
+import json, sys
+from pathlib import Path
+from job_package import Package
+from submit import Submission, send
+asked = json.loads(sys.argv[1])
+job = Submission(asked["id"], asked["entrypoint"], {"embre.run": "r", "embre.storage": "/s"},
+                 {"RAY_JOB_STOP_WAIT_TIME_S": "20"}, Package(Path(asked["zip"]), ()))
+try:
+    sys.exit(send(job, asked["address"]))
+except ValueError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_rehearsal_goes_the_whole_way_on_two_nodes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cluster/simulate.py"), "--steps", "6", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    encoder = out / "runs/demo-encoder"
+    assert [event["world_size"] for event in read_events(encoder, "started")] == [2]
+    assert [event["step"] for event in read_events(encoder, "finished")] == [6]
+    assert (out / "runs/demo-relations/scores.json").exists()
+    assert "embre-demo version 1" in done.stdout and "seconds" in done.stdout
+    assert left_processes(out) == []
+
+
+def left_processes(out: Path) -> list[str]:
+    """Command lines, of any process, that name the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_text().replace("\0", " ")
+        except OSError:  # it has just ended
+            continue
+        if str(out) in text and "pytest" not in text:
+            found.append(text)
+    return found
+
+
+def sender(cluster: RayCluster, folder: Path, job: str, entrypoint: str) -> "subprocess.Popen[str]":
+    zipped = folder / "job.zip"
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("a.txt", "of the package\n")
+    asked = {"id": job, "entrypoint": entrypoint, "zip": str(zipped), "address": cluster.dashboard}
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", SEND, json.dumps(asked)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**cluster.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'cluster'}"},
+    )
+
+
+def status(cluster: RayCluster, headers: dict[str, str]) -> int:
+    """What the job server answers to a list of jobs."""
+    try:
+        request = urllib.request.Request(f"{cluster.dashboard}/api/jobs/", headers=headers)
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_cluster_takes_jobs_with_its_token_only_and_their_ends_come_back(tmp_path: Path) -> None:
+    with ray_cluster(nodes=0) as cluster:
+        token = Path(cluster.environ["RAY_AUTH_TOKEN_PATH"])
+        assert token.stat().st_mode & 0o077 == 0
+        secret = token.read_text()
+        assert status(cluster, {}) == 401
+        assert status(cluster, {"Authorization": "Bearer wrong"}) == 403
+        assert status(cluster, {"Authorization": f"Bearer {secret}"}) == 200
+        port = int(cluster.dashboard.rsplit(":")[-1])
+        with pytest.raises(ConnectionRefusedError):  # it listens on 127.0.0.1 alone
+            socket.create_connection(("127.0.0.9", port), timeout=5)
+        wrong = tmp_path / "wrong"
+        wrong.write_text("wrong")
+        others = replace(cluster, environ={**cluster.environ, "RAY_AUTH_TOKEN_PATH": str(wrong)})
+        said, _ = sender(others, tmp_path, "r-0", "true").communicate(timeout=120)
+        assert "refuses the token" in said and secret not in said
+
+        failing = sender(cluster, tmp_path, "r-1", "cat a.txt; exit 7")
+        said, _ = failing.communicate(timeout=120)
+        assert failing.returncode == 7 and "of the package" in said
+
+        waiting = sender(cluster, tmp_path, "r-2", "echo started; exec sleep 300")
+        assert waiting.stdout is not None
+        assert any("started" in line and "echo" not in line for line in waiting.stdout)
+        second = sender(cluster, tmp_path, "r-3", "true")
+        said, _ = second.communicate(timeout=120)
+        assert second.returncode == 1 and "a job of this run is running, r-2" in said
+        waiting.send_signal(signal.SIGINT)
+        said, _ = waiting.communicate(timeout=60)
+        assert waiting.returncode == 130 and "ray job stop" in said
+
+        def job() -> dict[str, str]:
+            return cluster.ask("/api/jobs/r-2")
+
+        assert job()["status"] == "RUNNING"
+        stop = [str(Path(sys.executable).with_name("ray")), "job", "stop", "--no-wait", "r-2"]
+        stop += ["--address", cluster.dashboard]
+        subprocess.run(stop, check=True, capture_output=True, env=cluster.environ)
+        deadline = time.monotonic() + 60
+        while job()["status"] == "RUNNING" and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert job()["status"] == "STOPPED"
+
+        assert secret not in json.dumps(cluster.ask("/api/jobs/"))
+        logs = (cluster.folder / "ray").rglob("*.*")
+        told = [log for log in logs if log.is_file() and secret.encode() in log.read_bytes()]
+        assert told == []
+        folder = cluster.folder
+    assert not folder.exists() and left_processes(folder) == []
+
+
+def test_free_ports_differ() -> None:
+    assert len(set(free_ports(5))) == 5
