@@ -14,8 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from simulate import RayCluster, free_ports, ray_cluster
 
+from embre.corpora import write_documents
+from embre.demo_corpus import make_corpus
+from embre.sharding import ShardSettings, shard
 from embre.tracking import read_events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +92,38 @@ def status(cluster: RayCluster, headers: dict[str, str]) -> int:
         return urllib.request.urlopen(request, timeout=10).status
     except urllib.error.HTTPError as error:
         return error.code
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_job_that_failed_goes_on_where_it_stopped_when_it_is_sent_again(tmp_path: Path) -> None:
+    docs = make_corpus(60, seed=3)
+    write_documents(tmp_path / "corpus.PubTator", docs, like="pubtator")
+    settings = ShardSettings(block_documents=5, shard_documents=10, vocabulary=400)
+    shard([str(tmp_path / "corpus.PubTator")], tmp_path / "shards", None, [], settings)
+    values = {
+        "name": "again",
+        "storage": "runs",
+        "encoder": {"path": "shards/tokenizer", "new": {"layers": 1, "hidden": 16, "heads": 2}},
+        "data": {"shards": "shards", "streams": 2, "strip_tokens": 400, "max_document_tokens": 128},
+        "entities": {"dimension": 8},
+        "train": {"steps": 8, "save_every_steps": 3, "validate_every_steps": 8},
+        "launch": {"max_failures": 0},
+    }
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(values))
+    send = [sys.executable, str(ROOT / "cluster/submit.py"), "pretrain"]
+    send += [str(tmp_path / "again.yaml"), "--root", str(tmp_path)]
+    with ray_cluster(nodes=1) as cluster:
+        send += ["--address", cluster.dashboard]
+        environ = {**cluster.environ, "PYTHONPATH": str(ROOT), "EMBRE_FAULT": "step:5:raise"}
+        done = subprocess.run(
+            [*send, "--env", "EMBRE_FAULT"], capture_output=True, text=True, env=environ
+        )
+        assert done.returncode == 1, done.stdout + done.stderr
+        done = subprocess.run(send, capture_output=True, text=True, env=environ)
+        assert done.returncode == 0, done.stdout + done.stderr
+    starts = [event["step"] for event in read_events(tmp_path / "runs/again", "started")]
+    assert starts == [0, 3], "the second job began at the checkpoint of step 3"
 
 
 @pytest.mark.slow
