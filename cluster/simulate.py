@@ -36,7 +36,7 @@ from embre.sharding import shard
 from embre.tracking import read_events
 
 HERE = Path(__file__).resolve().parent
-START_S, STOP_S = 60, 15
+START_S, STOP_S = 60, 5  # a head that had jobs may take long to go
 OBJECT_STORE_BYTES = 150 << 20
 SEED = 13
 
@@ -58,6 +58,7 @@ class RayCluster:
         command += [f"--node-ip-address=127.0.0.{number}", "--disable-usage-stats"]
         # Random ports, because several nodes share a machine here.
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        command += ["--include-log-monitor=false"]
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}", *options]
         with (self.folder / f"node-{number}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -66,14 +67,16 @@ class RayCluster:
         self.nodes.append(process)
 
     def stop(self) -> None:
-        """All nodes end, the head last: a node that goes tells it. Asked first, then made to."""
-        for process in reversed(self.nodes):
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what the node left behind
-            process.wait()
+        """All nodes end, the head last, because nodes tell it that they go."""
+        for leaving in (self.nodes[1:], self.nodes[:1]):
+            for process in leaving:
+                process.terminate()
+            for process in leaving:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_S)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what the node left behind
+                process.wait()
 
     def num_nodes(self) -> int:
         """Nodes that are alive, as the dashboard sees them."""

@@ -58,16 +58,18 @@ def test_the_rehearsal_goes_the_whole_way_on_two_nodes(tmp_path: Path) -> None:
     assert left_processes(out) == []
 
 
-def left_processes(out: Path) -> list[str]:
-    """Command lines, of any process, that name the folder."""
+def left_processes(folder: Path) -> list[str]:
+    """Processes that still name a folder in their command or environment."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = path.read_text().replace("\0", " ")
-        except OSError:  # it has just ended
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) == os.getpid():
             continue
-        if str(out) in text and "pytest" not in text:
-            found.append(text)
+        try:
+            command = (process / "cmdline").read_bytes()
+            if str(folder).encode() in command + (process / "environ").read_bytes():
+                found.append(command.decode().replace("\0", " "))
+        except OSError:  # it has just ended, or is another user's
+            continue
     return found
 
 
