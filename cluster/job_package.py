@@ -14,7 +14,7 @@ from pathlib import Path
 # At the top of the project: what runs, data and environments are called here and in the README.
 LEFT_FOLDERS = {
     *("backbones", "build", "corpora", "data", "demo", "dist", "mlartifacts", "mlruns", "models"),
-    *("node_modules", "predicted", "predictions", "runs", "shards", "tests", "venv"),
+    *("node_modules", "predicted", "predictions", "rehearsal", "runs", "shards", "tests", "venv"),
 }
 LEFT_SUFFIXES = {
     *(".arrow", ".bin", ".db", ".gz", ".log", ".npy", ".parquet", ".pt", ".pth", ".pyc"),

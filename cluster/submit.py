@@ -107,6 +107,9 @@ def shared_paths(config: RunConfig, root: str | None) -> list[str]:
             value = getattr(value, part, None)
         if value and not PurePosixPath(value).is_absolute() and ":" not in value:
             relative[key] = value
+    uri = config.tracking.uri or ""
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        raise ValueError("tracking.uri: a relative file; leave it out, and it lies in the storage")
     if relative and root is None:
         named = ", ".join(f"{key}={value}" for key, value in relative.items())
         raise ValueError(

@@ -81,6 +81,11 @@ def test_an_override_reaches_the_job_as_it_was_typed(tmp_path: Path) -> None:
     assert path in shlex.split(job.entrypoint)
 
 
+def test_a_tracking_file_that_only_the_head_would_see_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tracking.uri: a relative file"):
+        made(tmp_path, overrides=("tracking.uri=sqlite:///runs/mlflow.db",))
+
+
 def test_no_secret_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     canary = "canary-0123456789"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", canary)
