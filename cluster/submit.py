@@ -16,7 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from job_package import Package, write_package
@@ -35,7 +35,6 @@ from embre.config import FinetuneConfig, PretrainConfig, RunConfig, load_config
 
 PROJECT = Path(__file__).resolve().parents[1]
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
-PATHS = ("storage", "encoder.path", "data.shards", "data.train", "data.dev")
 STOP_WAIT_S = 300  # Ray kills a job this long after it asked it to stop; a run saves first
 INTERRUPTED = 130
 
@@ -100,13 +99,12 @@ def shared_paths(config: RunConfig, root: str | None) -> list[str]:
     """
     if root is not None and not PurePosixPath(root).is_absolute():
         raise ValueError(f"--root {root}: give an absolute path, as /mnt/embre")
-    relative = {}
-    for key in PATHS:
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part, None)
-        if value and not PurePosixPath(value).is_absolute() and ":" not in value:
-            relative[key] = value
+    values = config.model_dump(mode="json")
+    data = values["data"]
+    given = {"storage": values["storage"], "encoder.path": values["encoder"]["path"]}
+    given |= {f"data.{key}": data[key] for key in ("shards", "train", "dev") if key in data}
+    given |= {f"data.also.{n}.train": one["train"] for n, one in enumerate(data.get("also", []))}
+    relative = {key: path for key, path in given.items() if is_relative(path)}
     uri = config.tracking.uri or ""
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         raise ValueError("tracking.uri: a relative file; leave it out, and it lies in the storage")
@@ -116,7 +114,20 @@ def shared_paths(config: RunConfig, root: str | None) -> list[str]:
             f"these paths are relative: {named}; give --root FOLDER, that of the storage which all "
             "nodes share, or absolute paths"
         )
-    return [f"{key}={PurePosixPath(str(root)) / value}" for key, value in relative.items()]
+
+    def shared(path: str) -> str:
+        return str(PurePosixPath(root or "") / path) if is_relative(path) else path
+
+    found = [f"{key}={shared(path)}" for key, path in relative.items() if "also" not in key]
+    if len(found) < len(relative):  # a list is given as a whole
+        also = [{**one, "train": shared(one["train"])} for one in data["also"]]
+        found.append(f"data.also={json.dumps(also)}")
+    return found
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path, and no URL or model of the registry, depends on where a process runs."""
+    return ":" not in path and not PurePosixPath(path).is_absolute()
 
 
 def send(job: Submission, address: str) -> int:

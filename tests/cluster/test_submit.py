@@ -13,12 +13,12 @@ import jobs
 import pytest
 import submit
 from jobs import check_address, follow, running_job, travels_in_clear
-from submit import KINDS, prepare
+from submit import KINDS, prepare, shared_paths
 
 from embre.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(path for kind in KINDS for path in (ROOT / "configs" / kind).glob("*.yaml"))
 BASE = ROOT / "configs/pretrain/base.yaml"
 
 
@@ -43,6 +43,7 @@ def test_a_dry_run_of_every_shipped_config(config: Path, tmp_path: Path) -> None
     arrived = load_config(KINDS[kind], ROOT / name, overrides)
     assert arrived.storage == "/mnt/embre/runs" == sent["metadata"]["embre.storage"]
     assert arrived.launch.launcher == "ray" and arrived.encoder.path.startswith("/mnt/embre/")
+    assert shared_paths(arrived, root=None) == []
     assert arrived.fingerprint() == load_config(KINDS[kind], config).fingerprint()
 
 
