@@ -8,13 +8,14 @@ from embre.config import (
     ConfigError,
     FinetuneConfig,
     PretrainConfig,
+    StudyConfig,
     TypeLimits,
     dump_config,
     load_config,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "study": StudyConfig}
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 SMALL = """
 name: small

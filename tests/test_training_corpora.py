@@ -166,7 +166,8 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
     for row, candidate in enumerate(batch.candidates):
         if {candidate.first.type, candidate.second.type} == {"Chemical", "Disease"}:
             allowed = zip(biored.labels, batch.legal[row].tolist(), strict=True)
-            seen[batch.sizes[candidate.member].pairs] = (
+            num_pairs = sum(other.member == candidate.member for other in batch.candidates)
+            seen[num_pairs] = (
                 {name for name, legal in allowed if legal},
                 biored.labels[int(batch.relation_labels[row])],
                 int(batch.novelty_labels[row]),
