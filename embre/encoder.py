@@ -85,6 +85,19 @@ def check_length(config: EncoderConfig, max_document_tokens: int) -> None:
         )
 
 
+def backbone_shape(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedConfig:
+    """The Hugging Face config of what `load_encoder` gives, without its weights."""
+    if config.new is not None:
+        return _new_config(config.new, tokenizer)
+    return _read_config(Path(config.path))
+
+
+def num_parameters(shape: PreTrainedConfig) -> int:
+    """Of a BERT of this shape with its masked-language-modelling head."""
+    with torch.device("meta"):
+        return AutoModelForMaskedLM.from_config(shape).num_parameters()
+
+
 def empty_encoder(config: dict[str, Any]) -> PreTrainedModel:
     """A BERT of the shape that a config.json describes, its weights still to come."""
     return AutoModelForMaskedLM.from_config(BertConfig.from_dict(config))

@@ -106,10 +106,17 @@ def mfu_of_token_rate(
     """The MFU at one token a second of all ranks, measured by rank 0 against its own product."""
     if world.rank != 0:
         return 0.0
+    half = config.encoder.precision == "bf16"
+    dtype = torch.bfloat16 if half else torch.float32
+    flops = flops_per_token(config, shape, shard_set)
+    return flops / (product_flops_per_s(world.device, dtype) * world.size)
+
+
+def flops_per_token(config: PretrainConfig, shape: Any, shard_set: ShardSet) -> float:
+    """The arithmetic of a token, at the least: what the entity head reads is not known before."""
     split = shard_set.manifest.total("train")
-    # At the least: what the entity head reads is not known in advance.
     share = config.masking.token_rate if "token" in config.masking.objective else 0.0
-    flops = training_flops_per_token(
+    return training_flops_per_token(
         shape.num_hidden_layers,
         shape.hidden_size,
         shape.intermediate_size,
@@ -118,9 +125,6 @@ def mfu_of_token_rate(
         share,
         share,
     )
-    half = config.encoder.precision == "bf16"
-    dtype = torch.bfloat16 if half else torch.float32
-    return flops / (product_flops_per_s(world.device, dtype) * world.size)
 
 
 def covered(shard_set: ShardSet, entities: EntityVocabulary) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What `embre doctor` looks at; each finding says how to mend it."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import shutil
@@ -21,6 +22,7 @@ OLDEST_PYTHON = (3, 11)
 PACKAGES = ("torch", "transformers", "deepspeed", "ray", "mlflow", "webdataset")
 ENOUGH_DISK_GB = 5
 FAST_ENOUGH = 0.7
+STALE_AFTER_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,16 @@ class Check:
 
 def examine(config_path: Path | None) -> list[Check]:
     """All findings on this machine, and on a run if its config is given."""
-    found = [python(), *packages(), accelerator()]
+    found = [python(), *packages(), accelerator(), *compiled_ops()]
     if config_path is None:
         return [*found, storage(Path("runs")), tracking(Path("runs"), None)]
     kind, config = read_any(config_path)
     folder = Path(config.storage)
     found += [storage(folder), tracking(folder, config.tracking.uri)]
-    return [*found, cluster(config), precision(config), job(kind, config)]
+    found += [cluster(config), *ray_cluster(config), precision(config), job(kind, config)]
+    if isinstance(config, PretrainConfig) and found[-1].level == "ok":
+        found.append(expected(config))
+    return found
 
 
 def python() -> Check:
@@ -133,6 +138,72 @@ def precision(config: RunConfig) -> Check:
     if chosen == "fp32" and slower < FAST_ENOUGH:
         return Check("ok", "precision", f"fp32; {seen}: encoder.precision=bf16 is worth a try")
     return Check("ok", "precision", f"{chosen}; {seen}")
+
+
+def ray_cluster(config: RunConfig) -> Iterator[Check]:
+    """Whether the cluster of RAY_ADDRESS answers, has room, and asks for a token."""
+    address = os.environ.get("RAY_ADDRESS")
+    if config.launch.launcher != "ray" or not address:
+        return
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        have = ray.cluster_resources()
+    except Exception as error:  # Ray raises many kinds
+        said = " ".join(str(error).split())[:200]
+        yield Check(
+            "error", "ray", f"{address} does not answer: {said}; start it or set RAY_ADDRESS"
+        )
+        return
+    finally:
+        ray.shutdown()
+    launch = config.launch
+    needed = {"CPU": launch.workers * launch.cpus_per_worker}
+    needed |= {"GPU": launch.workers} if launch.use_gpu else {}
+    known = ", ".join(f"{have.get(name, 0):g} {name}" for name in needed)
+    lacking = [name for name, amount in needed.items() if have.get(name, 0) < amount]
+    remedy = f"; {launch.workers} workers need more {' and '.join(lacking)}: lower launch.workers"
+    yield Check(
+        "error" if lacking else "ok", "ray", f"{address} has {known}{remedy if lacking else ''}"
+    )
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        yield Check(
+            "warning",
+            "ray token",
+            "RAY_AUTH_MODE is not token: whoever reaches the cluster can run code on it; "
+            "see docs/CLUSTER.md",
+        )
+
+
+def compiled_ops() -> Iterator[Check]:
+    """Locks that a killed build of a torch or DeepSpeed op left: the next waits for ever."""
+    home = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache/torch_extensions"
+    for lock in sorted(Path(home).glob("**/lock")):
+        age_s = time.time() - lock.stat().st_mtime
+        if age_s > STALE_AFTER_S:
+            yield Check("warning", "ops", f"{lock} is {age_s / 3600:.0f} h old; remove it")
+
+
+def expected(config: PretrainConfig) -> Check:
+    """About how long the run will take and how much memory a rank, and whether that is here."""
+    from embre.launch.estimate import estimate
+
+    found = estimate(config)
+    text = (
+        f"about {found.seconds / 3600:,.1f} h on {config.launch.workers} × {found.device}, "
+        f"{found.rank_bytes / 1e9:,.1f} GB a rank"
+    )
+    if config.launch.use_gpu and not torch.cuda.is_available():
+        return Check("ok", "estimate", text)
+    if config.launch.use_gpu:
+        have = torch.cuda.get_device_properties(0).total_memory
+    else:
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if found.rank_bytes > have:
+        remedy = "lower data.strip_tokens, or set encoder.activation_checkpointing"
+        return Check("error", "estimate", f"{text}, of {have / 1e9:,.0f}; {remedy}")
+    return Check("ok", "estimate", text)
 
 
 def product_s(dtype: torch.dtype) -> float:

@@ -1,0 +1,71 @@
+"""What a pretraining run will take, before it is begun: seconds, and the memory of a rank.
+
+By arithmetic and by shares that were measured (docs/RESULTS.md): to a factor of two, except for
+small models on a GPU, which wait for their launches and take several times as long.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from embre.config import PretrainConfig
+from embre.encoder import backbone_shape, num_parameters
+from embre.entities import chosen
+from embre.flops import product_flops_per_s
+from embre.pretrain import flops_per_token
+from embre.shards import ShardSet
+from embre.tokenization import load_tokenizer
+
+# Of what a large matrix product reaches on the device, measured for all of a step.
+MFU = {"cpu": 0.65, "cuda": 0.2}
+# A large product of an H100 in bf16, where the run goes to GPUs and none is here.
+H100_FLOPS_PER_S = 850e12
+WEIGHT_BYTES = 16  # of a parameter: weight, gradient and two moments in float32
+ROW_BYTES = 8  # of a number in a shared concept table: weight and gradient
+# What a layer keeps of a number of its input until the backward pass: 8.7 GB at BERT-base in bf16.
+KEPT_BYTES = {"bf16": 46, "fp32": 80}
+KEPT_AGAIN_BYTES = 4  # the same with activation checkpointing: the input itself
+
+
+class Estimate(NamedTuple):
+    """`seconds` of all steps, `rank_bytes` at a rank's peak, and the device that they are for."""
+
+    seconds: float
+    rank_bytes: float
+    device: str
+
+
+def estimate(config: PretrainConfig) -> Estimate:
+    """Of a run on its number of workers. Raises what the run would be refused for."""
+    shard_set, tokenizer = ShardSet.open(config.data.shards), load_tokenizer(config.encoder.path)
+    shape = backbone_shape(config.encoder, tokenizer)
+    num_concepts = sum(chosen(shard_set, config.entities).sizes)
+    workers = config.launch.workers
+    rate, device = _flops_per_s(config)
+    num_tokens = config.train.steps * config.data.streams * config.data.strip_tokens
+    flops = num_tokens * flops_per_token(config, shape, shard_set)
+    return Estimate(
+        flops / (rate * workers), _rank_bytes(config, shape, num_concepts, workers), device
+    )
+
+
+def _flops_per_s(config: PretrainConfig) -> tuple[float, str]:
+    if config.launch.use_gpu and not torch.cuda.is_available():
+        return H100_FLOPS_PER_S * MFU["cuda"], "H100, none is here to measure"
+    kind = "cuda" if config.launch.use_gpu else "cpu"
+    dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
+    name = torch.cuda.get_device_name() if kind == "cuda" else "CPU as this one"
+    return product_flops_per_s(torch.device(kind), dtype) * MFU[kind], name
+
+
+def _rank_bytes(config: PretrainConfig, shape: object, num_concepts: int, workers: int) -> float:
+    numbers = num_concepts * config.entities.dimension
+    shared = num_concepts > config.entities.shard_above
+    whole = num_parameters(shape) + (0 if shared else numbers)  # type: ignore[arg-type]
+    kept = KEPT_BYTES[config.encoder.precision]
+    if config.encoder.activation_checkpointing:
+        kept = KEPT_AGAIN_BYTES
+    sizes: dict[str, int] = {k: getattr(shape, k) for k in ("num_hidden_layers", "hidden_size")}
+    activations = config.data.strip_tokens * sizes["num_hidden_layers"] * sizes["hidden_size"]
+    rows = numbers * ROW_BYTES / workers if shared else 0
+    return whole * WEIGHT_BYTES + rows + activations * kept
