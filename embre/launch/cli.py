@@ -65,7 +65,9 @@ def finetune(config: ConfigPath, overrides: Overrides = None, print_config: Prin
 def study(
     config: ConfigPath,
     overrides: Overrides = None,
-    processes: Annotated[int, typer.Option(min=1, help="Runs at once on this machine.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Fine-tuning runs at once on this machine.")
+    ] = 1,
     ray: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster: runs as tasks.")
     ] = None,
@@ -76,13 +78,15 @@ def study(
     from embre.config import StudyConfig, load_config
     from embre.launch.studying import carry_out_study, workers_of
     from embre.study import write_results
+    from embre.workers import OneProcess
 
     wanted = load_config(StudyConfig, config, overrides)
     if table:
         written = write_results(wanted)
     else:
         with workers_of(processes, ray, gpus) as workers:
-            written = carry_out_study(wanted, workers, console)
+            one_by_one = None if ray else OneProcess()
+            written = carry_out_study(wanted, workers, console, one_by_one)
     console.print(written.read_text(), markup=False)
     console.print(f"table: {written}", markup=False)
 

@@ -35,19 +35,27 @@ class Done(NamedTuple):
     last_words: str
 
 
-def carry_out_study(study: StudyConfig, workers: Workers, console: Console) -> Path:
+def carry_out_study(
+    study: StudyConfig, workers: Workers, console: Console, of_encoders: Workers | None = None
+) -> Path:
     """Run what is not done yet, encoders first, and write the table now and then.
+
+    `of_encoders` carry out the pretraining runs, where not `workers` do: one such run is made to
+    fill a machine, and two on one GPU take turns.
 
     Returns the table's path. Runs that fail are named and the others go on; raises RunFailed at
     the end where there were any.
     """
-    plan = [("pretraining", pretraining_runs(study)), ("fine-tuning", finetuning_runs(study))]
+    plan = [
+        ("pretraining", pretraining_runs(study), of_encoders or workers),
+        ("fine-tuning", finetuning_runs(study), workers),
+    ]
     failed: list[Done] = []
     written = time.monotonic()
-    for what, runs in plan:
+    for what, runs, who in plan:
         left = [run for run in runs if not is_done(run)]
         console.print(f"{what}: {len(runs) - len(left)} of {len(runs)} runs are done")
-        for done in workers.run(carry_out_run, _calls(left)):
+        for done in who.run(carry_out_run, _calls(left)):
             if time.monotonic() - written > TABLE_EVERY_S:
                 write_results(study)
                 written = time.monotonic()
