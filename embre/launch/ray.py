@@ -58,7 +58,10 @@ def start_ray(address: str | None = None) -> None:
     # A worker that hangs is given up after this long; Ray would wait ten minutes.
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")
     address = address or os.environ.get("RAY_ADDRESS")
-    settings: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    # Without an address Ray would join whatever cluster somebody started on this machine last.
+    settings: dict[str, Any] = {"address": address or "local"}
+    if not address:
+        settings["include_dashboard"] = False
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
 
 

@@ -78,7 +78,7 @@ def main(
         for name in ENCODINGS:
             rate = Rate(tuple(rates[what, name]))
             console.print(f"{what} {name}: {rate.median:.2f} documents/s, spread {rate.spread:.0%}")
-            result[f"{what}_{name}"] = {k: v for k, v in rate.as_json().items() if k != "each"}
+            result[f"{what}_{name}"] = [round(one, 4) for one in rate.each]
     print(json.dumps(result))
 
 
