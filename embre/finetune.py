@@ -140,7 +140,9 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
         (partial / LINEAGE).write_text(json.dumps(lineage, indent=1))
         move_into_place(partial, folder / RELATION_MODEL)
         write_documents(folder / PREDICTED, predicted, like="pubtator")
-        facts = {f"F1 {name}": f"{found.f1:.3f}" for name, found in scores.items()}
+        facts = {
+            f"F1 {name.replace('_', ' + ')}": f"{found.f1:.3f}" for name, found in scores.items()
+        }
         evaluation = evaluate_documents(
             dev.docs,
             predicted,
