@@ -25,7 +25,7 @@ from embre.relation_folder import LoadedModel, save_relation_model
 from embre.relation_model import RelationModel
 from embre.report import write_report
 from embre.scored_pairs import Decision, ScoredPairs, dealt_together
-from embre.scoring import Score, floor, score
+from embre.scoring import Score, counting, floor, score
 from embre.tally import Tally
 from embre.tokenization import load_tokenizer
 from embre.tracking import Tracker
@@ -134,6 +134,7 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
         lineage = {
             "run": config.name,
             **digests(config),
+            "counting": counting(dev.encoder.schema),
             "all_f1": round(scores["all"].f1, 4),
             "encoder": encoder_lineage(config.encoder.path),
         }

@@ -1,15 +1,25 @@
 """Registering: a finished run's encoder and relation model → versions in the MLflow registry."""
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from embre.finetune import RELATION_MODEL
+from embre.finetune import RELATION_MODEL, SCORES
+from embre.job import folder_digest
 from embre.pretrain import ENCODER
-from embre.tracking.registry import register
+from embre.scoring import METRICS
+from embre.tracking.registry import DIGEST, Version, aliased, lineage_tags, register
 from embre.tracking.runs import RUN_FILE, RunHandle
 
 KINDS = (ENCODER, RELATION_MODEL)
+F1 = tuple(f"{metric}_f1" for metric in METRICS)
+SAME = {"embre.dev": "on other documents", "embre.counting": "in another counting"}
+
+
+class NotBetter(RuntimeError):
+    """A gate did not let a model pass: the alias stays where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +33,14 @@ class Registered:
     uri: str
 
 
-def register_run(run: Path, name: str, alias: str | None) -> Registered:
+def register_run(
+    run: Path, name: str, alias: str | None, if_better: str | None = None
+) -> Registered:
     """Register what a run made. The same model is not registered twice.
 
+    With `if_better`, one of `F1`, the alias moves only to a model with a higher score than that of
+    the version it points to. Else NotBetter is raised, or ValueError where the two were not scored
+    on the same documents in the same counting; then nothing is registered.
     Raises FileNotFoundError where the folder is no finished run.
     """
     kind = next((kind for kind in KINDS if (run / kind).is_dir()), None)
@@ -40,6 +55,63 @@ def register_run(run: Path, name: str, alias: str | None) -> Registered:
             f"{run}: no finished run here (no {' or '.join(KINDS)} folder); "
             "give the folder that `embre pretrain` or `embre finetune` printed"
         )
+    check_names(name, alias)
     handle = RunHandle(**json.loads(remembered.read_text()))
-    version, new = register(run / kind, kind, name, alias, handle)
+    scores = f1_of(run) if kind == RELATION_MODEL else {}
+    if if_better is not None:
+        if alias is None:
+            raise ValueError("--if-better compares with the model of an alias: give --alias too")
+        check_better(
+            run / kind, scores, if_better, f"{name}@{alias}", aliased(name, alias, handle.uri)
+        )
+    version, new = register(run / kind, kind, name, alias, handle, scores)
     return Registered(name, version, kind, new, handle.uri)
+
+
+def check_names(name: str, alias: str | None) -> None:
+    """ValueError for what MLflow would refuse, but only after the model is copied."""
+    if not re.fullmatch(r"[\w. -]+", name):
+        raise ValueError(f"--name {name}: write letters, digits, points, hyphens and spaces")
+    if alias is not None and not re.fullmatch(r"(?!(latest|v\d+)$)[\w-]+", alias, re.IGNORECASE):
+        raise ValueError(
+            f"--alias {alias}: write letters, digits and hyphens, as champion; latest and v1 are "
+            "kept for versions"
+        )
+
+
+def f1_of(run: Path) -> dict[str, float]:
+    """The scores of a fine-tuning run by the names in `F1`."""
+    scores = json.loads((run / SCORES).read_text())["dev"]
+    return {f"{metric}_f1": scores[metric]["f1"] for metric in METRICS}
+
+
+def check_better(
+    folder: Path, scores: Mapping[str, float], metric: str, champion: str, now: Version | None
+) -> None:
+    """Pass where `now`, the version that the alias `champion` points to, is beaten or absent."""
+    if metric not in F1:
+        raise ValueError(f"--if-better {metric}: no such score; known: {', '.join(F1)}")
+    if metric not in scores:
+        raise ValueError(f"{folder}: an encoder has no {metric}; leave out --if-better")
+    if now is None or now.tags.get(DIGEST) == folder_digest(folder):
+        return
+    ours = lineage_tags(folder)
+    for key, how in SAME.items():
+        before, here = now.tags.get(key), ours.get(key)
+        if before is None or here is None or before != here:
+            raise ValueError(
+                f"{champion} (version {now.number}) was scored {how} "
+                f"({key}: {_short(before)} there, {_short(here)} here), so the two cannot be "
+                "compared; fine-tune both with the same data.dev and data.corpus, or set the alias "
+                "without --if-better"
+            )
+    theirs = float(now.tags[f"embre.{metric}"])
+    if not scores[metric] > theirs:
+        raise NotBetter(
+            f"{metric} is {scores[metric]:.4f}, and {theirs:.4f} of {champion} (version "
+            f"{now.number}): not better, so nothing is registered and the alias stays"
+        )
+
+
+def _short(value: str | None) -> str:
+    return "not known" if value is None else value if "/" in value else value[:12]

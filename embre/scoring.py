@@ -1,5 +1,7 @@
 """Scores predicted relations against gold ones, by the counting of the official BioRED scorer."""
 
+import hashlib
+import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -9,6 +11,7 @@ from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
 METRICS = ("pair", "pair_type", "pair_novelty", "all")
+RULES = 1  # raised when `score`, or how fine-tuning decides on the held-out documents, changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,23 @@ def score_documents(
                 )
             )
     return by_document
+
+
+def counting(schema: RelationSchema) -> str:
+    """The name of how relations are counted under a schema, as `biored/3f0c9a51d2e4`.
+
+    Two scores on the same documents may be compared where it is the same: same legal pairs, same
+    meaning of the labels, same pairs left out, novelty or not.
+    """
+    rules = {
+        "rules": RULES,
+        "legal": {" ".join(pair): sorted(types) for pair, types in schema.legal.items()},
+        "rename": dict(schema.rename),
+        "novelty": schema.novelty,
+        "not_scored": sorted(" ".join(pair) for pair in schema.not_scored),
+    }
+    text = json.dumps(rules, sort_keys=True)
+    return f"{schema.name}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def is_scored(relation: Relation, not_scored: Collection[tuple[str, str]] = NOT_SCORED) -> bool:

@@ -199,15 +199,18 @@ def register(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     name: Annotated[str, typer.Option(help="Name in the registry.")],
     alias: Annotated[str | None, typer.Option(help="Alias to point here, as champion.")] = None,
+    if_better: Annotated[
+        str | None, typer.Option(help="Only if this beats the alias's model, as all_f1.")
+    ] = None,
 ):
-    """Register a run's encoder or relation model in MLflow."""
-    from embre.register import register_run
+    """Register a run's encoder or relation model in MLflow.
 
-    found = register_run(run, name, alias)
-    what = "registered" if found.new else "was registered before:"
-    console.print(f"{found.kind} {what} {name} version {found.version} in {found.uri}")
-    if alias:
-        console.print(f"models:/{name}@{alias}")
+    With --if-better the alias moves only to a model that scores higher on the same documents.
+    """
+    from embre.launch.registering import Request, run_register
+
+    for line in run_register(Request(run, name, alias, if_better)):
+        console.print(line, markup=False)
 
 
 @app.command()

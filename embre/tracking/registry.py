@@ -9,8 +9,10 @@ import json
 import shutil
 from collections.abc import Mapping
 from contextlib import redirect_stderr
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlflow
@@ -24,6 +26,8 @@ from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
 PACKAGE = Path(__file__).resolve().parents[1]
 ARTIFACT = "model"
 DIGEST = "embre.digest"
+# What MLflow says of a name that is not there, and of an alias that is not.
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 REQUIREMENTS = (
     "torch",
     "transformers",
@@ -45,12 +49,38 @@ MODEL_FILES = {"encoder": "encoder_pyfunc.py", "relation_model": "relation_pyfun
 EXAMPLES = {"encoder": ["BRAF drives melanoma."], "relation_model": EXAMPLE}
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version in the registry: its number and its tags."""
+
+    number: str
+    tags: Mapping[str, str]
+
+
+def aliased(name: str, alias: str, uri: str) -> Version | None:
+    """The version that an alias points to; None where there is no such name or alias."""
+    quiet_mlflow()
+    try:
+        found = MlflowClient(uri).get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return None
+        raise
+    return Version(str(found.version), found.tags)
+
+
 def register(
-    folder: Path, kind: str, name: str, alias: str | None, handle: RunHandle
+    folder: Path,
+    kind: str,
+    name: str,
+    alias: str | None,
+    handle: RunHandle,
+    scores: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[str, bool]:
     """Make a model folder a registered version of its run; returns (version, whether it is new).
 
-    `kind` is `encoder` or `relation_model`. The same folder is not registered twice.
+    `kind` is `encoder` or `relation_model`; `scores` become tags. The same folder is not registered
+    twice.
     """
     quiet_mlflow()
     client = MlflowClient(handle.uri)
@@ -70,7 +100,8 @@ def register(
                 registered_model_name=name,
             )
         number = str(info.registered_model_version)
-        for key, value in {DIGEST: digest, **lineage_tags(folder)}.items():
+        tags = {f"embre.{key}": str(value) for key, value in scores.items()}
+        for key, value in {DIGEST: digest, **lineage_tags(folder), **tags}.items():
             client.set_model_version_tag(name, number, key, value)
     else:
         number = found

@@ -1,0 +1,107 @@
+"""An alias moves to a better model only, and only where the two can be compared."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from embre.corpora import CORPORA
+from embre.launch import cli
+from embre.register import NotBetter, check_better, register_run
+from embre.scoring import counting
+from embre.tracking.registry import DIGEST, Version, aliased
+from tests.tracking.finished_runs import COUNTING, finished_run
+
+TAGS = {"embre.dev": "b" * 64, "embre.counting": COUNTING, "embre.all_f1": "0.5", DIGEST: "c"}
+ALL = {"all_f1": 0.6}
+
+
+def test_only_a_better_model_gets_the_alias(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    first, same, better, other = (
+        finished_run(tmp_path, name, f1, **lineage)
+        for name, f1, lineage in (
+            ("first", 0.5, {}),
+            ("same", 0.5, {}),
+            ("better", 0.51, {}),
+            ("other", 0.9, {"dev": "f" * 64}),
+        )
+    )
+
+    def call(run: Path) -> tuple[int, str]:
+        options = "--name m --alias champion --if-better all_f1"
+        monkeypatch.setattr("sys.argv", ["embre", "register", str(run), *options.split()])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    assert call(first) == (0, ""), "the first of a name has nobody to beat"
+    assert call(first) == (0, ""), "the same command again"
+    code, error = call(same)
+    assert code == 1 and "all_f1 is 0.5000, and 0.5000 of m@champion (version 1)" in error
+    code, error = call(other)
+    assert code == 2 and "scored on other documents" in error
+    client = MlflowClient(uri)
+    assert len(client.search_model_versions("name='m'")) == 1, "what is refused is not registered"
+    assert call(better) == (0, "")
+    now = aliased("m", "champion", uri)
+    assert now is not None and now.number == "2"
+    kept = {key: now.tags[f"embre.{key}"] for key in ("all_f1", "pair_f1", "counting", "run")}
+    assert kept == {"all_f1": "0.51", "pair_f1": "0.81", "counting": COUNTING, "run": "better"}
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"embre.dev": "e" * 64}, "on other documents .*eeeeeeeeeeee there, bbbbbbbbbbbb here"),
+        ({"embre.counting": "bc5cdr/1"}, "in another counting"),
+        ({"embre.counting": None}, "not known there"),
+    ],
+)
+def test_what_was_scored_otherwise_is_not_compared(
+    tmp_path: Path, tags: dict[str, str | None], message: str
+) -> None:
+    model = finished_run(tmp_path, "one", 0.6) / "relation_model"
+    known = {key: value for key, value in {**TAGS, **tags}.items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        check_better(model, ALL, "all_f1", "m@champion", Version("1", known))
+
+
+def test_better_means_more(tmp_path: Path) -> None:
+    model = finished_run(tmp_path, "one", 0.6) / "relation_model"
+    check_better(model, ALL, "all_f1", "m@champion", Version("1", TAGS))
+    check_better(model, ALL, "all_f1", "m@champion", None)
+    for theirs in ("0.6", "0.7"):
+        with pytest.raises(NotBetter, match="the alias stays"):
+            known = Version("1", TAGS | {"embre.all_f1": theirs})
+            check_better(model, ALL, "all_f1", "m@champion", known)
+    with pytest.raises(ValueError, match="known: pair_f1, pair_type_f1, pair_novelty_f1, all_f1"):
+        check_better(model, ALL, "f1", "m@champion", None)
+    with pytest.raises(ValueError, match="an encoder has no all_f1"):
+        check_better(model, {}, "all_f1", "m@champion", None)
+
+
+def test_names_that_mlflow_would_refuse_are_refused_before_it_copies(tmp_path: Path) -> None:
+    run = finished_run(tmp_path, "one", 0.6)
+    with pytest.raises(ValueError, match="give --alias too"):
+        register_run(run, "m", None, "all_f1")
+    for name, alias in (("a/b", None), ("it's", None), ("m", "latest"), ("m", "V1"), ("m", "a b")):
+        with pytest.raises(ValueError, match="--name|--alias"):
+            register_run(run, name, alias)
+
+
+def test_a_counting_has_its_rules_in_its_name() -> None:
+    schema = CORPORA["biored"]
+    assert counting(schema).startswith("biored/")
+    joint = replace(schema, relation_types=(*schema.relation_types, "CID"))
+    assert counting(joint) == counting(schema), "what else is learnt does not count"
+    others = (
+        replace(schema, novelty=False),
+        replace(schema, rename={"Bind": None}),
+        replace(schema, not_scored=frozenset()),
+        CORPORA["bc5cdr"],
+    )
+    assert len({counting(schema), *map(counting, others)}) == 5
