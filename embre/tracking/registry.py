@@ -34,11 +34,13 @@ REQUIREMENTS = (
     "tokenizers",
     "safetensors",
     "numpy",
+    "pyarrow",
     "pydantic",
     "pyyaml",
     "msgspec",
     "lxml",
     "fsspec",
+    "isal",
 )
 EXAMPLE = [
     "1|t|BRAF in melanoma.\n1|a|BRAF drives melanoma.\n"
