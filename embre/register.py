@@ -10,8 +10,9 @@ from embre.finetune import RELATION_MODEL, SCORES
 from embre.job import folder_digest
 from embre.pretrain import ENCODER
 from embre.scoring import METRICS
-from embre.tracking.registry import DIGEST, Version, aliased, lineage_tags, register
+from embre.tracking.registry import DIGEST, lineage_tags, register
 from embre.tracking.runs import RUN_FILE, RunHandle
+from embre.tracking.versions import Version, aliased
 
 KINDS = (ENCODER, RELATION_MODEL)
 F1 = tuple(f"{metric}_f1" for metric in METRICS)

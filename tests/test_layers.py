@@ -24,7 +24,7 @@ FLOORS = """
 - training_state curves flops engine engine_deepspeed engines checkpoints job tracking report
   dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train
-- sharding shard_tasks pretrain finetune probe_shards predict register study
+- sharding shard_tasks pretrain finetune probe_shards predict register lineage study
 - launch demo
 """
 FLOOR = {room: level for level, rooms in enumerate(FLOORS.split("- ")) for room in rooms.split()}

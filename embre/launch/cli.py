@@ -196,20 +196,33 @@ def probe(
 
 @app.command()
 def register(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    name: Annotated[str, typer.Option(help="Name in the registry.")],
+    run: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the registry.")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to point here, as champion.")] = None,
     if_better: Annotated[
         str | None, typer.Option(help="Only if this beats the alias's model, as all_f1.")
     ] = None,
+    show: Annotated[
+        str | None, typer.Option(help="Name, or digest of a shard set: what came from what.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
 ):
-    """Register a run's encoder or relation model in MLflow.
+    """Register a run's encoder or relation model in MLflow, or --show what is there.
 
     With --if-better the alias moves only to a model that scores higher on the same documents.
     """
-    from embre.launch.registering import Request, run_register
+    from embre.launch.registering import Request, run_register, show_lineage
 
-    for line in run_register(Request(run, name, alias, if_better)):
+    if show is not None and run is None:
+        lines = show_lineage(show, _uri(tracking_uri))
+    elif show is None and run is not None and name is not None and tracking_uri is None:
+        lines = run_register(Request(run, name, alias, if_better))
+    else:
+        raise ValueError(
+            "give RUN and --name NAME to register it where its MLflow run is, or --show NAME "
+            "(with --tracking-uri, if need be) to look"
+        )
+    for line in lines:
         console.print(line, markup=False)
 
 

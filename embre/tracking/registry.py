@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -22,12 +21,11 @@ from mlflow.tracking import MlflowClient
 
 from embre.job import LINEAGE, folder_digest
 from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
+from embre.tracking.versions import versions_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ARTIFACT = "model"
 DIGEST = "embre.digest"
-# What MLflow says of a name that is not there, and of an alias that is not.
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 REQUIREMENTS = (
     "torch",
     "transformers",
@@ -51,26 +49,6 @@ MODEL_FILES = {"encoder": "encoder_pyfunc.py", "relation_model": "relation_pyfun
 EXAMPLES = {"encoder": ["BRAF drives melanoma."], "relation_model": EXAMPLE}
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A version in the registry: its number and its tags."""
-
-    number: str
-    tags: Mapping[str, str]
-
-
-def aliased(name: str, alias: str, uri: str) -> Version | None:
-    """The version that an alias points to; None where there is no such name or alias."""
-    quiet_mlflow()
-    try:
-        found = MlflowClient(uri).get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        if error.error_code in ABSENT:
-            return None
-        raise
-    return Version(str(found.version), found.tags)
-
-
 def register(
     folder: Path,
     kind: str,
@@ -87,7 +65,8 @@ def register(
     quiet_mlflow()
     client = MlflowClient(handle.uri)
     digest = folder_digest(folder)
-    found = _version_with(client, name, digest)
+    known = versions_of(name, handle.uri)
+    found = next((v.number for v in known if v.tags.get(DIGEST) == digest), None)
     if found is None:
         # It tells on stderr what the command says in its own words.
         quiet = redirect_stderr(io.StringIO())
@@ -146,14 +125,6 @@ def requirements() -> list[str]:
     """The packages that a registered model needs, at the versions it was made with."""
     installed = {name: version(name).split("+")[0] for name in REQUIREMENTS}
     return [f"{name}=={number}" for name, number in installed.items()]
-
-
-def _version_with(client: MlflowClient, name: str, digest: str) -> str | None:
-    try:
-        versions = client.search_model_versions(f"name='{name}'")
-    except MlflowException:
-        return None
-    return next((str(v.version) for v in versions if v.tags.get(DIGEST) == digest), None)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

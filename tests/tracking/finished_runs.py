@@ -1,17 +1,20 @@
-"""Folders as a fine-tuning run leaves them, without training: for tests of the registry."""
+"""Folders as runs leave them, without training: for tests of the registry."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from embre.config import FinetuneConfig, check_config
+from embre.config import FinetuneConfig, PretrainConfig, RunConfig, check_config
 from embre.corpora import CORPORA
+from embre.encoder import load_encoder
 from embre.finetune import RELATION_MODEL, SCORES
 from embre.job import LINEAGE
+from embre.pretrain import ENCODER
 from embre.relation_folder import save_relation_model
 from embre.scoring import METRICS, counting
+from embre.tokenization import copy_tokenizer
 from embre.tracking.runs import open_run
-from tests.tiny import tiny_relation_model, tiny_tokenizer
+from tests.tiny import tiny_encoder, tiny_relation_model, tiny_tokenizer
 
 COUNTING = counting(CORPORA["biored"])
 
@@ -26,14 +29,32 @@ def finished_run(folder: Path, name: str, all_f1: float, **lineage: Any) -> Path
     dev = {metric: {"f1": all_f1 + 0.1 * n} for n, metric in enumerate(reversed(METRICS))}
     (run / SCORES).write_text(json.dumps({"dev": dev, "floor": dev, "not_used": {}}))
     told = {"run": name, "train": "a" * 64, "dev": "b" * 64, "counting": COUNTING, "all_f1": all_f1}
+    told["encoder"] = {"digest": "e" * 64}
     (model / LINEAGE).write_text(json.dumps(told | lineage))
+    data = {"train": "train.PubTator", "dev": "dev.PubTator"}
+    _open(folder, FinetuneConfig, run, data)
+    return run
+
+
+def finished_pretraining(folder: Path, name: str, shard_set: str) -> Path:
+    """A run with a tiny untrained encoder, told to come from shards of that digest."""
+    run = folder / "runs" / name
+    tokenizer = tiny_tokenizer(folder / "backbone")
+    encoder = run / ENCODER
+    load_encoder(tiny_encoder(folder / "backbone"), tokenizer).save_pretrained(encoder)
+    copy_tokenizer(folder / "backbone", encoder)
+    told = {"run": name, "shard_set": shard_set, "steps": 7}
+    (encoder / LINEAGE).write_text(json.dumps(told))
+    _open(folder, PretrainConfig, run, {"shards": "shards", "streams": 1})
+    return run
+
+
+def _open(folder: Path, kind: type[RunConfig], run: Path, data: dict[str, Any]) -> None:
     values = {
-        "name": name,
+        "name": run.name,
         "storage": str(folder / "runs"),
         "encoder": {"path": "backbone"},
-        "data": {"train": "train.PubTator", "dev": "dev.PubTator"},
+        "data": data,
         "train": {"steps": 1},
     }
-    config = check_config(FinetuneConfig, values, "test")
-    open_run(config, f"sqlite:///{folder}/mlflow.db", run, {}, {})
-    return run
+    open_run(check_config(kind, values, "test"), f"sqlite:///{folder}/mlflow.db", run, {}, {})

@@ -10,7 +10,8 @@ from embre.corpora import CORPORA
 from embre.launch import cli
 from embre.register import NotBetter, check_better, register_run
 from embre.scoring import counting
-from embre.tracking.registry import DIGEST, Version, aliased
+from embre.tracking.registry import DIGEST
+from embre.tracking.versions import Version, aliased
 from tests.tracking.finished_runs import COUNTING, finished_run
 
 TAGS = {"embre.dev": "b" * 64, "embre.counting": COUNTING, "embre.all_f1": "0.5", DIGEST: "c"}
@@ -67,16 +68,16 @@ def test_what_was_scored_otherwise_is_not_compared(
     model = finished_run(tmp_path, "one", 0.6) / "relation_model"
     known = {key: value for key, value in {**TAGS, **tags}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
-        check_better(model, ALL, "all_f1", "m@champion", Version("1", known))
+        check_better(model, ALL, "all_f1", "m@champion", Version("m", "1", known))
 
 
 def test_better_means_more(tmp_path: Path) -> None:
     model = finished_run(tmp_path, "one", 0.6) / "relation_model"
-    check_better(model, ALL, "all_f1", "m@champion", Version("1", TAGS))
+    check_better(model, ALL, "all_f1", "m@champion", Version("m", "1", TAGS))
     check_better(model, ALL, "all_f1", "m@champion", None)
     for theirs in ("0.6", "0.7"):
         with pytest.raises(NotBetter, match="the alias stays"):
-            known = Version("1", TAGS | {"embre.all_f1": theirs})
+            known = Version("m", "1", TAGS | {"embre.all_f1": theirs})
             check_better(model, ALL, "all_f1", "m@champion", known)
     with pytest.raises(ValueError, match="known: pair_f1, pair_type_f1, pair_novelty_f1, all_f1"):
         check_better(model, ALL, "f1", "m@champion", None)
