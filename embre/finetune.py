@@ -20,6 +20,7 @@ from embre.engine import Engine
 from embre.engines import build_engine
 from embre.evaluation import evaluate_documents, write_evaluation
 from embre.job import LINEAGE, Job, folder_digest, move_into_place
+from embre.model_card import write_relation_card
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel, save_relation_model
 from embre.relation_model import RelationModel
@@ -139,6 +140,7 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
             "encoder": encoder_lineage(config.encoder.path),
         }
         (partial / LINEAGE).write_text(json.dumps(lineage, indent=1))
+        write_relation_card(partial, config, dev.encoder.schema, values, len(dev.docs))
         move_into_place(partial, folder / RELATION_MODEL)
         write_documents(folder / PREDICTED, predicted, like="pubtator")
         facts = {

@@ -11,6 +11,7 @@ from embre.tracking.runs import RunHandle
 
 CONFIG = "config.yaml"  # in a run's folder: what it was told, resolved
 LINEAGE = "embre.json"  # beside a model's weights: what it came from
+CARD = "README.md"  # beside them too: for people, who may edit it
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -37,11 +38,11 @@ def move_into_place(partial: Path, final: Path) -> None:
 
 
 def folder_digest(path: str | Path) -> str:
-    """SHA-256 over all files in a folder and below, or of a single file."""
+    """SHA-256 over all files in a folder and below, but for cards; or of a single file."""
     digest = hashlib.sha256()
     files = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*"))
     for file in files:
-        if file.is_file():
+        if file.is_file() and file.name != CARD:
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()

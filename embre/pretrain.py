@@ -23,6 +23,7 @@ from embre.heads import EntityHead
 from embre.identifier_scores import NAMES, frequency_bounds, score_sums, scores
 from embre.job import LINEAGE, Job, move_into_place
 from embre.loader import StreamLoader
+from embre.model_card import write_encoder_card
 from embre.pretraining_model import LOSSES, PretrainingModel
 from embre.shard_statistics import stored_statistics
 from embre.sharded_table import ShardedTable
@@ -30,7 +31,7 @@ from embre.shards import ShardSet
 from embre.stream import validation_batches
 from embre.table_rows import TableRows
 from embre.tokenization import copy_tokenizer, load_tokenizer
-from embre.tracking import Tracker
+from embre.tracking import Tracker, read_events
 from embre.tracking.runs import metric_sender, sent_step
 from embre.train import train
 from embre.world import World
@@ -212,6 +213,7 @@ def export(
         save_entities(folder, weights, entities)
         lineage = {"run": job.config.name, "shard_set": digest, "steps": job.config.train.steps}
         (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
+        write_encoder_card(folder, job.config, read_events(job.folder, "validation"))
         move_into_place(folder, job.folder / ENCODER)
     engine.world.wait()
 

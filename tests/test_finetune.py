@@ -255,3 +255,12 @@ def test_two_workers_of_ray_train_learn_what_one_process_learns(
         torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3)
     scores = [json.loads((run / SCORES).read_text()) for run in (one, two)]
     assert scores[0] == scores[1]
+
+
+def test_the_model_has_a_card_with_the_scores_of_the_run(run: Path) -> None:
+    text = (run / "relation_model" / "README.md").read_text()
+    values = json.loads((run / SCORES).read_text())
+    assert f"| {values['dev']['all']['f1']:.4f} | {values['floor']['all']['f1']:.4f} |" in text
+    assert "dev.PubTator (12 documents)" in text and str(run.parents[1]) not in text
+    lineage = json.loads((run / "relation_model" / "embre.json").read_text())
+    assert lineage["dev"] in text and lineage["counting"].startswith("biored/")

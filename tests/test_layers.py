@@ -22,6 +22,7 @@ FLOORS = """
   identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model
   relation_folder decode entity_attention relation_losses
 - training_state curves flops engine engine_deepspeed engines checkpoints job tracking report
+  model_card
   dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train
 - sharding shard_tasks pretrain finetune probe_shards predict register lineage study

@@ -1,0 +1,238 @@
+"""The card of a model: the README.md of its folder, in the form that the Hugging Face hub reads.
+
+Nothing of the machine goes into it: no paths, no dates. It may be edited: what identifies a model
+(`job.folder_digest`) does not look at it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embre import __version__
+from embre.config import EncoderConfig, FinetuneConfig, PretrainConfig
+from embre.job import CARD, LINEAGE
+from embre.relation_schema import RelationSchema
+
+LICENSE = "license: unknown  # fill in: the backbone and the documents have licences of their own\n"
+TAGS = ["biology", "medical", "pubtator", "bert"]
+NAMES = {
+    "pair": "Entity pair F1",
+    "pair_type": "Pair and relation type F1",
+    "pair_novelty": "Pair and novelty F1",
+    "all": "Pair, type and novelty F1",
+}
+LIMITS = """## What it is for
+
+A lead for a curator who reads the source, and nothing more: not for diagnosis, not for treatment,
+no advice to patients or physicians. It was made for English abstracts. {more}
+"""
+USE_RELATIONS = """## How to use it
+
+    embre predict FOLDER YOUR.PubTator --out predicted
+
+In Python:
+
+```python
+model = load_relation_model("FOLDER", torch.device("cpu"))   # embre.relation_folder
+docs = read_documents("YOUR.PubTator", Tally())              # embre.corpora, embre.tally
+for doc in predict(model, docs):                             # embre.decode
+    for r in doc.relations:
+        print(doc.doc_id, r.head, r.type, r.tail, r.novel, r.probability)
+```
+
+`transformers.AutoModel.from_pretrained("FOLDER")` reads the encoder alone. The weights are
+safetensors, and no code comes with them.
+"""
+USE_ENCODER = """## How to use it
+
+```python
+from transformers import AutoModel, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+inputs = tokenizer("BRAF drives melanoma.", return_tensors="pt", return_token_type_ids=False)
+vectors = AutoModel.from_pretrained("FOLDER")(**inputs).last_hidden_state
+```
+
+`embre finetune CONFIG encoder.path=FOLDER` makes a relation model of it, and
+`embre probe FOLDER "[[BRCA1|Gene]] predisposes to breast cancer."` asks what it knows of hidden
+names. The weights are safetensors, and no code comes with them.
+"""
+
+
+def write_relation_card(
+    folder: Path,
+    config: FinetuneConfig,
+    schema: RelationSchema,
+    scores: Mapping[str, Any],
+    num_documents: int,
+) -> None:
+    """Write the card of a relation model into its folder, where its lineage lies already.
+
+    `scores` are `dev` and `floor` as in scores.json, measured on `num_documents` documents.
+    """
+    lineage = json.loads((folder / LINEAGE).read_text())
+    base = base_model(config.encoder, lineage["encoder"])
+    corpora = list(dict.fromkeys([schema.name, *(also.corpus.name for also in config.data.also)]))
+    measured = f"{Path(config.data.dev).name} ({num_documents} documents)"
+    front = {
+        "language": ["en"],
+        "library_name": "embre",
+        "tags": [*TAGS, "relation-extraction", *(["novelty"] if schema.novelty else [])],
+        **({"base_model": base} if base else {}),
+        "datasets": corpora,
+        "metrics": ["f1", "precision", "recall"],
+        "model-index": [
+            {
+                "name": config.name,
+                "results": [
+                    {
+                        "task": {"type": "relation-extraction"},
+                        "dataset": {
+                            "type": schema.name,
+                            "name": measured,
+                            "revision": lineage["dev"],
+                        },
+                        "metrics": [
+                            {"type": "f1", "name": name, "value": scores["dev"][metric]["f1"]}
+                            for metric, name in NAMES.items()
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    what = ", ".join(schema.own_types)
+    novel = ", says whether the text states it as new" if schema.novelty else ""
+    pairs = ", ".join("-".join(pair) for pair, types in sorted(schema.legal.items()) if types)
+    start = f"`{base}`" if base else "an encoder with random weights"
+    digests = {key: lineage[key] for key in lineage if key in ("train", "dev") or "also." in key}
+    parts = [
+        f"# {config.name}",
+        f"Finds relations between the annotated concepts of a document{novel}, and gives each a "
+        f"probability. Relation types: {what}. Pairs: {pairs}.\n"
+        f"Fine-tuned by embre {__version__} from {start} in {config.train.steps} steps.",
+        _results(scores, measured),
+        USE_RELATIONS.rstrip(),
+        LIMITS.format(
+            more="Mentions\nand identifiers must come with the documents, as PubTator or BioC; "
+            "relations between other types are not\nfound. A probability is calibrated on "
+            "documents like those it was scored on."
+        ).rstrip(),
+        "## What it was made of",
+        "\n".join(_table(("documents", "SHA-256"), digests.items())),
+        _encoder_lines(lineage["encoder"]),
+    ]
+    _write(folder, front, parts)
+
+
+def write_encoder_card(
+    folder: Path, config: PretrainConfig, events: Iterable[Mapping[str, Any]]
+) -> None:
+    """Write the card of an encoder into its folder, where its lineage lies already.
+
+    `events` are the validations of its run; the last one is shown.
+    """
+    lineage = json.loads((folder / LINEAGE).read_text())
+    base = base_model(config.encoder, _lineage(config.encoder.path))
+    front = {
+        "language": ["en"],
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        "tags": [*TAGS, "entity-masking"],
+        **({"base_model": base} if base else {}),
+    }
+    start = f"`{base}`" if base else "random weights"
+    parts = [
+        f"# {config.name}",
+        "A BERT that learnt to name what was hidden from it: whole mentions of genes, diseases, "
+        "chemicals, variants,\nspecies and cell lines were masked, and it found their type and "
+        f"concept.\nPretrained by embre {__version__} from {start} in {config.train.steps} steps "
+        f"(`{config.masking.objective}`).",
+    ]
+    last = [*events][-1:]
+    shown = {
+        key.removeprefix("validation/"): f"{value:.3f}"
+        for key, value in (last[0].items() if last else ())
+        if key.startswith(("validation/accuracy/", "validation/mrr/")) and key.count("/") == 2
+    }
+    if shown:
+        table = "\n".join(
+            _table(("validation split, hidden tokens and mentions", ""), shown.items())
+        )
+        parts += ["## Results", table]
+    parts += [
+        USE_ENCODER.rstrip(),
+        LIMITS.format(
+            more="What it takes for\na hidden name is what the texts made likely, which need not "
+            "be true."
+        ).rstrip(),
+        "## What it was made of",
+        f"The shard set with the digest `{lineage['shard_set']}`. Beside the plain BERT lie the "
+        "head that names concepts\n(`entity_head.safetensors`), its vocabulary "
+        "(`concepts.parquet`) and this lineage (`embre.json`).",
+    ]
+    _write(folder, front, parts)
+
+
+def base_model(config: EncoderConfig, lineage: Mapping[str, Any]) -> str:
+    """What a model started from: a run of ours, a name of the hub, else the name of a folder.
+
+    '' where it started from random weights.
+    """
+    if config.new is not None:
+        return ""
+    if "run" in lineage:
+        return str(lineage["run"])
+    known = Path(config.path) / "config.json"
+    hub = json.loads(known.read_text()).get("_name_or_path", "") if known.exists() else ""
+    # Two parts and no more: elsewhere it is the folder on somebody's machine.
+    return hub if hub.count("/") == 1 and hub[0] not in "./~" else Path(config.path).name
+
+
+def _lineage(folder: str) -> dict[str, Any]:
+    path = Path(folder) / LINEAGE
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _results(scores: Mapping[str, Any], measured: str) -> str:
+    lines = ["## Results", "", f"On {measured}, in the counting of the official BioRED scorer."]
+    lines += [
+        "Each document was decided by thresholds fitted to other documents (five folds); those in",
+        "this folder are fitted to all of them. The floor needs no learning: every legal pair has",
+        "the first type that it may have, and is novel where the corpus says what is.",
+        "",
+    ]
+    rows = [
+        (
+            NAMES[metric].removesuffix(" F1"),
+            *(f"{found[key]:.4f}" for key in ("precision", "recall", "f1")),
+            f"{scores['floor'][metric]['f1']:.4f}",
+        )
+        for metric, found in scores["dev"].items()
+    ]
+    return "\n".join([*lines, *_table(("metric", "precision", "recall", "F1", "floor F1"), rows)])
+
+
+def _encoder_lines(encoder: Mapping[str, Any]) -> str:
+    """Where the encoder comes from, as far as it is known."""
+    text = f"The encoder has the digest `{encoder['digest']}`"
+    if "shard_set" not in encoder:
+        return f"{text}."
+    return (
+        f"{text}. The run `{encoder['run']}` pretrained it in\n{encoder['steps']} steps on the "
+        f"shard set with the digest `{encoder['shard_set']}`."
+    )
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    heads = [*heads]
+    lines = [heads, ["---"] * len(heads), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _write(folder: Path, front: Mapping[str, Any], parts: list[str]) -> None:
+    head = LICENSE + yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True)
+    text = "\n\n".join(parts)
+    (folder / CARD).write_text(f"---\n{head}---\n\n{text}\n", encoding="utf-8")

@@ -1,0 +1,139 @@
+"""A model's card: what the hub reads, what it was measured on, and nothing of this machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from transformers import AutoModel, AutoTokenizer
+
+from embre.config import FinetuneConfig, PretrainConfig, check_config
+from embre.corpora import CORPORA
+from embre.job import CARD, LINEAGE, folder_digest
+from embre.model_card import base_model, write_encoder_card, write_relation_card
+from embre.relation_folder import save_relation_model
+from embre.scoring import METRICS
+from tests.tiny import tiny_relation_model, tiny_tokenizer
+
+ENCODER = {"run": "base", "steps": 7, "shard_set": "5" * 64, "digest": "e" * 64}
+SCORES = {
+    kind: {metric: {"precision": 0.5, "recall": 0.25, "f1": value} for metric in METRICS}
+    for kind, value in (("dev", 0.3333), ("floor", 0.1))
+}
+
+
+def config_of(folder: Path, **encoder: object) -> FinetuneConfig:
+    values = {
+        "name": "biored-small",
+        "storage": str(folder / "runs"),
+        "encoder": {"path": str(folder / "backbone"), **encoder},
+        "data": {
+            "train": str(folder / "Train.PubTator"),
+            "dev": str(folder / "Dev.PubTator"),
+            "also": [{"corpus": "bc5cdr", "train": str(folder / "cdr.txt")}],
+        },
+        "train": {"steps": 6},
+    }
+    return check_config(FinetuneConfig, values, "test")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("card")
+    tiny_tokenizer(folder / "backbone")
+    save_relation_model(folder / "model", tiny_relation_model(folder / "backbone"))
+    told = {"run": "biored-small", "train": "a" * 64, "dev": "b" * 64, "also.0": "c" * 64}
+    (folder / "model" / LINEAGE).write_text(json.dumps({**told, "encoder": ENCODER}))
+    write_relation_card(folder / "model", config_of(folder), CORPORA["biored"], SCORES, 100)
+    return folder / "model"
+
+
+def test_the_hub_reads_the_card_of_a_relation_model(model: Path) -> None:
+    card = ModelCard.load(model / CARD)
+    assert card.data.base_model == "base" and card.data.datasets == ["biored", "bc5cdr"]
+    assert card.data.license == "unknown" and "relation-extraction" in card.data.tags
+    results = card.data.eval_results
+    assert [(found.metric_name, found.metric_value) for found in results][-1] == (
+        "Pair, type and novelty F1",
+        0.3333,
+    )
+    assert {found.dataset_name for found in results} == {"Dev.PubTator (100 documents)"}
+    assert {found.dataset_revision for found in results} == {"b" * 64}
+
+
+def test_the_card_says_what_for_and_out_of_what(model: Path) -> None:
+    text = (model / CARD).read_text()
+    for said in (
+        "| Pair, type and novelty | 0.5000 | 0.2500 | 0.3333 | 0.1000 |",
+        "thresholds fitted to other documents",
+        "not for diagnosis",
+        f"| train | {'a' * 64} |",
+        f"| also.0 | {'c' * 64} |",
+        f"shard set with the digest `{'5' * 64}`",
+    ):
+        assert said in text, said
+    assert str(model.parent) not in text
+
+
+def test_plain_transformers_reads_the_folder_with_the_markers(model: Path) -> None:
+    bert = AutoModel.from_pretrained(model, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    assert len(tokenizer) <= bert.config.vocab_size
+    markers = [token for token in tokenizer.get_added_vocab() if "Gene" in token]
+    assert markers and all(tokenizer.tokenize(token) == [token] for token in markers)
+    files = {path.name for path in model.iterdir()}
+    assert files == {
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *(LINEAGE, CARD),
+    }
+
+
+def test_an_edited_card_leaves_the_model_what_it_was(model: Path) -> None:
+    digest = folder_digest(model)
+    text = (model / CARD).read_text()
+    (model / CARD).write_text(text.replace("license: unknown", "license: mit"))
+    assert folder_digest(model) == digest
+    (model / CARD).write_text(text)
+
+
+def test_the_card_of_an_encoder_has_its_last_validation(tmp_path: Path) -> None:
+    values = {
+        "name": "pubtator-small",
+        "encoder": {"path": str(tmp_path / "backbone"), "new": {}},
+        "data": {"shards": str(tmp_path / "shards"), "streams": 2},
+        "train": {"steps": 7},
+    }
+    config = check_config(PretrainConfig, values, "test")
+    (tmp_path / LINEAGE).write_text(json.dumps({k: v for k, v in ENCODER.items() if k != "digest"}))
+    validations = [
+        {"step": step, "validation/accuracy/type": share, "validation/accuracy/type/Gene": 0.0}
+        for step, share in ((3, 0.25), (7, 0.5))
+    ]
+    write_encoder_card(tmp_path, config, validations)
+    text = (tmp_path / CARD).read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["pipeline_tag"] == "fill-mask" and "base_model" not in front
+    assert "| accuracy/type | 0.500 |" in text and "0.250" not in text
+    assert "5" * 64 in text and str(tmp_path) not in text
+    write_encoder_card(tmp_path, config, [])
+    assert "## Results" not in (tmp_path / CARD).read_text()
+
+
+@pytest.mark.parametrize(
+    ("told", "lineage", "name"),
+    [
+        ("nreimers/MiniLM-L6-H384-uncased", {}, "nreimers/MiniLM-L6-H384-uncased"),
+        ("/home/somebody/minilm", {}, "backbone"),
+        ("", {}, "backbone"),
+        ("nreimers/MiniLM", ENCODER, "base"),
+    ],
+)
+def test_a_base_model_is_no_folder_of_a_machine(
+    tmp_path: Path, told: str, lineage: dict[str, object], name: str
+) -> None:
+    config = config_of(tmp_path).encoder
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "config.json").write_text(json.dumps({"_name_or_path": told}))
+    assert base_model(config, lineage) == name
+    assert base_model(config_of(tmp_path, new={}).encoder, lineage) == ""
