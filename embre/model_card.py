@@ -36,9 +36,14 @@ USE_RELATIONS = """## How to use it
 In Python:
 
 ```python
-model = load_relation_model("FOLDER", torch.device("cpu"))   # embre.relation_folder
-docs = read_documents("YOUR.PubTator", Tally())              # embre.corpora, embre.tally
-for doc in predict(model, docs):                             # embre.decode
+import torch
+from embre.corpora import read_documents
+from embre.decode import predict
+from embre.relation_folder import load_relation_model
+from embre.tally import Tally
+
+model = load_relation_model("FOLDER", torch.device("cpu"))
+for doc in predict(model, read_documents("YOUR.PubTator", Tally())):
     for r in doc.relations:
         print(doc.doc_id, r.head, r.type, r.tail, r.novel, r.probability)
 ```
@@ -75,6 +80,7 @@ def write_relation_card(
     lineage = json.loads((folder / LINEAGE).read_text())
     base = base_model(config.encoder, lineage["encoder"])
     corpora = list(dict.fromkeys([schema.name, *(also.corpus.name for also in config.data.also)]))
+    names = {m: name for m, name in NAMES.items() if schema.novelty or "novelty" not in name}
     measured = f"{Path(config.data.dev).name} ({num_documents} documents)"
     front = {
         "language": ["en"],
@@ -96,7 +102,7 @@ def write_relation_card(
                         },
                         "metrics": [
                             {"type": "f1", "name": name, "value": scores["dev"][metric]["f1"]}
-                            for metric, name in NAMES.items()
+                            for metric, name in names.items()
                         ],
                     }
                 ],
@@ -113,7 +119,7 @@ def write_relation_card(
         f"Finds relations between the annotated concepts of a document{novel}, and gives each a "
         f"probability. Relation types: {what}. Pairs: {pairs}.\n"
         f"Fine-tuned by embre {__version__} from {start} in {config.train.steps} steps.",
-        _results(scores, measured),
+        _results(scores, names, measured),
         USE_RELATIONS.rstrip(),
         LIMITS.format(
             more="Mentions\nand identifiers must come with the documents, as PubTator or BioC; "
@@ -122,7 +128,7 @@ def write_relation_card(
         ).rstrip(),
         "## What it was made of",
         "\n".join(_table(("documents", "SHA-256"), digests.items())),
-        _encoder_lines(lineage["encoder"]),
+        *([_encoder_lines(lineage["encoder"])] if base else []),
     ]
     _write(folder, front, parts)
 
@@ -196,7 +202,7 @@ def _lineage(folder: str) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _results(scores: Mapping[str, Any], measured: str) -> str:
+def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str) -> str:
     lines = ["## Results", "", f"On {measured}, in the counting of the official BioRED scorer."]
     lines += [
         "Each document was decided by thresholds fitted to other documents (five folds); those in",
@@ -206,11 +212,11 @@ def _results(scores: Mapping[str, Any], measured: str) -> str:
     ]
     rows = [
         (
-            NAMES[metric].removesuffix(" F1"),
-            *(f"{found[key]:.4f}" for key in ("precision", "recall", "f1")),
+            name.removesuffix(" F1"),
+            *(f"{scores['dev'][metric][key]:.4f}" for key in ("precision", "recall", "f1")),
             f"{scores['floor'][metric]['f1']:.4f}",
         )
-        for metric, found in scores["dev"].items()
+        for metric, name in names.items()
     ]
     return "\n".join([*lines, *_table(("metric", "precision", "recall", "F1", "floor F1"), rows)])
 

@@ -14,6 +14,7 @@ from embre.job import CARD, LINEAGE, folder_digest
 from embre.model_card import base_model, write_encoder_card, write_relation_card
 from embre.relation_folder import save_relation_model
 from embre.scoring import METRICS
+from embre.tracking.registry import EXAMPLE
 from tests.tiny import tiny_relation_model, tiny_tokenizer
 
 ENCODER = {"run": "base", "steps": 7, "shard_set": "5" * 64, "digest": "e" * 64}
@@ -74,6 +75,26 @@ def test_the_card_says_what_for_and_out_of_what(model: Path) -> None:
     ):
         assert said in text, said
     assert str(model.parent) not in text
+
+
+def test_the_code_in_the_card_runs(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (model / CARD).read_text().split("```python\n")[1].split("```")[0]
+    (tmp_path / "in.PubTator").write_text(EXAMPLE[0])
+    code = code.replace("FOLDER", str(model)).replace("YOUR", str(tmp_path / "in"))
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out.startswith("1 Disease:")
+
+
+def test_without_novelty_the_card_says_nothing_of_it(tmp_path: Path, model: Path) -> None:
+    (tmp_path / LINEAGE).write_text((model / LINEAGE).read_text())
+    write_relation_card(tmp_path, config_of(tmp_path), CORPORA["bc5cdr"], SCORES, 100)
+    text = (tmp_path / CARD).read_text()
+    head, body = text.split("# biored-small")
+    assert (
+        "novelty" not in head and "states it as new" not in body and "Pair and novelty" not in body
+    )
 
 
 def test_plain_transformers_reads_the_folder_with_the_markers(model: Path) -> None:
