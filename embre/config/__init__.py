@@ -17,6 +17,7 @@ from embre.config.pretraining import (
 )
 from embre.config.reading import ConfigError, check_config, dump_config, load_config
 from embre.config.run import RunConfig
+from embre.config.secret_values import refuse_secrets
 from embre.config.sections import (
     EncoderConfig,
     LaunchConfig,
@@ -54,4 +55,5 @@ __all__ = [
     "check_config",
     "dump_config",
     "load_config",
+    "refuse_secrets",
 ]

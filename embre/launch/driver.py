@@ -18,6 +18,7 @@ from embre.config import (
     RunConfig,
     dump_config,
     load_config,
+    refuse_secrets,
 )
 from embre.curves import draw_curves
 from embre.engines import DEEPSPEED_JSON
@@ -57,6 +58,7 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     under_torchrun = config.launch.launcher == "local" and "RANK" in os.environ
     refuse_what_cannot_be(config, under_torchrun)
     tracking_uri(config)  # refused here, before anything is written
+    refuse_secrets(config)
     config = resolve(config)
     lineage = job_kind.check(config)
     folder = Path(config.storage) / config.name

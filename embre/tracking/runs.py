@@ -40,11 +40,14 @@ class RunHandle:
 
 
 def quiet_mlflow() -> None:
-    """A server that is down must not hold anything up for minutes; nothing is reported home."""
+    """A server that is down must not hold anything up for minutes; nothing is reported home, and
+    nothing is unpickled."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Our models are code and safetensors; what somebody else registered as a pickle is not loaded.
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
