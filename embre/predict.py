@@ -1,112 +1,253 @@
-"""Prediction: a relation model and PubTator or BioC files → the same files with relations."""
+"""Prediction: a relation model and PubTator or BioC files → the same files with relations.
 
+    inputs ─plan─▶ Task, one a file ─predict_file, by workers─▶ output and its FileRecord
+    FileRecords ─▶ predicted.json, which says what is done
+
+An output takes its name when it is whole, so a run that was stopped goes on with the files that
+are not done.
+"""
+
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-from embre.corpora import (
-    FORMATS,
-    copy_with_relations,
-    format_of,
-    is_archive,
-    read_documents,
-    write_documents,
-)
-from embre.corpora.sources import list_files, locate
+import torch
+
+from embre.corpora import FORMATS, copy_with_relations, read_documents
+from embre.corpora.sources import Source, list_files, locate
 from embre.decode import predict
 from embre.document import Document
-from embre.relation_folder import LoadedModel
+from embre.job import folder_digest
+from embre.predict_record import (
+    RECORD,
+    FileRecord,
+    PredictRecord,
+    clear_leftovers,
+    is_done,
+    read_record,
+    version_of,
+    write_record,
+)
+from embre.relation_folder import LoadedModel, load_relation_model
+from embre.relation_rows import RELATIONS, RelationRows
 from embre.report import write_report
+from embre.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
+from embre.workers import OneProcess, Workers
 
 REPORT = "report.html"
 # A report holds its documents in one page; a curator reads no more than this in one sitting.
 MOST_REPORTED = 500
-WITHOUT_WRITER = {"bioc_xml": "bioc_json"}
+RECORD_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSettings:
+    """How is predicted. `threshold` is held against the calibrated probability that a pair is
+    related, in place of the model's own thresholds; `parquet` asks for tables beside the files;
+    `one_thread` is for several processes on one machine."""
+
+    device: str = "cpu"
+    threshold: float | None = None
+    parquet: bool = False
+    one_thread: bool = False
+
+
+class Task(NamedTuple):
+    """One file to predict: what a worker is told. `digest` is the model's, whose `folder` is seen
+    by all workers, as `out` is."""
+
+    folder: Path
+    digest: str
+    settings: PredictSettings
+    source: Source
+    version: str
+    out: Path
+    target: str
 
 
 @dataclass
 class Predicted:
-    """What came out: files written, documents and relations in them, and what was not read."""
+    """What came out: files in order of the inputs, documents and relations in them, and what was
+    not read. `done_before` files were done by earlier runs, `predicted_now` documents predicted by
+    this one, in `seconds`."""
 
     files: list[Path]
     documents: int
     relations: int
     tally: Tally
-    report: Path | None
+    report: Path
+    done_before: int = 0
+    predicted_now: int = 0
+    seconds: float = 0.0
 
 
 def predict_files(
-    model: LoadedModel,
+    folder: Path,
     inputs: list[str],
     out: Path,
     title: str,
+    settings: PredictSettings | None = None,
+    workers: Workers | None = None,
+    overwrite: bool = False,
     progress: Callable[[int], None] = lambda documents: None,
 ) -> Predicted:
-    """Write each input file into `out` with predicted relations, in its own format.
+    """Write each input file into `out` with relations that the model in `folder` predicts.
 
-    PubTator text is copied byte for byte, but for its relation lines. BioC comes out as BioC-JSON
-    with passages, mentions and relations; what else it said is not carried over. Beside the files
-    a report of the first documents is written.
-    Raises FileNotFoundError or ValueError for an input that cannot be read at all.
+    Files are copied byte for byte, but for their relations. What an earlier run finished with the
+    same model is not predicted again unless the input has changed or `overwrite` is given. Beside
+    the files are `predicted.json` and a report of the first documents. Raises FileNotFoundError or
+    ValueError for an input that is not there, for no document at all, and where `out` holds
+    predictions of another model or threshold.
     """
-    found = Predicted([], 0, 0, Tally(), None)
-    shown: list[Document] = []
-
-    def counted(docs: Iterator[Document]) -> Iterator[Document]:
-        for doc in docs:
-            found.documents += 1
-            found.relations += len(doc.relations)
-            if len(shown) < MOST_REPORTED:
-                shown.append(doc)
-            progress(1)
-            yield doc
-
-    for source, like, target in plan(inputs, out, found.tally):
-        docs = read_documents(source, found.tally)
-        results = counted(predict(model, docs, found.tally))
-        if like == "pubtator" and not is_archive(source):
-            copy_with_relations(source, target, results)
-        else:
-            write_documents(target, results, like=like)
-        found.files.append(target)
-    if not found.documents:
+    settings, workers = settings or PredictSettings(), workers or OneProcess()
+    started = time.monotonic()
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no config.json; give the folder of a fine-tuned relation model"
+        )
+    digest = folder_digest(folder)
+    planned = plan(inputs, out)
+    record = read_record(out, digest, settings.threshold, overwrite)
+    clear_leftovers(out)
+    tasks = [
+        Task(
+            folder.absolute(), digest, settings, source, version_of(source), out.absolute(), target
+        )
+        for target, source in planned.items()
+    ]
+    left = [one for one in tasks if not _is_done(one, record)]
+    # Only here can documents be seen one by one; other processes tell of whole files.
+    here = isinstance(workers, OneProcess)
+    work = partial(predict_file, progress=progress) if here else predict_file
+    written = time.monotonic()
+    try:
+        for found in workers.run(work, ((one,) for one in left)):
+            record.files[found.target] = found
+            if not here:
+                progress(found.documents)
+            if time.monotonic() - written > RECORD_EVERY_S:
+                write_record(out, record)
+                written = time.monotonic()
+    finally:
+        write_record(out, record)
+    result = _summary(tasks, record, out)
+    result.done_before = len(tasks) - len(left)
+    result.predicted_now = sum(record.files[one.target].documents for one in left)
+    result.seconds = time.monotonic() - started
+    if not result.documents:
         raise ValueError(
             f"{', '.join(inputs)}: no document to predict; give files of {', '.join(FORMATS)}"
+            + "".join(f"; {line.strip()}" for line in result.tally.lines()[:3])
         )
-    found.report = out / REPORT
-    write_report(found.report, shown, title=title, facts={"Documents": f"{found.documents:,}"})
-    return found
+    shown = (doc for file in result.files for doc in read_documents(file, Tally()))
+    facts = {"Documents": f"{result.documents:,}"}
+    write_report(result.report, list(islice(shown, MOST_REPORTED)), title=title, facts=facts)
+    return result
 
 
-def plan(inputs: list[str], out: Path, tally: Tally) -> list[tuple[str, str, Path]]:
-    """(source, format, target) of every file to predict, before the first is.
+def plan(inputs: list[str], out: Path) -> dict[str, Source]:
+    """The output of every file to predict, as a name below `out`, before the first is.
 
     A folder keeps its inner paths. Raises ValueError where two inputs would share a target or a
     target lies where an input does.
     """
-    planned: dict[Path, tuple[str, str, Path]] = {}
+    planned: dict[str, Source] = {}
     for name in inputs:
-        for file in list_files(locate(name)):
-            like = format_of(file.name)
-            if like is None:
-                tally.drop("file/unknown_format", file.name)
-                continue
-            like = WITHOUT_WRITER.get(like, like)
-            inner = file.name.removeprefix(name).lstrip("/") or Path(file.name).name
-            target = out / _renamed(inner, like)
-            if target in planned:
-                raise ValueError(f"{file.name}: another input is called {inner} too; use two --out")
-            if target.parent.resolve() == Path(file.name).parent.resolve():
+        whole = locate(name)
+        for file in list_files(whole):
+            inner = file.name.removeprefix(whole.name).lstrip("/") or Path(file.name).name
+            target = _renamed(inner)
+            if target in planned or target.split("/")[0] in (RECORD, REPORT, RELATIONS):
+                raise ValueError(f"{file.name}: another file is called {target} too; use two --out")
+            if (out / target).parent.resolve() == Path(file.name).parent.resolve():
                 raise ValueError(f"{file.name}: --out is the folder of the input; choose another")
-            planned[target] = (file.name, like, target)
-    return list(planned.values())
+            planned[target] = file
+    return planned
 
 
-def _renamed(name: str, like: str) -> str:
-    """The name of an output: not compressed, and JSON where XML came in."""
-    for ending in (".gz", ".tgz", ".tar"):
-        name = name.removesuffix(ending)
-    if like == "bioc_json" and name.lower().endswith(".xml"):
-        return f"{name[:-4]}.json"
-    return name
+def predict_file(
+    task: Task, progress: Callable[[int], None] = lambda documents: None
+) -> FileRecord:
+    """Predict one file: its output is there and whole, or it is not there."""
+    started, tally = time.monotonic(), Tally()
+    found = FileRecord(task.target, task.source.name, task.version)
+    model = _model(task.folder, task.digest, task.settings)
+    rows = RelationRows(task.out, task.target, task.source.name) if task.settings.parquet else None
+
+    def predicted(docs: Iterator[Document]) -> Iterator[Document]:
+        for doc in predict(model, docs, tally):
+            found.documents += 1
+            found.relations += len(doc.relations)
+            if rows:
+                rows.add(doc)
+            progress(1)
+            yield doc
+        if rows:  # before the file has its name: where the file is, its table is too
+            rows.finish()
+
+    if _can_be_opened(task.source, tally):
+        target = task.out / task.target
+        try:
+            is_corpus = copy_with_relations(task.source, target, tally, predicted)
+        finally:
+            if rows:
+                rows.discard()
+        if rows and not is_corpus:
+            rows.remove()
+        found.bytes = target.stat().st_size if is_corpus else 0
+    found.not_taken, found.examples = dict(tally.counts), tally.examples
+    found.seconds = round(time.monotonic() - started, 3)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _model(folder: Path, digest: str, settings: PredictSettings) -> LoadedModel:
+    """The model of a process; its files are read once."""
+    if settings.one_thread:
+        torch.set_num_threads(1)
+    loaded = load_relation_model(folder, torch.device(settings.device))
+    if settings.threshold is None:
+        return loaded
+    return replace(loaded, decision=at_threshold(loaded.decision, settings.threshold))
+
+
+def at_threshold(decision: Decision, threshold: float) -> Decision:
+    """The same probabilities, and one threshold for the calibrated one of every pair."""
+    return replace(decision, thresholds={OTHERS: threshold}, joint=False)
+
+
+def _can_be_opened(source: Source, tally: Tally) -> bool:
+    try:
+        with source.filesystem.open(source.path, "rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        tally.drop("file/unreadable", source.name, str(error))
+        return False
+    return True
+
+
+def _is_done(task: Task, record: PredictRecord) -> bool:
+    before = record.files.get(task.target)
+    return before is not None and is_done(before, task.version, task.out, task.settings.parquet)
+
+
+def _summary(tasks: list[Task], record: PredictRecord, out: Path) -> Predicted:
+    found = Predicted([], 0, 0, Tally(), out / REPORT)
+    for task in tasks:
+        one = record.files[task.target]
+        found.files += [out / one.target] if one.bytes else []
+        found.documents += one.documents
+        found.relations += one.relations
+        found.tally.add(one.not_taken, one.examples)
+    return found
+
+
+def _renamed(name: str) -> str:
+    """The name of an output, which is not compressed."""
+    name = name.removesuffix(".gz")
+    return f"{name[:-4]}.tar" if name.endswith(".tgz") else name

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import torch
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 from safetensors.torch import load_file
@@ -21,7 +20,6 @@ from embre.finetune import SCORES, check
 from embre.launch.driver import refuse_another_config, run_job
 from embre.predict import predict_files
 from embre.register import register_run
-from embre.relation_folder import load_relation_model
 from embre.scoring import METRICS
 from embre.tally import Tally
 from embre.tracking import read_events
@@ -156,8 +154,7 @@ def test_a_registered_model_loads_by_its_alias_and_reads_pubtator_text(
     model = mlflow.pyfunc.load_model("models:/embre-test@champion")
     rows = model.predict([(folder / "dev.PubTator").read_text()])
     copied = fetch("models:/embre-test@champion", found.uri, tmp_path / "model")
-    loaded = load_relation_model(copied, torch.device("cpu"))
-    result = predict_files(loaded, [str(folder / "dev.PubTator")], tmp_path / "out", "test")
+    result = predict_files(copied, [str(folder / "dev.PubTator")], tmp_path / "out", "test")
     assert result.relations == len(rows) > 0
     with pytest.raises(ValueError, match="no such model"):
         fetch("models:/nothing@champion", found.uri, tmp_path / "nothing")
@@ -167,7 +164,6 @@ def test_a_registered_model_loads_by_its_alias_and_reads_pubtator_text(
 def test_prediction_gives_back_the_same_file_byte_for_byte_with_relations(
     run: Path, folder: Path, tmp_path: Path, end: str
 ) -> None:
-    loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
     lines = (folder / "dev.PubTator").read_text().split("\n")
     title, abstract, first, second, *rest = lines
     # Mentions out of order, one with a seventh column, one that does not fit, no last line end.
@@ -175,7 +171,8 @@ def test_prediction_gives_back_the_same_file_byte_for_byte_with_relations(
     given = end.join(lines).rstrip().encode()
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.PubTator").write_bytes(given)
-    found = predict_files(loaded, [str(tmp_path / "in")], tmp_path / "out", "test")
+    model = run / "relation_model"
+    found = predict_files(model, [str(tmp_path / "in")], tmp_path / "out", "test")
     written = (tmp_path / "out" / "a.PubTator").read_bytes()
 
     def without_relations(data: bytes) -> list[bytes]:
@@ -189,17 +186,20 @@ def test_prediction_gives_back_the_same_file_byte_for_byte_with_relations(
     assert sum(len(doc.relations) for doc in again) == found.relations > 0
     assert found.tally.counts["relation/replaced"] == sum(len(d.relations) for d in DOCS[24:])
     with pytest.raises(ValueError, match="folder of the input"):
-        predict_files(loaded, [str(tmp_path / "in" / "a.PubTator")], tmp_path / "in", "test")
+        predict_files(
+            run / "relation_model", [str(tmp_path / "in" / "a.PubTator")], tmp_path / "in", "test"
+        )
 
 
 def test_an_archive_is_read_past_what_is_no_corpus(run: Path, folder: Path, tmp_path: Path) -> None:
-    loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
     (tmp_path / "README").write_text("nothing to read")
     with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "README", "README")
         archive.add(folder / "dev.PubTator", "dev.PubTator")
-    found = predict_files(loaded, [str(tmp_path / "all.tar.gz")], tmp_path / "out", "test")
-    assert found.documents == 12 and [path.name for path in found.files] == ["all"]
+    found = predict_files(
+        run / "relation_model", [str(tmp_path / "all.tar.gz")], tmp_path / "out", "test"
+    )
+    assert found.documents == 12 and [path.name for path in found.files] == ["all.tar"]
 
 
 def test_training_on_what_is_scored_is_refused(folder: Path) -> None:

@@ -17,7 +17,7 @@ FLOORS = """
   training_corpora scored_pairs calibration inputs held_out joining parts selection
   concept_counts work_folder shard_order shard_tokenizer shard_tables shard_statistics
   shard_check shard_documents concept_hash mention_columns mention_row co_occurrence bootstrap
-  breakdown precision_recall
+  breakdown precision_recall relation_rows
 - strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads
   identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model
   relation_folder decode entity_attention relation_losses
@@ -25,7 +25,7 @@ FLOORS = """
   model_card
   dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train
-- sharding shard_tasks pretrain finetune probe_shards predict register lineage study
+- sharding shard_tasks pretrain finetune probe_shards predict predict_record register lineage study
 - launch demo
 """
 FLOOR = {room: level for level, rooms in enumerate(FLOORS.split("- ")) for room in rooms.split()}

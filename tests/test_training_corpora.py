@@ -22,7 +22,7 @@ from embre.document_loader import DocumentLoader
 from embre.finetune import SCORES, check
 from embre.launch.driver import run_job
 from embre.pairs import NOVEL, UNLABELLED, PairEncoder
-from embre.predict import predict_files
+from embre.predict import PredictSettings, predict_files
 from embre.register import register_run
 from embre.relation_folder import load_relation_model
 from embre.scored_pairs import OTHERS, Decision
@@ -199,8 +199,8 @@ def test_an_own_corpus_is_learnt_scored_and_predicted(
     assert score(gold, held)["all"].tp == values["dev"]["all"]["tp"]
     loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
     assert loaded.encoder.schema.name == "mine"
-    every = replace(loaded, decision=Decision(thresholds={OTHERS: 0.0}))
-    found = predict_files(every, [str(folder / "mine_dev.PubTator")], tmp_path / "out", "test")
+    given, every = [str(folder / "mine_dev.PubTator")], PredictSettings(threshold=0.0)
+    found = predict_files(run / "relation_model", given, tmp_path / "out", "test", every)
     predicted = list(read_documents(found.files[0], Tally()))
     relations = [relation for doc in predicted for relation in doc.relations]
     assert len(relations) == found.relations > 0

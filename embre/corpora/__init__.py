@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
+from uuid import uuid4
 
 from embre.corpora import (
     bc5cdr,
@@ -20,10 +21,12 @@ from embre.corpora import (
     pubtator_write,
 )
 from embre.corpora.assemble import assemble, check
+from embre.corpora.copying import Original, edit, one_by_one, write_copy
 from embre.corpora.raw import CheckedDocument, Chunk, RawDocument
 from embre.corpora.sources import HEAD_BYTES, Opened, Source, Watch, list_files, locate, open_plain
 from embre.corpora.window import Window
 from embre.document import Document
+from embre.durable import PARTIAL, sync
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
@@ -136,28 +139,45 @@ def write_documents(path: str | Path, documents: Iterable[Document], like: str) 
     unfinished.replace(path)
 
 
-def format_of(source: str | Path) -> str | None:
-    """The format of a file, or of the first file in an archive that has one."""
-    file = locate(str(source))
-    found = (
-        detect_format(opened.stream.peek(HEAD_BYTES))
-        for opened in open_plain(file, inside=False, tally=Tally())
-    )
-    return next((name for name in found if name), None)
+def copy_with_relations(
+    source: Source,
+    target: Path,
+    tally: Tally,
+    predict: Callable[[Iterator[Document]], Iterator[Document]],
+) -> bool:
+    """Copy a file as it is, but for the relations: those of the documents that `predict` gives for
+    the file's own, one for one and in order. What an archive holds comes out as one tar.
 
-
-def is_archive(source: str | Path) -> bool:
-    """Whether a file holds other files."""
-    file = locate(str(source))
-    return any(opened.inside for opened in open_plain(file, inside=False, tally=Tally()))
-
-
-def copy_with_relations(source: str | Path, target: Path, documents: Iterator[Document]) -> None:
-    """Copy a PubTator file byte for byte, but for the relations: those of `documents`, which are
-    the documents of the file in their order."""
+    The file takes its name when it is complete. What is no corpus or cannot be read is counted in
+    `tally`; False where there was no corpus to copy. Raises OSError where the file was changed
+    meanwhile.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f"{target.name}.part")
-    with unfinished.open("wb") as written:
-        for opened in open_plain(locate(str(source)), inside=False, tally=Tally()):
-            pubtator_write.copy_with_relations(opened.stream, written, documents)
-    unfinished.replace(target)
+    # Another process may write the same file: one that outlived its node, on the node's machine.
+    unfinished = target.with_name(f"{target.name}.{uuid4().hex[:8]}{PARTIAL}")
+    formats: list[str | None] = []
+    edits = edit(_originals(source, tally, formats), predict)
+    again = open_plain(source, inside=False, tally=Tally())
+    members = ((opened, detect_format(opened.stream.peek(HEAD_BYTES))) for opened in again)
+    try:
+        write_copy(unfinished, source.name, members, edits)
+        if any(formats):
+            sync(unfinished)
+            unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return any(formats)
+
+
+def _originals(source: Source, tally: Tally, formats: list[str | None]) -> Iterator[Original]:
+    """The documents of a source with their bytes; the formats of its files go into `formats`."""
+    for member, opened in enumerate(open_plain(source, inside=False, tally=tally)):
+        name = detect_format(opened.stream.peek(HEAD_BYTES))
+        formats.append(name)
+        if name is None:
+            tally.drop("file/unknown_format", opened.name)
+            continue
+        for chunk in FORMATS[name].cut(Window(opened.stream, opened.name, tally)):
+            for data, one in one_by_one(chunk):
+                for raw in read_raw(one, tally):
+                    yield Original(member, data, assemble(raw, tally))

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from embre.corpora.raw import RawRelation
-from embre.entity_types import row_of
+from embre.document import Concept, Document, Relation
+from embre.entity_types import row_of, spell
 from embre.tally import Tally
 
 # Where an annotation's identifier stands; the first that is there counts. Older exports name
@@ -121,3 +122,31 @@ def drop_mention(num_locations: int, text: str, place: str, file: str, tally: Ta
     """
     reason = "mention/discontinuous" if num_locations else "mention/no_location"
     tally.drop(reason, f"{file}:{place}", repr(text[:80]))
+
+
+def relation_infons(doc: Document, relation: Relation) -> dict[str, Any]:
+    """The infons of a relation in BioRED's dialect. A concept that no mention of the document has
+    needs PubTator 3's role beside it, a dict of type and identifier."""
+    first, second = relation.source_ids or (spell(doc, relation.head), spell(doc, relation.tail))
+    novel = None if relation.novel is None else "Novel" if relation.novel else "No"
+    score = None if relation.probability is None else str(relation.probability)
+    return present(
+        entity1=first,
+        entity2=second,
+        role1=_role_of_unmentioned(doc, relation.head, first),
+        role2=_role_of_unmentioned(doc, relation.tail, second),
+        type=relation.type,
+        novel=novel,
+        score=score,
+    )
+
+
+def _role_of_unmentioned(doc: Document, concept: Concept, identifier: str) -> dict[str, str] | None:
+    if any(concept in mention.concepts for mention in doc.mentions):
+        return None
+    return {"type": concept.type, "identifier": identifier}
+
+
+def present(**values: Any) -> dict[str, Any]:
+    """Infons without those that are not known."""
+    return {key: value for key, value in values.items() if value}

@@ -121,6 +121,14 @@ def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Itera
             tally.drop("document/unreadable", f"{chunk.file}:{first_line}{name}", str(error))
 
 
+def split(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
+    """The documents of a chunk one by one: the bytes of each, and a chunk of it alone."""
+    line = chunk.line
+    for data in chunk.data.split(SEPARATOR):
+        yield data.lstrip(b"\n"), Chunk(chunk.file, chunk.format, line, data)
+        line += data.count(b"\n")
+
+
 def _read(found: _Document, file: str, line: int, tally: Tally) -> RawDocument:
     front = found.passages[0].infons if found.passages else _PassageInfons()
     pmid, pmcs = found.pmid or front.pmid or "", (found.pmcid or "", str(front.pmc or ""))

@@ -1,4 +1,4 @@
-"""Writing BioC-JSON: one collection in BioRED's dialect, one document a line."""
+"""Writing BioC-JSON: one collection in BioRED's dialect, or a document with other relations."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -6,8 +6,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from embre.document import Concept, Document, Mention, Relation
-from embre.entity_types import spell
+from embre.corpora.bioc import present, relation_infons
+from embre.document import Document, Mention
 
 
 def write(stream: BinaryIO, documents: Iterable[Document]) -> None:
@@ -26,19 +26,33 @@ def _as_json(doc: Document) -> dict[str, Any]:
         homes[bisect_right(starts, mention.start) - 1].append(_annotation(at, mention))
     passages = [
         {
-            "infons": _present(type=passage.kind, section_type=passage.section),
+            "infons": present(type=passage.kind, section_type=passage.section),
             "offset": passage.start,
             "text": doc.text[passage.start : passage.end],
             "annotations": annotations,
         }
         for passage, annotations in zip(doc.passages, homes, strict=True)
     ]
-    relations = [
-        {"id": f"R{at}", "infons": _relation(doc, relation)}
+    ids = present(pmid=doc.pmid, pmcid=doc.doc_id if doc.doc_id.startswith("PMC") else None)
+    return {"id": doc.doc_id, "passages": passages, "relations": _relations(doc), **ids}
+
+
+def with_relations(document: bytes, doc: Document) -> bytes:
+    """A document object with the relations of `doc` in place of its own.
+
+    The values of all other keys stay as they are, to the byte.
+    """
+    values: dict[str, Any] = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
+    if not doc.relations and "relations" not in values:
+        return document
+    return msgspec.json.encode(values | {"relations": _relations(doc)})
+
+
+def _relations(doc: Document) -> list[dict[str, Any]]:
+    return [
+        {"id": f"R{at}", "infons": relation_infons(doc, relation)}
         for at, relation in enumerate(doc.relations)
     ]
-    ids = _present(pmid=doc.pmid, pmcid=doc.doc_id if doc.doc_id.startswith("PMC") else None)
-    return {"id": doc.doc_id, "passages": passages, "relations": relations, **ids}
 
 
 def _annotation(at: int, mention: Mention) -> dict[str, Any]:
@@ -48,29 +62,3 @@ def _annotation(at: int, mention: Mention) -> dict[str, Any]:
         "text": mention.text,
         "locations": [{"offset": mention.start, "length": mention.end - mention.start}],
     }
-
-
-def _relation(doc: Document, relation: Relation) -> dict[str, Any]:
-    first, second = relation.source_ids or (spell(doc, relation.head), spell(doc, relation.tail))
-    novel = None if relation.novel is None else "Novel" if relation.novel else "No"
-    score = None if relation.probability is None else str(relation.probability)
-    return _present(
-        entity1=first,
-        entity2=second,
-        role1=_role_of_unmentioned(doc, relation.head, first),
-        role2=_role_of_unmentioned(doc, relation.tail, second),
-        type=relation.type,
-        novel=novel,
-        score=score,
-    )
-
-
-def _role_of_unmentioned(doc: Document, concept: Concept, identifier: str) -> dict[str, str] | None:
-    """BioRED's `entity1` has no type, so a concept without a mention needs PubTator 3's role."""
-    if any(concept in mention.concepts for mention in doc.mentions):
-        return None
-    return {"type": concept.type, "identifier": identifier}
-
-
-def _present(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value}

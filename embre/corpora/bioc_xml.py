@@ -93,7 +93,19 @@ def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Itera
         at = end
 
 
-def make_parser() -> Any:
+def split(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
+    """The documents of a chunk one by one: the bytes of each, and what is read for it, which has
+    the rest of a broken one before it."""
+    data, line, at = chunk.data, chunk.line, 0
+    while (close := data.find(CLOSE, at)) >= 0:
+        end = data.find(b">", close) + 1 or len(data)
+        start = max(data.rfind(OPEN, at, close), at)
+        yield data[start:end], Chunk(chunk.file, chunk.format, line, data[at:end])
+        line += data.count(b"\n", at, end)
+        at = end
+
+
+def make_parser(keep_comments: bool = False) -> Any:
     """A parser of one document at a time."""
     # libxml2 guards against bombs as long as huge_tree is off; nothing outside is ever fetched.
     # Comments are taken out, or they would cut a text in two.
@@ -104,8 +116,8 @@ def make_parser() -> Any:
         no_network=True,
         huge_tree=False,
         recover=False,
-        remove_comments=True,
-        remove_pis=True,
+        remove_comments=not keep_comments,
+        remove_pis=not keep_comments,
     )
 
 

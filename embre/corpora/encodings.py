@@ -39,6 +39,14 @@ def recode(window: Window, head_bytes: int) -> bool:
     return True
 
 
+def as_utf_8(window: Window) -> None:
+    """The same for somebody who copies a file: its head declares UTF-8 where it was made that."""
+    declared = DECLARATION.match(window.data)
+    if declared and recode(window, declared.end()) and declared[1].lower() != b"utf-8":
+        start, end = declared.span(1)
+        window.data = window.data[:start] + b"UTF-8" + window.data[end:]
+
+
 def _recoded(data: bytes, encoding: str) -> bytes:
     # A byte that means nothing stays as it is: no UTF-8, so that its document is unreadable.
     return data.decode(encoding, "surrogateescape").encode("utf-8", "surrogateescape")

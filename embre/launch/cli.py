@@ -126,39 +126,36 @@ def predict(
     model: Annotated[str, typer.Argument(help="Folder, or models:/NAME@ALIAS from the registry.")],
     inputs: Annotated[list[str], typer.Argument(help="PubTator or BioC files, folders, archives.")],
     out: Annotated[Path, typer.Option(help="Folder for the files with relations.")],
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Least probability of a relation; default: the model's."),
+    ] = None,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Tables of all relations too, in OUT/relations.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict again what is done.")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Files at once on this machine.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Address of a Ray cluster that sees the model, the inputs and OUT."),
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a file.")] = 0,
     tracking_uri: TrackingUri = None,
     device: Device = "cpu",
 ):
-    """Predict relations, novelty and probabilities: the same files come out with relations."""
-    import tempfile
+    """Predict relations, novelty and probabilities: the same files come out with relations.
 
-    import torch
+    The same command again goes on with the files that are not done.
+    """
+    from embre.launch.predicting import Request, run_prediction
 
-    from embre.predict import predict_files
-    from embre.relation_folder import load_relation_model
-    from embre.tracking.registry import fetch
-
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(model)
-        if model.startswith("models:/"):
-            folder = fetch(model, _uri(tracking_uri), Path(scratch) / "model")
-        loaded = load_relation_model(folder, torch.device(device))
-    with console.status("predicting") as status:
-        done = 0
-
-        def progress(documents: int) -> None:
-            nonlocal done
-            done += documents
-            status.update(f"{done:,} documents")
-
-        found = predict_files(loaded, inputs, out, f"Predicted by {model}", progress)
-    console.print(
-        f"{found.documents:,} documents, {found.relations:,} relations, "
-        f"{len(found.files)} files in {out}"
+    request = Request(
+        *(model, inputs, out, device, threshold, parquet, overwrite, processes, ray, gpus)
     )
-    console.print(f"report: {found.report}", markup=False)
-    _show_losses(found.tally.lines())
+    for line in run_prediction(request, _uri(tracking_uri)):
+        console.print(line)
 
 
 @app.command()

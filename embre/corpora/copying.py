@@ -1,0 +1,162 @@
+"""A file copied as it is, but for its relations.
+
+    file ──▶ Original ─predict─▶ Edit                 a document; with the relations it is to have
+    file again ─write_copy─▶ the same bytes with the relations of the edits
+
+Both go through the file as a stream; only the documents that are between them are held.
+"""
+
+import codecs
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, NamedTuple, cast
+
+from embre.corpora import bioc_json, bioc_json_write, bioc_xml, bioc_xml_write, pubtator_write
+from embre.corpora.encodings import as_utf_8
+from embre.corpora.raw import Chunk
+from embre.corpora.sources import HEAD_BYTES, Opened
+from embre.corpora.window import Window
+from embre.document import Document
+from embre.tally import Tally
+
+SPOOL_BYTES = 16 << 20  # of a member of an archive that is in memory until its size is known
+
+
+class Original(NamedTuple):
+    """A document and the bytes that it was read from. `member` counts the plain files of its
+    source; PubTator text has no `data`, because a document is found there by its id."""
+
+    member: int
+    data: bytes
+    doc: Document
+
+
+class Edit(NamedTuple):
+    """The bytes of a document, and the document with the relations that it is to have."""
+
+    member: int
+    data: bytes
+    doc: Document
+
+
+def one_by_one(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
+    """A chunk cut into chunks of one document each, with the document's bytes in the file.
+
+    PubTator text stays whole: its lines are told by the id.
+    """
+    split = {"bioc_xml": bioc_xml.split, "bioc_json": bioc_json.split}.get(chunk.format)
+    if split is None:
+        yield b"", chunk
+    else:
+        yield from split(chunk)
+
+
+def edit(
+    originals: Iterable[Original],
+    predict: Callable[[Iterator[Document]], Iterator[Document]],
+) -> Iterator[Edit]:
+    """What `predict` makes of the documents, one for one and in their order."""
+    waiting: deque[Original] = deque()
+
+    def documents() -> Iterator[Document]:
+        for original in originals:
+            waiting.append(original)
+            yield original.doc
+
+    for doc in predict(documents()):
+        before = waiting.popleft()
+        yield Edit(before.member, before.data, doc)
+
+
+def write_copy(
+    target: Path,
+    source: str,
+    members: Iterable[tuple[Opened, str | None]],
+    edits: Iterator[Edit],
+) -> None:
+    """Copy the plain files of a source, each with its format (None is left out) and its edits.
+
+    What an archive holds comes out as one tar. Raises OSError where the source is no longer what
+    the edits were made of.
+    """
+    groups = groupby(edits, key=_member_of)
+    ahead = next(groups, None)
+    with target.open("wb") as written:
+        archive: tarfile.TarFile | None = None
+        for number, (opened, format) in enumerate(members):
+            own = ahead[1] if ahead and ahead[0] == number else iter(())
+            if format and not opened.inside:
+                COPY[format](opened, written, own)
+            elif format:
+                archive = archive or tarfile.open(fileobj=written, mode="w")
+                with SpooledTemporaryFile(SPOOL_BYTES, dir=str(target.parent)) as spool:
+                    COPY[format](opened, cast(BinaryIO, spool), own)
+                    member = tarfile.TarInfo(opened.name.removeprefix(source).lstrip("/"))
+                    member.size = spool.tell()
+                    spool.seek(0)
+                    archive.addfile(member, cast(BinaryIO, spool))
+            if ahead and ahead[0] == number:
+                ahead = next(groups, None)
+        if archive:
+            archive.close()
+    if ahead:
+        raise OSError(f"{source}: it was changed while it was read; run the same command again")
+
+
+def _member_of(edit: Edit) -> int:
+    return edit.member
+
+
+def _copy_pubtator(opened: Opened, target: BinaryIO, edits: Iterator[Edit]) -> None:
+    pubtator_write.copy_with_relations(opened.stream, target, (one.doc for one in edits))
+
+
+def _copy_bioc_xml(opened: Opened, target: BinaryIO, edits: Iterator[Edit]) -> None:
+    window = _window(opened, target)
+    as_utf_8(window)
+    changed = ((one.data, bioc_xml_write.with_relations(one.data, one.doc)) for one in edits)
+    _splice(window, target, changed)
+
+
+def _copy_bioc_json(opened: Opened, target: BinaryIO, edits: Iterator[Edit]) -> None:
+    changed = ((one.data, bioc_json_write.with_relations(one.data, one.doc)) for one in edits)
+    _splice(_window(opened, target), target, changed)
+
+
+def _window(opened: Opened, target: BinaryIO) -> Window:
+    """A stream to copy from; what cannot be read of it is counted by its reader."""
+    head = opened.stream.peek(HEAD_BYTES)
+    target.write(codecs.BOM_UTF8 if head.startswith(codecs.BOM_UTF8) else b"")  # a window has none
+    window = Window(opened.stream, opened.name, Tally())
+    window.more()
+    return window
+
+
+def _splice(window: Window, target: BinaryIO, changed: Iterator[tuple[bytes, bytes]]) -> None:
+    """Copy a window to its end, with new bytes in place of old ones, which come in its order."""
+    for old, new in changed:
+        while (at := window.data.find(old, window.at)) < 0:
+            # What may be the beginning of the old bytes stays.
+            target.write(window.take(max(window.at, len(window.data) - len(old) + 1)))
+            if not window.more():
+                raise OSError(
+                    f"{window.file}: it was changed while it was read; run the same command again"
+                )
+        target.write(window.take(at))
+        window.skip(at + len(old))
+        target.write(new)
+    while True:
+        target.write(window.take(len(window.data)))
+        if not window.more():
+            return
+
+
+COPY: dict[str, Callable[[Opened, BinaryIO, Iterator[Edit]], None]] = {
+    "pubtator": _copy_pubtator,
+    "bioc_xml": _copy_bioc_xml,
+    "bioc_json": _copy_bioc_json,
+}

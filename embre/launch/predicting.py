@@ -1,0 +1,113 @@
+"""What `embre predict` does around a prediction: the model, the workers, what is shown."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from embre.predict import Predicted, PredictSettings, predict_files
+from embre.tracking.registry import fetch
+from embre.workers import OneProcess, Processes, Workers
+
+SHOW_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for. `ray` is the address of a cluster, `gpus` the share of a GPU that each
+    of its tasks gets."""
+
+    model: str
+    inputs: list[str]
+    out: Path
+    device: str
+    threshold: float | None
+    parquet: bool
+    overwrite: bool
+    processes: int
+    ray: str | None
+    gpus: float
+
+
+def run_prediction(request: Request, tracking_uri: str) -> Iterator[RenderableType]:
+    """Predict, and say what came of it."""
+    check(request)
+    several = request.ray is not None or request.processes > 1
+    settings = PredictSettings(request.device, request.threshold, request.parquet, several)
+    request.out.mkdir(parents=True, exist_ok=True)
+    with (
+        model_folder(request.model, request.out, tracking_uri) as folder,
+        workers_of(request) as workers,
+        Console(highlight=False).status("predicting") as status,
+    ):
+        done, shown, started = 0, 0.0, time.monotonic()
+
+        def progress(documents: int) -> None:
+            nonlocal done, shown
+            done, now = done + documents, time.monotonic()
+            if now - shown > SHOW_EVERY_S:
+                shown = now
+                status.update(f"{done:,} documents, {done / (now - started):,.0f} documents/s")
+
+        found = predict_files(
+            folder,
+            request.inputs,
+            request.out,
+            f"Predicted by {request.model}",
+            settings,
+            workers,
+            request.overwrite,
+            progress,
+        )
+    return summary(found, request.out)
+
+
+def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
+    """Lines for a terminal."""
+    yield (
+        f"{found.documents:,} documents, {found.relations:,} relations, "
+        f"{len(found.files)} files in {out}"
+    )
+    if found.done_before:
+        yield f"{found.done_before} files were done before"
+    if found.predicted_now:
+        rate = found.predicted_now / found.seconds
+        yield f"{found.predicted_now:,} documents in {found.seconds:,.0f} s, {rate:,.1f} a second"
+    yield Text(f"report: {found.report}")
+    if lines := found.tally.lines():
+        yield "not taken, by reason:"
+        yield from map(Text, lines)
+
+
+def check(request: Request) -> None:
+    """Refuse what would fail later, or do something else than is meant."""
+    if request.gpus and request.ray is None:
+        raise ValueError("--gpus is for the tasks of --ray; without it give --device cuda alone")
+    if request.ray is not None and request.processes > 1:
+        raise ValueError("--processes are of this machine: with --ray the cluster says how many")
+    if request.ray is not None and request.device.startswith("cuda") and not request.gpus:
+        raise ValueError("--device cuda with --ray needs a share of a GPU a task, as --gpus 0.5")
+
+
+def workers_of(request: Request) -> AbstractContextManager[Workers]:
+    """Who predicts the files."""
+    if request.ray is not None:
+        from embre.launch.ray_workers import RayWorkers
+
+        return RayWorkers(request.ray, request.gpus)
+    return OneProcess() if request.processes == 1 else Processes(request.processes, "embre.predict")
+
+
+@contextmanager
+def model_folder(model: str, out: Path, tracking_uri: str) -> Iterator[Path]:
+    """The folder of a model. One of the registry lies in `out` meanwhile, which all nodes see."""
+    if not model.startswith("models:/"):
+        yield Path(model)
+        return
+    with TemporaryDirectory(prefix=".model-", dir=out) as scratch:
+        yield fetch(model, tracking_uri, Path(scratch) / "model")

@@ -1,0 +1,170 @@
+"""`embre predict` as a run: what is done stays done, what changed is done again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+
+from embre import predict
+from embre.corpora import read_documents, write_documents
+from embre.corpora.sources import Source
+from embre.demo_corpus import make_corpus
+from embre.predict import Predicted, PredictSettings, Task, predict_file, predict_files
+from embre.predict_record import RECORD, is_done
+from embre.relation_folder import save_relation_model
+from embre.scored_pairs import OTHERS, Decision
+from embre.tally import Tally
+from embre.workers import Processes
+from tests.tiny import tiny_relation_model, tiny_tokenizer
+
+DOCS = make_corpus(24, seed=7)
+EVERY = PredictSettings(threshold=0.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained relation model, by which nothing is related."""
+    found = tmp_path_factory.mktemp("model")
+    tiny_tokenizer(found / "tokenizer", [doc.text for doc in DOCS], size=500)
+    loaded = tiny_relation_model(found / "tokenizer")
+    decision = Decision(thresholds={OTHERS: 1.0})
+    save_relation_model(found / "relation_model", replace(loaded, decision=decision))
+    return found / "relation_model"
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """A folder of inputs: two files, one of them without relations or pairs, and no corpus."""
+    folder = tmp_path / "in"
+    write_documents(folder / "a.PubTator", DOCS[:12], like="pubtator")
+    write_documents(folder / "sub" / "b.json", DOCS[12:20], like="bioc_json")
+    none = [replace(doc, mentions=(), relations=()) for doc in DOCS[20:]]
+    write_documents(folder / "none.PubTator", none, like="pubtator")
+    (folder / "README").write_text("nothing to read")
+    return folder
+
+
+def run(model: Path, given: Path, settings: PredictSettings = EVERY, **more: object) -> Predicted:
+    out = given.parent / "out"
+    return predict_files(model, [str(given)], out, "test", settings, **more)  # pyright: ignore
+
+
+def test_what_is_done_is_not_done_again(model: Path, given: Path, monkeypatch) -> None:
+    first = run(model, given)
+    assert (first.documents, first.done_before, first.predicted_now) == (24, 0, 24)
+    assert [str(p.relative_to(given.parent / "out")) for p in first.files] == [
+        "a.PubTator",
+        "none.PubTator",
+        "sub/b.json",
+    ]
+    assert first.tally.counts["file/unknown_format"] == 1
+    assert (given / "none.PubTator").read_bytes() == first.files[1].read_bytes()
+    before = [path.stat().st_mtime_ns for path in first.files]
+    again = run(model, given)
+    assert (again.documents, again.done_before, again.predicted_now) == (24, 4, 0)
+    assert (again.relations, again.tally) == (first.relations, first.tally)
+    assert [path.stat().st_mtime_ns for path in again.files] == before
+
+    write_documents(given / "a.PubTator", DOCS[:13], like="pubtator")
+    (given.parent / "out" / "sub" / "b.json").unlink()
+    third = run(model, given)
+    assert (third.documents, third.done_before, third.predicted_now) == (25, 2, 21)
+    assert run(model, given, overwrite=True).predicted_now == 25
+
+
+def test_a_run_that_was_stopped_goes_on(model: Path, given: Path, monkeypatch) -> None:
+    real, seen = predict.predict_file, []
+
+    def stopped(task, progress=None):
+        seen.append(task.target)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(task)
+
+    monkeypatch.setattr(predict, "predict_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, given)
+    leftover = given.parent / "out" / "a.PubTator.0123abcd.partial"
+    leftover.touch()
+    monkeypatch.setattr(predict, "predict_file", real)
+    assert run(model, given).done_before == 2
+    assert not leftover.exists()
+
+
+def test_other_models_and_thresholds_are_refused(model: Path, given: Path, tmp_path: Path) -> None:
+    run(model, given)
+    with pytest.raises(ValueError, match="another threshold; choose another --out, or .*overwrite"):
+        run(model, given, PredictSettings())
+    save_relation_model(tmp_path / "other", tiny_relation_model(model))
+    with pytest.raises(ValueError, match="another model; choose"):
+        run(tmp_path / "other", given)
+    assert run(tmp_path / "other", given, overwrite=True).predicted_now == 24
+    (tmp_path / "out" / RECORD).write_text("{")
+    with pytest.raises(ValueError, match="overwrite"):
+        run(tmp_path / "other", given)
+
+
+def test_the_threshold_decides(model: Path, given: Path) -> None:
+    assert run(model, given, PredictSettings()).relations == 0
+    every = run(model, given, overwrite=True)
+    found = [
+        r.probability for f in every.files for d in read_documents(f, Tally()) for r in d.relations
+    ]
+    middle = sorted(p for p in found if p is not None)[len(found) // 2]
+    fewer = run(model, given, PredictSettings(threshold=middle), overwrite=True)
+    assert 0 < fewer.relations < every.relations == len(found)
+
+
+def test_tables_beside_the_files(model: Path, given: Path) -> None:
+    run(model, given)
+    found = run(model, given, replace(EVERY, parquet=True))
+    assert found.predicted_now == 24, "tables were not there"
+    assert run(model, given, replace(EVERY, parquet=True)).predicted_now == 0
+    rows = pq.read_table(given.parent / "out" / "relations").to_pylist()
+    expected = [
+        (doc.doc_id, *relation.head, *relation.tail, relation.type, relation.novel)
+        for file in found.files
+        for doc in read_documents(file, Tally())
+        for relation in doc.relations
+    ]
+    assert sorted(tuple(row.values())[:7] for row in rows) == sorted(expected)
+    assert {row["file"] for row in rows} == {str(given / n) for n in ("a.PubTator", "sub/b.json")}
+    assert all(0 < row["probability"] < 1 for row in rows)
+
+
+def test_processes_write_the_same_files(model: Path, given: Path, tmp_path: Path) -> None:
+    alone = {path: path.read_bytes() for path in run(model, given).files}
+    seen: list[int] = []
+    settings = replace(EVERY, one_thread=True)
+    with Processes(2, "embre.predict") as workers:
+        found = run(model, given, settings, workers=workers, overwrite=True, progress=seen.append)
+    assert sum(seen) == found.predicted_now == 24
+    assert {path: path.read_bytes() for path in found.files} == alone
+
+
+def test_the_record_lists_what_was_not_read(model: Path, given: Path) -> None:
+    run(model, given)
+    record = msgspec.json.decode((given.parent / "out" / RECORD).read_bytes())
+    assert record["files"]["README"]["not_taken"] == {"file/unknown_format": 1}
+    assert record["files"]["a.PubTator"]["documents"] == 12
+
+
+def test_a_file_that_cannot_be_opened_is_listed(model: Path, tmp_path: Path) -> None:
+    source = Source(fsspec.filesystem("file"), str(tmp_path / "gone"), "gone")
+    found = predict_file(Task(model, "", EVERY, source, "1", tmp_path / "out", "gone"))
+    assert found.not_taken == {"file/unreadable": 1} and not found.bytes
+    assert not is_done(found, "1", tmp_path / "out", parquet=False), "it is tried again"
+
+
+def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: Path) -> None:
+    other = tmp_path / "more"
+    write_documents(other / "a.PubTator.gz", DOCS[:1], like="pubtator")
+    with pytest.raises(ValueError, match="another file is called a.PubTator too"):
+        predict_files(model, [str(given), str(other)], tmp_path / "out", "test")
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        predict_files(given, [str(given)], tmp_path / "out", "test")
+    with pytest.raises(ValueError, match="no document to predict.*unknown_format"):
+        predict_files(model, [str(given / "README")], tmp_path / "out", "test")
