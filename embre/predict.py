@@ -153,16 +153,20 @@ def predict_files(
 def plan(inputs: list[str], out: Path) -> dict[str, Source]:
     """The output of every file to predict, as a name below `out`, before the first is.
 
-    A folder keeps its inner paths. Raises ValueError where two inputs would share a target or a
-    target lies where an input does.
+    A folder keeps its inner paths. Raises ValueError where two inputs would share a target, a
+    target lies where an input does, or `out` is in a folder of inputs, which would be read again.
     """
     planned: dict[str, Source] = {}
     for name in inputs:
         whole = locate(name)
+        if Path(name).is_dir() and out.resolve().is_relative_to(Path(name).resolve()):
+            raise ValueError(f"{out}: lies within the input {name}; choose a folder outside of it")
         for file in list_files(whole):
             inner = file.name.removeprefix(whole.name).lstrip("/") or Path(file.name).name
             target = _renamed(inner)
-            if target in planned or target.split("/")[0] in (RECORD, REPORT, RELATIONS):
+            if target.split("/")[0] in (RECORD, REPORT, RELATIONS):
+                raise ValueError(f"{file.name}: --out has a {target} of its own; rename the input")
+            if target in planned:
                 raise ValueError(f"{file.name}: another file is called {target} too; use two --out")
             if (out / target).parent.resolve() == Path(file.name).parent.resolve():
                 raise ValueError(f"{file.name}: --out is the folder of the input; choose another")

@@ -7,11 +7,14 @@ import fsspec
 import msgspec
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from embre import predict
 from embre.corpora import read_documents, write_documents
 from embre.corpora.sources import Source
 from embre.demo_corpus import make_corpus
+from embre.launch import cli
 from embre.predict import Predicted, PredictSettings, Task, predict_file, predict_files
 from embre.predict_record import RECORD, is_done
 from embre.relation_folder import save_relation_model
@@ -164,7 +167,51 @@ def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: 
     write_documents(other / "a.PubTator.gz", DOCS[:1], like="pubtator")
     with pytest.raises(ValueError, match="another file is called a.PubTator too"):
         predict_files(model, [str(given), str(other)], tmp_path / "out", "test")
+    with pytest.raises(ValueError, match="lies within the input"):
+        predict_files(model, [str(given)], given / "out", "test")
     with pytest.raises(FileNotFoundError, match="no config.json"):
         predict_files(given, [str(given)], tmp_path / "out", "test")
     with pytest.raises(ValueError, match="no document to predict.*unknown_format"):
         predict_files(model, [str(given / "README")], tmp_path / "out", "test")
+
+
+class InMemory(MemoryFileSystem):
+    """A store in memory, for `gs://`."""
+
+    protocol = "gs"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("gs://", "memory://"))
+
+
+def test_inputs_in_a_bucket(
+    model: Path, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_registry, "gs", InMemory)
+    bucket = InMemory()
+    for name in ("a.PubTator", "sub/b.json"):
+        bucket.pipe_file(f"/bucket/{name}", (given / name).read_bytes())
+    local = run(model, given)
+    found = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
+    assert [path.read_bytes() for path in found.files] == [
+        path.read_bytes() for path in local.files if path.name != "none.PubTator"
+    ]
+    assert predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY).done_before == 2
+    bucket.pipe_file("/bucket/a.PubTator", (given / "none.PubTator").read_bytes())
+    again = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
+    assert (again.done_before, again.predicted_now) == (1, 4)
+
+
+def test_the_command_says_how_fast_and_what_was_not_taken(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = given.parent / "out"
+    words = ["predict", str(model), str(given), "--out", str(out), "--threshold", "0", "--parquet"]
+    monkeypatch.setattr("sys.argv", ["embre", *words])
+    for said in ("24 documents in ", "4 files were done before"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        shown = capsys.readouterr().out
+        assert not stopped.value.code and said in shown and "file/unknown_format" in shown
+    assert (out / "relations" / "sub" / "b.json.parquet").is_file()

@@ -154,7 +154,7 @@ def predict(
     request = Request(
         *(model, inputs, out, device, threshold, parquet, overwrite, processes, ray, gpus)
     )
-    for line in run_prediction(request, _uri(tracking_uri)):
+    for line in run_prediction(request, _uri(tracking_uri), console):
         console.print(line)
 
 

@@ -15,6 +15,7 @@ from embre.tracking.registry import fetch
 from embre.workers import OneProcess, Processes, Workers
 
 SHOW_EVERY_S = 0.5
+LOG_EVERY_S = 30.0  # where there is no terminal, as in a job
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,10 @@ class Request:
     gpus: float
 
 
-def run_prediction(request: Request, tracking_uri: str) -> Iterator[RenderableType]:
-    """Predict, and say what came of it."""
+def run_prediction(
+    request: Request, tracking_uri: str, console: Console
+) -> Iterator[RenderableType]:
+    """Predict, show on `console` how far it is, and say what came of it."""
     check(request)
     several = request.ray is not None or request.processes > 1
     settings = PredictSettings(request.device, request.threshold, request.parquet, several)
@@ -43,16 +46,20 @@ def run_prediction(request: Request, tracking_uri: str) -> Iterator[RenderableTy
     with (
         model_folder(request.model, request.out, tracking_uri) as folder,
         workers_of(request) as workers,
-        Console(highlight=False).status("predicting") as status,
+        console.status("predicting") as status,
     ):
-        done, shown, started = 0, 0.0, time.monotonic()
+        done, started = 0, time.monotonic()
+        shown, every_s = started, SHOW_EVERY_S if console.is_terminal else LOG_EVERY_S
 
         def progress(documents: int) -> None:
             nonlocal done, shown
             done, now = done + documents, time.monotonic()
-            if now - shown > SHOW_EVERY_S:
+            if now - shown > every_s:
                 shown = now
-                status.update(f"{done:,} documents, {done / (now - started):,.0f} documents/s")
+                said = f"{done:,} documents, {done / (now - started):,.0f} documents/s"
+                status.update(said)
+                if not console.is_terminal:
+                    console.print(said)
 
         found = predict_files(
             folder,

@@ -1,0 +1,180 @@
+"""How fast `embre predict` is, and whether it survives the end of a node.
+
+    python tools/bench/predict.py                      # 10,000 documents, one process
+    python tools/bench/predict.py --nodes 2 --kill     # the same again on two Ray nodes, one dies
+    python tools/bench/predict.py --nodes 2 --kill --quick
+
+Made-up documents in many files and a small random model. On Ray nodes, which are raylets of this
+machine with a core each, the first one's is killed when a third of the files are there. What comes
+out is held against what went in and against the run of one process, byte for byte. The last line is
+one JSON object.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from fault_scene import cluster
+from rich.console import Console
+
+from embre.config import EncoderConfig, NewEncoder, PairConfig
+from embre.corpora import CORPORA, read_documents, write_documents
+from embre.demo_corpus import make_corpus
+from embre.encoder import load_encoder
+from embre.learn_tokenizer import learn_tokenizer
+from embre.pairs import PairEncoder
+from embre.predict_record import RECORD
+from embre.relation_folder import LoadedModel, save_relation_model
+from embre.relation_model import RelationModel
+from embre.scored_pairs import Decision
+from embre.tally import Tally
+from embre.tokenization import load_tokenizer
+
+SMALL = NewEncoder(layers=2, hidden=64, heads=2, feed_forward=128)
+CORPUS_SIZE = 500  # documents that are made up; the rest are these under other ids
+KILL_AT = 1 / 3  # of the files
+TIMEOUT_S = 1800
+RATE = re.compile(r"documents in .* s, ([\d,.]+) a second")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A model, and a folder of `files` with their document ids in order."""
+
+    model: Path
+    inputs: Path
+    ids: dict[str, list[str]]
+
+
+def main(
+    documents: Annotated[int, typer.Option(help="Documents in all.")] = 10_000,
+    files: Annotated[int, typer.Option(help="Files that they are in.")] = 100,
+    nodes: Annotated[int, typer.Option(help="Ray nodes of a second run, one core each.")] = 0,
+    kill: Annotated[bool, typer.Option("--kill", help="Kill the first node meanwhile.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few documents: no figures.")] = False,
+) -> None:
+    """Predict, and count what came out."""
+    if kill and nodes < 2:
+        raise typer.BadParameter("--kill needs --nodes 2 or more: one has to go on")
+    console = Console(soft_wrap=True, highlight=False)
+    if quick:
+        documents, files = 400, 20
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        scene = build(place, documents, files)
+        alone = place / "alone"
+        rate = finish(start(scene, alone))
+        found: dict[str, Any] = {"documents": documents, "files": files, "one_process": rate}
+        console.print(f"one process, one thread: {rate:,.1f} documents/s")
+        found |= check(scene, alone)
+        if nodes:
+            found |= on_nodes(scene, place / "nodes", alone, nodes, kill)
+            console.print(f"{nodes} nodes: {found['nodes_rate']:,.1f} documents/s")
+    print(json.dumps(found))
+    sound = not found["missing"] and not found["twice"] and found.get("same", True)
+    raise typer.Exit(0 if sound else 1)
+
+
+def build(place: Path, documents: int, files: int) -> Scene:
+    """Write a model and the inputs."""
+    docs = make_corpus(min(documents, CORPUS_SIZE), seed=3)
+    learn_tokenizer((doc.text for doc in docs), 2000, place / "tokenizer")
+    tokenizer, schema = load_tokenizer(place / "tokenizer"), CORPORA["biored"]
+    config = PairConfig()
+    encoder = PairEncoder.build(tokenizer, schema, 512, config)
+    torch.manual_seed(1)
+    settings = EncoderConfig(path=str(place / "tokenizer"), new=SMALL)
+    model = RelationModel(
+        load_encoder(settings, tokenizer),
+        config,
+        len(schema.labels),
+        encoder.tokenizer.vocabulary,
+        half_precision=False,
+    )
+    save_relation_model(place / "model", LoadedModel(model, encoder, Decision()))
+    ids: dict[str, list[str]] = {}
+    for file in range(files):
+        numbers = range(file * documents // files, (file + 1) * documents // files)
+        some = [replace(docs[n % len(docs)], doc_id=str(10_000_000 + n)) for n in numbers]
+        some = [replace(doc, relations=(), pmid=doc.doc_id) for doc in some]
+        name = f"{file:05d}.PubTator"
+        write_documents(place / "in" / name, some, like="pubtator")
+        ids[name] = [doc.doc_id for doc in some]
+    return Scene(place / "model", place / "in", ids)
+
+
+def start(scene: Scene, out: Path, *more: str) -> subprocess.Popen:
+    """`embre predict` as a user calls it."""
+    command = [sys.executable, "-m", "embre.launch", "predict", str(scene.model)]
+    command += [str(scene.inputs), "--out", str(out), *more]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, text=True
+    )
+
+
+def finish(running: subprocess.Popen) -> float:
+    """Documents a second, as the command says it; RuntimeError where it fails."""
+    said, _ = running.communicate(timeout=TIMEOUT_S)
+    rate = RATE.search(said)
+    if running.returncode or rate is None:
+        raise RuntimeError(f"exit {running.returncode}:\n{said[-3000:]}")
+    return float(rate[1].replace(",", ""))
+
+
+def on_nodes(scene: Scene, out: Path, alone: Path, nodes: int, kill: bool) -> dict[str, Any]:
+    """The same on a Ray cluster of this machine, whose first node may die."""
+    killed_after = 0
+    with cluster(nodes) as (made, all_nodes):
+        running = start(scene, out, "--ray", made.address)
+        if kill:
+            killed_after = wait_for_files(out, running, int(len(scene.ids) * KILL_AT))
+            raylet = all_nodes[0].all_processes["raylet"][0].process.pid
+            os.kill(raylet, signal.SIGKILL)
+        rate = finish(running)
+    same = all((out / name).read_bytes() == (alone / name).read_bytes() for name in scene.ids)
+    found = {"nodes": nodes, "nodes_rate": rate, "same": same, **check(scene, out)}
+    return {**found, "killed_after_files": killed_after} if kill else found
+
+
+def wait_for_files(out: Path, running: subprocess.Popen, number: int) -> int:
+    """Wait for so many outputs, and say how many there are."""
+    while (there := len(list(out.glob("*.PubTator")))) < number:
+        if running.poll() is not None:
+            raise RuntimeError(f"it ended with {there} files:\n{finish(running)}")
+        time.sleep(0.05)
+    return there
+
+
+def check(scene: Scene, out: Path) -> dict[str, Any]:
+    """Documents that are not there, or in another place, or more than once."""
+    found = {
+        name: [doc.doc_id for doc in read_documents(out / name, Tally())]
+        for name in scene.ids
+        if (out / name).is_file()
+    }
+    counts = Counter(one for ids in found.values() for one in ids)
+    missing = sum(one not in found.get(name, ()) for name, ids in scene.ids.items() for one in ids)
+    record = json.loads((out / RECORD).read_text())
+    return {
+        "missing": missing,
+        "twice": sum(count > 1 for count in counts.values()),
+        "recorded": sum(one["documents"] for one in record["files"].values()),
+        "relations": sum(one["relations"] for one in record["files"].values()),
+        "left_behind": len(list(out.rglob("*.partial"))),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
