@@ -1,6 +1,8 @@
 """Prediction: a relation model and PubTator or BioC files → the same files with relations.
 
-    inputs ─plan─▶ Task, one a file ─predict_file, by workers─▶ output and its FileRecord
+    inputs ─plan─▶ Task, one a file
+    Task of a large file ─predict_piece, by workers─▶ pieces, the relations of some documents
+    Task ─predict_file, by workers─▶ output and its FileRecord
     FileRecords ─▶ predicted.json, which says what is done
 
 An output takes its name when it is whole, so a run that was stopped goes on with the files that
@@ -17,11 +19,12 @@ from typing import NamedTuple
 
 import torch
 
-from embre.corpora import FORMATS, copy_with_relations, read_documents
+from embre.corpora import FORMATS, copy_with_relations, documents_to_copy, read_documents
 from embre.corpora.sources import Source, list_files, locate
 from embre.decode import predict
 from embre.document import Document
 from embre.job import folder_digest
+from embre.predict_pieces import FOLDER, Pieces, num_pieces, remove_pieces
 from embre.predict_record import (
     RECORD,
     FileRecord,
@@ -68,6 +71,12 @@ class Task(NamedTuple):
     version: str
     out: Path
     target: str
+    num_pieces: int = 1
+
+    @property
+    def pieces(self) -> Pieces:
+        what = (self.digest, self.settings.threshold, self.source.name, self.version)
+        return Pieces.of(self.out, self.num_pieces, *what)
 
 
 @dataclass
@@ -110,31 +119,19 @@ def predict_files(
         raise FileNotFoundError(
             f"{folder}: no config.json; give the folder of a fine-tuned relation model"
         )
-    digest = folder_digest(folder)
-    planned = plan(inputs, out)
+    digest, planned = folder_digest(folder), plan(inputs, out)
     record = read_record(out, digest, settings.threshold, overwrite)
     clear_leftovers(out)
+    where = folder.absolute(), out.absolute()
     tasks = [
-        Task(
-            folder.absolute(), digest, settings, source, version_of(source), out.absolute(), target
-        )
+        Task(where[0], digest, settings, source, version_of(source), where[1], target)
         for target, source in planned.items()
     ]
+    if not isinstance(workers, OneProcess):
+        tasks = in_pieces(tasks)
     left = [one for one in tasks if not _is_done(one, record)]
-    # Only here can documents be seen one by one; other processes tell of whole files.
-    here = isinstance(workers, OneProcess)
-    work = partial(predict_file, progress=progress) if here else predict_file
-    written = time.monotonic()
-    try:
-        for found in workers.run(work, ((one,) for one in left)):
-            record.files[found.target] = found
-            if not here:
-                progress(found.documents)
-            if time.monotonic() - written > RECORD_EVERY_S:
-                write_record(out, record)
-                written = time.monotonic()
-    finally:
-        write_record(out, record)
+    _carry_out(left, record, out, workers, progress)
+    remove_pieces(out)
     result = _summary(tasks, record, out)
     result.done_before = len(tasks) - len(left)
     result.predicted_now = sum(record.files[one.target].documents for one in left)
@@ -148,6 +145,32 @@ def predict_files(
     facts = {"Documents": f"{result.documents:,}"}
     write_report(result.report, list(islice(shown, MOST_REPORTED)), title=title, facts=facts)
     return result
+
+
+def _carry_out(
+    tasks: list[Task],
+    record: PredictRecord,
+    out: Path,
+    workers: Workers,
+    progress: Callable[[int], None],
+) -> None:
+    """Do the tasks and enter them into the record, which is on disk every few seconds."""
+    for documents in workers.run(predict_piece, pieces_to_do(tasks)):
+        progress(documents)
+    # Only here can documents be seen one by one; other processes tell of pieces and whole files.
+    here = isinstance(workers, OneProcess)
+    seen = {one.target for one in tasks if here or one.num_pieces > 1}
+    work = partial(predict_file, progress=progress) if here else predict_file
+    written = time.monotonic()
+    try:
+        for found in workers.run(work, ((one,) for one in tasks)):
+            record.files[found.target] = found
+            progress(0 if found.target in seen else found.documents)
+            if time.monotonic() - written > RECORD_EVERY_S:
+                write_record(out, record)
+                written = time.monotonic()
+    finally:
+        write_record(out, record)
 
 
 def plan(inputs: list[str], out: Path) -> dict[str, Source]:
@@ -164,7 +187,7 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
         for file in list_files(whole):
             inner = file.name.removeprefix(whole.name).lstrip("/") or Path(file.name).name
             target = _renamed(inner)
-            if target.split("/")[0] in (RECORD, REPORT, RELATIONS):
+            if target.split("/")[0] in (RECORD, REPORT, RELATIONS, FOLDER):
                 raise ValueError(f"{file.name}: --out has a {target} of its own; rename the input")
             if target in planned:
                 raise ValueError(f"{file.name}: another file is called {target} too; use two --out")
@@ -174,17 +197,46 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
     return planned
 
 
+def in_pieces(tasks: list[Task]) -> list[Task]:
+    """Tasks whose large files are cut into pieces, so that a few files keep many workers busy."""
+    sizes = [task.source.filesystem.size(task.source.path) or 0 for task in tasks]
+    return [
+        task._replace(num_pieces=num_pieces(size, sum(sizes)))
+        for task, size in zip(tasks, sizes, strict=True)
+    ]
+
+
+def pieces_to_do(tasks: list[Task]) -> Iterator[tuple[Task, int]]:
+    """The calls of `predict_piece` that no earlier run has made."""
+    for task in tasks:
+        numbers = range(task.num_pieces if task.num_pieces > 1 else 0)
+        yield from ((task, one) for one in numbers if not task.pieces.is_done(one))
+
+
+def predict_piece(task: Task, piece: int) -> int:
+    """Predict some of a file's documents and keep their relations; how many documents."""
+    model, tally = _model(task.folder, task.digest, task.settings), Tally()
+    if not _can_be_opened(task.source, Tally()):  # counted when the file is written
+        return 0
+    docs = task.pieces.documents(documents_to_copy(task.source, Tally()), piece)
+    return task.pieces.write(piece, predict(model, docs, tally), tally)
+
+
 def predict_file(
     task: Task, progress: Callable[[int], None] = lambda documents: None
 ) -> FileRecord:
     """Predict one file: its output is there and whole, or it is not there."""
     started, tally = time.monotonic(), Tally()
     found = FileRecord(task.target, task.source.name, task.version)
-    model = _model(task.folder, task.digest, task.settings)
     rows = RelationRows(task.out, task.target, task.source.name) if task.settings.parquet else None
 
     def predicted(docs: Iterator[Document]) -> Iterator[Document]:
-        for doc in predict(model, docs, tally):
+        if task.num_pieces > 1:
+            with_relations = task.pieces.put_into(docs, tally)
+        else:
+            model = _model(task.folder, task.digest, task.settings)
+            with_relations = predict(model, docs, tally)
+        for doc in with_relations:
             found.documents += 1
             found.relations += len(doc.relations)
             if rows:

@@ -10,12 +10,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from embre import predict
+from embre import decode, predict, predict_pieces
 from embre.corpora import read_documents, write_documents
 from embre.corpora.sources import Source
 from embre.demo_corpus import make_corpus
 from embre.launch import cli
 from embre.predict import Predicted, PredictSettings, Task, predict_file, predict_files
+from embre.predict_pieces import Pieces
 from embre.predict_record import RECORD, is_done
 from embre.relation_folder import save_relation_model
 from embre.scored_pairs import OTHERS, Decision
@@ -215,3 +216,62 @@ def test_the_command_says_how_fast_and_what_was_not_taken(
         shown = capsys.readouterr().out
         assert not stopped.value.code and said in shown and "file/unknown_format" in shown
     assert (out / "relations" / "sub" / "b.json.parquet").is_file()
+
+
+class Counting:
+    """Workers in this process that look like others, and count the calls of each function."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def run(self, function, calls):
+        for call in calls:
+            self.calls.append(function.__name__)
+            yield function(*call)
+
+
+def test_a_large_file_is_done_in_pieces_and_comes_out_the_same(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (decode, predict_pieces):
+        monkeypatch.setattr(room, "DOCUMENTS_AT_ONCE", 2)
+    settings = replace(EVERY, parquet=True)
+    alone = run(model, given, settings)
+    before = {path: path.read_bytes() for path in alone.files}
+    rows = pq.read_table(given.parent / "out" / "relations")
+    monkeypatch.setattr(predict_pieces, "PIECE_BYTES", 4000)
+    workers, seen = Counting(), []
+    found = run(model, given, settings, workers=workers, overwrite=True, progress=seen.append)
+    assert workers.calls.count("predict_piece") > 4
+    assert sum(seen) == found.predicted_now == 24
+    assert (found.relations, found.tally) == (alone.relations, alone.tally)
+    assert {path: path.read_bytes() for path in found.files} == before
+    assert pq.read_table(given.parent / "out" / "relations") == rows
+    assert not (given.parent / "out" / predict_pieces.FOLDER).exists()
+
+
+def test_pieces_that_are_there_are_not_done_again(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict_pieces, "PIECE_BYTES", 4000)
+    real = predict.predict_file
+
+    def stopped(task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "predict_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, given, workers=Counting())
+    monkeypatch.setattr(predict, "predict_file", real)
+    workers = Counting()
+    assert run(model, given, workers=workers).documents == 24
+    assert workers.calls == ["predict_file"] * 4
+
+
+def test_a_file_that_was_changed_under_its_pieces(tmp_path: Path) -> None:
+    pieces = Pieces.of(tmp_path, 2, "x")
+    for piece, number in enumerate((10, 0)):
+        assert pieces.write(piece, pieces.documents(DOCS[:10], piece), Tally()) == number
+    assert list(pieces.put_into(DOCS[:10], Tally())) == DOCS[:10]
+    with pytest.raises(OSError, match="changed"):
+        list(pieces.put_into(DOCS[:11], Tally()))

@@ -169,6 +169,11 @@ def copy_with_relations(
     return any(formats)
 
 
+def documents_to_copy(source: Source, tally: Tally) -> Iterator[Document]:
+    """The documents of a file as `copy_with_relations` hands them to `predict`."""
+    return (original.doc for original in _originals(source, tally, []))
+
+
 def _originals(source: Source, tally: Tally, formats: list[str | None]) -> Iterator[Original]:
     """The documents of a source with their bytes; the formats of its files go into `formats`."""
     for member, opened in enumerate(open_plain(source, inside=False, tally=tally)):

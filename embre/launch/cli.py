@@ -136,12 +136,12 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict again what is done.")
     ] = False,
-    processes: Annotated[int, typer.Option(min=1, help="Files at once on this machine.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Files or pieces at once here.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(help="Address of a Ray cluster that sees the model, the inputs and OUT."),
     ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a file.")] = 0,
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a task.")] = 0,
     tracking_uri: TrackingUri = None,
     device: Device = "cpu",
 ):

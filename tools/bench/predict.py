@@ -5,7 +5,7 @@
     python tools/bench/predict.py --nodes 2 --kill --quick
 
 Made-up documents in many files and a small random model. On Ray nodes, which are raylets of this
-machine with a core each, the first one's is killed when a third of the files are there. What comes
+machine with a core each, the first one's is killed when a third of the files (or one piece of a file) are there. What comes
 out is held against what went in and against the run of one process, byte for byte. The last line is
 one JSON object.
 """
@@ -34,6 +34,7 @@ from embre.demo_corpus import make_corpus
 from embre.encoder import load_encoder
 from embre.learn_tokenizer import learn_tokenizer
 from embre.pairs import PairEncoder
+from embre.predict_pieces import FOLDER
 from embre.predict_record import RECORD
 from embre.relation_folder import LoadedModel, save_relation_model
 from embre.relation_model import RelationModel
@@ -139,7 +140,7 @@ def on_nodes(scene: Scene, out: Path, alone: Path, nodes: int, kill: bool) -> di
     with cluster(nodes) as (made, all_nodes):
         running = start(scene, out, "--ray", made.address)
         if kill:
-            killed_after = wait_for_files(out, running, int(len(scene.ids) * KILL_AT))
+            killed_after = wait_for_files(out, running, max(1, int(len(scene.ids) * KILL_AT)))
             raylet = all_nodes[0].all_processes["raylet"][0].process.pid
             os.kill(raylet, signal.SIGKILL)
         rate = finish(running)
@@ -149,8 +150,8 @@ def on_nodes(scene: Scene, out: Path, alone: Path, nodes: int, kill: bool) -> di
 
 
 def wait_for_files(out: Path, running: subprocess.Popen, number: int) -> int:
-    """Wait for so many outputs, and say how many there are."""
-    while (there := len(list(out.glob("*.PubTator")))) < number:
+    """Wait for so many outputs, or pieces of them, and say how many there are."""
+    while (there := len([*out.glob("*.PubTator"), *out.glob(f"{FOLDER}/*-of-*")])) < number:
         if running.poll() is not None:
             raise RuntimeError(f"it ended with {there} files:\n{finish(running)}")
         time.sleep(0.05)

@@ -1,0 +1,111 @@
+"""A large file predicted by several workers, each of which does some blocks of its documents.
+
+A worker reads the whole file, which costs little beside predicting, and keeps the relations of its
+documents in a piece. When all pieces are there, the file is copied with the relations out of them.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import msgspec
+
+from embre.decode import DOCUMENTS_AT_ONCE
+from embre.document import Document, Relation
+from embre.durable import PARTIAL, sync
+from embre.tally import Tally
+
+FOLDER = ".pieces"
+PIECES = 32  # of all that a run has to do; each reads its whole file
+PIECE_BYTES = 1 << 20  # as they are stored; below that starting costs more than it gains
+
+
+class _Losses(msgspec.Struct):
+    """What a piece could not take."""
+
+    counts: dict[str, int]
+    examples: dict[str, list[str]]
+
+
+class Pieces(NamedTuple):
+    """Where the pieces of a file are. `key` tells them from those of another model or input."""
+
+    folder: Path
+    key: str
+    number: int
+
+    @classmethod
+    def of(cls, out: Path, number: int, *what: object) -> "Pieces":
+        """The pieces of a file, whose content depends on `what` alone."""
+        key = hashlib.sha256("\n".join(map(str, what)).encode()).hexdigest()[:16]
+        return cls(out / FOLDER, key, number)
+
+    def path(self, piece: int) -> Path:
+        return self.folder / f"{self.key}-{piece}-of-{self.number}"
+
+    def is_done(self, piece: int) -> bool:
+        return self.path(piece).exists()
+
+    def documents(self, docs: Iterable[Document], piece: int) -> Iterator[Document]:
+        """The documents of a piece: every so-manyth block, as they are predicted at once."""
+        for doc, owner in zip(docs, self._owners(), strict=False):
+            if owner == piece:
+                yield doc
+
+    def write(self, piece: int, docs: Iterable[Document], tally: Tally) -> int:
+        """Keep the relations of a piece's documents, and how many these are is the answer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial, number = self.path(piece).with_suffix(f".{uuid4().hex[:8]}{PARTIAL}"), 0
+        try:
+            with partial.open("wb") as file:
+                for doc in docs:
+                    number += 1
+                    file.write(msgspec.json.encode(doc.relations) + b"\n")
+                file.write(msgspec.json.encode(_Losses(dict(tally.counts), tally.examples)))
+            sync(partial)
+            partial.replace(self.path(piece))
+        finally:
+            partial.unlink(missing_ok=True)
+        return number
+
+    def put_into(self, docs: Iterable[Document], tally: Tally) -> Iterator[Document]:
+        """All documents of the file with the relations of their pieces.
+
+        Raises OSError where the file is no longer what the pieces were made of.
+        """
+        pieces = [self.path(piece).open("rb") for piece in range(self.number)]
+        try:
+            for doc, owner in zip(docs, self._owners(), strict=False):
+                line = pieces[owner].readline()
+                if not line.startswith(b"["):
+                    raise OSError(
+                        "a file was changed while it was read; run the same command again"
+                    )
+                relations = msgspec.json.decode(line, type=tuple[Relation, ...])
+                yield replace(doc, relations=relations)
+            for piece in pieces:
+                losses = msgspec.json.decode(piece.read(), type=_Losses)
+                tally.add(losses.counts, losses.examples)
+        finally:
+            for piece in pieces:
+                piece.close()
+
+    def _owners(self) -> Iterator[int]:
+        """The piece of each document of the file, without end."""
+        for piece in cycle(range(self.number)):
+            yield from (piece for _ in range(DOCUMENTS_AT_ONCE))
+
+
+def num_pieces(stored_bytes: int, in_all: int) -> int:
+    """Into how many pieces a file is cut that is part of so much: as its share of it is."""
+    return max(1, min(stored_bytes // PIECE_BYTES, PIECES * stored_bytes // max(in_all, 1)))
+
+
+def remove_pieces(out: Path) -> None:
+    """When all files are there nobody needs the pieces, those of other runs neither."""
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
