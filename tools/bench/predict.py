@@ -5,9 +5,9 @@
     python tools/bench/predict.py --nodes 2 --kill --quick
 
 Made-up documents in many files and a small random model. On Ray nodes, which are raylets of this
-machine with a core each, the first one's is killed when a third of the files (or one piece of a file) are there. What comes
-out is held against what went in and against the run of one process, byte for byte. The last line is
-one JSON object.
+machine with a core each, the first one's is killed when a third of the files are there (with
+`--files 1` the first piece of it). What comes out is held against what went in and against the run
+of one process, byte for byte. The last line is one JSON object.
 """
 
 import json
