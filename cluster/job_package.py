@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# At the top of the project: what runs, data and environments are called here and in the README.
-LEFT_FOLDERS = {
-    *("backbones", "build", "corpora", "data", "demo", "dist", "mlartifacts", "mlruns", "models"),
-    *("node_modules", "predicted", "predictions", "rehearsal", "runs", "shards", "tests", "venv"),
-}
+# At the top of the project: what a job runs, and nothing that only happens to lie there.
+SENT = (
+    *("embre", "tools", "cluster", "configs"),
+    *("pyproject.toml", "constraints.txt", "README.md", "LICENSE"),
+)
 LEFT_SUFFIXES = {
     *(".arrow", ".bin", ".db", ".gz", ".log", ".npy", ".parquet", ".pt", ".pth", ".pyc"),
     *(".safetensors", ".tar", ".tgz", ".whl", ".xz", ".zip", ".zst"),
@@ -38,11 +38,10 @@ class Package:
 
 
 def files_to_send(root: Path) -> Iterator[Path]:
-    """Code and configs of a project. Left out: whatever starts with a dot, links, and the folders
-    and kinds of files above."""
-    for path in sorted(root.iterdir()):
-        if path.name not in LEFT_FOLDERS:
-            yield from _files(path)
+    """Code and configs of a project. Left out in them: whatever starts with a dot, links, and the
+    kinds of files above."""
+    for name in sorted(SENT):
+        yield from _files(root / name)
 
 
 def _files(path: Path) -> Iterator[Path]:

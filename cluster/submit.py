@@ -10,6 +10,7 @@ Ctrl-C ends the following and not the job. `--dry-run` shows what would be sent 
 
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -37,6 +38,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 STOP_WAIT_S = 300  # Ray kills a job this long after it asked it to stop; a run saves first
 INTERRUPTED = 130
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,9 @@ def shared_paths(config: RunConfig, root: str | None) -> list[str]:
 
 def is_relative(path: str) -> bool:
     """Whether a path, and no URL or model of the registry, depends on where a process runs."""
-    return ":" not in path and not PurePosixPath(path).is_absolute()
+    if path.startswith("~"):
+        raise ValueError(f"{path}: ~ is another folder on each node; give an absolute path")
+    return not URL.match(path) and not PurePosixPath(path).is_absolute()
 
 
 def send(job: Submission, address: str) -> int:

@@ -45,33 +45,41 @@ def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> 
     own relations give them."""
     model, encoder = loaded.model.eval(), loaded.encoder
     device = next(model.parameters()).device
-    passes = [(place, one) for place, doc in enumerate(docs) for one in encoder.passes(doc, tally)]
-    found, concepts = [], []
-    for some in strips([one for _, one in passes]):
+    found, concepts, passes = [], [], []
+
+    def read() -> Iterator[Pass]:
+        for place, doc in enumerate(docs):
+            for one in encoder.passes(doc, tally):
+                passes.append((place, len(one.pairs), one.relations, one.novelties))
+                yield one
+
+    for some in strips(read()):
         batch = encoder.lay(some, slot=0)
         concepts += [(candidate.first, candidate.second) for candidate in batch.candidates]
         found.append([part.cpu().numpy() for part in model.probabilities(batch.to(device))])
-    novelties = _column([one.novelties for _, one in passes], np.int64)
+    novelties = _column([novelties for *_, novelties in passes], np.int64)
     known = [np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)]
     nothing = [np.zeros(0), np.zeros((0, len(encoder.schema.relation_types))), np.zeros(0)]
     related, types, novel = known or nothing
     return ScoredPairs(
         num_documents=len(docs),
-        documents=_column([np.full(len(one.pairs), place) for place, one in passes], np.int64),
+        documents=_column([np.full(pairs, place) for place, pairs, *_ in passes], np.int64),
         concepts=concepts,
         related=related,
         types=types,
         novel=novel if encoder.schema.novelty else np.full(len(novel), np.nan),
-        relation_labels=_column([one.relations for _, one in passes], np.int64),
+        relation_labels=_column([relations for *_, relations, _ in passes], np.int64),
         novelty_labels=np.where(novelties > 0, (novelties == NOVEL).astype(np.int64), UNLABELLED),
     )
 
 
-def strips(passes: Sequence[Pass]) -> Iterator[list[Pass]]:
-    """Passes in order, as many as fill a strip."""
+def strips(passes: Iterable[Pass]) -> Iterator[list[Pass]]:
+    """Passes in order, as many as fill a strip, each counted for as long as the longest: the model
+    lays them side by side."""
     some: list[Pass] = []
     for one in passes:
-        if some and sum(len(p.tokens) for p in some) + len(one.tokens) > STRIP_TOKENS:
+        longest = max(len(other.tokens) for other in [*some, one])
+        if some and longest * (len(some) + 1) > STRIP_TOKENS:
             yield some
             some = []
         some.append(one)

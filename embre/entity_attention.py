@@ -41,12 +41,15 @@ class EntityAttention(nn.Module):
         slots_TS = F.one_hot(roles_T2[:, 1], 1 + NUM_SLOTS)[:, 1:].to(query_TAE.dtype)
         by_type = torch.einsum("ty,ayz->taz", types_TY, self.types[layer].to(query_TAE.dtype))
         by_slot = slots_TS[:, None] * self.same[layer].to(query_TAE.dtype)[:, None]
-        asked = torch.cat([query_TAE * size**-0.5, by_type, by_slot], dim=2)
         found = torch.cat([types_TY, slots_TS], dim=1)[:, None].expand(-1, heads, -1)
-        more = math.ceil(asked.shape[2] / MULTIPLE) * MULTIPLE
-        # Kernels divide all scores by the root of the head size; it is taken back here.
+        wide = size + found.shape[2]
+        more = math.ceil(wide / MULTIPLE) * MULTIPLE
+        # Kernels divide all scores by the root of the longer head's size; it is taken back here,
+        # in one product each, because each one rounds.
+        biases = torch.cat([by_type, by_slot], dim=2) * more**0.5
+        asked = torch.cat([query_TAE * (more / size) ** 0.5, biases], dim=2)
         return (
-            F.pad(asked * more**0.5, (0, more - asked.shape[2])),
-            F.pad(torch.cat([key_TAE, found], dim=2), (0, more - asked.shape[2])),
+            F.pad(asked, (0, more - wide)),
+            F.pad(torch.cat([key_TAE, found], dim=2), (0, more - wide)),
             F.pad(value_TAE, (0, more - size)),
         )

@@ -15,6 +15,7 @@ from embre.corpora import write_documents
 from embre.decode import score_pairs
 from embre.document import Document
 from embre.document_loader import DocumentLoader
+from embre.durable import commit
 from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
@@ -66,7 +67,8 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
     )
-    dev = Held(dev_docs, docs, encoder, world)
+    learnt = docs + [doc for others, _ in also for doc in others]
+    dev = Held(dev_docs, learnt, encoder, world)
     sent = sent_step(job.folder)
     with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
@@ -131,7 +133,6 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
         scores = dev.score(predicted)
         lowest = dev.score(floor(dev.docs, schema))
         values = {"dev": table(scores), "floor": table(lowest), "not_used": dict(tally.counts)}
-        (folder / SCORES).write_text(json.dumps(values, indent=1))
         lineage = {
             "run": config.name,
             **digests(config),
@@ -157,6 +158,7 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
         written = write_evaluation(folder / EVALUATION_FOLDER, evaluation)
         title = f"{config.name}: held out"
         write_report(folder / REPORT, predicted, dev.docs, title, facts, evaluation)
+        commit(folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
         if job.handle:
             with best_effort("logging the scores"):
                 log_results(job.handle, {f"dev/f1/{k}": found.f1 for k, found in scores.items()})
@@ -179,6 +181,10 @@ def check(config: FinetuneConfig) -> dict[str, str]:
     load_tokenizer(config.encoder.path)
     check_length(config.encoder, config.data.max_document_tokens)
     check_corpora(config.data)
+    if config.pairs.tasks == "novelty" and not schemas_of(config.data)[0].novelty:
+        raise ValueError(
+            f"pairs.tasks: novelty, and {config.data.corpus.name} states none; set it to relation"
+        )
     return digests(config)
 
 

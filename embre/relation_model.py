@@ -95,14 +95,15 @@ class RelationModel(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, batch: PairBatch) -> Probabilities:
-        """Of a model that learnt novelty alone, `types` are the legal ones, all equally likely."""
+        """Of a model that learnt novelty alone, the first legal type is certain: it is not to
+        count in a decision."""
         relation_PL, novelty_P3 = self.logits(batch)
         novelty_P3 = novelty_P3.softmax(1)
         novel_P = novelty_P3[:, NOVEL] / novelty_P3[:, [NOT_NOVEL, NOVEL]].sum(1)
         if self.config.tasks == "novelty":
-            types_PR = batch.legal[:, 1:].float()
-            related_P = 1 - novelty_P3[:, UNRELATED]
-            return Probabilities(related_P, types_PR / types_PR.sum(1, keepdim=True), novel_P)
+            first_P = batch.legal[:, 1:].int().argmax(1)
+            types_PR = F.one_hot(first_P, batch.legal.shape[1] - 1).float()
+            return Probabilities(1 - novelty_P3[:, UNRELATED], types_PR, novel_P)
         if self.config.tasks == "relation":
             novel_P = torch.full_like(novel_P, torch.nan)
         related_P, types_PR = LOSSES[self.config.loss].probabilities(relation_PL)

@@ -7,6 +7,7 @@ study's folder, so what is done stays done, and the table can be made at any tim
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -24,14 +25,14 @@ from embre.config import (
 )
 from embre.corpora import read_documents
 from embre.document import Document
-from embre.finetune import PREDICTED, SCORES
-from embre.job import CONFIG
+from embre.finetune import PREDICTED, RELATION_MODEL, SCORES, digests
+from embre.job import CONFIG, LINEAGE, folder_digest
 from embre.pretrain import ENCODER
 from embre.scoring import METRICS
 from embre.study_plot import draw_study
 from embre.tally import Tally
 from embre.tracking import read_events
-from embre.training_corpora import schemas_of
+from embre.training_corpora import read_annotated, schemas_of
 
 TABLE, RESULTS, PICTURE = "study.md", "study.json", "study.png"
 # What a model that learnt one task alone says of the other is no result.
@@ -139,21 +140,41 @@ def is_done(run: Run) -> bool:
                 f"{run.config.name}: {known} has another config than the study now gives it; give "
                 "the study another name, or remove the run's folder"
             )
-    return (folder / (ENCODER if run.kind == "pretrain" else SCORES)).exists()
+    if not isinstance(run.config, FinetuneConfig):
+        return (folder / ENCODER).exists()
+    if not (folder / SCORES).exists():
+        return False
+    made_of = json.loads((folder / RELATION_MODEL / LINEAGE).read_text())
+    backbone = Path(run.config.encoder.path)
+    here = {**digests(run.config), "encoder": _digest(backbone, backbone.stat().st_mtime)}
+    made_of["encoder"] = made_of["encoder"]["digest"]
+    if changed := [name for name, digest in here.items() if made_of.get(name) != digest]:
+        raise ConfigError(
+            f"{run.config.name}: {' and '.join(changed)} changed since it was run; remove "
+            f"{folder}, and the study runs it again"
+        )
+    return True
+
+
+@lru_cache(maxsize=64)
+def _digest(backbone: Path, _: float) -> str:
+    """Read once for all runs of a backbone, as long as its folder stays as it is."""
+    return folder_digest(backbone)
 
 
 def results(study: StudyConfig) -> dict[Cell, Result]:
     """What is there so far, by cell; a cell without a finished run is left out."""
-    gold: dict[str, list[Document]] = {}
+    gold: dict[tuple[str, str], list[Document]] = {}
     found = {}
     for cell in cells(study):
         configs = [finetuning(study, cell, seed) for seed in study.seeds]
         done = [config for config in configs if is_done(Run("finetune", config))]
         if done:
-            dev = done[0].data.dev
-            if dev not in gold:
-                gold[dev] = list(read_documents(dev, Tally()))
-            found[cell] = _result(done, gold[dev])
+            data = done[0].data
+            known = data.dev, data.corpus.model_dump_json()
+            if known not in gold:  # in the words of the corpus, as the runs were scored
+                gold[known] = read_annotated(data.dev, schemas_of(data)[0], Tally())
+            found[cell] = _result(done, gold[known])
     return found
 
 
@@ -166,8 +187,7 @@ def _result(configs: Iterable[FinetuneConfig], gold: list[Document]) -> Result:
         counts.append(document_counts(gold, predicted, not_scored=schema.not_scored))
         scores = json.loads((folder / SCORES).read_text())["dev"]
         f1.append({metric: scores[metric]["f1"] for metric in METRICS})
-        times = [event["time"] for event in read_events(folder)]
-        minutes.append((max(times) - min(times)) / 60)
+        minutes.append(_minutes(folder))
     return Result(
         {metric: np.stack([run[metric] for run in counts]) for metric in METRICS},
         {metric: np.array([run[metric] for run in f1]) for metric in METRICS},
@@ -175,9 +195,23 @@ def _result(configs: Iterable[FinetuneConfig], gold: list[Document]) -> Result:
     )
 
 
-def shown_metrics(cell: Cell) -> list[str]:
+def _minutes(folder: Path) -> float:
+    """From the first to the last event of each attempt; not what lies between two."""
+    seconds, before = 0.0, None
+    for event in read_events(folder):
+        if before is not None and event["event"] != "started":
+            seconds += event["time"] - before
+        before = event["time"]
+    return seconds / 60
+
+
+def shown_metrics(study: StudyConfig, cell: Cell) -> list[str]:
     """The metrics that a cell has learnt something of."""
-    return [m for m in METRICS if m not in NOT_LEARNT.get(dict(cell.values).get("tasks", ""), ())]
+    config = finetuning(study, cell, study.seeds[0])
+    lacking = set(NOT_LEARNT.get(config.pairs.tasks, ()))
+    if not schemas_of(config.data)[0].novelty:
+        lacking |= {"pair_novelty", "all"}
+    return [metric for metric in METRICS if metric not in lacking]
 
 
 class Comparison(NamedTuple):
@@ -201,7 +235,7 @@ def comparisons(study: StudyConfig, found: Mapping[Cell, Result]) -> Iterator[Co
             against = cell.but(axis, values[0])
             if cell[axis] == values[0] or against not in found:
                 continue
-            common = [m for m in shown_metrics(cell) if m in shown_metrics(against)]
+            common = [m for m in shown_metrics(study, cell) if m in shown_metrics(study, against)]
             metric = common[-1]  # the strictest that both have learnt
             other = found[against]
             points = 100 * float(result.f1[metric].mean() - other.f1[metric].mean())
@@ -218,7 +252,7 @@ def write_results(study: StudyConfig) -> Path:
     values = {
         "cells": {
             str(cell): {
-                "f1": {m: result.f1[m].tolist() for m in shown_metrics(cell)},
+                "f1": {m: result.f1[m].tolist() for m in shown_metrics(study, cell)},
                 "minutes": result.minutes.round(2).tolist(),
             }
             for cell, result in found.items()
@@ -229,7 +263,11 @@ def write_results(study: StudyConfig) -> Path:
     }
     (folder / RESULTS).write_text(json.dumps(values, indent=1))
     (folder / TABLE).write_text("\n".join(_table(study, found, compared)) + "\n")
-    draw_study(folder / PICTURE, {str(cell): result.f1["all"] for cell, result in found.items()})
+    strictest = {cell: shown_metrics(study, cell)[-1] for cell in found}
+    draw_study(
+        folder / PICTURE,
+        {f"{c}, {TITLES[m]}": found[c].f1[m] for c, m in strictest.items()},
+    )
     return folder / TABLE
 
 
@@ -248,7 +286,7 @@ def _table(
     yield "| " + " | ".join([*axes, "seeds", *TITLES.values(), "minutes a run"]) + " |"
     yield "|" + "---|" * (len(axes) + len(TITLES) + 2)
     for cell, result in found.items():
-        shown = shown_metrics(cell)
+        shown = shown_metrics(study, cell)
         scores = [_mean_sd(100 * result.f1[m]) if m in shown else "–" for m in METRICS]
         row = [*(value for _, value in cell.values), str(len(result.minutes)), *scores]
         yield "| " + " | ".join([*row, f"{result.minutes.mean():.1f}"]) + " |"

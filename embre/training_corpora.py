@@ -76,9 +76,7 @@ def read_also(
     BC5CDR share 16. So are the evaluation documents on the shipped list of the scored corpus.
     """
     held = read_held(data.corpus.name) if data.corpus.name in SHIPPED else Held(data.corpus.name)
-    for doc in map(as_checked, dev):
-        held.ids.update(names_of(doc))
-        held.add(fingerprint(doc))
+    _hold(held, dev)
     found = []
     for one, schema in zip(data.also, schemas, strict=True):
         docs = []
@@ -96,16 +94,16 @@ def check_corpora(data: CorpusConfig) -> None:
     """ValueError or FileNotFoundError, with key and remedy, for documents that teach nothing or
     that a score on them would mean nothing."""
     schemas = schemas_of(data)
-    ids = {}
-    for key, path in (("data.train", data.train), ("data.dev", data.dev)):
-        docs = _check_file(key, path, schemas[0])
-        ids[key] = {doc.doc_id for doc in docs}
-        if key == "data.train" and schemas[0].novelty:
-            _check_novelty(path, docs, schemas[0])
-    if both := sorted(ids["data.train"] & ids["data.dev"]):
+    train = _check_file("data.train", data.train, schemas[0])
+    if schemas[0].novelty:
+        _check_novelty(data.train, train, schemas[0])
+    held = Held("data.dev")
+    _hold(held, _check_file("data.dev", data.dev, schemas[0]))
+    checked = map(as_checked, train)
+    if both := sorted(doc.doc_id for doc in checked if held.has(doc, fingerprint(doc))):
         raise ValueError(
-            f"data.train and data.dev share {len(both)} documents, as {both[0]}: a score on what "
-            "was learnt from means nothing; give other files"
+            f"data.train and data.dev share {len(both)} documents by id, text or title, as "
+            f"{both[0]}: a score on what was learnt from means nothing; give other files"
         )
     for number, (one, schema) in enumerate(zip(data.also, schemas[1:], strict=True)):
         _check_file(f"data.also.{number}.train", one.train, schema)
@@ -116,6 +114,12 @@ def check_corpora(data: CorpusConfig) -> None:
                 f"data.also.{number}.train: every document is one that the run is scored on, or "
                 f"an evaluation document of {data.corpus.name}; give other files"
             )
+
+
+def _hold(held: Held, docs: Iterable[Document]) -> None:
+    for doc in map(as_checked, docs):
+        held.ids.update(names_of(doc))
+        held.add(fingerprint(doc))
 
 
 def _check_file(key: str, path: str, schema: RelationSchema) -> list[Document]:

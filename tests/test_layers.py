@@ -25,8 +25,8 @@ FLOORS = """
   model_card
   dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train
-- sharding shard_tasks pretrain finetune probe_shards predict predict_record predict_pieces register lineage
-  study
+- sharding shard_tasks pretrain finetune probe_shards predict predict_record predict_pieces register
+  lineage study
 - launch demo
 """
 FLOOR = {room: level for level, rooms in enumerate(FLOORS.split("- ")) for room in rooms.split()}

@@ -1,6 +1,7 @@
 """A study runs its cells, goes on where it was stopped, and its table says what came out."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -11,10 +12,19 @@ import pytest
 import yaml
 from rich.console import Console
 
-from embre.config import ConfigError, FinetuneConfig, StudyConfig, check_config, load_config
+from embre.config import (
+    ConfigError,
+    FinetuneConfig,
+    PretrainConfig,
+    StudyConfig,
+    check_config,
+    load_config,
+)
 from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
 from embre.document import Document
+from embre.finetune import digests
+from embre.job import folder_digest
 from embre.launch.errors import RunFailed
 from embre.launch.studying import Done, carry_out_run, carry_out_study
 from embre.scoring import METRICS, score
@@ -141,7 +151,8 @@ class Pretended:
                 yield Done(name, 1, "error: out of luck")
                 continue
             if kind == "pretrain":
-                (Path(place) / "encoder").mkdir()
+                backbone = load_config(PretrainConfig, Path(place) / "config.yaml").encoder.path
+                shutil.copytree(backbone, Path(place) / "encoder")
             else:
                 leave(Path(place), self.quality(name))
             yield Done(name, 0, "")
@@ -159,6 +170,9 @@ def leave(place: Path, quality: float) -> None:
     predicted = [degraded(doc) for doc in gold]
     write_documents(place / "dev_predicted.PubTator", predicted, like="pubtator")
     scores = {m: {"f1": found.f1} for m, found in score(gold, predicted).items()}
+    (place / "relation_model").mkdir()
+    made_of = {**digests(config), "encoder": {"digest": folder_digest(config.encoder.path)}}
+    (place / "relation_model" / "embre.json").write_text(json.dumps(made_of))
     (place / "scores.json").write_text(json.dumps({"dev": scores}))
     events = [
         {"event": "started", "step": 0, "time": 60.0},
@@ -196,7 +210,7 @@ def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
     assert better.points == pytest.approx(100 * (trained.f1["all"].mean() - as_is.f1["all"].mean()))
     # What one task alone has not learnt is neither shown nor compared.
     assert compared["tasks", "made_up.as_is.relation.document"].metric == "pair_type"
-    assert shown_metrics(cells(study)[2]) == ["pair", "pair_type"]
+    assert shown_metrics(study, cells(study)[2]) == ["pair", "pair_type"]
     text = table.read_text()
     mean, sd = 100 * trained.f1["all"].mean(), 100 * trained.f1["all"].std(ddof=1)
     assert (
@@ -223,14 +237,31 @@ def test_what_is_done_is_not_done_again_and_what_fails_is_named(
     changed = study_of(folder, tmp_path, set=["optimizer.peak_lr=1e-3"])
     with pytest.raises(ConfigError, match="another config than the study now gives it"):
         carry_out_study(changed, Pretended(lambda name: 0.7), quiet())
+    other = tmp_path / "other"
+    shutil.copytree(folder / "backbone", other)
+    (other / "config.json").write_text("{}")
+    moved = study_of(
+        folder,
+        tmp_path,
+        backbones={"as_is": {"path": str(other)}},
+        parts=[{"encoding": ["document", "pairwise"]}],
+    )
+    with pytest.raises(ConfigError, match="encoder changed since it was run"):
+        carry_out_study(moved, Pretended(lambda name: 0.7), quiet())
 
 
-def test_an_encoder_that_fails_stops_the_study(folder: Path, tmp_path: Path) -> None:
-    study = study_of(folder, tmp_path, parts=[{"backbone": ["trained"]}])
+def test_without_its_encoder_a_cell_waits_and_the_others_go_on(
+    folder: Path, tmp_path: Path
+) -> None:
+    study = study_of(folder, tmp_path, parts=[{"backbone": ["as_is", "trained"]}])
     workers = Pretended(lambda name: 0.7, fails="pretrain")
     with pytest.raises(RunFailed, match="pretrain.trained: error: out of luck"):
         carry_out_study(study, workers, quiet())
-    assert workers.ran == ["small.pretrain.trained"]
+    assert workers.ran == [
+        "small.pretrain.trained",
+        "small.made_up.as_is.both.document.s1",
+        "small.made_up.as_is.both.document.s2",
+    ]
 
 
 @pytest.mark.slow

@@ -200,7 +200,8 @@ def expected(config: PretrainConfig) -> Check:
         have = torch.cuda.get_device_properties(0).total_memory
     else:
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if found.rank_bytes > have:
+    here = 1 if config.launch.use_gpu or os.environ.get("RAY_ADDRESS") else config.launch.workers
+    if found.rank_bytes * here > have:
         remedy = "lower data.strip_tokens, or set encoder.activation_checkpointing"
         return Check("error", "estimate", f"{text}, of {have / 1e9:,.0f}; {remedy}")
     return Check("ok", "estimate", text)

@@ -4,6 +4,7 @@ By arithmetic and by shares that were measured (docs/RESULTS.md): to a factor of
 small models on a GPU, which wait for their launches and take several times as long.
 """
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -41,11 +42,13 @@ def estimate(config: PretrainConfig) -> Estimate:
     shape = backbone_shape(config.encoder, tokenizer)
     num_concepts = sum(chosen(shard_set, config.entities).sizes)
     workers = config.launch.workers
+    # The rate of a CPU is that of all its cores, which the workers of one machine share.
+    machines = workers if config.launch.use_gpu or os.environ.get("RAY_ADDRESS") else 1
     rate, device = _flops_per_s(config)
     num_tokens = config.train.steps * config.data.streams * config.data.strip_tokens
     flops = num_tokens * flops_per_token(config, shape, shard_set)
     return Estimate(
-        flops / (rate * workers), _rank_bytes(config, shape, num_concepts, workers), device
+        flops / (rate * machines), _rank_bytes(config, shape, num_concepts, workers), device
     )
 
 

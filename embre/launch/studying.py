@@ -12,6 +12,7 @@ from rich.console import Console
 
 from embre.config import StudyConfig, dump_config
 from embre.job import CONFIG
+from embre.launch.driver import resolve, tracking_uri
 from embre.launch.errors import RunFailed
 from embre.study import (
     Run,
@@ -21,6 +22,7 @@ from embre.study import (
     study_folder,
     write_results,
 )
+from embre.tracking.runs import best_effort, make_store
 from embre.workers import OneProcess, Processes, Workers
 
 TABLE_EVERY_S = 60
@@ -53,7 +55,13 @@ def carry_out_study(
     failed: list[Done] = []
     written = time.monotonic()
     for what, runs, who in plan:
+        lost = {one.name for one in failed}  # encoders: what needs one would fail too
+        runs = [r for r in runs if Path(r.config.encoder.path).parent.name not in lost]
         left = [run for run in runs if not is_done(run)]
+        if left:  # before several runs would make the same store at once
+            with best_effort("making the MLflow store"):
+                config = resolve(left[0].config)
+                make_store(config, tracking_uri(config))
         console.print(f"{what}: {len(runs) - len(left)} of {len(runs)} runs are done")
         for done in who.run(carry_out_run, _calls(left)):
             if time.monotonic() - written > TABLE_EVERY_S:
@@ -63,8 +71,6 @@ def carry_out_study(
                 failed.append(done)
             said = f"failed ({done.code}): {done.last_words}" if done.code else "done"
             console.print(f"  {done.name}: {said}", markup=False)
-        if failed:  # what needs an encoder that is not there would fail too
-            break
     table = write_results(study)
     if failed:
         folder = study_folder(study)
@@ -96,7 +102,8 @@ def workers_of(processes: int, address: str | None, gpus: float) -> AbstractCont
 
 def _calls(runs: Iterable[Run]) -> Iterable[tuple[str, str]]:
     for run in runs:
-        folder = Path(run.config.storage) / run.config.name
+        config = resolve(run.config)  # a worker of a cluster is in another folder
+        folder = Path(config.storage) / config.name
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(dump_config(run.config))
+        (folder / CONFIG).write_text(dump_config(config))
         yield run.kind, str(folder)

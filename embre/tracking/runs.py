@@ -78,6 +78,12 @@ def open_run(
     return handle
 
 
+def make_store(config: RunConfig, uri: str) -> None:
+    """Make the database and the experiment of a run, before several runs would at once."""
+    quiet_mlflow()
+    _experiment(MlflowClient(uri), config, uri)
+
+
 @contextmanager
 def tracking_at(uri: str) -> Iterator[None]:
     """MLflow's functions work on the store at `uri`. Afterwards its globals and the environment
