@@ -13,6 +13,7 @@ from embre.lineage import lineage_of
 from embre.register import register_run
 from tests.tracking.finished_runs import finished_pretraining, finished_run
 
+pytestmark = pytest.mark.slow
 SHARDS = "5" * 64
 
 

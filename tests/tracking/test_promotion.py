@@ -1,5 +1,6 @@
 """An alias moves to a better model only, and only where the two can be compared."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from embre.corpora import CORPORA
+from embre.job import LINEAGE
 from embre.launch import cli
 from embre.register import NotBetter, check_better, register_run
 from embre.scoring import counting
 from embre.tracking.registry import DIGEST
+from embre.tracking.runs import RUN_FILE
 from embre.tracking.versions import Version, aliased
 from tests.tracking.finished_runs import COUNTING, finished_run
 
@@ -18,6 +21,13 @@ TAGS = {"embre.dev": "b" * 64, "embre.counting": COUNTING, "embre.all_f1": "0.5"
 ALL = {"all_f1": 0.6}
 
 
+def told(folder: Path) -> Path:
+    """A model's folder with nothing but what it says of its scores."""
+    (folder / LINEAGE).write_text(json.dumps({"dev": "b" * 64, "counting": COUNTING}))
+    return folder
+
+
+@pytest.mark.slow
 def test_only_a_better_model_gets_the_alias(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,14 +75,14 @@ def test_only_a_better_model_gets_the_alias(
 def test_what_was_scored_otherwise_is_not_compared(
     tmp_path: Path, tags: dict[str, str | None], message: str
 ) -> None:
-    model = finished_run(tmp_path, "one", 0.6) / "relation_model"
+    model = told(tmp_path)
     known = {key: value for key, value in {**TAGS, **tags}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
         check_better(model, ALL, "all_f1", "m@champion", Version("m", "1", known))
 
 
 def test_better_means_more(tmp_path: Path) -> None:
-    model = finished_run(tmp_path, "one", 0.6) / "relation_model"
+    model = told(tmp_path)
     check_better(model, ALL, "all_f1", "m@champion", Version("m", "1", TAGS))
     check_better(model, ALL, "all_f1", "m@champion", None)
     for theirs in ("0.6", "0.7"):
@@ -86,7 +96,9 @@ def test_better_means_more(tmp_path: Path) -> None:
 
 
 def test_names_that_mlflow_would_refuse_are_refused_before_it_copies(tmp_path: Path) -> None:
-    run = finished_run(tmp_path, "one", 0.6)
+    run = tmp_path / "run"
+    (run / "encoder").mkdir(parents=True)
+    (run / RUN_FILE).write_text('{"uri": "", "run_id": ""}')
     with pytest.raises(ValueError, match="give --alias too"):
         register_run(run, "m", None, "all_f1")
     for name, alias in (("a/b", None), ("it's", None), ("m", "latest"), ("m", "V1"), ("m", "a b")):
