@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from embre.config.secret_values import SECRETS
+
 # Settings, by name; their values are taken from where the job is submitted.
 PASSED = (
     "AWS_DEFAULT_REGION",
@@ -28,18 +30,6 @@ REMEDY = (
 )
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.I)
 SHORTEST_SECRET = 8  # a shorter value, as "1", stands in too many texts by chance
-SECRET_VALUES = {
-    "a URL with a password": re.compile(
-        r"://[^/\s:@]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.IGNORECASE
-    ),
-    "a signed URL": re.compile(r"[?&](?:X-Amz-Signature|X-Goog-Signature|sig|Signature)=\w", re.I),
-    "an AWS key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
-    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"),
-    "a bearer token": re.compile(r"\bbearer\s+[\w.~+/-]{16,}", re.I),
-    "a JSON web token": re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"),
-}
 
 
 def environment(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -73,7 +63,7 @@ def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None
     if token := ray_token(environ):
         known["this cluster's token"] = token
     for place, text in texts.items():
-        for what, pattern in SECRET_VALUES.items():
+        for what, pattern in SECRETS.items():
             if pattern.search(text):
                 raise ValueError(f"{place}: {what} is in it; {REMEDY}")
         for what, value in known.items():
