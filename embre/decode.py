@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from embre.document import Document
-from embre.pairs import NOVEL, UNLABELLED, Pass
+from embre.passes import NOVEL, UNLABELLED, Pass
 from embre.relation_folder import LoadedModel
 from embre.scored_pairs import ScoredPairs, decide
 from embre.tally import Tally

@@ -8,7 +8,8 @@ from typing import Any
 
 from embre.config import CorpusConfig
 from embre.document import Document
-from embre.pairs import PairBatch, PairEncoder, Pass
+from embre.pairs import PairEncoder
+from embre.passes import PairBatch, Pass
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 from embre.world import World

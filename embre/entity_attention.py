@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embre.entity_types import ENTITY_TYPES
-from embre.pairs import NUM_SLOTS
+from embre.passes import NUM_SLOTS
 
 NUM_ROLES = 1 + len(ENTITY_TYPES)
 MULTIPLE = 8  # head sizes that kernels of CUDA take

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from embre.pairs import UNLABELLED
+from embre.passes import UNLABELLED
 
 
 class RelationLoss(NamedTuple):

@@ -20,7 +20,7 @@ from embre.config import PairConfig
 from embre.encoder import encode_strip
 from embre.entity_attention import EntityAttention
 from embre.entity_types import ENTITY_TYPES
-from embre.pairs import NOT_NOVEL, NOVEL, UNLABELLED, UNRELATED, Grids, PairBatch
+from embre.passes import NOT_NOVEL, NOVEL, UNLABELLED, UNRELATED, Grids, PairBatch
 from embre.relation_losses import LOSSES
 
 EMBEDDINGS_MULTIPLE = 64  # rows of the embedding matrix, for tensor cores and DeepSpeed's shards

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from embre.entity_attention import NUM_ROLES, EntityAttention
-from embre.pairs import NUM_SLOTS
+from embre.passes import NUM_SLOTS
 from embre.strip_attention import strip_attention
 
 

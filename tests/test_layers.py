@@ -13,7 +13,7 @@ FLOORS = """
   interrupts
 - corpora demo_corpus demo_wording scoring verdicts sentences meeting marked_text
 - data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards entities
-  examples masking batch stream loader masked_documents markers pairs document_loader
+  examples masking batch stream loader masked_documents markers passes pairs document_loader
   training_corpora scored_pairs calibration inputs held_out joining parts selection
   concept_counts work_folder shard_order shard_tokenizer shard_tables shard_statistics
   shard_check shard_documents concept_hash mention_columns mention_row co_occurrence bootstrap
@@ -26,7 +26,7 @@ FLOORS = """
   dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train
 - sharding shard_tasks pretrain finetune probe_shards predict predict_record predict_pieces register
-  lineage study
+  lineage study study_table
 - launch demo
 """
 FLOOR = {room: level for level, rooms in enumerate(FLOORS.split("- ")) for room in rooms.split()}

@@ -12,7 +12,8 @@ from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.entity_types import TYPE_INDEX
 from embre.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
-from embre.pairs import (
+from embre.pairs import PairEncoder
+from embre.passes import (
     NOT_NOVEL,
     NOVEL,
     NUM_SLOTS,
@@ -20,7 +21,6 @@ from embre.pairs import (
     UNRELATED,
     Candidate,
     PairBatch,
-    PairEncoder,
     Pass,
 )
 from embre.tally import Tally

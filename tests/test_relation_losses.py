@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from embre.pairs import UNLABELLED
+from embre.passes import UNLABELLED
 from embre.relation_losses import LOSSES
 
 INF = torch.inf

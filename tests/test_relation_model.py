@@ -14,7 +14,7 @@ from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.engine import TorchEngine
-from embre.pairs import NOVEL, Grids, PairBatch
+from embre.passes import NOVEL, Grids, PairBatch
 from embre.relation_folder import LoadedModel
 from embre.relation_model import concept_vectors, log_distances
 from embre.scoring import METRICS, score

@@ -28,17 +28,8 @@ from embre.job import folder_digest
 from embre.launch.errors import RunFailed
 from embre.launch.studying import Done, carry_out_run, carry_out_study
 from embre.scoring import METRICS, score
-from embre.study import (
-    cells,
-    comparisons,
-    finetuning,
-    finetuning_runs,
-    pretraining_runs,
-    results,
-    shown_metrics,
-    study_folder,
-    write_results,
-)
+from embre.study import cells, finetuning, finetuning_runs, pretraining_runs, study_folder
+from embre.study_table import comparisons, results, shown_metrics, write_results
 from embre.workers import OneProcess
 from tests.tiny import tiny_tokenizer
 

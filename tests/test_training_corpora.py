@@ -21,7 +21,8 @@ from embre.document import Document, Relation
 from embre.document_loader import DocumentLoader
 from embre.finetune import SCORES, check
 from embre.launch.driver import run_job
-from embre.pairs import NOVEL, UNLABELLED, PairEncoder
+from embre.pairs import PairEncoder
+from embre.passes import NOVEL, UNLABELLED
 from embre.predict import PredictSettings, predict_files
 from embre.register import register_run
 from embre.relation_folder import load_relation_model

@@ -77,7 +77,7 @@ def study(
     """Carry out the runs of a study, what is done not again, and write its table."""
     from embre.config import StudyConfig, load_config
     from embre.launch.studying import carry_out_study, workers_of
-    from embre.study import write_results
+    from embre.study_table import write_results
     from embre.workers import OneProcess
 
     wanted = load_config(StudyConfig, config, overrides)

@@ -14,14 +14,8 @@ from embre.config import StudyConfig, dump_config
 from embre.job import CONFIG
 from embre.launch.driver import resolve, tracking_uri
 from embre.launch.errors import RunFailed
-from embre.study import (
-    Run,
-    finetuning_runs,
-    is_done,
-    pretraining_runs,
-    study_folder,
-    write_results,
-)
+from embre.study import Run, finetuning_runs, is_done, pretraining_runs, study_folder
+from embre.study_table import write_results
 from embre.tracking.runs import best_effort, make_store
 from embre.workers import OneProcess, Processes, Workers
 
