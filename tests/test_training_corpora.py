@@ -21,6 +21,7 @@ from embre.document import Document, Relation
 from embre.document_loader import DocumentLoader
 from embre.finetune import SCORES, check
 from embre.launch.driver import run_job
+from embre.launch.evaluating import Request, run_evaluation
 from embre.pairs import PairEncoder
 from embre.passes import NOVEL, UNLABELLED
 from embre.predict import PredictSettings, predict_files
@@ -198,6 +199,19 @@ def test_an_own_corpus_is_learnt_scored_and_predicted(
     )
     held = list(read_documents(run / "dev_predicted.PubTator", Tally()))
     assert score(gold, held)["all"].tp == values["dev"]["all"]["tp"]
+    request = Request(
+        folder / "mine_dev.PubTator",
+        run / "dev_predicted.PubTator",
+        out=tmp_path / "evaluation",
+        config=run / "config.yaml",
+    )
+    said = [line for line in run_evaluation(request) if isinstance(line, str)]
+    assert "gold and pred without novelty: look at the two metrics without it" in said
+    written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    for metric, counted in values["dev"].items():
+        assert {k: written["scores"][metric][k] for k in ("tp", "fp", "fn")} == {
+            k: counted[k] for k in ("tp", "fp", "fn")
+        }
     loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
     assert loaded.encoder.schema.name == "mine"
     given, every = [str(folder / "mine_dev.PubTator")], PredictSettings(threshold=0.0)

@@ -112,11 +112,14 @@ def evaluate(
         bool,
         typer.Option(help="For another corpus than BioRED: score the pairs that it leaves out."),
     ] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="Of the run that predicted: count as it counts its corpus.")
+    ] = None,
 ):
     """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
     from embre.launch.evaluating import Request, run_evaluation
 
-    request = Request(gold, pred, train, out, other, official, every_pair)
+    request = Request(gold, pred, train, out, other, official, every_pair, config)
     for line in run_evaluation(request):
         console.print(line)
 

@@ -8,20 +8,24 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from embre.bootstrap import document_counts, f1_of, interval, paired_p
+from embre.config import FinetuneConfig, load_config
 from embre.corpora import read_documents
 from embre.corpora.biored import NOT_SCORED
 from embre.document import Document
 from embre.evaluation import evaluate_documents, write_evaluation
 from embre.finetune import REPORT
 from embre.launch.tables import comparison_table, evaluation_table
+from embre.relation_schema import RelationSchema
 from embre.report import write_report
 from embre.scoring import score
 from embre.tally import Tally
+from embre.training_corpora import schemas_of
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The files to read, and the folder to write where more than a table is wanted."""
+    """The files to read, and the folder to write where more than a table is wanted. `config` is
+    of the fine-tuning run that predicted: gold is then read in the words of its corpus."""
 
     gold: Path
     pred: Path
@@ -30,21 +34,23 @@ class Request:
     other: Path | None = None
     official: bool = False
     every_pair: bool = False
+    config: Path | None = None
 
 
 def run_evaluation(request: Request) -> Iterator[RenderableType]:
     """The four metrics with their intervals; a comparison and files where asked for."""
     tally = Tally()
-    gold, predicted = _read(request.gold, tally), _read(request.pred, tally)
+    schema = _schema(request.config) if request.config else None
+    gold, predicted = _read(request.gold, tally, schema), _read(request.pred, tally)
     other = _read(request.other, tally) if request.other else None
-    training = _read(request.train, Tally()) if request.train else None
+    training = _read(request.train, Tally(), schema) if request.train else None
     if unknown := tally.counts["relation/unknown_concept"]:
         where = tally.examples["relation/unknown_concept"][0]
         raise ValueError(
             f"{unknown} relations name a concept that their document does not mention, as {where}; "
             "they could not be counted as wrong: correct the identifiers"
         )
-    left_out = () if request.every_pair else NOT_SCORED
+    left_out = schema.not_scored if schema else () if request.every_pair else NOT_SCORED
     scores = score(gold, predicted, request.official, tally, left_out)
     counts = document_counts(gold, predicted, request.official, left_out)
     if not len(counts["all"]):
@@ -58,8 +64,9 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
             "the official counting leaves out Disease-Disease, Gene-Variant and Gene-Species, "
             "which BioRED does not annotate; for another corpus give --every-pair"
         )
-    if not any(relation.novel is not None for doc in gold for relation in doc.relations):
-        yield "gold does not say what is novel: look at the two metrics without novelty"
+    silent = [side for side, docs in (("gold", gold), ("pred", predicted)) if not _says_novel(docs)]
+    if silent:
+        yield f"{' and '.join(silent)} without novelty: look at the two metrics without it"
     if other is not None:
         yield ""
         yield comparison_table(_compare(gold, predicted, other, request.official, left_out))
@@ -67,6 +74,7 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
         evaluation = evaluate_documents(
             gold,
             predicted,
+            schema,
             training=training,
             official=request.official,
             not_scored=left_out,
@@ -80,11 +88,19 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
         yield from (Text(line) for line in lines)
 
 
-def _read(path: Path, tally: Tally) -> list[Document]:
+def _schema(config: Path) -> RelationSchema:
+    return schemas_of(load_config(FinetuneConfig, config).data)[0]
+
+
+def _read(path: Path, tally: Tally, schema: RelationSchema | None = None) -> list[Document]:
     docs = list(read_documents(path, tally))
     if not docs:
         raise ValueError(f"{path}: no document in it")
-    return docs
+    return [schema.in_our_words(doc, tally) for doc in docs] if schema else docs
+
+
+def _says_novel(docs: list[Document]) -> bool:
+    return any(relation.novel is not None for doc in docs for relation in doc.relations)
 
 
 def _compare(
