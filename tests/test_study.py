@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from embre.config import (
@@ -26,6 +27,7 @@ from embre.document import Document
 from embre.finetune import digests
 from embre.job import folder_digest
 from embre.launch.errors import RunFailed
+from embre.launch.ray_workers import RayWorkers
 from embre.launch.studying import Done, carry_out_run, carry_out_study
 from embre.scoring import METRICS, score
 from embre.study import cells, finetuning, finetuning_runs, pretraining_runs, study_folder
@@ -267,3 +269,25 @@ def test_a_real_run_of_a_cell(folder: Path, tmp_path: Path) -> None:
             folder, tmp_path, name="broken", backbones={"gone": {"path": str(tmp_path / "gone")}}
         )
         carry_out_study(broken, OneProcess(), quiet())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_tasks_of_ray_carry_out_a_study_given_by_relative_paths(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    study = study_of(
+        folder, Path("here"), parts=[{"encoding": ["document", "pairwise"]}], seeds=[1]
+    )
+    with RayWorkers("local") as workers:
+        table = carry_out_study(study, workers, quiet())
+    assert table == Path("here/small/study.md") and "Not run: none." in table.read_text()
+    client = MlflowClient(f"sqlite:///{tmp_path}/here/small/mlflow.db")
+    experiment = client.get_experiment_by_name("embre")
+    assert experiment is not None
+    assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {
+        "small.made_up.as_is.both.document.s1",
+        "small.made_up.as_is.both.pairwise.s1",
+    }, "no run lost its tracking to another that made the store"
