@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -207,6 +208,10 @@ def test_training_on_what_is_scored_is_refused(folder: Path) -> None:
     data = config_of(folder).data.model_dump()
     with pytest.raises(ValueError, match="share 12 documents"):
         check(config_of(folder, data=data | {"train": str(folder / "dev.PubTator")}))
+    renamed = [replace(doc, doc_id=f"x{doc.doc_id}", pmid=None) for doc in DOCS[24:26]]
+    write_documents(folder / "renamed.PubTator", DOCS[:4] + renamed, like="pubtator")
+    with pytest.raises(ValueError, match="share 2 documents by id or text, as x"):
+        check(config_of(folder, data=data | {"train": str(folder / "renamed.PubTator")}))
     (folder / "twice").mkdir()
     for name in ("a.PubTator", "b.PubTator"):
         write_documents(folder / "twice" / name, DOCS[:2], like="pubtator")
