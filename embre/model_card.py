@@ -205,8 +205,9 @@ def _lineage(folder: str) -> dict[str, Any]:
 def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str) -> str:
     lines = ["## Results", "", f"On {measured}, in the counting of the official BioRED scorer."]
     lines += [
-        "Each document was decided by thresholds fitted to other documents (five folds); those in",
-        "this folder are fitted to all of them. The floor needs no learning: every legal pair has",
+        "Each document was decided by thresholds fitted to other documents (five folds; below ten",
+        "documents nothing is fitted); those in this folder are fitted to all of them. The floor",
+        "needs no learning: every legal pair has",
         "the first type that it may have, and is novel where the corpus says what is.",
         "",
     ]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 
+from embre import __version__
 from embre.corpora import FORMATS, copy_with_relations, documents_to_copy, read_documents
 from embre.corpora.sources import Source, list_files, locate
 from embre.decode import predict
@@ -31,12 +32,15 @@ from embre.predict_record import (
     PredictRecord,
     clear_leftovers,
     is_done,
+    locked,
     read_record,
+    remove_output,
+    targets_of,
     version_of,
     write_record,
 )
 from embre.relation_folder import LoadedModel, load_relation_model
-from embre.relation_rows import RELATIONS, RelationRows
+from embre.relation_rows import RELATIONS, RelationRows, table_of
 from embre.report import write_report
 from embre.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
@@ -68,14 +72,14 @@ class Task(NamedTuple):
     digest: str
     settings: PredictSettings
     source: Source
-    version: str
+    version: str | None
     out: Path
     target: str
     num_pieces: int = 1
 
     @property
     def pieces(self) -> Pieces:
-        what = (self.digest, self.settings.threshold, self.source.name, self.version)
+        what = (__version__, self.digest, self.settings.threshold, self.source.name, self.version)
         return Pieces.of(self.out, self.num_pieces, *what)
 
 
@@ -120,8 +124,6 @@ def predict_files(
             f"{folder}: no config.json; give the folder of a fine-tuned relation model"
         )
     digest, planned = folder_digest(folder), plan(inputs, out)
-    record = read_record(out, digest, settings.threshold, overwrite)
-    clear_leftovers(out)
     where = folder.absolute(), out.absolute()
     tasks = [
         Task(where[0], digest, settings, source, version_of(source), where[1], target)
@@ -129,9 +131,17 @@ def predict_files(
     ]
     if not isinstance(workers, OneProcess):
         tasks = in_pieces(tasks)
-    left = [one for one in tasks if not _is_done(one, record)]
-    _carry_out(left, record, out, workers, progress)
-    remove_pieces(out)
+    with locked(out):
+        record = read_record(out, digest, settings.threshold, overwrite)
+        others = targets_of(out) - planned.keys() if overwrite else set()
+        clear_leftovers(out)
+        if overwrite:  # at once: a run that is killed must not leave its files to another model
+            write_record(out, record)
+        left = [one for one in tasks if not _is_done(one, record)]
+        _carry_out(left, record, out, workers, progress)
+        remove_pieces(out)
+        for target in others:  # of another model perhaps, and nobody's now
+            remove_output(out, target)
     result = _summary(tasks, record, out)
     result.done_before = len(tasks) - len(left)
     result.predicted_now = sum(record.files[one.target].documents for one in left)
@@ -253,8 +263,10 @@ def predict_file(
         finally:
             if rows:
                 rows.discard()
-        if rows and not is_corpus:
-            rows.remove()
+        if not is_corpus:  # what an earlier version of it gave
+            remove_output(task.out, task.target)
+        elif rows is None:  # a table of an earlier prediction would pass for one of this
+            table_of(task.out, task.target).unlink(missing_ok=True)
         found.bytes = target.stat().st_size if is_corpus else 0
     found.not_taken, found.examples = dict(tally.counts), tally.examples
     found.seconds = round(time.monotonic() - started, 3)
@@ -289,7 +301,8 @@ def _can_be_opened(source: Source, tally: Tally) -> bool:
 
 def _is_done(task: Task, record: PredictRecord) -> bool:
     before = record.files.get(task.target)
-    return before is not None and is_done(before, task.version, task.out, task.settings.parquet)
+    name, parquet = task.source.name, task.settings.parquet
+    return before is not None and is_done(before, name, task.version, task.out, parquet)
 
 
 def _summary(tasks: list[Task], record: PredictRecord, out: Path) -> Predicted:

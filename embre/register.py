@@ -1,6 +1,7 @@
 """Registering: a finished run's encoder and relation model → versions in the MLflow registry."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,7 +107,12 @@ def check_better(
                 "compared; fine-tune both with the same data.dev and data.corpus, or set the alias "
                 "without --if-better"
             )
-    theirs = float(now.tags[f"embre.{metric}"])
+    theirs = float(now.tags.get(f"embre.{metric}", "nan"))
+    if not math.isfinite(theirs):
+        raise ValueError(
+            f"{champion} (version {now.number}) has no {metric}, so the two cannot be compared; "
+            "register its run again, or set the alias without --if-better"
+        )
     if not scores[metric] > theirs:
         raise NotBetter(
             f"{metric} is {scores[metric]:.4f}, and {theirs:.4f} of {champion} (version "

@@ -72,7 +72,3 @@ class RelationRows:
         """Remove what was not finished."""
         self._writer.close()
         self._partial.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Remove the table, where there was nothing to put into it."""
-        self._path.unlink(missing_ok=True)

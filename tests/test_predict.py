@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_opened_is_listed(model: Path, tmp_path: Path) -> 
     source = Source(fsspec.filesystem("file"), str(tmp_path / "gone"), "gone")
     found = predict_file(Task(model, "", EVERY, source, "1", tmp_path / "out", "gone"))
     assert found.not_taken == {"file/unreadable": 1} and not found.bytes
-    assert not is_done(found, "1", tmp_path / "out", parquet=False), "it is tried again"
+    assert not is_done(found, "gone", "1", tmp_path / "out", parquet=False), "once more"
 
 
 def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: Path) -> None:

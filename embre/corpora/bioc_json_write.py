@@ -40,11 +40,13 @@ def _as_json(doc: Document) -> dict[str, Any]:
 def with_relations(document: bytes, doc: Document) -> bytes:
     """A document object with the relations of `doc` in place of its own.
 
-    The values of all other keys stay as they are, to the byte.
+    The values of all other keys stay as they are, to the byte; PubTator's summary of the relations
+    for its own page goes, because it would show others.
     """
     values: dict[str, Any] = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
     if not doc.relations and "relations" not in values:
         return document
+    values.pop("relations_display", None)
     return msgspec.json.encode(values | {"relations": _relations(doc)})
 
 

@@ -300,7 +300,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, Interrupted):
         _error(f"{error}; the same command goes on")
         return STOPPED_BY_SIGTERM
-    if isinstance(error, (RuntimeError, ArithmeticError)):
+    elsewhere = type(error).__module__.split(".")[0] in ("mlflow", "ray")  # a server, a cluster
+    if elsewhere or isinstance(error, (RuntimeError, ArithmeticError)):
         _error(str(error))
         return 1
     if isinstance(error, (ValueError, OSError)):

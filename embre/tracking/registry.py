@@ -82,7 +82,8 @@ def register(
             )
         number = str(info.registered_model_version)
         tags = {f"embre.{key}": str(value) for key, value in scores.items()}
-        for key, value in {DIGEST: digest, **lineage_tags(folder), **tags}.items():
+        # The digest comes last: by it a version is known as whole when the command is given again.
+        for key, value in {**lineage_tags(folder), **tags, DIGEST: digest}.items():
             client.set_model_version_tag(name, number, key, value)
     else:
         number = found
