@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import ray
 import torch
 from mlflow.tracking import MlflowClient
 from rich.console import Console
@@ -248,10 +249,13 @@ def test_two_workers_of_ray_train_learn_what_one_process_learns(
         "data": {**config_of(folder).data.model_dump(), "micro_batches": 3},
         "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
     }
-    ray = {"launcher": "ray", "workers": 2}
+    two_workers = {"launcher": "ray", "workers": 2}
     configs = [config_of(folder, name="one", **sections)]
-    configs += [config_of(folder, name="two", launch=ray, **sections)]
-    one, two = (run_job("finetune", config, Console(file=StringIO())) for config in configs)
+    configs += [config_of(folder, name="two", launch=two_workers, **sections)]
+    try:
+        one, two = (run_job("finetune", config, Console(file=StringIO())) for config in configs)
+    finally:
+        ray.shutdown()  # a cluster of this process, in which other tests start theirs
     for mine, theirs in zip(read_events(one, "step"), read_events(two, "step"), strict=True):
         assert theirs["data"] == mine["data"]
         assert theirs["loss/relation"] == pytest.approx(mine["loss/relation"], rel=1e-4)

@@ -24,10 +24,12 @@ from embre.tracking import read_events
 
 ROOT = Path(__file__).resolve().parents[2]
 SEND = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from job_package import Package
 from submit import Submission, send
+# Where the tests run in the background of a shell, interrupts would be ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 asked = json.loads(sys.argv[1])
 job = Submission(asked["id"], asked["entrypoint"], {"embre.run": "r", "embre.storage": "/s"},
                  {"RAY_JOB_STOP_WAIT_TIME_S": "20"}, Package(Path(asked["zip"]), ()))
