@@ -136,12 +136,12 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
         lineage = {
             "run": config.name,
             **digests(config),
-            "counting": counting(dev.encoder.schema),
+            "counting": counting(schema),
             "all_f1": round(scores["all"].f1, 4),
             "encoder": encoder_lineage(config.encoder.path),
         }
         (partial / LINEAGE).write_text(json.dumps(lineage, indent=1))
-        write_relation_card(partial, config, dev.encoder.schema, values, len(dev.docs))
+        write_relation_card(partial, config, schema, values, len(dev.docs))
         move_into_place(partial, folder / RELATION_MODEL)
         write_documents(folder / PREDICTED, predicted, like="pubtator")
         facts = {

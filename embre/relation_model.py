@@ -210,13 +210,13 @@ def attend_together(scores_DcAn: Tensor, value_DnAE: Tensor, pairs_Dp2: Tensor) 
     pairs_Dp2 = pairs_Dp2.clamp(min=0)
     if pairs_Dp2.shape[1] <= size:
         return _attend(scores_DcAn, value_DnAE, pairs_Dp2)
-    parts = [
+    parts: list[Any] = [
         checkpoint(
             _attend, scores_DcAn, value_DnAE, chunk, use_reentrant=False, preserve_rng_state=False
         )
         for chunk in pairs_Dp2.split(size, dim=1)
     ]
-    return torch.cat(parts, dim=1)  # type: ignore[arg-type]
+    return torch.cat(parts, dim=1)
 
 
 def _attend(scores_DcAn: Tensor, value_DnAE: Tensor, pairs_Dp2: Tensor) -> Tensor:

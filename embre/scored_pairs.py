@@ -12,6 +12,8 @@ from embre.document import Concept, Relation
 from embre.relation_schema import RelationSchema
 
 OTHERS = ""  # the key of what has too little data for a value of its own
+# What a pair has beside its document and its concepts, in the order of `ScoredPairs`.
+COLUMNS = ("related", "types", "novel", "relation_labels", "novelty_labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +42,12 @@ class ScoredPairs:
 
     def of(self, rows: np.ndarray) -> "ScoredPairs":
         """Some of the pairs."""
+        chosen = np.arange(len(self))[rows].tolist()
         return ScoredPairs(
             self.num_documents,
             self.documents[rows],
-            [self.concepts[row] for row in np.arange(len(self))[rows].tolist()],
-            *(
-                column[rows]
-                for column in (
-                    self.related,
-                    self.types,
-                    self.novel,
-                    self.relation_labels,
-                    self.novelty_labels,
-                )
-            ),
+            [self.concepts[row] for row in chosen],
+            *(getattr(self, column)[rows] for column in COLUMNS),
         )
 
     @property
@@ -139,11 +133,7 @@ def dealt_together(parts: Sequence[ScoredPairs]) -> ScoredPairs:
         sum(part.num_documents for part in parts),
         np.concatenate([p.documents * len(parts) + i for i, p in enumerate(parts)]),
         [pair for part in parts for pair in part.concepts],
-        np.concatenate([part.related for part in parts]),
-        np.concatenate([part.types for part in parts]),
-        np.concatenate([part.novel for part in parts]),
-        np.concatenate([part.relation_labels for part in parts]),
-        np.concatenate([part.novelty_labels for part in parts]),
+        *(np.concatenate([getattr(part, column) for part in parts]) for column in COLUMNS),
     )
     return whole.of(np.argsort(whole.documents, kind="stable"))
 

@@ -9,15 +9,14 @@ from matplotlib.figure import Figure
 
 def draw_study(path: Path, f1_by_cell: Mapping[str, np.ndarray]) -> None:
     """A PNG of F1, cells from the top down in their order; none without a cell."""
-    shown = f1_by_cell
-    if not shown:
+    if not f1_by_cell:
         return
-    figure = Figure(figsize=(8, 1.2 + 0.32 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(f1_by_cell)), layout="constrained")
     axes = figure.add_subplot()
-    for row, f1 in enumerate(shown.values()):
+    for row, f1 in enumerate(f1_by_cell.values()):
         axes.plot(100 * f1, np.full(len(f1), row), "o", color="tab:blue", alpha=0.4, ms=5)
         axes.plot(100 * f1.mean(), row, "|", color="black", ms=14, mew=2)
-    axes.set_yticks(range(len(shown)), list(shown))
+    axes.set_yticks(range(len(f1_by_cell)), list(f1_by_cell))
     axes.invert_yaxis()
     axes.set_xlabel("F1 on held-out documents, of the strictest metric that was learnt, in points")
     axes.grid(axis="x", alpha=0.3)

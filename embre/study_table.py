@@ -31,9 +31,11 @@ TITLES = {"pair": "pair", "pair_type": "+ type", "pair_novelty": "+ novelty", "a
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The finished runs of a cell: by metric the counts (N, D, 3) of N seeds and D documents, and
-    the minutes (N,) that each took."""
+    """The finished runs of a cell: the metrics of which it has learnt something, the last the
+    strictest; by metric the counts (N, D, 3) of N seeds and D documents and the F1 (N,); and the
+    minutes (N,) that each took."""
 
+    metrics: list[str]
     counts: dict[str, np.ndarray]
     f1: dict[str, np.ndarray]
     minutes: np.ndarray
@@ -55,7 +57,7 @@ def results(study: StudyConfig) -> dict[Cell, Result]:
     return found
 
 
-def _result(configs: Iterable[FinetuneConfig], gold: list[Document]) -> Result:
+def _result(configs: list[FinetuneConfig], gold: list[Document]) -> Result:
     counts, minutes, f1 = [], [], []
     for config in configs:
         folder = Path(config.storage) / config.name
@@ -66,6 +68,7 @@ def _result(configs: Iterable[FinetuneConfig], gold: list[Document]) -> Result:
         f1.append({metric: scores[metric]["f1"] for metric in METRICS})
         minutes.append(_minutes(folder))
     return Result(
+        learnt_metrics(configs[0]),
         {metric: np.stack([run[metric] for run in counts]) for metric in METRICS},
         {metric: np.array([run[metric] for run in f1]) for metric in METRICS},
         np.array(minutes),
@@ -82,9 +85,8 @@ def _minutes(folder: Path) -> float:
     return seconds / 60
 
 
-def shown_metrics(study: StudyConfig, cell: Cell) -> list[str]:
-    """The metrics that a cell has learnt something of."""
-    config = finetuning(study, cell, study.seeds[0])
+def learnt_metrics(config: FinetuneConfig) -> list[str]:
+    """The metrics that a run has learnt something of, the last the strictest."""
     lacking = set(NOT_LEARNT.get(config.pairs.tasks, ()))
     if not schemas_of(config.data)[0].novelty:
         lacking |= {"pair_novelty", "all"}
@@ -112,9 +114,8 @@ def comparisons(study: StudyConfig, found: Mapping[Cell, Result]) -> Iterator[Co
             against = cell.but(axis, values[0])
             if cell[axis] == values[0] or against not in found:
                 continue
-            common = [m for m in shown_metrics(study, cell) if m in shown_metrics(study, against)]
-            metric = common[-1]  # the strictest that both have learnt
             other = found[against]
+            metric = [m for m in result.metrics if m in other.metrics][-1]
             points = 100 * float(result.f1[metric].mean() - other.f1[metric].mean())
             p = paired_p(result.counts[metric], other.counts[metric])
             yield Comparison(axis, cell, against, metric, points, p)
@@ -129,7 +130,7 @@ def write_results(study: StudyConfig) -> Path:
     values = {
         "cells": {
             str(cell): {
-                "f1": {m: result.f1[m].tolist() for m in shown_metrics(study, cell)},
+                "f1": {m: result.f1[m].tolist() for m in result.metrics},
                 "minutes": result.minutes.round(2).tolist(),
             }
             for cell, result in found.items()
@@ -140,11 +141,9 @@ def write_results(study: StudyConfig) -> Path:
     }
     (folder / RESULTS).write_text(json.dumps(values, indent=1))
     (folder / TABLE).write_text("\n".join(_table(study, found, compared)) + "\n")
-    strictest = {cell: shown_metrics(study, cell)[-1] for cell in found}
-    draw_study(
-        folder / PICTURE,
-        {f"{c}, {TITLES[m]}": found[c].f1[m] for c, m in strictest.items()},
-    )
+    strictest = {cell: (result.metrics[-1], result.f1) for cell, result in found.items()}
+    drawn = {f"{cell}, {TITLES[metric]}": f1[metric] for cell, (metric, f1) in strictest.items()}
+    draw_study(folder / PICTURE, drawn)
     return folder / TABLE
 
 
@@ -163,8 +162,7 @@ def _table(
     yield "| " + " | ".join([*axes, "seeds", *TITLES.values(), "minutes a run"]) + " |"
     yield "|" + "---|" * (len(axes) + len(TITLES) + 2)
     for cell, result in found.items():
-        shown = shown_metrics(study, cell)
-        scores = [_mean_sd(100 * result.f1[m]) if m in shown else "–" for m in METRICS]
+        scores = [_mean_sd(100 * result.f1[m]) if m in result.metrics else "–" for m in METRICS]
         row = [*(value for _, value in cell.values), str(len(result.minutes)), *scores]
         yield "| " + " | ".join([*row, f"{result.minutes.mean():.1f}"]) + " |"
     yield ""

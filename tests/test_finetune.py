@@ -252,10 +252,8 @@ def test_two_workers_of_ray_train_learn_what_one_process_learns(
     two_workers = {"launcher": "ray", "workers": 2}
     configs = [config_of(folder, name="one", **sections)]
     configs += [config_of(folder, name="two", launch=two_workers, **sections)]
-    try:
-        one, two = (run_job("finetune", config, Console(file=StringIO())) for config in configs)
-    finally:
-        ray.shutdown()  # a cluster of this process, in which other tests start theirs
+    one, two = (run_job("finetune", config, Console(file=StringIO())) for config in configs)
+    assert not ray.is_initialized(), "a run ends the cluster that it started"
     for mine, theirs in zip(read_events(one, "step"), read_events(two, "step"), strict=True):
         assert theirs["data"] == mine["data"]
         assert theirs["loss/relation"] == pytest.approx(mine["loss/relation"], rel=1e-4)

@@ -228,15 +228,20 @@ def test_a_window_too_long_for_the_encoder_is_refused(folder: Path) -> None:
         loaded.model.probabilities(batch_of(loaded, [document(text)]))
 
 
+def engine_of(loaded: LoadedModel) -> TorchEngine:
+    """Without dropout."""
+    for module in loaded.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return TorchEngine(loaded.model, OptimizerConfig(), loaded.model.loss_weights, World(), 1)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_it_learns(folder: Path, way: dict[str, str]) -> None:
     loaded = tiny_relation_model(folder, **way)
     data = CorpusConfig(train="-", dev="-", passes_per_micro_batch=3, micro_batches=1)
     loader = DocumentLoader(DOCS, loaded.encoder, data, 1, World(), Tally())
-    for module in loaded.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    engine = TorchEngine(loaded.model, OptimizerConfig(), loaded.model.loss_weights, World(), 1)
+    engine = engine_of(loaded)
     results = [engine.step(loader.step(), step, lr=3e-3) for step in range(30)]
     for name in loaded.model.loss_weights:
         assert results[0].losses[name] > 0.3
@@ -251,10 +256,7 @@ def test_it_learns_eight_documents_by_heart(tmp_path: Path, way: dict[str, str])
     loaded = tiny_relation_model(tmp_path, **way)
     data = CorpusConfig(train="-", dev="-", passes_per_micro_batch=8, micro_batches=1)
     loader = DocumentLoader(docs, loaded.encoder, data, 1, World(), Tally())
-    for module in loaded.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    engine = TorchEngine(loaded.model, OptimizerConfig(), loaded.model.loss_weights, World(), 1)
+    engine = engine_of(loaded)
     num_steps = 250
     for step in range(num_steps):
         engine.step(loader.step(), step, lr=2e-3 * (1 - step / num_steps))

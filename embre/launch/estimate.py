@@ -5,7 +5,7 @@ small models on a GPU, which wait for their launches and take several times as l
 """
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -61,14 +61,13 @@ def _flops_per_s(config: PretrainConfig) -> tuple[float, str]:
     return product_flops_per_s(torch.device(kind), dtype) * MFU[kind], name
 
 
-def _rank_bytes(config: PretrainConfig, shape: object, num_concepts: int, workers: int) -> float:
+def _rank_bytes(config: PretrainConfig, shape: Any, num_concepts: int, workers: int) -> float:
     numbers = num_concepts * config.entities.dimension
     shared = num_concepts > config.entities.shard_above
-    whole = num_parameters(shape) + (0 if shared else numbers)  # type: ignore[arg-type]
+    whole = num_parameters(shape) + (0 if shared else numbers)
     kept = KEPT_BYTES[config.encoder.precision]
     if config.encoder.activation_checkpointing:
         kept = KEPT_AGAIN_BYTES
-    sizes: dict[str, int] = {k: getattr(shape, k) for k in ("num_hidden_layers", "hidden_size")}
-    activations = config.data.strip_tokens * sizes["num_hidden_layers"] * sizes["hidden_size"]
+    activations = config.data.strip_tokens * shape.num_hidden_layers * shape.hidden_size
     rows = numbers * ROW_BYTES / workers if shared else 0
     return whole * WEIGHT_BYTES + rows + activations * kept

@@ -8,7 +8,8 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -49,26 +50,37 @@ WORKER_ENV = {
 }
 
 
-def start_ray(address: str | None = None) -> None:
-    """Join the cluster at an address, or RAY_ADDRESS, or start one on this machine."""
+@contextmanager
+def ray_cluster() -> Iterator[None]:
+    """In the cluster that this process is in already, or in that of RAY_ADDRESS or one started on
+    this machine, which is left or ended afterwards."""
     if ray.is_initialized():
+        yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     # A worker that hangs is given up after this long; Ray would wait ten minutes.
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS")
     # Without an address Ray would join whatever cluster somebody started on this machine last.
     settings: dict[str, Any] = {"address": address or "local"}
     if not address:
         settings["include_dashboard"] = False
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
     """Run the recipe on `launch.workers` Ray workers; raises what made the run fail."""
+    with ray_cluster():
+        _fit(recipe, job)
+
+
+def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     launch = job.config.launch
-    start_ray()
     fewest = launch.min_workers or launch.workers
     needed = {"CPU": launch.cpus_per_worker, **({"GPU": 1} if launch.use_gpu else {})}
     _check_resources(needed, fewest)
