@@ -82,6 +82,17 @@ def test_batches_change_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyP
     assert_same(list(predict(loaded, DOCS)), together)
 
 
+def test_a_strip_is_as_full_as_its_longest_pass_says(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = [one for doc in DOCS for one in loaded.encoder.passes(doc, Tally())]
+    short, long = passes
+    monkeypatch.setattr(decode, "STRIP_TOKENS", 2 * len(long.tokens))
+    assert [len(some) for some in decode.strips([short, short, long, long, short])] == [2, 2, 1]
+    monkeypatch.setattr(decode, "STRIP_TOKENS", 1)
+    assert [len(some) for some in decode.strips([long, short])] == [1, 1]
+
+
 def test_the_threshold_decides(loaded: LoadedModel) -> None:
     probability = list(predict(loaded, DOCS))[0].relations[0].probability
     assert probability is not None

@@ -17,7 +17,7 @@ from embre.demo_corpus import make_corpus
 from embre.launch import cli
 from embre.predict import Predicted, PredictSettings, Task, predict_file, predict_files
 from embre.predict_pieces import Pieces
-from embre.predict_record import RECORD, is_done
+from embre.predict_record import RECORD, PredictRecord, is_done, locked
 from embre.relation_folder import save_relation_model
 from embre.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
@@ -275,3 +275,36 @@ def test_a_file_that_was_changed_under_its_pieces(tmp_path: Path) -> None:
     assert list(pieces.put_into(DOCS[:10], Tally())) == DOCS[:10]
     with pytest.raises(OSError, match="changed"):
         list(pieces.put_into(DOCS[:11], Tally()))
+
+
+def test_one_run_at_a_time_writes_into_a_folder(model: Path, given: Path) -> None:
+    with locked(given.parent / "out"), pytest.raises(ValueError, match="another run predicts into"):
+        run(model, given)
+    assert run(model, given).documents
+
+
+def test_no_table_or_file_of_another_prediction_stays(model: Path, given: Path) -> None:
+    out, tables = given.parent / "out", PredictSettings(threshold=0.0, parquet=True)
+    run(model, given, tables)
+    table = out / "relations" / "a.PubTator.parquet"
+    assert table.is_file()
+    write_documents(given / "a.PubTator", DOCS[:3], like="pubtator")
+    run(model, given)
+    assert not table.exists(), "it had the relations of the file before it changed"
+    run(model, given, tables)
+    assert set(pq.read_table(table)["document"].to_pylist()) <= {doc.doc_id for doc in DOCS[:3]}
+    (given / "sub" / "b.json").unlink()
+    run(model, given, PredictSettings(threshold=0.1), overwrite=True)
+    assert not (out / "sub" / "b.json").exists() and not table.exists()
+    (given / "a.PubTator").write_text("no corpus any more")
+    run(model, given, PredictSettings(threshold=0.1))
+    assert not (out / "a.PubTator").exists()
+
+
+def test_only_the_same_file_of_the_same_version_is_done(model: Path, given: Path) -> None:
+    run(model, given)
+    out = given.parent / "out"
+    one = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord).files["a.PubTator"]
+    assert is_done(one, one.source, one.version, out, parquet=False)
+    assert not is_done(one, "other/a.PubTator", one.version, out, parquet=False)
+    assert not is_done(one, one.source, None, out, parquet=False), "nobody can know"
