@@ -16,15 +16,21 @@ from torch import Tensor, nn
 
 from embre import interrupts, training_state
 from embre.config import OptimizerConfig
+from embre.faults import fault_point
+from embre.step_guard import Skip, StepGuard
 from embre.table_rows import TableRows
 from embre.training_state import WEIGHT
 from embre.world import World
 
 
+# What the faults of a loss make of it.
+SPOILT = {"nan": math.nan, "spike": 50.0}
+
+
 class MicroBatch(Protocol):
     """What an engine needs to know of a micro-batch: its slot in the step and its targets.
 
-    `data_hash` is 32 bits of what is in it, 0 for an empty one.
+    `data_hash` is 32 bits of what is in it, 0 for an empty one, `doc_ids` the documents.
     """
 
     @property
@@ -39,6 +45,9 @@ class MicroBatch(Protocol):
     @property
     def data_hash(self) -> int: ...
 
+    @property
+    def doc_ids(self) -> tuple[str, ...]: ...
+
     def to(self, device: torch.device) -> Any: ...
 
 
@@ -49,7 +58,8 @@ class StepResult:
     `losses` are means over the targets of each kind, `grad_norm` the global L2 norm before
     clipping, `num_tokens` the tokens of all ranks. `data_hash` is the sum of the micro-batches'
     hashes: two runs with equal ones have seen the same texts, masked alike. `stop` says that a
-    rank was asked to stop, `save` that rank 0 was asked to save.
+    rank was asked to stop, `save` that rank 0 was asked to save. `skip` says why no update was
+    made, where none was.
     """
 
     losses: dict[str, float]
@@ -58,6 +68,7 @@ class StepResult:
     data_hash: int
     stop: bool
     save: bool = False
+    skip: Skip | None = None
 
 
 class Engine(Protocol):
@@ -71,7 +82,7 @@ class Engine(Protocol):
         ...
 
     def step(self, micro_batches: Sequence[MicroBatch], step: int, lr: float) -> StepResult:
-        """One update over all ranks' micro-batches."""
+        """One update over all ranks' micro-batches, or none where the guard objects."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -85,11 +96,6 @@ class Engine(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """The full weights on the CPU; a collective: every rank calls it, rank 0 gets them."""
         ...
-
-
-class NonFiniteLoss(FloatingPointError):
-    """A loss or gradient is no number. The run stops; under DeepSpeed's ZeRO an update with an
-    infinite gradient may have happened, so what counts is the newest checkpoint."""
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -135,7 +141,7 @@ def run_micro_batches(
 
     Each rank's backward adds its share of the gradient of the global mean loss. Dropout is seeded
     by (seed, step, slot), so it does not depend on the rank. Returns what the step did, its
-    gradient norm still unknown; raises NonFiniteLoss on every rank alike.
+    gradient norm still unknown.
     """
     local = [sum(b.counts[name] for b in micro_batches) for name in weights]
     local += [sum(b.num_tokens for b in micro_batches), sum(b.data_hash for b in micro_batches)]
@@ -148,6 +154,8 @@ def run_micro_batches(
     for batch in moved:
         torch.manual_seed(_dropout_seed(seed, step, batch.slot))
         losses = model(batch)
+        if factor := SPOILT.get(fault_point("loss")):
+            losses = {name: factor * loss for name, loss in losses.items()}
         total = sum(
             weights[name] * losses[name] / max(count, 1.0)
             for name, count in zip(weights, counts, strict=True)
@@ -161,9 +169,23 @@ def run_micro_batches(
         name: total / max(count, 1.0)
         for name, total, count in zip(weights, totals, counts, strict=True)
     }
-    if not all(math.isfinite(mean) for mean in means.values()):
-        raise NonFiniteLoss(f"step {step}: a loss is no number: {means}")
     return StepResult(means, math.nan, int(num_tokens), int(data_hash), stop > 0, save > 0)
+
+
+def weighted(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The loss that a step minimises."""
+    return sum(weights[name] * loss for name, loss in losses.items())
+
+
+def skipped(
+    why: str | None, micro_batches: Sequence[MicroBatch], guard: StepGuard, world: World
+) -> Skip | None:
+    """What is said of a step whose update is left out: `why`, or nothing; every rank calls it."""
+    if why is None:
+        return None
+    mine = [doc_id for batch in micro_batches for doc_id in batch.doc_ids]
+    doc_ids = sorted({doc_id for of_rank in world.gather(mine) for doc_id in of_rank})
+    return Skip(why, tuple(doc_ids), guard.in_a_row)
 
 
 class TorchEngine:
@@ -187,6 +209,7 @@ class TorchEngine:
         self.seed = seed
         self.rows = rows
         self.clip_norm = optimizer.clip_norm
+        self.guard = StepGuard(optimizer.spike_sigmas)
         self._model = model.to(world.device)
         self._optimizer = adamw(self._model, optimizer)
 
@@ -213,18 +236,20 @@ class TorchEngine:
         if self.world.size > 1:
             _sum_gradients(parameters)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm))
-        if not math.isfinite(norm):
-            raise NonFiniteLoss(f"step {step}: the gradient norm is {norm}")
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
+        why = self.guard.objection(weighted(done.losses, self.loss_weights), norm)
+        if why is None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
         if self.rows is not None:
-            self.rows.update(lr, scale=1.0)
-        return replace(done, grad_norm=norm)
+            self.rows.update(lr, scale=1.0) if why is None else self.rows.forget()
+        skip = skipped(why, micro_batches, self.guard, self.world)
+        return replace(done, grad_norm=norm, skip=skip)
 
     def state(self) -> dict[str, Tensor]:
         updates = training_state.num_updates(self._optimizer)
         share = training_state.share_of_state(self.world, self._model, updates, self._whole)
+        share |= self.guard.state() if self.world.rank == 0 else {}
         return share | (self.rows.state() if self.rows is not None else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -236,6 +261,7 @@ class TorchEngine:
                 self._whole(parameter, part).copy_(value)
 
         training_state.load_state(self._model, state, put)
+        self.guard.load_state(state)
         if self.rows is not None:
             self.rows.load_state(state)
 

@@ -14,11 +14,13 @@ from embre import training_state
 from embre.config import OptimizerConfig
 from embre.engine import (
     MicroBatch,
-    NonFiniteLoss,
     StepResult,
     adamw,
     run_micro_batches,
+    skipped,
+    weighted,
 )
+from embre.step_guard import StepGuard
 from embre.table_rows import TableRows
 from embre.training_state import WEIGHT
 from embre.world import World
@@ -113,6 +115,10 @@ class DeepSpeedEngine:
         self._engine = deepspeed.initialize(
             model=model, optimizer=adamw(model, optimizer), config=settings
         )[0]
+        self.guard = StepGuard(optimizer.spike_sigmas)
+        self._loss = math.nan
+        self._judged: tuple[float, str | None] | None = None
+        self._listen()
 
     @property
     def module(self) -> nn.Module:
@@ -142,28 +148,67 @@ class DeepSpeedEngine:
             self.seed,
             step,
         )
-        skipped = self._engine.skipped_steps
-        norm = self._plain_norm() if self.stage == 0 else None
-        if norm is not None and not math.isfinite(norm):  # stage 0 would update all the same
-            raise NonFiniteLoss(f"step {step}: the gradient norm is {norm}")
+        self._loss, self._judged = weighted(result.losses, self.loss_weights), None
         self._engine.step()
-        if norm is None:
-            norm = float(self._engine.get_global_grad_norm())
-        if self._engine.skipped_steps > skipped or not math.isfinite(norm):
-            raise NonFiniteLoss(f"step {step}: DeepSpeed met a gradient that is no number")
+        if self._judged is None:  # DeepSpeed met infinities and asked for no norm
+            self._judge(math.inf)
+        assert self._judged is not None
+        norm, why = self._judged
         if self.rows is not None:  # whose gradient nobody averages over ranks
-            self.rows.update(lr, scale=1 / self.world.size)
-        return replace(result, grad_norm=norm)
+            self.rows.forget() if why else self.rows.update(lr, scale=1 / self.world.size)
+        skip = skipped(why, micro_batches, self.guard, self.world)
+        return replace(result, grad_norm=norm, skip=skip)
+
+    def _judge(self, norm: float) -> str | None:
+        """Ask the guard about the step under way, once its gradient norm is known."""
+        why = self.guard.objection(self._loss, norm)
+        self._judged = norm, why
+        return why
 
     def _plain_norm(self) -> float:
         """Stage 0 in fp32 tells no norm: the gradients are whole and reduced on every rank."""
         grads = [p.grad for p in self.module.parameters() if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])))
 
+    def _listen(self) -> None:
+        """Have a say between norm and update: a norm that is no number makes ZeRO leave it out."""
+        zero = self._engine.optimizer
+        if self.stage == 0:  # which would update all the same
+            clip = self._engine.clip_fp32_gradients
+
+            def clip_fp32_gradients() -> None:
+                if not self._judge(self._plain_norm()):
+                    clip()
+                    return
+                for parameter in self.module.parameters():
+                    parameter.grad = None  # AdamW leaves alone what has none
+
+            self._engine.clip_fp32_gradients = clip_fp32_gradients
+        elif self.stage in (1, 2):
+            measure = zero.scaled_global_norm
+
+            def scaled_global_norm(*args: Any, **settings: Any) -> Tensor:
+                norm = measure(*args, **settings)
+                return torch.full_like(norm, math.inf) if self._judge(float(norm)) else norm
+
+            zero.scaled_global_norm = scaled_global_norm
+        else:
+            from deepspeed.runtime.utils import combine_grad_norm_groups
+
+            of_groups = zero._get_norm_groups
+
+            def norm_groups() -> list[Tensor]:
+                norms = of_groups()
+                norm = float(combine_grad_norm_groups(norms))
+                return [norms[0].new_tensor(math.inf)] if self._judge(norm) else norms
+
+            zero._get_norm_groups = norm_groups
+
     def state(self) -> dict[str, Tensor]:
         updates = training_state.num_updates(self._adam)
         self._link()
         share = training_state.share_of_state(self.world, self.module, updates, self._whole)
+        share |= self.guard.state() if self.world.rank == 0 else {}
         return share | (self.rows.state() if self.rows is not None else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -178,6 +223,7 @@ class DeepSpeedEngine:
         self._link()
         with torch.no_grad():
             training_state.load_state(self.module, state, self._put)
+        self.guard.load_state(state)
         if self.rows is not None:
             self.rows.load_state(state)
 

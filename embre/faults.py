@@ -2,7 +2,8 @@
 
 A fault is armed by a launcher as `name:n:action` or `name:n:action:rank`, several with commas
 between: at the n-th time that this rank comes by, do it; once per run, so that a restarted worker
-gets past it. Not armed, a point costs one comparison.
+gets past it. Not armed, a point costs one comparison. Two faults are done by who asks: a loss that is no
+number, and one far too large.
 """
 
 import errno
@@ -13,7 +14,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ACTIONS = ("kill9", "stop", "exit", "raise", "enospc", "sleep")
+ASKED_FOR = ("nan", "spike")  # told to who asks, which does it
+ACTIONS = ("kill9", "stop", "exit", "raise", "enospc", "sleep", *ASKED_FOR)
 SLEEP_S = 20.0  # time for somebody else to break something
 
 
@@ -43,15 +45,20 @@ def arm(text: str, marker_folder: Path, rank: int) -> None:
             _armed.append(Fault(name, int(hit), action, rank, marker))
 
 
-def fault_point(name: str) -> None:
-    """Break here if a fault of this name is due."""
+def fault_point(name: str) -> str | None:
+    """Break here if a fault of this name is due; the action where it is the caller's to do."""
+    asked = None
     for fault in _armed:
         if fault.name != name or fault.marker.exists():
             continue
         fault.seen[name] += 1
         if fault.seen[name] == fault.hit:
             fault.marker.touch()
-            _break(fault)
+            if fault.action in ASKED_FOR:
+                asked = fault.action
+            else:
+                _break(fault)
+    return asked
 
 
 def _break(fault: Fault) -> None:

@@ -45,6 +45,7 @@ class _Read(NamedTuple):
     """A document's tokens without markers; its mentions as (start, end, type, concept or None);
     its concepts; its candidate pairs with their labels."""
 
+    doc_id: str
     tokens: np.ndarray
     rows: list[tuple[int, int, int, Concept | None]]
     concepts: list[Concept]
@@ -94,6 +95,7 @@ class PairEncoder:
         if self.config.novelty_of == "all" and self.schema.novelty:
             novelties = np.where(relations == 0, UNRELATED, novelties)
         return _Read(
+            doc.doc_id,
             encoded.tokens,
             [(start, end, kind, known.get(value)) for start, end, kind, value in rows],
             sorted(known.values()),
@@ -129,6 +131,7 @@ class PairEncoder:
         windows = cut_windows(len(marked), places, size, self.config.window_overlap)
         candidates = [read.candidates[place] for place in wanted]
         return Pass(
+            doc_id=read.doc_id,
             tokens=marked,
             roles=_roles(len(marked), [(*spots[s, e, k], k, c) for s, e, k, c in rows], index),
             windows=tuple(windows),
@@ -146,6 +149,7 @@ class PairEncoder:
         Without members the strip is [CLS] [SEP] alone: a forward pass that changes nothing, for a
         rank that has fewer micro-batches than others.
         """
+        doc_ids = tuple(dict.fromkeys(member.doc_id for member in members))
         members = members or [self._nothing()]
         num_tokens = [len(member.tokens) + NUM_SPECIAL for member in members]
         num_concepts = [len(member.concepts) for member in members]
@@ -194,11 +198,13 @@ class PairEncoder:
                 for first, second in member.pairs.tolist()
             ),
             slot=slot,
+            doc_ids=doc_ids,
         )
 
     def _nothing(self) -> Pass:
         empty, no_rows = np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
-        return Pass(empty, no_rows, ((0, 0),), no_rows, (), no_rows, self._legal([]), empty, empty)
+        legal = self._legal([])
+        return Pass("", empty, no_rows, ((0, 0),), no_rows, (), no_rows, legal, empty, empty)
 
     def _candidates(
         self, doc: Document, readable: set[Concept], tally: Tally

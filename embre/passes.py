@@ -51,13 +51,14 @@ class Candidate(NamedTuple):
 class Pass:
     """One pass as numbers.
 
-    `tokens` (n,) are the document's ids with markers; `roles` (n, 2) are 0 outside of mentions,
+    `doc_id` names the document; `tokens` (n,) are the document's ids with markers; `roles` (n, 2) are 0 outside of mentions,
     within them 1 + entity type and 1 + the slot of the concept; `windows` are ranges of tokens;
     `mentions` (K, 2) say where a start marker stands and which concept it marks; `pairs` (P, 2)
     are concepts, `legal` (P, L) the labels a pair may have, `relations` (P,) and `novelties` (P,)
     those it has.
     """
 
+    doc_id: str
     tokens: np.ndarray
     roles: np.ndarray
     windows: tuple[Window, ...]
@@ -79,7 +80,8 @@ class PairBatch:
     same two. `mentions` (K, 2) are token of N and concept; `concept_types` (C,); `pairs` (P, 2)
     are concepts; `legal` (P, L) the labels allowed. `relation_labels` (P,) has 0 for None,
     `novelty_labels` (P,) is UNRELATED, NOT_NOVEL or NOVEL; both UNLABELLED where nobody knows.
-    `num_read` is N, `grids` are the passes' shares. `slot` is the place in the step (-1: empty).
+    `num_read` is N, `grids` are the passes' shares. `slot` is the place in the step (-1: empty),
+    `doc_ids` what is in it.
     """
 
     input_ids: Tensor
@@ -98,6 +100,7 @@ class PairBatch:
     grids: Grids
     candidates: tuple[Candidate, ...]
     slot: int
+    doc_ids: tuple[str, ...]
 
     @property
     def counts(self) -> dict[str, int]:

@@ -61,6 +61,10 @@ class TableRows:
             length = (squares / (1 - beta**self.updates)).sqrt_().add_(epsilon)
             self.weight[rows].mul_(1 - lr * self.optimizer.weight_decay)
             self.weight[rows].sub_(gradient.div_(length[:, None]).mul_(lr))
+        self.forget()
+
+    def forget(self) -> None:
+        """No step: drop the gradient gathered since the last."""
         self.gradient.zero_()
 
     def state(self) -> dict[str, Tensor]:

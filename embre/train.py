@@ -9,7 +9,10 @@ from embre.engine import Engine, learning_rate
 from embre.faults import fault_point
 from embre.interrupts import Interrupted
 from embre.loader import Loader
+from embre.step_guard import MAX_IN_A_ROW, Diverged, Skip
 from embre.tracking import Tracker
+
+NAMED = 10  # documents in a message; the events have all
 
 
 def train(
@@ -23,9 +26,9 @@ def train(
 ) -> None:
     """Train from the newest checkpoint to `config.steps`. Every rank runs it alike.
 
-    `validate` gives metrics of the weights as they are; all ranks call it together. Raises
-    NonFiniteLoss where a loss or gradient is no number, Interrupted, when all is saved, where the
-    run was asked to stop.
+    `validate` gives metrics of the weights as they are; all ranks call it together. A step whose
+    update was left out is a step all the same. Raises Diverged where several are in a row, and
+    Interrupted, when all is saved, where the run was asked to stop.
     """
     step = checkpoints.restore(engine, loader)
     tracker.started(step, config.steps)
@@ -36,6 +39,10 @@ def train(
             lr = learning_rate(optimizer, step, config.steps)
             result = engine.step(loader.step(), step, lr)
             step += 1
+            if result.skip:
+                tracker.skipped(step, result.skip)
+                if result.skip.in_a_row == MAX_IN_A_ROW:
+                    raise Diverged(too_many(step, result.skip))
             last = step == config.steps
             save = step % config.save_every_steps == 0 or last or result.stop or result.save
             tracker.step(step, result, lr, time.perf_counter() - started, always=save)
@@ -50,3 +57,12 @@ def train(
         tracker.finished(step)
     finally:
         checkpoints.settle()
+
+
+def too_many(step: int, skip: Skip) -> str:
+    """Why a run does not go on, with the first documents of its last step."""
+    named = ", ".join(skip.doc_ids[:NAMED]) + (" …" if len(skip.doc_ids) > NAMED else "")
+    return (
+        f"{skip.in_a_row} updates in a row were left out, up to step {step}: {skip.why}; its "
+        f"documents are {named}; lower optimizer.peak_lr, or look at them in events.jsonl"
+    )

@@ -1,7 +1,8 @@
 """One contract for both engines: same losses and same gradient norms, whatever side and stage."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from embre.config import OptimizerConfig
 from embre.data_hash import data_hash
-from embre.engine import NonFiniteLoss, TorchEngine, learning_rate
+from embre.engine import StepResult, TorchEngine, learning_rate
 from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
+from embre.step_guard import FEWEST, SEEN
 from embre.world import World
 from tests.ranks import run_ranks
 
@@ -38,6 +40,10 @@ class Toy:
     @property
     def data_hash(self) -> int:
         return data_hash(self.slot, (self.inputs, self.labels))
+
+    @property
+    def doc_ids(self) -> tuple[str, ...]:
+        return (f"document-{self.slot}",)
 
     def to(self, device: torch.device) -> "Toy":
         return self
@@ -74,20 +80,27 @@ def micro_batches(step: int, world: World) -> list[Toy]:
 State = dict[str, list]  # tensors as lists: what comes back from a rank has to be copied
 
 
+def toy_engine(
+    world: World, stage: int | None, config: OptimizerConfig = OPTIMIZER
+) -> TorchEngine | DeepSpeedEngine:
+    if stage is None:
+        return TorchEngine(ToyModel(), config, WEIGHTS, world, seed=1)
+    # Some parameters stay whole under ZeRO-3, and some are cut.
+    given = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 20}}
+    settings = deepspeed_json(given, config, SLOTS // world.size, world)
+    return DeepSpeedEngine(ToyModel(), config, WEIGHTS, world, 1, settings)
+
+
 def walk(
     world: World, stage: int | None, first: int, last: int, state: State | None = None
 ) -> tuple[list[tuple[dict[str, float], float]], State]:
     """The steps `first` to `last` from a state on, and this rank's share of the state after."""
-    engine: TorchEngine | DeepSpeedEngine
-    if stage is None:
-        engine = TorchEngine(ToyModel(), OPTIMIZER, WEIGHTS, world, seed=1)
-    else:
-        # Some parameters stay whole under ZeRO-3, and some are cut.
-        given = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 20}}
-        settings = deepspeed_json(given, OPTIMIZER, SLOTS // world.size, world)
-        engine = DeepSpeedEngine(ToyModel(), OPTIMIZER, WEIGHTS, world, 1, settings)
+    engine = toy_engine(world, stage)
     if state is not None:
-        engine.load_state({name: torch.tensor(values) for name, values in state.items()})
+        doubles = {SEEN: torch.float64}
+        engine.load_state(
+            {name: torch.tensor(values, dtype=doubles.get(name)) for name, values in state.items()}
+        )
     results = [engine.step(micro_batches(n, world), n, lr=1e-2) for n in range(first, last)]
     share = {name: value.tolist() for name, value in engine.state().items()}
     return [(result.losses, result.grad_norm) for result in results], share
@@ -150,12 +163,51 @@ def test_any_number_of_ranks_and_any_stage_takes_up_a_state(
     assert end["updates"] == STEPS and end.keys() == state.keys()
 
 
+def walk_past(
+    world: World, stage: int | None, steps: Sequence[int], bad: int, factor: float
+) -> tuple[list[StepResult], State]:
+    """These steps; in the `bad` one the inputs of one micro-batch, on one rank, are spoilt."""
+    engine = toy_engine(world, stage, OPTIMIZER.model_copy(update={"spike_sigmas": 6.0}))
+    results = []
+    for n in steps:
+        batches = micro_batches(n, world)
+        if n == bad:
+            batches = [replace(b, inputs=b.inputs * factor) if b.slot == 3 else b for b in batches]
+        results.append(engine.step(batches, n, lr=1e-2))
+    return results, {name: value.tolist() for name, value in engine.state().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
+def test_a_loss_that_is_no_number_on_one_rank_is_left_out_by_all(stage: int | None) -> None:
+    found = run_ranks(walk_past, 2, stage, range(STEPS), 3, math.nan)
+    without = run_ranks(walk_past, 2, stage, [0, 1, 2, *range(4, STEPS)], 3, math.nan)
+    for (results, end), (others, other_end) in zip(found, without, strict=True):
+        skip = results[3].skip
+        assert skip and "no number" in skip.why and skip.in_a_row == 1
+        assert skip.doc_ids == tuple(f"document-{slot}" for slot in range(SLOTS))
+        assert results[:3] + results[4:] == others
+        assert end == other_end and end.get("updates", STEPS - 1) == STEPS - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 0, 1, 3])
+def test_a_spike_is_left_out_by_all(stage: int | None) -> None:
+    bad, last = FEWEST + 3, FEWEST + 6
+    found = run_ranks(walk_past, 2, stage, range(last), bad, 1e4)
+    without = run_ranks(walk_past, 2, stage, [n for n in range(last) if n != bad], bad, 1e4)
+    for (results, _), (others, _) in zip(found, without, strict=True):
+        assert [n for n, result in enumerate(results) if result.skip] == [bad]
+        assert "a spike: the" in str(results[bad].skip)
+        assert results[:bad] + results[bad + 1 :] == others
+
+
 def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
     engine = TorchEngine(ToyModel(), OPTIMIZER, WEIGHTS, World(), seed=1)
     before = {name: value.clone() for name, value in engine.weights().items()}
     bad = [Toy(b.slot, b.inputs * float("nan"), b.labels) for b in micro_batches(0, World())]
-    with pytest.raises(NonFiniteLoss, match="step 7"):
-        engine.step(bad, step=7, lr=1e-2)
+    results = [engine.step(bad, step, lr=1e-2) for step in range(3)]
+    assert [result.skip.in_a_row for result in results if result.skip] == [1, 2, 3]
     assert all(torch.equal(value, before[name]) for name, value in engine.weights().items())
 
 

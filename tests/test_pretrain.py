@@ -1,5 +1,6 @@
 """A pretraining run as a whole: it exports a plain BERT, and a killed one repeats the whole one."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from embre.entities import vocabulary_of
 from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.pretrain import check, chosen, covered, pretrain
+from embre.step_guard import Diverged
 from embre.sharding import ShardSettings, shard
 from embre.shards import ShardSet
 from embre.tracking import read_events
@@ -133,6 +135,44 @@ def test_a_killed_run_repeats_the_whole_one_to_the_last_bit(
     for name in ("model.safetensors", "entity_head.safetensors"):
         ours, reference = (folder / "encoder" / name for folder in (tmp_path, whole[0]))
         assert ours.read_bytes() == reference.read_bytes(), name
+
+
+def test_a_step_that_is_no_number_is_left_out_and_told(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path
+) -> None:
+    faults.arm("loss:5:nan", tmp_path, rank=0)  # two micro-batches a step: in the third
+    events = run(World(), config_of(shards), str(tmp_path))
+    assert losses(events[:2]) == whole[1][:2]
+    assert [event["data"] for event in events] == [
+        event["data"] for event in read_events(whole[0], "step")
+    ]
+    assert all(math.isfinite(value) for event in losses(events[3:]) for value in event)
+    assert [event.get("updates_skipped") for event in events] == [None, None, 1, 1, 1, 1]
+    (skipped,) = read_events(tmp_path, "skipped")
+    assert skipped["step"] == 3 and skipped["why"] == "the loss is no number"
+    assert len(skipped["documents"]) > 1 and all(skipped["documents"])
+
+
+def test_three_such_steps_in_a_row_end_the_run(shards: Path, tmp_path: Path) -> None:
+    faults.arm("loss:3:nan,loss:5:nan,loss:7:nan", tmp_path, rank=0)
+    with pytest.raises(Diverged, match=r"3 updates in a row .* up to step 4: .* documents are \d"):
+        run(World(), config_of(shards), str(tmp_path))
+    assert [event["step"] for event in read_events(tmp_path, "skipped")] == [2, 3, 4]
+
+
+def test_how_many_steps_were_left_out_in_a_row_outlives_a_stop(
+    shards: Path, tmp_path: Path
+) -> None:
+    faults.arm("loss:3:nan,loss:5:nan,step:4:raise,loss:7:nan", tmp_path, rank=0)
+    saving = config_of(
+        shards, train={"steps": 6, "save_every_steps": 1, "validate_every_steps": 6}
+    )
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(World(), saving, str(tmp_path))
+    faults._armed.clear()
+    faults.arm("loss:1:nan", tmp_path, rank=0)
+    with pytest.raises(Diverged, match="up to step 4"):
+        run(World(), saving, str(tmp_path))
 
 
 def test_a_resumed_run_with_another_config_is_refused(shards: Path, tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ class OptimizerConfig(Section):
     beta2: float = Field(default=0.98, ge=0, lt=1)
     epsilon: float = Field(default=1e-6, gt=0)
     clip_norm: float = Field(default=1.0, gt=0)
+    spike_sigmas: float | None = Field(
+        default=None,
+        gt=0,
+        description="leave out an update whose loss or gradient norm is so many standard "
+        "deviations above the mean of the 128 steps before",
+    )
 
 
 class TrainConfig(Section):

@@ -48,6 +48,8 @@ def describe(event: dict[str, Any]) -> str:
     if event["event"] == "vocabulary":
         share = event["vocabulary/of_normalised/all"]
         return f"entity vocabulary: {share:.1%} of the mentions with an identifier"
+    if event["event"] == "skipped":
+        return f"step {step}: no update, {event['why']}"
     if event["event"] == "saved":
         return f"step {step}: checkpoint saved"
     if event["event"] == "validation":
@@ -66,6 +68,8 @@ def speed(event: dict[str, Any]) -> str:
         parts.append(f"{event['waited_share']:.0%} waiting for data")
     if damaged := event.get("shards_set_aside"):
         parts.append(f"{damaged:.0f} damaged shards set aside")
+    if skipped := event.get("updates_skipped"):
+        parts.append(f"{skipped:.0f} updates left out")
     return "  ".join(parts)
 
 

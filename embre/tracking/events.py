@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from embre.engine import StepResult
+from embre.step_guard import Skip
 from embre.tracking.goodput import goodput, lost_by_restart
 from embre.world import World
 
@@ -54,6 +55,7 @@ class Tracker:
         self.num_steps = 0
         self._beaten, self._logged = -BEAT_EVERY_S, 0
         self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
+        self._skipped = 0
         if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a") as file:  # a rank died in the middle of a line
                 file.write("\n")
@@ -63,6 +65,8 @@ class Tracker:
         """Training begins, or goes on after `step`."""
         self.num_steps, self._logged = num_steps, step
         known = list(read_events(self.folder)) if self.active else []
+        skipped = {event["step"] for event in known if event["event"] == "skipped"}
+        self._skipped = len([at for at in skipped if at <= step])
         for event in known:
             if event["event"] in ("step", "validation") and event["step"] <= step:
                 named = {k: v for k, v in event.items() if k not in NOT_METRICS}
@@ -103,6 +107,8 @@ class Tracker:
         }
         if self.mfu_of_token_rate:
             metrics["mfu"] = metrics["tokens_per_s"] * self.mfu_of_token_rate
+        if self._skipped:
+            metrics["updates_skipped"] = float(self._skipped)
         if damaged := self.set_aside():
             metrics["shards_set_aside"] = float(damaged)
         per_step_s = self._seconds / max(step - self._logged, 1)
@@ -119,6 +125,11 @@ class Tracker:
             named = {f"validation/{name}": value for name, value in metrics.items()}
             self._write("validation", step, named)
             self._pass_on(step, named)
+
+    def skipped(self, step: int, skip: Skip) -> None:
+        """The update of `step` was left out."""
+        self._skipped += 1
+        self._write("skipped", step, {"why": skip.why, "documents": list(skip.doc_ids)})
 
     def saved(self, step: int) -> None:
         """A checkpoint after `step` was committed."""

@@ -8,6 +8,7 @@ Every run is compared with one that nothing disturbed: the data of each step, lo
 norms to the last bit, the exported weights. The last line is one JSON object.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from fault_scene import (
     drain,
     fault_happened,
     last_line,
+    numbers,
     steps_of,
     wait_for,
     worlds,
@@ -280,15 +282,42 @@ def damaged_shard(how: str) -> Callable[[Scene], Outcome]:
     return attempt
 
 
-def no_number(scene: Scene) -> Outcome:
-    config = scene.config("nan", optimizer={"peak_lr": 1e30}, launch__max_failures=2)
-    code, said = scene.start(config).wait()
+def left_out(scene: Scene) -> Outcome:
+    """A loss of one rank is no number, once: no rank makes that update, and all go on."""
     folder = scene.run_folder("nan")
+    code, said = scene.start(scene.config("nan"), fault="loss:7:nan:1").wait()
+    if code:
+        return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+    outcome = scene.compare(folder, attempts=1)
+    skipped = [(event["step"], len(event["documents"])) for event in read_events(folder, "skipped")]
+    if len(skipped) != 1:
+        return Outcome(False, f"left out: {skipped}", curve=outcome.curve)
+    ((at, documents),) = skipped
+    wanted, found = steps_of(scene.reference()), steps_of(folder)
+    before = all(numbers(wanted[step]) == numbers(found[step]) for step in range(1, at))
+    after = all(math.isfinite(n) for step in range(at + 1, STEPS + 1) for n in numbers(found[step]))
+    return Outcome(
+        survived=before and after and not outcome.lost and not outcome.repeated,
+        happened=f"all ranks left out the update of step {at}, counted, with its {documents} "
+        "documents named; went on",
+        lost=outcome.lost,
+        repeated=outcome.repeated,
+        curve="without that step",
+    )
+
+
+def diverges(scene: Scene) -> Outcome:
+    """The weights themselves are spoilt: every step from the second on is no number."""
+    config = scene.config("diverged", optimizer={"peak_lr": 1e30}, launch__max_failures=2)
+    code, said = scene.start(config).wait()
+    folder = scene.run_folder("diverged")
     starts = len(list(read_events(folder, "started")))
-    named = "no number" in said
+    named = "updates in a row were left out" in said
     return Outcome(
         survived=code == 1 and named and starts == 1,
-        happened="all ranks stop, no restart; the step is named" if named else last_line(said),
+        happened="after three steps all ranks stop, no restart; step and documents are named"
+        if named
+        else last_line(said),
         curve=REFUSED,
     )
 
@@ -360,7 +389,8 @@ FAULTS = [
     Fault(
         "a shard has a bit flipped", "WebDataset delivers it", damaged_shard("flipped"), quick=True
     ),
-    Fault("a loss that is no number", "DeepSpeed skips it or trains on", no_number),
+    Fault("a loss that is no number, once", "DeepSpeed skips it or trains on", left_out),
+    Fault("nothing but losses that are no number", "DeepSpeed skips on for ever", diverges),
     Fault("MLflow does not answer", "blocks for minutes", tracking_down),
 ]
 
