@@ -102,6 +102,16 @@ class Batch:
         }
         return Batch(**moved)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From a loader process as arrays. PyTorch would send each tensor as a file descriptor of
+        its own, which the rank has to fetch one by one."""
+        values = [getattr(self, name) for name in self.__slots__]
+        return _unpacked, tuple(v.numpy() if isinstance(v, Tensor) else v for v in values)
+
+
+def _unpacked(*values: Any) -> Batch:
+    return Batch(*(torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values))
+
 
 @dataclass(frozen=True, slots=True)
 class StreamSource:

@@ -34,7 +34,7 @@ from embre.world import World
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 LEASE = "lease"
 PREFIX = "step-"

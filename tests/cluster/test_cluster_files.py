@@ -5,12 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from embre.config import load_config
 
@@ -245,14 +248,30 @@ def test_before_the_time_is_up_slurm_makes_the_run_save_and_queues_it_again(tmp_
 
 def test_the_container_is_pinned_and_not_root() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
-    assert [line for line in lines if line.startswith("FROM")] == ["FROM python:3.11-slim-bookworm"]
+    (base,) = (line for line in lines if line.startswith("FROM"))
+    assert re.fullmatch(r"FROM python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", base)
     users = [line for line in lines if line.startswith("USER")]
     assert users == ["USER 10001"]
     installs = [line for line in lines if "pip install" in line]
-    assert all("-c constraints.txt" in line or "--no-deps" in line for line in installs)
+    assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
+    assert all("--no-build-isolation" in line for line in installs), "a build fetches unchecked"
     assert not re.search("(?i)(token|secret|password|_key)=", "\n".join(lines))
-    known = (ROOT / "constraints.txt").read_text()
-    assert all(f"\n{name}==" in known for name in ("s3fs", "gcsfs", "torch", "ray", "deepspeed"))
+
+
+def test_the_packages_of_the_container_are_what_was_tested_each_by_its_hash() -> None:
+    lines = (ROOT / "requirements.image.txt").read_text().splitlines()
+    packages = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for name, rest in packages.items():
+        assert re.fullmatch(r"\S+ --hash=sha256:[0-9a-f]{64}", rest), name
+    versions = {name: rest.split()[0] for name, rest in packages.items()}
+    tested = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    tested = {canonicalize_name(name): version for name, version in tested.items()}
+    assert {n: v for n, v in versions.items() if tested.get(n, v) != v} == {}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *extras["s3"], *extras["gs"]]
+    for requirement in map(Requirement, [*wanted, *project["build-system"]["requires"]]):
+        assert versions[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 def test_nothing_else_listens_on_all_addresses() -> None:

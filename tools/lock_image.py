@@ -1,0 +1,86 @@
+"""Write the packages of the container image, each by version and SHA-256: `requirements.image.txt`.
+
+    pip install uv && python tools/lock_image.py
+
+The versions are those of constraints.txt. For each package the one file is named that pip takes in
+the image: its wheel for CPython 3.11 on Linux x86-64, or the source where there is none.
+"""
+
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import parse_wheel_filename
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "requirements.image.txt"
+EXTRAS = ("s3", "gs")
+PYTHON, PLATFORM = (3, 11), "x86_64-manylinux_2_28"
+HEADER = """\
+# The packages of the container image, by version and SHA-256 of the file that pip takes there.
+# Made by tools/lock_image.py out of pyproject.toml and constraints.txt; not to be edited.
+"""
+
+
+def main() -> None:
+    """Resolve and write."""
+    if not shutil.which("uv"):
+        raise SystemExit("uv is not there, which resolves for another machine: pip install uv")
+    tags = tags_of_image()
+    lines = [line_of(package, tags) for package in resolved()]
+    OUT.write_text(HEADER + "".join(f"{line}\n" for line in lines))
+    print(f"{OUT.name}: {len(lines)} packages")
+
+
+def resolved() -> list[dict[str, Any]]:
+    """The packages of the image with all their files, as uv's lock names them."""
+    with tempfile.TemporaryDirectory() as folder:
+        # The backend of the project's own build comes along, so that nothing is fetched unchecked.
+        backend = Path(folder) / "build.in"
+        backend.write_text("".join(f"{name}\n" for name in build_requirements()))
+        lock = Path(folder) / "pylock.toml"
+        command = ["uv", "pip", "compile", "pyproject.toml", str(backend), "--quiet"]
+        command += [part for extra in EXTRAS for part in ("--extra", extra)]
+        command += ["--constraint", "constraints.txt", "--output-file", str(lock)]
+        command += ["--python-version", ".".join(map(str, PYTHON)), "--python-platform", PLATFORM]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return tomllib.loads(lock.read_text())["packages"]
+
+
+def build_requirements() -> list[str]:
+    """What pyproject.toml wants for building the project."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+
+
+def tags_of_image() -> dict[Tag, int]:
+    """The tags of the wheels that the image takes, the best first."""
+    platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)]
+    platforms += [f"manylinux{name}_x86_64" for name in ("2014", "2010", "1")] + ["linux_x86_64"]
+    tags = [*cpython_tags(PYTHON, platforms=platforms)]
+    tags += compatible_tags(PYTHON, f"cp{PYTHON[0]}{PYTHON[1]}", platforms)
+    return {tag: number for number, tag in enumerate(tags)}
+
+
+def line_of(package: dict[str, Any], tags: dict[Tag, int]) -> str:
+    """`name==version --hash=sha256:…` of the best wheel, or else of the source."""
+    fitting = []
+    for wheel in package.get("wheels", []):
+        ranks = [tags[tag] for tag in parse_wheel_filename(name_of(wheel))[3] if tag in tags]
+        if ranks:
+            fitting.append((min(ranks), wheel["hashes"]["sha256"]))
+    sha256 = min(fitting)[1] if fitting else package["sdist"]["hashes"]["sha256"]
+    return f"{package['name']}=={package['version']} --hash=sha256:{sha256}"
+
+
+def name_of(file: dict[str, Any]) -> str:
+    """The file name of a wheel in a lock."""
+    return file.get("name") or file["url"].rpartition("/")[2]
+
+
+if __name__ == "__main__":
+    typer.run(main)
