@@ -8,11 +8,13 @@ Shapes: T tokens of a strip, R rows of it that are wanted, H hidden size.
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -32,6 +34,27 @@ log = logging.getLogger(__name__)
 
 # Layer, query, key, value (T, A, E) → the last three with more entries to a head.
 Extend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class NormAsGiven(nn.LayerNorm):
+    """A norm in the precision of its input; mean and variance are float32 within.
+
+    Autocast would have every norm read and write float32, and every product cast it back: half of
+    the bytes that a layer moves. As MosaicBERT's low precision LayerNorm (Portes et al., 2023,
+    arXiv 2312.17482).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+        with without_autocast(input.device.type):
+            return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Autocast switched off, on a device that has it."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedModel:
@@ -170,7 +193,11 @@ def encode_strip(
 
 
 def _embed(bert: Any, input_ids_T: Tensor, positions_T: Tensor) -> Tensor:
-    return bert.embeddings(input_ids=input_ids_T[None], position_ids=positions_T[None])[0]
+    embedded = bert.embeddings(input_ids=input_ids_T[None], position_ids=positions_T[None])[0]
+    device = input_ids_T.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return embedded.to(torch.get_autocast_dtype(device))
+    return embedded
 
 
 def _layers(
@@ -248,6 +275,9 @@ def _prepare(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = config.dropout
+    for module in bert.encoder.modules():
+        if isinstance(module, nn.LayerNorm):  # the same weights under the same names
+            module.__class__ = NormAsGiven
     return model
 
 

@@ -19,18 +19,23 @@ from torch._dynamo.utils import counters
 from embre import faults
 from embre.batch import Batch
 from embre.config import PretrainConfig
+from embre.decode import score_pairs
 from embre.encoder import compiled
 from embre.pretraining_model import LOSSES, PretrainingModel
+from embre.relation_folder import load_relation_model, save_relation_model
 from embre.sharding import ShardSettings
 from embre.shards import ShardSet
 from embre.strip_attention import strip_attention
+from embre.tally import Tally
 from embre.world import World
 from tests.ranks import run_ranks
 from tests.shard_sets import source_of, write_shards
 from tests.test_compile import batches_of_many_sizes, flat, model_of, walk
+from tests.test_decode import DOCS
 from tests.test_pretrain import SHARED, config_of, losses, run, stop_and_go_on, zero
 from tests.test_sharded_table import LARGE, NO_SAMPLE, STEPS
 from tests.test_sharded_table import walk as walk_table
+from tests.tiny import tiny_relation_model, tiny_tokenizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -214,6 +219,20 @@ def test_zero_walks_the_curve_of_torch_and_goes_on(
     for ours, again, reference in zip(whole, stopped, expected, strict=True):
         assert ours == pytest.approx(reference, rel=1e-3)
         assert again == pytest.approx(ours, rel=1e-3)
+
+
+def test_a_relation_model_scores_pairs_as_on_a_cpu(tmp_path: Path) -> None:
+    """Loaded from its folder, which makes it read in bf16 on CUDA."""
+    tiny_tokenizer(tmp_path)
+    save_relation_model(tmp_path / "model", tiny_relation_model(tmp_path, 64, 16))
+    on_cpu, on_gpu = (
+        score_pairs(load_relation_model(tmp_path / "model", device), DOCS, Tally())
+        for device in (torch.device("cpu"), CUDA)
+    )
+    assert on_gpu.concepts == on_cpu.concepts and len(on_gpu.concepts) == 1 + 40 * 39 // 2
+    np.testing.assert_allclose(on_gpu.related, on_cpu.related, atol=2e-2)
+    np.testing.assert_allclose(on_gpu.types, on_cpu.types, atol=2e-2)
+    np.testing.assert_allclose(on_gpu.novel, on_cpu.novel, atol=2e-2)
 
 
 def test_one_compiled_graph_serves_every_size_in_bf16(shard_set: ShardSet) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from embre.config import EncoderConfig
-from embre.encoder import encode_strip, load_encoder
+from embre.encoder import NormAsGiven, encode_strip, load_encoder
 from embre.tokenization import TextTokenizer, load_tokenizer
 from tests.tiny import tiny_encoder, tiny_tokenizer
 
@@ -51,6 +52,38 @@ def test_a_packed_strip_equals_a_padded_batch(folder: Path, tokenizer: TextToken
         torch.testing.assert_close(
             packed[start : start + length], reference[row, :length], atol=1e-5, rtol=1e-5
         )
+
+
+def test_under_autocast_the_strip_stays_in_half_precision(
+    folder: Path, tokenizer: TextTokenizer
+) -> None:
+    model = load_encoder(tiny_encoder(folder), tokenizer).eval()
+    ids, positions, boundaries = strip(tokenizer)
+    exact = encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS))
+    between = []
+    for layer in model.bert.encoder.layer:
+        for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm):
+            norm.register_forward_hook(lambda _, given, made: between.append((*given, made)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS))
+        # What autocast does to a norm on CUDA only.
+        assert {part.dtype for parts in between for part in parts} == {torch.bfloat16}
+    assert len(between) == 2 * len(model.bert.encoder.layer)
+    torch.testing.assert_close(found.float(), exact, atol=5e-2, rtol=5e-2)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_a_norm_as_given_is_a_plain_norm_in_float32() -> None:
+    torch.manual_seed(0)
+    plain, ours = nn.LayerNorm(16), NormAsGiven(16)
+    nn.init.normal_(plain.weight), nn.init.normal_(plain.bias)
+    ours.load_state_dict(plain.state_dict())
+    given = 3 + 5 * torch.randn(40, 16)
+    assert torch.equal(ours(given), plain(given))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ours(given.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), plain(given.bfloat16().float()), atol=3e-2, rtol=2e-2)
 
 
 def test_documents_of_a_strip_do_not_see_each_other(folder: Path, tokenizer: TextTokenizer) -> None:

@@ -78,6 +78,19 @@ def test_the_quick_ladder_ends_with_one_json_object() -> None:
 
 
 @pytest.mark.slow
+def test_norms_in_the_precision_of_the_strip_move_far_fewer_bytes() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCH.with_name("step_traffic.py")), "--quick"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["ours_products"] == found["float32_norms_products"] > 0
+    assert 0 < found["ours_between"] < 0.65 * found["float32_norms_between"]
+
+
+@pytest.mark.slow
 def test_the_share_of_the_head_is_a_share() -> None:
     done = subprocess.run(
         [sys.executable, str(BENCH.with_name("head_time.py")), "--quick"],
