@@ -10,11 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice, permutations, takewhile
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +34,7 @@ from embre.demo_corpus import make_corpus
 from embre.encode import MENTION_ROW, as_checked, encode_documents
 from embre.entities import choose_entities
 from embre.examples import NO_EXAMPLES, Examples, cut, join
-from embre.loader import StreamLoader
+from embre.loader import StreamLoader, _ahead
 from embre.shards import Block, DamagedShard, ShardSet
 from embre.stream import FIRST, rounds, scatter, stream_batches, strips, validation_batches
 from embre.tally import Tally
@@ -315,6 +317,30 @@ def test_any_number_of_ranks_trains_on_the_same_micro_batches(
     assert all(list(step) == list(range(streams)) for step in alone)
     assert {state.epoch for step in alone for *_, state in step.values()} >= {0, 1}
     assert take(open_ranks(source, size), 12) == [dict(sorted(s.items())) for s in alone]
+
+
+def test_a_micro_batch_travels_between_processes_as_arrays(source: StreamSource) -> None:
+    batch = next(stream_batches(source, 0))
+    data = bytes(ForkingPickler.dumps(batch))
+    assert b"storage" not in data, "a tensor would go as a file descriptor"
+    again = ForkingPickler.loads(data)
+    for name in batch.__slots__:
+        value, other = getattr(batch, name), getattr(again, name)
+        if isinstance(value, torch.Tensor):
+            assert other.dtype == value.dtype and torch.equal(other, value), name
+        else:
+            assert other == value, name
+
+
+def test_what_fails_in_a_loader_process_fails_in_the_rank(source: StreamSource) -> None:
+    def steps() -> Iterator[list[Batch]]:
+        yield []
+        raise DamagedShard("shard 7")
+
+    ahead = _ahead(steps())
+    assert next(ahead) == []
+    with pytest.raises(DamagedShard, match="shard 7"):
+        next(ahead)
 
 
 @pytest.mark.slow
