@@ -58,10 +58,8 @@ class ConceptTable(nn.Module):
                 continue
             vectors = slice(end - count, end)
             if sampled and size > self.sample_above:
-                names, shifts = (
-                    part.to(ids_K.device) for part in draw(size, self.sample_share, seed + number)
-                )
                 labels = ids_K[vectors]
+                names, shifts = draw(size, self.sample_share, seed + number, labels)
                 contests.append(
                     Contest(vectors, names + first, names, labels, labels + first, shifts)
                 )
@@ -75,19 +73,21 @@ def draw_seed() -> int:
     return int(torch.randint(1 << 61, ()))
 
 
-def draw(size: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def draw(size: int, share: float, seed: int, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(R,) ids of a type to learn against, and their shifts; the same for a seed on any rank.
 
-    Half of them are the most frequent, always there. The others are drawn evenly from the rest,
-    with repeats, and each stands for (rest / draws) of it: the log-Q correction of sampled softmax
-    (Bengio & Senécal, "Adaptive importance sampling to accelerate training of a neural
-    probabilistic language model", 2008). The sum over the others is then right on average, and what
-    has most of it is never missed.
+    The labels of the micro-batch are always there, each for itself: a concept that one mention has
+    is a likely mistake about another. `share` of the type is drawn evenly, with repeats, and what is
+    no label stands for all that is none: the log-Q correction of sampled softmax (Bengio & Senécal,
+    "Adaptive importance sampling to accelerate training of a neural probabilistic language model",
+    2008). The sum over the others is then right on average.
     """
-    frequent = min(max(1, round(share * size / 2)), size - 1)
-    num_draws, num_rest = max(1, frequent), size - frequent
+    known = labels.unique()
     generator = torch.Generator().manual_seed(seed)
-    rest = torch.randint(frequent, size, (num_draws,), generator=generator)
-    shifts = torch.zeros(frequent + num_draws)
-    shifts[frequent:] = math.log(num_rest / num_draws)
-    return torch.cat([torch.arange(frequent), rest]), shifts
+    drawn = torch.randint(size, (max(1, round(share * size)),), generator=generator)
+    drawn = drawn.to(known.device)
+    drawn = drawn[~torch.isin(drawn, known)]
+    shifts = torch.zeros(len(known) + len(drawn), device=known.device)
+    if len(drawn):
+        shifts[len(known) :] = math.log((size - len(known)) / len(drawn))
+    return torch.cat([known, drawn]), shifts

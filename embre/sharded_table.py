@@ -91,9 +91,10 @@ class ShardedTable:
     def _sample(self, everyone: Everyone, number: int, vectors: slice, seed: int) -> Contest:
         part, first = self.rows.parts[number], self.rows.firsts[number]
         labels = everyone.ids[vectors]
-        names, shifts = draw(self.rows.sizes[number], self.sample_share, seed + number)
+        size = self.rows.sizes[number]
+        names, shifts = draw(size, self.sample_share, seed + number, labels)
         here = names % part.step == part.start
-        names, shifts = names[here].to(labels.device), shifts[here].to(labels.device)
+        names, shifts = names[here], shifts[here]
         rows = names // part.step + first
         return Contest(vectors, rows, names, labels, self._rows_of(labels, number), shifts)
 

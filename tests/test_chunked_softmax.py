@@ -117,18 +117,20 @@ def test_a_sample_is_right_on_average_about_the_other_rows(given: tuple) -> None
     whole, label = score(vectors, table, [all_rows(slice(0, 9), FIRST, SIZE, labels)])
     sums = torch.zeros(NUM_VECTORS, dtype=torch.float64)
     for seed in range(4000):
-        others, same_label = score(vectors, table, [against(labels, *draw(SIZE, 0.3, seed))])
+        others, same_label = score(vectors, table, [against(labels, *draw(SIZE, 0.3, seed, labels))])
         torch.testing.assert_close(same_label, label)
         sums += others.exp()
     torch.testing.assert_close(sums / 4000, whole.exp(), rtol=0.03, atol=0)
 
 
-def test_a_sample_has_the_most_frequent_and_some_of_the_rest() -> None:
-    names, shifts = draw(1000, 0.1, seed=1)
-    assert names[:50].tolist() == list(range(50)) and not shifts[:50].any()
-    assert len(names) == 100 and names[50:].min() >= 50 and names.max() < 1000
-    assert shifts[50:].exp().tolist() == pytest.approx([950 / 50] * 50)
-    again, other = draw(1000, 0.1, seed=1)[0], draw(1000, 0.1, seed=2)[0]
+def test_a_sample_has_the_labels_once_each_and_some_of_the_rest() -> None:
+    labels = torch.tensor([7, 900, 7, 3])
+    names, shifts = draw(1000, 0.1, seed=1, labels=labels)
+    assert names[:3].tolist() == [3, 7, 900] and not shifts[:3].any()
+    rest = names[3:].tolist()
+    assert 90 < len(rest) <= 100 and not {3, 7, 900} & {*rest} and min(rest) < 200 < 800 < max(rest)
+    assert shifts[3:].exp().tolist() == pytest.approx([997 / len(rest)] * len(rest))
+    again, other = (draw(1000, 0.1, seed, labels)[0] for seed in (1, 2))
     assert torch.equal(names, again) and not torch.equal(names, other)
 
 
@@ -142,7 +144,7 @@ def test_a_table_that_says_nothing_knows_nothing(given: tuple) -> None:
 
 
 def test_the_smallest_type_has_a_sample_too() -> None:
-    names, shifts = draw(1, 0.1, seed=1)
+    names, shifts = draw(1, 0.1, seed=1, labels=torch.tensor([0]))
     assert names.tolist() == [0] and shifts.tolist() == [0]
 
 

@@ -103,7 +103,7 @@ class EntitiesConfig(Section):
         default=0.1,
         gt=0,
         le=1,
-        description="of its concepts; half the most frequent, half drawn",
+        description="of its concepts, beside those of the micro-batch",
     )
 
     @field_validator("per_type")
