@@ -13,6 +13,7 @@ from embre.data_hash import data_hash
 from embre.engine import StepResult, TorchEngine, learning_rate
 from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
 from embre.step_guard import FEWEST, SEEN
+from embre.table_rows import TableRows
 from embre.world import World
 from tests.ranks import run_ranks
 
@@ -209,6 +210,18 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
     results = [engine.step(bad, step, lr=1e-2) for step in range(3)]
     assert [result.skip.in_a_row for result in results if result.skip] == [1, 2, 3]
     assert all(torch.equal(value, before[name]) for name, value in engine.weights().items())
+
+
+def test_rows_beside_the_weights_are_left_alone_too() -> None:
+    rows = TableRows([3], 2, World(), OPTIMIZER, seed=0)
+    engine = TorchEngine(ToyModel(), OPTIMIZER, WEIGHTS, World(), 1, rows)
+    before = rows.weight.clone()
+    bad = [Toy(b.slot, b.inputs * float("nan"), b.labels) for b in micro_batches(0, World())]
+    for batches, moves in ((bad, False), (micro_batches(1, World()), True)):
+        rows.gradient.fill_(1.0)  # what the step has gathered
+        engine.step(batches, 0, lr=1e-2)
+        assert torch.equal(rows.weight, before) != moves
+        assert not rows.gradient.any(), "or the next step would add to it"
 
 
 @pytest.mark.parametrize(
