@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 RETRY_AFTER_S = (0.5, 2.0, 8.0)
 ALLOWED_SCHEMES = frozenset({"file", "s3", "gs", "https"})
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")  # a file of the set's own folder
 
 
 class DamagedShard(ValueError):
@@ -178,11 +180,12 @@ class ShardSet:
         """Read the manifest at a folder or URL prefix.
 
         Raises FileNotFoundError where there is none, ValueError for a scheme or format that is
-        not ours.
+        not ours, for a chain of file systems, and for a shard whose name leads elsewhere.
         """
         url = str(url).rstrip("/")
         scheme = url.split("://")[0] if "://" in url else "file"
-        if scheme not in ALLOWED_SCHEMES or url.startswith("pipe:"):
+        # fsspec takes what stands before "::" for a file system that wraps the next.
+        if scheme not in ALLOWED_SCHEMES or url.startswith("pipe:") or "::" in url:
             raise ValueError(f"{url}: only {', '.join(sorted(ALLOWED_SCHEMES))} are read")
         try:
             data = read_bytes(f"{url}/{MANIFEST}")
@@ -198,6 +201,12 @@ class ShardSet:
             manifest = msgspec.json.decode(data, type=Manifest)
         except msgspec.MsgspecError as error:
             raise ValueError(f"{url}/{MANIFEST}: not a shard manifest: {error}") from error
+        for number, shard in enumerate(manifest.shards):
+            if not SHARD_NAME.fullmatch(shard.name):
+                raise ValueError(
+                    f"{url}/{MANIFEST}: shards.{number}: {shard.name!r} is no plain name of a tar "
+                    "in the set's own folder"
+                )
         return cls(url, manifest)
 
     def shards(self, split: str) -> list[ShardEntry]:

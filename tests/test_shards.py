@@ -204,7 +204,34 @@ def test_a_broken_manifest_is_refused_by_name(tmp_path: Path, text: str) -> None
 
 
 @pytest.mark.parametrize(
-    "url", ["pipe:cat /etc/passwd", "pipe://cat", "http://x/y", "simplecache::s3://x", "memory://x"]
+    "name",
+    "../x.tar /tmp/y.tar a::https://h/x a::https://h/x.tar .x.tar x/y.tar x.tar.gz x.tar\n".split(
+        " "
+    ),
+)
+def test_a_shard_that_is_not_in_the_folder_of_its_manifest_is_refused(
+    copied: Path, name: str
+) -> None:
+    values = json.loads((copied / MANIFEST).read_text())
+    values["shards"][1]["name"] = name
+    (copied / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"{MANIFEST}: shards\.1: .*no plain name") as refused:
+        ShardSet.open(copied)
+    assert repr(name) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pipe:cat /etc/passwd",
+        "pipe://cat",
+        "http://x/y",
+        "simplecache::s3://x",
+        "memory://x",
+        "simplecache::/x",
+        "file:///x::/y",
+        "https://a::file:///etc",
+    ],
 )
 def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="only file, gs, https, s3 are read"):
