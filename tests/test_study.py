@@ -243,6 +243,21 @@ def test_what_is_done_is_not_done_again_and_what_fails_is_named(
         carry_out_study(moved, Pretended(lambda name: 0.7), quiet())
 
 
+@pytest.mark.parametrize("where", ["axes", "set_pretraining"])
+def test_a_study_with_a_secret_in_its_last_run_writes_nothing(
+    folder: Path, tmp_path: Path, where: str
+) -> None:
+    secret = ["tracking.uri=https://me:hunter22@host/mlflow"]
+    parts = [{}, {"backbone": ["trained"], "tasks": ["relation"]}]
+    given = {"axes": AXES | {"tasks": {"both": [], "relation": secret}}, "set_pretraining": secret}
+    study = study_of(folder, tmp_path, parts=parts, **{where: given[where]})
+    workers = Pretended(lambda name: 0.7)
+    with pytest.raises(ConfigError, match=r"^tracking\.uri: a URL with a password") as refused:
+        carry_out_study(study, workers, quiet())
+    assert "hunter22" not in str(refused.value)
+    assert not workers.ran and not list(tmp_path.iterdir())
+
+
 def test_without_its_encoder_a_cell_waits_and_the_others_go_on(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -55,10 +55,10 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     Returns the run's folder. Raises what made it fail; the MLflow run says so too.
     """
     job_kind = KINDS[kind]
+    refuse_secrets(config)  # first of all: what refuses a value may show it
     under_torchrun = config.launch.launcher == "local" and "RANK" in os.environ
     refuse_what_cannot_be(config, under_torchrun)
     tracking_uri(config)  # refused here, before anything is written
-    refuse_secrets(config)
     config = resolve(config)
     lineage = job_kind.check(config)
     folder = Path(config.storage) / config.name

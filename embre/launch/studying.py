@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from embre.config import StudyConfig, dump_config
+from embre.config import StudyConfig, dump_config, refuse_secrets
 from embre.job import CONFIG
 from embre.launch.driver import resolve, tracking_uri
 from embre.launch.errors import RunFailed
@@ -40,12 +40,16 @@ def carry_out_study(
     fill a machine, and two on one GPU take turns.
 
     Returns the table's path. Runs that fail are named and the others go on; raises RunFailed at
-    the end where there were any.
+    the end where there were any, and ConfigError before anything is written where the config of
+    any run has a secret in it.
     """
     plan = [
         ("pretraining", pretraining_runs(study), of_encoders or workers),
         ("fine-tuning", finetuning_runs(study), workers),
     ]
+    for _, runs, _ in plan:
+        for run in runs:
+            refuse_secrets(run.config)
     failed: list[Done] = []
     written = time.monotonic()
     for what, runs, who in plan:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -45,6 +46,27 @@ def test_a_secret_in_a_config_is_refused_and_neither_shown_nor_written(
         run_job("pretrain", check_config(PretrainConfig, values, "test"), console)
     assert CANARY not in str(refused.value) and "AKIA" not in str(refused.value)
     assert not (tmp_path / "runs" / "secret").exists()
+
+
+@pytest.mark.parametrize("key", ["storage", "encoder.path", "tracking.uri"])
+def test_what_else_is_wrong_with_a_value_does_not_show_its_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    section, _, last = key.partition(".")
+    secret = f"https://me:{CANARY}@h/x"
+    values = {
+        "name": "secret",
+        "encoder": {"path": "bert"},
+        "data": {"shards": "pipe:true", "streams": 1},
+        "train": {"steps": 1},
+    }
+    values[section] = {last: secret} if last else secret
+    console = Console(file=StringIO())
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}: a URL with a password") as refused:
+        run_job("pretrain", check_config(PretrainConfig, values, "test"), console)
+    assert CANARY not in str(refused.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_run_with_secrets_about_it_registers_has_none(
