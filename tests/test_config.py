@@ -1,5 +1,6 @@
 """Configs: every shipped one loads; a wrong one is refused in one line that says what to do."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,13 @@ def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None
         ),
         ("entities.per_type.Gene.min_count=0", "entities.per_type.Gene.min_count"),
         ("train.steps", "an override is written section.key=value"),
-        ("name.first=x", "name is a value, not a section"),
+        ("name.first=x", "name.first: name is a value, not a section"),
+        ("train.steps=[", "train.steps: the value is no YAML"),
+        ("train.steps=!!python/object/apply:os.system [x]", "no YAML.*tag.*python/object/apply"),
+        ("train.steps=2024-13-45", "train.steps: the value is no YAML.*month must be"),
+        ("train.steps=" + "[" * 5000, "train.steps: the value is no YAML.*brackets"),
+        ("train={steps: 1, steps: 2}", "train: .*the key steps is there twice"),
+        ("data.also=[&a x, *a]", "data.also: .*anchors and aliases"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_remedy(
@@ -152,18 +159,59 @@ def test_what_cannot_be_compiled_is_refused(small: Path, tmp_path: Path) -> None
         load_config(FinetuneConfig, tmp_path / "fine.yaml", compiled)
 
 
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]\n"
+    for old, new in itertools.pairwise("abcdefghijkl")
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("- a list", "a config is a mapping"),
-        ("a: [", "not a YAML file"),
-        ("x: !!python/object/apply:os.system ['true']", "not a YAML file"),
+        ("", "a config is a mapping"),
+        ("a: [", r"x\.yaml:1: not a YAML file: expected the node content"),
+        ("a: 1\nx: !!python/object/apply:os.system ['true']", r"x\.yaml:2: not a YAML file"),
+        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", r"x\.yaml:5: .*: the key c is there twice"),
+        ("a: 1\n'a': 1\n", r"x\.yaml:2: .*: the key a is there twice"),
+        ("a: 1\nb: [*c]\n", r"x\.yaml:2: .*anchors and aliases .* write the value"),
+        ("a: {x: 1}\nb: &b {y: 1}\nc: {<<: *b}\n", r"x\.yaml:2: .*anchors and aliases"),
+        (BOMB, r"x\.yaml:1: .*anchors and aliases"),
+        ("a: 2024-13-45", r"x\.yaml: not a YAML file: month must be"),
+        ("a: \0", r"x\.yaml: not a YAML file: unacceptable character"),
     ],
 )
 def test_what_is_no_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as refused:
         load_config(PretrainConfig, tmp_path / "x.yaml")
+    assert "\n" not in str(refused.value)
+
+
+def test_bytes_that_are_no_text_are_refused_by_the_name_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(ConfigError, match=r"x\.yaml: not a YAML file"):
+        load_config(PretrainConfig, tmp_path / "x.yaml")
+
+
+def test_what_cannot_be_read_is_not_shown(small: Path) -> None:
+    for override in ("storage=[https://me:hunter22@h", "name.first=https://me:hunter22@h"):
+        with pytest.raises(ConfigError) as refused:
+            load_config(PretrainConfig, small, [override])
+        assert "hunter22" not in str(refused.value)
+    small.write_text(SMALL + "storage: [https://me:hunter22@h\n")
+    with pytest.raises(ConfigError) as refused:
+        load_config(PretrainConfig, small)
+    assert "hunter22" not in str(refused.value)
+
+
+def test_an_unknown_key_of_a_file_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(SMALL + "optimizer:\n  warmup: 2\noptimiser: {}\n")
+    with pytest.raises(ConfigError, match=r"warmup \(line 7\): unknown.*optimiser \(line 8\): "):
+        load_config(PretrainConfig, tmp_path / "x.yaml")
+    (tmp_path / "y.yaml").write_text(CORPUS.replace("train: c", "train: c, trian: c"))
+    with pytest.raises(ConfigError, match=r"data\.also\.0\.trian \(line 9\): unknown key"):
+        load_config(FinetuneConfig, tmp_path / "y.yaml")
 
 
 def test_a_missing_config_is_named(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ Unknown keys are refused with the nearest known one; `section.key=value` overrid
 """
 
 import difflib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from embre.config.run import RunConfig
 from embre.config.sections import Section
@@ -19,6 +23,33 @@ class ConfigError(ValueError):
 
 
 Config = TypeVar("Config", bound=Section)
+Lines = Mapping[tuple[str | int, ...], int]  # where a key stands in a file, by its path
+
+
+class StrictSafeLoader(yaml.SafeLoader):
+    """Plain values, and two things less: aliases, which make gigabytes of a few lines, and a key
+    that is there twice, of which the last would count without a word."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node of the file, which may have no anchor and be no alias."""
+        event: Any = self.peek_event()
+        if event.anchor is not None:
+            why = "anchors and aliases (&, *) are not read; write the value where it is meant"
+            raise ComposerError(None, None, why, event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are there once."""
+        found = super().construct_mapping(node, deep)
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConstructorError(
+                    None, None, f"the key {key} is there twice", key_node.start_mark
+                )
+            seen.add(key)
+        return found
 
 
 def load_config(kind: type[Config], path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -27,32 +58,71 @@ def load_config(kind: type[Config], path: str | Path, overrides: list[str] | Non
     Raises ConfigError naming the file, the key and the remedy.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config; shipped ones are in configs/") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not a YAML file: {error}".replace("\n", " ")) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a YAML file: {error}") from error
+    values, lines = _parse(text, Path(path), "not a YAML file")
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path}: a config is a mapping of sections, this is {type(values).__name__}"
         )
     for override in overrides or []:
         _apply(values, override)
-    return check_config(kind, values, str(path))
+    return check_config(kind, values, str(path), lines)
 
 
-def check_config(kind: type[Config], values: dict[str, Any], place: str) -> Config:
+def check_config(
+    kind: type[Config],
+    values: dict[str, Any],
+    place: str,
+    lines: Lines = MappingProxyType({}),
+) -> Config:
     """Values as a config; every problem in one ConfigError."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(kind, problem) for problem in error.errors())
+        problems = "; ".join(_explain(kind, problem, lines) for problem in error.errors())
         raise ConfigError(f"{place}: {problems}") from error
 
 
 def dump_config(config: RunConfig) -> str:
     """The resolved config as YAML: what `--print-config` shows and a run directory keeps."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _parse(text: str, place: Path | str, what: str) -> tuple[Any, Lines]:
+    """The value of a YAML text, and where its keys stand; ConfigError in one line, with the number
+    of a file's line. What stands there is not shown: it may be a secret."""
+    try:
+        loader = StrictSafeLoader(text)
+        root: Any = loader.get_single_node()
+        if root is None:
+            return None, {}
+        return loader.construct_document(root), dict(_lines(root, ()))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark and isinstance(place, Path) else ""
+        raise ConfigError(f"{place}{line}: {what}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # no text, or a date that there is not
+        raise ConfigError(f"{place}: {what}: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{place}: {what}: too many brackets within brackets") from error
+
+
+def _lines(
+    node: yaml.Node, path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    inner: list[Any] = []
+    if isinstance(node, yaml.MappingNode):
+        inner = [(key.value, key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = [(number, value, value) for number, value in enumerate(node.value)]
+    for name, stands, value in inner:
+        if isinstance(name, str | int):
+            yield (*path, name), stands.start_mark.line + 1
+            yield from _lines(value, (*path, name))
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -63,18 +133,19 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for name in path:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{override!r}: {name} is a value, not a section")
-    values[last] = yaml.safe_load(text)
+            raise ConfigError(f"{key}: {name} is a value, not a section")
+    values[last], _ = _parse(text, key, "the value is no YAML, see if it needs quotes")
 
 
-def _explain(kind: type[BaseModel], problem: Any) -> str:
+def _explain(kind: type[BaseModel], problem: Any, lines: Lines) -> str:
     key = ".".join(str(part) for part in problem["loc"]) or "config"
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
     known = _known_keys(kind, problem["loc"][:-1])
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
-    return f"{key}: unknown key; {hint}"
+    line = f" (line {lines[problem['loc']]})" if problem["loc"] in lines else ""
+    return f"{key}{line}: unknown key; {hint}"
 
 
 def _known_keys(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

@@ -41,6 +41,8 @@ def call(
     [
         ("pretrain {}/none.yaml", "no such config"),
         ("pretrain {}/run.yaml data.stream=3", "did you mean streams?"),
+        ("pretrain {}/run.yaml train.steps=[", "train.steps: the value is no YAML"),
+        ("pretrain {}/run.yaml train.steps=!!python/object/apply:os.getpid", "no YAML"),
         ("pretrain {}/run.yaml data.shards={}/none storage={}/runs", "no shard set here"),
         ("pretrain {}/run.yaml data.shards={}/other storage={}/runs", "another tokenizer"),
         ("pretrain {}/run.yaml data.shards=pipe:true storage={}/runs", "only file"),
@@ -73,6 +75,24 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     code, _, error = call(words, monkeypatch, capsys)
     assert code == 2 and message in error
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune", "study"])
+def test_a_config_that_would_run_code_is_refused_and_does_not(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    canary = tmp_path / "canary"
+    evil = f"!!python/object/apply:os.mkdir [{canary}]"
+    (tmp_path / "evil.yaml").write_text(f"name: small\nstorage: {evil}\n")
+    code, _, error = call([command, f"{tmp_path}/evil.yaml"], monkeypatch, capsys)
+    assert code == 2 and "evil.yaml:2: not a YAML file" in error and error.count("\n") == 1
+    (tmp_path / "fine.yaml").write_text("name: small\n")
+    code, _, error = call([command, f"{tmp_path}/fine.yaml", f"name={evil}"], monkeypatch, capsys)
+    assert code == 2 and error.startswith("error: name: ") and error.count("\n") == 1
+    assert not canary.exists()
 
 
 def test_an_unknown_command_has_exit_code_2(
