@@ -17,9 +17,10 @@ from typing import Any
 import mlflow
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
-from embre.job import LINEAGE, folder_digest
+from embre.job import LINEAGE, folder_digest, move_into_place
 from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
 from embre.tracking.versions import versions_of
 
@@ -95,12 +96,17 @@ def register(
 def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     """Copy the model folder of a registered version (`models:/name@alias`) to `target`.
 
-    Raises ValueError where the registry has no such model.
+    Raises ValueError where the registry has no such model, and where what the store gives is not
+    what was registered; `target` is then as it was.
     """
     quiet_mlflow()
     try:
         with tracking_at(tracking_uri):
-            found = download_artifacts(model_uri, dst_path=None)
+            client = MlflowClient(tracking_uri)
+            name, *number = map(str, get_model_name_and_version(client, model_uri))
+            tags = client.get_model_version(name, *number).tags if number else {}
+            # By its number: the alias may move in between.
+            found = download_artifacts("/".join([f"models:/{name}", *number]), dst_path=None)
     except MlflowException as error:
         raise ValueError(
             f"{model_uri}: the registry at {tracking_uri} has no such model ({error.message}); "
@@ -109,9 +115,19 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     folders = [path.parent for path in Path(found, "artifacts").rglob("config.json")]
     if len(folders) != 1:
         raise ValueError(f"{model_uri}: holds no model of this project (no config.json)")
-    if target.exists():
-        shutil.rmtree(target)
-    shutil.copytree(folders[0], target)
+    partial = target.with_name(f"{target.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    shutil.copytree(folders[0], partial)
+    digest = folder_digest(partial)
+    registered = tags.get(DIGEST, digest)  # a version that others made has none
+    if digest != registered:
+        shutil.rmtree(partial)
+        raise ValueError(
+            f"{model_uri}: its files have the digest {digest}, and {registered} was registered: "
+            "they are damaged or were changed; register the model again"
+        )
+    move_into_place(partial, target)
     return target
 
 

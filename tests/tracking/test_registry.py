@@ -15,12 +15,14 @@ from rich.console import Console
 
 from embre.config import EncoderConfig
 from embre.encoder import encode_strip, load_encoder
+from embre.job import folder_digest
 from embre.launch.driver import run_job
 from embre.register import register_run
 from embre.tokenization import load_tokenizer
-from embre.tracking.registry import fetch
+from embre.tracking.registry import DIGEST, fetch
 from tests.shard_sets import write_shards
 from tests.test_pretrain import config_of
+from tests.tracking.finished_runs import finished_run
 
 TEXT = "KRV2 raised the risk of Lunver fever."
 WITHOUT_EMBRE = """
@@ -58,6 +60,32 @@ def test_a_registered_encoder_gives_vectors_and_names_its_shards(run: Path, tmp_
     assert version.tags["embre.shard_set"] == lineage["shard_set"]
     copied = fetch("models:/encoder-test@champion", found.uri, tmp_path / "encoder")
     assert (copied / "entity_head.safetensors").exists()
+
+
+def test_a_version_whose_files_were_changed_is_not_fetched(tmp_path: Path) -> None:
+    run, target = finished_run(tmp_path, "one", 0.5), tmp_path / "copied"
+    uri = register_run(run, "m", "champion").uri
+    digest = folder_digest(run / "relation_model")
+    (stored,) = tmp_path.rglob("artifacts/**/model.safetensors")
+    data = bytearray(stored.read_bytes())
+    data[-1] ^= 1
+    stored.write_bytes(data)
+    changed = folder_digest(stored.parent)
+    for name in ("models:/m@champion", "models:/m/1"):
+        with pytest.raises(ValueError, match=f"^{name}: .*{changed}, and {digest} was registered"):
+            fetch(name, uri, target)
+    assert [path.name for path in tmp_path.glob("copied*")] == []
+    client = MlflowClient(uri)
+    client.delete_model_version_tag("m", "1", DIGEST)
+    assert folder_digest(fetch("models:/m@champion", uri, target)) == changed, "nothing is known"
+    client.set_model_version_tag("m", "1", DIGEST, digest)
+    (stored.parent / "README.md").write_text("A card may be edited.")
+    data[-1] ^= 1
+    stored.write_bytes(data)
+    assert fetch("models:/m@champion", uri, target) == target
+    assert folder_digest(target) == digest
+    with pytest.raises(ValueError, match="models:/m@other: the registry at .* has no such model"):
+        fetch("models:/m@other", uri, target)
 
 
 def test_an_exported_encoder_gives_our_logits_where_embre_is_not(run: Path) -> None:
