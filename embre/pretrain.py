@@ -12,7 +12,7 @@ from torch import Tensor
 from embre.batch import Batch, StreamSource, empty_batch
 from embre.checkpoints import Checkpoints
 from embre.concept_table import ConceptTable
-from embre.config import PretrainConfig
+from embre.config import ConfigError, PretrainConfig
 from embre.encoder import check_length, load_encoder, strip_encoder
 from embre.encoder_folder import save_entities
 from embre.engine import Engine
@@ -224,7 +224,10 @@ def check(config: PretrainConfig) -> dict[str, str]:
     Raises FileNotFoundError or ValueError that says what to do.
     """
     tokenizer = load_tokenizer(config.encoder.path)
-    shard_set = ShardSet.open(config.data.shards)
+    try:
+        shard_set = ShardSet.open(config.data.shards)
+    except ValueError as error:
+        raise ConfigError(f"data.shards: {error}") from error
     entities = chosen(shard_set, config.entities)
     check_length(config.encoder, config.data.max_document_tokens)
     StreamSource.build(shard_set, config.data, config.masking, entities, tokenizer, config.seed)

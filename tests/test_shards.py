@@ -238,6 +238,20 @@ def test_other_schemes_are_refused(url: str) -> None:
         ShardSet.open(url)
 
 
+def test_no_variable_of_webdataset_turns_a_shard_into_a_command(
+    shard_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own opener would run what GOPEN_REWRITE makes of a path; ours never goes there."""
+    canary = tmp_path / "canary"
+    monkeypatch.setenv("GOPEN_REWRITE", f".*=pipe:touch {canary}")
+    assert ShardSet.open(shard_set.url).manifest == shard_set.manifest
+    assert sum(len(block.doc_ids) for block in blocks_of(shard_set)) == NUM_DOCUMENTS
+    assert not canary.exists()
+    with webdataset.gopen(f"{shard_set.url}/train-000000.tar") as stream:
+        stream.read()
+    assert canary.exists(), "this variable does nothing, so the test shows nothing"
+
+
 def test_a_shard_set_opens_from_a_file_url(shard_set: ShardSet) -> None:
     found = ShardSet.open(f"file://{shard_set.url}/")
     assert found.manifest == shard_set.manifest

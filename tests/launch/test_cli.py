@@ -8,7 +8,7 @@ import pytest
 
 from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
-from embre.launch import cli
+from embre.launch import LAUNCHERS, cli
 from embre.sharding import ShardSettings, shard
 
 
@@ -45,7 +45,10 @@ def call(
         ("pretrain {}/run.yaml train.steps=!!python/object/apply:os.getpid", "no YAML"),
         ("pretrain {}/run.yaml data.shards={}/none storage={}/runs", "no shard set here"),
         ("pretrain {}/run.yaml data.shards={}/other storage={}/runs", "another tokenizer"),
-        ("pretrain {}/run.yaml data.shards=pipe:true storage={}/runs", "only file"),
+        (
+            "pretrain {}/run.yaml data.shards=pipe:true storage={}/runs",
+            "data.shards: pipe:true: only",
+        ),
         ("pretrain {}/run.yaml encoder.path={}/none storage={}/runs", "no such folder"),
         (
             "pretrain {}/run.yaml data.max_document_tokens=1024 storage={}/runs",
@@ -93,6 +96,26 @@ def test_a_config_that_would_run_code_is_refused_and_does_not(
     code, _, error = call([command, f"{tmp_path}/fine.yaml", f"name={evil}"], monkeypatch, capsys)
     assert code == 2 and error.startswith("error: name: ") and error.count("\n") == 1
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("rewrite", [None, "pipe:=pipe:", "pipe:.*=/"])
+def test_a_pipe_as_shards_is_refused_by_its_key_before_a_cluster_is_asked_for(
+    made: Path,
+    tmp_path: Path,
+    rewrite: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started: list[object] = []
+    monkeypatch.setitem(LAUNCHERS, "ray", lambda *given: started.append(given))
+    if rewrite:
+        monkeypatch.setenv("GOPEN_REWRITE", rewrite)
+    words = ["pretrain", f"{made}/run.yaml", f"storage={tmp_path}/runs", "launch.launcher=ray"]
+    words.append(f"data.shards=pipe:touch {tmp_path}/canary")
+    code, _, error = call(words, monkeypatch, capsys)
+    assert code == 2 and error.startswith("error: data.shards: pipe:touch ")
+    assert error.count("\n") == 1 and not started
+    assert not list(tmp_path.rglob("canary")) and not (tmp_path / "runs" / "small").exists()
 
 
 def test_an_unknown_command_has_exit_code_2(
