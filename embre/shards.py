@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import msgspec
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 RETRY_AFTER_S = (0.5, 2.0, 8.0)
 ALLOWED_SCHEMES = frozenset({"file", "s3", "gs", "https"})
+MEMBERS = frozenset({"docs.npy", "mentions.npy", "meta.json", "tokens.npy"})  # of a block
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")  # a file of the set's own folder
 
 
@@ -291,16 +292,26 @@ def _npy(array: np.ndarray) -> bytes:
 def _read_blocks(data: bytes, path: str) -> Iterator[Block]:
     files = ({**file, "__url__": path} for file in tar_file_iterator(io.BytesIO(data)))  # type: ignore[arg-type]
     for sample in group_by_keys(files):
+        members = set(sample) - {"__key__", "__url__"}
+        if members != MEMBERS:  # other readers run what is in a .pkl or a .pth
+            raise ValueError(
+                f"{path}: the members of {sample['__key__']!r} are {sorted(members)}, and not "
+                f"{sorted(MEMBERS)}"
+            )
         yield Block(
-            tokens=_array(sample["tokens.npy"]),
-            docs=_array(sample["docs.npy"]),
-            mentions=_array(sample["mentions.npy"]),
+            tokens=_array(sample, "tokens.npy"),
+            docs=_array(sample, "docs.npy"),
+            mentions=_array(sample, "mentions.npy"),
             doc_ids=json.loads(sample["meta.json"])["documents"],
         )
 
 
-def _array(data: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(data), allow_pickle=False)
+def _array(sample: dict[str, Any], member: str) -> np.ndarray:
+    try:
+        return np.lib.format.read_array(io.BytesIO(sample[member]), allow_pickle=False)
+    except ValueError as error:
+        place = f"{sample['__url__']}: {member} of {sample['__key__']!r}"
+        raise ValueError(f"{place} is no array of numbers: {error}") from error
 
 
 def _mentions_by_type(blocks: Iterable[Block]) -> dict[str, int]:

@@ -3,16 +3,20 @@
 Plain WebDataset reads most of it without a word: the last test says what it makes of each damage.
 """
 
+import io
+import os
+import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 
 from embre.shard_check import check_shards
 from embre.sharding import ShardSettings
-from embre.shards import ShardSet
+from embre.shards import DamagedShard, ShardSet
 from tests.shard_sets import write_shards
 from tests.tools.test_inspect_shards import believe, flat, inspect
 
@@ -94,6 +98,70 @@ def test_what_is_missing_is_found_even_where_the_manifest_was_made_of_the_damage
     believe(Path(damaged.url), SHARD)
     problems = check_shards(ShardSet.open(damaged.url))
     assert list(problems) == [SHARD]
+
+
+class Evil:
+    """What makes a folder where it is unpickled."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.canary),)
+
+
+def of_objects(evil: Evil) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([evil], dtype=object))
+    return buffer.getvalue()
+
+
+def zipped(evil: Evil) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, np.array([evil], dtype=object))
+    return buffer.getvalue()
+
+
+HARMFUL: dict[str, tuple[str, Callable[[Evil], bytes]]] = {
+    "an array of objects": ("tokens.npy", of_objects),
+    "objects in a zip of arrays": ("mentions.npy", zipped),
+    "a pickle for an array": ("docs.npy", pickle.dumps),
+    "a further pickle": ("tokens.pkl", pickle.dumps),
+    "a pickle by its other name": ("pickle", pickle.dumps),
+    "weights": ("weights.pth", pickle.dumps),
+    "a pickle as WebDataset names it": ("pyd", pickle.dumps),
+}
+
+
+@pytest.mark.parametrize(("member", "make"), HARMFUL.values(), ids=HARMFUL)
+def test_a_member_that_would_run_code_is_refused_behind_a_right_digest(
+    whole: ShardSet, tmp_path: Path, member: str, make: Callable[[Evil], bytes]
+) -> None:
+    for file in Path(whole.url).iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    canary = tmp_path / "canary"
+    samples = list(webdataset.WebDataset(str(tmp_path / SHARD), shardshuffle=False))
+    samples[1][member] = make(Evil(canary))
+    with webdataset.TarWriter(str(tmp_path / SHARD), encoder=False) as writer:
+        for sample in samples:
+            del sample["__url__"], sample["__local_path__"]
+            writer.write(sample)
+    believe(tmp_path, SHARD)
+    shard_set = ShardSet.open(tmp_path)
+    first, second = shard_set.manifest.shards
+    with pytest.raises(ValueError, match=rf"{SHARD}: .*{member}") as refused:
+        shard_set.load(first)
+    assert not isinstance(refused.value, DamagedShard), "a run would set it aside and go on"
+    assert shard_set.load(second)
+    found = inspect(shard_set.url, "--verify")
+    assert found.exit_code == 1 and f"{SHARD}: " in found.output and member in found.output
+    assert not canary.exists()
+
+
+def test_what_is_harmful_here_does_its_harm_where_it_is_unpickled(tmp_path: Path) -> None:
+    np.load(io.BytesIO(of_objects(Evil(tmp_path / "canary"))), allow_pickle=True)
+    assert (tmp_path / "canary").exists()
 
 
 SILENT = {
