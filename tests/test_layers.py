@@ -86,10 +86,63 @@ def test_the_library_knows_no_machine() -> None:
         assert not reached, f"{path.name} imports {reached}; cluster/ uses embre, never the reverse"
 
 
-@pytest.mark.parametrize("path", [p for _, p in rooms()], ids=lambda path: path.name)
-def test_nothing_is_unpickled(path: Path) -> None:
-    assert not {"pickle", "cloudpickle", "dill"} & {name.split(".")[0] for name in imports(path)}
+PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+SAFE = {"yaml.SafeLoader", "yaml.CSafeLoader"}
+UNSAFE = {
+    *(f"yaml.{name}Loader" for name in ("", "C", "Full", "CFull", "Unsafe", "CUnsafe")),
+    *(f"yaml.{name}_load{many}" for name in ("full", "unsafe") for many in ("", "_all")),
+}
+
+
+def unpickling(path: Path) -> Iterator[str]:
+    """Where a file of code could make objects, or run code, out of what it reads."""
+    yield from (f"imports {name}" for name in imports(path) if name.split(".")[0] in PICKLES)
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
-            assert given.get("weights_only") == "True", f"{path.name}:{node.lineno}"
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in UNSAFE:
+            yield f"{node.lineno}: {ast.unparse(node)}"
+        if not isinstance(node, ast.Call):
+            continue
+        function = ast.unparse(node.func)
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if (
+            given.get("weights_only", "True" if function != "torch.load" else "") != "True"
+            or given.get("allow_pickle", "False") != "False"
+            or (function in ("yaml.load", "yaml.load_all") and given.get("Loader") not in SAFE)
+            or function.endswith(".load_checkpoint")  # DeepSpeed's own are pickles
+        ):
+            yield f"{node.lineno}: {ast.unparse(node)}"
+
+
+def scripts() -> list[Path]:
+    folders = (ROOT / name for name in ("embre", "tools", "cluster"))
+    return [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", scripts(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled(path: Path) -> None:
+    assert not list(unpickling(path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "model.read(path, weights_only=given)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text)",
+        "yaml.load(text, Loader=Mine)",
+        "yaml.unsafe_load(text)",
+        "class Mine(yaml.FullLoader): ...",
+        "self.engine.load_checkpoint(folder)",
+    ],
+)
+def test_a_line_that_would_unpickle_is_found(tmp_path: Path, line: str) -> None:
+    fine = "torch.load(path, weights_only=True)\nnp.load(path, allow_pickle=False)\nnp.load(path)\n"
+    fine += "yaml.safe_load(text)\nyaml.load(text, Loader=yaml.SafeLoader)\njson.load(file)\n"
+    (tmp_path / "code.py").write_text(fine)
+    assert not list(unpickling(tmp_path / "code.py"))
+    (tmp_path / "code.py").write_text(fine + line)
+    assert len(list(unpickling(tmp_path / "code.py"))) == 1
