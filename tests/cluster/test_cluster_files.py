@@ -274,6 +274,25 @@ def test_the_packages_of_the_container_are_what_was_tested_each_by_its_hash() ->
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier
 
 
+def test_what_reads_foreign_files_and_models_is_not_older_than_its_mended_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {found.name: found.specifier for found in map(Requirement, project["dependencies"])}
+    assert "3.17.1" not in wanted["mlflow"] and "3.17.2" in wanted["mlflow"]
+    assert "6.0.2" not in wanted["lxml"] and "6.1.0" in wanted["lxml"]
+
+
+def test_the_image_gets_what_is_named_and_nothing_else_of_the_folder() -> None:
+    first, *lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert first == "*", "data, runs and keys of the folder would go into the image"
+    given = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    assert sorted(given) == [
+        *("LICENSE", "README.md", "cluster", "configs", "constraints.txt", "embre"),
+        *("pyproject.toml", "requirements.image.txt", "tools"),
+    ]
+    assert all((ROOT / name).exists() for name in given)
+    assert [line for line in lines if line[0] != "!"] == ["**/__pycache__", "**/*.pyc"]
+
+
 def test_nothing_else_listens_on_all_addresses() -> None:
     for path in [
         *CLUSTER.rglob("*"),
