@@ -158,6 +158,13 @@ def test_no_pod_is_root_and_secrets_stand_elsewhere(name: str) -> None:
         for container in spec["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            if "nvidia.com/gpu" not in container["resources"]["limits"]:
+                assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            if container["name"] != "ray-job-submitter":
+                mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+                homes = [v["value"] for v in container["env"] if v["name"] == "HOME"]
+                empty = {volume["name"] for volume in spec["volumes"] if "emptyDir" in volume}
+                assert {mounts[place] for place in ("/tmp", *homes)} <= empty
             for variable in container.get("env", []):
                 secret = re.search("KEY|PASSWORD|TOKEN|SECRET", variable["name"])
                 assert not secret or "secretKeyRef" in variable["valueFrom"]
