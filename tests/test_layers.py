@@ -107,6 +107,7 @@ def unpickling(path: Path) -> Iterator[str]:
         if (
             given.get("weights_only", "True" if function != "torch.load" else "") != "True"
             or given.get("allow_pickle", "False") != "False"
+            or given.get("trust_remote_code", "False") != "False"
             or (function in ("yaml.load", "yaml.load_all") and given.get("Loader") not in SAFE)
             or function.endswith(".load_checkpoint")  # DeepSpeed's own are pickles
         ):
@@ -132,6 +133,7 @@ def test_nothing_is_unpickled(path: Path) -> None:
         "torch.load(path, weights_only=False)",
         "model.read(path, weights_only=given)",
         "np.load(path, allow_pickle=True)",
+        "AutoModel.from_pretrained(folder, trust_remote_code=True)",
         "yaml.load(text)",
         "yaml.load(text, Loader=Mine)",
         "yaml.unsafe_load(text)",
