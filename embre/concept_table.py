@@ -77,10 +77,10 @@ def draw(size: int, share: float, seed: int, labels: Tensor) -> tuple[Tensor, Te
     """(R,) ids of a type to learn against, and their shifts; the same for a seed on any rank.
 
     The labels of the micro-batch are always there, each for itself: a concept that one mention has
-    is a likely mistake about another. `share` of the type is drawn evenly, with repeats, and what is
-    no label stands for all that is none: the log-Q correction of sampled softmax (Bengio & Senécal,
-    "Adaptive importance sampling to accelerate training of a neural probabilistic language model",
-    2008). The sum over the others is then right on average.
+    is a likely mistake about another. `share` of the type is drawn evenly, with repeats, and what
+    is no label stands for all that is none: the log-Q correction of sampled softmax (Bengio &
+    Senécal, "Adaptive importance sampling to accelerate training of a neural probabilistic language
+    model", 2008). The sum over the others is then right on average.
     """
     known = labels.unique()
     generator = torch.Generator().manual_seed(seed)

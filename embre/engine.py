@@ -22,7 +22,6 @@ from embre.table_rows import TableRows
 from embre.training_state import WEIGHT
 from embre.world import World
 
-
 # What the faults of a loss make of it.
 SPOILT = {"nan": math.nan, "spike": 50.0}
 

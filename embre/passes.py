@@ -51,8 +51,9 @@ class Candidate(NamedTuple):
 class Pass:
     """One pass as numbers.
 
-    `doc_id` names the document; `tokens` (n,) are the document's ids with markers; `roles` (n, 2) are 0 outside of mentions,
-    within them 1 + entity type and 1 + the slot of the concept; `windows` are ranges of tokens;
+    `doc_id` names the document; `tokens` (n,) are its ids with markers; `roles` (n, 2) are 0
+    outside of mentions, within them 1 + entity type and 1 + the slot of the concept; `windows` are
+    ranges of tokens;
     `mentions` (K, 2) say where a start marker stands and which concept it marks; `pairs` (P, 2)
     are concepts, `legal` (P, L) the labels a pair may have, `relations` (P,) and `novelties` (P,)
     those it has.

@@ -59,9 +59,7 @@ class StepGuard:
             return None
         deviation, mean = torch.std_mean(torch.tensor(self._seen, dtype=torch.float64), 0)
         limits = (mean + self.sigmas * deviation).tolist()
-        for name, value, limit in zip(
-            ("loss", "gradient norm"), (loss, norm), limits, strict=True
-        ):
+        for name, value, limit in zip(("loss", "gradient norm"), (loss, norm), limits, strict=True):
             if value > limit:
                 return f"a spike: the {name} is {value:.4g}, above {limit:.4g}"
         return None

@@ -117,7 +117,8 @@ def test_a_sample_is_right_on_average_about_the_other_rows(given: tuple) -> None
     whole, label = score(vectors, table, [all_rows(slice(0, 9), FIRST, SIZE, labels)])
     sums = torch.zeros(NUM_VECTORS, dtype=torch.float64)
     for seed in range(4000):
-        others, same_label = score(vectors, table, [against(labels, *draw(SIZE, 0.3, seed, labels))])
+        sample = draw(SIZE, 0.3, seed, labels)
+        others, same_label = score(vectors, table, [against(labels, *sample)])
         torch.testing.assert_close(same_label, label)
         sums += others.exp()
     torch.testing.assert_close(sums / 4000, whole.exp(), rtol=0.03, atol=0)

@@ -19,9 +19,9 @@ from embre.entities import vocabulary_of
 from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.pretrain import check, chosen, covered, pretrain
-from embre.step_guard import Diverged
 from embre.sharding import ShardSettings, shard
 from embre.shards import ShardSet
+from embre.step_guard import Diverged
 from embre.tracking import read_events
 from embre.world import World
 from tests.ranks import run_ranks
@@ -164,9 +164,7 @@ def test_how_many_steps_were_left_out_in_a_row_outlives_a_stop(
     shards: Path, tmp_path: Path
 ) -> None:
     faults.arm("loss:3:nan,loss:5:nan,step:4:raise,loss:7:nan", tmp_path, rank=0)
-    saving = config_of(
-        shards, train={"steps": 6, "save_every_steps": 1, "validate_every_steps": 6}
-    )
+    saving = config_of(shards, train={"steps": 6, "save_every_steps": 1, "validate_every_steps": 6})
     with pytest.raises(RuntimeError, match="on purpose"):
         run(World(), saving, str(tmp_path))
     faults._armed.clear()

@@ -100,7 +100,7 @@ class EntitiesConfig(Section):
         default=3_000_000, ge=0, description="types with more concepts learn against a sample"
     )
     sample_share: float = Field(
-        default=0.1,
+        default=0.3,
         gt=0,
         le=1,
         description="of its concepts, beside those of the micro-batch",

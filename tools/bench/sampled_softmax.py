@@ -59,7 +59,7 @@ def main(
 ) -> None:
     """Compare the two ways to learn a concept table."""
     console = Console(soft_wrap=True, highlight=False)
-    strips, epochs, seeds = (4, 2, 1) if quick else (400, 12, 3)
+    strips, epochs, seeds = (4, 2, 1) if quick else (400, 36, 3)
     tokenizer, shard_set = load_tokenizer(encoder), ShardSet.open(shards)
     entities = chosen(shard_set, EntitiesConfig(min_count=1))
     data = DataConfig(shards=shards, streams=1, strip_tokens=2048, validation_strips=strips // 4)
