@@ -2,8 +2,8 @@
 
 A fault is armed by a launcher as `name:n:action` or `name:n:action:rank`, several with commas
 between: at the n-th time that this rank comes by, do it; once per run, so that a restarted worker
-gets past it. Not armed, a point costs one comparison. Two faults are done by who asks: a loss that is
-no number, and one far too large.
+gets past it. Not armed, a point costs one comparison. Two faults are done by who asks: a loss that
+is no number, and one far too large.
 """
 
 import errno

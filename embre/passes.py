@@ -53,10 +53,9 @@ class Pass:
 
     `doc_id` names the document; `tokens` (n,) are its ids with markers; `roles` (n, 2) are 0
     outside of mentions, within them 1 + entity type and 1 + the slot of the concept; `windows` are
-    ranges of tokens;
-    `mentions` (K, 2) say where a start marker stands and which concept it marks; `pairs` (P, 2)
-    are concepts, `legal` (P, L) the labels a pair may have, `relations` (P,) and `novelties` (P,)
-    those it has.
+    ranges of tokens; `mentions` (K, 2) say where a start marker stands and which concept it marks;
+    `pairs` (P, 2) are concepts, `legal` (P, L) the labels a pair may have, `relations` (P,) and
+    `novelties` (P,) those it has.
     """
 
     doc_id: str
