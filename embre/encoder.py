@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from embre.config import EncoderConfig, NewEncoder
 from embre.strip_attention import strip_attention
-from embre.tokenization import TextTokenizer
+from embre.tokenization import TextTokenizer, refuse_code
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
     """A BERT with its masked-language-modelling head, ready for strips.
 
     Raises FileNotFoundError where `config.path` has no checkpoint, ValueError where the
-    checkpoint is no BERT or does not fit its tokenizer.
+    checkpoint is no BERT, does not fit its tokenizer, names code to run or is a pickle.
     """
     # Its report of missing heads is said below in a line; its bars do not belong in a log.
     transformers_logging.set_verbosity_error()
@@ -77,8 +77,10 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
             f"{folder}: {backbone.vocab_size} embeddings for {tokenizer.vocabulary} tokens; "
             "the tokenizer belongs to another checkpoint"
         )
+    _refuse_pickles(folder)
     model, info = AutoModelForMaskedLM.from_pretrained(
         str(folder),
+        use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,
@@ -258,12 +260,24 @@ def _read_config(folder: Path) -> PreTrainedConfig:
             f"{folder}: no config.json; encoder.path must be a Hugging Face folder, "
             "or give the shape of a new encoder in encoder.new"
         )
+    refuse_code(folder)
     backbone = AutoConfig.from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False
     )
     if backbone.model_type != "bert":
         raise ValueError(f"{folder}: a {backbone.model_type} model; only BERT checkpoints are read")
     return backbone
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Weights of old checkpoints are pickles, of which no reader is safe for ever."""
+    if not any(folder.glob("model*.safetensors")):
+        convert = f"M.from_pretrained('{folder}').save_pretrained('{folder}')"
+        raise ValueError(
+            f"{folder}: no model.safetensors, and weights in pickles (pytorch_model.bin) are not "
+            "read; where you trust the folder, convert it: "
+            f'python -c "from transformers import AutoModelForMaskedLM as M; {convert}"'
+        )
 
 
 def _prepare(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:

@@ -19,7 +19,7 @@ from embre.pairs import PairEncoder
 from embre.relation_model import RelationModel
 from embre.relation_schema import schema_as_json, schema_of_json
 from embre.scored_pairs import Decision
-from embre.tokenization import load_tokenizer, save_tokenizer
+from embre.tokenization import load_tokenizer, refuse_code, save_tokenizer
 
 SETTINGS_KEY = "embre"
 FORMAT = 3
@@ -64,8 +64,8 @@ def save_relation_model(
 def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel:
     """Read what `save_relation_model` wrote, ready to predict; runs no code from the folder.
 
-    Raises FileNotFoundError where a file is missing, ValueError where the folder holds something
-    else than a relation model, or one in a format that this version does not read.
+    Raises FileNotFoundError where a file is missing, ValueError where the folder names code to
+    run, holds something else than a relation model, or one in a format not read here.
     """
     folder = Path(folder)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -73,6 +73,7 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
             raise FileNotFoundError(
                 f"{folder}: no {name}; give the folder of a fine-tuned relation model"
             )
+    refuse_code(folder)
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings = _check_settings(folder, values.pop(SETTINGS_KEY, None))
     schema, config = schema_of_json(settings["schema"]), PairConfig(**settings["pairs"])

@@ -2,15 +2,22 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 SMALLEST_VOCABULARY = 32
+JSON_FILES = ("config.json", "tokenizer_config.json")
+# Keys by which a folder has code of its own run, or kernels fetched.
+CODE_KEYS = re.compile(
+    "auto_map|trust_remote_code|custom_pipelines|_?(attn|experts)_implementation.*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +75,39 @@ class TextTokenizer:
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
+def refuse_code(folder: str | Path) -> None:
+    """ValueError where a Hugging Face folder names code to run, at any depth of its JSON files."""
+    for path in (Path(folder) / name for name in JSON_FILES):
+
+        def refuse(pairs: list[tuple[str, Any]], path: Path = path) -> None:
+            for key, _ in pairs:
+                if CODE_KEYS.fullmatch(key):
+                    raise ValueError(
+                        f"{path}: the key {key!r} can have code run that came with the folder or "
+                        "from the hub, and none is needed to read a BERT; take the key out"
+                    )
+
+        if path.is_file():
+            try:
+                json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=refuse)
+            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise ValueError(
+                    f"{path}: no JSON that can be read; copy the folder again ({error})"
+                ) from error
+
+
 def load_tokenizer(folder: str | Path) -> TextTokenizer:
     """The tokenizer of a Hugging Face folder, without truncation, padding or special tokens.
 
-    Raises FileNotFoundError where the folder is missing, ValueError where it holds no usable
-    tokenizer (transformers 5 builds one of five tokens, silently, from some folders).
+    Raises FileNotFoundError where the folder is missing, ValueError where it names code to run or
+    holds no usable tokenizer (transformers 5 builds one of five tokens, silently, from some
+    folders).
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(
             f"{folder}: no such folder; give a Hugging Face folder with tokenizer.json or vocab.txt"
         )
+    refuse_code(folder)
     try:
         loaded = AutoTokenizer.from_pretrained(
             str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
@@ -109,6 +139,7 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
 
 def copy_tokenizer(source: str | Path, target: str | Path) -> None:
     """Save the tokenizer of one Hugging Face folder into another."""
+    refuse_code(source)
     AutoTokenizer.from_pretrained(
         str(source), local_files_only=True, trust_remote_code=False
     ).save_pretrained(str(target))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: no test asks the hub
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -1,5 +1,8 @@
 """Packed strips give what padded batches give; what is exported is a plain Hugging Face BERT."""
 
+import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +11,8 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from embre.config import EncoderConfig
-from embre.encoder import NormAsGiven, encode_strip, load_encoder
-from embre.tokenization import TextTokenizer, load_tokenizer
+from embre.encoder import NormAsGiven, encode_strip, load_encoder, max_positions
+from embre.tokenization import TextTokenizer, copy_tokenizer, load_tokenizer
 from tests.tiny import tiny_encoder, tiny_tokenizer
 
 LENGTHS = (7, 1, 30, 12)
@@ -111,6 +114,71 @@ def test_an_exported_encoder_is_a_plain_bert(
     assert all(
         torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items()
     )
+
+
+CODE = [
+    ("config.json", {"auto_map": {"AutoConfig": "evil.C"}}, "auto_map"),
+    ("config.json", {"text": [{"custom_pipelines": {}}]}, "custom_pipelines"),
+    ("config.json", {"_attn_implementation": "somebody/kernel"}, "_attn_implementation"),
+    ("config.json", {"text": {"attn_implementation": "somebody/kernel"}}, "attn_implementation"),
+    ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.T", None]}}, "auto_map"),
+    ("tokenizer_config.json", {"a": {"b": {"trust_remote_code": True}}}, "trust_remote_code"),
+]
+
+
+@pytest.mark.parametrize(("name", "told", "key"), CODE)
+def test_a_folder_that_names_code_is_refused_before_it_is_read(
+    folder: Path, tokenizer: TextTokenizer, tmp_path: Path, name: str, told: dict, key: str
+) -> None:
+    load_encoder(tiny_encoder(folder), tokenizer).save_pretrained(tmp_path)
+    copy_tokenizer(folder, tmp_path)
+    path, canary = tmp_path / name, tmp_path / "canary"
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(canary)!r})\nC = T = object\n")
+    readers = [
+        lambda: load_tokenizer(tmp_path),
+        lambda: copy_tokenizer(tmp_path, tmp_path / "copied"),
+        lambda: load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer),
+        lambda: max_positions(EncoderConfig(path=str(tmp_path))),
+    ]
+    for reader in readers:
+        with pytest.raises(ValueError, match=rf"{name}: the key '{key}' .* take the key out"):
+            reader()
+    assert not canary.exists()
+
+
+def test_a_json_file_that_is_none_is_named(folder: Path, tmp_path: Path) -> None:
+    copy_tokenizer(folder, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: no JSON"):
+        load_tokenizer(tmp_path)
+
+
+class Evil:
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.canary),)
+
+
+def test_pickled_weights_are_refused_and_converted_by_the_line_that_is_told(
+    folder: Path, tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    model, canary = load_encoder(tiny_encoder(folder), tokenizer), tmp_path / "canary"
+    model.config.save_pretrained(tmp_path)
+    torch.save(Evil(canary), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin"):
+        load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
+    assert not canary.exists()
+
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="convert it") as refused:
+        load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
+    (line,) = re.findall(r'python -c "(.*)"', str(refused.value))
+    exec(compile(line, "remedy", "exec"), {})
+    again = load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 
 def test_what_is_no_bert_is_refused(tokenizer: TextTokenizer, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class EncoderPyfunc(PythonModel):
             folder, local_files_only=True, trust_remote_code=False
         )
         self.model = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
         ).eval()
 
     def predict(self, model_input: list[str]) -> list[list[float]]:
