@@ -1,8 +1,12 @@
 """One contract for both engines: same losses and same gradient norms, whatever side and stage."""
 
 import math
+import os
+import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +15,14 @@ from torch import Tensor, nn
 from embre.config import OptimizerConfig
 from embre.data_hash import data_hash
 from embre.engine import StepResult, TorchEngine, learning_rate
-from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
+from embre.engine_deepspeed import (
+    OPS_FOLDER,
+    STALE_AFTER_S,
+    DeepSpeedEngine,
+    _import_deepspeed,
+    deepspeed_json,
+    stale_locks,
+)
 from embre.step_guard import FEWEST, SEEN
 from embre.table_rows import TableRows
 from embre.world import World
@@ -244,3 +255,27 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
     assert rates[10] == pytest.approx(1.0) and rates[60] == pytest.approx(0.55)
     assert rates[110] == pytest.approx(0.1)
+
+
+def test_a_lock_of_a_killed_build_ends_the_run_and_does_not_hang_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(OPS_FOLDER, raising=False)
+    deepspeed = _import_deepspeed(torch.device("cpu"))
+    assert deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] is False
+    folder = Path(os.environ[OPS_FOLDER])
+    assert folder.parent == tmp_path / "torch_extensions" and torch.__version__ in folder.name
+
+    lock, source = folder / "some_op" / "lock", folder / "some_op" / "op.cpp"
+    lock.parent.mkdir(parents=True)
+    lock.touch(), source.touch()
+    old = time.time() - 2 * STALE_AFTER_S
+    os.utime(lock, (old, old))
+    assert not list(stale_locks(folder)), "a build that still writes"
+    os.utime(source, (old, old))
+    with lock.open():
+        assert not list(stale_locks(folder)), "a long build that still has it open"
+    with pytest.raises(ValueError, match=f"{re.escape(str(lock))}: left 20 minutes .*; remove it"):
+        _import_deepspeed(torch.device("cpu"))
