@@ -11,18 +11,31 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import fsspec
 import torch
 import yaml
 
-from embre.config import FinetuneConfig, PretrainConfig, RunConfig, load_config
+from embre.config import (
+    ConfigError,
+    FinetuneConfig,
+    PretrainConfig,
+    RunConfig,
+    load_config,
+    refuse_secrets,
+)
+from embre.engine_deepspeed import ops_folder, stale_locks
+from embre.shards import ShardSet
+
+if TYPE_CHECKING:
+    from embre.launch.estimate import Estimate
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("torch", "transformers", "deepspeed", "ray", "mlflow", "webdataset")
 ENOUGH_DISK_GB = 5
 FAST_ENOUGH = 0.7
-STALE_AFTER_S = 3600
+SHARDS_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +49,21 @@ class Check:
 
 def examine(config_path: Path | None) -> list[Check]:
     """All findings on this machine, and on a run if its config is given."""
-    found = [python(), *packages(), accelerator(), *compiled_ops()]
+    found = [python(), *packages(), accelerator(), *nccl(), *compiled_ops()]
     if config_path is None:
         return [*found, storage(Path("runs")), tracking(Path("runs"), None)]
     kind, config = read_any(config_path)
+    try:
+        refuse_secrets(config)
+    except ConfigError as error:  # which other findings would show
+        return [*found, Check("error", "config", str(error))]
     folder = Path(config.storage)
     found += [storage(folder), tracking(folder, config.tracking.uri)]
     found += [cluster(config), *ray_cluster(config), precision(config), job(kind, config)]
     if isinstance(config, PretrainConfig) and found[-1].level == "ok":
-        found.append(expected(config))
+        found.append(shard_files(config.data.shards))
+        if not config.encoder.path.startswith("models:/"):
+            found += expected(config)
     return found
 
 
@@ -75,11 +94,17 @@ def accelerator() -> Check:
     )
 
 
+def nccl() -> Iterator[Check]:
+    """What GPUs talk by."""
+    if torch.cuda.is_available() and torch.distributed.is_nccl_available():
+        yield Check("ok", "nccl", ".".join(str(part) for part in torch.cuda.nccl.version()))
+    elif torch.cuda.is_available():
+        yield Check("warning", "nccl", "this torch has none: ranks on several GPUs cannot talk")
+
+
 def storage(folder: Path) -> Check:
     """Whether a file can be written and moved into place there, and how much room there is."""
-    existing = next(
-        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
-    )
+    existing = first_existing(folder)
     try:
         with tempfile.TemporaryDirectory(dir=existing) as scratch:
             (Path(scratch) / "a").write_text("x")
@@ -93,9 +118,13 @@ def storage(folder: Path) -> Check:
     return Check(level, "storage", f"{folder.absolute()}: can be written, {free_gb:,.0f} GB free")
 
 
+def first_existing(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
 def tracking(folder: Path, uri: str | None) -> Check:
-    """Whether MLflow answers."""
-    from embre.tracking.runs import reachable
+    """Whether MLflow answers. What is shown of its address has no password."""
+    from embre.tracking.runs import reachable, without_secrets
 
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
@@ -103,8 +132,9 @@ def tracking(folder: Path, uri: str | None) -> Check:
     problem = reachable(uri)
     if problem:
         remedy = "start the server or set MLFLOW_TRACKING_URI"
-        return Check("error", "mlflow", f"{uri} does not answer: {problem}; {remedy}")
-    return Check("ok", "mlflow", uri)
+        shown = f"{without_secrets(uri)} does not answer: {problem}; {remedy}"
+        return Check("error", "mlflow", shown)
+    return Check("ok", "mlflow", without_secrets(uri))
 
 
 def cluster(config: RunConfig) -> Check:
@@ -178,18 +208,54 @@ def ray_cluster(config: RunConfig) -> Iterator[Check]:
 
 def compiled_ops() -> Iterator[Check]:
     """Locks that a killed build of a torch or DeepSpeed op left: the next waits for ever."""
-    home = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache/torch_extensions"
-    for lock in sorted(Path(home).glob("**/lock")):
-        age_s = time.time() - lock.stat().st_mtime
-        if age_s > STALE_AFTER_S:
-            yield Check("warning", "ops", f"{lock} is {age_s / 3600:.0f} h old; remove it")
+    for lock, quiet_s in stale_locks(ops_folder()):
+        yield Check("warning", "ops", f"{lock} is {quiet_s / 60:.0f} minutes old; remove it")
 
 
-def expected(config: PretrainConfig) -> Check:
-    """About how long the run will take and how much memory a rank, and whether that is here."""
+def shard_files(url: str) -> Check:
+    """Whether the shards of the manifest are there in its sizes, by a listing and no reading."""
+    if url.startswith(("http:", "https:")):
+        seen = "a web server lists no sizes; tools/inspect_shards.py --verify reads all"
+        return Check("ok", "shards", f"{url}: {seen}")
+    try:
+        entries = ShardSet.open(url).manifest.shards
+        filesystem, root = fsspec.url_to_fs(url.rstrip("/"))
+        files = filesystem.ls(root, detail=True)
+    except (OSError, ValueError, NotImplementedError) as error:
+        return Check("error", "shards", f"{url}: cannot be listed: {error}; see data.shards")
+    sizes = {Path(file["name"]).name: file["size"] for file in files}
+    wrong = [entry.name for entry in entries if sizes.get(entry.name) != entry.bytes]
+    if wrong:
+        named = ", ".join(wrong[:SHARDS_NAMED]) + (" …" if len(wrong) > SHARDS_NAMED else "")
+        return Check(
+            "error",
+            "shards",
+            f"{url}: {len(wrong)} of {len(entries)} shards are not there or have another size than "
+            f"in the manifest: {named}; copy them again",
+        )
+    total = sum(entry.bytes for entry in entries)
+    return Check("ok", "shards", f"{len(entries)} are there, {total / 1e9:,.1f} GB")
+
+
+def expected(config: PretrainConfig) -> Iterator[Check]:
+    """About how long the run will take, how much memory a rank and how much disk its checkpoints,
+    and whether that is here."""
     from embre.launch.estimate import estimate
 
     found = estimate(config)
+    yield memory(config, found)
+    kept = config.train.keep_checkpoints + 1  # one is written before the oldest goes
+    needed = kept * found.checkpoint_bytes
+    free = shutil.disk_usage(first_existing(Path(config.storage))).free
+    text = f"{kept} checkpoints of {found.checkpoint_bytes / 1e9:,.1f} GB"
+    if needed > free:
+        remedy = "lower train.keep_checkpoints, or set another storage"
+        yield Check("error", "disk", f"{text}, and {free / 1e9:,.1f} GB free; {remedy}")
+    else:
+        yield Check("ok", "disk", f"{text} at a time")
+
+
+def memory(config: PretrainConfig, found: "Estimate") -> Check:
     text = (
         f"about {found.seconds / 3600:,.1f} h on {config.launch.workers} × {found.device}, "
         f"{found.rank_bytes / 1e9:,.1f} GB a rank"

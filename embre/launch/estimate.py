@@ -22,6 +22,7 @@ MFU = {"cpu": 0.65, "cuda": 0.2}
 # A large product of an H100 in bf16, where the run goes to GPUs and none is here.
 H100_FLOPS_PER_S = 850e12
 WEIGHT_BYTES = 16  # of a parameter: weight, gradient and two moments in float32
+SAVED_BYTES = 12  # of a parameter in a checkpoint: the same without the gradient
 ROW_BYTES = 8  # of a number in a shared concept table: weight and gradient
 # What a layer keeps of a number of its input until the backward pass: 8.7 GB at BERT-base in bf16.
 KEPT_BYTES = {"bf16": 46, "fp32": 80}
@@ -29,11 +30,15 @@ KEPT_AGAIN_BYTES = 4  # the same with activation checkpointing: the input itself
 
 
 class Estimate(NamedTuple):
-    """`seconds` of all steps, `rank_bytes` at a rank's peak, and the device that they are for."""
+    """`seconds` of all steps, `rank_bytes` at a rank's peak, and the device that they are for.
+
+    `checkpoint_bytes` are those of one checkpoint, of all ranks.
+    """
 
     seconds: float
     rank_bytes: float
     device: str
+    checkpoint_bytes: float
 
 
 def estimate(config: PretrainConfig) -> Estimate:
@@ -48,7 +53,10 @@ def estimate(config: PretrainConfig) -> Estimate:
     num_tokens = config.train.steps * config.data.streams * config.data.strip_tokens
     flops = num_tokens * flops_per_token(config, shape, shard_set)
     return Estimate(
-        flops / (rate * machines), _rank_bytes(config, shape, num_concepts, workers), device
+        flops / (rate * machines),
+        _rank_bytes(config, shape, num_concepts, workers),
+        device,
+        _checkpoint_bytes(config, shape, num_concepts),
     )
 
 
@@ -59,6 +67,13 @@ def _flops_per_s(config: PretrainConfig) -> tuple[float, str]:
     dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
     name = torch.cuda.get_device_name() if kind == "cuda" else "CPU as this one"
     return product_flops_per_s(torch.device(kind), dtype) * MFU[kind], name
+
+
+def _checkpoint_bytes(config: PretrainConfig, shape: Any, num_concepts: int) -> float:
+    numbers = num_concepts * config.entities.dimension
+    if num_concepts > config.entities.shard_above:  # rows, and one moment of each
+        return num_parameters(shape) * SAVED_BYTES + numbers * 4
+    return (num_parameters(shape) + numbers) * SAVED_BYTES
 
 
 def _rank_bytes(config: PretrainConfig, shape: Any, num_concepts: int, workers: int) -> float:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -263,5 +264,10 @@ def reachable(uri: str) -> str:
     try:
         MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:  # whatever a store raises is the finding
-        return " ".join(str(error).split())[:200]
+        return " ".join(without_secrets(str(error)).split())[:200]
     return ""
+
+
+def without_secrets(text: str) -> str:
+    """A text whose URLs have lost their users, passwords and queries."""
+    return re.sub(r"(?<=://)\S*@", "", re.sub(r"(://[^\s?]*)\?\S*", r"\1", text))

@@ -1,16 +1,38 @@
-"""What the doctor says of a cluster, of stale locks and of what a run will take."""
+"""What the doctor says of a cluster, of stale locks, of a machine and of what a run will take."""
 
+import importlib.metadata
 import os
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
+import yaml
 
-from embre.config import FinetuneConfig, PretrainConfig, check_config
+from embre.config import FinetuneConfig, LaunchConfig, PretrainConfig, check_config
+from embre.encoder import backbone_shape, num_parameters
+from embre.engine_deepspeed import STALE_AFTER_S
+from embre.launch import doctor
 from embre.launch import estimate as estimating
-from embre.launch.doctor import STALE_AFTER_S, compiled_ops, expected, ray_cluster
+from embre.launch.doctor import (
+    cluster,
+    compiled_ops,
+    examine,
+    expected,
+    nccl,
+    packages,
+    ray_cluster,
+    shard_files,
+    storage,
+    tracking,
+)
 from embre.launch.estimate import estimate
+from embre.tokenization import load_tokenizer
+from embre.tracking import runs
 from tests.shard_sets import write_shards
 
 
@@ -53,10 +75,125 @@ def test_an_estimate_grows_with_the_work_and_falls_with_the_workers(
 
 
 def test_a_run_that_does_not_fit_is_an_error(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert expected(pretraining(shards)).level == "ok"
+    assert [check.level for check in expected(pretraining(shards))] == ["ok", "ok"]
     monkeypatch.setattr(os, "sysconf", lambda name: 1)
-    found = expected(pretraining(shards))
+    found, _ = expected(pretraining(shards))
     assert found.level == "error" and "lower data.strip_tokens" in found.finding
+
+
+def free_bytes(free: float) -> SimpleNamespace:
+    return SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=free))
+
+
+def test_checkpoints_that_do_not_fit_on_the_disk_are_an_error(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = pretraining(
+        shards, storage=str(tmp_path / "runs"), train={"steps": 1, "keep_checkpoints": 3}
+    )
+    size = estimate(config).checkpoint_bytes
+    tokenizer = load_tokenizer(config.encoder.path)
+    weights = num_parameters(backbone_shape(config.encoder, tokenizer))
+    assert 12 * weights < size < 15 * weights
+    monkeypatch.setattr(doctor, "shutil", free_bytes(4 * size))
+    assert [check.level for check in expected(config)] == ["ok", "ok"]
+    monkeypatch.setattr(doctor, "shutil", free_bytes(4 * size - 1))
+    _, found = expected(config)
+    assert found.level == "error" and "lower train.keep_checkpoints" in found.finding
+
+
+def test_shards_that_are_not_there_or_cut_off_are_named(shards: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(shards, tmp_path / "shards")
+    assert shard_files(str(copied)).level == "ok"
+    first, second, third, *_ = sorted(copied.glob("*.tar"))
+    first.unlink(), second.write_bytes(b"cut off")
+    found = shard_files(f"file://{copied}/")
+    assert found.level == "error" and ": 2 of " in found.finding
+    assert first.name in found.finding and second.name in found.finding
+    assert third.name not in found.finding
+    assert "lists no sizes" in shard_files("https://127.0.0.1:9/shards").finding
+    (copied / "manifest.json").unlink()
+    assert shard_files(str(copied)).level == "error"
+
+
+CANARY = "canary8f3e1b"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"postgresql+none://me:{CANARY}@127.0.0.1/runs",
+        f"http://me:{CANARY}/@@127.0.0.1:9/mlflow?key={CANARY}",
+    ],
+)
+def test_no_password_of_a_tracking_store_is_shown(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    found = tracking(tmp_path, None)
+    assert found.level == "error" and "127.0.0.1" in found.finding
+    assert CANARY not in found.finding
+    monkeypatch.setattr(runs, "reachable", lambda uri: "")
+    found = tracking(tmp_path, uri)
+    assert found.level == "ok" and CANARY not in found.finding
+
+
+def test_a_secret_in_a_config_is_reported_without_its_value(tmp_path: Path) -> None:
+    config = pretraining(tmp_path, data={"shards": f"https://me:{CANARY}@host/set", "streams": 1})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    found = examine(path)
+    assert (found[-1].level, found[-1].subject) == ("error", "config")
+    assert "data.shards: a URL with a password" in found[-1].finding
+    assert CANARY not in repr(found)
+
+
+def test_nccl_is_named_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert list(nccl()) == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 29, 7))
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    assert [check.finding for check in nccl()] == ["2.29.7"]
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    assert [check.level for check in nccl()] == ["warning"]
+
+
+def launching(**launch: object) -> FinetuneConfig:
+    return finetuning(1).model_copy(update={"launch": LaunchConfig(**launch)})
+
+
+FINDINGS = [
+    ("error", "cannot write", lambda folder: storage(folder / "file" / "runs")),
+    ("warning", "can be written, 1 GB free", lambda folder: storage(folder / "runs")),
+    ("error", "start the server", lambda folder: tracking(folder, f"sqlite:///{folder}/file/a")),
+    ("error", "not installed; run pip", lambda folder: next(iter(packages()))),
+    ("error", "no GPU here", lambda folder: cluster(launching(use_gpu=True))),
+    (
+        "error",
+        "lower launch.workers to 2",
+        lambda folder: cluster(launching(launcher="ray", workers=3)),
+    ),
+    ("ok", "2 workers on a Ray", lambda folder: cluster(launching(launcher="ray", workers=2))),
+]
+
+
+@pytest.mark.parametrize(("level", "text", "look"), FINDINGS, ids=[row[1] for row in FINDINGS])
+def test_what_is_wrong_with_a_machine_is_said_with_a_remedy(
+    level: str, text: str, look: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor, "shutil", free_bytes(1e9))
+    found = look(tmp_path)
+    assert found.level == level and text in found.finding
 
 
 def test_a_lock_that_a_killed_build_left_is_named(
