@@ -128,26 +128,68 @@ def test_a_probability_that_is_no_number_is_refused(tmp_path):
         write_report(tmp_path / "report.html", [broken])
 
 
-@pytest.mark.slow
-def test_a_browser_draws_the_chosen_document(tmp_path: Path):
+def browse(page: Path) -> str:
+    """The page as a browser has it once it is loaded."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no `chromium` on PATH; apt-get install chromium to run this test")
+    user = page.with_name("user")
+    quiet = "gpu quic background-networking component-update sync"
+    flags = ["--headless", "--no-sandbox", "--no-first-run", f"--user-data-dir={user}"]
+    flags += [f"--disable-{feature}" for feature in quiet.split()]
+    command = [chromium, *flags, "--dump-dom", page.as_uri()]
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "</html>" in dumped.stdout, dumped.stderr
+    return dumped.stdout
+
+
+@pytest.mark.slow
+def test_a_browser_draws_the_chosen_document(tmp_path: Path):
     predicted = [document("1", relation(BRAF, MELANOMA, "Positive_Correlation", True, 0.93))]
     write_report(tmp_path / "report.html", predicted, predicted)
-    quiet = "gpu quic background-networking component-update sync"
-    flags = ["--headless", "--no-sandbox", "--no-first-run", f"--user-data-dir={tmp_path / 'user'}"]
-    flags += [f"--disable-{feature}" for feature in quiet.split()]
-    address = (tmp_path / "report.html").as_uri()
-    dumped = subprocess.run(
-        [chromium, *flags, "--dump-dom", address], capture_output=True, text=True, timeout=60
-    )
-    dom = dumped.stdout
-    assert re.search(r"<mark[^>]*>BRAF</mark>", dom), dumped.stderr
+    dom = browse(tmp_path / "report.html")
+    assert re.search(r"<mark[^>]*>BRAF</mark>", dom)
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in dom
     (row,) = re.findall(r"<tr data-relation=.*?</tr>", dom, re.DOTALL)
     assert "melanoma" in row and "Positive Correlation" in row and "0.93" in row
     assert "correct" in row and dom.count("<svg") == 1
+
+
+CURATOR = """<script>
+const opened_ms = performance.now();
+const count = (what) => document.querySelectorAll(what).length;
+const seen = [[count("#list li"), count("tr[data-relation]")]];
+for (const name of ["Association", "correct", "Association"]) {
+  const chips = [...document.querySelectorAll("button.chip")];
+  chips.find((chip) => chip.textContent.endsWith(name)).click();
+  seen.push([count("#list li"), count("tr[data-relation]")]);
+}
+const shown = document.createElement("pre");
+shown.id = "seen";
+const found = document.getElementById("found").textContent;
+shown.textContent = JSON.stringify({ opened_ms, seen, found });
+document.body.append(shown);
+</script>"""
+
+
+@pytest.mark.slow
+def test_500_documents_open_at_once_and_chips_leave_what_they_name(tmp_path: Path):
+    predicted, gold = [], []
+    for number in range(500):
+        types = ("Association", "Bind") if number % 2 else ("Bind", "Association")
+        right = relation(BRAF, MELANOMA, types[number % 4 >= 2], True)
+        said = relation(BRAF, MELANOMA, types[0], True, 0.8)
+        more = relation(BRAF, DRUG, "Cotreatment", False, 0.6)
+        predicted.append(document(str(number), said, more))
+        gold.append(document(str(number), right))
+    page = tmp_path / "report.html"
+    write_report(page, predicted, gold)
+    page.write_text(page.read_text("utf-8").replace("</body>", CURATOR + "</body>"), "utf-8")
+    told = json.loads(re.findall(r'<pre id="seen">(.*?)</pre>', browse(page))[0])
+    # All; what is called an Association; what is rightly called one; whatever is right.
+    assert told["seen"] == [[500, 2], [250, 1], [125, 1], [250, 1]]
+    assert told["found"] == "250 of 500 documents"
+    assert told["opened_ms"] < 5000
 
 
 def test_an_evaluation_has_a_part_of_its_own_and_asks_the_network_for_nothing(tmp_path):
