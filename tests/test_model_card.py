@@ -1,6 +1,7 @@
 """A model's card: what the hub reads, what it was measured on, and nothing of this machine."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -77,14 +78,28 @@ def test_the_card_says_what_for_and_out_of_what(model: Path) -> None:
     assert str(model.parent) not in text
 
 
+def run_code(text: str, folder: str, model: Path, tmp_path: Path) -> None:
+    """Carry out the Python of a page, about this model."""
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "in.PubTator").write_text(EXAMPLE[0])
+    assert folder in code
+    code = code.replace(folder, str(model)).replace("YOUR", str(tmp_path / "in"))
+    exec(compile(code, "page", "exec"), {})
+
+
 def test_the_code_in_the_card_runs(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = (model / CARD).read_text().split("```python\n")[1].split("```")[0]
-    (tmp_path / "in.PubTator").write_text(EXAMPLE[0])
-    code = code.replace("FOLDER", str(model)).replace("YOUR", str(tmp_path / "in"))
-    exec(compile(code, "card", "exec"), {})
+    run_code((model / CARD).read_text(), "FOLDER", model, tmp_path)
     assert capsys.readouterr().out.startswith("1 Disease:")
+
+
+def test_the_code_in_the_readme_runs(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    run_code(readme, "runs/biored-minilm/relation_model", model, tmp_path)
+    assert capsys.readouterr().out.startswith("1 [('Disease:")
 
 
 def test_without_novelty_the_card_says_nothing_of_it(tmp_path: Path, model: Path) -> None:

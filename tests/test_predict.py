@@ -1,7 +1,10 @@
 """`embre predict` as a run: what is done stays done, what changed is done again."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import fsspec
 import msgspec
@@ -14,6 +17,7 @@ from embre import decode, predict, predict_pieces
 from embre.corpora import read_documents, write_documents
 from embre.corpora.sources import Source
 from embre.demo_corpus import make_corpus
+from embre.document import Document
 from embre.launch import cli
 from embre.predict import Predicted, PredictSettings, Task, predict_file, predict_files
 from embre.predict_pieces import Pieces
@@ -26,6 +30,7 @@ from tests.tiny import tiny_relation_model, tiny_tokenizer
 
 DOCS = make_corpus(24, seed=7)
 EVERY = PredictSettings(threshold=0.0)
+HAVE_PAIRS = ("a.PubTator", "sub/b.json", "sub/c.xml")
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +44,35 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found / "relation_model"
 
 
+def as_xml(docs: Iterable[Document]) -> str:
+    """Documents in BioC-XML, without their relations."""
+    parts = []
+    for doc in docs:
+        parts.append(f"<document><id>{doc.doc_id}</id>")
+        for passage in doc.passages:
+            text = escape(doc.text[passage.start : passage.end])
+            parts.append(f'<passage><infon key="type">{passage.kind}</infon>')
+            parts.append(f"<offset>{passage.start}</offset><text>{text}</text>")
+            for m in doc.mentions:
+                if passage.start <= m.start < passage.end:
+                    parts.append(
+                        f'<annotation id="{m.start}"><infon key="type">{m.source_type}</infon>'
+                        f'<infon key="identifier">{escape(m.source_identifier)}</infon>'
+                        f'<location offset="{m.start}" length="{m.end - m.start}"/>'
+                        f"<text>{escape(m.text)}</text></annotation>"
+                    )
+            parts.append("</passage>")
+        parts.append("</document>")
+    return f'<?xml version="1.0"?><collection><source>me</source>{"".join(parts)}</collection>'
+
+
 @pytest.fixture
 def given(tmp_path: Path) -> Path:
-    """A folder of inputs: two files, one of them without relations or pairs, and no corpus."""
+    """A folder of inputs: a file of each format, one without relations or pairs, and no corpus."""
     folder = tmp_path / "in"
     write_documents(folder / "a.PubTator", DOCS[:12], like="pubtator")
-    write_documents(folder / "sub" / "b.json", DOCS[12:20], like="bioc_json")
+    write_documents(folder / "sub" / "b.json", DOCS[12:16], like="bioc_json")
+    (folder / "sub" / "c.xml").write_text(as_xml(DOCS[16:20]))
     none = [replace(doc, mentions=(), relations=()) for doc in DOCS[20:]]
     write_documents(folder / "none.PubTator", none, like="pubtator")
     (folder / "README").write_text("nothing to read")
@@ -63,20 +91,39 @@ def test_what_is_done_is_not_done_again(model: Path, given: Path, monkeypatch) -
         "a.PubTator",
         "none.PubTator",
         "sub/b.json",
+        "sub/c.xml",
     ]
     assert first.tally.counts["file/unknown_format"] == 1
     assert (given / "none.PubTator").read_bytes() == first.files[1].read_bytes()
     before = [path.stat().st_mtime_ns for path in first.files]
     again = run(model, given)
-    assert (again.documents, again.done_before, again.predicted_now) == (24, 4, 0)
+    assert (again.documents, again.done_before, again.predicted_now) == (24, 5, 0)
     assert (again.relations, again.tally) == (first.relations, first.tally)
     assert [path.stat().st_mtime_ns for path in again.files] == before
 
     write_documents(given / "a.PubTator", DOCS[:13], like="pubtator")
     (given.parent / "out" / "sub" / "b.json").unlink()
     third = run(model, given)
-    assert (third.documents, third.done_before, third.predicted_now) == (25, 2, 21)
+    assert (third.documents, third.done_before, third.predicted_now) == (25, 3, 17)
     assert run(model, given, overwrite=True).predicted_now == 25
+
+
+def test_each_format_comes_out_as_it_came_in_with_relations(model: Path, given: Path) -> None:
+    given_xml = (given / "sub" / "c.xml").read_text()
+    files = dict(zip(("a", "none", "b", "c"), run(model, given).files, strict=True))
+    for name, docs in (("a", DOCS[:12]), ("b", DOCS[12:16]), ("c", DOCS[16:20])):
+        found = list(read_documents(files[name], Tally()))
+        assert [(doc.doc_id, doc.text) for doc in found] == [(doc.doc_id, doc.text) for doc in docs]
+        # Gold relations of the input have no probability.
+        assert all(r.probability for doc in found for r in doc.relations)
+        assert [doc.mentions for doc in found] == [doc.mentions for doc in docs]
+        assert all(doc.relations for doc in found)
+    written = files["c"].read_text()
+    relations = re.findall(r"\s*<relation\b.*?</relation>", written, re.DOTALL)
+    assert len(relations) == sum(len(doc.relations) for doc in read_documents(files["c"], Tally()))
+    for relation in relations:
+        written = written.replace(relation, "", 1)
+    assert re.sub(r"\s+<", "<", written) == re.sub(r"\s+<", "<", given_xml)
 
 
 def test_a_run_that_was_stopped_goes_on(model: Path, given: Path, monkeypatch) -> None:
@@ -135,7 +182,7 @@ def test_tables_beside_the_files(model: Path, given: Path) -> None:
         for relation in doc.relations
     ]
     assert sorted(tuple(row.values())[:7] for row in rows) == sorted(expected)
-    assert {row["file"] for row in rows} == {str(given / n) for n in ("a.PubTator", "sub/b.json")}
+    assert {row["file"] for row in rows} == {str(given / n) for n in HAVE_PAIRS}
     assert all(0 < row["probability"] < 1 for row in rows)
 
 
@@ -191,17 +238,17 @@ def test_inputs_in_a_bucket(
 ) -> None:
     monkeypatch.setitem(_registry, "gs", InMemory)
     bucket = InMemory()
-    for name in ("a.PubTator", "sub/b.json"):
+    for name in HAVE_PAIRS:
         bucket.pipe_file(f"/bucket/{name}", (given / name).read_bytes())
     local = run(model, given)
     found = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
     assert [path.read_bytes() for path in found.files] == [
         path.read_bytes() for path in local.files if path.name != "none.PubTator"
     ]
-    assert predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY).done_before == 2
+    assert predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY).done_before == 3
     bucket.pipe_file("/bucket/a.PubTator", (given / "none.PubTator").read_bytes())
     again = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
-    assert (again.done_before, again.predicted_now) == (1, 4)
+    assert (again.done_before, again.predicted_now) == (2, 4)
 
 
 def test_the_command_says_how_fast_and_what_was_not_taken(
@@ -210,7 +257,7 @@ def test_the_command_says_how_fast_and_what_was_not_taken(
     out = given.parent / "out"
     words = ["predict", str(model), str(given), "--out", str(out), "--threshold", "0", "--parquet"]
     monkeypatch.setattr("sys.argv", ["embre", *words])
-    for said in ("24 documents in ", "4 files were done before"):
+    for said in ("24 documents in ", "5 files were done before"):
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         shown = capsys.readouterr().out
@@ -265,7 +312,7 @@ def test_pieces_that_are_there_are_not_done_again(
     monkeypatch.setattr(predict, "predict_file", real)
     workers = Counting()
     assert run(model, given, workers=workers).documents == 24
-    assert workers.calls == ["predict_file"] * 4
+    assert workers.calls == ["predict_file"] * 5
 
 
 def test_a_file_that_was_changed_under_its_pieces(tmp_path: Path) -> None:
