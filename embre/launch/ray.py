@@ -20,10 +20,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from embre.checkpoints import CheckpointError
+from embre.config import LaunchConfig
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
 from embre.launch.draining import saved_when_draining
 from embre.launch.errors import RunFailed
+from embre.launch.ray_workers import private_token
 from embre.launch.worker import FAULT, carry_out
 from embre.world import World
 
@@ -53,7 +55,7 @@ WORKER_ENV = {
 @contextmanager
 def ray_cluster() -> Iterator[None]:
     """In the cluster that this process is in already, or in that of RAY_ADDRESS or one started on
-    this machine, which is left or ended afterwards."""
+    this machine, which is left or ended afterwards. One started here asks for a token."""
     if ray.is_initialized():
         yield
         return
@@ -66,6 +68,7 @@ def ray_cluster() -> Iterator[None]:
     settings: dict[str, Any] = {"address": address or "local"}
     if not address:
         settings["include_dashboard"] = False
+        private_token()
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     try:
         yield
@@ -106,8 +109,6 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
             raise
 
     shutil.rmtree(job.folder / "ray", ignore_errors=True)
-    threads = {"OMP_NUM_THREADS": str(max(1, int(launch.cpus_per_worker)))}
-    env = {**WORKER_ENV, **threads, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
     trainer = TorchTrainer(
         work,
         train_loop_config={},
@@ -126,7 +127,7 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
             failure_config=FailureConfig(
                 max_failures=launch.max_failures, controller_failure_limit=MAX_CONTROLLER_FAILURES
             ),
-            worker_runtime_env={"env_vars": env},
+            worker_runtime_env={"env_vars": worker_env(launch)},
         ),
     )
     try:
@@ -139,6 +140,12 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
         raise RunFailed(f"{job.config.name}: {failure.read_text()}")
     if stopped.exists():
         raise Interrupted(stopped.read_text())
+
+
+def worker_env(launch: LaunchConfig) -> dict[str, str]:
+    """What Ray is told for workers on any node. It keeps what it is told, so no secret goes along."""
+    threads = {"OMP_NUM_THREADS": str(max(1, int(launch.cpus_per_worker)))}
+    return {**WORKER_ENV, **threads, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
 
 
 def _check_resources(needed: dict[str, float], workers: int) -> None:

@@ -1,7 +1,10 @@
 """The workers of a Ray cluster, for work that is cut into calls."""
 
+import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -10,6 +13,27 @@ from ray.exceptions import RayTaskError
 from embre.workers import AHEAD
 
 Result = TypeVar("Result")
+
+
+def private_token() -> None:
+    """Have a token that its owner alone can read, before Ray starts a cluster on this machine.
+
+    Ray asks for a token there by itself, but the one that it makes everybody of the machine can
+    read. Its RAY_AUTH_MODE cannot be set here: what is imported already would not see it.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    token.parent.mkdir(mode=0o700, exist_ok=True)
+    draft = token.with_name(f"{token.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
+    draft.write_text(secrets.token_hex(32))
+    try:
+        os.link(draft, token)  # whole, and not over that of another process
+    except FileExistsError:
+        token.chmod(0o600)
+    finally:
+        draft.unlink()
 
 
 class RayWorkers:
@@ -24,6 +48,8 @@ class RayWorkers:
         self._gpus = gpus
 
     def __enter__(self) -> "RayWorkers":
+        if self._address == "local":
+            private_token()
         ray.init(address=self._address, log_to_driver=False)
         return self
 

@@ -1,5 +1,8 @@
 """What the launcher makes of a cluster without room, and of workers that Ray takes down."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,8 @@ from embre.config import PretrainConfig, check_config
 from embre.job import Job
 from embre.launch import ray as launcher
 from embre.launch.errors import RunFailed
-from embre.launch.ray import run_ray
+from embre.launch.ray import WORKER_ENV, run_ray, worker_env
+from embre.launch.ray_workers import private_token
 from embre.world import World
 
 START_TIMEOUT_S = 2
@@ -104,3 +108,65 @@ def test_what_would_fail_again_is_not_tried_again(one_core: None, tmp_path: Path
     with pytest.raises(RunFailed, match="small: AssertionError: a broken promise"):
         run_ray(fail, job_in(tmp_path))
     assert (tmp_path / "attempts").read_text() == "x"
+
+
+STARTS_A_CLUSTER = """
+import os, subprocess, sys, ray
+from embre.launch.ray import ray_cluster
+with ray_cluster():
+    address = ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.init({address!r}); print('in', ray.nodes()[0]['Alive'])"
+    for mode in ("token", "disabled"):
+        environ = {**os.environ, "RAY_AUTH_MODE": mode}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True)
+        print(done.returncode, done.stdout)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_cluster_of_this_machine_lets_in_nobody_without_its_token(tmp_path: Path) -> None:
+    left_out = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    environ = {key: value for key, value in os.environ.items() if key not in left_out}
+    environ |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS_A_CLUSTER],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.stdout.split() == ["0", "in", "True", "1"], done.stderr
+    (token,) = (tmp_path / ".ray").iterdir()
+    assert token.name == "auth_token" and token.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_that_all_can_read_is_closed_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    private_token()
+    token = tmp_path / ".ray" / "auth_token"
+    assert token.parent.stat().st_mode & 0o777 == 0o700 and len(token.read_text()) == 64
+    token.write_text("of Ray"), token.chmod(0o644)
+    private_token()
+    assert token.read_text() == "of Ray" and token.stat().st_mode & 0o777 == 0o600
+
+
+def test_ray_is_told_nothing_of_the_environment_but_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("EMBRE_FAULT", "step:3:raise")
+    launch = job_in(tmp_path).config.launch
+    assert worker_env(launch) == {
+        **WORKER_ENV,
+        "OMP_NUM_THREADS": "1",
+        "EMBRE_FAULT": "step:3:raise",
+    }
+    monkeypatch.delenv("EMBRE_FAULT")
+    assert worker_env(launch).keys() == {*WORKER_ENV, "OMP_NUM_THREADS"}
