@@ -143,7 +143,7 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
 
 
 def worker_env(launch: LaunchConfig) -> dict[str, str]:
-    """What Ray is told for workers on any node. It keeps what it is told, so no secret goes along."""
+    """What Ray is told for workers on any node. It keeps all of it, so no secret goes along."""
     threads = {"OMP_NUM_THREADS": str(max(1, int(launch.cpus_per_worker)))}
     return {**WORKER_ENV, **threads, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
 

@@ -18,6 +18,8 @@ from embre.register import register_run
 from embre.relation_folder import load_relation_model
 from embre.tracking.registry import fetch, tracking_at
 from embre.tracking.runs import quiet_mlflow
+from tests.shard_sets import write_shards
+from tests.test_pretrain import config_of
 from tests.tracking.finished_runs import finished_run
 
 CANARY = "canary8f3e1b"
@@ -78,6 +80,32 @@ def test_what_a_run_with_secrets_about_it_registers_has_none(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.name == "mlflow.db" for path in files) and len(files) > 100
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "launcher", ["local", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.ray])]
+)
+def test_what_a_whole_run_writes_has_no_secret_of_its_environment(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MY_API_KEY"):
+        monkeypatch.setenv(name, CANARY)
+    write_shards(tmp_path, 12)
+    config = config_of(
+        tmp_path / "shards",
+        storage=str(tmp_path / "runs"),
+        train={"steps": 2, "save_every_steps": 1, "log_every_steps": 1},
+        launch={"launcher": launcher},
+    )
+    said = StringIO()
+    run = run_job("pretrain", config, Console(file=said))
+    files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"mlflow.db", "events.jsonl", "config.yaml", "rank-000.safetensors"} <= names
+    assert (run / "encoder").is_dir() and (launcher == "local" or list((run / "ray").iterdir()))
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+    assert CANARY not in said.getvalue()
 
 
 class Evil:
