@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import fsspec
 import torch
+import torch.cuda.nccl
 import yaml
 
 from embre.config import (
