@@ -77,7 +77,6 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
             f"{folder}: {backbone.vocab_size} embeddings for {tokenizer.vocabulary} tokens; "
             "the tokenizer belongs to another checkpoint"
         )
-    _refuse_pickles(folder)
     model, info = AutoModelForMaskedLM.from_pretrained(
         str(folder),
         use_safetensors=True,
@@ -266,6 +265,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
     )
     if backbone.model_type != "bert":
         raise ValueError(f"{folder}: a {backbone.model_type} model; only BERT checkpoints are read")
+    _refuse_pickles(folder)
     return backbone
 
 

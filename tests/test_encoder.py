@@ -170,6 +170,8 @@ def test_pickled_weights_are_refused_and_converted_by_the_line_that_is_told(
     torch.save(Evil(canary), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="pytorch_model.bin"):
         load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
+    with pytest.raises(ValueError, match="pytorch_model.bin"):  # asked before any rank
+        max_positions(EncoderConfig(path=str(tmp_path)))
     assert not canary.exists()
 
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
