@@ -110,7 +110,8 @@ class Batch:
 
 
 def _unpacked(*values: Any) -> Batch:
-    return Batch(*(torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values))
+    tensors: list[Any] = [torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values]
+    return Batch(*tensors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,8 @@ def run_micro_batches(
     for batch in moved:
         torch.manual_seed(_dropout_seed(seed, step, batch.slot))
         losses = model(batch)
-        if factor := SPOILT.get(fault_point("loss")):
+        if spoil := fault_point("loss"):
+            factor = SPOILT[spoil]
             losses = {name: factor * loss for name, loss in losses.items()}
         total = sum(
             weights[name] * losses[name] / max(count, 1.0)

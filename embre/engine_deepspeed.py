@@ -190,22 +190,23 @@ class DeepSpeedEngine:
             self.seed,
             step,
         )
-        self._loss, self._judged = weighted(result.losses, self.loss_weights), None
+        self._begin(weighted(result.losses, self.loss_weights))
         self._engine.step()
-        if self._judged is None:  # DeepSpeed met infinities and asked for no norm
-            self._judge(math.inf)
-        assert self._judged is not None
-        norm, why = self._judged
+        # Where DeepSpeed has met infinities it asks for no norm.
+        norm, why = self._judged or self._judge(math.inf)
         if self.rows is not None:  # whose gradient nobody averages over ranks
             self.rows.forget() if why else self.rows.update(lr, scale=1 / self.world.size)
         skip = skipped(why, micro_batches, self.guard, self.world)
         return replace(result, grad_norm=norm, skip=skip)
 
-    def _judge(self, norm: float) -> str | None:
-        """Ask the guard about the step under way, once its gradient norm is known."""
-        why = self.guard.objection(self._loss, norm)
-        self._judged = norm, why
-        return why
+    def _begin(self, loss: float) -> None:
+        """A step has this loss, and its norm is still to come."""
+        self._loss, self._judged = loss, None
+
+    def _judge(self, norm: float) -> tuple[float, str | None]:
+        """The norm of the step under way, and what the guard has against it; asked once."""
+        self._judged = norm, self.guard.objection(self._loss, norm)
+        return self._judged
 
     def _plain_norm(self) -> float:
         """Stage 0 in fp32 tells no norm: the gradients are whole and reduced on every rank."""
@@ -219,7 +220,8 @@ class DeepSpeedEngine:
             clip = self._engine.clip_fp32_gradients
 
             def clip_fp32_gradients() -> None:
-                if not self._judge(self._plain_norm()):
+                _, why = self._judge(self._plain_norm())
+                if why is None:
                     clip()
                     return
                 for parameter in self.module.parameters():
@@ -231,7 +233,8 @@ class DeepSpeedEngine:
 
             def scaled_global_norm(*args: Any, **settings: Any) -> Tensor:
                 norm = measure(*args, **settings)
-                return torch.full_like(norm, math.inf) if self._judge(float(norm)) else norm
+                _, why = self._judge(float(norm))
+                return norm if why is None else torch.full_like(norm, math.inf)
 
             zero.scaled_global_norm = scaled_global_norm
         else:
@@ -241,8 +244,8 @@ class DeepSpeedEngine:
 
             def norm_groups() -> list[Tensor]:
                 norms = of_groups()
-                norm = float(combine_grad_norm_groups(norms))
-                return [norms[0].new_tensor(math.inf)] if self._judge(norm) else norms
+                _, why = self._judge(float(combine_grad_norm_groups(norms)))
+                return norms if why is None else [norms[0].new_tensor(math.inf)]
 
             zero._get_norm_groups = norm_groups
 

@@ -14,9 +14,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 SMALLEST_VOCABULARY = 32
 JSON_FILES = ("config.json", "tokenizer_config.json")
-# Keys by which a folder has code of its own run, or kernels fetched.
+# Keys by which a folder has code of its own run, or kernels fetched. The one left out is a flag
+# that some versions of transformers wrote into every folder.
 CODE_KEYS = re.compile(
-    "auto_map|trust_remote_code|custom_pipelines|_?(attn|experts)_implementation.*"
+    "auto_map|trust_remote_code|custom_pipelines|_?(attn|experts)_implementation(?!_autoset$).*"
 )
 
 

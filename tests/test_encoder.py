@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from embre.config import EncoderConfig
 from embre.encoder import NormAsGiven, encode_strip, load_encoder, max_positions
-from embre.tokenization import TextTokenizer, copy_tokenizer, load_tokenizer
+from embre.tokenization import TextTokenizer, copy_tokenizer, load_tokenizer, refuse_code
 from tests.tiny import tiny_encoder, tiny_tokenizer
 
 LENGTHS = (7, 1, 30, 12)
@@ -114,6 +114,11 @@ def test_an_exported_encoder_is_a_plain_bert(
     assert all(
         torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items()
     )
+
+
+def test_a_flag_that_versions_of_transformers_write_is_no_code(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"_attn_implementation_autoset": true}')
+    refuse_code(tmp_path)
 
 
 CODE = [
