@@ -20,7 +20,7 @@ test: $(STAMP)
 quick: $(STAMP)  # without what starts processes or takes seconds
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow and not ray"
 
-faults: $(STAMP)  # breaks real runs on purpose, for twenty minutes
+faults: $(STAMP)  # breaks real runs on purpose, for half an hour
 	OMP_NUM_THREADS=1 $(VENV)/bin/python tools/bench/faults.py
 
 check: $(STAMP)

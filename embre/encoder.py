@@ -272,11 +272,13 @@ def _read_config(folder: Path) -> PreTrainedConfig:
 def _refuse_pickles(folder: Path) -> None:
     """Weights of old checkpoints are pickles, of which no reader is safe for ever."""
     if not any(folder.glob("model*.safetensors")):
-        convert = f"M.from_pretrained('{folder}').save_pretrained('{folder}')"
         raise ValueError(
             f"{folder}: no model.safetensors, and weights in pickles (pytorch_model.bin) are not "
             "read; where you trust the folder, convert it: "
-            f'python -c "from transformers import AutoModelForMaskedLM as M; {convert}"'
+            'python -c "import torch; from safetensors.torch import save_file; '
+            f"w = torch.load('{folder}/pytorch_model.bin', weights_only=True); "
+            f"save_file({{k: v.clone() for k, v in w.items()}}, '{folder}/model.safetensors', "
+            "{'format': 'pt'})\""
         )
 
 

@@ -114,12 +114,13 @@ def _import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # Ops that were built for other versions would be taken for ours.
-    built_for = f"torch{torch.__version__}-deepspeed{version('deepspeed')}"
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    built_for = f"{python}-torch{torch.__version__}-deepspeed{version('deepspeed')}"
     os.environ.setdefault(OPS_FOLDER, str(ops_folder() / built_for))
     for lock, quiet_s in stale_locks(ops_folder()):
         raise ValueError(
-            f"{lock}: left {quiet_s / 60:.0f} minutes ago by a build of a DeepSpeed op that was "
-            "killed, and this run would wait for it for ever; remove it"
+            f"{lock}: left {quiet_s / 60:.0f} minutes ago by a build of an op that was killed, and "
+            "who needs the op would wait for ever; remove it, if no other machine builds it"
         )
     import deepspeed
     import deepspeed.ops
@@ -192,8 +193,8 @@ class DeepSpeedEngine:
         )
         self._begin(weighted(result.losses, self.loss_weights))
         self._engine.step()
-        # Where DeepSpeed has met infinities it asks for no norm.
-        norm, why = self._judged or self._judge(math.inf)
+        assert self._judged is not None, "at every stage the norm is asked for before an update"
+        norm, why = self._judged
         if self.rows is not None:  # whose gradient nobody averages over ranks
             self.rows.forget() if why else self.rows.update(lr, scale=1 / self.world.size)
         skip = skipped(why, micro_batches, self.guard, self.world)

@@ -20,6 +20,8 @@ CODE_KEYS = re.compile(
     "auto_map|trust_remote_code|custom_pipelines|_?(attn|experts)_implementation(?!_autoset$).*"
 )
 
+NO_CODE = (None, False, "", {}, "eager", "sdpa")
+
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
@@ -80,13 +82,14 @@ def refuse_code(folder: str | Path) -> None:
     """ValueError where a Hugging Face folder names code to run, at any depth of its JSON files."""
     for path in (Path(folder) / name for name in JSON_FILES):
 
-        def refuse(pairs: list[tuple[str, Any]], path: Path = path) -> None:
-            for key, _ in pairs:
-                if CODE_KEYS.fullmatch(key):
+        def refuse(pairs: list[tuple[str, Any]], path: Path = path) -> dict[str, Any]:
+            for key, value in pairs:
+                if CODE_KEYS.fullmatch(key) and value not in NO_CODE:
                     raise ValueError(
                         f"{path}: the key {key!r} can have code run that came with the folder or "
                         "from the hub, and none is needed to read a BERT; take the key out"
                     )
+            return dict(pairs)
 
         if path.is_file():
             try:

@@ -64,5 +64,6 @@ def too_many(step: int, skip: Skip) -> str:
     named = ", ".join(skip.doc_ids[:NAMED]) + (" …" if len(skip.doc_ids) > NAMED else "")
     return (
         f"{skip.in_a_row} updates in a row were left out, up to step {step}: {skip.why}; its "
-        f"documents are {named}; lower optimizer.peak_lr, or look at them in events.jsonl"
+        f"documents are {named}; look at them in events.jsonl, or start anew under another name "
+        "with a lower optimizer.peak_lr"
     )

@@ -174,6 +174,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("a: 1\nx: !!python/object/apply:os.system ['true']", r"x\.yaml:2: not a YAML file"),
         ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", r"x\.yaml:5: .*: the key c is there twice"),
         ("a: 1\n'a': 1\n", r"x\.yaml:2: .*: the key a is there twice"),
+        ("a: 1\n<<: {b: 1}\n", r"x\.yaml:2: .*: << is not read"),
         ("a: 1\nb: [*c]\n", r"x\.yaml:2: .*anchors and aliases .* write the value"),
         ("a: {x: 1}\nb: &b {y: 1}\nc: {<<: *b}\n", r"x\.yaml:2: .*anchors and aliases"),
         (BOMB, r"x\.yaml:1: .*anchors and aliases"),

@@ -116,14 +116,25 @@ def test_an_exported_encoder_is_a_plain_bert(
     )
 
 
-def test_a_flag_that_versions_of_transformers_write_is_no_code(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"_attn_implementation_autoset": true}')
+def test_flags_that_transformers_writes_are_no_code(tmp_path: Path) -> None:
+    harmless = {
+        "_attn_implementation_autoset": True,
+        "_attn_implementation": "eager",
+        "attn_implementation": "sdpa",
+        "auto_map": {},
+        "inner": {"trust_remote_code": False, "_attn_implementation": None},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(harmless))
     refuse_code(tmp_path)
 
 
 CODE = [
     ("config.json", {"auto_map": {"AutoConfig": "evil.C"}}, "auto_map"),
-    ("config.json", {"text": [{"custom_pipelines": {}}]}, "custom_pipelines"),
+    (
+        "config.json",
+        {"text": [{"custom_pipelines": {"a": {"impl": "evil.P"}}}]},
+        "custom_pipelines",
+    ),
     ("config.json", {"_attn_implementation": "somebody/kernel"}, "_attn_implementation"),
     ("config.json", {"text": {"attn_implementation": "somebody/kernel"}}, "attn_implementation"),
     ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.T", None]}}, "auto_map"),

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ class Toy:
     slot: int
     inputs: Tensor
     labels: Tensor
+    gradient: float = 1.0  # what its gradient is made times as large as
 
     @property
     def counts(self) -> dict[str, int]:
@@ -70,6 +72,8 @@ class ToyModel(nn.Module):
 
     def forward(self, batch: Toy) -> dict[str, Tensor]:
         hidden = self.body(batch.inputs)
+        if batch.gradient != 1:
+            hidden.register_hook(lambda gradient: gradient * batch.gradient)
         half = len(batch.labels) // 2
         return {
             "red": nn.functional.cross_entropy(self.red(hidden), batch.labels, reduction="sum"),
@@ -176,38 +180,50 @@ def test_any_number_of_ranks_and_any_stage_takes_up_a_state(
 
 
 def walk_past(
-    world: World, stage: int | None, steps: Sequence[int], bad: int, factor: float
+    world: World, stage: int | None, steps: Sequence[int], bad: int, **spoilt: float
 ) -> tuple[list[StepResult], State]:
-    """These steps; in the `bad` one the inputs of one micro-batch, on one rank, are spoilt."""
+    """These steps; in the `bad` one the inputs or gradient of one micro-batch, on one rank, are
+    made so many times as large."""
     engine = toy_engine(world, stage, OPTIMIZER.model_copy(update={"spike_sigmas": 6.0}))
     results = []
     for n in steps:
         batches = micro_batches(n, world)
         if n == bad:
-            batches = [replace(b, inputs=b.inputs * factor) if b.slot == 3 else b for b in batches]
+            factor, gradient = spoilt.get("inputs", 1.0), spoilt.get("gradient", 1.0)
+            batches = [
+                replace(b, inputs=b.inputs * factor, gradient=gradient) if b.slot == 3 else b
+                for b in batches
+            ]
         results.append(engine.step(batches, n, lr=1e-2))
     return results, {name: value.tolist() for name, value in engine.state().items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
-def test_a_loss_that_is_no_number_on_one_rank_is_left_out_by_all(stage: int | None) -> None:
-    found = run_ranks(walk_past, 2, stage, range(STEPS), 3, math.nan)
-    without = run_ranks(walk_past, 2, stage, [0, 1, 2, *range(4, STEPS)], 3, math.nan)
+@pytest.mark.parametrize(("what", "why"), [("inputs", "loss"), ("gradient", "gradient norm")])
+def test_what_is_no_number_on_one_rank_is_left_out_by_all(
+    stage: int | None, what: str, why: str
+) -> None:
+    found, without = (
+        run_ranks(partial(walk_past, **{what: math.inf}), 2, stage, steps, 3)
+        for steps in (range(STEPS), [0, 1, 2, *range(4, STEPS)])
+    )
     for (results, end), (others, other_end) in zip(found, without, strict=True):
         skip = results[3].skip
-        assert skip and "no number" in skip.why and skip.in_a_row == 1
+        assert skip and skip.why == f"the {why} is no number" and skip.in_a_row == 1
         assert skip.doc_ids == tuple(f"document-{slot}" for slot in range(SLOTS))
         assert results[:3] + results[4:] == others
         assert end == other_end and end.get("updates", STEPS - 1) == STEPS - 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [None, 0, 1, 3])
+@pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
 def test_a_spike_is_left_out_by_all(stage: int | None) -> None:
     bad, last = FEWEST + 3, FEWEST + 6
-    found = run_ranks(walk_past, 2, stage, range(last), bad, 1e4)
-    without = run_ranks(walk_past, 2, stage, [n for n in range(last) if n != bad], bad, 1e4)
+    found, without = (
+        run_ranks(partial(walk_past, inputs=1e4), 2, stage, steps, bad)
+        for steps in (range(last), [n for n in range(last) if n != bad])
+    )
     for (results, _), (others, _) in zip(found, without, strict=True):
         assert [n for n, result in enumerate(results) if result.skip] == [bad]
         assert "a spike: the" in str(results[bad].skip)

@@ -332,7 +332,7 @@ def test_a_micro_batch_travels_between_processes_as_arrays(source: StreamSource)
             assert other == value, name
 
 
-def test_what_fails_in_a_loader_process_fails_in_the_rank(source: StreamSource) -> None:
+def test_what_fails_a_step_ahead_fails_in_its_turn() -> None:
     def steps() -> Iterator[list[Batch]]:
         yield []
         raise DamagedShard("shard 7")
@@ -341,6 +341,19 @@ def test_what_fails_in_a_loader_process_fails_in_the_rank(source: StreamSource) 
     assert next(ahead) == []
     with pytest.raises(DamagedShard, match="shard 7"):
         next(ahead)
+
+
+@pytest.mark.slow
+def test_loader_processes_can_be_set_back_with_a_step_on_its_way(shard_set: ShardSet) -> None:
+    (loader,) = open_ranks(source_of(shard_set, loader_workers=2), 1)
+    start = saved([loader])
+    first = take([loader], 2)
+    loader.restore(start)
+    assert take([loader], 2) == first
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(RuntimeError, match="exited unexpectedly|killed"):
+        take([loader], 20)
 
 
 @pytest.mark.slow

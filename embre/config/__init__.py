@@ -15,7 +15,13 @@ from embre.config.pretraining import (
     PretrainConfig,
     TypeLimits,
 )
-from embre.config.reading import ConfigError, check_config, dump_config, load_config
+from embre.config.reading import (
+    ConfigError,
+    check_config,
+    dump_config,
+    load_config,
+    read_values,
+)
 from embre.config.run import RunConfig
 from embre.config.secret_values import refuse_secrets
 from embre.config.sections import (
@@ -55,5 +61,6 @@ __all__ = [
     "check_config",
     "dump_config",
     "load_config",
+    "read_values",
     "refuse_secrets",
 ]

@@ -22,6 +22,7 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message names the file, the key and the remedy."""
 
 
+MERGE = "tag:yaml.org,2002:merge"
 Config = TypeVar("Config", bound=Section)
 Lines = Mapping[tuple[str | int, ...], int]  # where a key stands in a file, by its path
 
@@ -40,16 +41,14 @@ class StrictSafeLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys are there once."""
-        found = super().construct_mapping(node, deep)
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise ConstructorError(
-                    None, None, f"the key {key} is there twice", key_node.start_mark
-                )
+            if key_node.tag == MERGE or key in seen:
+                why = "<< is not read" if key_node.tag == MERGE else f"the key {key} is there twice"
+                raise ConstructorError(None, None, why, key_node.start_mark)
             seen.add(key)
-        return found
+        return super().construct_mapping(node, deep)
 
 
 def load_config(kind: type[Config], path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -57,6 +56,14 @@ def load_config(kind: type[Config], path: str | Path, overrides: list[str] | Non
 
     Raises ConfigError naming the file, the key and the remedy.
     """
+    values, lines = read_values(path)
+    for override in overrides or []:
+        _apply(values, override)
+    return check_config(kind, values, str(path), lines)
+
+
+def read_values(path: str | Path) -> tuple[dict[str, Any], Lines]:
+    """What stands in a YAML file, and in which lines; ConfigError where it is no mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -68,9 +75,7 @@ def load_config(kind: type[Config], path: str | Path, overrides: list[str] | Non
         raise ConfigError(
             f"{path}: a config is a mapping of sections, this is {type(values).__name__}"
         )
-    for override in overrides or []:
-        _apply(values, override)
-    return check_config(kind, values, str(path), lines)
+    return values, lines
 
 
 def check_config(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal
 import fsspec
 import torch
 import torch.cuda.nccl
-import yaml
 
 from embre.config import (
     ConfigError,
@@ -24,6 +23,7 @@ from embre.config import (
     PretrainConfig,
     RunConfig,
     load_config,
+    read_values,
     refuse_secrets,
 )
 from embre.engine_deepspeed import ops_folder, stale_locks
@@ -215,7 +215,7 @@ def compiled_ops() -> Iterator[Check]:
 
 def shard_files(url: str) -> Check:
     """Whether the shards of the manifest are there in its sizes, by a listing and no reading."""
-    if url.startswith(("http:", "https:")):
+    if url.startswith("https:"):
         seen = "a web server lists no sizes; tools/inspect_shards.py --verify reads all"
         return Check("ok", "shards", f"{url}: {seen}")
     try:
@@ -247,7 +247,10 @@ def expected(config: PretrainConfig) -> Iterator[Check]:
     yield memory(config, found)
     kept = config.train.keep_checkpoints + 1  # one is written before the oldest goes
     needed = kept * found.checkpoint_bytes
-    free = shutil.disk_usage(first_existing(Path(config.storage))).free
+    storage = Path(config.storage)
+    there = (storage / config.name / "checkpoints").glob("*/*")  # of a run that goes on
+    free = shutil.disk_usage(first_existing(storage)).free
+    free += sum(path.stat().st_size for path in there)
     text = f"{kept} checkpoints of {found.checkpoint_bytes / 1e9:,.1f} GB"
     if needed > free:
         remedy = "lower train.keep_checkpoints, or set another storage"
@@ -302,11 +305,7 @@ def job(kind: str, config: RunConfig) -> Check:
 
 def read_any(path: Path) -> tuple[str, RunConfig]:
     """A config of either kind, told by its `data` section."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        shards = "shards" in values["data"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        shards = True  # load_config says what is wrong
-    if shards:
+    data = read_values(path)[0].get("data")
+    if not isinstance(data, dict) or "shards" in data:
         return "pretrain", load_config(PretrainConfig, path)
     return "finetune", load_config(FinetuneConfig, path)

@@ -23,6 +23,8 @@ def private_token() -> None:
     """
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
     token = Path.home() / ".ray" / "auth_token"
     token.parent.mkdir(mode=0o700, exist_ok=True)
     draft = token.with_name(f"{token.name}.{os.getpid()}")
@@ -32,8 +34,11 @@ def private_token() -> None:
         os.link(draft, token)  # whole, and not over that of another process
     except FileExistsError:
         token.chmod(0o600)
+    except OSError:  # a file system that has no hard links
+        if not token.exists():
+            draft.replace(token)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
 
 
 class RayWorkers:

@@ -65,8 +65,7 @@ class Tracker:
         """Training begins, or goes on after `step`."""
         self.num_steps, self._logged = num_steps, step
         known = list(read_events(self.folder)) if self.active else []
-        skipped = {event["step"] for event in known if event["event"] == "skipped"}
-        self._skipped = len([at for at in skipped if at <= step])
+        self._skipped = num_skipped(known, step)
         for event in known:
             if event["event"] in ("step", "validation") and event["step"] <= step:
                 named = {k: v for k, v in event.items() if k not in NOT_METRICS}
@@ -167,6 +166,17 @@ def read_events(folder: Path, event: str | None = None) -> Iterator[dict[str, An
     for found in _read_lines(folder / EVENTS):
         if event in (None, found["event"]):
             yield found
+
+
+def num_skipped(events: Iterable[dict[str, Any]], step: int) -> int:
+    """The updates up to `step` that were left out; of steps done again the later one counts."""
+    left_out: set[int] = set()
+    for event in events:
+        if event["event"] == "skipped":
+            left_out.add(event["step"])
+        elif event["event"] == "started":
+            left_out = {at for at in left_out if at <= event["step"]}
+    return len([at for at in left_out if at <= step])
 
 
 class EventTail:

@@ -270,4 +270,4 @@ def reachable(uri: str) -> str:
 
 def without_secrets(text: str) -> str:
     """A text whose URLs have lost their users, passwords and queries."""
-    return re.sub(r"(?<=://)\S*@", "", re.sub(r"(://[^\s?]*)\?\S*", r"\1", text))
+    return re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"(?<=://)\S*@", "", text))

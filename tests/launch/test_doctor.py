@@ -124,6 +124,7 @@ CANARY = "canary8f3e1b"
     [
         f"postgresql+none://me:{CANARY}@127.0.0.1/runs",
         f"http://me:{CANARY}/@@127.0.0.1:9/mlflow?key={CANARY}",
+        f"http://me:pa?{CANARY}@127.0.0.1:9/mlflow",
     ],
 )
 def test_no_password_of_a_tracking_store_is_shown(

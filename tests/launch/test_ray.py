@@ -156,6 +156,25 @@ def test_a_token_that_all_can_read_is_closed_and_kept(
     assert token.read_text() == "of Ray" and token.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_token_is_made_where_one_is_asked_for_and_links_are_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.link", no_links)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    private_token()
+    assert not (tmp_path / ".ray").exists()
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    private_token()
+    (token,) = (tmp_path / ".ray").iterdir()
+    assert token.name == "auth_token" and token.stat().st_mode & 0o777 == 0o600
+
+
 def test_ray_is_told_nothing_of_the_environment_but_the_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from embre.engine import StepResult
 from embre.launch.progress import describe
+from embre.step_guard import Skip
 from embre.tracking import Tracker, read_events
 from embre.tracking.events import EventTail
 from embre.world import World
@@ -117,3 +118,24 @@ def test_the_tail_gives_each_event_once_and_a_half_line_when_it_is_whole(tmp_pat
         file.write('"step": 2}\n')
     assert tail.read() == [{"event": "saved", "step": 2}]
     assert tail.read() == []
+
+
+def test_updates_that_were_left_out_are_counted_once_whatever_was_done_again(
+    tmp_path: Path,
+) -> None:
+    def told(first: int, *skipped: int) -> Tracker:
+        tracker = Tracker(tmp_path, World(), 1)
+        tracker.started(first, 9)
+        for step in skipped:
+            tracker.skipped(step, Skip("the loss is no number", ("7",), 1))
+        return tracker
+
+    told(0, 2, 5)  # dies; step 5 is done again and is well, step 6 is not
+    told(4, 6)
+    tracker = told(8)
+    tracker.step(9, StepResult({"token": 1.0}, 0.5, 100, 7, False), lr=0.1, seconds=0.1)
+    (event,) = read_events(tmp_path, "step")
+    assert event["updates_skipped"] == 2
+    told_last = [describe(event) for event in read_events(tmp_path, "skipped")][-1]
+    assert told_last == "step 6: no update, the loss is no number"
+    assert "2 updates left out" in describe(event)

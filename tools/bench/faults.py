@@ -1,6 +1,6 @@
 """Faults, one after the other, in real runs: what happens, and whether anything is lost.
 
-    make faults                                     all of them, twenty minutes on two cores
+    make faults                                     all of them, half an hour on two cores
     python tools/bench/faults.py --quick            those that need no Ray cluster
     python tools/bench/faults.py --only "kill -9"
 
