@@ -43,9 +43,12 @@ class StrictSafeLoader(yaml.SafeLoader):
         """A mapping whose keys are there once."""
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == MERGE or not isinstance(key_node, yaml.ScalarNode):
+                why = "a key is a name; << and keys of several values are not read"
+                raise ConstructorError(None, None, why, key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
-            if key_node.tag == MERGE or key in seen:
-                why = "<< is not read" if key_node.tag == MERGE else f"the key {key} is there twice"
+            if key in seen:
+                why = f"the key {key} is there twice"
                 raise ConstructorError(None, None, why, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
