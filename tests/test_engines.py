@@ -13,17 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from embre.compiled_ops import OPS_FOLDER, STALE_AFTER_S, stale_locks
 from embre.config import OptimizerConfig
 from embre.data_hash import data_hash
 from embre.engine import StepResult, TorchEngine, learning_rate
-from embre.engine_deepspeed import (
-    OPS_FOLDER,
-    STALE_AFTER_S,
-    DeepSpeedEngine,
-    _import_deepspeed,
-    deepspeed_json,
-    stale_locks,
-)
+from embre.engine_deepspeed import DeepSpeedEngine, _import_deepspeed, deepspeed_json
 from embre.step_guard import FEWEST, SEEN
 from embre.table_rows import TableRows
 from embre.world import World

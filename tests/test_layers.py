@@ -21,8 +21,8 @@ FLOORS = """
 - strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads
   identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model
   relation_folder decode entity_attention relation_losses
-- training_state step_guard curves flops engine engine_deepspeed engines checkpoints job tracking
-  report model_card
+- training_state step_guard curves flops compiled_ops engine engine_deepspeed engines checkpoints
+  job tracking report model_card
   dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train
 - sharding shard_tasks pretrain finetune probe_shards predict predict_record predict_pieces register

@@ -17,6 +17,7 @@ import fsspec
 import torch
 import torch.cuda.nccl
 
+from embre.compiled_ops import ops_folder, stale_locks
 from embre.config import (
     ConfigError,
     FinetuneConfig,
@@ -26,7 +27,6 @@ from embre.config import (
     read_values,
     refuse_secrets,
 )
-from embre.engine_deepspeed import ops_folder, stale_locks
 from embre.shards import ShardSet
 
 if TYPE_CHECKING:

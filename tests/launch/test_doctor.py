@@ -13,9 +13,9 @@ import ray
 import torch
 import yaml
 
+from embre.compiled_ops import STALE_AFTER_S
 from embre.config import FinetuneConfig, LaunchConfig, PretrainConfig, check_config
 from embre.encoder import backbone_shape, num_parameters
-from embre.engine_deepspeed import STALE_AFTER_S
 from embre.launch import doctor
 from embre.launch import estimate as estimating
 from embre.launch.doctor import (
