@@ -54,7 +54,7 @@ class MicroBatch(Protocol):
 class StepResult:
     """What a step did, the same on every rank.
 
-    `losses` are means over the targets of each kind, `grad_norm` the global L2 norm before
+    `losses` are means over the targets of each kind that has some, `grad_norm` the global L2 norm before
     clipping, `num_tokens` the tokens of all ranks. `data_hash` is the sum of the micro-batches'
     hashes: two runs with equal ones have seen the same texts, masked alike. `stop` says that a
     rank was asked to stop, `save` that rank 0 was asked to save. `skip` says why no update was
@@ -166,8 +166,9 @@ def run_micro_batches(
             sums[name] += losses[name].detach()
     totals = world.sum([float(total) for total in sums.values()])
     means = {
-        name: total / max(count, 1.0)
+        name: total / count
         for name, total, count in zip(weights, totals, counts, strict=True)
+        if count
     }
     return StepResult(means, math.nan, int(num_tokens), int(data_hash), stop > 0, save > 0)
 

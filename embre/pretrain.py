@@ -158,12 +158,12 @@ def validator(source: StreamSource, world: World) -> Callable[[Engine], dict[str
         named = [f"{kind}/{name}" for kind in ("n", "loss", "right") for name in LOSSES]
         named += NAMES
         totals = dict(zip(named, world.sum([sums[name] for name in named]), strict=True))
-        losses = {
-            f"loss/{name}": totals[f"loss/{name}"] / max(totals[f"n/{name}"], 1) for name in LOSSES
-        }
+        asked = [name for name in LOSSES if totals[f"n/{name}"]]
+        losses = {f"loss/{name}": totals[f"loss/{name}"] / totals[f"n/{name}"] for name in asked}
         accuracies = {
-            f"accuracy/{name}": totals[f"right/{name}"] / max(totals[f"n/{name}"], 1)
-            for name in ("token", "type")
+            f"accuracy/{name}": totals[f"right/{name}"] / totals[f"n/{name}"]
+            for name in asked
+            if name != "identifier"
         }
         return losses | accuracies | scores(totals)
 

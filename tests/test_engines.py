@@ -224,6 +224,16 @@ def test_a_spike_is_left_out_by_all(stage: int | None) -> None:
         assert results[:bad] + results[bad + 1 :] == others
 
 
+def test_a_loss_without_targets_is_not_told_as_zero() -> None:
+    engine = TorchEngine(ToyModel(), OPTIMIZER, WEIGHTS, World(), seed=1)
+    (first, *_) = micro_batches(0, World())
+    only_red = Toy(first.slot, first.inputs[:1], first.labels[:1])
+    assert only_red.counts == {"red": 1, "blue": 0}
+    result = engine.step([only_red], 0, lr=1e-2)
+    assert set(result.losses) == {"red"}
+    assert result.skip is None
+
+
 def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
     engine = TorchEngine(ToyModel(), OPTIMIZER, WEIGHTS, World(), seed=1)
     before = {name: value.clone() for name, value in engine.weights().items()}

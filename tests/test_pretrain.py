@@ -120,6 +120,15 @@ def test_validation_is_measured_when_due(whole: tuple[Path, list]) -> None:
     assert 0 <= events[-1]["validation/accuracy/type"] <= 1
 
 
+def test_what_is_not_asked_is_not_told_as_zero(shards: Path, tmp_path: Path) -> None:
+    config = config_of(shards, masking={"objective": "token"})
+    (event, *_) = run(World(), config, str(tmp_path))
+    assert {key for key in event if key.startswith("loss/")} == {"loss/token"}
+    (event, *_) = read_events(tmp_path, "validation")
+    found = {key for key in event if key.startswith("validation/")}
+    assert found == {"validation/loss/token", "validation/accuracy/token"}
+
+
 @pytest.mark.parametrize("stop", [1, 4, 6])
 def test_a_killed_run_repeats_the_whole_one_to_the_last_bit(
     whole: tuple[Path, list], shards: Path, tmp_path: Path, stop: int
