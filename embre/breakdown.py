@@ -65,12 +65,12 @@ def by_distance(gold: Sequence[Document], predicted: Sequence[Document]) -> Grou
     """By the sentences between the nearest mentions of the two concepts."""
 
     def distance(doc: Document, relation: Relation) -> str:
-        apart = places.of(doc, relation.pair).sentences
+        apart = places_of(doc).of(relation.pair).sentences
         if apart is None:
             return "not mentioned"
         return ("same sentence", "next sentence", "farther apart")[min(apart, 2)]
 
-    places = Places()
+    places_of = _places_of_documents()
     return _ordered(
         _grouped(gold, predicted, distance),
         ("same sentence", "next sentence", "farther apart", "not mentioned"),
@@ -81,10 +81,10 @@ def by_mentions(gold: Sequence[Document], predicted: Sequence[Document]) -> Grou
     """By the mentions of the concept that has fewer."""
 
     def mentions(doc: Document, relation: Relation) -> str:
-        number = places.of(doc, relation.pair).mentions
+        number = places_of(doc).of(relation.pair).mentions
         return "1 or none" if number <= 1 else "2 or 3" if number <= 3 else "4 or more"
 
-    places = Places()
+    places_of = _places_of_documents()
     return _ordered(_grouped(gold, predicted, mentions), ("1 or none", "2 or 3", "4 or more"))
 
 
@@ -145,9 +145,9 @@ def errors(
     `probabilities` by document and pair are those of pairs that nobody predicted.
     """
     known = probabilities or {}
-    places, found = Places(), []
+    found = []
     for doc, verdicts in judged(gold, predicted):
-        names = concept_names(doc.mentions)
+        names, places = concept_names(doc.mentions), Places(doc)
         for verdict in verdicts:
             if verdict.outcome == "correct":
                 continue
@@ -169,10 +169,22 @@ def errors(
                     probability=known.get((doc.doc_id, pair))
                     if probability is None
                     else probability,
-                    text=places.of(doc, pair).text,
+                    text=places.text(pair),
                 )
             )
     return found
+
+
+def _places_of_documents() -> Callable[[Document], Places]:
+    """Finds the sentences of each document once."""
+    known: dict[str, Places] = {}
+
+    def places_of(doc: Document) -> Places:
+        if doc.doc_id not in known:
+            known[doc.doc_id] = Places(doc)
+        return known[doc.doc_id]
+
+    return places_of
 
 
 def _grouped(

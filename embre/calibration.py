@@ -25,11 +25,12 @@ def fit_decision(pairs: ScoredPairs, schema: RelationSchema) -> Decision:
 
     The logit of `related` gets one scale, and a shift for each pair type with `ENOUGH` related and
     `ENOUGH` unrelated pairs, by logistic regression (Platt 1999, with a ridge in place of his
-    softened targets). Then one threshold for all pairs, and from it one for each relation type with
-    `ENOUGH` gold relations, by the micro F1 of `all` on these pairs. They are thresholds of the
-    probability that relation, type and novelty are all right, because the best F1 is reached by
-    taking all that is right with a probability of at least half that F1 (Lipton, Elkan and
-    Narayanaswamy, ECML 2014).
+    softened targets); that of `novel` a scale and a shift by the related pairs, with `ENOUGH` of
+    either kind: novelty is soon learnt by heart, and then far too sure. Then one threshold for all
+    pairs, and from it one for each relation type with `ENOUGH` gold relations, by the micro F1 of
+    `all` on these pairs. They are thresholds of the probability that relation, type and novelty are
+    all right, because the best F1 is reached by taking all that is right with a probability of at
+    least half that F1 (Lipton, Elkan and Narayanaswamy, ECML 2014).
 
     A pair whose relation type is illegal for it (UNLABELLED) is related, and no predicted type is
     right for it. Novelty counts where model and gold both state it, so that without novelty it is
@@ -43,15 +44,17 @@ def fit_decision(pairs: ScoredPairs, schema: RelationSchema) -> Decision:
     calibration = _fit_calibration(pairs, related)
     if related.sum() < ENOUGH:
         return calibration
-    joint = replace(calibration, joint=True)
-    return replace(joint, thresholds=_fit_thresholds(pairs, joint.confidence(pairs), schema))
+    joint = replace(calibration, novelty=_fit_novelty(pairs), joint=True)
+    calibrated = joint.calibrated(pairs)
+    thresholds = _fit_thresholds(calibrated, joint.confidence(calibrated), schema)
+    return replace(joint, thresholds=thresholds)
 
 
 def cross_fitted(
     pairs: ScoredPairs, schema: RelationSchema, folds: int = 5
-) -> tuple[list[tuple[Relation, ...]], np.ndarray]:
-    """The relations of each document and the calibrated probabilities (P,), each document decided
-    by what the documents of the other folds gave.
+) -> tuple[list[tuple[Relation, ...]], ScoredPairs]:
+    """The relations of each document and the calibrated pairs, each document decided by what the
+    documents of the other folds gave.
 
     So a score of these relations is not one of thresholds that were chosen on the same documents.
     Document i is in fold i mod `folds`. With fewer than two documents a fold, nothing is fitted.
@@ -60,14 +63,15 @@ def cross_fitted(
         decision = Decision()
         return decide(pairs, decision, schema), decision.calibrated(pairs)
     relations: list[tuple[Relation, ...]] = [()] * pairs.num_documents
-    probabilities = np.zeros(len(pairs))
+    related, novel = np.zeros(len(pairs)), np.zeros(len(pairs))
     for fold in range(folds):
         inside = pairs.documents % folds == fold
         decision = fit_decision(pairs.of(~inside), schema)
         held = pairs.of(inside)
         relations[fold::folds] = decide(held, decision, schema)[fold::folds]
-        probabilities[inside] = decision.calibrated(held)
-    return relations, probabilities
+        calibrated = decision.calibrated(held)
+        related[inside], novel[inside] = calibrated.related, calibrated.novel
+    return relations, replace(pairs, related=related, novel=novel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +116,34 @@ def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
     ]
     columns = [logit(pairs.related), np.ones(len(pairs)), *(kinds == kind for kind in own)]
     ridge = np.array([WEAK_RIDGE, WEAK_RIDGE, *[RIDGE] * len(own)])
-    start = np.array([1.0, *[0.0] * (1 + len(own))])
-    inputs, targets = np.stack(columns, axis=1).astype(np.float64), related.astype(np.float64)
-    values = _logistic(inputs, targets, np.zeros(len(pairs)), ridge, start)
-    if values[0] < LEAST_SCALE:
-        fixed = LEAST_SCALE * inputs[:, 0]
-        others = _logistic(inputs[:, 1:], targets, fixed, ridge[1:], start[1:])
-        values = np.r_[LEAST_SCALE, others]
-    scale, shared, *differences = values.tolist()
+    scale, shared, *differences = _scale_and_shifts(columns, related, ridge)
     shifts = {kind: shared + more for kind, more in zip(own, differences, strict=True)}
     return Decision(scale, {OTHERS: shared, **shifts})
+
+
+def _fit_novelty(pairs: ScoredPairs) -> tuple[float, float]:
+    """The scale and the shift of the logit of `novel`."""
+    known = (pairs.novelty_labels >= 0) & ~np.isnan(pairs.novel)
+    novel = pairs.novelty_labels[known] == 1
+    if min(novel.sum(), (~novel).sum()) < ENOUGH:
+        return Decision().novelty
+    columns = [logit(pairs.novel[known]), np.ones(len(novel))]
+    scale, shift = _scale_and_shifts(columns, novel, np.full(2, WEAK_RIDGE))
+    return scale, shift
+
+
+def _scale_and_shifts(
+    columns: Sequence[np.ndarray], targets: np.ndarray, ridge: np.ndarray
+) -> list[float]:
+    """What the first of the columns is to be multiplied by, and the shifts of the others."""
+    inputs, wanted = np.stack(columns, axis=1).astype(np.float64), targets.astype(np.float64)
+    start = np.array([1.0, *[0.0] * (len(columns) - 1)])
+    values = _logistic(inputs, wanted, np.zeros(len(wanted)), ridge, start)
+    if values[0] < LEAST_SCALE:
+        fixed = LEAST_SCALE * inputs[:, 0]
+        others = _logistic(inputs[:, 1:], wanted, fixed, ridge[1:], start[1:])
+        values = np.r_[LEAST_SCALE, others]
+    return values.tolist()
 
 
 def _logistic(

@@ -54,11 +54,11 @@ class MicroBatch(Protocol):
 class StepResult:
     """What a step did, the same on every rank.
 
-    `losses` are means over the targets of each kind that has some, `grad_norm` the global L2 norm before
-    clipping, `num_tokens` the tokens of all ranks. `data_hash` is the sum of the micro-batches'
-    hashes: two runs with equal ones have seen the same texts, masked alike. `stop` says that a
-    rank was asked to stop, `save` that rank 0 was asked to save. `skip` says why no update was
-    made, where none was.
+    `losses` are means over the targets of each kind that has some, `grad_norm` the global L2 norm
+    before clipping, `num_tokens` the tokens of all ranks. `data_hash` is the sum of the
+    micro-batches' hashes: two runs with equal ones have seen the same texts, masked alike. `stop`
+    says that a rank was asked to stop, `save` that rank 0 was asked to save. `skip` says why no
+    update was made, where none was.
     """
 
     losses: dict[str, float]

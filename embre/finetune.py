@@ -102,7 +102,7 @@ class Held:
         pairs calibrated alike."""
         found, calibrated = cross_fitted(scored, self.encoder.schema)
         docs = [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
-        return docs, replace(scored, related=calibrated)
+        return docs, calibrated
 
     def score(self, predicted: list[Document]) -> dict[str, Score]:
         """Under the official counting; pairs that the corpus does not annotate do not count."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from embre.document import Concept, Document, Mention
+from embre.document import Concept, Document
 from embre.sentences import sentence_of, sentence_starts, sentence_text
 
 Pair = tuple[Concept, Concept]
@@ -13,37 +13,43 @@ class Place:
     """The nearest mentions of two concepts.
 
     `sentences` lie from one to the other, 0 where they share one; None where one of them has no
-    mention. `mentions` is the number of mentions of the concept that has fewer.
+    mention. `shared` is the number of sentences that mention both, `mentions` that of the concept
+    that is mentioned less.
     """
 
     sentences: int | None
+    shared: int
     mentions: int
-    text: str
 
 
 class Places:
-    """Where pairs meet; sentences of a document are found once."""
+    """Where pairs of one document meet."""
 
-    def __init__(self) -> None:
-        self._doc: Document | None = None
-        self._starts: list[int] = []
-        self._mentions: dict[Concept, list[Mention]] = {}
+    def __init__(self, doc: Document):
+        self._doc = doc
+        self._starts = sentence_starts(doc)
+        mentions = doc.mentions_by_concept()
+        self._times = {concept: len(some) for concept, some in mentions.items()}
+        self._sentences = {
+            concept: {sentence_of(self._starts, mention.start) for mention in some}
+            for concept, some in mentions.items()
+        }
 
-    def of(self, doc: Document, pair: Pair) -> Place:
-        """Documents should come one after the other."""
-        if doc is not self._doc:
-            self._doc, self._starts = doc, sentence_starts(doc)
-            self._mentions = doc.mentions_by_concept()
-        first, second = (self._mentions.get(concept, []) for concept in pair)
-        numbers = [
-            sorted({sentence_of(self._starts, m.start) for m in ms}) for ms in (first, second)
-        ]
-        fewest = min(len(first), len(second))
+    def of(self, pair: Pair) -> Place:
+        """Without a mention of both there is no place."""
+        fewest = min(self._times.get(concept, 0) for concept in pair)
         if not fewest:
-            return Place(None, fewest, "")
-        a, b = min(
-            ((a, b) for a in numbers[0] for b in numbers[1]),
-            key=lambda ab: (abs(ab[0] - ab[1]), ab),
-        )
-        shown = [sentence_text(doc, self._starts, number) for number in sorted({a, b})]
-        return Place(abs(a - b), fewest, (" " if abs(a - b) == 1 else " … ").join(shown))
+            return Place(None, 0, 0)
+        first, second = (self._sentences[concept] for concept in pair)
+        shared = len(first & second)
+        apart = 0 if shared else min(abs(a - b) for a in first for b in second)
+        return Place(apart, shared, fewest)
+
+    def text(self, pair: Pair) -> str:
+        """The sentence in which two concepts meet first, or the two that are nearest."""
+        if not all(concept in self._sentences for concept in pair):
+            return ""
+        first, second = (sorted(self._sentences[concept]) for concept in pair)
+        a, b = min(((a, b) for a in first for b in second), key=lambda ab: (abs(ab[0] - ab[1]), ab))
+        shown = [sentence_text(self._doc, self._starts, number) for number in sorted({a, b})]
+        return (" " if abs(a - b) == 1 else " … ").join(shown)

@@ -24,11 +24,17 @@ from embre.document import Concept, Document
 from embre.encode import as_checked, encode_documents
 from embre.entity_types import TYPE_INDEX
 from embre.markers import add_markers, cut_windows, mark, marker_ids
+from embre.meeting import Places
 from embre.passes import (
+    FARTHER,
+    NEXT_SENTENCE,
     NOT_NOVEL,
     NOVEL,
+    NUM_NEARNESS,
     NUM_SLOTS,
     NUM_SPECIAL,
+    NUM_TIMES,
+    SAME_SENTENCE,
     UNLABELLED,
     UNRELATED,
     Candidate,
@@ -43,13 +49,14 @@ from embre.tokenization import TextTokenizer
 
 class _Read(NamedTuple):
     """A document's tokens without markers; its mentions as (start, end, type, concept or None);
-    its concepts; its candidate pairs with their labels."""
+    its concepts; its candidate pairs, how they meet and their labels."""
 
     doc_id: str
     tokens: np.ndarray
     rows: list[tuple[int, int, int, Concept | None]]
     concepts: list[Concept]
     candidates: list[tuple[Concept, Concept]]
+    meetings: np.ndarray
     relations: np.ndarray
     novelties: np.ndarray
 
@@ -100,6 +107,7 @@ class PairEncoder:
             [(start, end, kind, known.get(value)) for start, end, kind, value in rows],
             sorted(known.values()),
             candidates,
+            _meetings(doc, candidates),
             relations,
             novelties,
         )
@@ -138,6 +146,7 @@ class PairEncoder:
             mentions=_rows(mentions, 2),
             concepts=tuple(concepts),
             pairs=_rows([(index[a], index[b]) for a, b in candidates], 2),
+            meetings=read.meetings[list(wanted)],
             legal=self._legal(candidates),
             relations=read.relations[list(wanted)],
             novelties=read.novelties[list(wanted)],
@@ -179,6 +188,7 @@ class PairEncoder:
             ),
             concept_types=torch.tensor(types, dtype=torch.int64),
             pairs=_tensor([m.pairs + s for m, s in zip(members, concept_starts, strict=True)]),
+            meetings=_tensor([member.meetings for member in members]),
             legal=_tensor([member.legal for member in members]).bool(),
             relation_labels=_tensor([member.relations for member in members]),
             novelty_labels=_tensor([member.novelties for member in members]),
@@ -204,7 +214,9 @@ class PairEncoder:
     def _nothing(self) -> Pass:
         empty, no_rows = np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
         legal = self._legal([])
-        return Pass("", empty, no_rows, ((0, 0),), no_rows, (), no_rows, legal, empty, empty)
+        return Pass(
+            *("", empty, no_rows, ((0, 0),), no_rows, (), no_rows, no_rows, legal, empty, empty)
+        )
 
     def _candidates(
         self, doc: Document, readable: set[Concept], tally: Tally
@@ -257,6 +269,19 @@ def label_pairs(
             relations[row] = UNLABELLED
             tally.drop("relation/illegal_type", doc.doc_id, place)
     return relations, novelties
+
+
+def _meetings(doc: Document, candidates: Sequence[tuple[Concept, Concept]]) -> np.ndarray:
+    """(P, 2) codes of how near two concepts come and of how often the rarer is mentioned."""
+    places = Places(doc)
+    found = []
+    for pair in candidates:
+        place = places.of(pair)
+        near = NEXT_SENTENCE if place.sentences == 1 else FARTHER
+        if place.shared:
+            near = min(SAME_SENTENCE + place.shared - 1, NUM_NEARNESS - 1)
+        found.append((near, min(place.mentions, NUM_TIMES - 1)))
+    return _rows(found, 2)
 
 
 def _roles(

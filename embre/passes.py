@@ -22,6 +22,10 @@ UNRELATED, NOT_NOVEL, NOVEL = 0, 1, 2
 # So many concepts of a pass are told apart by entity-aware attention, those with most mentions
 # first: the others are mentioned once or twice. A BioRED document has 10 in the mean.
 NUM_SLOTS = 32
+# How near two concepts come, and how often the rarer of them is mentioned, as codes.
+FARTHER, NEXT_SENTENCE, SAME_SENTENCE = range(3)
+NUM_NEARNESS = 5  # two shared sentences have a code of their own, and three or more
+NUM_TIMES = 5  # the last is of four mentions and more
 
 
 class Grids(NamedTuple):
@@ -54,7 +58,8 @@ class Pass:
     `doc_id` names the document; `tokens` (n,) are its ids with markers; `roles` (n, 2) are 0
     outside of mentions, within them 1 + entity type and 1 + the slot of the concept; `windows` are
     ranges of tokens; `mentions` (K, 2) say where a start marker stands and which concept it marks;
-    `pairs` (P, 2) are concepts, `legal` (P, L) the labels a pair may have, `relations` (P,) and
+    `pairs` (P, 2) are concepts, `meetings` (P, 2) codes of how near they come and of how often the
+    rarer is mentioned; `legal` (P, L) the labels a pair may have, `relations` (P,) and
     `novelties` (P,) those it has.
     """
 
@@ -65,6 +70,7 @@ class Pass:
     mentions: np.ndarray
     concepts: tuple[Concept, ...]
     pairs: np.ndarray
+    meetings: np.ndarray
     legal: np.ndarray
     relations: np.ndarray
     novelties: np.ndarray
@@ -78,10 +84,10 @@ class PairBatch:
     window starts and the last ends; `longest` tokens of the longest. `reads` (T,) says which of
     the N tokens of passes each token of the strip is; [CLS] and [SEP] of a pass's windows are the
     same two. `mentions` (K, 2) are token of N and concept; `concept_types` (C,); `pairs` (P, 2)
-    are concepts; `legal` (P, L) the labels allowed. `relation_labels` (P,) has 0 for None,
-    `novelty_labels` (P,) is UNRELATED, NOT_NOVEL or NOVEL; both UNLABELLED where nobody knows.
-    `num_read` is N, `grids` are the passes' shares. `slot` is the place in the step (-1: empty),
-    `doc_ids` what is in it.
+    are concepts, `meetings` (P, 2) as in `Pass`; `legal` (P, L) the labels allowed.
+    `relation_labels` (P,) has 0 for None, `novelty_labels` (P,) is UNRELATED, NOT_NOVEL or NOVEL;
+    both UNLABELLED where nobody knows. `num_read` is N, `grids` are the passes' shares. `slot` is
+    the place in the step (-1: empty), `doc_ids` what is in it.
     """
 
     input_ids: Tensor
@@ -93,6 +99,7 @@ class PairBatch:
     mentions: Tensor
     concept_types: Tensor
     pairs: Tensor
+    meetings: Tensor
     legal: Tensor
     relation_labels: Tensor
     novelty_labels: Tensor
@@ -107,6 +114,7 @@ class PairBatch:
         """Targets of each loss."""
         return {
             "relation": int((self.relation_labels != UNLABELLED).sum()),
+            "type": int((self.relation_labels > 0).sum()),
             "novelty": int((self.novelty_labels != UNLABELLED).sum()),
         }
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from embre.scored_pairs import Decision
 from embre.tokenization import load_tokenizer, refuse_code, save_tokenizer
 
 SETTINGS_KEY = "embre"
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
         half_precision=settings["half_precision"] and device.type == "cuda",
     )
     _load_weights(folder, model)
-    return LoadedModel(model.to(device).eval(), encoder, Decision(**settings["decision"]))
+    decision = msgspec.convert(settings["decision"], Decision)
+    return LoadedModel(model.to(device).eval(), encoder, decision)
 
 
 def _check_settings(folder: Path, settings: Any) -> dict[str, Any]:

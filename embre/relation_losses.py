@@ -46,6 +46,12 @@ def adaptive_threshold(logits_PL: Tensor, labels_P: Tensor, none_weight: float) 
     return (weight_P * (below_P + torch.where(related_P, above_P, 0.0))).sum()
 
 
+def type_loss(logits_PL: Tensor, labels_P: Tensor) -> Tensor:
+    """The sum of -log P(type) over related pairs, by the softmax over the types alone."""
+    types_P = torch.where(labels_P > 0, labels_P - 1, UNLABELLED)
+    return F.cross_entropy(logits_PL[:, 1:], types_P, ignore_index=UNLABELLED, reduction="sum")
+
+
 def softmax_probabilities(logits_PL: Tensor) -> tuple[Tensor, Tensor]:
     """Of `cross_entropy`: 1 - P(None), and the softmax over the types alone."""
     return 1 - logits_PL.softmax(1)[:, 0], logits_PL[:, 1:].softmax(1)

@@ -20,8 +20,17 @@ from embre.config import PairConfig
 from embre.encoder import encode_strip
 from embre.entity_attention import EntityAttention
 from embre.entity_types import ENTITY_TYPES
-from embre.passes import NOT_NOVEL, NOVEL, UNLABELLED, UNRELATED, Grids, PairBatch
-from embre.relation_losses import LOSSES
+from embre.passes import (
+    NOT_NOVEL,
+    NOVEL,
+    NUM_NEARNESS,
+    NUM_TIMES,
+    UNLABELLED,
+    UNRELATED,
+    Grids,
+    PairBatch,
+)
+from embre.relation_losses import LOSSES, type_loss
 
 EMBEDDINGS_MULTIPLE = 64  # rows of the embedding matrix, for tensor cores and DeepSpeed's shards
 # At 4 a head sees little but the sentence, at 0 the whole document. Demo corpus, random encoder,
@@ -73,21 +82,29 @@ class RelationModel(nn.Module):
         hidden = shape.hidden_size
         self.context = SharedContext(hidden, config.context_heads)
         self.types = nn.Embedding(len(ENTITY_TYPES), hidden)
+        self.nearness = nn.Embedding(NUM_NEARNESS, hidden)
+        self.times = nn.Embedding(NUM_TIMES, hidden)
         self.relation = perceptron(5 * hidden, config.hidden, num_labels, config.dropout)
         self.novelty = perceptron(5 * hidden, config.hidden, 3, config.dropout)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """What is learnt counts, each mean once."""
-        tasks = ("relation", "novelty") if self.config.tasks == "both" else (self.config.tasks,)
-        return dict.fromkeys(tasks, 1.0)
+        """What each mean counts, of what is learnt."""
+        weights = {"relation": 1.0, "type": self.config.type_weight, "novelty": 1.0}
+        left_out = {"relation": {"novelty"}, "novelty": {"relation", "type"}, "both": set()}
+        return {
+            name: weight
+            for name, weight in weights.items()
+            if weight and name not in left_out[self.config.tasks]
+        }
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
-        """The summed losses `relation` and `novelty`; 0 where there is no target."""
+        """The summed losses `relation`, `type` and `novelty`; 0 where there is no target."""
         relation_PL, novelty_P3 = self.logits(batch)
         loss = LOSSES[self.config.loss].loss
         return {
             "relation": loss(relation_PL, batch.relation_labels, self.config.none_weight),
+            "type": type_loss(relation_PL, batch.relation_labels),
             "novelty": F.cross_entropy(
                 novelty_P3, batch.novelty_labels, ignore_index=UNLABELLED, reduction="sum"
             ),
@@ -130,12 +147,13 @@ class RelationModel(nn.Module):
         types_CH = self.types(batch.concept_types)
         first, second = batch.pairs.unbind(1)
         one, other = concepts_CH[first], concepts_CH[second]
+        near_P, times_P = batch.meetings.unbind(1)
         parts = [
             one + other,
             one * other,
             (one - other).abs(),
             context_PH,
-            types_CH[first] + types_CH[second],
+            types_CH[first] + types_CH[second] + self.nearness(near_P) + self.times(times_P),
         ]
         return torch.cat(parts, dim=1)
 

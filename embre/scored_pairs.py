@@ -4,7 +4,7 @@ Shapes: P pairs, R relation types of the schema.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -75,29 +75,36 @@ class Decision:
     """From probabilities to relations.
 
     `scale` and `shifts` (by pair type, as `Chemical Disease`) calibrate the logit of `related`:
-    logit' = scale · logit + shift. A pair is a relation where `confidence` reaches the threshold of
-    its likeliest relation type: the calibrated probability that it is related, or with `joint` that
-    relation, type and novelty are all right. The key OTHERS stands for all that is not named.
+    logit' = scale · logit + shift; `novelty` (scale, shift) that of `novel`. A pair is a relation
+    where `confidence` reaches the threshold of its likeliest relation type: the calibrated
+    probability that it is related, or with `joint` that relation, type and novelty are all right.
+    The key OTHERS stands for all that is not named.
     """
 
     scale: float = 1.0
     shifts: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.0})
+    novelty: tuple[float, float] = (1.0, 0.0)
     thresholds: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.5})
     joint: bool = False
 
-    def calibrated(self, pairs: ScoredPairs) -> np.ndarray:
-        """(P,) the probabilities that pairs are related, calibrated."""
+    def calibrated(self, pairs: ScoredPairs) -> ScoredPairs:
+        """The same pairs with calibrated `related` and `novel`."""
         named = {kind: self.shifts.get(kind, self.shifts[OTHERS]) for kind in set(pairs.pair_types)}
-        shift = np.array([named[kind] for kind in pairs.pair_types])
-        return sigmoid(self.scale * logit(pairs.related) + shift)
+        related_shift = np.array([named[kind] for kind in pairs.pair_types])
+        scale, shift = self.novelty
+        return replace(
+            pairs,
+            related=sigmoid(self.scale * logit(pairs.related) + related_shift),
+            novel=sigmoid(scale * logit(pairs.novel) + shift),
+        )
 
-    def confidence(self, pairs: ScoredPairs) -> np.ndarray:
+    def confidence(self, calibrated: ScoredPairs) -> np.ndarray:
         """(P,) what is held against the thresholds."""
-        related = self.calibrated(pairs)
-        if not self.joint or not len(pairs):
-            return related
-        novelty = np.where(np.isnan(pairs.novel), 1.0, np.maximum(pairs.novel, 1 - pairs.novel))
-        return related * pairs.types.max(1) * novelty
+        if not self.joint or not len(calibrated):
+            return calibrated.related
+        novel = calibrated.novel
+        sure = np.where(np.isnan(novel), 1.0, np.maximum(novel, 1 - novel))
+        return calibrated.related * calibrated.types.max(1) * sure
 
 
 def decide(
@@ -105,7 +112,7 @@ def decide(
 ) -> list[tuple[Relation, ...]]:
     """The relations of each document. `Relation.probability` is the calibrated one that the pair
     is related; a relation is novel where that has at least one half, None where nobody knows."""
-    related = decision.calibrated(pairs)
+    pairs = decision.calibrated(pairs)
     likeliest = pairs.types.argmax(1) if len(pairs) else np.zeros(0, dtype=np.int64)
     least = np.array(
         [decision.thresholds.get(t, decision.thresholds[OTHERS]) for t in schema.relation_types]
@@ -120,7 +127,7 @@ def decide(
                 tail=tail,
                 type=schema.relation_types[likeliest[row]],
                 novel=None if np.isnan(novel) else bool(novel >= 0.5),
-                probability=float(related[row]),
+                probability=float(pairs.related[row]),
             )
         )
     return [tuple(relations) for relations in found]
@@ -145,5 +152,6 @@ def logit(probability: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(value: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-value), of any finite value."""
-    return np.exp(-np.logaddexp(0, -value))
+    """1 / (1 + e^-value), of any finite value; nan of nan."""
+    with np.errstate(invalid="ignore"):
+        return np.exp(-np.logaddexp(0, -value))

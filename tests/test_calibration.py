@@ -13,6 +13,7 @@ from embre import calibration
 from embre.calibration import cross_fitted, fit_decision, reliability
 from embre.corpora.biored import SCHEMA
 from embre.document import Concept
+from embre.passes import UNLABELLED
 from embre.scored_pairs import OTHERS, Decision, ScoredPairs, decide, sigmoid
 
 GENE, DRUG, DISEASE = Concept("Gene", "1"), Concept("Chemical", "1"), Concept("Disease", "1")
@@ -82,12 +83,32 @@ def test_a_model_that_is_too_sure_and_biased_by_pair_type_is_put_right():
     assert decision.shifts["Disease Gene"] == pytest.approx(0.7, abs=0.1)
     related = pairs.relation_labels != 0
     assert reliability(pairs.related, related).ece > 0.1
-    assert reliability(decision.calibrated(pairs), related).ece < 0.02
+    assert reliability(decision.calibrated(pairs).related, related).ece < 0.02
+
+
+def test_novelty_that_is_far_too_sure_is_put_right():
+    pairs = drawn(8_000, 14, scale=1.0, shifts=(0.0, 0.0))
+    rng = np.random.default_rng(14)
+    logits = rng.normal(0, 6, len(pairs))
+    novel = (rng.random(len(pairs)) < sigmoid(0.3 * logits + 1)).astype(int)
+    related = pairs.relation_labels != 0
+    sure = replace(
+        pairs, novel=sigmoid(logits), novelty_labels=np.where(related, novel, UNLABELLED)
+    )
+    decision = fit_decision(sure, SCHEMA)
+    assert decision.novelty == pytest.approx((0.3, 1.0), abs=0.1)
+    put_right = decision.calibrated(sure)
+    assert reliability(put_right.novel[related], novel[related] == 1).ece < 0.03
+    assert f1(apart(sure), decision) > f1(
+        apart(sure), fit_decision(replace(sure, novelty_labels=pairs.novelty_labels), SCHEMA)
+    )
+    few = replace(sure, novelty_labels=np.where(np.cumsum(related) < 40, sure.novelty_labels, -100))
+    assert fit_decision(few, SCHEMA).novelty == (1.0, 0.0)
 
 
 def test_the_mean_probability_is_the_share_of_related_pairs():
     pairs = drawn(3_000, 2, scale=2.0, shifts=(0.5, 0.5))
-    mean = fit_decision(pairs, SCHEMA).calibrated(pairs).mean()
+    mean = fit_decision(pairs, SCHEMA).calibrated(pairs).related.mean()
     assert mean == pytest.approx((pairs.relation_labels != 0).mean(), abs=1e-4)
 
 
@@ -163,7 +184,7 @@ def test_an_illegal_type_makes_a_pair_related_but_no_type_right_for_it():
     known, illegal = pairs_of(logits, labels, rng), np.where(labels == 1, -100, 0)
     decision = fit_decision(replace(known, relation_labels=illegal), SCHEMA)
     assert decision.scale == fit_decision(known, SCHEMA).scale
-    assert min(decision.thresholds.values()) > decision.confidence(known).max()
+    assert min(decision.thresholds.values()) > decision.confidence(decision.calibrated(known)).max()
 
 
 def test_novelty_counts_only_where_both_sides_state_it():
@@ -195,41 +216,50 @@ def test_a_sure_type_makes_up_for_a_less_sure_relation():
     pairs = apart(replace(pairs, types=types, novel=np.full(3_000, np.nan)))
     decision = fit_decision(pairs, SCHEMA)
     apart_from_type = [
-        f1(pairs, Decision(decision.scale, decision.shifts, {OTHERS: t / 50})) for t in range(50)
+        f1(pairs, replace(decision, thresholds={OTHERS: t / 50}, joint=False)) for t in range(50)
     ]
     assert f1(pairs, decision) > max(apart_from_type) + 0.02
 
 
 def test_what_is_fitted_for_a_document_does_not_depend_on_its_own_labels():
     pairs = drawn(2_000, 10, scale=0.5, shifts=(-1.0, 0.5))
-    relations, probability = cross_fitted(pairs, SCHEMA)
+    relations, calibrated = cross_fitted(pairs, SCHEMA)
     inside = pairs.documents % 5 == 2
     turned = replace(pairs, relation_labels=np.where(inside, 1, pairs.relation_labels))
-    others, changed = cross_fitted(turned, SCHEMA)
+    others, changed = cross_fitted(
+        replace(turned, novelty_labels=np.where(inside, 0, pairs.novelty_labels)), SCHEMA
+    )
     assert relations[2::5] == others[2::5]
     assert relations[1::5] != others[1::5]
-    assert (probability[inside] == changed[inside]).all()
-    assert (probability[~inside] != changed[~inside]).all()
+    for before, after in (
+        (calibrated.related, changed.related),
+        (calibrated.novel, changed.novel),
+    ):
+        assert (before[inside] == after[inside]).all()
+        assert (before[~inside] != after[~inside]).all()
 
 
 def test_each_document_is_decided_by_the_decision_of_the_other_folds():
     pairs = drawn(2_000, 11, scale=0.5, shifts=(-1.0, 0.5))
-    relations, probability = cross_fitted(pairs, SCHEMA, folds=4)
+    relations, calibrated = cross_fitted(pairs, SCHEMA, folds=4)
     assert len(relations) == pairs.num_documents and sum(map(len, relations)) > 0
     for fold in range(4):
         rest = fit_decision(pairs.of(pairs.documents % 4 != fold), SCHEMA)
         whole = decide(pairs, rest, SCHEMA)
         assert relations[fold::4] == whole[fold::4]
         inside = pairs.documents % 4 == fold
-        assert (probability[inside] == rest.calibrated(pairs)[inside]).all()
+        by_rest = rest.calibrated(pairs)
+        assert (calibrated.related[inside] == by_rest.related[inside]).all()
+        assert (calibrated.novel[inside] == by_rest.novel[inside]).all()
 
 
 def test_with_too_few_documents_for_folds_nothing_is_fitted():
     rng = np.random.default_rng(12)
     pairs = pairs_of(rng.normal(0, 2, 300), rng.integers(0, 2, 300), rng, num_documents=9)
-    relations, probability = cross_fitted(pairs, SCHEMA)
+    relations, calibrated = cross_fitted(pairs, SCHEMA)
     assert relations == decide(pairs, Decision(), SCHEMA)
-    assert probability == pytest.approx(pairs.related)
+    assert calibrated.related == pytest.approx(pairs.related)
+    assert calibrated.novel == pytest.approx(pairs.novel)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40), st.integers(1, 12))

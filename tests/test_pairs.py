@@ -14,9 +14,14 @@ from embre.entity_types import TYPE_INDEX
 from embre.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
 from embre.pairs import PairEncoder
 from embre.passes import (
+    FARTHER,
+    NEXT_SENTENCE,
     NOT_NOVEL,
     NOVEL,
+    NUM_NEARNESS,
     NUM_SLOTS,
+    NUM_TIMES,
+    SAME_SENTENCE,
     UNLABELLED,
     UNRELATED,
     Candidate,
@@ -105,6 +110,29 @@ def test_labels_of_candidates(encoder: PairEncoder) -> None:
         label for label, allowed in zip(SCHEMA.labels, encoded.legal[0], strict=True) if allowed
     }
     assert legal == {"None", "Association", "Positive_Correlation", "Negative_Correlation"}
+
+
+def test_how_near_two_concepts_come_and_how_often_is_told(encoder: PairEncoder) -> None:
+    drug, illness, gene = "<Aspirin|Chemical|D1>", "<Melanoma|Disease|D2>", "<Braf|Gene|3>"
+    once = f"{drug} treats {illness}. {gene} is known. This is far."
+    # The gene comes next to both, and the second gene is two sentences from all but the first.
+    for times, near in ((1, SAME_SENTENCE), (2, SAME_SENTENCE + 1), (4, NUM_NEARNESS - 1)):
+        text = " ".join([f"{drug} treats {illness}."] * (times - 1) + [once, "<Gene|Gene|4> too."])
+        encoded = pass_of(encoder, document(text))
+        found = {
+            tuple(encoded.concepts[place].identifier for place in pair): codes
+            for pair, codes in zip(encoded.pairs.tolist(), encoded.meetings.tolist(), strict=True)
+        }
+        assert {tuple(sorted(pair)): codes for pair, codes in found.items()} == {
+            ("D1", "D2"): [near, times],
+            ("3", "D1"): [NEXT_SENTENCE, 1],
+            ("3", "D2"): [NEXT_SENTENCE, 1],
+            ("3", "4"): [FARTHER, 1],
+            ("4", "D1"): [FARTHER, 1],
+            ("4", "D2"): [FARTHER, 1],
+        }
+    many = " ".join([f"{drug} treats {illness}."] * 9)
+    assert pass_of(encoder, document(many)).meetings.tolist() == [[NUM_NEARNESS - 1, NUM_TIMES - 1]]
 
 
 def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:
@@ -230,7 +258,7 @@ def test_indices_of_a_batch_point_at_the_right_documents(encoder: PairEncoder) -
     batch = encoder.lay(encoded, slot=2)
     assert_reads_right(batch, [one.tokens for one in encoded], encoder)
     assert [candidate.member for candidate in batch.candidates] == [0] + [1] * 45 + [2]
-    assert batch.counts == {"relation": 47, "novelty": 1}
+    assert batch.counts == {"relation": 47, "type": 1, "novelty": 1}
     assert batch.num_tokens == len(batch.input_ids) == int(batch.boundaries[-1])
     concepts = [concept for one in encoded for concept in one.concepts]
     flat = np.concatenate([np.r_[-1, one.tokens, -1] for one in encoded])
@@ -257,7 +285,7 @@ def test_micro_batches_do_not_depend_on_the_ranks(encoder: PairEncoder) -> None:
     for _ in range(5):
         parts = [rank.step() for rank in pair]
         assert [len(part) for part in parts] == [2, 2]
-        assert parts[1][1].counts == {"relation": 0, "novelty": 0}
+        assert parts[1][1].counts == {"relation": 0, "type": 0, "novelty": 0}
         assert parts[1][1].num_tokens == 0
         together = sorted(read([b for part in parts for b in part if b.slot >= 0]))
         assert together == read(alone.step())

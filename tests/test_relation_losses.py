@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from embre.passes import UNLABELLED
-from embre.relation_losses import LOSSES
+from embre.relation_losses import LOSSES, type_loss
 
 INF = torch.inf
 
@@ -47,6 +47,17 @@ def test_cross_entropy_weighs_none() -> None:
     logs = logits.log_softmax(1)
     expected = -(logs[0, 1] + 0.25 * logs[1, 0] + logs[2, 2])
     torch.testing.assert_close(LOSSES["cross_entropy"].loss(logits, labels, 0.25), expected)
+
+
+def test_the_type_loss_is_that_of_the_types_alone_over_related_pairs() -> None:
+    logits, labels = some_logits()
+    found = type_loss(logits, labels)
+    first, third = logits[0, 1:3].log_softmax(0)[0], logits[2, 1:3].log_softmax(0)[1]
+    torch.testing.assert_close(found, -(first + third))
+    found.backward()
+    assert logits.grad is not None and bool(logits.grad.isfinite().all())
+    assert logits.grad.any(1).tolist() == [True, False, True, False]
+    assert not logits.grad[:, 0].any()
 
 
 @pytest.mark.parametrize("name", LOSSES)

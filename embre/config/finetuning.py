@@ -28,6 +28,11 @@ class PairConfig(Section):
     none_weight: float = Field(
         default=1.0, gt=0, description="weight of the pairs labelled None in the relation loss"
     )
+    type_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="weight of the type loss, a mean over related pairs; 0: none, as in the paper",
+    )
     hidden: int = Field(default=256, gt=0, description="width of the two MLPs")
     context_heads: int = Field(
         default=4, gt=0, description="ways in which two concepts share a context"
