@@ -16,20 +16,11 @@ import yaml
 from embre.compiled_ops import STALE_AFTER_S
 from embre.config import FinetuneConfig, LaunchConfig, PretrainConfig, check_config
 from embre.encoder import backbone_shape, num_parameters
-from embre.launch import doctor
 from embre.launch import estimate as estimating
-from embre.launch.doctor import (
-    cluster,
-    compiled_ops,
-    examine,
-    expected,
-    nccl,
-    packages,
-    ray_cluster,
-    shard_files,
-    storage,
-    tracking,
-)
+from embre.launch.doctor import examine, machine
+from embre.launch.doctor import run as of_a_run
+from embre.launch.doctor.machine import compiled_ops, nccl, packages, storage, tracking
+from embre.launch.doctor.run import cluster, expected, ray_cluster, shard_files
 from embre.launch.estimate import estimate
 from embre.tokenization import load_tokenizer
 from embre.tracking import runs
@@ -95,9 +86,9 @@ def test_checkpoints_that_do_not_fit_on_the_disk_are_an_error(
     tokenizer = load_tokenizer(config.encoder.path)
     weights = num_parameters(backbone_shape(config.encoder, tokenizer))
     assert 12 * weights < size < 15 * weights
-    monkeypatch.setattr(doctor, "shutil", free_bytes(4 * size))
+    monkeypatch.setattr(of_a_run, "shutil", free_bytes(4 * size))
     assert [check.level for check in expected(config)] == ["ok", "ok"]
-    monkeypatch.setattr(doctor, "shutil", free_bytes(4 * size - 1))
+    monkeypatch.setattr(of_a_run, "shutil", free_bytes(4 * size - 1))
     _, found = expected(config)
     assert found.level == "error" and "lower train.keep_checkpoints" in found.finding
 
@@ -192,7 +183,7 @@ def test_what_is_wrong_with_a_machine_is_said_with_a_remedy(
     monkeypatch.setattr(importlib.metadata, "version", missing)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(doctor, "shutil", free_bytes(1e9))
+    monkeypatch.setattr(machine, "shutil", free_bytes(1e9))
     found = look(tmp_path)
     assert found.level == level and text in found.finding
 

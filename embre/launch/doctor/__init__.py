@@ -1,0 +1,52 @@
+"""What `embre doctor` looks at; each finding says how to mend it."""
+
+from pathlib import Path
+
+from embre.config import (
+    ConfigError,
+    FinetuneConfig,
+    PretrainConfig,
+    RunConfig,
+    load_config,
+    read_values,
+    refuse_secrets,
+)
+from embre.launch.doctor.check import Check
+from embre.launch.doctor.machine import (
+    accelerator,
+    compiled_ops,
+    nccl,
+    packages,
+    python,
+    storage,
+    tracking,
+)
+from embre.launch.doctor.run import cluster, expected, job, precision, ray_cluster, shard_files
+
+
+def examine(config_path: Path | None) -> list[Check]:
+    """All findings on this machine, and on a run if its config is given."""
+    found = [python(), *packages(), accelerator(), *nccl(), *compiled_ops()]
+    if config_path is None:
+        return [*found, storage(Path("runs")), tracking(Path("runs"), None)]
+    kind, config = read_any(config_path)
+    try:
+        refuse_secrets(config)
+    except ConfigError as error:  # which other findings would show
+        return [*found, Check("error", "config", str(error))]
+    folder = Path(config.storage)
+    found += [storage(folder), tracking(folder, config.tracking.uri)]
+    found += [cluster(config), *ray_cluster(config), precision(config), job(kind, config)]
+    if isinstance(config, PretrainConfig) and found[-1].level == "ok":
+        found.append(shard_files(config.data.shards))
+        if not config.encoder.path.startswith("models:/"):
+            found += expected(config)
+    return found
+
+
+def read_any(path: Path) -> tuple[str, RunConfig]:
+    """A config of either kind, told by its `data` section."""
+    data = read_values(path)[0].get("data")
+    if not isinstance(data, dict) or "shards" in data:
+        return "pretrain", load_config(PretrainConfig, path)
+    return "finetune", load_config(FinetuneConfig, path)

@@ -1,0 +1,96 @@
+"""What the doctor looks at on any machine."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.cuda.nccl
+
+from embre.compiled_ops import ops_folder, stale_locks
+from embre.launch.doctor.check import Check
+
+OLDEST_PYTHON = (3, 11)
+PACKAGES = ("torch", "transformers", "deepspeed", "ray", "mlflow", "webdataset")
+ENOUGH_DISK_GB = 5
+
+
+def python() -> Check:
+    running = f"Python {platform.python_version()}, {os.cpu_count()} cores"
+    if sys.version_info < OLDEST_PYTHON:
+        return Check("error", "python", f"{running}; 3.11 or newer is needed")
+    return Check("ok", "python", running)
+
+
+def packages() -> Iterator[Check]:
+    for name in PACKAGES:
+        try:
+            yield Check("ok", name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            remedy = "not installed; run pip install -c constraints.txt -e '.[dev]'"
+            yield Check("error", name, remedy)
+
+
+def accelerator() -> Check:
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        return Check("ok", "gpu", f"{torch.cuda.device_count()} × {', '.join(sorted(names))}")
+    if torch.version.cuda:
+        return Check("warning", "gpu", "torch has CUDA but sees no device; see nvidia-smi")
+    return Check(
+        "warning", "gpu", "none: keep launch.use_gpu=false; base-size runs take weeks here"
+    )
+
+
+def nccl() -> Iterator[Check]:
+    """What GPUs talk by."""
+    if torch.cuda.is_available() and torch.distributed.is_nccl_available():
+        yield Check("ok", "nccl", ".".join(str(part) for part in torch.cuda.nccl.version()))
+    elif torch.cuda.is_available():
+        yield Check("warning", "nccl", "this torch has none: ranks on several GPUs cannot talk")
+
+
+def compiled_ops() -> Iterator[Check]:
+    """Locks that a killed build of a torch or DeepSpeed op left: the next waits for ever."""
+    for lock, quiet_s in stale_locks(ops_folder()):
+        yield Check("warning", "ops", f"{lock} is {quiet_s / 60:.0f} minutes old; remove it")
+
+
+def storage(folder: Path) -> Check:
+    """Whether a file can be written and moved into place there, and how much room there is."""
+    existing = first_existing(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=existing) as scratch:
+            (Path(scratch) / "a").write_text("x")
+            (Path(scratch) / "a").rename(Path(scratch) / "b")
+    except OSError as error:
+        return Check(
+            "error", "storage", f"{existing}: cannot write ({error}); choose another folder"
+        )
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    level = "ok" if free_gb > ENOUGH_DISK_GB else "warning"
+    return Check(level, "storage", f"{folder.absolute()}: can be written, {free_gb:,.0f} GB free")
+
+
+def first_existing(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def tracking(folder: Path, uri: str | None) -> Check:
+    """Whether MLflow answers. What is shown of its address has no password."""
+    from embre.tracking.runs import reachable, without_secrets
+
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None:
+        return Check("ok", "mlflow", f"sqlite in {folder.absolute()}/mlflow.db (made when needed)")
+    problem = reachable(uri)
+    if problem:
+        remedy = "start the server or set MLFLOW_TRACKING_URI"
+        shown = f"{without_secrets(uri)} does not answer: {problem}; {remedy}"
+        return Check("error", "mlflow", shown)
+    return Check("ok", "mlflow", without_secrets(uri))

@@ -1,0 +1,182 @@
+"""What the doctor looks at of a run."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fsspec
+import torch
+
+from embre.config import PretrainConfig, RunConfig
+from embre.launch.doctor.check import Check
+from embre.launch.doctor.machine import first_existing
+from embre.shards import ShardSet
+
+if TYPE_CHECKING:
+    from embre.launch.estimate import Estimate
+
+FAST_ENOUGH = 0.7
+SHARDS_NAMED = 3
+
+
+def cluster(config: RunConfig) -> Check:
+    """Whether the ranks that the run asks for can be had."""
+    launch = config.launch
+    address = os.environ.get("RAY_ADDRESS")
+    if launch.use_gpu and not address and not torch.cuda.is_available():
+        return Check("error", "launch", "launch.use_gpu, and no GPU here; set RAY_ADDRESS")
+    if launch.launcher == "local":
+        return Check("ok", "launch", "in this process, or as torchrun starts it")
+    if address:
+        return Check("ok", "launch", f"{launch.workers} workers on the Ray cluster at {address}")
+    needed, have = launch.workers * launch.cpus_per_worker, os.cpu_count() or 1
+    if needed > have:
+        remedy = (
+            f"lower launch.workers to {int(have // launch.cpus_per_worker)}, or set RAY_ADDRESS"
+        )
+        return Check("error", "launch", f"needs {needed:g} CPUs, this machine has {have}; {remedy}")
+    return Check("ok", "launch", f"{launch.workers} workers on a Ray of this machine")
+
+
+def ray_cluster(config: RunConfig) -> Iterator[Check]:
+    """Whether the cluster of RAY_ADDRESS answers, has room, and asks for a token."""
+    address = os.environ.get("RAY_ADDRESS")
+    if config.launch.launcher != "ray" or not address:
+        return
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        have = ray.cluster_resources()
+    except Exception as error:  # Ray raises many kinds
+        said = " ".join(str(error).split())[:200]
+        yield Check(
+            "error", "ray", f"{address} does not answer: {said}; start it or set RAY_ADDRESS"
+        )
+        return
+    finally:
+        ray.shutdown()
+    launch = config.launch
+    needed = {"CPU": launch.workers * launch.cpus_per_worker}
+    needed |= {"GPU": launch.workers} if launch.use_gpu else {}
+    known = ", ".join(f"{have.get(name, 0):g} {name}" for name in needed)
+    lacking = [name for name, amount in needed.items() if have.get(name, 0) < amount]
+    remedy = f"; {launch.workers} workers need more {' and '.join(lacking)}: lower launch.workers"
+    yield Check(
+        "error" if lacking else "ok", "ray", f"{address} has {known}{remedy if lacking else ''}"
+    )
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        yield Check(
+            "warning",
+            "ray token",
+            "RAY_AUTH_MODE is not token: whoever reaches the cluster can run code on it; "
+            "see docs/CLUSTER.md",
+        )
+
+
+def precision(config: RunConfig) -> Check:
+    """Whether the chosen precision pays on the CPU; without the instructions bf16 crawls."""
+    chosen = config.encoder.precision
+    if config.launch.use_gpu:
+        return Check("ok", "precision", f"{chosen} on a GPU")
+    slower = product_s(torch.bfloat16) / product_s(torch.float32)
+    seen = f"a matrix product in bf16 takes {slower:.1f} × the time of fp32 on this CPU"
+    if chosen == "bf16" and slower > 1:
+        return Check("warning", "precision", f"{seen}; set encoder.precision=fp32")
+    if chosen == "fp32" and slower < FAST_ENOUGH:
+        return Check("ok", "precision", f"fp32; {seen}: encoder.precision=bf16 is worth a try")
+    return Check("ok", "precision", f"{chosen}; {seen}")
+
+
+def product_s(dtype: torch.dtype) -> float:
+    """Seconds of one matrix product of a small encoder's size, the better of two."""
+    left, right = torch.ones(512, 384, dtype=dtype), torch.ones(384, 384, dtype=dtype)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        torch.matmul(left, right)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def job(kind: str, config: RunConfig) -> Check:
+    """What the run itself would be refused for."""
+    from embre.launch.driver import KINDS, resolve
+
+    if config.encoder.path.startswith("models:/"):
+        return Check("ok", kind, f"{config.encoder.path} is fetched when the run starts")
+    check: Callable[[RunConfig], dict[str, str]] = KINDS[kind].check
+    try:
+        digests = check(resolve(config))
+    except (ValueError, OSError) as error:
+        return Check("error", kind, str(error))
+    known = ", ".join(f"{name} {digest[:12]}" for name, digest in digests.items())
+    return Check("ok", kind, f"{config.name}: backbone and data are there and fit ({known})")
+
+
+def shard_files(url: str) -> Check:
+    """Whether the shards of the manifest are there in its sizes, by a listing and no reading."""
+    if url.startswith("https:"):
+        seen = "a web server lists no sizes; tools/inspect_shards.py --verify reads all"
+        return Check("ok", "shards", f"{url}: {seen}")
+    try:
+        entries = ShardSet.open(url).manifest.shards
+        filesystem, root = fsspec.url_to_fs(url.rstrip("/"))
+        files = filesystem.ls(root, detail=True)
+    except (OSError, ValueError, NotImplementedError) as error:
+        return Check("error", "shards", f"{url}: cannot be listed: {error}; see data.shards")
+    sizes = {Path(file["name"]).name: file["size"] for file in files}
+    wrong = [entry.name for entry in entries if sizes.get(entry.name) != entry.bytes]
+    if wrong:
+        named = ", ".join(wrong[:SHARDS_NAMED]) + (" …" if len(wrong) > SHARDS_NAMED else "")
+        return Check(
+            "error",
+            "shards",
+            f"{url}: {len(wrong)} of {len(entries)} shards are not there or have another size than "
+            f"in the manifest: {named}; copy them again",
+        )
+    total = sum(entry.bytes for entry in entries)
+    return Check("ok", "shards", f"{len(entries)} are there, {total / 1e9:,.1f} GB")
+
+
+def expected(config: PretrainConfig) -> Iterator[Check]:
+    """About how long the run will take, how much memory a rank and how much disk its checkpoints,
+    and whether that is here."""
+    from embre.launch.estimate import estimate
+
+    found = estimate(config)
+    yield memory(config, found)
+    kept = config.train.keep_checkpoints + 1  # one is written before the oldest goes
+    needed = kept * found.checkpoint_bytes
+    storage = Path(config.storage)
+    there = (storage / config.name / "checkpoints").glob("*/*")  # of a run that goes on
+    free = shutil.disk_usage(first_existing(storage)).free
+    free += sum(path.stat().st_size for path in there)
+    text = f"{kept} checkpoints of {found.checkpoint_bytes / 1e9:,.1f} GB"
+    if needed > free:
+        remedy = "lower train.keep_checkpoints, or set another storage"
+        yield Check("error", "disk", f"{text}, and {free / 1e9:,.1f} GB free; {remedy}")
+    else:
+        yield Check("ok", "disk", f"{text} at a time")
+
+
+def memory(config: PretrainConfig, found: "Estimate") -> Check:
+    text = (
+        f"about {found.seconds / 3600:,.1f} h on {config.launch.workers} × {found.device}, "
+        f"{found.rank_bytes / 1e9:,.1f} GB a rank"
+    )
+    if config.launch.use_gpu and not torch.cuda.is_available():
+        return Check("ok", "estimate", text)
+    if config.launch.use_gpu:
+        have = torch.cuda.get_device_properties(0).total_memory
+    else:
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    here = 1 if config.launch.use_gpu or os.environ.get("RAY_ADDRESS") else config.launch.workers
+    if found.rank_bytes * here > have:
+        remedy = "lower data.strip_tokens, or set encoder.activation_checkpointing"
+        return Check("error", "estimate", f"{text}, of {have / 1e9:,.0f}; {remedy}")
+    return Check("ok", "estimate", text)
