@@ -1,7 +1,8 @@
 """The relation model: one pass scores all candidate pairs that are in it.
 
-A concept is the log-sum-exp of its mentions' start markers; a pair is its two concepts and the
-context that both attend to. Two perceptrons give the relation type (None included) and novelty.
+A concept is the log-sum-exp of its mentions' start markers; a pair is its two concepts, the context
+that both attend to, and how near they come. Two perceptrons give the relation type (None included)
+and novelty.
 After ATLOP (Zhou et al. 2021, arXiv 2010.11304), without order between the two concepts.
 
 Shapes: T tokens of the strip, N tokens of the passes, K mentions, C concepts, P pairs, L labels,
