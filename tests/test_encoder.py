@@ -126,6 +126,10 @@ def test_flags_that_transformers_writes_are_no_code(tmp_path: Path) -> None:
     }
     (tmp_path / "config.json").write_text(json.dumps(harmless))
     refuse_code(tmp_path)
+    harmful = harmless | {"inner": {"trust_remote_code": True}}
+    (tmp_path / "config.json").write_text(json.dumps(harmful))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        refuse_code(tmp_path)
 
 
 CODE = [

@@ -68,6 +68,8 @@ def test_what_looks_like_a_secret_or_is_one_is_refused_unseen(text: str) -> None
 )
 def test_ordinary_values_pass(text: str) -> None:
     refuse_secrets({"the overrides": text}, {"TOKENIZERS_PARALLELISM": "false", "MY_TOKEN": ""})
+    with pytest.raises(ValueError, match="the overrides"):
+        refuse_secrets({"the overrides": f"{text} note={CANARY}"}, {"MY_TOKEN": CANARY})
 
 
 def test_the_token_is_found_as_ray_finds_it(
