@@ -15,10 +15,10 @@ from made_up_tokenizer import save_made_up_tokenizer
 from naive import READERS, load_tokenizer, run_naive
 from rich.console import Console
 from same import check_same, read_naive
+from shards import Bench, Plan
 
 from embre.corpora import read_documents
 from embre.tally import Tally
-from shards import Bench, Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_DOCUMENTS = 200
