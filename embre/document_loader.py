@@ -8,8 +8,9 @@ from typing import Any
 
 from embre.config import CorpusConfig
 from embre.document import Document
+from embre.pair_batch import PairBatch
 from embre.pairs import PairEncoder
-from embre.passes import PairBatch, Pass
+from embre.passes import Pass
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 from embre.world import World

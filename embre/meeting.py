@@ -14,12 +14,15 @@ class Place:
 
     `sentences` lie from one to the other, 0 where they share one; None where one of them has no
     mention. `shared` is the number of sentences that mention both, `mentions` that of the concept
-    that is mentioned less.
+    that is mentioned less. `first` and `last` say how far into the document, from 0 to 1, the first
+    and the last of the shared sentences stand, or the two that come nearest.
     """
 
     sentences: int | None
     shared: int
     mentions: int
+    first: float
+    last: float
 
 
 class Places:
@@ -39,17 +42,26 @@ class Places:
         """Without a mention of both there is no place."""
         fewest = min(self._times.get(concept, 0) for concept in pair)
         if not fewest:
-            return Place(None, 0, 0)
-        first, second = (self._sentences[concept] for concept in pair)
-        shared = len(first & second)
-        apart = 0 if shared else min(abs(a - b) for a in first for b in second)
-        return Place(apart, shared, fewest)
+            return Place(None, 0, 0, 0.0, 0.0)
+        one, other = (self._sentences[concept] for concept in pair)
+        shared = one & other
+        a, b = self._nearest(pair)
+        met = shared or {a, b}
+        end = max(len(self._starts) - 1, 1)
+        return Place(abs(a - b), len(shared), fewest, min(met) / end, max(met) / end)
 
     def text(self, pair: Pair) -> str:
         """The sentence in which two concepts meet first, or the two that are nearest."""
         if not all(concept in self._sentences for concept in pair):
             return ""
-        first, second = (sorted(self._sentences[concept]) for concept in pair)
-        a, b = min(((a, b) for a in first for b in second), key=lambda ab: (abs(ab[0] - ab[1]), ab))
+        a, b = self._nearest(pair)
         shown = [sentence_text(self._doc, self._starts, number) for number in sorted({a, b})]
         return (" " if abs(a - b) == 1 else " … ").join(shown)
+
+    def _nearest(self, pair: Pair) -> tuple[int, int]:
+        """A sentence of each concept, as near as they come; the first where several are."""
+        one, other = (self._sentences[concept] for concept in pair)
+        shared = one & other
+        if shared:
+            return min(shared), min(shared)
+        return min(((a, b) for a in one for b in other), key=lambda ab: (abs(ab[0] - ab[1]), ab))

@@ -5,8 +5,7 @@
 A pass is what the encoder reads for some pairs: the document with all its mentions marked and all
 its pairs (`encoding: document`), or with those of one pair alone (`pairwise`).
 
-Shapes: T tokens of the strip, W windows in it, N tokens of the passes (those that windows share
-counted once), K mentions of concepts, C concepts, P pairs, L labels.
+Shapes: K mentions of concepts, P pairs, L labels.
 """
 
 from collections import Counter
@@ -15,31 +14,26 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from embre.concept_hash import concept_hash
 from embre.config import PairConfig
 from embre.document import Concept, Document
 from embre.encode import as_checked, encode_documents
-from embre.entity_types import TYPE_INDEX
 from embre.markers import add_markers, cut_windows, mark, marker_ids
 from embre.meeting import Places
+from embre.pair_batch import PairBatch, lay
+from embre.pair_labels import label_pairs
 from embre.passes import (
     FARTHER,
     NEXT_SENTENCE,
-    NOT_NOVEL,
-    NOVEL,
+    NUM_CODES,
+    NUM_EIGHTHS,
     NUM_NEARNESS,
     NUM_SLOTS,
     NUM_SPECIAL,
     NUM_TIMES,
     SAME_SENTENCE,
-    UNLABELLED,
     UNRELATED,
-    Candidate,
-    Grids,
-    PairBatch,
     Pass,
 )
 from embre.relation_schema import RelationSchema
@@ -152,70 +146,21 @@ class PairEncoder:
             novelties=read.novelties[list(wanted)],
         )
 
-    def lay(self, members: Sequence[Pass], slot: int) -> PairBatch:
-        """The windows of some passes end to end, and all indices shifted to match.
+    def lay(self, passes: Sequence[Pass], slot: int) -> PairBatch:
+        """Some passes as a micro-batch.
 
-        Without members the strip is [CLS] [SEP] alone: a forward pass that changes nothing, for a
+        Without passes the strip is [CLS] [SEP] alone: a forward pass that changes nothing, for a
         rank that has fewer micro-batches than others.
         """
-        doc_ids = tuple(dict.fromkeys(member.doc_id for member in members))
-        members = members or [self._nothing()]
-        num_tokens = [len(member.tokens) + NUM_SPECIAL for member in members]
-        num_concepts = [len(member.concepts) for member in members]
-        num_pairs = [len(member.pairs) for member in members]
-        most_pairs = max(num_pairs)
-        token_starts, concept_starts = _starts(num_tokens), _starts(num_concepts)
-        strips, roles, reads = [], [], []
-        for member, shift in zip(members, token_starts, strict=True):
-            last = len(member.tokens) + 1
-            for start, end in member.windows:
-                inside = member.tokens[start:end]
-                strips.append(np.r_[self.tokenizer.first, inside, self.tokenizer.last])
-                roles.append(np.pad(member.roles[start:end], ((1, 1), (0, 0))))
-                reads.append(np.r_[0, start + 1 : end + 1, last] + shift)
-        lengths = [len(strip) for strip in strips]
-        shifts = np.stack([token_starts + 1, concept_starts], axis=1)  # 1: [CLS] comes first
-        types = [TYPE_INDEX[concept.type] for member in members for concept in member.concepts]
-        return PairBatch(
-            input_ids=_tensor(strips),
-            positions=_tensor([np.arange(length) for length in lengths]),
-            roles=_tensor(roles),
-            boundaries=torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)),
-            longest=max(lengths),
-            reads=_tensor(reads),
-            mentions=_tensor(
-                [m.mentions + shift for m, shift in zip(members, shifts, strict=True)]
-            ),
-            concept_types=torch.tensor(types, dtype=torch.int64),
-            pairs=_tensor([m.pairs + s for m, s in zip(members, concept_starts, strict=True)]),
-            meetings=_tensor([member.meetings for member in members]),
-            legal=_tensor([member.legal for member in members]).bool(),
-            relation_labels=_tensor([member.relations for member in members]),
-            novelty_labels=_tensor([member.novelties for member in members]),
-            num_read=sum(num_tokens),
-            grids=Grids(
-                _grid([s + np.arange(n) for s, n in zip(token_starts, num_tokens, strict=True)]),
-                _grid(
-                    [s + np.arange(n) for s, n in zip(concept_starts, num_concepts, strict=True)]
-                ),
-                _grid([member.pairs for member in members]),
-                _tensor([d * most_pairs + np.arange(n) for d, n in enumerate(num_pairs)]),
-                torch.from_numpy(np.repeat(np.arange(len(members)), num_concepts)),
-            ),
-            candidates=tuple(
-                Candidate(number, member.concepts[first], member.concepts[second])
-                for number, member in enumerate(members)
-                for first, second in member.pairs.tolist()
-            ),
-            slot=slot,
-            doc_ids=doc_ids,
-        )
+        return lay(passes or [self._nothing()], self.tokenizer, slot)
 
     def _nothing(self) -> Pass:
         empty, no_rows = np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
+        no_meetings = np.zeros((0, NUM_CODES), dtype=np.int64)
         legal = self._legal([])
         return Pass(
-            *("", empty, no_rows, ((0, 0),), no_rows, (), no_rows, no_rows, legal, empty, empty)
+            *("", empty, no_rows, ((0, 0),), no_rows, (), no_rows, no_meetings),
+            *(legal, empty, empty),
         )
 
     def _candidates(
@@ -235,44 +180,8 @@ class PairEncoder:
         return _rows(rows, len(self.schema.labels)).astype(bool)
 
 
-def label_pairs(
-    doc: Document,
-    schema: RelationSchema,
-    candidates: Sequence[tuple[Concept, Concept]],
-    tally: Tally,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Relation and novelty labels (P,) of the candidates, from the document's relations.
-
-    A relation that no candidate can hold is counted and left out. One of a type that is illegal
-    for its pair leaves the pair without relation label: it is related, but not as the schema says.
-    """
-    index = {pair: row for row, pair in enumerate(candidates)}
-    relations = np.zeros(len(candidates), dtype=np.int64)
-    novelties = np.full(len(candidates), UNLABELLED, dtype=np.int64)
-    labelled = set()
-    for relation in doc.relations:
-        place = f"{relation.head} {relation.type} {relation.tail}"
-        row = index.get(relation.pair)
-        if row is None:
-            why = "with_itself" if relation.head == relation.tail else "not_a_candidate_pair"
-            tally.drop(f"relation/{why}", doc.doc_id, place)
-            continue
-        if row in labelled:
-            tally.drop("relation/second_of_its_pair", doc.doc_id, place)
-            continue
-        labelled.add(row)
-        if relation.novel is not None:
-            novelties[row] = NOVEL if relation.novel else NOT_NOVEL
-        if relation.type in schema.legal_types(*relation.pair):
-            relations[row] = schema.labels.index(relation.type)
-        else:
-            relations[row] = UNLABELLED
-            tally.drop("relation/illegal_type", doc.doc_id, place)
-    return relations, novelties
-
-
 def _meetings(doc: Document, candidates: Sequence[tuple[Concept, Concept]]) -> np.ndarray:
-    """(P, 2) codes of how near two concepts come and of how often the rarer is mentioned."""
+    """(P, 4) codes of how two concepts meet, as in `Pass`."""
     places = Places(doc)
     found = []
     for pair in candidates:
@@ -280,8 +189,11 @@ def _meetings(doc: Document, candidates: Sequence[tuple[Concept, Concept]]) -> n
         near = NEXT_SENTENCE if place.sentences == 1 else FARTHER
         if place.shared:
             near = min(SAME_SENTENCE + place.shared - 1, NUM_NEARNESS - 1)
-        found.append((near, min(place.mentions, NUM_TIMES - 1)))
-    return _rows(found, 2)
+        first, last = (
+            min(int(place * NUM_EIGHTHS), NUM_EIGHTHS - 1) for place in (place.first, place.last)
+        )
+        found.append((near, min(place.mentions, NUM_TIMES - 1), first, last))
+    return _rows(found, NUM_CODES)
 
 
 def _roles(
@@ -303,19 +215,3 @@ def _roles(
 
 def _rows(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(-1, width)
-
-
-def _starts(lengths: Sequence[int]) -> np.ndarray:
-    return np.cumsum([0, *lengths[:-1]]).astype(np.int64)
-
-
-def _grid(parts: Sequence[np.ndarray]) -> Tensor:
-    """Parts as rows of one tensor, with -1 after the end of the shorter ones."""
-    grid = np.full((len(parts), max(map(len, parts)), *parts[0].shape[1:]), -1, dtype=np.int64)
-    for row, part in zip(grid, parts, strict=True):
-        row[: len(part)] = part
-    return torch.from_numpy(grid)
-
-
-def _tensor(parts: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts).astype(np.int64))

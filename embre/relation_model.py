@@ -1,8 +1,8 @@
 """The relation model: one pass scores all candidate pairs that are in it.
 
 A concept is the log-sum-exp of its mentions' start markers; a pair is its two concepts, the context
-that both attend to, and how near they come. Two perceptrons give the relation type (None included)
-and novelty.
+that both attend to, and how and where they meet. Two perceptrons give the relation type (None
+included) and novelty.
 After ATLOP (Zhou et al. 2021, arXiv 2010.11304), without order between the two concepts.
 
 Shapes: T tokens of the strip, N tokens of the passes, K mentions, C concepts, P pairs, L labels,
@@ -21,15 +21,15 @@ from embre.config import PairConfig
 from embre.encoder import encode_strip
 from embre.entity_attention import EntityAttention
 from embre.entity_types import ENTITY_TYPES
+from embre.pair_batch import Grids, PairBatch
 from embre.passes import (
     NOT_NOVEL,
     NOVEL,
+    NUM_EIGHTHS,
     NUM_NEARNESS,
     NUM_TIMES,
     UNLABELLED,
     UNRELATED,
-    Grids,
-    PairBatch,
 )
 from embre.relation_losses import LOSSES, type_loss
 
@@ -72,6 +72,7 @@ class RelationModel(nn.Module):
             )
         self.bert = bert
         self.config = config
+        self.num_labels = num_labels
         shape = bert.config
         self.max_positions = shape.max_position_embeddings
         self.half_precision = half_precision
@@ -87,11 +88,14 @@ class RelationModel(nn.Module):
         self.times = nn.Embedding(NUM_TIMES, hidden)
         self.relation = perceptron(5 * hidden, config.hidden, num_labels, config.dropout)
         self.novelty = perceptron(5 * hidden, config.hidden, 3, config.dropout)
+        self.first = nn.Embedding(NUM_EIGHTHS, hidden)
+        self.last = nn.Embedding(NUM_EIGHTHS, hidden)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """What each mean counts, of what is learnt."""
-        weights = {"relation": 1.0, "type": self.config.type_weight, "novelty": 1.0}
+        """What each mean counts, of what is learnt; a single type needs no learning."""
+        type_weight = self.config.type_weight if self.num_labels > 2 else 0.0
+        weights = {"relation": 1.0, "type": type_weight, "novelty": 1.0}
         left_out = {"relation": {"novelty"}, "novelty": {"relation", "type"}, "both": set()}
         return {
             name: weight
@@ -133,30 +137,33 @@ class RelationModel(nn.Module):
         with torch.autocast(
             batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
         ):
-            features = self._pair_features(batch)
-            relation_PL, novelty_P3 = self.relation(features), self.novelty(features)
+            of_relation, of_novelty = self._pair_features(batch)
+            relation_PL, novelty_P3 = self.relation(of_relation), self.novelty(of_novelty)
         relation_PL = relation_PL.float().masked_fill(~batch.legal, -torch.inf)
         never_3 = torch.zeros(3, dtype=torch.bool, device=novelty_P3.device)
         never_3[UNRELATED] = self.config.novelty_of == "related"
         return relation_PL, novelty_P3.float().masked_fill(never_3, -torch.inf)
 
-    def _pair_features(self, batch: PairBatch) -> Tensor:
-        """(P, 5H): nothing in it depends on which concept of a pair comes first."""
+    def _pair_features(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """(P, 5H) for the relation, and for novelty: nothing in them depends on which concept of a
+        pair comes first. Novelty alone is told where they meet: relations were found worse by it.
+        """
         states_NH = self._document_states(batch)
         concepts_CH = concept_vectors(states_NH, batch.mentions, len(batch.concept_types))
         context_PH = self.context(states_NH, concepts_CH, batch)
         types_CH = self.types(batch.concept_types)
         first, second = batch.pairs.unbind(1)
         one, other = concepts_CH[first], concepts_CH[second]
-        near_P, times_P = batch.meetings.unbind(1)
+        near_P, times_P, first_P, last_P = batch.meetings.unbind(1)
         parts = [
             one + other,
             one * other,
             (one - other).abs(),
             context_PH,
-            types_CH[first] + types_CH[second] + self.nearness(near_P) + self.times(times_P),
         ]
-        return torch.cat(parts, dim=1)
+        how = types_CH[first] + types_CH[second] + self.nearness(near_P) + self.times(times_P)
+        where = self.first(first_P) + self.last(last_P)
+        return torch.cat([*parts, how], dim=1), torch.cat([*parts, how + where], dim=1)
 
     def _document_states(self, batch: PairBatch) -> Tensor:
         """(N, H) float32: the state of each token of a pass, its mean over the windows it is in."""

@@ -12,7 +12,7 @@ from embre.corpora.biored import SCHEMA
 from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.evaluation import ERRORS, EVALUATION, evaluate_documents, write_evaluation
-from embre.pairs import label_pairs
+from embre.pair_labels import label_pairs
 from embre.passes import NOVEL, UNLABELLED
 from embre.scored_pairs import Decision, ScoredPairs, decide
 from embre.scoring import score

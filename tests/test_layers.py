@@ -13,7 +13,8 @@ FLOORS = """
   interrupts
 - corpora demo_corpus demo_wording scoring verdicts sentences meeting marked_text
 - data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards entities
-  examples masking batch stream loader masked_documents markers passes pairs document_loader
+  examples masking batch stream loader masked_documents markers passes pair_batch pair_labels pairs
+  document_loader
   training_corpora scored_pairs calibration inputs held_out joining parts selection
   concept_counts work_folder shard_order shard_tokenizer shard_tables shard_statistics
   shard_check shard_documents concept_hash mention_columns mention_row co_occurrence bootstrap

@@ -12,6 +12,7 @@ from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.entity_types import TYPE_INDEX
 from embre.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
+from embre.pair_batch import Candidate, PairBatch
 from embre.pairs import PairEncoder
 from embre.passes import (
     FARTHER,
@@ -24,8 +25,6 @@ from embre.passes import (
     SAME_SENTENCE,
     UNLABELLED,
     UNRELATED,
-    Candidate,
-    PairBatch,
     Pass,
 )
 from embre.tally import Tally
@@ -112,6 +111,23 @@ def test_labels_of_candidates(encoder: PairEncoder) -> None:
     assert legal == {"None", "Association", "Positive_Correlation", "Negative_Correlation"}
 
 
+def test_where_in_the_document_two_concepts_meet_is_told(encoder: PairEncoder) -> None:
+    drug, illness, gene = "<Aspirin|Chemical|D1>", "<Melanoma|Disease|D2>", "<Braf|Gene|3>"
+    sentences = ["It is so."] * 17
+    for place in (0, 9, 15):
+        sentences[place] = f"{drug} treats {illness}."
+    sentences[16] = f"{gene} is known."
+    encoded = pass_of(encoder, document(" ".join(sentences)))
+    ends = {
+        tuple(sorted(encoded.concepts[place].identifier for place in pair)): codes[2:]
+        for pair, codes in zip(encoded.pairs.tolist(), encoded.meetings.tolist(), strict=True)
+    }
+    assert ends == {("D1", "D2"): [0, 7], ("3", "D1"): [7, 7], ("3", "D2"): [7, 7]}
+    sentences[15] = sentences[0] = sentences[16]
+    encoded = pass_of(encoder, document(" ".join(sentences)))
+    assert encoded.meetings[:, 2:].tolist() == [[4, 4], *[[4, 7]] * 2]  # 9, and 15 of 16
+
+
 def test_how_near_two_concepts_come_and_how_often_is_told(encoder: PairEncoder) -> None:
     drug, illness, gene = "<Aspirin|Chemical|D1>", "<Melanoma|Disease|D2>", "<Braf|Gene|3>"
     once = f"{drug} treats {illness}. {gene} is known. This is far."
@@ -120,7 +136,7 @@ def test_how_near_two_concepts_come_and_how_often_is_told(encoder: PairEncoder) 
         text = " ".join([f"{drug} treats {illness}."] * (times - 1) + [once, "<Gene|Gene|4> too."])
         encoded = pass_of(encoder, document(text))
         found = {
-            tuple(encoded.concepts[place].identifier for place in pair): codes
+            tuple(encoded.concepts[place].identifier for place in pair): codes[:2]
             for pair, codes in zip(encoded.pairs.tolist(), encoded.meetings.tolist(), strict=True)
         }
         assert {tuple(sorted(pair)): codes for pair, codes in found.items()} == {
@@ -132,7 +148,8 @@ def test_how_near_two_concepts_come_and_how_often_is_told(encoder: PairEncoder) 
             ("4", "D2"): [FARTHER, 1],
         }
     many = " ".join([f"{drug} treats {illness}."] * 9)
-    assert pass_of(encoder, document(many)).meetings.tolist() == [[NUM_NEARNESS - 1, NUM_TIMES - 1]]
+    codes = pass_of(encoder, document(many)).meetings[:, :2]
+    assert codes.tolist() == [[NUM_NEARNESS - 1, NUM_TIMES - 1]]
 
 
 def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:

@@ -14,7 +14,8 @@ from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.engine import TorchEngine
-from embre.passes import NOVEL, Grids, PairBatch
+from embre.pair_batch import Grids, PairBatch
+from embre.passes import NOVEL, NUM_EIGHTHS, NUM_NEARNESS, NUM_TIMES
 from embre.relation_folder import LoadedModel
 from embre.relation_model import concept_vectors, log_distances
 from embre.scoring import METRICS, score
@@ -107,14 +108,14 @@ def test_illegal_types_have_no_probability(folder: Path, way: dict[str, str]) ->
     assert bool(((found.related > 0) & (found.related < 1)).all())
 
 
-def test_where_two_concepts_meet_counts(loaded: LoadedModel) -> None:
+def test_how_two_concepts_meet_counts_and_where_counts_for_novelty(loaded: LoadedModel) -> None:
     batch = batch_of(loaded, DOCS)
     relation, novelty = loaded.model.logits(batch)
-    for column in (0, 1):  # how near, and how often
+    for column, size in enumerate((NUM_NEARNESS, NUM_TIMES, NUM_EIGHTHS, NUM_EIGHTHS)):
         others = batch.meetings.clone()
-        others[:, column] = (others[:, column] + 1) % 5
+        others[:, column] = (others[:, column] + 1) % size
         other_relation, other_novelty = loaded.model.logits(replace(batch, meetings=others))
-        assert not torch.allclose(relation, other_relation)
+        assert torch.equal(relation, other_relation) == (column > 1)
         assert not torch.allclose(novelty, other_novelty)
 
 
@@ -144,6 +145,8 @@ def test_one_task_alone(folder: Path) -> None:
     assert relation.model.loss_weights == {"relation": 1.0, "type": 1.0}
     paper = tiny_relation_model(folder, type_weight=0.0)
     assert paper.model.loss_weights == {"relation": 1.0, "novelty": 1.0}
+    one_type = tiny_relation_model(folder, corpus="bc5cdr", tasks="relation")
+    assert one_type.model.loss_weights == {"relation": 1.0}
     assert bool(relation.model.probabilities(batch_of(relation, DOCS)).novel.isnan().all())
     novelty = tiny_relation_model(folder, tasks="novelty", novelty_of="all")
     assert novelty.model.loss_weights == {"novelty": 1.0}

@@ -66,11 +66,15 @@ def tiny_encoder(folder: Path, **shape: int) -> EncoderConfig:
 
 
 def tiny_relation_model(
-    folder: Path, max_document_tokens: int = 128, window_overlap: int = 32, **pairs: Any
+    folder: Path,
+    max_document_tokens: int = 128,
+    window_overlap: int = 32,
+    corpus: str = "biored",
+    **pairs: Any,
 ) -> LoadedModel:
-    """An untrained relation model with BioRED's labels and the tokenizer of a folder."""
+    """An untrained relation model with a corpus's labels and the tokenizer of a folder."""
     torch.manual_seed(5)
-    tokenizer, schema = load_tokenizer(folder), CORPORA["biored"]
+    tokenizer, schema = load_tokenizer(folder), CORPORA[corpus]
     config = PairConfig(hidden=16, window_overlap=window_overlap, **pairs)
     encoder = PairEncoder.build(tokenizer, schema, max_document_tokens, config)
     model = RelationModel(
