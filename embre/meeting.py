@@ -61,7 +61,4 @@ class Places:
     def _nearest(self, pair: Pair) -> tuple[int, int]:
         """A sentence of each concept, as near as they come; the first where several are."""
         one, other = (self._sentences[concept] for concept in pair)
-        shared = one & other
-        if shared:
-            return min(shared), min(shared)
         return min(((a, b) for a in one for b in other), key=lambda ab: (abs(ab[0] - ab[1]), ab))

@@ -177,6 +177,7 @@ def test_attention_that_knows_entities_begins_as_plain_attention(folder: Path) -
 
 def test_an_empty_micro_batch_adds_nothing(loaded: LoadedModel) -> None:
     empty = loaded.encoder.lay([], slot=-1)
+    assert empty.doc_ids == ()
     assert empty.counts == {"relation": 0, "type": 0, "novelty": 0}
     loaded.model.zero_grad()
     sum(loaded.model(empty).values()).backward()  # type: ignore[union-attr]
