@@ -220,11 +220,21 @@ def test_training_on_what_is_scored_is_refused(folder: Path) -> None:
         check(config_of(folder, data=data | {"train": str(folder / "twice")}))
 
 
-def test_a_password_in_the_tracking_uri_is_refused_and_not_written(folder: Path) -> None:
-    config = config_of(folder, name="secret", tracking={"uri": "https://me:pw@host/mlflow"})
-    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD"):
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("https://me:pw@host/mlflow", "MLFLOW_TRACKING_PASSWORD"),
+        ("mlruns", "^tracking.uri: mlruns is a folder"),
+        ("file:///mlruns", "^tracking.uri: file:///mlruns is a folder"),
+    ],
+)
+def test_a_store_that_cannot_be_written_to_is_refused_before_anything_is_written(
+    folder: Path, uri: str, message: str
+) -> None:
+    config = config_of(folder, name="refused", tracking={"uri": uri})
+    with pytest.raises(ConfigError, match=message):
         run_job("finetune", config, Console(file=StringIO()))
-    assert not (folder / "runs" / "secret").exists()
+    assert not (folder / "runs" / "refused").exists()
 
 
 def test_what_does_not_fit_is_said_before_training(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -32,9 +36,11 @@ from embre.launch.studying import Done, carry_out_run, carry_out_study
 from embre.scoring import METRICS, score
 from embre.study import cells, finetuning, finetuning_runs, pretraining_runs, study_folder
 from embre.study_table import comparisons, results, write_results
+from embre.tracking import read_events
 from embre.workers import OneProcess
 from tests.tiny import tiny_tokenizer
 
+ROOT = Path(__file__).parents[1]
 DOCS = make_corpus(36, seed=5)
 AXES = {
     "tasks": {"both": [], "relation": ["pairs.tasks=relation"]},
@@ -284,6 +290,35 @@ def test_a_real_run_of_a_cell(folder: Path, tmp_path: Path) -> None:
             folder, tmp_path, name="broken", backbones={"gone": {"path": str(tmp_path / "gone")}}
         )
         carry_out_study(broken, OneProcess(), quiet())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ended_by", "processes"), [(signal.SIGTERM, 1), (signal.SIGKILL, 2)])
+def test_a_run_saves_and_stops_when_its_study_is_ended(
+    folder: Path, tmp_path: Path, ended_by: signal.Signals, processes: int
+) -> None:
+    never = ["train.steps=1000000", "train.save_every_steps=1000000", "train.log_every_steps=1"]
+    study = study_of(folder, tmp_path, seeds=[1], set=never)
+    given = tmp_path / "study.yaml"
+    given.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    run = tmp_path / "small" / "small.made_up.as_is.both.document.s1"
+    command = [sys.executable, "-m", "embre.launch", "study", str(given)]
+    with subprocess.Popen([*command, f"--processes={processes}"], cwd=ROOT) as started:
+        try:
+            until(lambda: any(read_events(run, "step")))
+        finally:
+            started.send_signal(ended_by)
+    until(lambda: "the same command goes on" in (run / "study.log").read_text())
+    (saved,) = (run / "checkpoints").glob("step-*")
+    assert (saved / "manifest.json").exists()
+
+
+def until(holds: Callable[[], bool], seconds: float = 90.0) -> None:
+    """Wait until something holds."""
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.2)
 
 
 @pytest.mark.ray

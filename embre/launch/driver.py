@@ -170,7 +170,10 @@ def absolute(path: str) -> str:
 
 
 def tracking_uri(config: RunConfig) -> str:
-    """The config's, the environment's, or a sqlite file in the storage."""
+    """The config's, the environment's, or a sqlite file in the storage.
+
+    Raises ConfigError where a password would be written down, and for a folder.
+    """
     uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
         Path(config.storage).mkdir(parents=True, exist_ok=True)
@@ -179,6 +182,12 @@ def tracking_uri(config: RunConfig) -> str:
         raise ConfigError(
             "the MLflow URI holds a user or password, which would be written down; set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
+    if uri.startswith("file:") or not (SCHEME.match(uri) or uri == "databricks"):
+        key = "tracking.uri" if config.tracking.uri else "MLFLOW_TRACKING_URI"
+        raise ConfigError(
+            f"{key}: {uri} is a folder, and MLflow no longer keeps runs in folders; give "
+            "sqlite:///PATH/mlflow.db or the URL of a server, or leave it out"
         )
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"

@@ -80,11 +80,17 @@ def carry_out_study(
 
 
 def carry_out_run(kind: str, folder: str) -> Done:
-    """One run, by the command that a user would give; what it prints goes into its folder."""
+    """One run, by the command that a user would give; what it prints goes into its folder.
+
+    When this process ends, whatever ends it, the run saves and stops.
+    """
     place = Path(folder)
-    command = [sys.executable, "-m", "embre.launch", kind, str(place / CONFIG)]
-    with (place / LOG).open("ab") as log:
-        code = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL).returncode
+    command = [sys.executable, "-m", "embre.launch.tied", kind, str(place / CONFIG)]
+    with (
+        (place / LOG).open("ab") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE) as run,
+    ):
+        code = run.wait()
     lines = (place / LOG).read_text(errors="replace").strip().splitlines() or [""]
     return Done(place.name, code, lines[-1])
 

@@ -1,0 +1,20 @@
+"""`python -m embre.launch.tied …` is the `embre` command of a run that ends with who started it:
+when the other end of its standard input closes, it is asked to stop as by SIGTERM."""
+
+import os
+import signal
+import sys
+import threading
+
+from embre.launch.cli import main
+
+
+def stop_with_the_starter() -> None:
+    """A closed pipe is the one sign that comes whatever ended the starter, kill -9 too."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+threading.Thread(target=stop_with_the_starter, daemon=True).start()
+main()
