@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_scene import Outcome, against, as_json, recovery_s
+from fault_scene import Outcome, Scene, against, as_json, recovery_s
+from overheads import save_cost, zero_overhead
 from shuffle import measure
 
 
@@ -112,3 +113,14 @@ def test_a_shuffle_is_told_from_none() -> None:
     mixed = measure(names, np.random.default_rng(0).permutation(names).tolist())
     assert mixed["rank_correlation"] < 0.1 and mixed["neighbours_surviving"] < 0.01
     assert mixed["median_distance"] == pytest.approx(0.293, abs=0.02)
+
+
+def test_a_checkpoint_has_a_cost(tmp_path: Path) -> None:
+    stalled_s, all_s = save_cost(tmp_path)
+    assert 0 < stalled_s <= all_s
+
+
+@pytest.mark.slow
+def test_both_engines_do_every_step(tmp_path: Path) -> None:
+    found = zero_overhead(Scene.build(tmp_path), steps=4, warm_up=1)
+    assert len(found) == 3 and min(found) > 0

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,11 +108,19 @@ class Scene:
         self, config: Path, fault: str = "", ranks: int = 0, env: dict[str, str] | None = None
     ) -> "Running":
         """Start a run: under Ray, or with `ranks` under torchrun."""
-        command = [sys.executable, "-m", "embre.launch", "pretrain", str(config)]
-        if ranks:
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            launcher += [f"--nproc-per-node={ranks}", "-m"]
-            command = [*launcher, *command[2:]]
+        command = ["-m", "embre.launch", "pretrain", str(config)]
+        return self.start_ranks(ranks, command, fault, env)
+
+    def start_ranks(
+        self,
+        ranks: int,
+        command: Sequence[str],
+        fault: str = "",
+        env: dict[str, str] | None = None,
+    ) -> "Running":
+        """Start a script or module: once, or on each of `ranks` under torchrun."""
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        command = [sys.executable, *(torchrun if ranks else []), *command]
         settings = {**os.environ, **QUICK_TO_NOTICE, "OMP_NUM_THREADS": "1", **(env or {})}
         settings.pop("EMBRE_FAULT", None)
         if fault:

@@ -1,19 +1,20 @@
 """What the machinery costs: Ray, ZeRO-1, the stream of micro-batches, a restart.
 
-    python tools/bench/overheads.py --quick     one round of two ways, about a minute on two cores
+    python tools/bench/overheads.py --quick     few steps, without Ray, about a minute on two cores
     python tools/bench/overheads.py             three rounds, a quarter of an hour
 
-Runs of the same small pretraining take turns: two ranks of torchrun with TorchEngine, the same with
-DeepSpeed's ZeRO-1, and two Ray workers with TorchEngine. A step's time is the median over all steps
-but the first ones; a ratio is of medians within a round, and the median of rounds is given. The
-last line is one JSON object: `ray_overhead` and `zero1_overhead` are shares (0.01 is 1 % slower).
+Runs of the same small pretraining take turns: two ranks of torchrun with TorchEngine, and two Ray
+workers. A step's time is the median over all steps but the first ones; a ratio is of medians within
+a round, and the median of rounds is given. Both engines are compared within one run of torchrun
+that does each step under one and the other; that ratio is the median over steps. The last line is
+one JSON object: `ray_overhead` and `zero1_overhead` are shares (0.01 is 1 % slower).
 """
 
 import json
 import tempfile
 import time
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, quantiles
 from typing import Annotated, Any
 
 import torch
@@ -39,12 +40,12 @@ from embre.world import World
 
 STATE_PARTS = (training_state.WEIGHT, *training_state.MOMENTS)
 WARM_UP = 30
+IN_TURN = Path(__file__).with_name("engines_in_turn.py")
 SHAPE = {"layers": 2, "hidden": 192, "heads": 3, "feed_forward": 768}
-ALONE = "torchrun, TorchEngine"
+ALONE, RAY = "torchrun", "Ray"
 WAYS: dict[str, dict[str, Any]] = {
-    ALONE: {"engine": "torch", "launch": {"launcher": "local"}},
-    "torchrun, ZeRO-1": {"engine": "deepspeed", "launch": {"launcher": "local"}},
-    "Ray, TorchEngine": {"engine": "torch", "launch": {"launcher": "ray", "workers": 2}},
+    ALONE: {"launcher": "local"},
+    RAY: {"launcher": "ray", "workers": 2},
 }
 
 
@@ -61,18 +62,20 @@ def main(
         each: dict[str, list[float]] = {way: [] for way in WAYS}
         waited: list[float] = []
         for number in range(rounds):
-            for way in list(WAYS)[:2] if quick else WAYS:
+            for way in [ALONE] if quick else WAYS:
                 found = run(scene, way, f"round-{number}-{way}", steps)
                 each[way].append(median(event["seconds"] for event in found))
                 waited += [event["waited_share"] for event in found]
+        zero = zero_overhead(scene, steps)
         loaded = run(scene, ALONE, "loaded", steps, data__loader_workers=4, data__streams=4)
         recovery = {} if quick else recover(scene)
     base = each[ALONE]
     overhead = {way: share_over(base, times) for way, times in each.items() if times}
     show(console, each, overhead)
     result = {
-        "ray_overhead": overhead.get("Ray, TorchEngine"),
-        "zero1_overhead": overhead["torchrun, ZeRO-1"],
+        "ray_overhead": overhead.get(RAY),
+        "zero1_overhead": round(median(zero) - 1, 4),
+        "zero1_quartiles": [round(quantile - 1, 4) for quantile in quantiles(zero)[::2]],
         "stream_docs_per_s": round(median(streaming)),
         "stream_each": [round(rate) for rate in streaming],
         "waited_share": round(median(waited), 4),
@@ -82,6 +85,11 @@ def main(
         "recovery_s": recovery,
         "step_ms": {way: [round(1000 * s, 2) for s in times] for way, times in each.items()},
     }
+    low, high = result["zero1_quartiles"]
+    console.print(
+        f"ZeRO-1 over TorchEngine, steps in turns: {result['zero1_overhead']:+.1%}, half of the "
+        f"steps from {low:+.1%} to {high:+.1%}"
+    )
     console.print(
         f"stream, masking and packing: {result['stream_docs_per_s']:,} documents/s and core"
     )
@@ -102,23 +110,38 @@ def main(
 def run(scene: Scene, way: str, name: str, steps: int, **more: Any) -> list[dict[str, Any]]:
     """One run on two ranks, on one where loader processes want the other core; its steps after the
     warm-up."""
-    name = name.replace(" ", "-").replace(",", "")
-    config = scene.config(
-        name,
-        encoder__new=SHAPE,
-        data__strip_tokens=1024,
-        train__steps=steps,
-        train__save_every_steps=steps,
-        train__validate_every_steps=steps,
-        **WAYS[way],
-        **more,
-    )
-    ranks = 0 if more or WAYS[way]["launch"]["launcher"] == "ray" else 2
+    config = config_of(scene, name, steps, launch=WAYS[way], **more)
+    ranks = 0 if more or way == RAY else 2
     code, said = scene.start(config, ranks=ranks).wait(600)
     if code:
         raise RuntimeError(f"{way} failed with {code}:\n{said[-3000:]}")
     found = steps_of(scene.run_folder(name))
     return [event for step, event in found.items() if step > WARM_UP]
+
+
+def config_of(scene: Scene, name: str, steps: int, **more: Any) -> Path:
+    return scene.config(
+        name,
+        encoder__new=SHAPE,
+        engine="torch",
+        data__strip_tokens=1024,
+        train__steps=steps,
+        train__save_every_steps=steps,
+        train__validate_every_steps=steps,
+        **more,
+    )
+
+
+def zero_overhead(scene: Scene, steps: int, warm_up: int = WARM_UP) -> list[float]:
+    """How many times as long each step took under ZeRO-1 as under TorchEngine, on two ranks."""
+    times = scene.folder / "times.json"
+    config = config_of(scene, "in-turn", steps, launch=WAYS[ALONE])
+    code, said = scene.start_ranks(2, [str(IN_TURN), str(config), str(times)]).wait(600)
+    if code:
+        raise RuntimeError(f"the engines in turn failed with {code}:\n{said[-3000:]}")
+    found = json.loads(times.read_text())
+    pairs = zip(found["deepspeed"], found["torch"], strict=True)
+    return [zero / plain for zero, plain in pairs][warm_up:]
 
 
 def stream_rate(folder: Path, documents: int) -> list[float]:
@@ -160,7 +183,7 @@ def save_cost(folder: Path) -> tuple[float, float]:
         }
     )
     engine = TorchEngine(model, OptimizerConfig(), {}, World(), seed=0)
-    updates = {training_state.UPDATES: torch.tensor(1)}
+    updates = {training_state.UPDATES: torch.tensor(1), **engine.guard.state()}
     for name, parameter in model.named_parameters():
         updates |= {f"{part}/{name}": parameter.detach() for part in STATE_PARTS}
     engine.load_state(updates)
