@@ -218,7 +218,7 @@ def empty_batch(source: StreamSource) -> Batch:
     """A micro-batch without targets, for a rank that has fewer streams than others: it changes
     nothing, because a loss is a sum over a global count. Its one document is [CLS] [SEP], so that
     every weight takes part in the backward pass."""
-    return make_batch(source, NOTHING, -1, StreamState())
+    return replace(make_batch(source, NOTHING, -1, StreamState()), doc_ids=())
 
 
 def lay(source: StreamSource, members: Examples) -> tuple[Strip, np.ndarray, np.ndarray]:

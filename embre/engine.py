@@ -213,6 +213,8 @@ class TorchEngine:
         self.guard = StepGuard(optimizer.spike_sigmas)
         self._model = model.to(world.device)
         self._optimizer = adamw(self._model, optimizer)
+        # Not left to the first update: it may be left out, and a save be due all the same.
+        training_state.begin_adam(self._optimizer, self._model.parameters(), updates=0)
 
     @property
     def module(self) -> nn.Module:

@@ -130,6 +130,7 @@ class DeepSpeedEngine:
         self._loss = math.nan
         self._judged: tuple[float, str | None] | None = None
         self._listen()
+        self._begin_adam(updates=0)  # the first update may be left out, and a save be due
 
     @property
     def module(self) -> nn.Module:
@@ -226,7 +227,17 @@ class DeepSpeedEngine:
         return share | (self.rows.state() if self.rows is not None else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        zero, updates = self._engine.optimizer, int(state[training_state.UPDATES])
+        self._begin_adam(int(state[training_state.UPDATES]))
+        self._link()
+        with torch.no_grad():
+            training_state.load_state(self.module, state, self._put)
+        self.guard.load_state(state)
+        if self.rows is not None:
+            self.rows.load_state(state)
+
+    def _begin_adam(self, updates: int) -> None:
+        """A state of that many updates for what this rank trains."""
+        zero = self._engine.optimizer
         if self.stage == 0:
             mine = self.module.parameters()
         elif self.stage == 3:
@@ -234,12 +245,6 @@ class DeepSpeedEngine:
         else:
             mine = zero.single_partition_of_fp32_groups
         training_state.begin_adam(self._adam, mine, updates)
-        self._link()
-        with torch.no_grad():
-            training_state.load_state(self.module, state, self._put)
-        self.guard.load_state(state)
-        if self.rows is not None:
-            self.rows.load_state(state)
 
     @property
     def _adam(self) -> torch.optim.AdamW:

@@ -72,7 +72,7 @@ class StreamLoader:
         workers = min(self.source.data.loader_workers, len(self.mine))
         dataset = StepDataset(self.source, [(s, self._states[s]) for s in self.mine])
         if workers == 0:
-            return iter(dataset)
+            return dataset.steps()
         # spawn: a forked copy of a process with communication threads may never wake up.
         parts = iter(
             DataLoader(
@@ -99,19 +99,48 @@ class StepDataset(IterableDataset):
         self.source = source
         self.streams = streams
 
-    def __iter__(self) -> Iterator[list[Batch]]:
-        worker = get_worker_info()
-        mine = self.streams[worker.id :: worker.num_workers] if worker else self.streams
+    def steps(self, first: int = 0, apart: int = 1) -> Iterator[list[Batch]]:
+        """Those of every so-many-th stream."""
+        mine = self.streams[first::apart]
         readers = [stream_batches(self.source, stream, state) for stream, state in mine]
         while True:
             yield [next(reader) for reader in readers]
 
+    def __iter__(self) -> Iterator[list[Batch] | Exception]:
+        """In a worker: its part, and from an error on that error. As a value it comes to the rank
+        as it is; torch would make a text of its traceback."""
+        worker = get_worker_info()
+        assert worker is not None
+        try:
+            yield from self.steps(worker.id, worker.num_workers)
+        except Exception as error:
+            while True:
+                yield _sendable(error)
 
-def _merge(parts: Iterator[list[Batch]], workers: int) -> Iterator[list[Batch]]:
-    """Whole steps out of the parts that the workers give in turn, in the order of slots."""
-    while True:
-        found = [batch for _ in range(workers) for batch in next(parts)]
-        yield sorted(found, key=lambda batch: batch.slot)
+
+def _sendable(error: Exception) -> Exception:
+    """An error that another process can take; those of some libraries cannot be made again."""
+    if type(error).__module__.split(".")[0] in ("builtins", "embre"):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _merge(parts: Iterator[list[Batch] | Exception], workers: int) -> Iterator[list[Batch]]:
+    """Whole steps out of the parts that the workers give in turn, in the order of slots; an error
+    that a worker met is raised."""
+    try:
+        while True:
+            found: list[Batch] = []
+            for _ in range(workers):
+                part = next(parts)
+                if isinstance(part, Exception):
+                    raise part
+                found += part
+            yield sorted(found, key=lambda batch: batch.slot)
+    finally:
+        # A traceback keeps this frame. With the iterator in it the workers would live on, and
+        # since they do not listen to SIGTERM, the rank would wait for them at its end for ever.
+        del parts
 
 
 def _ahead(steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:

@@ -93,6 +93,9 @@ def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None
         ("train.steps=" + "[" * 5000, "train.steps: the value is no YAML.*brackets"),
         ("train={steps: 1, steps: 2}", "train: .*the key steps is there twice"),
         ("data.also=[&a x, *a]", "data.also: .*anchors and aliases"),
+        ("deepspeed.zero_optimization=1", "deepspeed: .*is a section: .*{stage: 1}"),
+        ("deepspeed.zero_optimization=", "deepspeed: .*is a section: .*{stage: 1}"),
+        ("encoder.new={heads: 3}", "encoder.new: .*3 heads cannot share 128 numbers"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_remedy(

@@ -6,6 +6,8 @@ Plain WebDataset reads most of it without a word: the last test says what it mak
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+import yaml
 
 from embre.shard_check import check_shards
 from embre.sharding import ShardSettings
@@ -20,6 +23,7 @@ from embre.shards import DamagedShard, ShardSet
 from tests.shard_sets import write_shards
 from tests.tools.test_inspect_shards import believe, flat, inspect
 
+ROOT = Path(__file__).parents[1]
 SHARD = "train-000000.tar"
 NUM_BLOCKS = 4
 Damage = Callable[[bytes, tarfile.TarInfo, tarfile.TarInfo], bytes]
@@ -98,6 +102,27 @@ def test_what_is_missing_is_found_even_where_the_manifest_was_made_of_the_damage
     believe(Path(damaged.url), SHARD)
     problems = check_shards(ShardSet.open(damaged.url))
     assert list(problems) == [SHARD]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", ["cut in a payload"], indirect=True)
+def test_a_run_whose_loader_process_meets_the_damage_ends_and_names_it(
+    whole: ShardSet, damaged: ShardSet, tmp_path: Path
+) -> None:
+    shape = {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16}
+    run = {
+        "name": "small",
+        "storage": str(tmp_path / "runs"),
+        "encoder": {"path": f"{whole.url}/tokenizer", "new": shape},
+        "data": {"shards": damaged.url, "streams": 1, "loader_workers": 1},
+        "train": {"steps": 9},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    command = [sys.executable, "-m", "embre.launch", "pretrain", str(tmp_path / "run.yaml")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2, ended.stderr
+    (said,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert SHARD in said and said.endswith("copy or write it again") and "Traceback" not in said
 
 
 class Evil:

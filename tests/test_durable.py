@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from embre import durable
-from embre.durable import PARTIAL, commit, flush
+from embre.durable import PARTIAL, commit, flush, sync
 
 
 def stop_at(point: str, error: BaseException):
@@ -43,6 +43,21 @@ def test_until_the_end_what_was_there_stays(
     assert (path.read_bytes() if path.exists() else None) == before
     commit(path, b"after")
     assert path.read_bytes() == b"after" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_was_moved_on_at_once_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, moved = tmp_path / "partial", tmp_path / "final"
+    folder.mkdir()
+
+    def sync_late(path: Path) -> None:
+        folder.rename(moved)
+        sync(path)
+
+    monkeypatch.setattr(durable, "sync", sync_late)
+    commit(folder / "note.json", b"it is there")
+    assert (moved / "note.json").read_bytes() == b"it is there"
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

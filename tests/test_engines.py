@@ -212,6 +212,19 @@ def test_what_is_no_number_on_one_rank_is_left_out_by_all(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
+def test_a_run_whose_first_update_is_left_out_can_be_saved_and_goes_on(stage: int | None) -> None:
+    (((result,), first), (_, second)) = run_ranks(
+        partial(walk_past, inputs=math.inf), 2, stage, [0], 0
+    )
+    assert result.skip and first["updates"] == 0
+    untrained = {n: v.tolist() for n, v in ToyModel().state_dict().items()}
+    assert {n: (first | second)[f"weight/{n}"] for n in untrained} == untrained
+    curve, end = walk_on(2, stage, 1, 3, first | second)
+    assert end["updates"] == 2 and all(math.isfinite(norm) for _, norm in curve)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
 def test_a_spike_is_left_out_by_all(stage: int | None) -> None:
     bad, last = FEWEST + 3, FEWEST + 6
     found, without = (

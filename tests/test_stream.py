@@ -533,7 +533,7 @@ def test_a_stream_without_any_sound_shard_ends_with_an_error(
 def test_an_empty_micro_batch_has_no_targets(source: StreamSource) -> None:
     batch = empty_batch(source)
     assert batch.counts == {"token": 0, "type": 0, "identifier": 0}
-    assert batch.num_tokens == 0 and batch.slot == -1
+    assert batch.num_tokens == 0 and batch.slot == -1 and batch.doc_ids == ()
     # One document of nothing, so that attention has something to attend to on every rank.
     assert batch.boundaries.tolist() == [0, 2, 50, 98, 128]
     padding = [source.special["pad"]] * (source.data.strip_tokens - 2)

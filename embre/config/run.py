@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from embre.config.sections import (
     EncoderConfig,
@@ -47,6 +47,13 @@ class RunConfig(Section):
     )
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _sections(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(given.get("zero_optimization", {}), dict):
+            raise ValueError("zero_optimization is a section: zero_optimization: {stage: 1}")
+        return given
 
     def fingerprint(self) -> str:
         """SHA-256 over all that decides the numbers of a run; a resumed run must have the same."""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -19,6 +19,12 @@ class NewEncoder(Section):
     heads: int = Field(default=2, gt=0)
     feed_forward: int = Field(default=512, gt=0)
     max_positions: int = Field(default=512, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_share(self) -> "NewEncoder":
+        if self.hidden % self.heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.hidden} numbers: change one")
+        return self
 
 
 class EncoderConfig(Section):

@@ -21,6 +21,7 @@ from embre.config import (
     refuse_secrets,
 )
 from embre.curves import draw_curves
+from embre.engine_deepspeed import deepspeed_json
 from embre.engines import DEEPSPEED_JSON
 from embre.interrupts import Interrupted
 from embre.job import CONFIG, Job
@@ -29,6 +30,7 @@ from embre.launch.progress import shown
 from embre.tracking.events import EVENTS
 from embre.tracking.registry import fetch
 from embre.tracking.runs import RunHandle, best_effort, close_run, log_files, open_run
+from embre.world import World
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
@@ -102,7 +104,7 @@ def finish(handle: RunHandle | None, folder: Path, status: str) -> None:
 
 
 def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
-    """ConfigError for what a launcher cannot do."""
+    """ValueError for what a launcher or an engine cannot do."""
     if SCHEME.match(config.storage):
         raise ConfigError(
             f"storage: {config.storage} is a URL; give a folder that all machines share"
@@ -116,6 +118,8 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
         raise ConfigError("launch.min_workers: more than launch.workers; lower it")
     if under_torchrun and config.encoder.path.startswith("models:/"):
         raise ConfigError("encoder.path: under torchrun give the folder of the model, not its name")
+    if config.engine == "deepspeed":
+        deepspeed_json(config.deepspeed, config.optimizer, 1, World())
 
 
 def refuse_another_config(kind: type[RunConfig], config: RunConfig, folder: Path) -> None:

@@ -229,7 +229,6 @@ def slurm(folder: Path, srun: str) -> dict[str, str]:
 def start(folder: Path, srun: str) -> subprocess.Popen[bytes]:
     config = ROOT / "configs/pretrain/base.yaml"
     command = ["bash", str(SCRIPT), "pretrain", str(config), f"storage={folder}"]
-    (folder / "pubtator-base").mkdir()
     return subprocess.Popen(command, env=slurm(folder, srun))
 
 

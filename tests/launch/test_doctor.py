@@ -141,6 +141,32 @@ def test_a_secret_in_a_config_is_reported_without_its_value(tmp_path: Path) -> N
     assert CANARY not in repr(found)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"storage": "s3://bucket/runs"}, "storage: s3://bucket/runs is a URL"),
+        ({"launch": {"workers": 2}}, "the local launcher is one process"),
+        ({"engine": "deepspeed", "deepspeed": {"fp16": {}}}, "deepspeed.fp16: the run says this"),
+    ],
+)
+def test_the_doctor_refuses_what_the_run_refuses(
+    shards: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(pretraining(shards, **change).model_dump(mode="json")))
+    found = examine(path)[-1]
+    assert found.level == "error" and message in found.finding
+
+
+def test_gpus_that_are_not_there_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    found = cluster(launching(launcher="ray", use_gpu=True, workers=8))
+    assert found.level == "error" and "lower launch.workers to 1" in found.finding
+
+
 def test_nccl_is_named_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert list(nccl()) == []

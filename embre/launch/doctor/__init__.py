@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from embre.config import (
-    ConfigError,
     FinetuneConfig,
     PretrainConfig,
     RunConfig,
@@ -30,9 +29,12 @@ def examine(config_path: Path | None) -> list[Check]:
     if config_path is None:
         return [*found, storage(Path("runs")), tracking(Path("runs"), None)]
     kind, config = read_any(config_path)
+    from embre.launch.driver import refuse_what_cannot_be
+
     try:
-        refuse_secrets(config)
-    except ConfigError as error:  # which other findings would show
+        refuse_secrets(config)  # which other findings would show
+        refuse_what_cannot_be(config, under_torchrun=False)
+    except ValueError as error:
         return [*found, Check("error", "config", str(error))]
     folder = Path(config.storage)
     found += [storage(folder), tracking(folder, config.tracking.uri)]

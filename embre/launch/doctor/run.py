@@ -39,6 +39,12 @@ def cluster(config: RunConfig) -> Check:
             f"lower launch.workers to {int(have // launch.cpus_per_worker)}, or set RAY_ADDRESS"
         )
         return Check("error", "launch", f"needs {needed:g} CPUs, this machine has {have}; {remedy}")
+    gpus = torch.cuda.device_count()
+    if launch.use_gpu and launch.workers > gpus:
+        remedy = f"lower launch.workers to {gpus}, or set RAY_ADDRESS"
+        return Check(
+            "error", "launch", f"needs {launch.workers} GPUs, this machine has {gpus}; {remedy}"
+        )
     return Check("ok", "launch", f"{launch.workers} workers on a Ray of this machine")
 
 

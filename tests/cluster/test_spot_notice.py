@@ -1,0 +1,121 @@
+"""A cloud's notice is read as the cloud gives it, and reaches Ray as a node that drains."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import ray
+import spot_notice
+from spot_notice import aws_notice, gcp_notice, wait_for
+
+from embre.launch.draining import draining_nodes
+from tests.cluster.conftest import CLUSTER
+from tests.launch.test_draining import Busy
+
+
+class Machine(ThreadingHTTPServer):
+    """What a machine may read about itself: of both clouds, with the headers that they ask for.
+    `action` is AWS's notice, `preempted` Google's; as long as `down` counts, nobody answers."""
+
+    action: str | None = None
+    preempted = "FALSE"
+    down = 0
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Machine
+
+    def do_PUT(self) -> None:
+        asked = self.path == "/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+        self.answer("a-token" if asked else None)
+
+    def do_GET(self) -> None:
+        if self.path == "/instance/preempted" and self.headers["Metadata-Flavor"] == "Google":
+            self.answer(self.server.preempted)
+        elif self.path == "/meta-data/spot/instance-action":
+            known = self.headers["X-aws-ec2-metadata-token"] == "a-token"
+            self.answer(self.server.action if known else None, 404 if known else 401)
+        else:
+            self.answer(None)
+
+    def answer(self, text: str | None, otherwise: int = 404) -> None:
+        if self.server.down:
+            self.server.down -= 1
+            text, otherwise = None, 503
+        self.send_response(200 if text is not None else otherwise)
+        self.end_headers()
+        self.wfile.write((text or "").encode())
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    server = Machine(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def url(machine: Machine) -> str:
+    return f"http://127.0.0.1:{machine.server_port}"
+
+
+def in_seconds(seconds: float) -> str:
+    ends = datetime.now(UTC) + timedelta(seconds=seconds)
+    return f'{{"action": "terminate", "time": "{ends:%Y-%m-%dT%H:%M:%SZ}"}}'
+
+
+def test_aws_says_until_when(machine: Machine) -> None:
+    assert aws_notice(url(machine)) is None
+    machine.action = in_seconds(120)
+    assert aws_notice(url(machine)) == pytest.approx(119, abs=5)
+    machine.action = in_seconds(-60)
+    assert aws_notice(url(machine)) == 0
+
+
+def test_google_gives_half_a_minute(machine: Machine) -> None:
+    assert gcp_notice(url(machine)) is None
+    machine.preempted = "TRUE"
+    assert gcp_notice(url(machine)) == 30
+
+
+def test_it_is_waited_for_though_nobody_answers_at_times(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = []
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 4:
+            machine.action = in_seconds(90)
+
+    monkeypatch.setattr(spot_notice.time, "sleep", look)
+    machine.down = 2
+    assert wait_for(partial(aws_notice, url(machine))) == pytest.approx(89, abs=5)
+    assert len(looks) == 4 and len(caplog.messages) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_learns_that_this_node_will_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        actor = ray.remote(num_cpus=1)(Busy).remote()
+        node = ray.get(actor.node.remote())
+        assert draining_nodes() == set()
+        address = ray.get_runtime_context().gcs_address
+        told = f"import spot_notice; spot_notice.drain({address!r}, 60)"
+        subprocess.run([sys.executable, "-c", told], cwd=CLUSTER, check=True)
+        assert draining_nodes() == {node}
+    finally:
+        ray.shutdown()
