@@ -9,7 +9,9 @@ from collections.abc import Callable
 import torch
 
 from embre import faults, interrupts
+from embre.config import PretrainConfig
 from embre.job import Job
+from embre.launch.errors import RunFailed
 from embre.tracking.runs import system_metrics
 from embre.world import World, current_world
 
@@ -17,11 +19,28 @@ FAULT = "EMBRE_FAULT"
 
 
 def carry_out(recipe: Callable[[Job, World], None], job: Job, device: torch.device) -> None:
-    """Run the recipe as one rank; the first of each node watches the machine."""
+    """Run the recipe as one rank; the first of each node watches the machine.
+
+    Raises RunFailed with a remedy where the GPU's memory is too small.
+    """
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     world = prepare(job, device)
     with system_metrics(job.handle if first else None, socket.gethostname()):
-        recipe(job, world)
+        try:
+            recipe(job, world)
+        except torch.OutOfMemoryError as error:
+            raise RunFailed(f"{error} {smaller(job)}") from error
+
+
+def smaller(job: Job) -> str:
+    """What makes a run take less of a GPU's memory."""
+    if isinstance(job.config, PretrainConfig):
+        return (
+            "Set encoder.activation_checkpointing=true, with which this run can go on; or begin "
+            "another one with less than data.strip_tokens"
+            f"={job.config.data.strip_tokens}"
+        )
+    return "Begin another run with less data.passes_per_micro_batch and more data.micro_batches"
 
 
 def prepare(job: Job, device: torch.device) -> World:
