@@ -38,6 +38,7 @@ EMBEDDINGS_MULTIPLE = 64  # rows of the embedding matrix, for tensor cores and D
 # mean `all` F1 of three seeds: 0.62 with heads from 0 to 4, 0.50 from 0 to 2, 0.59 from 1 to 4.
 STEEPEST_FALLOFF = 4.0
 CHUNK_SCORES = 1 << 22  # attention scores held at once: 16 MB each time they are kept
+PAIRS_AT_ONCE = 1 << 13  # through the perceptrons: a full text may have a hundred thousand
 
 
 class Probabilities(NamedTuple):
@@ -137,24 +138,33 @@ class RelationModel(nn.Module):
         with torch.autocast(
             batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
         ):
-            of_relation, of_novelty = self._pair_features(batch)
-            relation_PL, novelty_P3 = self.relation(of_relation), self.novelty(of_novelty)
+            states_NH = self._document_states(batch)
+            concepts_CH = concept_vectors(states_NH, batch.mentions, len(batch.concept_types))
+            context_PH = self.context(states_NH, concepts_CH, batch)
+            types_CH = self.types(batch.concept_types)
+            of_pairs = (batch.pairs, batch.meetings, context_PH)
+            chunks = zip(*(part.split(PAIRS_AT_ONCE) for part in of_pairs), strict=True)
+            parts = [self._score(concepts_CH, types_CH, *chunk) for chunk in chunks]
+        relation_PL, novelty_P3 = (torch.cat(part) for part in zip(*parts, strict=True))
         relation_PL = relation_PL.float().masked_fill(~batch.legal, -torch.inf)
         never_3 = torch.zeros(3, dtype=torch.bool, device=novelty_P3.device)
         never_3[UNRELATED] = self.config.novelty_of == "related"
         return relation_PL, novelty_P3.float().masked_fill(never_3, -torch.inf)
 
-    def _pair_features(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """(P, 5H) for the relation, and for novelty: nothing in them depends on which concept of a
+    def _score(
+        self,
+        concepts_CH: Tensor,
+        types_CH: Tensor,
+        pairs_P2: Tensor,
+        meetings_P4: Tensor,
+        context_PH: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """(P, L) and (P, 3) of some pairs: nothing in their features depends on which concept of a
         pair comes first. Novelty alone is told where they meet: relations were found worse by it.
         """
-        states_NH = self._document_states(batch)
-        concepts_CH = concept_vectors(states_NH, batch.mentions, len(batch.concept_types))
-        context_PH = self.context(states_NH, concepts_CH, batch)
-        types_CH = self.types(batch.concept_types)
-        first, second = batch.pairs.unbind(1)
+        first, second = pairs_P2.unbind(1)
         one, other = concepts_CH[first], concepts_CH[second]
-        near_P, times_P, first_P, last_P = batch.meetings.unbind(1)
+        near_P, times_P, first_P, last_P = meetings_P4.unbind(1)
         parts = [
             one + other,
             one * other,
@@ -163,7 +173,8 @@ class RelationModel(nn.Module):
         ]
         how = types_CH[first] + types_CH[second] + self.nearness(near_P) + self.times(times_P)
         where = self.first(first_P) + self.last(last_P)
-        return torch.cat([*parts, how], dim=1), torch.cat([*parts, how + where], dim=1)
+        relation_PL = self.relation(torch.cat([*parts, how], dim=1))
+        return relation_PL, self.novelty(torch.cat([*parts, how + where], dim=1))
 
     def _document_states(self, batch: PairBatch) -> Tensor:
         """(N, H) float32: the state of each token of a pass, its mean over the windows it is in."""

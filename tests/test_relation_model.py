@@ -223,9 +223,13 @@ def test_chunks_of_pairs_change_nothing(
         return [p.grad.clone() for p in loaded.model.parameters() if p.grad is not None]
 
     at_once = gradients()
-    monkeypatch.setattr(relation_model, "CHUNK_SCORES", 1)
-    for chunked, expected in zip(gradients(), at_once, strict=True):
-        assert_close(chunked, expected)
+    rows = []
+    loaded.model.relation.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    for constant, size in (("CHUNK_SCORES", 1), ("PAIRS_AT_ONCE", 3)):
+        monkeypatch.setattr(relation_model, constant, size)
+        for chunked, expected in zip(gradients(), at_once, strict=True):
+            assert_close(chunked, expected)
+    assert max(rows) == rows[0] > 3 and rows[1:].count(3) > 1 and sum(rows[1:]) == rows[0]
     loaded.model.zero_grad()
 
 
