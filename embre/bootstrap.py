@@ -5,7 +5,7 @@ tp, fp and fn of each document for one metric; those of several runs are (N, D, 
 such a system is the mean of their F1, which is what tables of several seeds show.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from embre.scoring import score_documents
 
 SAMPLES = 1_000  # of an interval
 PAIRED_SAMPLES = 10_000  # of a p-value, which is wanted to 0.001
+CHUNK_DRAWS = 1 << 21  # documents of samples held at once: 16 MB each time they are kept
 
 
 def document_counts(
@@ -40,14 +41,13 @@ def f1_of(counts: np.ndarray) -> np.ndarray:
 
 def interval(counts: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of micro F1 over documents drawn with replacement, and over
-    runs where there are several (Efron and Tibshirani 1993, chapter 13). O(S · D) memory.
+    runs where there are several (Efron and Tibshirani 1993, chapter 13).
 
     With few runs the part of the spread that comes from the seed is too small: N runs drawn with
     replacement show (N - 1)/N of its variance.
     """
-    runs = _runs(counts)
     rng = np.random.default_rng(seed)
-    f1_S = _resampled(runs, _document_weights(runs.shape[1], samples, rng), rng)
+    (f1_S,) = _resampled([_runs(counts)], samples, rng)
     low, high = np.percentile(f1_S, [2.5, 97.5])
     return float(low), float(high)
 
@@ -73,8 +73,8 @@ def paired_p(
             f"{runs_a.shape[1]} documents against {runs_b.shape[1]}: a paired test needs the same"
         )
     rng = np.random.default_rng(seed)
-    weights_SD = _document_weights(runs_a.shape[1], samples, rng)
-    moved_S = _resampled(runs_a, weights_SD, rng) - _resampled(runs_b, weights_SD, rng)
+    f1_a_S, f1_b_S = _resampled([runs_a, runs_b], samples, rng)
+    moved_S = f1_a_S - f1_b_S
     difference = f1_of(runs_a.sum(1)).mean() - f1_of(runs_b.sum(1)).mean()
     # Equal differences differ in their last bits when they are summed in another order.
     as_far = np.abs(moved_S - difference) >= abs(difference) - 1e-12
@@ -86,16 +86,34 @@ def _runs(counts: np.ndarray) -> np.ndarray:
     return counts[None] if counts.ndim == 2 else counts
 
 
-def _document_weights(num_documents: int, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """(S, D) how often each document is in each sample of as many as there are."""
+def _document_weights(
+    num_documents: int, samples: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """(S, D) how often each document is in each sample of as many as there are, some samples at a
+    time: whole it is 1.6 GB of 20,000 documents. What is drawn does not depend on the pieces."""
     if not num_documents:
         raise ValueError("there are no documents to draw from")
-    return rng.multinomial(num_documents, np.full(num_documents, 1 / num_documents), samples)
+    at_once = max(1, CHUNK_DRAWS // num_documents)
+    evenly = np.full(num_documents, 1 / num_documents)
+    for done in range(0, samples, at_once):
+        yield rng.multinomial(num_documents, evenly, min(at_once, samples - done))
 
 
-def _resampled(runs: np.ndarray, weights_SD: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(S,) the mean F1 of the runs drawn for each sample, on its documents."""
-    num_runs = len(runs)
-    f1_SN = np.stack([f1_of(weights_SD.astype(np.float64) @ run) for run in runs], axis=1)
-    drawn_SN = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), len(weights_SD))
+def _resampled(
+    systems: Sequence[np.ndarray], samples: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """For each system's runs (N, D, 3), all on the same documents, (S,) the mean F1 of the runs
+    drawn for each sample, on its documents."""
+    f1_of_systems: list[list[np.ndarray]] = [[] for _ in systems]
+    for weights_SD in _document_weights(systems[0].shape[1], samples, rng):
+        weights_SD = weights_SD.astype(np.float64)
+        for found, runs in zip(f1_of_systems, systems, strict=True):
+            found.append(np.stack([f1_of(weights_SD @ run) for run in runs], axis=1))
+    return [_of_drawn_runs(np.concatenate(found), rng) for found in f1_of_systems]
+
+
+def _of_drawn_runs(f1_SN: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(S,) the mean F1 of runs drawn anew for each sample."""
+    samples, num_runs = f1_SN.shape
+    drawn_SN = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), samples)
     return (f1_SN * drawn_SN).sum(1) / num_runs

@@ -33,8 +33,8 @@ def fit_decision(pairs: ScoredPairs, schema: RelationSchema) -> Decision:
     least half that F1 (Lipton, Elkan and Narayanaswamy, ECML 2014).
 
     A pair whose relation type is illegal for it (UNLABELLED) is related, and no predicted type is
-    right for it. Novelty counts where model and gold both state it, so that without novelty it is
-    the F1 of pair and type. Gold relations that no candidate holds are not seen here. Where all
+    right for it. Novelty counts unless one side never states it, when it is the F1 of pair
+    and type. Gold relations that no candidate holds are not seen here. Where all
     pairs are related, or none is, nothing can be learnt: probabilities stay as they are, and so
     do thresholds with fewer than `ENOUGH` relations in all.
     """

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,23 @@ class Evaluation:
     reliability: Reliability | None
     of_candidates: bool
     errors: list[Error]
+
+    def of_metrics(self, metrics: Collection[str]) -> "Evaluation":
+        """The same without what other metrics say."""
+        groups = {
+            grouping: {
+                group: {metric: found for metric, found in by_metric.items() if metric in metrics}
+                for group, by_metric in some.items()
+            }
+            for grouping, some in self.groups.items()
+        }
+        return replace(
+            self,
+            scores={metric: found for metric, found in self.scores.items() if metric in metrics},
+            intervals={m: found for m, found in self.intervals.items() if m in metrics},
+            groups={name: some for name, some in groups.items() if all(some.values())},
+            curves={metric: found for metric, found in self.curves.items() if metric in metrics},
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; see docs/FORMATS.md. Errors stand in their own file."""
@@ -138,8 +155,13 @@ def evaluate_documents(
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> list[Path]:
-    """Write the numbers, the errors and the plots that there are; returns the files."""
+    """Write the numbers, the errors and the plots that there are; returns the files.
+
+    Those of an earlier evaluation go first: its plots must not stand beside other numbers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (EVALUATION, ERRORS, CURVES, CONFUSION, RELIABILITY):
+        (folder / name).unlink(missing_ok=True)
     (folder / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=1))
     with (folder / ERRORS).open("w", encoding="utf-8", newline="") as file:
         rows = [_row(error) for error in evaluation.errors]

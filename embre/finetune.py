@@ -27,7 +27,7 @@ from embre.relation_folder import LoadedModel, save_relation_model
 from embre.relation_model import RelationModel
 from embre.report import write_report
 from embre.scored_pairs import Decision, ScoredPairs, dealt_together
-from embre.scoring import Score, counting, floor, score
+from embre.scoring import Score, counting, floor, learnt_metrics, score
 from embre.tally import Tally
 from embre.tokenization import load_tokenizer
 from embre.tracking import Tracker
@@ -105,11 +105,25 @@ class Held:
         return docs, calibrated
 
     def score(self, predicted: list[Document]) -> dict[str, Score]:
-        """Under the official counting; pairs that the corpus does not annotate do not count."""
-        return score(self.docs, predicted, not_scored=self.encoder.schema.not_scored)
+        """Under the official counting, by the metrics that are learnt; pairs that the corpus does
+        not annotate do not count."""
+        found = score(self.docs, predicted, not_scored=self.encoder.schema.not_scored)
+        learnt = learnt_metrics(self.encoder.schema, self.encoder.config.tasks)
+        return {metric: found[metric] for metric in learnt}
+
+    @property
+    def gold(self) -> list[Document]:
+        """What predictions are judged by, one by one: without the novelty that a model of relations
+        alone never states, or each of its relations would be wrong."""
+        if self.encoder.config.tasks != "relation":
+            return self.docs
+        return [
+            replace(doc, relations=tuple(replace(r, novel=None) for r in doc.relations))
+            for doc in self.docs
+        ]
 
     def validate(self, engine: Engine) -> dict[str, float]:
-        """The four F1 under the official counting."""
+        """The F1 that are learnt, under the official counting."""
         predicted, _ = self.predicted(self.scored(engine))
         scores = self.score(predicted)
         return {f"f1/{name}": found.f1 for name, found in scores.items()}
@@ -137,7 +151,7 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
             "run": config.name,
             **digests(config),
             "counting": counting(schema),
-            "all_f1": round(scores["all"].f1, 4),
+            **({"all_f1": round(scores["all"].f1, 4)} if "all" in scores else {}),
             "encoder": encoder_lineage(config.encoder.path),
         }
         (partial / LINEAGE).write_text(json.dumps(lineage, indent=1))
@@ -148,16 +162,16 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
             f"F1 {name.replace('_', ' + ')}": f"{found.f1:.3f}" for name, found in scores.items()
         }
         evaluation = evaluate_documents(
-            dev.docs,
+            dev.gold,
             predicted,
             schema,
             dev.training,
             calibrated,
             not_scored=schema.not_scored,
-        )
+        ).of_metrics(tuple(scores))
         written = write_evaluation(folder / EVALUATION_FOLDER, evaluation)
         title = f"{config.name}: held out"
-        write_report(folder / REPORT, predicted, dev.docs, title, facts, evaluation)
+        write_report(folder / REPORT, predicted, dev.gold, title, facts, evaluation)
         commit(folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
         if job.handle:
             with best_effort("logging the scores"):

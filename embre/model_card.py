@@ -15,6 +15,7 @@ from embre import __version__
 from embre.config import EncoderConfig, FinetuneConfig, PretrainConfig
 from embre.job import CARD, LINEAGE
 from embre.relation_schema import RelationSchema
+from embre.scoring import learnt_metrics
 
 LICENSE = "license: unknown  # fill in: the backbone and the documents have licences of their own\n"
 TAGS = ["biology", "medical", "pubtator", "bert"]
@@ -80,12 +81,12 @@ def write_relation_card(
     lineage = json.loads((folder / LINEAGE).read_text())
     base = base_model(config.encoder, lineage["encoder"])
     corpora = list(dict.fromkeys([schema.name, *(also.corpus.name for also in config.data.also)]))
-    names = {m: name for m, name in NAMES.items() if schema.novelty or "novelty" not in name}
+    names = {metric: NAMES[metric] for metric in learnt_metrics(schema, config.pairs.tasks)}
     measured = f"{Path(config.data.dev).name} ({num_documents} documents)"
     front = {
         "language": ["en"],
         "library_name": "embre",
-        "tags": [*TAGS, "relation-extraction", *(["novelty"] if schema.novelty else [])],
+        "tags": [*TAGS, "relation-extraction", *(["novelty"] if "pair_novelty" in names else [])],
         **({"base_model": base} if base else {}),
         "datasets": corpora,
         "metrics": ["f1", "precision", "recall"],
@@ -109,15 +110,19 @@ def write_relation_card(
             }
         ],
     }
-    what = ", ".join(schema.own_types)
-    novel = ", says whether the text states it as new" if schema.novelty else ""
+    what = f"Relation types: {', '.join(schema.own_types)}."
+    if "pair_type" not in names:
+        what = (
+            "It learnt no relation types: each relation has the first type that its pair may have."
+        )
+    novel = ", says whether the text states it as new" if "pair_novelty" in names else ""
     pairs = ", ".join("-".join(pair) for pair, types in sorted(schema.legal.items()) if types)
     start = f"`{base}`" if base else "an encoder with random weights"
     digests = {key: lineage[key] for key in lineage if key in ("train", "dev") or "also." in key}
     parts = [
         f"# {config.name}",
         f"Finds relations between the annotated concepts of a document{novel}, and gives each a "
-        f"probability. Relation types: {what}. Pairs: {pairs}.\n"
+        f"probability. {what} Pairs: {pairs}.\n"
         f"Fine-tuned by embre {__version__} from {start} in {config.train.steps} steps.",
         _results(scores, names, measured),
         USE_RELATIONS.rstrip(),

@@ -18,29 +18,31 @@ def label_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Relation and novelty labels (P,) of the candidates, from the document's relations.
 
-    A relation that no candidate can hold is counted and left out. One of a type that is illegal
-    for its pair leaves the pair without relation label: it is related, but not as the schema says.
+    A relation that no candidate can hold is counted and left out, and so is one of a type that is
+    illegal for its pair where a legal one stands beside it, be it before or behind. Alone it leaves
+    the pair without relation label: it is related, but not as the schema says.
     """
     index = {pair: row for row, pair in enumerate(candidates)}
     relations = np.zeros(len(candidates), dtype=np.int64)
     novelties = np.full(len(candidates), UNLABELLED, dtype=np.int64)
     labelled = set()
-    for relation in doc.relations:
+    legal_first = sorted(doc.relations, key=lambda r: r.type not in schema.legal_types(*r.pair))
+    for relation in legal_first:
         place = f"{relation.head} {relation.type} {relation.tail}"
         row = index.get(relation.pair)
         if row is None:
             why = "with_itself" if relation.head == relation.tail else "not_a_candidate_pair"
             tally.drop(f"relation/{why}", doc.doc_id, place)
             continue
-        if row in labelled:
+        legal = relation.type in schema.legal_types(*relation.pair)
+        if not legal:
+            tally.drop("relation/illegal_type", doc.doc_id, place)
+        elif row in labelled:
             tally.drop("relation/second_of_its_pair", doc.doc_id, place)
+        if row in labelled:
             continue
         labelled.add(row)
+        relations[row] = schema.labels.index(relation.type) if legal else UNLABELLED
         if relation.novel is not None:
             novelties[row] = NOVEL if relation.novel else NOT_NOVEL
-        if relation.type in schema.legal_types(*relation.pair):
-            relations[row] = schema.labels.index(relation.type)
-        else:
-            relations[row] = UNLABELLED
-            tally.drop("relation/illegal_type", doc.doc_id, place)
     return relations, novelties

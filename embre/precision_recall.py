@@ -44,15 +44,20 @@ def curve(confidence: np.ndarray, right: np.ndarray, num_gold: int) -> Curve:
 
 
 def ranked_pairs(pairs: ScoredPairs) -> dict[str, Ranked]:
-    """Confidence (n,) and whether it is right (n,) for `pair`, `pair_type` and `all`: all pairs,
-    by the probability that all that the metric asks for is right."""
+    """Confidence (n,) and whether it is right (n,) for `pair`, `pair_type` and, where model and
+    gold tell novelty, `all`: all pairs, by the probability that all that the metric asks for is
+    right."""
     typed = pairs.related * pairs.types.max(1, initial=0.0)
     confidence = {
         "pair": pairs.related,
         "pair_type": typed,
         "all": Decision(joint=True).confidence(pairs),
     }
-    return {metric: (confidence[metric], right) for metric, right in pairs.right.items()}
+    return {
+        metric: (confidence[metric], right)
+        for metric, right in pairs.right.items()
+        if metric != "all" or pairs.tells_novelty
+    }
 
 
 def ranked_relations(gold: Sequence[Document], predicted: Sequence[Document]) -> dict[str, Ranked]:

@@ -29,13 +29,14 @@ from embre.predict_pieces import FOLDER, Pieces, num_pieces, remove_pieces
 from embre.predict_record import (
     RECORD,
     FileRecord,
+    Opened,
     PredictRecord,
     clear_leftovers,
     is_done,
     locked,
-    read_record,
+    open_record,
     remove_output,
-    targets_of,
+    remove_outputs,
     version_of,
     write_record,
 )
@@ -108,14 +109,17 @@ def predict_files(
     workers: Workers | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda documents: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Predicted:
     """Write each input file into `out` with relations that the model in `folder` predicts.
 
     Files are copied byte for byte, but for their relations. What an earlier run finished with the
-    same model is not predicted again unless the input has changed or `overwrite` is given. Beside
-    the files are `predicted.json` and a report of the first documents. Raises FileNotFoundError or
-    ValueError for an input that is not there, for no document at all, and where `out` holds
-    predictions of another model or threshold.
+    same model and threshold is not predicted again unless the input has changed or `overwrite` is
+    given, and outputs of other inputs stay. Those of another model or threshold go with
+    `overwrite`, which `tell` is told. Beside the files are `predicted.json` and a report of the
+    first documents. Raises FileNotFoundError or ValueError for an input that is not there, for no
+    document at all, for a model that cannot be loaded, and where `out` holds predictions of another
+    model or threshold.
     """
     settings, workers = settings or PredictSettings(), workers or OneProcess()
     started = time.monotonic()
@@ -132,16 +136,15 @@ def predict_files(
     if not isinstance(workers, OneProcess):
         tasks = in_pieces(tasks)
     with locked(out):
-        record = read_record(out, digest, settings.threshold, overwrite)
-        others = targets_of(out) - planned.keys() if overwrite else set()
+        opened = open_record(out, digest, settings.threshold, overwrite)
+        record = opened.record
         clear_leftovers(out)
-        if overwrite:  # at once: a run that is killed must not leave its files to another model
-            write_record(out, record)
-        left = [one for one in tasks if not _is_done(one, record)]
+        left = [one for one in tasks if overwrite or not _is_done(one, record)]
+        if left:
+            _try_model(left[0], workers)
+            _begin(left, opened, out, tell)
         _carry_out(left, record, out, workers, progress)
         remove_pieces(out)
-        for target in others:  # of another model perhaps, and nobody's now
-            remove_output(out, target)
     result = _summary(tasks, record, out)
     result.done_before = len(tasks) - len(left)
     result.predicted_now = sum(record.files[one.target].documents for one in left)
@@ -155,6 +158,34 @@ def predict_files(
     facts = {"Documents": f"{result.documents:,}"}
     write_report(result.report, list(islice(shown, MOST_REPORTED)), title=title, facts=facts)
     return result
+
+
+def _try_model(task: Task, workers: Workers) -> None:
+    """Fail here, where nothing is written or removed yet, with a model that cannot be loaded."""
+    if isinstance(workers, OneProcess):
+        _model(task.folder, task.digest, task.settings)
+    else:  # their device need not be one of this process
+        load_relation_model(task.folder, torch.device("cpu"))
+
+
+def _begin(tasks: list[Task], opened: Opened, out: Path, tell: Callable[[str], None]) -> None:
+    """Remove what is of another model, then bind the folder to this one.
+
+    In this order a run that is killed leaves no output to a record of another model. The record
+    names every output before it is there, so that none is ever unknown to the next run.
+    """
+    record, foreign, why = opened
+    if foreign:
+        (out / REPORT).unlink(missing_ok=True)
+        remove_outputs(out, foreign)
+    if others := len(foreign - {task.target for task in tasks}):
+        tell(
+            f"removed {others} outputs of other inputs from {out}, which were predicted {why}: a "
+            "folder holds what one model predicted at one threshold"
+        )
+    for task in tasks:
+        record.files[task.target] = FileRecord(task.target, task.source.name, version=None)
+    write_record(out, record)
 
 
 def _carry_out(
@@ -200,7 +231,11 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
             if target.split("/")[0] in (RECORD, REPORT, RELATIONS, FOLDER):
                 raise ValueError(f"{file.name}: --out has a {target} of its own; rename the input")
             if target in planned:
-                raise ValueError(f"{file.name}: another file is called {target} too; use two --out")
+                raise ValueError(
+                    f"{file.name}: its output is called {target}, as that of "
+                    f"{planned[target].name}; rename one of the two, or give the files by name, "
+                    "these two with two --out"
+                )
             if (out / target).parent.resolve() == Path(file.name).parent.resolve():
                 raise ValueError(f"{file.name}: --out is the folder of the input; choose another")
             planned[target] = file

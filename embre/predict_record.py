@@ -1,14 +1,15 @@
 """What a prediction run has done: `predicted.json` beside its outputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import filelock
 import msgspec
 
 from embre.corpora.sources import Source
-from embre.durable import PARTIAL, commit
+from embre.durable import PARTIAL, commit, sync
 from embre.relation_rows import table_of
 
 RECORD = "predicted.json"
@@ -24,8 +25,9 @@ VERSION_KEYS = (
 
 class FileRecord(msgspec.Struct):
     """A file that was predicted: `target` is its name in the output folder, `bytes` its size
-    there, 0 where the input is no corpus. `version` tells an input that was changed; `not_taken`
-    counts by reason what was not read or not kept, with the first places in `examples`."""
+    there, 0 where the input is no corpus. `version` tells an input that was changed, None one that
+    a run has not finished; `not_taken` counts by reason what was not read or not kept, with the
+    first places in `examples`."""
 
     target: str
     source: str
@@ -39,7 +41,8 @@ class FileRecord(msgspec.Struct):
 
 
 class PredictRecord(msgspec.Struct):
-    """The model by its digest, the threshold if one was given, and the files that are done."""
+    """The model by its digest, the threshold if one was given, and every file that may have an
+    output of them."""
 
     format: int
     model: str
@@ -47,14 +50,24 @@ class PredictRecord(msgspec.Struct):
     files: dict[str, FileRecord]
 
 
+class Opened(NamedTuple):
+    """The record that a run goes on with. The outputs `foreign` are of another model or threshold,
+    `why` says of what, and go before the record is written: no folder holds those of two."""
+
+    record: PredictRecord
+    foreign: frozenset[str] = frozenset()
+    why: str = ""
+
+
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """One run at a time writes into a folder: another would take its unfinished files for rubbish.
 
-    Raises ValueError where one does.
+    The thread that holds the lock may take it once more, as a run does that first fetches a model.
+    Raises ValueError where another run holds it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(out / LOCK)
+    lock = filelock.FileLock(out.resolve() / LOCK, is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -67,12 +80,13 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def targets_of(out: Path) -> set[str]:
-    """The outputs that earlier runs have recorded; none where their record cannot be read."""
+def outputs_in(folder: Path) -> list[Path] | None:
+    """The outputs in a folder that its record names; None where it has no record."""
     try:
-        return set(msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord).files)
-    except (OSError, msgspec.DecodeError):
-        return set()
+        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=PredictRecord)
+    except (OSError, msgspec.DecodeError):  # a corpus may have a file of this name
+        return None
+    return [folder / name for name in sorted(_may_be_there(record)) if (folder / name).is_file()]
 
 
 def remove_output(out: Path, target: str) -> None:
@@ -81,20 +95,34 @@ def remove_output(out: Path, target: str) -> None:
     table_of(out, target).unlink(missing_ok=True)
 
 
-def read_record(
-    out: Path, model: str, threshold: float | None, overwrite: bool = False
-) -> PredictRecord:
-    """What earlier runs into `out` have done; nothing yet where it is new or is to be overwritten.
+def remove_outputs(out: Path, targets: Iterable[str]) -> None:
+    """Outputs and their tables, gone from the disk before this returns."""
+    folders: set[Path] = set()
+    for target in targets:
+        remove_output(out, target)
+        folders |= {(out / target).parent, table_of(out, target).parent}
+    for folder in folders:
+        if folder.is_dir():
+            sync(folder)
 
-    Raises ValueError where they used another model or threshold.
+
+def open_record(out: Path, model: str, threshold: float | None, overwrite: bool = False) -> Opened:
+    """What earlier runs into `out` have done, to go on with; an empty record where there is
+    nothing of them.
+
+    Raises ValueError where the outputs that are there are of another model or threshold and not
+    to be overwritten, and where nobody can know of what they are.
     """
-    path = out / RECORD
-    if overwrite or not path.exists():
-        return PredictRecord(FORMAT, model, threshold, {})
+    empty = Opened(PredictRecord(FORMAT, model, threshold, {}))
+    if not (out / RECORD).exists():
+        return empty
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=PredictRecord)
+        record = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord)
     except msgspec.DecodeError as error:
-        raise ValueError(f"{path}: {error}; give --overwrite to predict all again") from error
+        raise ValueError(
+            f"{out / RECORD}: {error}; nobody knows which model predicted the files beside it: "
+            "choose another --out, or remove the folder"
+        ) from error
     different = [
         f"with another {what}"
         for what, before, now in (
@@ -104,12 +132,30 @@ def read_record(
         )
         if before != now
     ]
-    if different:
+    if not different:
+        return Opened(record)
+    there = [
+        name
+        for name in _may_be_there(record)
+        if (out / name).exists() or table_of(out, name).exists()
+    ]
+    if not there:  # a run that failed, or was killed, before it predicted anything
+        return empty
+    why = " and ".join(different)
+    if not overwrite:
         raise ValueError(
-            f"{out}: holds what was predicted {' and '.join(different)}; choose another --out, or "
-            "give --overwrite to predict all again"
+            f"{out}: holds what was predicted {why}; choose another --out, or give --overwrite to "
+            "remove that and predict the given files"
         )
-    return record
+    return Opened(empty.record, frozenset(there), why)
+
+
+def _may_be_there(record: PredictRecord) -> Iterator[str]:
+    """The outputs that a record knows. An input that is no corpus has none: what lies under its
+    name is somebody else's."""
+    for name, one in record.files.items():
+        if one.bytes or one.version is None or "file/unreadable" in one.not_taken:
+            yield name
 
 
 def write_record(out: Path, record: PredictRecord) -> None:
@@ -139,5 +185,5 @@ def version_of(source: Source) -> str | None:
 
 def clear_leftovers(out: Path) -> None:
     """Remove what runs that were killed left half written."""
-    for path in out.rglob(LEFTOVERS):
+    for path in [*out.rglob(LEFTOVERS), *out.glob(f"{RECORD}.*{PARTIAL}")]:
         path.unlink(missing_ok=True)

@@ -47,6 +47,11 @@ def register_run(
     """
     kind = next((kind for kind in KINDS if (run / kind).is_dir()), None)
     remembered = run / RUN_FILE
+    if kind == RELATION_MODEL and not (run / SCORES).exists():
+        raise FileNotFoundError(
+            f"{run}: this run is not finished, it stopped before it wrote {SCORES}; give the same "
+            "`embre finetune` command again, which finishes it, and register then"
+        )
     if kind is not None and not remembered.exists():
         raise ValueError(
             f"{run}: MLflow did not answer when this run was started, so it has no MLflow run; "
@@ -82,9 +87,9 @@ def check_names(name: str, alias: str | None) -> None:
 
 
 def f1_of(run: Path) -> dict[str, float]:
-    """The scores of a fine-tuning run by the names in `F1`."""
+    """The scores that a fine-tuning run has learnt something of, by their names in `F1`."""
     scores = json.loads((run / SCORES).read_text())["dev"]
-    return {f"{metric}_f1": scores[metric]["f1"] for metric in METRICS}
+    return {f"{metric}_f1": found["f1"] for metric, found in scores.items()}
 
 
 def check_better(
@@ -93,8 +98,13 @@ def check_better(
     """Pass where `now`, the version that the alias `champion` points to, is beaten or absent."""
     if metric not in F1:
         raise ValueError(f"--if-better {metric}: no such score; known: {', '.join(F1)}")
-    if metric not in scores:
+    if not scores:
         raise ValueError(f"{folder}: an encoder has no {metric}; leave out --if-better")
+    if metric not in scores:
+        raise ValueError(
+            f"{folder}: {metric} was not learnt (see pairs.tasks, and whether the corpus has "
+            f"novelty); compare by one of {', '.join(scores)}"
+        )
     if now is None or now.tags.get(DIGEST) == folder_digest(folder):
         return
     ours = lineage_tags(folder)
@@ -110,8 +120,8 @@ def check_better(
     theirs = float(now.tags.get(f"embre.{metric}", "nan"))
     if not math.isfinite(theirs):
         raise ValueError(
-            f"{champion} (version {now.number}) has no {metric}, so the two cannot be compared; "
-            "register its run again, or set the alias without --if-better"
+            f"{champion} (version {now.number}) has no {metric}, which it may not have learnt, so "
+            "the two cannot be compared; name another one, or set the alias without --if-better"
         )
     if not scores[metric] > theirs:
         raise NotBetter(

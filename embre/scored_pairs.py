@@ -56,17 +56,24 @@ class ScoredPairs:
         return [" ".join(sorted((a.type, b.type))) for a, b in self.concepts]
 
     @property
+    def tells_novelty(self) -> bool:
+        """Whether model and gold both say of some pair that it is novel or not."""
+        return bool((~np.isnan(self.novel)).any() and (self.novelty_labels >= 0).any())
+
+    @property
     def right(self) -> dict[str, np.ndarray]:
         """For the metrics `pair`, `pair_type` and `all` (P,) whether the pair with its likeliest
-        type and novelty is gold. Novelty counts only where both sides state it."""
+        type and novelty is gold. Novelty that one side alone states is wrong, as in `scoring`; but
+        where a side never states it, nothing could be right and no threshold be chosen, so that
+        `all` is then `pair_type`."""
         likeliest = self.types.argmax(1) if len(self) else np.zeros(0, dtype=np.int64)
         same_type = self.relation_labels == likeliest + 1
-        agree = np.isnan(self.novel) | (self.novelty_labels < 0)
-        agree |= (self.novel >= 0.5) == (self.novelty_labels == 1)
+        known = (self.novelty_labels >= 0) & ~np.isnan(self.novel)
+        agree = known & ((self.novel >= 0.5) == (self.novelty_labels == 1))
         return {
             "pair": self.relation_labels != 0,
             "pair_type": same_type,
-            "all": same_type & agree,
+            "all": same_type & agree if self.tells_novelty else same_type,
         }
 
 

@@ -11,6 +11,8 @@ from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
 METRICS = ("pair", "pair_type", "pair_novelty", "all")
+# What a model that learnt one task alone (`pairs.tasks`) says of the other is no result.
+NOT_LEARNT = {"relation": {"pair_novelty", "all"}, "novelty": {"pair_type", "all"}}
 RULES = 2  # raised when `score`, or how fine-tuning decides on the held-out documents, changes
 
 
@@ -71,7 +73,9 @@ def score_documents(
     so do we where `official` is set. A predicted document that gold lacks is left out either way.
     Pairs of types in `not_scored` are left out on both sides: BioRED's, or those of another
     corpus (`RelationSchema.not_scored`). `tally` is told of these documents and relations.
-    Where neither side states novelty, the metrics with it equal those without.
+    Where neither side states novelty, the metrics with it equal those without. Where one side alone
+    does it is wrong, relation by relation: the official scorer compares the words, and no novelty
+    is another word than `Novel`. Verdicts, errors and curves count alike.
     """
     tally = tally or Tally()
     gold_docs, predicted_docs = _by_id(gold, "gold"), _by_id(predicted, "predicted")
@@ -97,6 +101,19 @@ def score_documents(
                 )
             )
     return by_document
+
+
+def learnt_metrics(schema: RelationSchema, tasks: str) -> tuple[str, ...]:
+    """The metrics that a run has learnt something of, the last the strictest. `schema` is that of
+    the corpus it is scored on, `tasks` its `pairs.tasks`.
+
+    What is shown, logged or compared of a run is these: the F1 of a task that nobody learnt is 0,
+    or in a corpus without novelty that of another metric, and would be read as a result.
+    """
+    lacking = NOT_LEARNT.get(tasks, set())
+    if not schema.novelty:
+        lacking = lacking | {"pair_novelty", "all"}
+    return tuple(metric for metric in METRICS if metric not in lacking)
 
 
 def counting(schema: RelationSchema) -> str:

@@ -16,7 +16,7 @@ from embre.config import FinetuneConfig, StudyConfig
 from embre.corpora import read_documents
 from embre.document import Document
 from embre.finetune import PREDICTED, SCORES
-from embre.scoring import METRICS
+from embre.scoring import METRICS, learnt_metrics
 from embre.study import Cell, Run, cells, finetuning, is_done, study_folder
 from embre.study_plot import draw_study
 from embre.tally import Tally
@@ -24,8 +24,6 @@ from embre.tracking import read_events
 from embre.training_corpora import read_annotated, schemas_of
 
 TABLE, RESULTS, PICTURE = "study.md", "study.json", "study.png"
-# What a model that learnt one task alone says of the other is no result.
-NOT_LEARNT = {"relation": {"pair_novelty", "all"}, "novelty": {"pair_type", "all"}}
 TITLES = {"pair": "pair", "pair_type": "+ type", "pair_novelty": "+ novelty", "all": "all"}
 
 
@@ -35,7 +33,7 @@ class Result:
     strictest; by metric the counts (N, D, 3) of N seeds and D documents and the F1 (N,); and the
     minutes (N,) that each took."""
 
-    metrics: list[str]
+    metrics: tuple[str, ...]
     counts: dict[str, np.ndarray]
     f1: dict[str, np.ndarray]
     minutes: np.ndarray
@@ -59,18 +57,19 @@ def results(study: StudyConfig) -> dict[Cell, Result]:
 
 def _result(configs: list[FinetuneConfig], gold: list[Document]) -> Result:
     counts, minutes, f1 = [], [], []
+    schema = schemas_of(configs[0].data)[0]
+    metrics = learnt_metrics(schema, configs[0].pairs.tasks)
     for config in configs:
         folder = Path(config.storage) / config.name
         predicted = read_documents(folder / PREDICTED, Tally())
-        schema = schemas_of(config.data)[0]
         counts.append(document_counts(gold, predicted, not_scored=schema.not_scored))
         scores = json.loads((folder / SCORES).read_text())["dev"]
-        f1.append({metric: scores[metric]["f1"] for metric in METRICS})
+        f1.append({metric: scores[metric]["f1"] for metric in metrics})
         minutes.append(_minutes(folder))
     return Result(
-        learnt_metrics(configs[0]),
-        {metric: np.stack([run[metric] for run in counts]) for metric in METRICS},
-        {metric: np.array([run[metric] for run in f1]) for metric in METRICS},
+        metrics,
+        {metric: np.stack([run[metric] for run in counts]) for metric in metrics},
+        {metric: np.array([run[metric] for run in f1]) for metric in metrics},
         np.array(minutes),
     )
 
@@ -83,14 +82,6 @@ def _minutes(folder: Path) -> float:
             seconds += event["time"] - before
         before = event["time"]
     return seconds / 60
-
-
-def learnt_metrics(config: FinetuneConfig) -> list[str]:
-    """The metrics that a run has learnt something of, the last the strictest."""
-    lacking = set(NOT_LEARNT.get(config.pairs.tasks, ()))
-    if not schemas_of(config.data)[0].novelty:
-        lacking |= {"pair_novelty", "all"}
-    return [metric for metric in METRICS if metric not in lacking]
 
 
 class Comparison(NamedTuple):

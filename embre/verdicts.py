@@ -20,27 +20,33 @@ class Verdict(NamedTuple):
 def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdict]:
     """Pair each predicted relation with at most one of gold; what gold has left over is missed.
 
-    Novelty counts only where both sides state it.
+    Novelty that one side alone states is wrong, as `scoring` and the official scorer count it: the
+    errors are those that the scores count.
     """
     left: defaultdict[tuple[Concept, Concept], list[Relation]] = defaultdict(list)
     for relation in gold:
         left[relation.pair].append(relation)
-    verdicts, mismatched = [], []
-    for relation in predicted:
-        same = next((g for g in left[relation.pair] if g.type == relation.type), None)
-        if same is None:
-            mismatched.append(relation)
-            continue
-        left[relation.pair].remove(same)
-        disagree = None not in (relation.novel, same.novel) and relation.novel != same.novel
-        verdicts.append(Verdict(relation, "wrong novelty" if disagree else "correct", same))
-    # Only after all equal types are taken: a wrong type must not use up another's right answer.
-    for relation in mismatched:
-        if left[relation.pair]:
-            verdicts.append(Verdict(relation, "wrong type", left[relation.pair].pop(0)))
-        else:
-            verdicts.append(Verdict(relation, "spurious"))
+    verdicts, waiting = [], list(predicted)
+    # The nearest first: what is wrong must not use up the right answer of another.
+    for outcome in ("correct", "wrong novelty", "wrong type"):
+        unlike = []
+        for relation in waiting:
+            found = next((g for g in left[relation.pair] if _outcome(relation, g) == outcome), None)
+            if found is None:
+                unlike.append(relation)
+                continue
+            left[relation.pair].remove(found)
+            verdicts.append(Verdict(relation, outcome, found))
+        waiting = unlike
+    verdicts += [Verdict(relation, "spurious") for relation in waiting]
     return verdicts + [Verdict(g, "missed") for remaining in left.values() for g in remaining]
+
+
+def _outcome(predicted: Relation, gold: Relation) -> str:
+    """Of two relations of one pair."""
+    if predicted.type != gold.type:
+        return "wrong type"
+    return "correct" if predicted.novel == gold.novel else "wrong novelty"
 
 
 def judged(

@@ -1,8 +1,11 @@
 """Intervals and p-values against loops that draw documents one by one."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from embre import bootstrap
 from embre.bootstrap import document_counts, f1_of, interval, paired_p
 from embre.document import Concept, Document, Relation
 from embre.scoring import METRICS, Score, score
@@ -85,6 +88,27 @@ def test_several_runs_are_scored_by_their_mean_and_drawn_too():
     assert paired_p(a, b) < 0.05
     lucky = np.stack([drawn(100, 7, 0.9), drawn(100, 8, 0.55), drawn(100, 9, 0.5)])
     assert paired_p(lucky, b) > paired_p(np.stack([lucky[0]] * 3), b)
+
+
+def test_the_pieces_in_which_samples_are_drawn_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a, b = np.stack([drawn(70, 1), drawn(70, 2)]), drawn(70, 3)
+    whole = interval(a), paired_p(a, b, samples=2_000)
+    for draws in (1, 70 * 7, 70 * 999):
+        monkeypatch.setattr(bootstrap, "CHUNK_DRAWS", draws)
+        assert (interval(a), paired_p(a, b, samples=2_000)) == whole
+
+
+def test_memory_does_not_grow_with_the_samples() -> None:
+    counts = drawn(20_000, 1)
+    tracemalloc.start()
+    try:
+        interval(counts, samples=800)  # whole: 256 MB
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 6 * 8 * bootstrap.CHUNK_DRAWS
 
 
 def test_systems_on_other_documents_and_no_documents_are_refused():

@@ -40,7 +40,7 @@ def relations_of(rng: random.Random, doc: Document, number: int) -> list[Relatio
             rng.choice(concepts),
             rng.choice(concepts),
             rng.choice(SCHEMA.relation_types),
-            rng.random() < 0.5,
+            rng.choice((True, False, None)),
             round(rng.random(), 2),
         )
         found[relation.pair] = relation
@@ -57,7 +57,7 @@ def perturbed(rng: random.Random, doc: Document) -> Document:
         if chance < 0.4:
             relation = replace(relation, type=rng.choice(SCHEMA.relation_types))
         elif chance < 0.6:
-            relation = replace(relation, novel=not relation.novel)
+            relation = replace(relation, novel=rng.choice((not relation.novel, None)))
         elif chance < 0.7:
             relation = replace(relation, head=relation.tail, tail=relation.head)
         found[relation.pair] = relation

@@ -92,6 +92,14 @@ def test_without_pairs_and_probabilities_there_are_no_curves(gold, tmp_path):
     assert names == {EVALUATION, ERRORS, "confusion.png"}
 
 
+def test_no_plot_of_an_earlier_evaluation_stays(gold, predicted, tmp_path):
+    (tmp_path / "report.html").touch()
+    write_evaluation(tmp_path, evaluate_documents(gold, predicted))
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    written = write_evaluation(tmp_path, evaluate_documents(gold, gold))
+    assert {*written, tmp_path / "report.html"} == set(tmp_path.iterdir())
+
+
 def test_with_probabilities_of_the_predicted_ones_the_curve_ends_at_what_was_predicted(
     gold, predicted
 ):

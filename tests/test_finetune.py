@@ -1,6 +1,7 @@
 """From annotated documents to a registered relation model and a predicted file, on one rank."""
 
 import json
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,8 +20,9 @@ from embre import faults
 from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
 from embre.corpora import read_documents, write_documents
 from embre.demo_corpus import make_corpus
-from embre.finetune import SCORES, check
+from embre.finetune import RELATION_MODEL, SCORES, check
 from embre.launch.driver import refuse_another_config, run_job
+from embre.launch.tables import scores_table
 from embre.predict import predict_files
 from embre.register import register_run
 from embre.scoring import METRICS
@@ -273,6 +275,55 @@ def test_two_workers_of_ray_train_learn_what_one_process_learns(
         torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3)
     scores = [json.loads((run / SCORES).read_text()) for run in (one, two)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "learnt", "silent"),
+    [
+        ({"tasks": "relation"}, ["pair", "pair_type"], "novel"),
+        ({"tasks": "novelty", "novelty_of": "all"}, ["pair", "pair_novelty"], "type"),
+    ],
+)
+def test_what_a_run_has_not_learnt_is_nowhere_a_result(
+    folder: Path, tmp_path: Path, pairs: dict[str, str], learnt: list[str], silent: str
+) -> None:
+    place = {"name": "one-task", "storage": str(tmp_path)}
+    run = run_job("finetune", config_of(folder, pairs=pairs, **place), Console(file=StringIO()))
+    values = json.loads((run / SCORES).read_text())
+    assert list(values["dev"]) == list(values["floor"]) == learnt
+    (*_, validation) = read_events(run, "validation")
+    assert [key for key in validation if "f1/" in key] == [f"validation/f1/{m}" for m in learnt]
+    client, run_id = client_of(run)
+    metrics = client.get_run(run_id).data.metrics
+    assert {key for key in metrics if key.startswith("dev/f1/")} == {f"dev/f1/{m}" for m in learnt}
+    shown = StringIO()
+    Console(file=shown, width=120).print(scores_table(run))
+    assert len(shown.getvalue().splitlines()) == 1 + len(learnt)
+    front, text = (run / RELATION_MODEL / "README.md").read_text().split("# one-task")
+    assert "Pair, type and novelty" not in front + text and front.count("type: f1") == 2
+    assert ("as new" in text) == ("novelty" in front) == (silent == "type")
+    assert "all_f1" not in json.loads((run / RELATION_MODEL / "embre.json").read_text())
+    evaluation = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert list(evaluation["scores"]) == learnt and "all" not in evaluation["average_precision"]
+    errors = (run / "evaluation" / "errors.tsv").read_text()
+    assert "spurious" in errors and ("wrong novelty" in errors) == (silent == "type")
+    with pytest.raises(ValueError, match=f"all_f1 was not learnt .*one of {learnt[0]}_f1, "):
+        register_run(run, "one-task", "champion", "all_f1")
+    found = register_run(run, "one-task", "champion", "pair_f1")
+    tags = client.get_model_version("one-task", found.version).tags
+    assert {key for key in tags if key.endswith("_f1")} == {f"embre.{m}_f1" for m in learnt}
+
+
+def test_a_run_that_stopped_before_its_scores_is_not_registered_until_it_is_finished(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    begun = tmp_path / run.name
+    shutil.copytree(run, begun)
+    (begun / SCORES).unlink()
+    with pytest.raises(FileNotFoundError, match="not finished.*same `embre finetune` command"):
+        register_run(begun, "embre-test", None)
+    run_job("finetune", config_of(folder, storage=str(tmp_path)), Console(file=StringIO()))
+    assert (begun / SCORES).read_text() == (run / SCORES).read_text()
 
 
 def test_the_model_has_a_card_with_the_scores_of_the_run(run: Path) -> None:

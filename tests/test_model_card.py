@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoTokenizer
 
-from embre.config import FinetuneConfig, PretrainConfig, check_config
+from embre.config import FinetuneConfig, PairConfig, PretrainConfig, check_config
 from embre.corpora import CORPORA
 from embre.job import CARD, LINEAGE, folder_digest
 from embre.model_card import base_model, write_encoder_card, write_relation_card
@@ -110,6 +110,30 @@ def test_without_novelty_the_card_says_nothing_of_it(tmp_path: Path, model: Path
     assert (
         "novelty" not in head and "states it as new" not in body and "Pair and novelty" not in body
     )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said", "not_said"),
+    [
+        ({"tasks": "relation"}, ["Pair and relation type"], ["ovelty", "states it as new"]),
+        (
+            {"tasks": "novelty", "novelty_of": "all"},
+            ["Pair and novelty", "states it as new", "learnt no relation types"],
+            ["type and novelty", "Pair and relation type", "Bind"],
+        ),
+    ],
+)
+def test_the_card_claims_no_task_that_was_not_learnt(
+    tmp_path: Path, model: Path, pairs: dict[str, str], said: list[str], not_said: list[str]
+) -> None:
+    (tmp_path / LINEAGE).write_text((model / LINEAGE).read_text())
+    config = config_of(tmp_path).model_copy(update={"pairs": PairConfig.model_validate(pairs)})
+    write_relation_card(tmp_path, config, CORPORA["biored"], SCORES, 100)
+    text = (tmp_path / CARD).read_text()
+    for words in said:
+        assert words in text, words
+    for words in not_said:
+        assert words not in text, words
 
 
 def test_plain_transformers_reads_the_folder_with_the_markers(model: Path) -> None:

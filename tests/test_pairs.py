@@ -158,18 +158,29 @@ def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:
         (drug, drug, "Association", True),
         (illness, animal, "Association", True),
         (drug, illness, "Bind", False),
-        (illness, drug, "Association", True),
+        (illness, drug, "Conversion", True),
     ]
     tally = Tally()
     encoded = pass_of(encoder, document(DRUG, relations), tally)
     assert tally.counts == {
         "relation/with_itself": 1,
         "relation/not_a_candidate_pair": 1,
-        "relation/illegal_type": 1,
-        "relation/second_of_its_pair": 1,
+        "relation/illegal_type": 2,
     }
     assert encoded.relations.tolist() == [UNLABELLED]
     assert encoded.novelties.tolist() == [NOT_NOVEL]
+
+
+def test_a_legal_relation_counts_whatever_stands_beside_it(encoder: PairEncoder) -> None:
+    drug, illness = "Chemical:D001241", "Disease:D008545"
+    legal = (drug, illness, "Association", True)
+    second, illegal = (drug, illness, "Negative_Correlation", False), (drug, illness, "Bind", False)
+    for relations in ([illegal, legal, second], [legal, second, illegal], [legal, illegal, second]):
+        tally = Tally()
+        encoded = pass_of(encoder, document(DRUG, relations), tally)
+        assert encoded.relations.tolist() == [encoder.schema.labels.index("Association")]
+        assert encoded.novelties.tolist() == [NOVEL]
+        assert tally.counts == {"relation/illegal_type": 1, "relation/second_of_its_pair": 1}
 
 
 def pairwise(encoder: PairEncoder) -> PairEncoder:

@@ -1,5 +1,7 @@
 """Curves against a loop over thresholds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from embre.document import Concept, Document, Relation
 from embre.precision_recall import MOST_POINTS, curve, ranked_pairs, ranked_relations
 from embre.scored_pairs import ScoredPairs
+from embre.scoring import Score, score
 
 GENE, DRUG, DISEASE = Concept("Gene", "1"), Concept("Chemical", "1"), Concept("Disease", "1")
 
@@ -57,6 +60,27 @@ def test_pairs_are_ranked_by_all_that_must_be_right():
     assert confidence == pytest.approx([0.3, 0.5]) and right.tolist() == [False, False]
 
 
+def test_without_novelty_on_a_side_no_pair_is_ranked_by_it():
+    pairs = ScoredPairs(
+        1,
+        np.zeros(2, dtype=int),
+        [(DRUG, DISEASE), (DISEASE, GENE)],
+        np.array([0.8, 0.5]),
+        np.array([[0.5, 0.25], [0.0, 1.0]]),
+        np.array([0.9, 0.9]),
+        np.array([1, 2]),
+        np.array([1, -100]),
+    )
+    right = [True, False]  # the second is related, and gold alone does not say whether it is novel
+    assert ranked_pairs(pairs)["all"][1].tolist() == right
+    for silent in (
+        replace(pairs, novel=np.full(2, np.nan)),
+        replace(pairs, novelty_labels=np.full(2, -100)),
+    ):
+        assert set(ranked_pairs(silent)) == {"pair", "pair_type"}
+        assert silent.right["all"].tolist() == silent.right["pair_type"].tolist() == [True, True]
+
+
 def test_predicted_relations_are_ranked_by_their_probability():
     gold = Document("1", "", (), (), (Relation(DRUG, DISEASE, "Association", True),))
     said = (
@@ -68,3 +92,16 @@ def test_predicted_relations_are_ranked_by_their_probability():
     found = {metric: (c.tolist(), r.tolist()) for metric, (c, r) in ranked.items()}
     assert found["pair"] == found["pair_type"] == ([0.7, 0.6], [True, False])
     assert found["all"] == ([0.7, 0.6], [False, False])
+
+
+def test_a_relation_without_novelty_is_not_right_where_gold_states_it():
+    relation = Relation(DRUG, DISEASE, "Association", True)
+    gold = Document("1", "", (), (), (relation,))
+    said = replace(gold, relations=(replace(relation, novel=None, probability=0.7),))
+    ranked = ranked_relations([gold], [said])
+    assert {metric: right.tolist() for metric, (_, right) in ranked.items()} == {
+        "pair": [True],
+        "pair_type": [True],
+        "all": [False],
+    }
+    assert score([gold], [said])["all"] == Score(tp=0, fp=1, fn=1)

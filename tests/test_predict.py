@@ -1,7 +1,10 @@
 """`embre predict` as a run: what is done stays done, what changed is done again."""
 
+import json
 import re
+import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -10,18 +13,19 @@ import fsspec
 import msgspec
 import pyarrow.parquet as pq
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from embre import decode, predict, predict_pieces
+from embre import decode, predict, predict_pieces, predict_record
 from embre.corpora import read_documents, write_documents
 from embre.corpora.sources import Source
 from embre.demo_corpus import make_corpus
 from embre.document import Document
-from embre.launch import cli
-from embre.predict import Predicted, PredictSettings, Task, predict_file, predict_files
+from embre.launch import cli, predicting
+from embre.predict import REPORT, Predicted, PredictSettings, Task, predict_file, predict_files
 from embre.predict_pieces import Pieces
-from embre.predict_record import RECORD, PredictRecord, is_done, locked
+from embre.predict_record import RECORD, PredictRecord, is_done, locked, outputs_in
 from embre.relation_folder import save_relation_model
 from embre.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
@@ -138,11 +142,13 @@ def test_a_run_that_was_stopped_goes_on(model: Path, given: Path, monkeypatch) -
     monkeypatch.setattr(predict, "predict_file", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(model, given)
-    leftover = given.parent / "out" / "a.PubTator.0123abcd.partial"
-    leftover.touch()
+    names = ("a.PubTator.0123abcd.partial", "predicted.json.4711.partial")
+    leftovers = [given.parent / "out" / name for name in names]
+    for leftover in leftovers:
+        leftover.touch()
     monkeypatch.setattr(predict, "predict_file", real)
     assert run(model, given).done_before == 2
-    assert not leftover.exists()
+    assert not any(leftover.exists() for leftover in leftovers)
 
 
 def test_other_models_and_thresholds_are_refused(model: Path, given: Path, tmp_path: Path) -> None:
@@ -154,8 +160,9 @@ def test_other_models_and_thresholds_are_refused(model: Path, given: Path, tmp_p
         run(tmp_path / "other", given)
     assert run(tmp_path / "other", given, overwrite=True).predicted_now == 24
     (tmp_path / "out" / RECORD).write_text("{")
-    with pytest.raises(ValueError, match="overwrite"):
-        run(tmp_path / "other", given)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="nobody knows which model .* another --out, or remo"):
+            run(tmp_path / "other", given, overwrite=overwrite)
 
 
 def test_the_threshold_decides(model: Path, given: Path) -> None:
@@ -213,8 +220,11 @@ def test_a_file_that_cannot_be_opened_is_listed(model: Path, tmp_path: Path) -> 
 def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: Path) -> None:
     other = tmp_path / "more"
     write_documents(other / "a.PubTator.gz", DOCS[:1], like="pubtator")
-    with pytest.raises(ValueError, match="another file is called a.PubTator too"):
-        predict_files(model, [str(given), str(other)], tmp_path / "out", "test")
+    for inputs in ([str(given), str(other)], [str(given)]):
+        with pytest.raises(ValueError, match="called a.PubTator, as .*rename .* or .* by name,"):
+            predict_files(model, inputs, tmp_path / "out", "test")
+        shutil.copy(other / "a.PubTator.gz", given)
+    (given / "a.PubTator.gz").unlink()
     with pytest.raises(ValueError, match="lies within the input"):
         predict_files(model, [str(given)], given / "out", "test")
     with pytest.raises(FileNotFoundError, match="no config.json"):
@@ -325,9 +335,224 @@ def test_a_file_that_was_changed_under_its_pieces(tmp_path: Path) -> None:
 
 
 def test_one_run_at_a_time_writes_into_a_folder(model: Path, given: Path) -> None:
-    with locked(given.parent / "out"), pytest.raises(ValueError, match="another run predicts into"):
-        run(model, given)
+    with locked(given.parent / "out"), ThreadPoolExecutor(1) as another:
+        with pytest.raises(ValueError, match="another run predicts into"):
+            another.submit(run, model, given).result()
     assert run(model, given).documents
+
+
+def test_overwrite_does_the_given_inputs_again_and_keeps_the_others(
+    model: Path, given: Path
+) -> None:
+    out, settings = given.parent / "out", replace(EVERY, parquet=True)
+    run(model, given, settings)
+    before, told = files_in(out), []
+    recorded = json.loads((out / RECORD).read_text())
+    found = predict_files(
+        *(model, [str(given / "a.PubTator")], out, "test", settings),
+        overwrite=True,
+        tell=told.append,
+    )
+    assert found.predicted_now == 12 and not told
+    assert {name for name, data in files_in(out).items() if data != before[name]} == {
+        RECORD,
+        REPORT,
+    }
+    now = json.loads((out / RECORD).read_text())
+    for one in (recorded, now):
+        one["files"]["a.PubTator"].pop("seconds")
+    assert now == recorded
+    assert run(model, given, settings).done_before == 5
+
+
+@pytest.fixture(scope="module")
+def another(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model by which other relations have other probabilities."""
+    folder = tmp_path_factory.mktemp("another") / "relation_model"
+    loaded = tiny_relation_model(model)
+    with torch.no_grad():
+        for weights in loaded.model.parameters():
+            weights.mul_(1.5)
+    save_relation_model(folder, loaded)
+    return folder
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """All files in a folder but for the lock."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("other", ["model", "threshold"])
+def test_overwrite_with_another_model_removes_what_it_does_not_do_again_and_says_so(
+    model: Path, another: Path, given: Path, other: str
+) -> None:
+    out, settings = given.parent / "out", replace(EVERY, parquet=True)
+    run(model, given, settings)
+    (out / "README").write_text("of the user; the input of this name is no corpus")
+    told: list[str] = []
+    folder, least = (another, 0.0) if other == "model" else (model, 0.1)
+    found = predict_files(
+        *(folder, [str(given / "a.PubTator")], out, "test", PredictSettings(threshold=least)),
+        overwrite=True,
+        tell=told.append,
+    )
+    assert files_in(out).keys() == {"README", "a.PubTator", RECORD, REPORT}
+    assert found.documents == 12
+    (line,) = told
+    assert "removed 3 outputs of other inputs" in line and f"with another {other}: a" in line
+
+
+class Killed(BaseException):
+    """The end of a process that nothing can handle: nothing that it would do later happens."""
+
+
+@pytest.mark.parametrize("steps", range(9))
+def test_a_run_that_is_killed_while_it_overwrites_leaves_the_files_of_one_model(
+    model: Path,
+    another: Path,
+    given: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+) -> None:
+    inputs, out = [str(given / "a.PubTator"), str(given / "none.PubTator")], tmp_path / "out"
+    wanted = predict_files(another, inputs, tmp_path / "wanted", "test", EVERY)
+    run(model, given)
+    old, new = files_in(out), files_in(tmp_path / "wanted")
+    assert old["a.PubTator"] != new["a.PubTator"]
+    left = steps
+
+    def mortal(function):
+        def lived(*given, **more):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return function(*given, **more)
+
+        return lived
+
+    with monkeypatch.context() as patched:
+        patched.setattr(predict_record, "remove_output", mortal(predict_record.remove_output))
+        for name in ("write_record", "predict_file"):
+            patched.setattr(predict, name, mortal(getattr(predict, name)))
+        try:
+            predict_files(another, inputs, out, "test", EVERY, overwrite=True)
+        except Killed:
+            pass
+    assert (left >= 0) == (steps == 8), "one more than there is to do"
+    record = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord)
+    of_one = old if record.model == json.loads(old[RECORD])["model"] else new
+    for name in files_in(out).keys() - {RECORD}:
+        assert (out / name).read_bytes() == of_one[name]
+        assert name == REPORT or name in record.files
+    again = predict_files(another, inputs, out, "test", EVERY, overwrite=True)
+    assert again.documents == wanted.documents
+    now = files_in(out)
+    assert now.keys() == new.keys() and all(now[n] == new[n] for n in ("a.PubTator", REPORT))
+
+
+def test_a_model_that_cannot_be_loaded_changes_nothing(
+    model: Path, given: Path, tmp_path: Path
+) -> None:
+    encoder = shutil.copytree(model, tmp_path / "encoder")
+    settings = json.loads((encoder / "config.json").read_text())
+    settings.pop("embre")
+    (encoder / "config.json").write_text(json.dumps(settings))
+    out = given.parent / "out"
+    for workers in (None, Counting()):
+        with pytest.raises(ValueError, match="an encoder alone predicts nothing"):
+            run(encoder, given, workers=workers)
+        assert not files_in(out)
+    run(model, given)
+    before = files_in(out)
+    with pytest.raises(ValueError, match="an encoder alone predicts nothing"):
+        run(encoder, given, overwrite=True)
+    assert files_in(out) == before
+
+
+def test_a_record_without_outputs_binds_to_no_model(
+    model: Path, another: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(predict, "predict_file", None)
+        with pytest.raises(TypeError):
+            run(model, given)
+    assert (given.parent / "out" / RECORD).is_file()
+    assert run(another, given).predicted_now == 24
+    (given.parent / "out" / "a.PubTator").unlink()
+    with pytest.raises(ValueError, match="with another model; choose"):
+        run(model, given)
+
+
+def test_an_output_is_recorded_before_it_is_there(
+    model: Path, another: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, out = predict.write_record, given.parent / "out"
+
+    def first_alone(*arguments):
+        real(*arguments)
+        monkeypatch.setattr(predict, "write_record", lambda *_: None)
+
+    monkeypatch.setattr(predict, "write_record", first_alone)
+    run(model, given)
+    monkeypatch.setattr(predict, "write_record", real)
+    with pytest.raises(ValueError, match="with another model; choose"):
+        predict_files(another, [str(given / "a.PubTator")], out, "test", EVERY)
+    assert run(model, given).done_before == 0
+
+
+def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["embre", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+
+
+def test_a_model_that_a_killed_run_fetched_is_not_read_and_goes(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = given.parent / "out"
+    run(model, given)
+    shutil.copytree(model, out / ".model-0a1b2c3d" / "model")
+    (out / ".model-0a1b2c3d" / "model" / "README.md").write_text("1|t|BRAF\n1|a|\n\n")
+    (out / "a.PubTator.0123abcd.partial").write_bytes((out / "a.PubTator").read_bytes())
+    page = given.parent / "page.html"
+    call(["report", "--pred", str(out), "--out", str(page)], monkeypatch)
+    assert "page.html: 24 documents" in capsys.readouterr().out
+    gold = str(given / "a.PubTator")
+    call(["evaluate", "--pred", str(out), "--gold", gold], monkeypatch)
+    assert "file/" not in capsys.readouterr().out
+    call(["predict", str(model), gold, "--out", str(out), "--threshold", "0"], monkeypatch)
+    assert not list(out.glob(".model-*"))
+    assert outputs_in(given) is None
+
+
+def test_a_registered_model_is_fetched_where_no_other_run_writes_and_goes(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = given.parent / "out", []
+
+    def fetch(uri: str, tracking_uri: str, target: Path) -> Path:
+        with ThreadPoolExecutor(1) as another, pytest.raises(ValueError, match="another run"):
+            another.submit(run, model, given).result()
+        seen.append(uri)
+        return shutil.copytree(model, target)
+
+    monkeypatch.setattr(predicting, "fetch", fetch)
+    call(["predict", "models:/one@champion", str(given), "--out", str(out)], monkeypatch)
+    assert seen == ["models:/one@champion"] and not list(out.glob(".model-*"))
+
+
+def test_the_command_shows_a_folder_as_it_is_called(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(["predict", str(model), str(given), "--out", f"{given.parent}/p[x]/q"], monkeypatch)
+    assert f"4 files in {given.parent}/p[x]/q" in capsys.readouterr().out
 
 
 def test_no_table_or_file_of_another_prediction_stays(model: Path, given: Path) -> None:

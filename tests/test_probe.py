@@ -195,6 +195,8 @@ def test_the_command_prints_safe_tables_and_json(
         (["{}/encoder", "[[a]]", "--shards", "x"], "and not both"),
         (["{}/encoder", "--shards", "{}/none"], "no shard set here"),
         (["{}/encoder", "a"], "hides no mention"),
+        (["{}/encoder", "[[a]]", "--device", "gpu"], "--device gpu: give cpu, or cuda"),
+        (["{}/encoder", "[[a]]", "--device", "cuda:99"], "GPUs on this machine; give --device cpu"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(

@@ -11,7 +11,7 @@ from embre.corpora import pubtator, read_documents
 from embre.corpora.biored import SCHEMA
 from embre.document import Concept, Document, Relation
 from embre.relation_schema import RelationSchema
-from embre.scoring import METRICS, Score, floor, score
+from embre.scoring import METRICS, Score, floor, learnt_metrics, score
 from embre.tally import Tally
 from tests.tiny import document
 
@@ -206,6 +206,19 @@ def test_without_novelty_on_either_side_its_metrics_equal_the_others():
     found = counts(score([gold], [said]))
     assert found["pair"] == found["pair_novelty"] == (1, 1, 1)
     assert found["pair_type"] == found["all"] == (0, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "novelty", "learnt"),
+    [
+        ("both", True, METRICS),
+        ("relation", True, ("pair", "pair_type")),
+        ("novelty", True, ("pair", "pair_novelty")),
+        ("both", False, ("pair", "pair_type")),
+    ],
+)
+def test_the_metrics_of_a_task_that_nobody_learnt_are_none(tasks, novelty, learnt):
+    assert learnt_metrics(replace(SCHEMA, novelty=novelty), tasks) == learnt
 
 
 def test_the_floor_of_another_corpus_is_its_first_legal_type_without_novelty():

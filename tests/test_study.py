@@ -125,6 +125,7 @@ def test_cells_are_those_of_the_parts_each_once(folder: Path, tmp_path: Path) ->
         ({"backbones": {"a": {}}}, "either path or pretrain"),
         ({"backbones": {"a": {"path": "x", "set": ["seed=1"]}}}, "there is none"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": [3, 1, 2, 1]}, "seeds: .*1 twice; give each seed once"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(
@@ -209,7 +210,7 @@ def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
     assert better.points == pytest.approx(100 * (trained.f1["all"].mean() - as_is.f1["all"].mean()))
     # What one task alone has not learnt is neither shown nor compared.
     assert compared["tasks", "made_up.as_is.relation.document"].metric == "pair_type"
-    assert relation.metrics == ["pair", "pair_type"] and as_is.metrics == list(METRICS)
+    assert relation.metrics == ("pair", "pair_type") and as_is.metrics == METRICS
     text = table.read_text()
     mean, sd = 100 * trained.f1["all"].mean(), 100 * trained.f1["all"].std(ddof=1)
     assert (

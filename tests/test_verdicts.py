@@ -17,7 +17,9 @@ def outcomes(predicted: list[Relation], gold: list[Relation]) -> list[str]:
     [
         ([(BRAF, DRUG, "Bind", True)], [(DRUG, BRAF, "Bind", True)], ["correct"]),
         ([(BRAF, DRUG, "Bind", True)], [(BRAF, DRUG, "Bind", False)], ["wrong novelty"]),
-        ([(BRAF, DRUG, "Bind", None)], [(BRAF, DRUG, "Bind", False)], ["correct"]),
+        ([(BRAF, DRUG, "Bind", None)], [(BRAF, DRUG, "Bind", False)], ["wrong novelty"]),
+        ([(BRAF, DRUG, "Bind", True)], [(BRAF, DRUG, "Bind", None)], ["wrong novelty"]),
+        ([(BRAF, DRUG, "Bind", None)], [(BRAF, DRUG, "Bind", None)], ["correct"]),
         ([(BRAF, DRUG, "Bind", True)], [(BRAF, DRUG, "Association", True)], ["wrong type"]),
         ([(BRAF, DRUG, "Bind", True)], [], ["spurious"]),
         ([], [(BRAF, DRUG, "Bind", True)], ["missed"]),
@@ -25,6 +27,12 @@ def outcomes(predicted: list[Relation], gold: list[Relation]) -> list[str]:
 )
 def test_each_error_class_is_told_apart(predicted, gold, expected):
     assert outcomes([Relation(*p) for p in predicted], [Relation(*g) for g in gold]) == expected
+
+
+def test_a_wrong_novelty_does_not_use_up_the_right_answer_of_its_pair():
+    gold = [Relation(BRAF, DRUG, "Bind", True)]
+    predicted = [Relation(BRAF, DRUG, "Bind", None), Relation(BRAF, DRUG, "Bind", True)]
+    assert outcomes(predicted, gold) == ["correct", "spurious"]
 
 
 def test_a_wrong_type_does_not_use_up_the_right_answer_of_its_pair():

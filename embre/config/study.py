@@ -1,6 +1,6 @@
 """A study: many runs that differ in one thing at a time, and the table of what came out."""
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from embre.config.sections import Section
 
@@ -39,6 +39,14 @@ class StudyConfig(Section):
     parts: list[dict[str, list[str]]] = Field(
         default=[{}], description="values by axis; an axis that is not named has its first value"
     )
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: list[int]) -> list[int]:
+        # Two runs of one seed are one run: in one folder at once, and counted as two.
+        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            raise ValueError(f"{', '.join(map(str, twice))} twice; give each seed once")
+        return seeds
 
     @property
     def values(self) -> dict[str, list[str]]:

@@ -1,13 +1,15 @@
 """Writing PubTator text: whole documents, or a copy of a file with other relations in it."""
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from embre.corpora.pubtator import HEADING
-from embre.corpora.raw import MAX_DOCUMENT_BYTES
+from embre.corpora.pubtator import HEADING, read_chunk
+from embre.corpora.raw import MAX_DOCUMENT_BYTES, Chunk, RawDocument
 from embre.corpora.streams import BrokenArchive
 from embre.document import Document, Relation
 from embre.entity_types import spell
+from embre.tally import Tally
 
 NOVELTY = {True: "Novel", False: "No", None: "None"}
 _BREAKS = str.maketrans("\n\r\0", "   ")
@@ -51,45 +53,77 @@ def _relation_columns(doc: Document, relation: Relation) -> list[str]:
 def copy_with_relations(source: BinaryIO, target: BinaryIO, documents: Iterator[Document]) -> None:
     """Copy PubTator text byte for byte, with the relations of `documents` in place of its own.
 
-    `documents` are those that the reader gives for the same bytes, in their order; of a document
-    that it could not read the lines are copied as they are.
+    `documents` are those that the reader gives for the same bytes, in their order; what it could
+    not read is copied as it is. Raises OSError where they are not those of these bytes.
     """
     doc = next(documents, None)
-    doc_id, end, written = None, b"\n", b"\n"
-    for raw_line in _lines(source):
-        line = raw_line.decode("utf-8", errors="replace").lstrip("\ufeff").rstrip("\r\n")
-        heading = HEADING.match(line) if "|" in line else None
-        title = heading is not None and heading[2] == "t"
-        end = b"\r\n" if raw_line.endswith(b"\r\n") else b"\n"
-        if doc and doc_id == doc.doc_id and (not line or title):
-            _write_relations(target, doc, end)
+    for lines in _blocks(source):
+        raw = _as_read(lines)
+        if doc and raw and raw.doc_id == doc.doc_id:
+            replaced = {relation.place for relation in raw.relations}
+            kept = [line for number, line in enumerate(lines) if number not in replaced]
+            _write_block(target, kept, doc)
             doc = next(documents, None)
-        if not line or title:
-            doc_id = heading[1].strip() if heading else None
-        columns = line.split("\t")
-        known = doc and doc_id == doc.doc_id
-        if known and not heading and 4 <= len(columns) <= 6 and not _is_number(columns[1]):
-            continue
-        target.write(written := raw_line)
-    if doc and doc_id == doc.doc_id:
-        target.write(b"" if written.endswith(b"\n") else end)
-        _write_relations(target, doc, end)
+        else:
+            target.writelines(lines)
+    if doc:
+        raise OSError("a file was changed while it was read; run the same command again")
+
+
+def _as_read(lines: list[bytes]) -> RawDocument | None:
+    """What the reader makes of the lines of a block; relations have their number as place."""
+    data = b"".join(lines)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        return None
+    return next(read_chunk(Chunk("", "pubtator", 0, data), Tally()), None)
+
+
+def _blocks(source: BinaryIO) -> Iterator[list[bytes]]:
+    """The lines, cut where the reader's documents begin and end; an endless one in pieces."""
+    lines, size = list[bytes](), 0
+    for line in _lines(source):
+        if lines and (_is_title(line) or size > MAX_DOCUMENT_BYTES):
+            yield lines
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line)
+        if not line.rstrip(b"\r\n"):
+            yield lines
+            lines, size = [], 0
+    if lines:
+        yield lines
 
 
 def _lines(source: BinaryIO) -> Iterator[bytes]:
-    """The lines up to the end, or to where an archive breaks; an endless one in pieces."""
+    """The lines up to the end, or to where an archive breaks; an endless one in pieces.
+
+    A byte order mark at the start, which the reader does not see, is a line of its own.
+    """
     try:
+        first = source.readline(MAX_DOCUMENT_BYTES)
+        rest = first.removeprefix(BOM_UTF8)
+        yield from filter(None, (first[: len(first) - len(rest)], rest))
         while line := source.readline(MAX_DOCUMENT_BYTES):
             yield line
     except BrokenArchive:
         return  # the reader of the same file has counted it
 
 
-def _write_relations(target: BinaryIO, doc: Document, end: bytes) -> None:
+def _is_title(line: bytes) -> bool:
+    if b"|t|" not in line:
+        return False
+    heading = HEADING.match(line.decode(errors="surrogateescape"))
+    return heading is not None and heading[2] == "t"
+
+
+def _write_block(target: BinaryIO, lines: list[bytes], doc: Document) -> None:
+    """Write the lines of a document, and its relations before the blank line that ends it."""
+    end = b"\r\n" if lines[0].endswith(b"\r\n") else b"\n"
+    blank = [] if lines[-1].rstrip(b"\r\n") else [lines.pop()]
+    target.writelines(lines)
+    if doc.relations and not lines[-1].endswith(b"\n"):
+        target.write(end)
     for relation in doc.relations:
         columns = [doc.doc_id, *_relation_columns(doc, relation)]
         target.write("\t".join(columns).encode() + end)
-
-
-def _is_number(column: str) -> bool:
-    return column.removeprefix("-").isdecimal()
+    target.writelines(blank)

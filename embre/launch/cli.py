@@ -36,6 +36,12 @@ PrintConfig = Annotated[
 TrackingUri = Annotated[
     str | None, typer.Option(help="MLflow; default: MLFLOW_TRACKING_URI or runs/mlflow.db.")
 ]
+EveryPair = Annotated[
+    bool, typer.Option(help="For another corpus than BioRED: score the pairs that it leaves out.")
+]
+CountedBy = Annotated[
+    Path | None, typer.Option(help="Of the run that predicted: count as it counts its corpus.")
+]
 Device = Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")]
 
 
@@ -108,13 +114,8 @@ def evaluate(
         bool,
         typer.Option(help="Skip documents that were not predicted, as the official scorer does."),
     ] = False,
-    every_pair: Annotated[
-        bool,
-        typer.Option(help="For another corpus than BioRED: score the pairs that it leaves out."),
-    ] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="Of the run that predicted: count as it counts its corpus.")
-    ] = None,
+    every_pair: EveryPair = False,
+    config: CountedBy = None,
 ):
     """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
     from embre.launch.evaluating import Request, run_evaluation
@@ -137,7 +138,11 @@ def predict(
         bool, typer.Option("--parquet", help="Tables of all relations too, in OUT/relations.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Predict again what is done.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Predict the inputs again; all that another model or threshold left in OUT goes.",
+        ),
     ] = False,
     processes: Annotated[int, typer.Option(min=1, help="Files or pieces at once here.")] = 1,
     ray: Annotated[
@@ -231,23 +236,14 @@ def report(
     pred: Annotated[Path, typer.Option(help="Predicted documents.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     gold: Annotated[Path | None, typer.Option(help="Annotated documents to compare with.")] = None,
+    every_pair: EveryPair = False,
+    config: CountedBy = None,
 ):
     """Write a self-contained HTML report for a curator."""
-    from embre.corpora import read_documents
-    from embre.report import write_report
-    from embre.scoring import score
-    from embre.tally import Tally
+    from embre.launch.evaluating import run_report
 
-    tally = Tally()
-    predicted = list(read_documents(pred, tally))
-    gold_docs = list(read_documents(gold, tally)) if gold else None
-    facts = {}
-    if gold_docs:
-        scores = score(gold_docs, predicted)
-        facts = {f"F1 {metric}": f"{found.f1:.3f}" for metric, found in scores.items()}
-    write_report(out, predicted, gold_docs, title=pred.name, facts=facts)
-    console.print(f"{out}: {len(predicted)} documents", markup=False)
-    _show_losses(tally.lines())
+    for line in run_report(pred, out, gold, config, every_pair):
+        console.print(line)
 
 
 @app.command()

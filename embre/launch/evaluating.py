@@ -1,8 +1,9 @@
-"""What `embre evaluate` prints and writes."""
+"""What `embre evaluate` and `embre report` print and write."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -15,6 +16,7 @@ from embre.document import Document
 from embre.evaluation import evaluate_documents, write_evaluation
 from embre.finetune import REPORT
 from embre.launch.tables import comparison_table, evaluation_table
+from embre.predict_record import outputs_in
 from embre.relation_schema import RelationSchema
 from embre.report import write_report
 from embre.scoring import score
@@ -37,10 +39,36 @@ class Request:
     config: Path | None = None
 
 
+class Counting(NamedTuple):
+    """How relations are counted: gold is read in the words of `schema`, if there is one, and pairs
+    of the types in `not_scored` are left out."""
+
+    schema: RelationSchema | None
+    not_scored: Collection[tuple[str, str]]
+
+    @classmethod
+    def of(cls, config: Path | None, every_pair: bool) -> "Counting":
+        """As the run of a config counts; else as BioRED does, or with every pair."""
+        if config is None:
+            return cls(None, () if every_pair else NOT_SCORED)
+        if every_pair:
+            raise ValueError("--every-pair and --config both say which pairs count; give one")
+        schema = schemas_of(load_config(FinetuneConfig, config).data)[0]
+        return cls(schema, schema.not_scored)
+
+    def remark(self, dropped: int) -> Iterator[str]:
+        """What to say of gold relations that are not scored."""
+        if dropped and self.schema is None:
+            yield (
+                "the official counting leaves out Disease-Disease, Gene-Variant and Gene-Species, "
+                "which BioRED does not annotate; for another corpus give --every-pair"
+            )
+
+
 def run_evaluation(request: Request) -> Iterator[RenderableType]:
     """The four metrics with their intervals; a comparison and files where asked for."""
-    tally = Tally()
-    schema = _schema(request.config) if request.config else None
+    tally, counting = Tally(), Counting.of(request.config, request.every_pair)
+    schema, left_out = counting
     gold, predicted = _read(request.gold, tally, schema), _read(request.pred, tally)
     other = _read(request.other, tally) if request.other else None
     training = _read(request.train, Tally(), schema) if request.train else None
@@ -50,7 +78,6 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
             f"{unknown} relations name a concept that their document does not mention, as {where}; "
             "they could not be counted as wrong: correct the identifiers"
         )
-    left_out = schema.not_scored if schema else () if request.every_pair else NOT_SCORED
     scores = score(gold, predicted, request.official, tally, left_out)
     counts = document_counts(gold, predicted, request.official, left_out)
     if not len(counts["all"]):
@@ -59,11 +86,7 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
     num_relations = sum(len(doc.relations) for doc in gold)
     dropped = tally.counts["gold_relation/not_scored"]
     yield f"{len(gold)} gold documents, {num_relations:,} relations; {dropped} are not scored"
-    if dropped:
-        yield (
-            "the official counting leaves out Disease-Disease, Gene-Variant and Gene-Species, "
-            "which BioRED does not annotate; for another corpus give --every-pair"
-        )
+    yield from counting.remark(dropped)
     silent = [side for side, docs in (("gold", gold), ("pred", predicted)) if not _says_novel(docs)]
     if silent:
         yield f"{' and '.join(silent)} without novelty: look at the two metrics without it"
@@ -83,17 +106,44 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
         report = request.out / REPORT
         write_report(report, predicted, gold, request.pred.name, evaluation=evaluation)
         yield Text(f"{', '.join(path.name for path in [*paths, report])} in {request.out}")
+    yield from _losses(tally)
+
+
+def run_report(
+    pred: Path, out: Path, gold: Path | None, config: Path | None, every_pair: bool
+) -> Iterator[RenderableType]:
+    """Write the curator's page, with scores where there is gold to count by."""
+    tally, counting = Tally(), Counting.of(config, every_pair)
+    if gold is None and (config or every_pair):
+        raise ValueError("--config and --every-pair say how to count against --gold; give it too")
+    predicted = list(_documents(pred, tally))
+    annotated = _read(gold, tally, counting.schema) if gold else None
+    facts = {}
+    if annotated:
+        scores = score(annotated, predicted, tally=tally, not_scored=counting.not_scored)
+        facts = {f"F1 {metric}": f"{found.f1:.3f}" for metric, found in scores.items()}
+    write_report(out, predicted, annotated, title=pred.name, facts=facts)
+    yield Text(f"{out}: {len(predicted)} documents")
+    yield from counting.remark(tally.counts["gold_relation/not_scored"])
+    yield from _losses(tally)
+
+
+def _losses(tally: Tally) -> Iterator[RenderableType]:
     if lines := tally.lines():
         yield "not taken, by reason:"
-        yield from (Text(line) for line in lines)
+        yield from map(Text, lines)
 
 
-def _schema(config: Path) -> RelationSchema:
-    return schemas_of(load_config(FinetuneConfig, config).data)[0]
+def _documents(path: Path, tally: Tally) -> Iterator[Document]:
+    """The documents of a file or folder. Of an output folder of `embre predict` those of its
+    outputs: what a killed run left beside them is no prediction."""
+    files = outputs_in(path)
+    for file in [path] if files is None else files:
+        yield from read_documents(file, tally)
 
 
 def _read(path: Path, tally: Tally, schema: RelationSchema | None = None) -> list[Document]:
-    docs = list(read_documents(path, tally))
+    docs = list(_documents(path, tally))
     if not docs:
         raise ValueError(f"{path}: no document in it")
     return [schema.in_our_words(doc, tally) for doc in docs] if schema else docs

@@ -5,17 +5,21 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from embre.launch.device import device_named
 from embre.predict import Predicted, PredictSettings, predict_files
+from embre.predict_record import locked
 from embre.tracking.registry import fetch
 from embre.workers import OneProcess, Processes, Workers
 
 SHOW_EVERY_S = 0.5
 LOG_EVERY_S = 30.0  # where there is no terminal, as in a job
+FETCHED = ".model-"  # begins the name of the folder of a registered model in --out
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,8 @@ def run_prediction(
     check(request)
     several = request.ray is not None or request.processes > 1
     settings = PredictSettings(request.device, request.threshold, request.parquet, several)
-    request.out.mkdir(parents=True, exist_ok=True)
     with (
+        locked(request.out),
         model_folder(request.model, request.out, tracking_uri) as folder,
         workers_of(request) as workers,
         console.status("predicting") as status,
@@ -70,13 +74,14 @@ def run_prediction(
             workers,
             request.overwrite,
             progress,
+            lambda line: console.print(Text(line)),
         )
     return summary(found, request.out)
 
 
 def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
     """Lines for a terminal."""
-    yield (
+    yield Text(
         f"{found.documents:,} documents, {found.relations:,} relations, "
         f"{len(found.files)} files in {out}"
     )
@@ -99,6 +104,7 @@ def check(request: Request) -> None:
         raise ValueError("--processes are of this machine: with --ray the cluster says how many")
     if request.ray is not None and request.device.startswith("cuda") and not request.gpus:
         raise ValueError("--device cuda with --ray needs a share of a GPU a task, as --gpus 0.5")
+    device_named(request.device, here=request.ray is None)
 
 
 def workers_of(request: Request) -> AbstractContextManager[Workers]:
@@ -112,9 +118,14 @@ def workers_of(request: Request) -> AbstractContextManager[Workers]:
 
 @contextmanager
 def model_folder(model: str, out: Path, tracking_uri: str) -> Iterator[Path]:
-    """The folder of a model. One of the registry lies in `out` meanwhile, which all nodes see."""
+    """The folder of a model. One of the registry lies in `out` meanwhile, which all nodes see.
+
+    `out` is locked; what a killed run left of its model there goes.
+    """
+    for leftover in out.glob(f"{FETCHED}*"):
+        rmtree(leftover)
     if not model.startswith("models:/"):
         yield Path(model)
         return
-    with TemporaryDirectory(prefix=".model-", dir=out) as scratch:
+    with TemporaryDirectory(prefix=FETCHED, dir=out) as scratch:
         yield fetch(model, tracking_uri, Path(scratch) / "model")

@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from embre.encoder_folder import PretrainedEncoder, load_pretrained
+from embre.launch.device import device_named
 from embre.pretrain import ENCODER
 from embre.probe import Answer, probe_text
 from embre.probe_shards import SYSTEMS, Comparison, lineage, probe_shards
@@ -36,12 +36,12 @@ def run_probe(
     name: str, request: Request, as_json: bool, tracking_uri: str, device: str
 ) -> list[RenderableType]:
     """What is to be printed of an encoder: its folder, its run's, or `models:/…`."""
-    errors = Console(stderr=True, highlight=False)
+    errors, found_device = Console(stderr=True, highlight=False), device_named(device)
     with TemporaryDirectory() as scratch, errors.status("loading the encoder") as status:
         folder = encoder_within(Path(name))
         if name.startswith("models:/"):
             folder = fetch(name, tracking_uri, Path(scratch) / "model")
-        encoder = load_pretrained(folder, torch.device(device))
+        encoder = load_pretrained(folder, found_device)
         if request.text is not None:
             answers = probe_text(encoder, request.text, request.top)
             values, lines = answers_json(encoder, request.text, answers), answer_lines(answers)

@@ -41,7 +41,7 @@ def comparison_table(differences: Mapping[str, tuple[float, float, float]]) -> T
 
 
 def scores_table(folder: Path) -> Table:
-    """The four metrics of a fine-tuning run beside the floor that needs no learning."""
+    """What a fine-tuning run has learnt, by metric, beside the floor that needs no learning."""
     values = json.loads((folder / SCORES).read_text())
     lowest = {metric: f"{found['f1']:.4f}" for metric, found in values["floor"].items()}
     return _table(values["dev"], {"floor F1": lowest})

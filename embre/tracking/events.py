@@ -27,7 +27,9 @@ class Tracker:
     """Writes a run's events; does nothing on ranks other than 0.
 
     `send` gets (step, metrics) for each logged step after `sent`, the last that MLflow is known to
-    have; so a restarted run continues its curve, repeats no point and leaves no hole.
+    have; so a restarted run continues its curve, repeats no step and leaves no hole. The validation
+    at `sent` is passed on again: it is of the same number as its step and comes later, so MLflow
+    may have the one without the other, and a point that is there twice does no harm.
     `set_aside` says how many damaged shards the run goes on without.
     `mfu_of_token_rate` is the MFU at one token a second, 0 where it is not known.
     """
@@ -69,7 +71,7 @@ class Tracker:
         for event in known:
             if event["event"] in ("step", "validation") and event["step"] <= step:
                 named = {k: v for k, v in event.items() if k not in NOT_METRICS}
-                self._pass_on(event["step"], named)
+                self._pass_on(event["event"], event["step"], named)
         if known:
             known += _read_lines(self.folder / HEARTBEAT)
         lost = lost_by_restart(known, step, time.time())
@@ -116,14 +118,14 @@ class Tracker:
         self._logged = step
         self._tokens, self._seconds, self._waited = 0, 0.0, waited
         self._write("step", step, {**metrics, **more})
-        self._pass_on(step, metrics)
+        self._pass_on("step", step, metrics)
 
     def validation(self, step: int, metrics: Metrics) -> None:
         """The weights after `step` were measured on held-out data."""
         if metrics:
             named = {f"validation/{name}": value for name, value in metrics.items()}
             self._write("validation", step, named)
-            self._pass_on(step, named)
+            self._pass_on("validation", step, named)
 
     def skipped(self, step: int, skip: Skip) -> None:
         """The update of `step` was left out."""
@@ -150,8 +152,9 @@ class Tracker:
             if self.send:
                 self.send(step, {"goodput": share})
 
-    def _pass_on(self, step: int, metrics: Metrics) -> None:
-        if self.active and self.send and step > self._sent:
+    def _pass_on(self, event: str, step: int, metrics: Metrics) -> None:
+        unsent = step >= self._sent if event == "validation" else step > self._sent
+        if self.active and self.send and unsent:
             self.send(step, metrics)
 
     def _write(self, event: str, step: int, values: dict[str, Any]) -> None:

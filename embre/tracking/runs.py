@@ -19,8 +19,10 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, Metric, Param
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
+from pydantic import BaseModel
 
 from embre.config import RunConfig, dump_config
+from embre.durable import commit
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,9 @@ def open_run(
     """The MLflow run of a job: a new one, or the one that its folder remembers.
 
     Called by the driver alone: creating a database or an experiment races. `lineage` maps the
-    names of data sets to their digests.
+    names of data sets to their digests. The folder remembers a run as soon as there is one, so
+    that no later failure leaves another one behind; what could not be logged of it then is logged
+    when it goes on.
     """
     quiet_mlflow()
     client = MlflowClient(uri)
@@ -68,14 +72,16 @@ def open_run(
         handle = RunHandle(**json.loads(remembered.read_text()))
         if handle.uri == uri:
             client.update_run(handle.run_id, status="RUNNING")
+            if not client.get_run(handle.run_id).data.params:  # they are logged last
+                _log_start(client, handle, config, lineage)
             return handle
     experiment = _experiment(client, config, uri)
     run = client.create_run(
         experiment, run_name=config.name, tags={**tags, **_lineage_tags(lineage)}
     )
     handle = RunHandle(uri, run.info.run_id)
+    commit(remembered, json.dumps(asdict(handle)).encode())
     _log_start(client, handle, config, lineage)
-    remembered.write_text(json.dumps(asdict(handle)))
     return handle
 
 
@@ -232,30 +238,34 @@ def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
 def _log_start(
     client: MlflowClient, handle: RunHandle, config: RunConfig, lineage: Mapping[str, str]
 ) -> None:
-    params = {
-        key: str(value)[:MAX_PARAM_LENGTH]
-        for key, value in _flatten(config.model_dump(mode="json"), "")
-    }
-    client.log_batch(handle.run_id, params=[Param(key, value) for key, value in params.items()])
-    client.log_text(handle.run_id, dump_config(config), "config.yaml")
-    for name, digest in lineage.items():
-        data = MetaDataset(CodeDatasetSource({}), name=name, digest=digest[:36])
-        client.log_inputs(
-            handle.run_id,
-            [DatasetInput(data._to_mlflow_entity(), tags=[])],
-        )
+    """The config as a file and as parameters, the data as inputs. Failing is a warning."""
+    with best_effort("logging the config and the data"):
+        client.log_text(handle.run_id, dump_config(config), "config.yaml")
+        for name, digest in lineage.items():
+            data = MetaDataset(CodeDatasetSource({}), name=name, digest=digest[:36])
+            client.log_inputs(
+                handle.run_id,
+                [DatasetInput(data._to_mlflow_entity(), tags=[])],
+            )
+        params = [Param(key, value[:MAX_PARAM_LENGTH]) for key, value in parameters(config)]
+        client.log_batch(handle.run_id, params=params)
 
 
 def _lineage_tags(lineage: Mapping[str, str]) -> dict[str, str]:
     return {f"embre.digest.{name}": digest for name, digest in lineage.items()}
 
 
-def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+def parameters(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """A config's values by `section.key`. A mapping whose keys a user chooses is one value, in
+    JSON: MLflow refuses a key like `up-regulates(+)`, and more than a hundred parameters."""
+    plain = section.model_dump(mode="json")
+    for key, value in section:
+        if isinstance(value, BaseModel):
+            yield from parameters(value, f"{prefix}{key}.")
+        elif isinstance(value, Mapping):
+            yield f"{prefix}{key}", json.dumps(plain[key])
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", str(plain[key])
 
 
 def reachable(uri: str) -> str:

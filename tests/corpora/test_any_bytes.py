@@ -4,13 +4,14 @@ import gzip
 import io
 import tarfile
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embre.corpora import FORMATS, read_documents
+from embre.corpora import FORMATS, pubtator_write, read_documents
 from embre.tally import Tally
 from tests.corpora.from_bytes import read_bytes
 
@@ -87,6 +88,16 @@ def test_documents_or_losses_and_the_same_however_cut(format, data):
     chunk_bytes = data.draw(st.sampled_from([3, 7, 50]))
     assert read_bytes(format, content, parts, chunk_bytes, max_bytes) == documents
     assert parts.counts == whole.counts
+
+
+@given(content=damaged(PUBTATOR))
+def test_a_copy_without_relations_has_the_same_documents(content):
+    docs = [replace(doc, relations=()) for doc in read_bytes("pubtator", content)]
+    copy = io.BytesIO()
+    pubtator_write.copy_with_relations(io.BytesIO(content), copy, iter(docs))
+    assert read_bytes("pubtator", copy.getvalue()) == docs
+    lines = iter(content.split(b"\n"))
+    assert all(line in lines for line in copy.getvalue().split(b"\n")[:-1]), "in their order"
 
 
 @given(

@@ -146,6 +146,53 @@ def test_a_copy_keeps_what_the_reader_could_not_read():
     assert copy.getvalue() == bad + good[:-1] + b"2\tBind\t673\t5609\tNovel\t0.5000\n\n"
 
 
+def copied(data: bytes, relations: int) -> bytes:
+    """A copy with so many relations (0 or 1) in each document."""
+    docs, copy = read(data), io.BytesIO()
+    found = (
+        replace(d, relations=(Relation(*d.mentions_by_concept(), "Bind", True, 0.5),) * relations)
+        for d in docs
+    )
+    pubtator_write.copy_with_relations(io.BytesIO(data), copy, found)
+    return copy.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("line", "stays"),
+    [
+        (b"2\t 0\t4\tBRAF\tGene\t673", True),
+        (b"2\t+0\t4\tBRAF\tGene\t673", True),
+        (b"2\t0_0\t4\tBRAF\tGene\t673", True),
+        ("2\t٠\t4\tBRAF\tGene\t673".encode(), True),
+        (b"2\t0\tx\tBRAF\tGene\t673", True),
+        (b"3\tBind\t673\t5609", True),
+        (b"## Bind\tof\t673\t5609", True),
+        (b"2\tBind\t673\t\xff", True),
+        (b"2\tBind\t673", True),
+        (b"2\tBind\t673\t5609", False),
+        (b" 2\tBind\t673\t5609\tNovel", False),
+        (b"2\t--1\t673\t5609", False),
+        (b"2\tBind\t673\t999\tNovel\t0.5", False),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_copy_loses_the_lines_that_the_reader_takes_for_relations_alone(line, stays, end):
+    lines = [b"2|t|BRAF MEK", b"2|a|", b"2\t0\t4\tBRAF\tGene\t673", b"2\t5\t8\tMEK\tGene\t5609"]
+    bare = b"\xef\xbb\xbf" + end.join(lines)
+    given = bare + end + line + end * 2 + bare[3:].replace(b"2|", b"4|").replace(b"2\t", b"4\t")
+    assert copied(given, 0) == (given if stays else given.replace(line + end, b"", 1))
+    again = copied(given, 1)
+    new = b"2\tBind\t673\t5609\tNovel\t0.5000" + end
+    assert again.count(new) == again.count(end + b"4" + new[1:]) == 1
+    assert copied(again, 0).rstrip() == copied(given, 0)
+
+
+def test_a_copy_of_other_documents_is_refused():
+    (doc,) = read(SMALL)
+    with pytest.raises(OSError, match="changed while it was read"):
+        pubtator_write.copy_with_relations(io.BytesIO(b"8|t|x\n"), io.BytesIO(), iter([doc]))
+
+
 def test_a_repeated_mention_is_kept_once():
     line = "2\t0\t4\tBRAF\tGene\t673\n"
     assert only_loss("2|t|BRAF\n" + line + line) == "mention/duplicate"

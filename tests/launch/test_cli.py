@@ -1,6 +1,7 @@
 """The command: what a wrong request gets is one line that says what to do, and exit code 2."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
 from embre.launch import LAUNCHERS, cli
 from embre.sharding import ShardSettings, shard
+from tests.tiny import document
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,19 @@ def call(
         ("predict {}/one {}/gold.PubTator --out {}/p --gpus 0.5", "is for the tasks of --ray"),
         ("predict {}/one {} --out {}/p --ray x --processes 2", "with --ray the cluster says"),
         ("predict {}/one {} --out {}/p --ray x --device cuda", "needs a share of a GPU"),
+        ("predict {}/one {} --out {}/p --device gpu", "--device gpu: give cpu, or cuda for a GPU"),
+        ("predict {}/one {} --out {}/p --device cuda:99", "GPUs on this machine; give --device cp"),
+        ("predict {}/one {} --out {}/p --ray x --device mps", "--device mps: give cpu, or cuda"),
+        (
+            "evaluate --gold {}/gold.PubTator --pred {}/gold.PubTator --config {}/x --every-pair",
+            "both say which pairs count",
+        ),
+        (
+            "report --gold {}/gold.PubTator --pred {}/gold.PubTator --out {}/r.html --config {}/x "
+            "--every-pair",
+            "both say which pairs count",
+        ),
+        ("report --pred {}/gold.PubTator --out {}/r.html --every-pair", "against --gold; give it"),
         ("register {} --name x", "no finished run"),
         ("report --pred {}/none --out {}/r.html", "there is no"),
     ],
@@ -163,6 +178,32 @@ def test_an_evaluation_compares_two_systems_and_leaves_its_files(
     names = {path.name for path in out.iterdir()}
     assert names == {"evaluation.json", "errors.tsv", "confusion.png", "report.html"}
     assert json.loads((out / "evaluation.json").read_text())["groups"]["seen in training"]
+
+
+def test_a_report_counts_as_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "<V600E|Variant|rs113488022> of <BRAF|Gene|673>"
+    pair = ("Variant:rs113488022", "Gene:673")
+    for name, label in (("gold", "lies_in"), ("said", "within")):
+        docs = [document(text, [(*pair, label, None)])]
+        write_documents(tmp_path / f"{name}.PubTator", docs, like="pubtator")
+    (tmp_path / "run.yaml").write_text(
+        "name: mine\nencoder: {path: x}\ntrain: {steps: 1}\ndata: {train: x, dev: x, corpus: "
+        "{name: mine, legal: {Gene Variant: [within]}, rename: {lies_in: within}}}\n"
+    )
+    page = tmp_path / "page.html"
+    words = ["report", "--pred", f"{tmp_path}/said.PubTator", "--out", str(page)]
+    words += ["--gold", f"{tmp_path}/gold.PubTator"]
+    for more, hint, f1 in (
+        ([], True, ["0.000"] * 4),
+        (["--every-pair"], False, ["1.000", "0.000", "1.000", "0.000"]),
+        (["--config", f"{tmp_path}/run.yaml"], False, ["1.000"] * 4),
+    ):
+        code, shown, _ = call([*words, *more], monkeypatch, capsys)
+        assert code == 0 and f"{page}: 1 documents" in shown
+        assert ("for another corpus give --every-pair" in shown) == hint
+        assert re.findall(r"<dt>F1 \w+</dt><dd>([\d.]+)</dd>", page.read_text()) == f1
 
 
 def test_an_evaluation_of_no_predicted_document_is_refused_where_those_alone_count(

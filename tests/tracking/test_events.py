@@ -43,6 +43,17 @@ def test_a_restart_repeats_nothing_and_sends_what_a_kill_left_unsent(tmp_path: P
     assert describe(again).startswith("training goes on after step 5 of 9 (attempt 2, 1 steps")
 
 
+def test_a_validation_that_a_kill_kept_from_mlflow_is_sent(tmp_path: Path) -> None:
+    walk(tmp_path, 0, 6, sent=0)  # killed when MLflow had step 6 and not yet its validation
+    before = walk(tmp_path, 6, 6, sent=6)  # goes on behind it: out of the events
+    assert before[0] == (6, ["validation/f1"])
+    assert not [names for step, names in before if step <= 6 and "loss/token" in names]
+    again = walk(tmp_path, 5, 6, sent=6)  # goes on before it: measured again
+    assert again[-1] == (6, ["validation/f1"])
+    assert not [names for _, names in again if "loss/token" in names], "no step twice"
+    assert walk(tmp_path, 6, 7, sent=7)[-1] == (7, ["validation/f1"])
+
+
 def test_the_vocabulary_is_passed_on_until_mlflow_has_steps(tmp_path: Path) -> None:
     given: list[tuple[int, dict[str, float]]] = []
     for sent in (0, 3):

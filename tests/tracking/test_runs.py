@@ -1,5 +1,6 @@
 """A run in MLflow: sqlite or a real server, which may hang or die; training never waits."""
 
+import json
 import os
 import signal
 import socket
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from embre.config import PretrainConfig, check_config
+from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.tracking.runs import (
+    RUN_FILE,
     RunHandle,
     best_effort,
     close_run,
@@ -58,6 +60,49 @@ def test_a_run_goes_on_in_the_run_that_its_folder_remembers(tmp_path: Path, sqli
     assert client.get_run(first.run_id).info.status == "RUNNING"
     assert len(client.search_runs([client.get_run(first.run_id).info.experiment_id])) == 1
     assert client.get_run(first.run_id).data.params["train.steps"] == "4"
+
+
+def test_any_config_can_be_logged(tmp_path: Path, sqlite: str) -> None:
+    corpus = {
+        "name": "mine",
+        "legal": {"Gene Disease": ["Association"]},
+        "rename": {"up-regulates(+)": "Association"} | {f"label {n}": None for n in range(200)},
+    }
+    values = {
+        "name": "mine",
+        "storage": str(tmp_path),
+        "encoder": {"path": str(tmp_path)},
+        "data": {"corpus": corpus, "train": "train.PubTator", "dev": "dev.PubTator"},
+        "deepspeed": {"zero_optimization": {"stage": 2}},
+        "train": {"steps": 4},
+    }
+    config = check_config(FinetuneConfig, values, "test")
+    handle = open_run(config, sqlite, tmp_path, {}, {})
+    params = MlflowClient(sqlite).get_run(handle.run_id).data.params
+    assert params["data.corpus.rename"].startswith('{"up-regulates(+)": "Association", "label 0": ')
+    assert params["deepspeed"] == '{"zero_optimization": {"stage": 2}}'
+    assert params["data.corpus.novelty"] == "None" and params["train.steps"] == "4"
+
+
+def test_a_run_whose_start_cannot_be_logged_is_remembered_and_logged_later(
+    tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("not now")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", refuse)
+        first = opened(tmp_path, sqlite)
+        assert opened(tmp_path, sqlite) == first
+    assert json.loads((tmp_path / RUN_FILE).read_text())["run_id"] == first.run_id
+    client = MlflowClient(sqlite)
+    assert not client.get_run(first.run_id).data.params
+    assert opened(tmp_path, sqlite) == first
+    found = client.get_run(first.run_id)
+    assert found.data.params["train.steps"] == "4"
+    assert found.inputs is not None
+    assert [entry.dataset.name for entry in found.inputs.dataset_inputs] == ["shards"]
+    assert len(client.search_runs([found.info.experiment_id])) == 1
 
 
 def test_every_point_is_there_once_and_the_last_step_is_remembered(
