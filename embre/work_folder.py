@@ -22,6 +22,9 @@ WORK = ".unfinished"
 SHARD_NAMES = ("train-*.tar", "validation-*.tar")
 
 
+WORDS = {"hold_out": "what is held out", "modified": "times of the inputs"}  # of a plan's fields
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What a run was asked to do. Another run goes on with its work only for an equal plan."""
 
@@ -143,9 +146,10 @@ class WorkFolder:
             name for name in plan.__struct_fields__ if getattr(before, name) != getattr(plan, name)
         ]
         if different:
+            named = ", ".join(WORDS.get(name, name) for name in different)
             raise ValueError(
-                f"{self.folder}: an unfinished run had other {' and '.join(different)}; give the "
-                "same command again to finish it, or remove that folder to begin anew"
+                f"{self.folder}: an unfinished run was told otherwise ({named}); give the same "
+                "command again to finish it, or remove that folder to begin anew"
             )
 
     def remove(self) -> None:
