@@ -49,7 +49,7 @@ def count_concepts(mentions: np.ndarray) -> np.ndarray:
 
 def concept_table(forms: Iterable[Path], counts: Iterable[np.ndarray]) -> pa.Table:
     """Every concept that is counted: hash, type, identifier, mention rows, commonest name."""
-    names = _add_up((pa.ipc.open_file(str(path)).read_all() for path in forms), FORM_KEYS)
+    names = _add_up((_wide(pa.ipc.open_file(str(path)).read_all()) for path in forms), FORM_KEYS)
     names = names.join(_meanings(names), "spelling", join_type="inner")
     names = _sum([names.select([*NAME_KEYS, "count"])], NAME_KEYS)
     names = names.sort_by([("hash", "ascending"), ("count", "descending"), ("name", "ascending")])
@@ -59,9 +59,8 @@ def concept_table(forms: Iterable[Path], counts: Iterable[np.ndarray]) -> pa.Tab
     tables = (pa.table({key: rows[key] for key in ("hash", "count")}) for rows in counts)
     total = _add_up((_as_signed(table) for table in tables), ["hash"])
     found = names.join(total, "hash", join_type="inner")
-    return found.select(["hash", "concept_type", "concept", "count", "name"]).rename_columns(
-        SCHEMA.names
-    )
+    found = found.select(["hash", "concept_type", "concept", "count", "name"])
+    return found.rename_columns(SCHEMA.names).cast(SCHEMA)
 
 
 def _meanings(names: pa.Table) -> pa.Table:
@@ -74,9 +73,19 @@ def _meanings(names: pa.Table) -> pa.Table:
         for hash, identifier in zip(hashes, identifiers, strict=False)
     ]
     columns = zip(*rows, strict=True) if rows else [()] * 4
-    kinds = (pa.string(), pa.uint64(), pa.string(), pa.string())
+    kinds = (pa.large_string(), pa.uint64(), pa.string(), pa.string())
     arrays = [pa.array(values, kind) for values, kind in zip(columns, kinds, strict=True)]
     return pa.table(arrays, names=["spelling", "hash", "concept_type", "concept"])
+
+
+def _wide(table: pa.Table) -> pa.Table:
+    """The same with 64-bit offsets. A dump may have more than 2 GB of different spellings, and
+    Arrow groups longer columns of 32-bit offsets to nonsense, without a word."""
+    return table.cast(
+        pa.schema(
+            (f.name, pa.large_string() if f.name in FORM_KEYS else f.type) for f in table.schema
+        )
+    )
 
 
 def _as_signed(table: pa.Table) -> pa.Table:

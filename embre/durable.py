@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, whenever the power goes."""
 
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +15,9 @@ def commit(path: Path, data: bytes | memoryview) -> None:
 
     Where that fails (a full disk), nothing is left behind.
     """
-    # Of this process: one that outlived its run must not write into our file.
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    # Of this process: one that outlived its run, or has our number on another machine, must not
+    # write into our file.
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
     view = memoryview(data)
     try:
         with partial.open("wb") as file:

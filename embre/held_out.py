@@ -4,6 +4,7 @@ The text counts because an article has other ids too (a PMC number, a row of som
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -19,6 +20,7 @@ FEWEST_LETTERS = 32
 _SMALL = bytes(range(256)).lower()
 _NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).isalnum()))
 
+_NOT_AN_ID = re.compile(r"[,;\0]|^\d+\s")  # several on a line, or a remark behind one
 HELD_LIST_HEAD = "# id, fingerprint of text, fingerprint of title; 0 where too short"
 # Evaluation documents whose ids and texts are public, in `held_lists/`; held out by default.
 SHIPPED = ("biored", "bc5cdr")
@@ -82,7 +84,10 @@ def read_held(source: str) -> Held:
         )
     path = Path(source)
     if path.is_file() and path.suffix in (".txt", ".ids", ".pmids", ".tsv"):
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source}: not UTF-8 ({error}); save the list as UTF-8") from error
         if "|" not in text and all(line.count("\t") <= 2 for line in text.splitlines()):
             return _read_list(path.name, text)
     held = Held(path.name)
@@ -111,19 +116,28 @@ def _read_all(source: str) -> Iterator[CheckedDocument]:
 
 
 def _read_list(name: str, text: str) -> Held:
-    """Lines of an id, or of an id and the fingerprints of its text and title in hexadecimal."""
+    """Lines of an id, or of an id and the fingerprints of its text and title in hexadecimal.
+
+    Raises ValueError for a list without any and for a line that is neither: a list that is not
+    understood lets evaluation documents through.
+    """
     held = Held(name)
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
             doc_id, *prints = line.split("\t")
-            held.ids.add(doc_id.strip())
+            doc_id = doc_id.strip().removeprefix("PMID:")
             try:
+                if not doc_id or (not prints and _NOT_AN_ID.search(doc_id)):
+                    raise ValueError(doc_id)
                 held.add(int(value, 16) for value in prints)
             except ValueError as error:
                 raise ValueError(
                     f"{name}: {line!r} is no line of a hold-out list; give an id a line, or what "
                     "tools/hold_out_list.py writes"
                 ) from error
+            held.ids.add(doc_id)
+    if not held.ids:
+        raise ValueError(f"{name}: no id in this hold-out list; give one a line, or leave it out")
     return held
 
 

@@ -112,10 +112,13 @@ def _read(chunk: Chunk, tally: Tally) -> Iterator[tuple[list[CheckedDocument], M
         plain, rest = read_plain(chunk)
         if plain.docs:
             yield plain.docs, MentionColumns.of_plain(plain)
-    # Pieces of one article stand together, so each stretch of the file is read by itself.
+    # Pieces of one article stand together, so each stretch of the file is read by itself. Only
+    # PubTator text has them; what follows under one id elsewhere is another version.
     raws = (read_raw(part, tally, with_relations=False) for part in rest)
     checked = ((check(raw, tally) for raw in part) for part in raws)
-    if docs := [doc for part in checked for doc in join_pieces(part, tally)]:
+    if chunk.format == "pubtator":
+        checked = (join_pieces(part, tally) for part in checked)
+    if docs := [doc for part in checked for doc in part]:
         yield docs, MentionColumns.of(docs)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from embre.concept_counts import COUNT, concept_table
 from embre.corpora import read_chunks
 from embre.corpora.raw import Chunk
-from embre.corpora.sources import Watch
+from embre.corpora.sources import Watch, locate, stored_sha256
 from embre.dataset_card import write_card
 from embre.durable import commit, flush
 from embre.entities import CONCEPTS, write_concepts
@@ -78,8 +78,9 @@ def shard(
     Documents of the `hold_out` lists (shipped lists, files of ids, corpora) are left out and
     counted. A run that was stopped is finished by the same call; where the set is complete already
     the call changes nothing. Raises FileExistsError where another shard set or another run is in
-    `out`, ValueError where an unfinished run had another plan or there is no document to write,
-    OSError where the disk is full.
+    `out`, ValueError where an unfinished run had another plan, an input is no longer what the
+    complete set was made of or there is no document to write, OSError where `out` is a file or the
+    disk is full.
     """
     workers, out = workers or OneProcess(), out.absolute()
     found = find_inputs(inputs)
@@ -100,7 +101,7 @@ def shard(
     with only_writer(work):
         if (out / MANIFEST).exists():
             work.remove()
-            return _complete(out, plan), Tally()
+            return _complete(out, plan, found), Tally()
         work.begin(plan)
         if not work.tokenizer.exists():
             sources = [source.source for source in found]
@@ -266,11 +267,19 @@ def _places(tally: Tally, found: list[Input]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(reasons), indent=1)
 
 
-def _complete(out: Path, plan: Plan) -> Manifest:
+def _complete(out: Path, plan: Plan, found: list[Input]) -> Manifest:
+    """The manifest of a set that this plan made. Inputs younger than it are held to their hash."""
     manifest = ShardSet.open(out).manifest
     if manifest.plan != plan.digest:
         raise FileExistsError(
             f"{out}: holds a complete shard set of other inputs or settings; remove the folder or "
             "choose another --out"
         )
+    finished = (out / MANIFEST).stat().st_mtime
+    for one, source in zip(found, manifest.sources, strict=True):
+        if one.modified >= finished and stored_sha256(locate(one.source)) != source["sha256"]:
+            raise ValueError(
+                f"{out}: holds a complete shard set of another {one.name!r}, which has changed "
+                "since; choose another --out or remove the folder"
+            )
     return manifest

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 SMALLEST_VOCABULARY = 32
+MOST_CASED = 100  # pieces with capitals that an uncased vocabulary may have
 JSON_FILES = ("config.json", "tokenizer_config.json")
 # Keys by which a folder has code of its own run, or kernels fetched. The one left out is a flag
 # that some versions of transformers wrote into every folder.
@@ -103,9 +105,9 @@ def refuse_code(folder: str | Path) -> None:
 def load_tokenizer(folder: str | Path) -> TextTokenizer:
     """The tokenizer of a Hugging Face folder, without truncation, padding or special tokens.
 
-    Raises FileNotFoundError where the folder is missing, ValueError where it names code to run or
-    holds no usable tokenizer (transformers 5 builds one of five tokens, silently, from some
-    folders).
+    Raises FileNotFoundError where the folder is missing, ValueError where it names code to run,
+    holds no usable WordPiece tokenizer (transformers 5 builds one of five tokens, silently, from
+    some folders), or would lower-case the text of a cased vocabulary.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(
@@ -134,11 +136,30 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
             "a BERT-type tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] is needed"
         )
     backend = loaded.backend_tokenizer
+    if not isinstance(backend.model, WordPiece):
+        raise ValueError(
+            f"{folder}: a {type(backend.model).__name__} tokenizer; encoders here are of BERT's "
+            "kind, whose tokenizer is WordPiece"
+        )
+    _refuse_lost_case(folder, backend)
     backend.no_truncation()
     backend.no_padding()
     # A text that spells `[MASK]` says just that; it is no token of ours.
     backend.encode_special_tokens = True
     return TextTokenizer(backend=backend, vocabulary=len(loaded), **specials)
+
+
+def _refuse_lost_case(folder: str | Path, backend: Tokenizer) -> None:
+    """A folder without tokenizer_config.json is read as uncased. With a cased vocabulary, as that
+    of the first BioBERT, words would be cut to pieces of letters without a word."""
+    lowercases = getattr(backend.normalizer, "lowercase", False)
+    cased = [t for t in backend.get_vocab() if not t.startswith("[") and t != t.lower()]
+    if lowercases and len(cased) > MOST_CASED:
+        raise ValueError(
+            f"{folder}: its vocabulary has {len(cased):,} pieces with capitals, as {cased[0]}, "
+            'and its text would be lower-cased; write {"do_lower_case": false} into its '
+            "tokenizer_config.json"
+        )
 
 
 def copy_tokenizer(source: str | Path, target: str | Path) -> None:

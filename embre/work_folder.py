@@ -159,7 +159,12 @@ class WorkFolder:
 @contextmanager
 def only_writer(work: WorkFolder) -> Iterator[None]:
     """Keep other runs out; they are told who is there. A run that was killed holds nothing."""
-    work.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        work.folder.mkdir(parents=True, exist_ok=True)
+    except NotADirectoryError as error:
+        raise NotADirectoryError(
+            f"{work.out}: --out is a file, or lies below one; choose a folder"
+        ) from error
     owner, lock = work.folder / "owner.json", filelock.FileLock(work.folder / "lock")
     try:
         lock.acquire(timeout=0)

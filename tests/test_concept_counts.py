@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +15,29 @@ from embre.concept_hash import concept_hash
 from embre.corpora.raw import CheckedDocument, RawMention
 from embre.document import Concept
 from embre.encode import MENTION_ROW
+from embre.entities import SCHEMA
 from embre.mention_columns import MentionColumns
 
 Form = tuple[str, str, str]  # type, identifier, surface
 BRAF, MEK = Concept("Gene", "673"), Concept("Gene", "5604")
+
+
+def test_spellings_are_added_up_with_64_bit_offsets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 32 bits Arrow groups more than 2 GB of them to nonsense, without a word."""
+    paths = written(tmp_path, [[[("Gene", "673", "BRAF")]], [[("Gene", "5604", "MEK")]]])
+    seen: list[pa.Schema] = []
+    plain = concept_counts._sum
+
+    def watched(tables: list[pa.Table], keys: list[str]) -> pa.Table:
+        seen.extend(table.schema for table in tables if "spelling" in keys)
+        return plain(tables, keys)
+
+    monkeypatch.setattr(concept_counts, "_sum", watched)
+    found = concept_table(paths, [counts_of(g673=2, g5604=1)])
+    assert found.schema == SCHEMA and len(found) == 2 and seen
+    assert {schema.field("spelling").type for schema in seen} == {pa.large_string()}
 
 
 def columns_of(forms: list[Form]) -> MentionColumns:

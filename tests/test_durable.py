@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,24 @@ def test_a_file_and_its_folder_are_flushed_before_and_after_it_gets_its_name(
 
     monkeypatch.setattr(os, "fsync", fsync)
     commit(tmp_path / "name.json", b"data")
-    assert flushed == [(f"name.json.{os.getpid()}{PARTIAL}", False), (tmp_path.name, True)]
+    partial = f"name.json.{socket.gethostname()}.{os.getpid()}{PARTIAL}"
+    assert flushed == [(partial, False), (tmp_path.name, True)]
+
+
+def test_processes_of_one_number_on_two_machines_have_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+
+    def look(name: str) -> None:
+        if name == "half_written":
+            seen.update(file.name for file in tmp_path.glob(f"name.json.*{PARTIAL}"))
+
+    monkeypatch.setattr(durable, "fault_point", look)
+    for host in ("one", "two"):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        commit(tmp_path / "name.json", b"data")
+    assert len(seen) == 2
 
 
 def test_all_that_is_in_a_folder_is_flushed(

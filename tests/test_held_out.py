@@ -150,6 +150,29 @@ def test_a_list_with_other_columns_is_refused_by_name(tmp_path: Path) -> None:
         read_held(str(tmp_path / "test.tsv"))
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "no id in this hold-out list"),
+        (b"# only a remark\n\n", "no id in this hold-out list"),
+        (b"10491763, 10788334\n", "'10491763, 10788334' is no line"),
+        (b"10491763 first\n", "'10491763 first' is no line"),
+        ("10491763\n".encode("utf-16"), "not UTF-8"),
+    ],
+)
+def test_a_list_that_is_not_understood_lets_nothing_through(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
+    (tmp_path / "list.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_held(str(tmp_path / "list.txt"))
+
+
+def test_an_id_may_say_that_it_is_a_pmid(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("PMID:10491763\n")
+    assert read_held(str(tmp_path / "list.txt")).ids == {"10491763"}
+
+
 def test_a_list_and_the_corpus_that_it_was_made_of_hold_the_same(tmp_path: Path) -> None:
     docs = [*make_corpus(5, seed=1), article("Editorial", "", "PMC9")]
     corpus = tmp_path / "dev.PubTator"

@@ -60,6 +60,29 @@ def test_an_input_changes_with_the_youngest_of_its_files(folder: Path) -> None:
     assert find_inputs([str(folder / "a.PubTator")])[0].modified == 5
 
 
+def test_linked_folders_are_followed_and_each_is_read_once(folder: Path) -> None:
+    inner = folder / "in"
+    inner.mkdir()
+    (inner / "own").mkdir()
+    (inner / "own" / "d.PubTator").write_bytes(b"x" * 5)
+    (inner / "a_link").symlink_to(folder / "deep")
+    (inner / "again").symlink_to(inner / "own")
+    (inner / "b.PubTator").symlink_to(folder / "b.PubTator")
+    (folder / "deep" / "back").symlink_to(inner)
+    names = [file.name for file in sources.list_files(sources.locate(str(inner)))]
+    assert names == [f"{inner}/{n}" for n in ("a_link/c.PubTator", "b.PubTator", "own/d.PubTator")]
+    assert found(inner) == [("in", 65)]
+
+
+@pytest.mark.parametrize("name", ["", "deep", "deep/gone", "deep/g*"])
+def test_a_link_to_nothing_is_named(folder: Path, name: str) -> None:
+    (folder / "deep" / "gone").symlink_to("nowhere")
+    with pytest.raises(
+        FileNotFoundError, match=r"deep/gone: .* nothing \(nowhere\); remove or mend"
+    ):
+        find_inputs([str(folder / name)])
+
+
 def test_a_file_whose_name_looks_like_a_pattern_is_taken_by_its_name(folder: Path) -> None:
     (folder / "[ab].PubTator").write_bytes(b"x" * 5)
     assert found(folder / "[ab].PubTator") == [("[ab].PubTator", 5)]

@@ -1,5 +1,6 @@
 """Pieces of one article become one document, whose mentions are where its text says."""
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -119,6 +120,15 @@ def num_encoded(folder: Path, tokenizer: Path, data: bytes) -> tuple[int, int]:
     records = [work.read_part_record(name) for name in work.part_names()]
     joined = sum(record.dropped.get("repaired/piece_joined", 0) for record in records)
     return sum(record.documents for record in records), joined
+
+
+def test_versions_of_an_article_in_bioc_are_no_pieces(tmp_path: Path, tokenizer: Path) -> None:
+    def version(*texts: str) -> dict:
+        return {"id": "7", "passages": [{"offset": 0, "text": text} for text in texts]}
+
+    versions = [version("the gene"), version("the gene", "causes melanoma")]
+    data = json.dumps({"documents": versions}).encode()
+    assert num_encoded(tmp_path, tokenizer, data) == (2, 0)
 
 
 @pytest.mark.parametrize(

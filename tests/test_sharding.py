@@ -1,6 +1,7 @@
 """Whatever the format, the same documents give the same shard set; what is left out is counted."""
 
 import gzip
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -231,6 +232,34 @@ def test_a_complete_shard_set_is_not_touched(demo: Path, tmp_path: Path) -> None
     with pytest.raises(FileExistsError, match="remove the folder or choose another"):
         shard([str(demo)], tmp_path, None, [], replace(SMALL, vocabulary=500))
     assert before == files_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["in.gz", ""])
+def test_a_complete_set_is_not_taken_for_that_of_a_changed_input(
+    demo: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    file, source, out = tmp_path / "in" / "in.gz", tmp_path / "in" / name, tmp_path / "out"
+    file.write_bytes(gzip.compress(demo.read_bytes(), compresslevel=0))
+    (tmp_path / "in" / "notes").write_text("no corpus")
+    first, _ = shard([str(source)], out, None, [], SMALL)
+    before = files_of(out)
+    os.utime(file, (2**32, 2**32))
+    assert shard([str(source)], out, None, [], SMALL)[0] == first
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=f"another '{source.name}', .* choose another --out or"):
+        shard([str(source)], out, None, [], SMALL)
+    assert before == files_of(out)
+
+
+@pytest.mark.parametrize("below", ["", "set"])
+def test_a_file_in_the_place_of_the_folder_is_named(demo: Path, tmp_path: Path, below: str) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OSError, match="out.*: --out is a file, or lies below one; choose a folder"):
+        shard([str(demo)], tmp_path / "out" / below, None, [], SMALL)
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_leftovers_of_a_killed_run_are_cleared(demo: Path, tmp_path: Path) -> None:

@@ -142,15 +142,18 @@ def test_a_second_writer_is_refused(inputs: list[str], tmp_path: Path) -> None:
     shard(inputs, tmp_path, None, [], SETTINGS)
 
 
-@pytest.mark.parametrize("change", ["settings", "input", "hold_out"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [("settings", "settings"), ("input", "inputs"), ("hold_out", "what is held out")],
+)
 def test_an_unfinished_run_is_not_finished_with_another_plan(
-    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, named: str
 ) -> None:
     stop_after_a_part(inputs, tmp_path, monkeypatch)
     settings = ShardSettings(8, 16, vocabulary=600) if change == "settings" else SETTINGS
     given = inputs[:1] if change == "input" else inputs
     held = [inputs[1]] if change == "hold_out" else []
-    with pytest.raises(ValueError, match=f"other {change}.*same command again"):
+    with pytest.raises(ValueError, match=rf"told otherwise \({named}.*same command again"):
         shard(given, tmp_path, None, held, settings)
 
 
@@ -163,7 +166,7 @@ def test_a_file_that_changed_under_a_run_is_noticed(
 
     stop_after_a_part([str(copy)], out, monkeypatch)
     os.utime(copy, (1, 1))
-    with pytest.raises(ValueError, match="other modified"):
+    with pytest.raises(ValueError, match="told otherwise .*times of the inputs"):
         shard([str(copy)], out, None, [], SETTINGS)
 
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from embre.corpora import gunzip
 from embre.corpora.gunzip import Gunzip
@@ -50,6 +52,8 @@ def locate(name: str) -> Source:
     else:
         filesystem, path = fsspec.filesystem("file"), str(Path(name).absolute())
     if not filesystem.exists(path):
+        if isinstance(filesystem, LocalFileSystem) and os.path.islink(path):
+            raise FileNotFoundError(_link_to_nothing(path))
         raise FileNotFoundError(
             f"there is no {name!r}: give a PubTator or BioC file, a folder of them, "
             "or a .gz, .tar or .tar.gz of them"
@@ -59,16 +63,41 @@ def locate(name: str) -> Source:
 
 
 def list_files(source: Source) -> list[Source]:
-    """The files in a folder and all below it, sorted; or the file itself."""
+    """The files in a folder and all below it, sorted; or the file itself.
+
+    Links of this machine are followed, and a folder that several lead to is read once. Raises
+    FileNotFoundError for a link to nothing.
+    """
     # Asking a web server whether a file is a folder downloads all of the file.
     if source.name.startswith("https:") or not source.filesystem.isdir(source.path):
         return [source]
     folder = source.path.rstrip("/")
-    found = sorted(source.filesystem.find(folder))
+    here = isinstance(source.filesystem, LocalFileSystem)
+    found = sorted(_walk(folder) if here else source.filesystem.find(folder))
     if not found:
         raise FileNotFoundError(f"the folder {source.name!r} is empty")
     shown = source.name.rstrip("/")
     return [Source(source.filesystem, path, shown + path[len(folder) :]) for path in found]
+
+
+def _walk(top: str) -> Iterator[str]:
+    seen: set[str] = set()  # real paths: a link may lead back up
+    for folder, inner, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        # A link comes last, so that a folder beside it is read under its own name.
+        inner.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        for path in (os.path.join(folder, name) for name in names):
+            if os.path.islink(path) and not os.path.exists(path):
+                raise FileNotFoundError(_link_to_nothing(path))
+            yield path
+
+
+def _link_to_nothing(path: str) -> str:
+    return f"{path}: is a link to nothing ({os.readlink(path)}); remove or mend the link"
 
 
 class Watch:
@@ -95,6 +124,16 @@ class _Watched(io.RawIOBase):
         buffer[: len(data)] = data
         self._watch.see(memoryview(data))
         return len(data)
+
+
+def stored_sha256(source: Source) -> str:
+    """What a watch makes of all files of a source, without unpacking them."""
+    watch = Watch()
+    for file in list_files(source):
+        with file.filesystem.open(file.path, "rb") as stream:
+            while data := stream.read(1 << 20):
+                watch.see(memoryview(data))
+    return watch.sha256.hexdigest()
 
 
 def open_plain(
