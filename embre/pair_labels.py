@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embre.document import Concept, Document
+from embre.document import Concept, Document, Relation
 from embre.passes import NOT_NOVEL, NOVEL, UNLABELLED
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
@@ -26,15 +26,18 @@ def label_pairs(
     relations = np.zeros(len(candidates), dtype=np.int64)
     novelties = np.full(len(candidates), UNLABELLED, dtype=np.int64)
     labelled = set()
-    legal_first = sorted(doc.relations, key=lambda r: r.type not in schema.legal_types(*r.pair))
-    for relation in legal_first:
+
+    def is_legal(relation: Relation) -> bool:
+        return relation.type in schema.legal_types(*relation.pair)
+
+    for relation in sorted(doc.relations, key=is_legal, reverse=True):  # within each as they stand
         place = f"{relation.head} {relation.type} {relation.tail}"
         row = index.get(relation.pair)
         if row is None:
             why = "with_itself" if relation.head == relation.tail else "not_a_candidate_pair"
             tally.drop(f"relation/{why}", doc.doc_id, place)
             continue
-        legal = relation.type in schema.legal_types(*relation.pair)
+        legal = is_legal(relation)
         if not legal:
             tally.drop("relation/illegal_type", doc.doc_id, place)
         elif row in labelled:

@@ -40,18 +40,20 @@ def test_a_long_curve_keeps_few_points_and_its_ends():
     assert len(found.recall) == MOST_POINTS and found.recall[-1] == 0.5
 
 
+PAIRS = ScoredPairs(
+    num_documents=1,
+    documents=np.zeros(2, dtype=int),
+    concepts=[(DRUG, DISEASE), (DISEASE, GENE)],
+    related=np.array([0.8, 0.5]),
+    types=np.array([[0.5, 0.25], [0.0, 1.0]]),
+    novel=np.array([0.25, np.nan]),
+    relation_labels=np.array([1, 0]),
+    novelty_labels=np.array([1, -100]),
+)
+
+
 def test_pairs_are_ranked_by_all_that_must_be_right():
-    pairs = ScoredPairs(
-        1,
-        np.zeros(2, dtype=int),
-        [(DRUG, DISEASE), (DISEASE, GENE)],
-        np.array([0.8, 0.5]),
-        np.array([[0.5, 0.25], [0.0, 1.0]]),
-        np.array([0.25, np.nan]),
-        np.array([1, 0]),
-        np.array([1, -100]),
-    )
-    ranked = ranked_pairs(pairs)
+    ranked = ranked_pairs(PAIRS)
     confidence, right = ranked["pair"]
     assert confidence.tolist() == [0.8, 0.5] and right.tolist() == [True, False]
     confidence, right = ranked["pair_type"]
@@ -61,16 +63,7 @@ def test_pairs_are_ranked_by_all_that_must_be_right():
 
 
 def test_without_novelty_on_a_side_no_pair_is_ranked_by_it():
-    pairs = ScoredPairs(
-        1,
-        np.zeros(2, dtype=int),
-        [(DRUG, DISEASE), (DISEASE, GENE)],
-        np.array([0.8, 0.5]),
-        np.array([[0.5, 0.25], [0.0, 1.0]]),
-        np.array([0.9, 0.9]),
-        np.array([1, 2]),
-        np.array([1, -100]),
-    )
+    pairs = replace(PAIRS, novel=np.array([0.9, 0.9]), relation_labels=np.array([1, 2]))
     right = [True, False]  # the second is related, and gold alone does not say whether it is novel
     assert ranked_pairs(pairs)["all"][1].tolist() == right
     for silent in (

@@ -59,10 +59,10 @@ def finetune(config: ConfigPath, overrides: Overrides = None, print_config: Prin
     """Fine-tune an encoder for relations and novelty, and score it on held-out documents."""
     folder = _job("finetune", config, overrides, print_config)
     if folder:
-        from embre.launch.tables import not_used, scores_table
+        from embre.launch.tables import losses, not_used, scores_table
 
-        console.print(scores_table(folder))
-        _show_losses(not_used(folder))
+        for line in (scores_table(folder), *losses(not_used(folder))):
+            console.print(line)
         console.print(f"report: {folder}/report.html", markup=False)
         console.print(f"next: embre register {folder} --name NAME --alias champion", markup=False)
 
@@ -329,10 +329,3 @@ def _job(kind: str, path: Path, overrides: list[str] | None, print_config: bool)
 def _uri(given: str | None) -> str:
     default = Path("runs/mlflow.db").absolute()
     return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default}"
-
-
-def _show_losses(lines: list[str]) -> None:
-    if lines:
-        console.print("not taken, by reason:")
-        for line in lines:
-            console.print(line, markup=False)

@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from embre.finetune import SCORES, table
 from embre.scoring import Score
@@ -18,6 +20,13 @@ NAMES = {
     "pair_novelty": "pair + novelty",
     "all": "pair + type + novelty",
 }
+
+
+def losses(lines: Sequence[str]) -> Iterator[RenderableType]:
+    """The lines of a tally under their heading; nothing where nothing was lost."""
+    if lines:
+        yield "not taken, by reason:"
+        yield from map(Text, lines)
 
 
 def evaluation_table(

@@ -37,8 +37,7 @@ def smaller(job: Job) -> str:
     if isinstance(job.config, PretrainConfig):
         return (
             "Set encoder.activation_checkpointing=true, with which this run can go on; or begin "
-            "another one with less than data.strip_tokens"
-            f"={job.config.data.strip_tokens}"
+            f"another one with data.strip_tokens below {job.config.data.strip_tokens}"
         )
     return "Begin another run with less data.passes_per_micro_batch and more data.micro_batches"
 

@@ -9,13 +9,12 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import ray
 import spot_notice
 from spot_notice import aws_notice, gcp_notice, wait_for
 
 from embre.launch.draining import draining_nodes
 from tests.cluster.conftest import CLUSTER
-from tests.launch.test_draining import Busy
+from tests.launch.test_draining import busy_node
 
 
 class Machine(ThreadingHTTPServer):
@@ -105,17 +104,9 @@ def test_it_is_waited_for_though_nobody_answers_at_times(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_ray_learns_that_this_node_will_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        actor = ray.remote(num_cpus=1)(Busy).remote()
-        node = ray.get(actor.node.remote())
+def test_ray_learns_that_this_node_will_go() -> None:
+    with busy_node() as (address, node):
         assert draining_nodes() == set()
-        address = ray.get_runtime_context().gcs_address
         told = f"import spot_notice; spot_notice.drain({address!r}, 60)"
         subprocess.run([sys.executable, "-c", told], cwd=CLUSTER, check=True)
         assert draining_nodes() == {node}
-    finally:
-        ray.shutdown()

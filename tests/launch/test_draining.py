@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,20 +41,27 @@ class Busy:
         return ray.get_runtime_context().get_node_id()
 
 
+@contextmanager
+def busy_node() -> Iterator[tuple[str, str]]:
+    """A Ray cluster of one node with an actor on it: the address of its head, and the node."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+        try:
+            actor = ray.remote(num_cpus=1)(Busy).remote()
+            yield ray.get_runtime_context().gcs_address, ray.get(actor.node.remote())
+        finally:
+            ray.shutdown()
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-def test_ray_tells_which_nodes_drain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        actor = ray.remote(num_cpus=1)(Busy).remote()
-        node = ray.get(actor.node.remote())
+def test_ray_tells_which_nodes_drain() -> None:
+    with busy_node() as (address, node):
         assert draining_nodes() == set()
         command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--node-id", node]
-        command += ["--address", ray.get_runtime_context().gcs_address]
+        command += ["--address", address]
         command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
         subprocess.run(command, check=True, capture_output=True)
         assert draining_nodes() == {node}
-    finally:
-        ray.shutdown()

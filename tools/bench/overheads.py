@@ -1,6 +1,6 @@
 """What the machinery costs: Ray, ZeRO-1, the stream of micro-batches, a restart.
 
-    python tools/bench/overheads.py --quick     few steps, without Ray, about a minute on two cores
+    python tools/bench/overheads.py --quick     few steps, without Ray, two to four minutes
     python tools/bench/overheads.py             three rounds, a quarter of an hour
 
 Runs of the same small pretraining take turns: two ranks of torchrun with TorchEngine, and two Ray
