@@ -123,10 +123,11 @@ def num_encoded(folder: Path, tokenizer: Path, data: bytes) -> tuple[int, int]:
 
 
 def test_versions_of_an_article_in_bioc_are_no_pieces(tmp_path: Path, tokenizer: Path) -> None:
-    def version(*texts: str) -> dict:
-        return {"id": "7", "passages": [{"offset": 0, "text": text} for text in texts]}
+    def passage(offset: int, kind: str, text: str) -> dict:
+        return {"offset": offset, "infons": {"type": kind}, "text": text, "annotations": []}
 
-    versions = [version("the gene"), version("the gene", "causes melanoma")]
+    whole = [passage(0, "title", "the gene"), passage(9, "abstract", "causes melanoma")]
+    versions = [{"id": "7", "passages": some} for some in (whole[:1], whole)]
     data = json.dumps({"documents": versions}).encode()
     assert num_encoded(tmp_path, tokenizer, data) == (2, 0)
 
