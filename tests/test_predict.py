@@ -354,10 +354,9 @@ def test_overwrite_does_the_given_inputs_again_and_keeps_the_others(
         tell=told.append,
     )
     assert found.predicted_now == 12 and not told
-    assert {name for name, data in files_in(out).items() if data != before[name]} == {
-        RECORD,
-        REPORT,
-    }
+    # What it took stands in these two, and may by chance be the same once more.
+    changed = {name for name, data in files_in(out).items() if data != before[name]}
+    assert changed <= {RECORD, REPORT}
     now = json.loads((out / RECORD).read_text())
     for one in (recorded, now):
         one["files"]["a.PubTator"].pop("seconds")
