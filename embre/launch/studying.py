@@ -12,11 +12,10 @@ from rich.console import Console
 
 from embre.config import StudyConfig, dump_config, refuse_secrets
 from embre.job import CONFIG
-from embre.launch.driver import resolve, tracking_uri
+from embre.launch.driver import resolve
 from embre.launch.errors import RunFailed
 from embre.study import Run, finetuning_runs, is_done, pretraining_runs, study_folder
 from embre.study_table import write_results
-from embre.tracking.runs import best_effort, make_store
 from embre.workers import OneProcess, Processes, Workers
 
 TABLE_EVERY_S = 60
@@ -56,10 +55,6 @@ def carry_out_study(
         lost = {one.name for one in failed}  # encoders: what needs one would fail too
         runs = [r for r in runs if Path(r.config.encoder.path).parent.name not in lost]
         left = [run for run in runs if not is_done(run)]
-        if left:  # before several runs would make the same store at once
-            with best_effort("making the MLflow store"):
-                config = resolve(left[0].config)
-                make_store(config, tracking_uri(config))
         console.print(f"{what}: {len(runs) - len(left)} of {len(runs)} runs are done")
         for done in who.run(carry_out_run, _calls(left)):
             if time.monotonic() - written > TABLE_EVERY_S:

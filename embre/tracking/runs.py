@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, Metric, Param
+from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from pydantic import BaseModel
@@ -32,6 +34,8 @@ MAX_PARAM_LENGTH = 500
 SEND_EVERY_S = 2.0
 SYSTEM_EVERY_S = 10
 GIVE_UP_AFTER_S = 10.0
+SQLITE = "sqlite:///"
+WAIT_FOR_STORE_S = 120.0  # making a database takes some ten seconds on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +64,12 @@ def open_run(
 ) -> RunHandle:
     """The MLflow run of a job: a new one, or the one that its folder remembers.
 
-    Called by the driver alone: creating a database or an experiment races. `lineage` maps the
-    names of data sets to their digests. The folder remembers a run as soon as there is one, so
-    that no later failure leaves another one behind; what could not be logged of it then is logged
-    when it goes on.
+    Called by the driver alone. `lineage` maps the names of data sets to their digests. The folder
+    remembers a run as soon as there is one, so that no later failure leaves another one behind;
+    what could not be logged of it then is logged when it goes on.
     """
     quiet_mlflow()
-    client = MlflowClient(uri)
+    client = client_of(uri)
     remembered = folder / RUN_FILE
     if remembered.exists():
         handle = RunHandle(**json.loads(remembered.read_text()))
@@ -85,10 +88,15 @@ def open_run(
     return handle
 
 
-def make_store(config: RunConfig, uri: str) -> None:
-    """Make the database and the experiment of a run, before several runs would at once."""
-    quiet_mlflow()
-    _experiment(MlflowClient(uri), config, uri)
+def client_of(uri: str) -> MlflowClient:
+    """The store at `uri`. A local database that is not there yet is made by one process at a time:
+    MLflow's migrations fail where two carry them out."""
+    if not uri.startswith(SQLITE):
+        return MlflowClient(uri)
+    database = Path(uri.removeprefix(SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{database}.lock", timeout=WAIT_FOR_STORE_S):
+        return MlflowClient(uri)
 
 
 @contextmanager
@@ -227,12 +235,17 @@ def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
     """The id of the experiment; with a local database its files lie beside it, and not in
     whatever folder the command was given in."""
     name = config.tracking.experiment
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    local = uri.startswith("sqlite:")
     folder = Path(config.storage).absolute() / "mlartifacts"
-    return client.create_experiment(name, artifact_location=folder.as_uri() if local else None)
+    files = folder.as_uri() if uri.startswith(SQLITE) else None
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=files)
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another run may have made it meanwhile
+            if found is None:
+                raise
+    return found.experiment_id
 
 
 def _log_start(

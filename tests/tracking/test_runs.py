@@ -1,6 +1,7 @@
 """A run in MLflow: sqlite or a real server, which may hang or die; training never waits."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,32 @@ def test_a_run_goes_on_in_the_run_that_its_folder_remembers(tmp_path: Path, sqli
     assert client.get_run(first.run_id).info.status == "RUNNING"
     assert len(client.search_runs([client.get_run(first.run_id).info.experiment_id])) == 1
     assert client.get_run(first.run_id).data.params["train.steps"] == "4"
+
+
+def open_beside_others(folder: Path, uri: str, together: Barrier) -> None:
+    together.wait()
+    opened(folder, uri)
+
+
+@pytest.mark.slow
+def test_runs_that_begin_at_once_make_one_store(tmp_path: Path, sqlite: str) -> None:
+    """MLflow's migrations fail when two processes carry them out, and so do two experiments of
+    one name."""
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(3)
+    folders = [tmp_path / name for name in "abc"]
+    begun = []
+    for folder in folders:
+        folder.mkdir()
+        begun.append(spawn.Process(target=open_beside_others, args=(folder, sqlite, together)))
+        begun[-1].start()
+    for process in begun:
+        process.join()
+    assert [process.exitcode for process in begun] == [0, 0, 0]
+    client = MlflowClient(sqlite)
+    experiment = client.get_experiment_by_name("embre")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 3
 
 
 def test_any_config_can_be_logged(tmp_path: Path, sqlite: str) -> None:
