@@ -15,7 +15,7 @@ show: $(STAMP)  # documents of a pretraining run before and after masking
 	$(VENV)/bin/python tools/show_masking.py $(CONFIG)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 quick: $(STAMP)  # without what starts processes or takes seconds
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow and not ray"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from embre.document import Document
-from embre.passes import NOVEL, UNLABELLED, Pass
+from embre.passes import NOT_NOVEL, NOVEL, UNLABELLED, Pass
 from embre.relation_folder import LoadedModel
 from embre.scored_pairs import ScoredPairs, decide
 from embre.tally import Tally
@@ -69,7 +69,9 @@ def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> 
         types=types,
         novel=novel if encoder.schema.novelty else np.full(len(novel), np.nan),
         relation_labels=_column([relations for *_, relations, _ in passes], np.int64),
-        novelty_labels=np.where(novelties > 0, (novelties == NOVEL).astype(np.int64), UNLABELLED),
+        novelty_labels=np.where(
+            np.isin(novelties, (NOT_NOVEL, NOVEL)), novelties == NOVEL, UNLABELLED
+        ),
     )
 
 

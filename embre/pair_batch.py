@@ -51,9 +51,9 @@ class PairBatch:
     the N tokens of passes each token of the strip is; [CLS] and [SEP] of a pass's windows are the
     same two. `mentions` (K, 2) are token of N and concept; `concept_types` (C,); `pairs` (P, 2)
     are concepts, `meetings` (P, 4) as in `Pass`; `legal` (P, L) the labels allowed.
-    `relation_labels` (P,) has 0 for None, `novelty_labels` (P,) is UNRELATED, NOT_NOVEL or NOVEL;
-    both UNLABELLED where nobody knows. `num_read` is N, `grids` are the passes' shares. `slot` is
-    the place in the step (-1: empty), `doc_ids` what is in it.
+    `relation_labels` (P,) has 0 for None, `novelty_labels` (P,) is UNRELATED, NOT_NOVEL, NOVEL or
+    RELATED; both UNLABELLED where nobody knows. `num_read` is N, `grids` are the passes' shares.
+    `slot` is the place in the step (-1: empty), `doc_ids` what is in it.
     """
 
     input_ids: Tensor

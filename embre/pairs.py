@@ -32,7 +32,9 @@ from embre.passes import (
     NUM_SLOTS,
     NUM_SPECIAL,
     NUM_TIMES,
+    RELATED,
     SAME_SENTENCE,
+    UNLABELLED,
     UNRELATED,
     Pass,
 )
@@ -93,8 +95,9 @@ class PairEncoder:
         known = {concept_hash(c): c for c in doc.mentions_by_concept() if concept_hash(c) in hashes}
         candidates = self._candidates(doc, set(known.values()), tally)
         relations, novelties = label_pairs(doc, self.schema, candidates, tally)
-        if self.config.novelty_of == "all" and self.schema.novelty:
-            novelties = np.where(relations == 0, UNRELATED, novelties)
+        if self.config.novelty_of == "all":
+            not_told = np.where(relations == 0, UNRELATED, RELATED)
+            novelties = np.where(novelties == UNLABELLED, not_told, novelties)
         return _Read(
             doc.doc_id,
             encoded.tokens,

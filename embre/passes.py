@@ -12,8 +12,9 @@ from embre.markers import Window
 
 UNLABELLED = -100  # the label that torch's cross-entropy leaves out
 NUM_SPECIAL = 2  # [CLS] and [SEP] around every window
-# Novelty labels. UNRELATED is one only where novelty is learnt of all pairs.
-UNRELATED, NOT_NOVEL, NOVEL = 0, 1, 2
+# Novelty labels. Where novelty is learnt of all pairs some are UNRELATED, and some are RELATED but
+# nobody knows whether that is new.
+UNRELATED, NOT_NOVEL, NOVEL, RELATED = range(4)
 # So many concepts of a pass are told apart by entity-aware attention, those with most mentions
 # first: the others are mentioned once or twice. A BioRED document has 10 in the mean.
 NUM_SLOTS = 32

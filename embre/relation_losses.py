@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from embre.passes import UNLABELLED
+from embre.passes import RELATED, UNLABELLED, UNRELATED
 
 
 class RelationLoss(NamedTuple):
@@ -50,6 +50,23 @@ def type_loss(logits_PL: Tensor, labels_P: Tensor) -> Tensor:
     """The sum of -log P(type) over related pairs, by the softmax over the types alone."""
     types_P = torch.where(labels_P > 0, labels_P - 1, UNLABELLED)
     return F.cross_entropy(logits_PL[:, 1:], types_P, ignore_index=UNLABELLED, reduction="sum")
+
+
+def novelty_loss(logits_P3: Tensor, labels_P: Tensor, none_weight: float) -> Tensor:
+    """The sum of -log P(label), one softmax over unrelated, not novel and novel. RELATED leaves
+    open which of the last two is right: -log of their sum."""
+    open_P = labels_P == RELATED
+    weight_3 = logits_P3.new_ones(3)
+    weight_3[UNRELATED] = none_weight
+    told = F.cross_entropy(
+        logits_P3,
+        labels_P.masked_fill(open_P, UNLABELLED),
+        weight_3,
+        ignore_index=UNLABELLED,
+        reduction="sum",
+    )
+    logits_R3 = logits_P3[open_P]
+    return told + (logits_R3.logsumexp(1) - logits_R3[:, UNRELATED + 1 :].logsumexp(1)).sum()
 
 
 def softmax_probabilities(logits_PL: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,10 +28,9 @@ from embre.passes import (
     NUM_EIGHTHS,
     NUM_NEARNESS,
     NUM_TIMES,
-    UNLABELLED,
     UNRELATED,
 )
-from embre.relation_losses import LOSSES, type_loss
+from embre.relation_losses import LOSSES, novelty_loss, type_loss
 
 EMBEDDINGS_MULTIPLE = 64  # rows of the embedding matrix, for tensor cores and DeepSpeed's shards
 # At 4 a head sees little but the sentence, at 0 the whole document. Demo corpus, random encoder,
@@ -97,12 +96,10 @@ class RelationModel(nn.Module):
         """What each mean counts, of what is learnt; a single type needs no learning."""
         type_weight = self.config.type_weight if self.num_labels > 2 else 0.0
         weights = {"relation": 1.0, "type": type_weight, "novelty": 1.0}
-        left_out = {"relation": {"novelty"}, "novelty": {"relation", "type"}, "both": set()}
-        return {
-            name: weight
-            for name, weight in weights.items()
-            if weight and name not in left_out[self.config.tasks]
-        }
+        left_out = {"relation": {"novelty"}, "novelty": {"type"}, "both": set()}[self.config.tasks]
+        if self.config.novelty_finds:
+            left_out = left_out | {"relation"}
+        return {name: weight for name, weight in weights.items() if weight and name not in left_out}
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """The summed losses `relation`, `type` and `novelty`; 0 where there is no target."""
@@ -111,9 +108,7 @@ class RelationModel(nn.Module):
         return {
             "relation": loss(relation_PL, batch.relation_labels, self.config.none_weight),
             "type": type_loss(relation_PL, batch.relation_labels),
-            "novelty": F.cross_entropy(
-                novelty_P3, batch.novelty_labels, ignore_index=UNLABELLED, reduction="sum"
-            ),
+            "novelty": novelty_loss(novelty_P3, batch.novelty_labels, self.config.none_weight),
         }
 
     @torch.no_grad()
@@ -123,13 +118,14 @@ class RelationModel(nn.Module):
         relation_PL, novelty_P3 = self.logits(batch)
         novelty_P3 = novelty_P3.softmax(1)
         novel_P = novelty_P3[:, NOVEL] / novelty_P3[:, [NOT_NOVEL, NOVEL]].sum(1)
-        if self.config.tasks == "novelty":
-            first_P = batch.legal[:, 1:].int().argmax(1)
-            types_PR = F.one_hot(first_P, batch.legal.shape[1] - 1).float()
-            return Probabilities(1 - novelty_P3[:, UNRELATED], types_PR, novel_P)
         if self.config.tasks == "relation":
             novel_P = torch.full_like(novel_P, torch.nan)
         related_P, types_PR = LOSSES[self.config.loss].probabilities(relation_PL)
+        if self.config.novelty_finds:
+            related_P = 1 - novelty_P3[:, UNRELATED]
+        if self.config.tasks == "novelty":
+            first_P = batch.legal[:, 1:].int().argmax(1)
+            types_PR = F.one_hot(first_P, batch.legal.shape[1] - 1).float()
         return Probabilities(related_P, types_PR, novel_P)
 
     def logits(self, batch: PairBatch) -> tuple[Tensor, Tensor]:

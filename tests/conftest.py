@@ -8,7 +8,19 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: no test asks the hub
 
+# Under pytest-xdist (`make test`) what shares a group runs in one process, one after the other.
+RAY_GROUP = "ray"
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one process, for what its tests share; so do all files that start Ray, since
+    two clusters side by side are too much for a small machine."""
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    for item in items:
+        group = RAY_GROUP if item.path in with_ray else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from embre.passes import (
     NUM_NEARNESS,
     NUM_SLOTS,
     NUM_TIMES,
+    RELATED,
     SAME_SENTENCE,
     UNLABELLED,
     UNRELATED,
@@ -220,6 +221,9 @@ def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(encoder: PairEncode
     config = encoder.config.model_copy(update={"novelty_of": "all"})
     of_all = pass_of(replace(encoder, config=config), doc)
     assert of_all.novelties.tolist() == [NOVEL, UNRELATED, UNRELATED]
+    untold = document(f"{DRUG} <braf|Gene|1>", [(*TREATS[:3], None)])
+    found = pass_of(replace(encoder, config=config), untold)
+    assert found.novelties.tolist() == [RELATED, UNRELATED, UNRELATED]
     assert pass_of(encoder, doc).novelties.tolist() == [NOVEL, UNLABELLED, UNLABELLED]
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from embre.passes import UNLABELLED
-from embre.relation_losses import LOSSES, type_loss
+from embre.passes import NOT_NOVEL, NOVEL, RELATED, UNLABELLED, UNRELATED
+from embre.relation_losses import LOSSES, novelty_loss, type_loss
 
 INF = torch.inf
 
@@ -76,3 +76,20 @@ def test_one_half_is_where_a_type_meets_the_threshold() -> None:
     related, types = LOSSES["cross_entropy"].probabilities(logits)
     torch.testing.assert_close(related, 1 - logits.softmax(1)[:, 0])
     assert types[2].tolist() == [0.0, 1.0]
+
+
+def test_the_novelty_loss_leaves_open_what_nobody_knows() -> None:
+    logits = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([UNRELATED, NOT_NOVEL, NOVEL, RELATED, UNLABELLED])
+    found = novelty_loss(logits, labels, 0.25)
+    shares = logits.softmax(1)
+    related = shares[3, NOT_NOVEL] + shares[3, NOVEL]
+    logs = [shares[1, NOT_NOVEL].log(), shares[2, NOVEL].log(), related.log()]
+    torch.testing.assert_close(found, -0.25 * shares[0, UNRELATED].log() - sum(logs))
+    found.backward()
+    assert logits.grad is not None and not logits.grad[4].any()
+    told = logits.grad[3] / logits.grad[3, UNRELATED]
+    split = logits.detach()[3, 1:].softmax(0)  # which of the two it is stays as it was
+    torch.testing.assert_close(told[1:], -split)
+    none = novelty_loss(logits[:0], labels[:0], 1.0)
+    assert none.item() == 0.0

@@ -15,7 +15,7 @@ from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.engine import TorchEngine
 from embre.pair_batch import Grids, PairBatch
-from embre.passes import NOVEL, NUM_EIGHTHS, NUM_NEARNESS, NUM_TIMES
+from embre.passes import NOVEL, NUM_EIGHTHS, NUM_NEARNESS, NUM_TIMES, UNRELATED
 from embre.relation_folder import LoadedModel
 from embre.relation_model import concept_vectors, log_distances
 from embre.scoring import METRICS, score
@@ -63,6 +63,7 @@ WAYS = [
     {"attention": "entity_aware"},
     {"loss": "adaptive_threshold"},
     {"tasks": "novelty", "novelty_of": "all"},
+    {"novelty_of": "all"},
 ]
 
 
@@ -160,6 +161,23 @@ def test_one_task_alone(folder: Path) -> None:
     assert_close(novelty.model(batch)["novelty"], -picked.log().sum())
     with pytest.raises(ValueError, match="novelty_of"):
         PairConfig(tasks="novelty")
+
+
+def test_novelty_of_all_pairs_says_which_are_related(folder: Path) -> None:
+    loaded = tiny_relation_model(folder, novelty_of="all", type_weight=0.5)
+    assert loaded.model.loss_weights == {"type": 0.5, "novelty": 1.0}
+    batch = batch_of(loaded, DOCS)
+    relation, novelty = loaded.model.logits(batch)
+    found, shares = loaded.model.probabilities(batch), novelty.softmax(1)
+    assert_close(found.related, 1 - shares[:, UNRELATED])
+    assert_close(found.novel, shares[:, NOVEL] / found.related)
+    assert_close(found.types, relation[:, 1:].softmax(1))
+    alone = tiny_relation_model(folder, novelty_of="all", tasks="relation")
+    assert alone.model.loss_weights == {"relation": 1.0, "type": 1.0}
+    relation, _ = alone.model.logits(batch)
+    assert_close(alone.model.probabilities(batch).related, 1 - relation.softmax(1)[:, 0])
+    with pytest.raises(ValueError, match="adaptive threshold"):
+        PairConfig(novelty_of="all", loss="adaptive_threshold")
 
 
 def test_attention_that_knows_entities_begins_as_plain_attention(folder: Path) -> None:

@@ -22,11 +22,14 @@ class PairConfig(Section):
         default="both", description="what is learnt: both heads, or one alone"
     )
     novelty_of: Literal["related", "all"] = Field(
-        default="related", description="pairs that novelty is learnt of; all: None is a third label"
+        default="related",
+        description="pairs that novelty is learnt of; all: its head says which are related, too",
     )
     loss: Literal["cross_entropy", "adaptive_threshold"] = "cross_entropy"
     none_weight: float = Field(
-        default=1.0, gt=0, description="weight of the pairs labelled None in the relation loss"
+        default=1.0,
+        gt=0,
+        description="weight of the unrelated pairs in the loss that learns which are",
     )
     type_weight: float = Field(
         default=1.0,
@@ -48,7 +51,17 @@ class PairConfig(Section):
             raise ValueError(
                 "tasks: novelty alone does not say which pairs are related; set novelty_of to all"
             )
+        if self.novelty_finds and self.loss == "adaptive_threshold":
+            raise ValueError(
+                "loss: an adaptive threshold is one of the relation head, and with novelty_of all "
+                "the head of novelty says which pairs are related; leave one of the two out"
+            )
         return self
+
+    @property
+    def novelty_finds(self) -> bool:
+        """Whether the head of novelty says which pairs are related, and not that of relations."""
+        return self.novelty_of == "all" and self.tasks != "relation"
 
 
 class SchemaConfig(Section):

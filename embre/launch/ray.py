@@ -43,6 +43,7 @@ NOT_WORTH_A_RESTART = (
     CheckpointError,
     LookupError,
     FileNotFoundError,
+    RunFailed,
     TypeError,
     ValueError,
 )
@@ -105,7 +106,8 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
             # Ray, about to restart the workers, takes their process group away in mid-step. What
             # that raises says nothing of the run.
             if dist.is_initialized():
-                failure.write_text(f"{type(error).__name__}: {error}")
+                plain = isinstance(error, RunFailed)  # a text for people already
+                failure.write_text(str(error) if plain else f"{type(error).__name__}: {error}")
             raise
 
     shutil.rmtree(job.folder / "ray", ignore_errors=True)

@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Timer
 
 import pytest
 import ray
+import torch
 import torch.distributed as dist
 
 from embre.config import PretrainConfig, check_config
@@ -66,10 +67,16 @@ def lose_the_group_once(job: Job, world: World) -> None:
     leave_a_note(job, world)
 
 
-def fail(job: Job, world: World) -> None:
+def break_a_promise(job: Job, world: World) -> None:
     with (job.folder / "attempts").open("a") as file:
         file.write("x")
     raise AssertionError("a broken promise")
+
+
+def take_too_much_memory(job: Job, world: World) -> None:
+    with (job.folder / "attempts").open("a") as file:
+        file.write("x")
+    raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 @pytest.mark.slow
@@ -104,9 +111,18 @@ def test_what_fails_without_a_process_group_is_tried_again(one_core: None, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_what_would_fail_again_is_not_tried_again(one_core: None, tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match="small: AssertionError: a broken promise"):
-        run_ray(fail, job_in(tmp_path))
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (break_a_promise, "small: AssertionError: a broken promise"),
+        (take_too_much_memory, "small: CUDA out of memory. Set encoder.activation_checkpointing"),
+    ],
+)
+def test_what_would_fail_again_is_not_tried_again(
+    one_core: None, tmp_path: Path, recipe: Callable[[Job, World], None], said: str
+) -> None:
+    with pytest.raises(RunFailed, match=said):
+        run_ray(recipe, job_in(tmp_path))
     assert (tmp_path / "attempts").read_text() == "x"
 
 
