@@ -117,7 +117,7 @@ def test_without_novelty_the_card_says_nothing_of_it(tmp_path: Path, model: Path
     [
         ({"tasks": "relation"}, ["Pair and relation type"], ["ovelty", "states it as new"]),
         (
-            {"tasks": "novelty", "novelty_of": "all"},
+            {"tasks": "novelty"},
             ["Pair and novelty", "states it as new", "learnt no relation types"],
             ["type and novelty", "Pair and relation type", "Bind"],
         ),

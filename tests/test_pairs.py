@@ -218,13 +218,13 @@ def test_a_document_without_pairs_has_no_pass(encoder: PairEncoder) -> None:
 
 def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(encoder: PairEncoder) -> None:
     doc = document(f"{DRUG} <braf|Gene|1>", [TREATS])
-    config = encoder.config.model_copy(update={"novelty_of": "all"})
-    of_all = pass_of(replace(encoder, config=config), doc)
+    of_all = pass_of(encoder, doc)
     assert of_all.novelties.tolist() == [NOVEL, UNRELATED, UNRELATED]
     untold = document(f"{DRUG} <braf|Gene|1>", [(*TREATS[:3], None)])
-    found = pass_of(replace(encoder, config=config), untold)
-    assert found.novelties.tolist() == [RELATED, UNRELATED, UNRELATED]
-    assert pass_of(encoder, doc).novelties.tolist() == [NOVEL, UNLABELLED, UNLABELLED]
+    assert pass_of(encoder, untold).novelties.tolist() == [RELATED, UNRELATED, UNRELATED]
+    config = encoder.config.model_copy(update={"novelty_of": "related"})
+    of_related = pass_of(replace(encoder, config=config), doc)
+    assert of_related.novelties.tolist() == [NOVEL, UNLABELLED, UNLABELLED]
 
 
 def test_roles_say_type_and_concept_of_each_token(encoder: PairEncoder) -> None:
@@ -290,7 +290,7 @@ def test_indices_of_a_batch_point_at_the_right_documents(encoder: PairEncoder) -
     batch = encoder.lay(encoded, slot=2)
     assert_reads_right(batch, [one.tokens for one in encoded], encoder)
     assert [candidate.member for candidate in batch.candidates] == [0] + [1] * 45 + [2]
-    assert batch.counts == {"relation": 47, "type": 1, "novelty": 1}
+    assert batch.counts == {"relation": 47, "type": 1, "novelty": 47}
     assert batch.num_tokens == len(batch.input_ids) == int(batch.boundaries[-1])
     concepts = [concept for one in encoded for concept in one.concepts]
     flat = np.concatenate([np.r_[-1, one.tokens, -1] for one in encoded])

@@ -61,9 +61,9 @@ WAYS = [
     {},
     {"encoding": "pairwise"},
     {"attention": "entity_aware"},
-    {"loss": "adaptive_threshold"},
-    {"tasks": "novelty", "novelty_of": "all"},
-    {"novelty_of": "all"},
+    {"novelty_of": "related", "loss": "adaptive_threshold"},
+    {"novelty_of": "related"},
+    {"tasks": "novelty"},
 ]
 
 
@@ -120,11 +120,12 @@ def test_how_two_concepts_meet_counts_and_where_counts_for_novelty(loaded: Loade
         assert not torch.allclose(novelty, other_novelty)
 
 
-def test_losses_are_sums_over_their_targets(loaded: LoadedModel) -> None:
+def test_losses_are_sums_over_their_targets(folder: Path) -> None:
+    loaded = tiny_relation_model(folder, novelty_of="related", type_weight=0.5)
     batch = batch_of(loaded, DOCS)
     losses = loaded.model(batch)
     alone = [loaded.model(batch_of(loaded, [doc])) for doc in (DOCS[0], DOCS[2])]
-    assert loaded.model.loss_weights == {"relation": 1.0, "type": 1.0, "novelty": 1.0}
+    assert loaded.model.loss_weights == {"relation": 1.0, "type": 0.5, "novelty": 1.0}
     for name in loaded.model.loss_weights:
         assert_close(losses[name], torch.stack([one[name] for one in alone]).sum())
     found = loaded.model.probabilities(batch)
@@ -143,13 +144,13 @@ def test_losses_are_sums_over_their_targets(loaded: LoadedModel) -> None:
 
 def test_one_task_alone(folder: Path) -> None:
     relation = tiny_relation_model(folder, tasks="relation")
-    assert relation.model.loss_weights == {"relation": 1.0, "type": 1.0}
-    paper = tiny_relation_model(folder, type_weight=0.0)
+    assert relation.model.loss_weights == {"relation": 1.0, "type": 0.3}
+    paper = tiny_relation_model(folder, novelty_of="related", type_weight=0.0)
     assert paper.model.loss_weights == {"relation": 1.0, "novelty": 1.0}
     one_type = tiny_relation_model(folder, corpus="bc5cdr", tasks="relation")
     assert one_type.model.loss_weights == {"relation": 1.0}
     assert bool(relation.model.probabilities(batch_of(relation, DOCS)).novel.isnan().all())
-    novelty = tiny_relation_model(folder, tasks="novelty", novelty_of="all")
+    novelty = tiny_relation_model(folder, tasks="novelty")
     assert novelty.model.loss_weights == {"novelty": 1.0}
     batch = batch_of(novelty, DOCS)
     found = novelty.model.probabilities(batch)
@@ -160,24 +161,27 @@ def test_one_task_alone(folder: Path) -> None:
     picked = labels.gather(1, batch.novelty_labels[:, None])
     assert_close(novelty.model(batch)["novelty"], -picked.log().sum())
     with pytest.raises(ValueError, match="novelty_of"):
-        PairConfig(tasks="novelty")
+        PairConfig(tasks="novelty", novelty_of="related")
 
 
 def test_novelty_of_all_pairs_says_which_are_related(folder: Path) -> None:
-    loaded = tiny_relation_model(folder, novelty_of="all", type_weight=0.5)
-    assert loaded.model.loss_weights == {"type": 0.5, "novelty": 1.0}
+    loaded = tiny_relation_model(folder)
+    assert loaded.model.loss_weights == {"type": 0.3, "novelty": 1.0}
     batch = batch_of(loaded, DOCS)
     relation, novelty = loaded.model.logits(batch)
     found, shares = loaded.model.probabilities(batch), novelty.softmax(1)
     assert_close(found.related, 1 - shares[:, UNRELATED])
     assert_close(found.novel, shares[:, NOVEL] / found.related)
     assert_close(found.types, relation[:, 1:].softmax(1))
-    alone = tiny_relation_model(folder, novelty_of="all", tasks="relation")
-    assert alone.model.loss_weights == {"relation": 1.0, "type": 1.0}
+    alone = tiny_relation_model(folder, tasks="relation")
     relation, _ = alone.model.logits(batch)
     assert_close(alone.model.probabilities(batch).related, 1 - relation.softmax(1)[:, 0])
-    with pytest.raises(ValueError, match="adaptive threshold"):
-        PairConfig(novelty_of="all", loss="adaptive_threshold")
+    for given, said in (
+        ({"loss": "adaptive_threshold"}, "adaptive threshold"),
+        ({"type_weight": 0}, "nothing else learns relation types"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            PairConfig.model_validate(given)
 
 
 def test_attention_that_knows_entities_begins_as_plain_attention(folder: Path) -> None:

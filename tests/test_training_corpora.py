@@ -23,7 +23,7 @@ from embre.finetune import SCORES, check
 from embre.launch.driver import run_job
 from embre.launch.evaluating import Request, run_evaluation
 from embre.pairs import PairEncoder
-from embre.passes import NOVEL, UNLABELLED
+from embre.passes import NOVEL, RELATED
 from embre.predict import PredictSettings, predict_files
 from embre.register import register_run
 from embre.relation_folder import load_relation_model
@@ -177,7 +177,7 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
     any_of_biored = {"None", "Association", "Positive_Correlation", "Negative_Correlation"}
     assert seen == {  # by pairs of the document: with the gene BioRED has three, the other one
         3: (any_of_biored, "Positive_Correlation", NOVEL),
-        1: ({"None", "CID", "treats"}, "CID", UNLABELLED),
+        1: ({"None", "CID", "treats"}, "CID", RELATED),
     }
 
 

@@ -22,7 +22,7 @@ class PairConfig(Section):
         default="both", description="what is learnt: both heads, or one alone"
     )
     novelty_of: Literal["related", "all"] = Field(
-        default="related",
+        default="all",
         description="pairs that novelty is learnt of; all: its head says which are related, too",
     )
     loss: Literal["cross_entropy", "adaptive_threshold"] = "cross_entropy"
@@ -32,9 +32,10 @@ class PairConfig(Section):
         description="weight of the unrelated pairs in the loss that learns which are",
     )
     type_weight: float = Field(
-        default=1.0,
+        default=0.3,
         ge=0,
-        description="weight of the type loss, a mean over related pairs; 0: none, as in the paper",
+        description="weight of the type loss, a mean over related pairs; 0 where the relation "
+        "head says which are related and its loss is to be the only one of types, as in the paper",
     )
     hidden: int = Field(default=256, gt=0, description="width of the two MLPs")
     context_heads: int = Field(
@@ -54,7 +55,12 @@ class PairConfig(Section):
         if self.novelty_finds and self.loss == "adaptive_threshold":
             raise ValueError(
                 "loss: an adaptive threshold is one of the relation head, and with novelty_of all "
-                "the head of novelty says which pairs are related; leave one of the two out"
+                "the head of novelty says which pairs are related; set novelty_of to related"
+            )
+        if self.novelty_finds and self.tasks == "both" and not self.type_weight:
+            raise ValueError(
+                "type_weight: with novelty_of all nothing else learns relation types; give it a "
+                "weight, or set novelty_of to related"
             )
         return self
 
