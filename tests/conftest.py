@@ -14,6 +14,7 @@ RAY_GROUP = "ray"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file stays in one process, for what its tests share; so do all files that start Ray, since
     two clusters side by side are too much for a small machine."""
