@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from json import loads
 from pathlib import Path
 from typing import Annotated
@@ -77,17 +78,38 @@ def wait_for(notice: Callable[[], float | None]) -> float:
 
 
 def drain(address: str, seconds: float) -> None:
-    """Tell the head of a Ray cluster that this node will be gone in so many seconds."""
+    """Tell the head of a Ray cluster that this node will be gone in so many seconds.
+
+    Raises OSError or RuntimeError where the head does not answer, CalledProcessError where it
+    answers otherwise.
+    """
     import ray
 
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    node = ray.get_runtime_context().get_node_id()
-    command = [str(Path(sys.executable).with_name("ray")), "drain-node"]
-    command += ["--address", address, "--node-id", node, "--reason-message", "spot notice"]
-    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-    command += ["--deadline-remaining-seconds", str(int(seconds))]
-    subprocess.run(command, check=True)
-    ray.shutdown()
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        node = ray.get_runtime_context().get_node_id()
+        command = [str(Path(sys.executable).with_name("ray")), "drain-node"]
+        command += ["--address", address, "--node-id", node, "--reason-message", "spot notice"]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--deadline-remaining-seconds", str(int(seconds))]
+        subprocess.run(command, check=True)
+    finally:
+        ray.shutdown()
+
+
+def hand_over(tell: Callable[[float], None], seconds: float) -> None:
+    """Tell with the seconds that are left, again and again until it is heard or they are over."""
+    ends = time.monotonic() + seconds
+    while True:
+        left = max(ends - time.monotonic(), 0.0)
+        try:
+            tell(left)
+            return
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+            if left <= LOOK_EVERY_S:
+                raise
+            log.warning("Ray was not told: %s; trying again, %.0f s are left", error, left)
+        time.sleep(LOOK_EVERY_S)
 
 
 def main(
@@ -100,7 +122,7 @@ def main(
         raise typer.BadParameter(f"{cloud}: known are {', '.join(CLOUDS)}")
     left = wait_for(CLOUDS[cloud])
     log.info("the cloud takes this machine back in %.0f s: telling Ray", left)
-    drain(address, left)
+    hand_over(partial(drain, address), left)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import spot_notice
-from spot_notice import aws_notice, gcp_notice, wait_for
+from spot_notice import aws_notice, gcp_notice, hand_over, wait_for
 
 from embre.launch.draining import draining_nodes
 from tests.cluster.conftest import CLUSTER
@@ -100,6 +100,26 @@ def test_it_is_waited_for_though_nobody_answers_at_times(
     machine.down = 2
     assert wait_for(partial(aws_notice, url(machine))) == pytest.approx(89, abs=5)
     assert len(looks) == 4 and len(caplog.messages) == 1
+
+
+def test_ray_is_told_again_until_it_hears_or_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, told = [0.0], []
+    monkeypatch.setattr(spot_notice.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(spot_notice.time, "sleep", lambda _: clock.append(clock.pop() + 10))
+
+    def tell(left: float) -> None:
+        told.append(left)
+        if len(told) < 3:
+            raise subprocess.CalledProcessError(1, "ray drain-node")
+
+    hand_over(tell, 120)
+    assert told == [120, 110, 100] and len(caplog.messages) == 2
+    told.clear()
+    with pytest.raises(subprocess.CalledProcessError):
+        hand_over(tell, 8)
+    assert told == [8, 0]
 
 
 @pytest.mark.slow
