@@ -1,8 +1,8 @@
 """The relation model: one pass scores all candidate pairs that are in it.
 
 A concept is the log-sum-exp of its mentions' start markers; a pair is its two concepts, the context
-that both attend to, and how and where they meet. Two perceptrons give the relation type (None
-included) and novelty.
+that both attend to, and how and where they meet. Two perceptrons give the relation type and
+novelty, and one of them, by a label None of its own, whether there is a relation at all.
 After ATLOP (Zhou et al. 2021, arXiv 2010.11304), without order between the two concepts.
 
 Shapes: T tokens of the strip, N tokens of the passes, K mentions, C concepts, P pairs, L labels,
@@ -116,13 +116,12 @@ class RelationModel(nn.Module):
         """Of a model that learnt novelty alone, the first legal type is certain: it is not to
         count in a decision."""
         relation_PL, novelty_P3 = self.logits(batch)
-        novelty_P3 = novelty_P3.softmax(1)
-        novel_P = novelty_P3[:, NOVEL] / novelty_P3[:, [NOT_NOVEL, NOVEL]].sum(1)
+        novel_P = (novelty_P3[:, NOVEL] - novelty_P3[:, NOT_NOVEL]).sigmoid()
         if self.config.tasks == "relation":
             novel_P = torch.full_like(novel_P, torch.nan)
         related_P, types_PR = LOSSES[self.config.loss].probabilities(relation_PL)
         if self.config.novelty_finds:
-            related_P = 1 - novelty_P3[:, UNRELATED]
+            related_P = 1 - novelty_P3.softmax(1)[:, UNRELATED]
         if self.config.tasks == "novelty":
             first_P = batch.legal[:, 1:].int().argmax(1)
             types_PR = F.one_hot(first_P, batch.legal.shape[1] - 1).float()
@@ -156,7 +155,8 @@ class RelationModel(nn.Module):
         context_PH: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(P, L) and (P, 3) of some pairs: nothing in their features depends on which concept of a
-        pair comes first. Novelty alone is told where they meet: relations were found worse by it.
+        pair comes first. Novelty alone is told where they meet: types were learnt worse by it, and
+        so was what one softmax with them says of a relation.
         """
         first, second = pairs_P2.unbind(1)
         one, other = concepts_CH[first], concepts_CH[second]

@@ -115,6 +115,7 @@ data:
   train: a
   dev: b
   also: [{corpus: bc5cdr, train: c}]
+pairs: {novelty_of: related}
 """
 
 
@@ -127,6 +128,8 @@ def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
     assert load_config(FinetuneConfig, tmp_path / "again.yaml") == config
     named = load_config(FinetuneConfig, tmp_path / "fine.yaml", ["data.corpus=bc5cdr"])
     assert named.data.corpus.name == "bc5cdr" and named.data.corpus.legal is None
+    more = ["data.corpus=bc5cdr", "pairs.novelty_of=all"]  # more of the same corpus
+    assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_finds
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,7 @@ def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
         ("data.corpus.legal={Gene Gene: [None]}", "'None' cannot be the name of a relation type"),
         ("data.corpus.legal={Gene Gene: []}", "no relation type; write"),
         ("data.corpus.name=", "data.corpus.name"),
+        ("pairs.novelty_of=all", "say of bc5cdr and mine alike which pairs are related"),
     ],
 )
 def test_a_corpus_that_is_wrongly_described_is_named(

@@ -35,6 +35,7 @@ def config_of(folder: Path, **encoder: object) -> FinetuneConfig:
             "dev": str(folder / "Dev.PubTator"),
             "also": [{"corpus": "bc5cdr", "train": str(folder / "cdr.txt")}],
         },
+        "pairs": {"novelty_of": "related"},
         "train": {"steps": 6},
     }
     return check_config(FinetuneConfig, values, "test")

@@ -223,7 +223,7 @@ if __name__ == "__main__":
 def alive(process: int) -> bool:
     try:
         return "zombie" not in Path(f"/proc/{process}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before or while it was read
         return False
 
 

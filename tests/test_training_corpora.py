@@ -23,7 +23,7 @@ from embre.finetune import SCORES, check
 from embre.launch.driver import run_job
 from embre.launch.evaluating import Request, run_evaluation
 from embre.pairs import PairEncoder
-from embre.passes import NOVEL, RELATED
+from embre.passes import NOVEL, UNLABELLED
 from embre.predict import PredictSettings, predict_files
 from embre.register import register_run
 from embre.relation_folder import load_relation_model
@@ -83,6 +83,7 @@ def config_of(folder: Path, name: str, **data: Any) -> FinetuneConfig:
             "dev": str(folder / "mine_dev.PubTator"),
             **data,
         },
+        "pairs": {"novelty_of": "related" if "also" in data else "all"},
         "optimizer": {"peak_lr": 1e-2, "warmup_steps": 2},
         "train": {"steps": 6, "save_every_steps": 6, "log_every_steps": 1},
     }
@@ -161,7 +162,9 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
         document(TEXT, [(DRUG, ILLNESS, "induces", True)], doc_id="2"), Tally()
     )
     tokenizer = tiny_tokenizer(folder / "words")
-    encoder = PairEncoder.build(tokenizer, biored, 64, PairConfig(window_overlap=8))
+    encoder = PairEncoder.build(
+        tokenizer, biored, 64, PairConfig(window_overlap=8, novelty_of="related")
+    )
     loader = DocumentLoader([first], encoder, data, 1, World(), Tally(), also=[([second], mine)])
     (batch,) = loader.step()
     seen = {}
@@ -177,7 +180,7 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
     any_of_biored = {"None", "Association", "Positive_Correlation", "Negative_Correlation"}
     assert seen == {  # by pairs of the document: with the gene BioRED has three, the other one
         3: (any_of_biored, "Positive_Correlation", NOVEL),
-        1: ({"None", "CID", "treats"}, "CID", RELATED),
+        1: ({"None", "CID", "treats"}, "CID", UNLABELLED),
     }
 
 

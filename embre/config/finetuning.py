@@ -23,7 +23,8 @@ class PairConfig(Section):
     )
     novelty_of: Literal["related", "all"] = Field(
         default="all",
-        description="pairs that novelty is learnt of; all: its head says which are related, too",
+        description="pairs that novelty is learnt of; all: its head says which are related, too, "
+        "for which all documents must agree on what is",
     )
     loss: Literal["cross_entropy", "adaptive_threshold"] = "cross_entropy"
     none_weight: float = Field(
@@ -158,5 +159,17 @@ class FinetuneConfig(RunConfig):
             raise ValueError(
                 "encoder.compile is for pretraining: a strip of documents with pairs "
                 "has another length each time; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_corpus_finds_by_its_own_types(self) -> "FinetuneConfig":
+        """In BioRED a treated disease is related to the drug, in BC5CDR only one that it causes."""
+        others = [one.corpus.name for one in self.data.also if one.corpus != self.data.corpus]
+        if others and self.pairs.novelty_finds:
+            raise ValueError(
+                f"pairs.novelty_of: the head of novelty would have to say of {others[0]} and "
+                f"{self.data.corpus.name} alike which pairs are related, but corpora differ in "
+                "that; set it to related, so that each is found by its own types"
             )
         return self
