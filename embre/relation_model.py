@@ -155,8 +155,8 @@ class RelationModel(nn.Module):
         context_PH: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(P, L) and (P, 3) of some pairs: nothing in their features depends on which concept of a
-        pair comes first. Novelty alone is told where they meet: types were learnt worse by it, and
-        so was what one softmax with them says of a relation.
+        pair comes first. Novelty alone is told where they meet: the relation head found fewer of
+        them when it was.
         """
         first, second = pairs_P2.unbind(1)
         one, other = concepts_CH[first], concepts_CH[second]

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +20,7 @@ from safetensors.torch import load_file
 
 from embre import faults
 from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
-from embre.corpora import read_documents, write_documents
+from embre.corpora import CORPORA, read_documents, write_documents
 from embre.demo_corpus import make_corpus
 from embre.finetune import RELATION_MODEL, SCORES, check
 from embre.launch.driver import refuse_another_config, run_job
@@ -33,6 +35,11 @@ from embre.tracking.runs import RUN_FILE
 from tests.tiny import tiny_tokenizer
 
 DOCS = make_corpus(36, seed=5)
+ONE_TYPE = {
+    "name": "one",
+    "legal": {"Chemical Disease": ["x"], "Disease Gene": ["x"], "Chemical Gene": ["x"]},
+    "rename": dict.fromkeys(CORPORA["biored"].relation_types, "x"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +255,29 @@ def test_what_does_not_fit_is_said_before_training(folder: Path, tmp_path: Path)
     stage = {"zero_optimization": {"stage": 3}}
     with pytest.raises(ValueError, match="fine-tune with 1 or 2"):
         check(config_of(folder, engine="deepspeed", deepspeed=stage))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", ["biored", ONE_TYPE], ids=["heads", "head_without_target"])
+def test_zero_learns_what_the_plain_engine_learns(
+    folder: Path, tmp_path: Path, corpus: str | dict[str, object]
+) -> None:
+    """Also where the relation head learns nothing: one type, and pairs found by novelty."""
+    data = config_of(folder).data.model_dump() | {"corpus": corpus}
+    zero = {"engine": "deepspeed", "deepspeed": {"zero_optimization": {"stage": 2}}}
+    runs = []
+    for name, engine in (("plain", {}), ("zero", zero)):
+        config = config_of(folder, name=name, storage=str(tmp_path), data=data, **engine)
+        (tmp_path / f"{name}.yaml").write_text(dump_config(config))
+        command = [sys.executable, "-m", "embre.launch", "finetune", str(tmp_path / f"{name}.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        runs.append(list(read_events(tmp_path / name, "step")))
+    for mine, theirs in zip(*runs, strict=True):
+        losses = [key for key in mine if key.startswith("loss/")]
+        assert losses and ("loss/type" in losses) == (corpus == "biored")
+        for key in losses:
+            assert theirs[key] == pytest.approx(mine[key], rel=1e-4)
 
 
 @pytest.mark.ray
