@@ -18,7 +18,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 quick: $(STAMP)  # without what starts processes or takes seconds
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow and not ray"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow and not ray"
 
 faults: $(STAMP)  # breaks real runs on purpose, for half an hour
 	OMP_NUM_THREADS=1 $(VENV)/bin/python tools/bench/faults.py
