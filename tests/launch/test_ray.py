@@ -67,15 +67,18 @@ def lose_the_group_once(job: Job, world: World) -> None:
     leave_a_note(job, world)
 
 
-def break_a_promise(job: Job, world: World) -> None:
+def count_attempt(job: Job) -> None:
     with (job.folder / "attempts").open("a") as file:
         file.write("x")
+
+
+def break_a_promise(job: Job, world: World) -> None:
+    count_attempt(job)
     raise AssertionError("a broken promise")
 
 
 def take_too_much_memory(job: Job, world: World) -> None:
-    with (job.folder / "attempts").open("a") as file:
-        file.write("x")
+    count_attempt(job)
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
