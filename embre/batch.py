@@ -172,24 +172,24 @@ def make_batch(source: StreamSource, members: Examples, slot: int, state: Stream
     """Lay examples end to end, mask them and pad to the strip's length."""
     strip, boundaries, positions = lay(source, members)
     masked = OBJECTIVES[source.masking.objective](strip, source.masking, source.drawn())
-    pad = source.data.strip_tokens - len(strip.tokens)
+    size = source.data.strip_tokens
     targets, known_by_type, ids = _mention_targets(source, strip.mentions[masked.mention_targets])
     token_spots = np.flatnonzero(masked.token_targets)
-    rows = rows_read(token_spots, targets["start"], targets["end"], source.data.strip_tokens)
-    first_rows = np.searchsorted(rows, targets["start"])
-    last_rows = np.searchsorted(rows, targets["end"])
+    read = is_read(token_spots, targets["start"], targets["end"], size)
+    row_at = np.concatenate([[0], np.cumsum(read)])  # (T + 1,) the row that a place is, if read
+    spans = row_at[np.stack([targets["start"], targets["end"]], axis=1)]
     edges = with_padding(boundaries, source.data)
     return Batch(
-        input_ids=_tensor(np.pad(masked.tokens, (0, pad), constant_values=source.special["pad"])),
-        positions=_tensor(np.pad(positions, (0, pad))),
+        input_ids=_padded(masked.tokens, size, source.special["pad"]),
+        positions=_padded(positions, size, 0),
         boundaries=torch.from_numpy(edges),
         longest=source.data.max_document_tokens,
-        rows=_tensor(rows),
-        row_boundaries=torch.from_numpy(np.searchsorted(rows, edges).astype(np.int32)),
-        token_spots=_tensor(np.searchsorted(rows, token_spots)),
+        rows=_tensor(np.flatnonzero(read)),
+        row_boundaries=torch.from_numpy(row_at[edges].astype(np.int32)),
+        token_spots=_tensor(row_at[token_spots]),
         token_labels=_tensor(strip.tokens[token_spots]),
-        mention_spans=_tensor(np.stack([first_rows, last_rows], axis=1)),
-        num_span_rows=int((last_rows - first_rows).sum()),
+        mention_spans=_tensor(spans),
+        num_span_rows=int(np.diff(spans).sum()),
         mention_types=_tensor(targets["type"]),
         mention_ids=_tensor(ids),
         known_by_type=known_by_type,
@@ -224,14 +224,15 @@ def empty_batch(source: StreamSource) -> Batch:
 def lay(source: StreamSource, members: Examples) -> tuple[Strip, np.ndarray, np.ndarray]:
     """[CLS] document [SEP] after one another: the strip, boundaries (D + 1,), positions (n,)."""
     boundaries = members.token_starts + NUM_SPECIAL * np.arange(len(members) + 1)
-    owner = np.repeat(np.arange(len(members)), np.diff(boundaries))
-    positions = np.arange(len(owner)) - boundaries[owner]
-    tokens, maskable = np.empty(len(owner), dtype=np.int64), np.ones(len(owner), dtype=bool)
+    size, lengths = boundaries[-1], np.diff(boundaries)
+    positions = np.arange(size) - np.repeat(boundaries[:-1], lengths)
+    tokens, maskable = np.empty(size, dtype=np.int64), np.ones(size, dtype=bool)
     maskable[boundaries[:-1]] = maskable[boundaries[1:] - 1] = False
     tokens[maskable] = members.tokens
     tokens[boundaries[:-1]] = source.special["first"]
     tokens[boundaries[1:] - 1] = source.special["last"]
-    token_keys = combine(members.keys[owner], positions + members.offsets[owner])
+    places = positions + np.repeat(members.offsets, lengths)
+    token_keys = combine(np.repeat(members.keys, lengths), places)
     row_owner = np.repeat(np.arange(len(members)), np.diff(members.mention_starts))
     rows = members.mentions.copy()
     shift = (boundaries[row_owner] + 1).astype(rows["start"].dtype)
@@ -254,17 +255,17 @@ def with_padding(boundaries: np.ndarray, data: DataConfig) -> np.ndarray:
     return np.concatenate([boundaries, inner, end]).astype(np.int32)
 
 
-def rows_read(
+def is_read(
     token_spots: np.ndarray, starts: np.ndarray, ends: np.ndarray, strip_tokens: int
 ) -> np.ndarray:
-    """(R,) the places of a strip that are a token target or in a span, and always the first and
-    the last one: a compiled forward is made anew where a size is 0 or 1."""
+    """(T,) true at the places of a strip that are a token target or in a span, and always at the
+    first and the last one: a compiled forward is made anew where a size is 0 or 1."""
     depth = np.zeros(strip_tokens + 1, dtype=np.int64)
     np.add.at(depth, starts, 1)
     np.add.at(depth, ends, -1)
     read = np.cumsum(depth[:-1]) > 0
     read[token_spots] = read[0] = read[-1] = True
-    return np.flatnonzero(read)
+    return read
 
 
 def _with_mention_keys(source: StreamSource, strip: Strip, document_keys: np.ndarray) -> Strip:
@@ -278,4 +279,10 @@ def _with_mention_keys(source: StreamSource, strip: Strip, document_keys: np.nda
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array).astype(np.int64))
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+
+
+def _padded(array: np.ndarray, size: int, value: int) -> Tensor:
+    padded = np.full(size, value, dtype=np.int64)
+    padded[: len(array)] = array
+    return torch.from_numpy(padded)

@@ -114,20 +114,21 @@ def cut(block: Block, limit: int, seed: int, epoch: int) -> Examples:
     docs = np.repeat(np.arange(len(block.doc_ids)), num_pieces)
     inner = np.array([place for places in cuts.values() for place in places], dtype=np.int64)
     bounds = np.sort(np.concatenate([starts, inner]))
-    rows = block.mentions
-    owner = np.searchsorted(bounds, rows["start"], side="right") - 1
-    whole = rows["end"] <= bounds[owner + 1]
-    rows, owner = rows[whole], owner[whole]
-    shift = bounds[owner].astype(rows["start"].dtype)
-    rows["start"] -= shift
-    rows["end"] -= shift
+    rows = block.mentions  # sorted by their start
+    mention_starts = np.searchsorted(rows["start"], bounds)
+    per_piece = np.diff(mention_starts)
+    whole = rows["end"] <= np.repeat(bounds[1:], per_piece)
+    shift = np.repeat(bounds[:-1], per_piece).astype(rows["start"].dtype)
+    rows = rows[whole]
+    for edge in ("start", "end"):
+        rows[edge] -= shift[whole]
     keys = [document_key(seed, epoch, name) for name in block.doc_ids]
     return Examples(
         [block.doc_ids[doc] for doc in docs.tolist()],
         block.tokens,
         bounds,
         rows,
-        _starts(np.bincount(owner, minlength=len(docs))),
+        np.concatenate([[0], np.cumsum(whole)])[mention_starts],
         bounds[:-1] - starts[docs],
         np.array(keys, dtype=np.uint64)[docs],
     )

@@ -30,6 +30,12 @@ def combine(first: np.ndarray, second: np.ndarray | int) -> np.ndarray:
         return mix(first + GOLDEN * (np.asarray(second).astype(np.uint64) + np.uint64(1)))
 
 
+def chosen(keys: np.ndarray, share: float) -> np.ndarray:
+    """(n,) true for this share of mixed keys: what chooses is the key itself, and whatever else is
+    drawn of it goes through `uniform`."""
+    return keys >> np.uint64(1) < np.uint64(int(share * 2**63))
+
+
 def uniform(keys: np.ndarray, purpose: int) -> np.ndarray:
     """(n,) numbers in [0, 1), one for each key; another purpose gives independent ones."""
     return (combine(keys, purpose) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -4,23 +4,20 @@ The entity head identifies each hidden mention; the token head recovers its word
 other reading of "identify the masked entity") and ordinary tokens as in `token`.
 """
 
-import numpy as np
-
 from embre.config import MaskingConfig
-from embre.masking.draws import uniform
+from embre.masking.draws import chosen
 from embre.masking.entity import spread
-from embre.masking.hiding import CHOOSE_MENTION, CHOOSE_TOKEN, hide_tokens
+from embre.masking.hiding import hide_tokens
 from embre.masking.strip import Masked, Strip, Vocabulary
 
 
 def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
     """Hide mentions at `config.entity_rate` and other tokens at `config.token_rate`."""
-    hidden = uniform(strip.mention_keys, CHOOSE_MENTION) < config.entity_rate
+    hidden = chosen(strip.mention_keys, config.entity_rate)
     covered, keys = spread(strip, hidden)
-    single = strip.maskable & (uniform(strip.token_keys, CHOOSE_TOKEN) < config.token_rate)
-    chosen = np.where(covered, True, single)
+    targets = covered | strip.maskable & chosen(strip.token_keys, config.token_rate)
     return Masked(
-        tokens=hide_tokens(strip.tokens, chosen, keys, strip.token_keys, config, vocabulary),
-        token_targets=chosen,
+        tokens=hide_tokens(strip.tokens, targets, keys, strip.token_keys, config, vocabulary),
+        token_targets=targets,
         mention_targets=hidden,
     )

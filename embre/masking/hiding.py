@@ -6,7 +6,7 @@ from embre.config import MaskingConfig
 from embre.masking.draws import uniform
 from embre.masking.strip import Vocabulary
 
-CHOOSE_TOKEN, CHOOSE_MENTION, TREAT, REPLACEMENT = range(4)
+TREAT, REPLACEMENT = range(2)  # what is drawn
 
 
 def hide_tokens(
@@ -24,11 +24,12 @@ def hide_tokens(
     """
     at = np.flatnonzero(chosen)
     fate = uniform(keys[at], TREAT)
-    replaced = fate < config.replace_share
-    kept = ~replaced & (fate < config.replace_share + config.keep_share)
-    other = (uniform(token_keys[at], REPLACEMENT) * vocabulary.size).astype(tokens.dtype)
-    # The few draws that hit a special token are masked instead: text never holds one.
-    other[np.isin(other, vocabulary.special)] = vocabulary.mask
+    masked = at[fate >= config.replace_share + config.keep_share]
+    replaced = at[fate < config.replace_share]
+    other = (uniform(token_keys[replaced], REPLACEMENT) * vocabulary.size).astype(tokens.dtype)
+    for special in vocabulary.special:  # the few draws that hit one: text never holds it
+        other[other == special] = vocabulary.mask
     hidden = tokens.copy()
-    hidden[at] = np.where(replaced, other, np.where(kept, tokens[at], vocabulary.mask))
+    hidden[masked] = vocabulary.mask
+    hidden[replaced] = other
     return hidden

@@ -7,18 +7,17 @@ Devlin et al. 2019: 15 % of tokens are chosen; of these 80 % become [MASK], 10 %
 import numpy as np
 
 from embre.config import MaskingConfig
-from embre.masking.draws import uniform
-from embre.masking.hiding import CHOOSE_TOKEN, hide_tokens
+from embre.masking.draws import chosen
+from embre.masking.hiding import hide_tokens
 from embre.masking.strip import Masked, Strip, Vocabulary
 
 
 def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
     """Hide single tokens at `config.token_rate`; the token head finds them again."""
-    chosen = strip.maskable & (uniform(strip.token_keys, CHOOSE_TOKEN) < config.token_rate)
+    keys = strip.token_keys
+    targets = strip.maskable & chosen(keys, config.token_rate)
     return Masked(
-        tokens=hide_tokens(
-            strip.tokens, chosen, strip.token_keys, strip.token_keys, config, vocabulary
-        ),
-        token_targets=chosen,
+        tokens=hide_tokens(strip.tokens, targets, keys, keys, config, vocabulary),
+        token_targets=targets,
         mention_targets=np.zeros(len(strip.mentions), dtype=bool),
     )
