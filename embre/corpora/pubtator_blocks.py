@@ -13,6 +13,8 @@ LEAST_RELATION_TABS, MOST_RELATION_TABS = 3, 5
 _TAB, _NEWLINE, _RETURN, _BAR, _ZERO, _NINE = 9, 10, 13, 124, 48, 57
 _LETTER_T, _LETTER_A, _LETTER_Z = 116, 97, 122
 _NO_NUMBER = -1
+# The columns of `Blocks`.
+_START, _LINE, _PLAIN, _DIGITS, _TITLE, _TITLE_END, _ABSTRACT, _ABSTRACT_END = range(8)
 
 
 class Blocks(NamedTuple):
@@ -92,94 +94,139 @@ def _sort(lines: np.ndarray, first: int, last: int) -> bool:
 
 
 @njit(cache=True)
+def _line(data: np.ndarray, at: int, tabs: np.ndarray) -> tuple[int, int, bool]:
+    """Where a line ends, how many tabs it has, and whether its bytes are plain; fills in `tabs`."""
+    num_tabs, plain = 0, True
+    while at < len(data) and data[at] != _NEWLINE:
+        byte = data[at]
+        if byte == _TAB:
+            tabs[min(num_tabs, MENTION_TABS)] = at
+            num_tabs += 1
+        elif byte >= 128 or byte == _RETURN or byte == 0:
+            plain = False
+        at += 1
+    return at, num_tabs, plain
+
+
+@njit(cache=True)
+def _id_of_title(data: np.ndarray, begin: int, end: int) -> tuple[int, int]:
+    """The digits and the number that a line `digits|t|title` begins with, or _NO_NUMBER."""
+    mark = begin
+    while mark < end and _ZERO <= data[mark] <= _NINE:
+        mark += 1
+    if mark + 2 < end and data[mark] == _BAR and data[mark + 1] == _LETTER_T:
+        if data[mark + 2] == _BAR:
+            return mark - begin, _number(data, begin, mark)
+    return mark - begin, _NO_NUMBER
+
+
+@njit(cache=True)
+def _is_abstract(data: np.ndarray, block: np.ndarray, begin: int, end: int) -> bool:
+    """Whether a line is `digits|a|abstract` with the digits of the block."""
+    mark = begin + block[_DIGITS]
+    return (
+        mark + 3 <= end
+        and _same(data, block[_START], begin, block[_DIGITS] + 1)
+        and data[mark + 1] == _LETTER_A
+        and data[mark + 2] == _BAR
+    )
+
+
+@njit(cache=True)
+def _read_mention(
+    data: np.ndarray, block: np.ndarray, tabs: np.ndarray, end: int, row: np.ndarray
+) -> bool:
+    """Fill in the row of a mention line but for its block; False where the text does not bear it
+    out."""
+    start, last = _number(data, tabs[0] + 1, tabs[1]), _number(data, tabs[1] + 1, tabs[2])
+    title_size = block[_TITLE_END] - block[_TITLE]
+    there = block[_TITLE] + start
+    if last > title_size:
+        there = block[_ABSTRACT] + start - title_size - 1
+    row[1], row[2], row[3], row[4] = start, last, tabs[2] + 1, tabs[3]
+    row[5], row[6] = tabs[3] + 1, end
+    return (
+        0 <= start < last
+        and last - start == tabs[3] - tabs[2] - 1
+        and (last <= title_size or start > title_size)
+        and there + last - start <= block[_ABSTRACT_END]
+        and _same(data, tabs[2] + 1, there, last - start)
+    )
+
+
+@njit(cache=True)
+def _read_block(
+    data: np.ndarray, at: int, block: np.ndarray, lines: np.ndarray, found: int, tabs: np.ndarray
+) -> tuple[int, int, int, bool, int]:
+    """Fill in the row of the block that begins here, and those of its mentions from `found` on.
+
+    Its end, its lines, the number of its id, whether it is plain, and the mentions found by then.
+    """
+    num_lines, number, plain = 0, _NO_NUMBER, True
+    block[_START] = at
+    while at < len(data) and data[at] != _NEWLINE:
+        begin = at
+        end, num_tabs, plain_bytes = _line(data, begin, tabs)
+        at = min(end + 1, len(data))
+        plain = plain and plain_bytes
+        if num_lines == 0:
+            digits, number = _id_of_title(data, begin, end)
+            plain = plain and number != _NO_NUMBER and num_tabs == 0
+            block[_DIGITS], block[_TITLE], block[_TITLE_END] = digits, begin + digits + 3, end
+        elif num_lines == 1:
+            plain = plain and num_tabs == 0 and _is_abstract(data, block, begin, end)
+            block[_ABSTRACT], block[_ABSTRACT_END] = begin + block[_DIGITS] + 3, end
+        elif plain:
+            after_id = begin + block[_DIGITS]
+            plain = num_tabs > 0 and tabs[0] == after_id
+            plain = plain and _same(data, block[_START], begin, block[_DIGITS])
+            letter = data[min(after_id + 1, end - 1)] | 32  # in lower case
+            if _LETTER_A <= letter <= _LETTER_Z:
+                plain = plain and LEAST_RELATION_TABS <= num_tabs <= MOST_RELATION_TABS
+            else:
+                plain = plain and num_tabs == MENTION_TABS
+                plain = plain and _read_mention(data, block, tabs, end, lines[found])
+                found += plain
+        num_lines += 1
+    return at, num_lines, number, plain and num_lines >= 2, found
+
+
+@njit(cache=True)
 def find_blocks(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All blocks of a file (num_blocks, 8), and the mentions of plain ones (num_mentions, 7).
 
     The columns are those of `Blocks` and `MentionLines`.
     """
-    num_lines = 1
+    most_lines = 1
     for byte in data:
-        num_lines += byte == _NEWLINE
-    blocks = np.zeros((num_lines, 8), dtype=np.int64)
-    lines = np.empty((num_lines, 7), dtype=np.int64)
+        most_lines += byte == _NEWLINE
+    blocks = np.zeros((most_lines, 8), dtype=np.int64)
+    lines = np.empty((most_lines, 7), dtype=np.int64)
     tabs = np.empty(MENTION_TABS + 1, dtype=np.int64)
-    num_blocks, num_found, first_of_last = 0, 0, 0
-    at, line, size = 0, 0, len(data)
-    while at < size:
+    num_blocks, num_found = 0, 0
+    at, line, last_number, first_of_last = 0, 0, _NO_NUMBER, 0
+    while at < len(data):
         if data[at] == _NEWLINE:
             at += 1
             line += 1
             continue
-        block = blocks[num_blocks]
-        block[0], block[1] = at, line
-        plain, of_block, first_found = True, 0, num_found
-        digits, number, title, title_end, abstract, abstract_end = 0, _NO_NUMBER, 0, 0, 0, 0
-        while at < size and data[at] != _NEWLINE:
-            begin, num_tabs = at, 0
-            while at < size and data[at] != _NEWLINE:
-                byte = data[at]
-                if byte == _TAB:
-                    tabs[min(num_tabs, MENTION_TABS)] = at
-                    num_tabs += 1
-                elif byte >= 128 or byte == _RETURN or byte == 0:
-                    plain = False
-                at += 1
-            end = at
-            at += at < size  # the newline
-            line += 1
-            if of_block == 0:
-                while begin + digits < end and _ZERO <= data[begin + digits] <= _NINE:
-                    digits += 1
-                mark = begin + digits
-                titled = mark + 2 < end and data[mark] == _BAR and data[mark + 1] == _LETTER_T
-                if titled and data[mark + 2] == _BAR:
-                    number = _number(data, begin, mark)
-                    title, title_end = mark + 3, end
-                plain = plain and number != _NO_NUMBER and num_tabs == 0
-            elif of_block == 1:
-                abstract, abstract_end = begin + digits + 3, end
-                headed = plain and num_tabs == 0 and abstract <= end
-                headed = headed and _same(data, block[0], begin, digits + 1)
-                headed = headed and data[abstract - 2] == _LETTER_A
-                plain = headed and data[abstract - 1] == _BAR
-            elif plain:
-                plain = num_tabs > 0 and tabs[0] == begin + digits
-                plain = plain and _same(data, block[0], begin, digits)
-                letter = data[min(begin + digits + 1, end - 1)] | 32  # in lower case
-                if _LETTER_A <= letter <= _LETTER_Z:
-                    plain = plain and LEAST_RELATION_TABS <= num_tabs <= MOST_RELATION_TABS
-                elif plain and num_tabs == MENTION_TABS:
-                    start = _number(data, tabs[0] + 1, tabs[1])
-                    last = _number(data, tabs[1] + 1, tabs[2])
-                    title_size = title_end - title
-                    there = title + start
-                    if last > title_size:
-                        there = abstract + start - title_size - 1
-                    length = last - start
-                    plain = 0 <= start < last and length == tabs[3] - tabs[2] - 1
-                    plain = plain and (last <= title_size or start > title_size)
-                    plain = plain and there + length <= abstract_end
-                    plain = plain and _same(data, tabs[2] + 1, there, length)
-                    row = lines[num_found]
-                    row[0], row[1], row[2] = num_blocks, start, last
-                    row[3], row[4], row[5], row[6] = tabs[2] + 1, tabs[3], tabs[3] + 1, end
-                    num_found += 1
-                else:
-                    plain = False
-            of_block += 1
-        plain = plain and of_block >= 2
+        block, first_found = blocks[num_blocks], num_found
+        block[_LINE] = line
+        at, num_lines, number, plain, num_found = _read_block(
+            data, at, block, lines, first_found, tabs
+        )
+        line += num_lines
         # Blocks of one id may be pieces of one article, which are put together elsewhere.
-        if num_blocks and number != _NO_NUMBER and blocks[num_blocks - 1, 2] >> 1 == number:
+        if number != _NO_NUMBER and number == last_number:
             plain = False
-            blocks[num_blocks - 1, 2] &= ~1
+            blocks[num_blocks - 1, _PLAIN] = False
             first_found = first_of_last
-        if not plain or not _sort(lines, first_found, num_found):
-            plain, num_found = False, first_found
-        block[2] = 2 * number + plain
-        block[3], block[4], block[5] = digits, title, title_end
-        block[6], block[7] = abstract, abstract_end
-        first_of_last = first_found
+        plain = plain and _sort(lines, first_found, num_found)
+        if plain:
+            lines[first_found:num_found, 0] = num_blocks
+        else:
+            num_found = first_found
+        block[_PLAIN] = plain
+        last_number, first_of_last = number, first_found
         num_blocks += 1
-    blocks = blocks[:num_blocks]
-    blocks[:, 2] &= 1
-    return blocks, lines[:num_found]
+    return blocks[:num_blocks], lines[:num_found]
