@@ -90,39 +90,17 @@ def write_relation_card(
         **({"base_model": base} if base else {}),
         "datasets": corpora,
         "metrics": ["f1", "precision", "recall"],
-        "model-index": [
-            {
-                "name": config.name,
-                "results": [
-                    {
-                        "task": {"type": "relation-extraction"},
-                        "dataset": {
-                            "type": schema.name,
-                            "name": measured,
-                            "revision": lineage["dev"],
-                        },
-                        "metrics": [
-                            {"type": "f1", "name": name, "value": scores["dev"][metric]["f1"]}
-                            for metric, name in names.items()
-                        ],
-                    }
-                ],
-            }
-        ],
+        "model-index": _model_index(
+            config.name,
+            {"type": schema.name, "name": measured, "revision": lineage["dev"]},
+            {name: scores["dev"][metric]["f1"] for metric, name in names.items()},
+        ),
     }
-    what = f"Relation types: {', '.join(schema.own_types)}."
-    if "pair_type" not in names:
-        what = (
-            "It learnt no relation types: each relation has the first type that its pair may have."
-        )
-    novel = ", says whether the text states it as new" if "pair_novelty" in names else ""
-    pairs = ", ".join("-".join(pair) for pair, types in sorted(schema.legal.items()) if types)
     start = f"`{base}`" if base else "an encoder with random weights"
     digests = {key: lineage[key] for key in lineage if key in ("train", "dev") or "also." in key}
     parts = [
         f"# {config.name}",
-        f"Finds relations between the annotated concepts of a document{novel}, and gives each a "
-        f"probability. {what} Pairs: {pairs}.\n"
+        f"{_what_it_finds(schema, names)}\n"
         f"Fine-tuned by embre {__version__} from {start} in {config.train.steps} steps.",
         _results(scores, names, measured),
         USE_RELATIONS.rstrip(),
@@ -136,6 +114,33 @@ def write_relation_card(
         *([_encoder_lines(lineage["encoder"])] if base else []),
     ]
     _write(folder, front, parts)
+
+
+def _what_it_finds(schema: RelationSchema, metrics: Iterable[str]) -> str:
+    novel = ", says whether the text states it as new" if "pair_novelty" in metrics else ""
+    types = f"Relation types: {', '.join(schema.own_types)}."
+    if "pair_type" not in metrics:
+        types = (
+            "It learnt no relation types: each relation has the first type that its pair may have."
+        )
+    pairs = ", ".join("-".join(pair) for pair, legal in sorted(schema.legal.items()) if legal)
+    return (
+        f"Finds relations between the annotated concepts of a document{novel}, and gives each a "
+        f"probability. {types} Pairs: {pairs}."
+    )
+
+
+def _model_index(
+    name: str, dataset: Mapping[str, str], f1: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The scores as the hub reads them (github.com/huggingface/hub-docs, modelcard.md)."""
+    metrics = [{"type": "f1", "name": metric, "value": value} for metric, value in f1.items()]
+    result = {
+        "task": {"type": "relation-extraction"},
+        "dataset": dict(dataset),
+        "metrics": metrics,
+    }
+    return [{"name": name, "results": [result]}]
 
 
 def write_encoder_card(

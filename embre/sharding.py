@@ -27,7 +27,7 @@ from embre.corpora.sources import Watch, locate, stored_sha256
 from embre.dataset_card import write_card
 from embre.durable import commit, flush
 from embre.entities import CONCEPTS, write_concepts
-from embre.held_out import read_held
+from embre.held_out import Held, read_held
 from embre.inputs import Input, find_inputs
 from embre.shard_order import Rows, choose_rows, cut_into_shards
 from embre.shard_statistics import add_up
@@ -83,20 +83,9 @@ def shard(
     disk is full.
     """
     workers, out = workers or OneProcess(), out.absolute()
-    found = find_inputs(inputs)
-    if inside := [one.name for one in found if out.is_relative_to(Path(one.source).absolute())]:
-        raise ValueError(
-            f"{out}: lies within the input {inside[0]!r}; choose a folder outside of it"
-        )
+    found = _found_outside(out, inputs)
     held = [read_held(name) for name in hold_out]
-    tokenizer = load_tokenizer(tokenizer_folder).fingerprint if tokenizer_folder else ""
-    plan = Plan(
-        inputs=[(source.name, source.bytes) for source in found],
-        modified=[source.modified for source in found],
-        tokenizer=tokenizer,
-        hold_out=[(one.name, one.digest) for one in held],
-        settings=asdict(settings) | {"validation_share": str(settings.validation_share)},
-    )
+    plan = _plan(found, tokenizer_folder, held, settings)
     work = WorkFolder(out)
     with only_writer(work):
         if (out / MANIFEST).exists():
@@ -127,6 +116,28 @@ def shard(
         manifest = _finish(work, names, found, num_held, num_chosen, plan, tally)
         work.remove()
     return manifest, tally
+
+
+def _found_outside(out: Path, inputs: list[str]) -> list[Input]:
+    found = find_inputs(inputs)
+    for one in found:
+        if out.is_relative_to(Path(one.source).absolute()):
+            raise ValueError(
+                f"{out}: lies within the input {one.name!r}; choose a folder outside of it"
+            )
+    return found
+
+
+def _plan(
+    found: list[Input], tokenizer_folder: Path | None, held: list[Held], settings: ShardSettings
+) -> Plan:
+    return Plan(
+        inputs=[(source.name, source.bytes) for source in found],
+        modified=[source.modified for source in found],
+        tokenizer=load_tokenizer(tokenizer_folder).fingerprint if tokenizer_folder else "",
+        hold_out=[(one.name, one.digest) for one in held],
+        settings=asdict(settings) | {"validation_share": str(settings.validation_share)},
+    )
 
 
 def read_parts(
