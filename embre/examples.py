@@ -119,10 +119,9 @@ def cut(block: Block, limit: int, seed: int, epoch: int) -> Examples:
     per_piece = np.diff(mention_starts)
     whole = rows["end"] <= np.repeat(bounds[1:], per_piece)
     shift = np.repeat(bounds[:-1], per_piece).astype(rows["start"].dtype)
-    rows = rows[whole]
+    rows = rows.view(ROW_BYTES)[whole].view(MENTION_ROW)
     for edge in ("start", "end"):
         rows[edge] -= shift[whole]
-    keys = [document_key(seed, epoch, name) for name in block.doc_ids]
     return Examples(
         [block.doc_ids[doc] for doc in docs.tolist()],
         block.tokens,
@@ -130,14 +129,18 @@ def cut(block: Block, limit: int, seed: int, epoch: int) -> Examples:
         rows,
         np.concatenate([[0], np.cumsum(whole)])[mention_starts],
         bounds[:-1] - starts[docs],
-        np.array(keys, dtype=np.uint64)[docs],
+        document_keys(seed, epoch, block.doc_ids)[docs],
     )
 
 
-def document_key(seed: int, epoch: int, doc_id: str) -> int:
-    """64 bits of (seed, epoch, document)."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{doc_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def document_keys(seed: int, epoch: int, doc_ids: Sequence[str]) -> np.ndarray:
+    """(E,) 64 bits of each `seed/epoch/document id`."""
+    begun, digests = hashlib.blake2b(f"{seed}/{epoch}/".encode(), digest_size=8), []
+    for doc_id in doc_ids:
+        one = begun.copy()
+        one.update(doc_id.encode())
+        digests.append(one.digest())
+    return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
 def _cuts(block: Block, start: int, end: int, limit: int) -> Iterator[int]:
