@@ -175,7 +175,7 @@ def make_batch(source: StreamSource, members: Examples, slot: int, state: Stream
     size = source.data.strip_tokens
     targets, known_by_type, ids = _mention_targets(source, strip.mentions[masked.mention_targets])
     token_spots = np.flatnonzero(masked.token_targets)
-    read = is_read(token_spots, targets["start"], targets["end"], size)
+    read = places_read(token_spots, targets["start"], targets["end"], size)
     row_at = np.concatenate([[0], np.cumsum(read)])  # (T + 1,) the row that a place is, if read
     spans = row_at[np.stack([targets["start"], targets["end"]], axis=1)]
     edges = with_padding(boundaries, source.data)
@@ -255,7 +255,7 @@ def with_padding(boundaries: np.ndarray, data: DataConfig) -> np.ndarray:
     return np.concatenate([boundaries, inner, end]).astype(np.int32)
 
 
-def is_read(
+def places_read(
     token_spots: np.ndarray, starts: np.ndarray, ends: np.ndarray, strip_tokens: int
 ) -> np.ndarray:
     """(T,) true at the places of a strip that are a token target or in a span, and always at the

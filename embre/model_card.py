@@ -5,7 +5,7 @@ Nothing of the machine goes into it: no paths, no dates. It may be edited: what 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def write_relation_card(
     _write(folder, front, parts)
 
 
-def _what_it_finds(schema: RelationSchema, metrics: Iterable[str]) -> str:
+def _what_it_finds(schema: RelationSchema, metrics: Collection[str]) -> str:
     novel = ", says whether the text states it as new" if "pair_novelty" in metrics else ""
     types = f"Relation types: {', '.join(schema.own_types)}."
     if "pair_type" not in metrics:

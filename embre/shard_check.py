@@ -139,6 +139,8 @@ def _faults(block: Block, vocabulary: int) -> list[str]:
     if (rows["type"] >= len(TYPE_INDEX)).any():
         faults.append("a mention of an unknown type")
     first, starts = rows["start"].astype(np.int64), block.starts()
+    if (np.diff(first) < 0).any():  # who reads a block finds a document's mentions by it
+        faults.append("its mentions are not in the order of their starts")
     # The end of the document in which a mention begins; one past the last token has none.
     own = np.minimum(np.searchsorted(starts, first, side="right"), len(starts) - 1)
     if ((first >= rows["end"]) | (rows["end"] > starts[own])).any():

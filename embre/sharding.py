@@ -83,7 +83,7 @@ def shard(
     disk is full.
     """
     workers, out = workers or OneProcess(), out.absolute()
-    found = _found_outside(out, inputs)
+    found = _inputs_outside_of(out, inputs)
     held = [read_held(name) for name in hold_out]
     plan = _plan(found, tokenizer_folder, held, settings)
     work = WorkFolder(out)
@@ -118,7 +118,7 @@ def shard(
     return manifest, tally
 
 
-def _found_outside(out: Path, inputs: list[str]) -> list[Input]:
+def _inputs_outside_of(out: Path, inputs: list[str]) -> list[Input]:
     found = find_inputs(inputs)
     for one in found:
         if out.is_relative_to(Path(one.source).absolute()):

@@ -337,7 +337,7 @@ def test_draws_are_those_of_splitmix64() -> None:
     assert uniform(seed[:1], 0).tolist() == pytest.approx([6457827717110365317 / 2**64])
 
 
-@pytest.mark.parametrize("purpose", range(4))
+@pytest.mark.parametrize("purpose", range(2))
 @pytest.mark.parametrize("stride", [1, 2, 1 << 32])
 def test_draws_are_uniform(purpose: int, stride: int) -> None:
     num_draws, num_buckets = 100_000, 100

@@ -1,5 +1,6 @@
 """The micro-batches of a step depend on seed and step alone: not on ranks, workers or restarts."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -33,7 +34,7 @@ from embre.config import DataConfig, MaskingConfig
 from embre.demo_corpus import make_corpus
 from embre.encode import MENTION_ROW, as_checked, encode_documents
 from embre.entities import choose_entities
-from embre.examples import NO_EXAMPLES, Examples, cut, join
+from embre.examples import NO_EXAMPLES, Examples, cut, document_keys, join
 from embre.loader import StreamLoader, _ahead
 from embre.shards import Block, DamagedShard, ShardSet
 from embre.stream import FIRST, rounds, scatter, stream_batches, strips, validation_batches
@@ -134,6 +135,12 @@ def read_epochs(source: StreamSource, stream: int, num_epochs: int) -> list[list
             if len(epochs) == num_epochs:
                 break
     return epochs
+
+
+def test_the_key_of_a_document_is_that_of_seed_epoch_and_id() -> None:
+    digest = hashlib.blake2b("7/3/PMC12ü".encode(), digest_size=8).digest()
+    assert document_keys(7, 3, ["1", "PMC12ü"])[1] == int.from_bytes(digest, "little")
+    assert len(document_keys(7, 3, [])) == 0
 
 
 @pytest.mark.parametrize("streams", [1, 2, 3, 7, 10])

@@ -94,7 +94,7 @@ def _sort(lines: np.ndarray, first: int, last: int) -> bool:
 
 
 @njit(cache=True)
-def _line(data: np.ndarray, at: int, tabs: np.ndarray) -> tuple[int, int, bool]:
+def _scan_line(data: np.ndarray, at: int, tabs: np.ndarray) -> tuple[int, int, bool]:
     """Where a line ends, how many tabs it has, and whether its bytes are plain; fills in `tabs`."""
     num_tabs, plain = 0, True
     while at < len(data) and data[at] != _NEWLINE:
@@ -166,7 +166,7 @@ def _read_block(
     block[_START] = at
     while at < len(data) and data[at] != _NEWLINE:
         begin = at
-        end, num_tabs, plain_bytes = _line(data, begin, tabs)
+        end, num_tabs, plain_bytes = _scan_line(data, begin, tabs)
         at = min(end + 1, len(data))
         plain = plain and plain_bytes
         if num_lines == 0:

@@ -6,23 +6,23 @@ from embre.config import MaskingConfig
 from embre.masking.draws import uniform
 from embre.masking.strip import Vocabulary
 
-TREAT, REPLACEMENT = range(2)  # what is drawn
+TREAT, REPLACEMENT = range(2)  # purposes of draws
 
 
 def hide_tokens(
     tokens: np.ndarray,
-    chosen: np.ndarray,
+    targets: np.ndarray,
     keys: np.ndarray,
     token_keys: np.ndarray,
     config: MaskingConfig,
     vocabulary: Vocabulary,
 ) -> np.ndarray:
-    """(n,) tokens with the chosen ones hidden.
+    """(n,) tokens with the targets hidden.
 
-    `keys` (n,) decide what happens to a chosen token (tokens with one key share their fate),
+    `keys` (n,) decide what happens to a target (tokens with one key share their fate),
     `token_keys` (n,) which token replaces it.
     """
-    at = np.flatnonzero(chosen)
+    at = np.flatnonzero(targets)
     fate = uniform(keys[at], TREAT)
     masked = at[fate >= config.replace_share + config.keep_share]
     replaced = at[fate < config.replace_share]

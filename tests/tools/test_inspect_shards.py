@@ -146,6 +146,10 @@ def to_no_type(rows: np.ndarray, folder: Path) -> None:
     rows["type"][0] = 77
 
 
+def to_the_end(rows: np.ndarray, folder: Path) -> None:
+    rows[:] = np.roll(rows, -1)
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -154,6 +158,7 @@ def to_no_type(rows: np.ndarray, folder: Path) -> None:
         (broken_mentions(to_another_concept), "1 mention rows whose concept is not in"),
         (broken_mentions(to_another_type), "mentions of type Variant, 0 in the manifest"),
         (broken_mentions(to_no_type), "a mention of an unknown type"),
+        (broken_mentions(to_the_end), "its mentions are not in the order of their starts"),
     ],
 )
 def test_a_wrong_mention_is_found_behind_a_right_digest(

@@ -1,13 +1,13 @@
 """What the machinery costs: Ray, ZeRO-1, the stream of micro-batches, a restart.
 
     python tools/bench/overheads.py --quick     few steps, without Ray, two to four minutes
-    python tools/bench/overheads.py             three rounds, a quarter of an hour
+    python tools/bench/overheads.py             three rounds, half an hour
 
 Runs of the same small pretraining take turns: two ranks of torchrun with TorchEngine, and two Ray
 workers. A step's time is the median over all steps but the first ones; a ratio is of medians within
 a round, and the median of rounds is given. Both engines are compared within one run of torchrun
 that does each step under one and the other; that ratio is the median over steps. What ZeRO-1 does
-beside the model is the same whatever a step holds, so it is measured at two sizes, of which the
+beside the model grows less than what a step holds, so it is measured at two sizes, of which the
 larger counts; pretraining steps have 65,536 tokens and more. The last line is one JSON object:
 `ray_overhead` and `zero1_overhead` are shares (0.01 is 1 % slower).
 """
@@ -147,7 +147,7 @@ def zero_overhead(
     """How many times as long each step took under ZeRO-1 as under TorchEngine, on two ranks."""
     times = scene.folder / "times.json"
     config = config_of(scene, f"in-turn-{strip_tokens}", steps, strip_tokens, launch=WAYS[ALONE])
-    code, said = scene.start_ranks(2, [str(IN_TURN), str(config), str(times)]).wait(900)
+    code, said = scene.start_ranks(2, [str(IN_TURN), str(config), str(times)]).wait(1800)
     if code:
         raise RuntimeError(f"the engines in turn failed with {code}:\n{said[-3000:]}")
     found = json.loads(times.read_text())
