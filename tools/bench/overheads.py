@@ -7,7 +7,7 @@ Runs of the same small pretraining take turns: two ranks of torchrun with TorchE
 workers. A step's time is the median over all steps but the first ones; a ratio is of medians within
 a round, and the median of rounds is given. Both engines are compared within one run of torchrun
 that does each step under one and the other; that ratio is the median over steps. What ZeRO-1 does
-beside the model grows less than what a step holds, so it is measured at two sizes, of which the
+beside the model does not grow with what a step holds, so it is measured at two sizes, of which the
 larger counts; pretraining steps have 65,536 tokens and more. The last line is one JSON object:
 `ray_overhead` and `zero1_overhead` are shares (0.01 is 1 % slower).
 """
