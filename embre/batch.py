@@ -233,13 +233,13 @@ def lay(source: StreamSource, members: Examples) -> tuple[Strip, np.ndarray, np.
     tokens[boundaries[1:] - 1] = source.special["last"]
     places = positions + np.repeat(members.offsets, lengths)
     token_keys = combine(np.repeat(members.keys, lengths), places)
-    row_owner = np.repeat(np.arange(len(members)), np.diff(members.mention_starts))
-    rows = members.mentions.copy()
-    shift = (boundaries[row_owner] + 1).astype(rows["start"].dtype)
+    rows, per_document = members.mentions.copy(), np.diff(members.mention_starts)
+    shift = np.repeat(boundaries[:-1] + 1, per_document).astype(rows["start"].dtype)
     rows["start"] += shift
     rows["end"] += shift
     strip = Strip(tokens, token_keys, maskable, rows, np.zeros(0, np.uint64))
-    return _with_mention_keys(source, strip, members.keys[row_owner]), boundaries, positions
+    row_keys = np.repeat(members.keys, per_document)
+    return _with_mention_keys(source, strip, row_keys), boundaries, positions
 
 
 def with_padding(boundaries: np.ndarray, data: DataConfig) -> np.ndarray:

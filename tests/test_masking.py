@@ -15,7 +15,7 @@ from embre.document import Concept
 from embre.entity_types import TYPE_INDEX
 from embre.examples import Examples
 from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
-from embre.masking.draws import chosen, combine, uniform
+from embre.masking.draws import bernoulli, combine, uniform
 from embre.shards import ShardSet
 from tests.shard_sets import own_tokenizer, source_of, whole_examples, write_shards
 from tests.tiny import document
@@ -360,10 +360,10 @@ def test_draws_of_neighbours_and_of_two_purposes_are_independent() -> None:
 
 def test_a_share_of_keys_is_chosen_whatever_is_drawn_of_them_then() -> None:
     keys = combine(np.full(100_000, 5, dtype=np.uint64), np.arange(100_000))
-    found = chosen(keys, 0.15)
+    found = bernoulli(keys, 0.15)
     assert found.mean() == pytest.approx(0.15, abs=0.004)  # 3.5 standard deviations
     assert uniform(keys[found], 0).mean() == pytest.approx(0.5, abs=0.01)
-    assert chosen(keys, 1).all() and not chosen(keys, 0).any()
+    assert bernoulli(keys, 1).all() and not bernoulli(keys, 0).any()
 
 
 def test_the_order_of_two_keys_matters() -> None:

@@ -15,6 +15,8 @@ _LETTER_T, _LETTER_A, _LETTER_Z = 116, 97, 122
 _NO_NUMBER = -1
 # The columns of `Blocks`.
 _START, _LINE, _PLAIN, _DIGITS, _TITLE, _TITLE_END, _ABSTRACT, _ABSTRACT_END = range(8)
+# The columns of `MentionLines`.
+_BLOCK, _FIRST, _LAST, _SURFACE, _SURFACE_END, _SPELLING, _SPELLING_END = range(7)
 
 
 class Blocks(NamedTuple):
@@ -78,8 +80,9 @@ def _sort(lines: np.ndarray, first: int, last: int) -> bool:
     for row in range(first + 1, last):
         at = row
         while at > first and (
-            lines[at - 1, 1] > lines[at, 1]
-            or (lines[at - 1, 1] == lines[at, 1] and lines[at - 1, 2] > lines[at, 2])
+            lines[at - 1, _FIRST] > lines[at, _FIRST]
+            or lines[at - 1, _FIRST] == lines[at, _FIRST]
+            and lines[at - 1, _LAST] > lines[at, _LAST]
         ):
             for column in range(lines.shape[1]):
                 lines[at, column], lines[at - 1, column] = lines[at - 1, column], lines[at, column]
@@ -88,7 +91,8 @@ def _sort(lines: np.ndarray, first: int, last: int) -> bool:
         if num_moves > most_moves:
             return False
     for row in range(first + 1, last):
-        if lines[row - 1, 1] == lines[row, 1] and lines[row - 1, 2] == lines[row, 2]:
+        same = lines[row - 1, _FIRST] == lines[row, _FIRST]
+        if same and lines[row - 1, _LAST] == lines[row, _LAST]:
             return False
     return True
 
@@ -114,9 +118,9 @@ def _id_of_title(data: np.ndarray, begin: int, end: int) -> tuple[int, int]:
     mark = begin
     while mark < end and _ZERO <= data[mark] <= _NINE:
         mark += 1
-    if mark + 2 < end and data[mark] == _BAR and data[mark + 1] == _LETTER_T:
-        if data[mark + 2] == _BAR:
-            return mark - begin, _number(data, begin, mark)
+    titled = mark + 2 < end and data[mark] == _BAR and data[mark + 1] == _LETTER_T
+    if titled and data[mark + 2] == _BAR:
+        return mark - begin, _number(data, begin, mark)
     return mark - begin, _NO_NUMBER
 
 
@@ -143,8 +147,9 @@ def _read_mention(
     there = block[_TITLE] + start
     if last > title_size:
         there = block[_ABSTRACT] + start - title_size - 1
-    row[1], row[2], row[3], row[4] = start, last, tabs[2] + 1, tabs[3]
-    row[5], row[6] = tabs[3] + 1, end
+    row[_FIRST], row[_LAST] = start, last
+    row[_SURFACE], row[_SURFACE_END] = tabs[2] + 1, tabs[3]
+    row[_SPELLING], row[_SPELLING_END] = tabs[3] + 1, end
     return (
         0 <= start < last
         and last - start == tabs[3] - tabs[2] - 1
@@ -223,7 +228,7 @@ def find_blocks(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             first_found = first_of_last
         plain = plain and _sort(lines, first_found, num_found)
         if plain:
-            lines[first_found:num_found, 0] = num_blocks
+            lines[first_found:num_found, _BLOCK] = num_blocks
         else:
             num_found = first_found
         block[_PLAIN] = plain

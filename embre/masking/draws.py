@@ -30,9 +30,9 @@ def combine(first: np.ndarray, second: np.ndarray | int) -> np.ndarray:
         return mix(first + GOLDEN * (np.asarray(second).astype(np.uint64) + np.uint64(1)))
 
 
-def chosen(keys: np.ndarray, share: float) -> np.ndarray:
-    """(n,) true for this share of mixed keys: what chooses is the key itself, and whatever else is
-    drawn of it goes through `uniform`."""
+def bernoulli(keys: np.ndarray, share: float) -> np.ndarray:
+    """(n,) true with the probability `share`. The keys are mixed already: a key is its own draw,
+    and whatever else is drawn of it goes through `uniform`."""
     return keys >> np.uint64(1) < np.uint64(int(share * 2**63))
 
 

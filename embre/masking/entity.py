@@ -9,14 +9,14 @@ them "along with" their types. Rate, unit and shares are not published: ours. Wi
 import numpy as np
 
 from embre.config import MaskingConfig
-from embre.masking.draws import chosen
+from embre.masking.draws import bernoulli
 from embre.masking.hiding import hide_tokens
 from embre.masking.strip import Masked, Strip, Vocabulary
 
 
 def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
     """Hide mentions at `config.entity_rate`; the entity head identifies them."""
-    hidden = chosen(strip.mention_keys, config.entity_rate)
+    hidden = bernoulli(strip.mention_keys, config.entity_rate)
     covered, keys = spread(strip, hidden)
     return Masked(
         tokens=hide_tokens(strip.tokens, covered, keys, strip.token_keys, config, vocabulary),

@@ -7,7 +7,7 @@ Devlin et al. 2019: 15 % of tokens are chosen; of these 80 % become [MASK], 10 %
 import numpy as np
 
 from embre.config import MaskingConfig
-from embre.masking.draws import chosen
+from embre.masking.draws import bernoulli
 from embre.masking.hiding import hide_tokens
 from embre.masking.strip import Masked, Strip, Vocabulary
 
@@ -15,7 +15,7 @@ from embre.masking.strip import Masked, Strip, Vocabulary
 def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
     """Hide single tokens at `config.token_rate`; the token head finds them again."""
     keys = strip.token_keys
-    targets = strip.maskable & chosen(keys, config.token_rate)
+    targets = strip.maskable & bernoulli(keys, config.token_rate)
     return Masked(
         tokens=hide_tokens(strip.tokens, targets, keys, keys, config, vocabulary),
         token_targets=targets,
