@@ -45,15 +45,15 @@ EVALUATION_FOLDER = "evaluation"
 
 def finetune(job: Job[FinetuneConfig], world: World) -> None:
     """One rank of a fine-tuning run, from its newest checkpoint to the scored relation model."""
-    config, tally = job.config, Tally()
+    config, lost, dev_lost = job.config, Tally(), Tally()
     torch.manual_seed(config.seed)
     schema, *others = schemas_of(config.data)
-    docs = read_annotated(config.data.train, schema, tally)
-    dev_docs = read_annotated(config.data.dev, schema, tally)
-    also = read_also(config.data, others, dev_docs, tally)
+    docs = read_annotated(config.data.train, schema, lost)
+    dev_docs = read_annotated(config.data.dev, schema, dev_lost)
+    also = read_also(config.data, others, dev_docs, lost)
     tokenizer = load_tokenizer(config.encoder.path)
     encoder = PairEncoder.build(tokenizer, schema, config.data.max_document_tokens, config.pairs)
-    loader = DocumentLoader(docs, encoder, config.data, config.seed, world, tally, also)
+    loader = DocumentLoader(docs, encoder, config.data, config.seed, world, lost, also)
     model = RelationModel(
         load_encoder(config.encoder, tokenizer),
         config.pairs,
@@ -73,7 +73,8 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
         train(engine, loader, checkpoints, tracker, config.train, config.optimizer, dev.validate)
-    finish(engine, dev, job, tally)
+    not_used = {"train": dict(lost.counts), "dev": dict(dev_lost.counts)}
+    finish(engine, dev, job, not_used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,9 @@ class Held:
         return {f"f1/{name}": found.f1 for name, found in scores.items()}
 
 
-def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) -> None:
+def finish(
+    engine: Engine, dev: Held, job: Job[FinetuneConfig], not_used: dict[str, dict[str, int]]
+) -> None:
     """Write the relation model, what it predicts for the held-out documents, how good that is, and
     the report.
 
@@ -146,7 +149,7 @@ def finish(engine: Engine, dev: Held, job: Job[FinetuneConfig], tally: Tally) ->
         predicted, calibrated = dev.predicted(scored)
         scores = dev.score(predicted)
         lowest = dev.score(floor(dev.docs, schema))
-        values = {"dev": table(scores), "floor": table(lowest), "not_used": dict(tally.counts)}
+        values = {"dev": table(scores), "floor": table(lowest), "not_used": not_used}
         lineage = {
             "run": config.name,
             **digests(config),

@@ -65,6 +65,18 @@ def read_annotated(path: str, schema: RelationSchema, tally: Tally) -> list[Docu
     return [schema.in_our_words(doc, tally) for doc in read_documents(path, tally)]
 
 
+def refuse_unmentioned(tally: Tally, source: str) -> None:
+    """ValueError where relations of a file that is scored name a concept that their document does
+    not mention: nobody could find them or count them as wrong, and left out they flatter."""
+    reason = "relation/unknown_concept"
+    if unknown := tally.counts[reason]:
+        raise ValueError(
+            f"{source}: {unknown} relations name a concept that their document does not mention, "
+            f"as {tally.examples[reason][0]}; they would be left out of the score: correct their "
+            "identifiers, or those of the mentions"
+        )
+
+
 def read_also(
     data: CorpusConfig,
     schemas: Iterable[RelationSchema],
@@ -99,7 +111,8 @@ def check_corpora(data: CorpusConfig) -> None:
     if schemas[0].novelty:
         _check_novelty(data.train, train, schemas[0])
     held = Held("data.dev")
-    for doc in map(as_checked, _check_file("data.dev", data.dev, schemas[0])):
+    dev = _check_file("data.dev", data.dev, schemas[0], scored=True)
+    for doc in map(as_checked, dev):
         held.ids.update(names_of(doc))
         held.add(_text_alone(doc))
     checked = map(as_checked, train)
@@ -110,7 +123,7 @@ def check_corpora(data: CorpusConfig) -> None:
         )
     for number, (one, schema) in enumerate(zip(data.also, schemas[1:], strict=True)):
         _check_file(f"data.also.{number}.train", one.train, schema)
-    others = read_also(data, schemas[1:], read_annotated(data.dev, schemas[0], Tally()), Tally())
+    others = read_also(data, schemas[1:], dev, Tally())
     for number, (docs, _) in enumerate(others):
         if not docs:
             raise ValueError(
@@ -130,8 +143,11 @@ def _hold(held: Held, docs: Iterable[Document]) -> None:
         held.add(fingerprint(doc))
 
 
-def _check_file(key: str, path: str, schema: RelationSchema) -> list[Document]:
-    docs = list(read_documents(path, Tally()))
+def _check_file(
+    key: str, path: str, schema: RelationSchema, scored: bool = False
+) -> list[Document]:
+    tally = Tally()
+    docs = list(read_documents(path, tally))
     if not docs:
         raise ValueError(f"{key}: {path} holds no document")
     doc_id, times = Counter(doc.doc_id for doc in docs).most_common(1)[0]
@@ -151,6 +167,8 @@ def _check_file(key: str, path: str, schema: RelationSchema) -> list[Document]:
             f"first in document {first}. Say what each means with rename in the corpus, as "
             f"{{{label}: {near[0]}}}, or {{{label}: null}} to leave it out"
         )
+    if scored:
+        refuse_unmentioned(tally, f"{key}: {path}")
     ours = [schema.in_our_words(doc, Tally()) for doc in docs]
     if not any(r.type in schema.legal_types(*r.pair) for doc in ours for r in doc.relations):
         pairs = Counter(

@@ -21,7 +21,7 @@ from embre.document import Document, Relation
 from embre.document_loader import DocumentLoader
 from embre.finetune import SCORES, check
 from embre.launch.driver import run_job
-from embre.launch.evaluating import Request, run_evaluation
+from embre.launch.evaluating import Request, run_evaluation, run_report
 from embre.pairs import PairEncoder
 from embre.passes import NOVEL, UNLABELLED
 from embre.predict import PredictSettings, predict_files
@@ -133,6 +133,27 @@ def test_documents_that_are_scored_are_no_training_data(folder: Path) -> None:
         check(config_of(folder, "leaky", also=also))
 
 
+def test_what_is_scored_may_not_relate_concepts_that_nothing_mentions(
+    folder: Path, tmp_path: Path
+) -> None:
+    dev = folder / "mine_dev.PubTator"
+    first = next(iter(read_documents(dev, Tally()))).doc_id
+    lines = dev.read_text().splitlines()
+    at = 1 + max(n for n, line in enumerate(lines) if line.startswith(first))
+    flawed = tmp_path / "flawed.PubTator"
+    flawed.write_text("\n".join([*lines[:at], f"{first}\ttreats\tD9\tD10", *lines[at:]]))
+    message = f"flawed.PubTator: 1 relations name .*flawed.PubTator:{at + 1}: treats D9 D10"
+    with pytest.raises(ValueError, match=f"data.dev: .*{message}.* correct their"):
+        check(config_of(folder, "flawed", dev=str(flawed)))
+    for gold, predicted in ((flawed, dev), (dev, flawed)):
+        with pytest.raises(ValueError, match=message):
+            list(run_evaluation(Request(gold, predicted)))
+        with pytest.raises(ValueError, match=message):
+            list(run_report(predicted, tmp_path / "report.html", gold, None, False))
+    list(run_report(flawed, tmp_path / "report.html", None, None, False))
+    check(config_of(folder, "flawed", train=str(flawed), dev=str(folder / "mine_train.PubTator")))
+
+
 def test_the_digests_name_every_file(folder: Path) -> None:
     also = [{"corpus": "biored", "train": str(folder / "train.PubTator")}]
     config = config_of(folder, "digests", also=also)
@@ -193,7 +214,8 @@ def test_an_own_corpus_is_learnt_scored_and_predicted(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
     values = json.loads((run / SCORES).read_text())
-    assert values["not_used"]["relation/label_left_out"] > 0
+    assert all(lost["relation/label_left_out"] > 0 for lost in values["not_used"].values())
+    assert list(values["not_used"]) == ["train", "dev"]
     assert list(values["dev"]) == list(values["floor"]) == ["pair", "pair_type"]
     gold = read_annotated(
         str(folder / "mine_dev.PubTator"), schema_of(SchemaConfig(**MINE), ""), Tally()

@@ -21,7 +21,7 @@ from embre.relation_schema import RelationSchema
 from embre.report import write_report
 from embre.scoring import score
 from embre.tally import Tally
-from embre.training_corpora import schemas_of
+from embre.training_corpora import refuse_unmentioned, schemas_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,9 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
     """The four metrics with their intervals; a comparison and files where asked for."""
     tally, counting = Tally(), Counting.of(request.config, request.every_pair)
     schema, left_out = counting
-    gold, predicted = _read(request.gold, tally, schema), _read(request.pred, tally)
-    other = _read(request.other, tally) if request.other else None
+    gold, predicted = _scored(request.gold, tally, schema), _scored(request.pred, tally)
+    other = _scored(request.other, tally) if request.other else None
     training = _read(request.train, Tally(), schema) if request.train else None
-    if unknown := tally.counts["relation/unknown_concept"]:
-        where = tally.examples["relation/unknown_concept"][0]
-        raise ValueError(
-            f"{unknown} relations name a concept that their document does not mention, as {where}; "
-            "they could not be counted as wrong: correct the identifiers"
-        )
     scores = score(gold, predicted, request.official, tally, left_out)
     counts = document_counts(gold, predicted, request.official, left_out)
     if not len(counts["all"]):
@@ -116,10 +110,11 @@ def run_report(
     tally, counting = Tally(), Counting.of(config, every_pair)
     if gold is None and (config or every_pair):
         raise ValueError("--config and --every-pair say how to count against --gold; give it too")
+    annotated = _scored(gold, tally, counting.schema) if gold else None
     predicted = list(_documents(pred, tally))
-    annotated = _read(gold, tally, counting.schema) if gold else None
     facts = {}
     if annotated:
+        refuse_unmentioned(tally, str(pred))
         scores = score(annotated, predicted, tally=tally, not_scored=counting.not_scored)
         facts = {f"F1 {metric}": f"{found.f1:.3f}" for metric, found in scores.items()}
     write_report(out, predicted, annotated, title=pred.name, facts=facts)
@@ -134,6 +129,12 @@ def _documents(path: Path, tally: Tally) -> Iterator[Document]:
     files = outputs_in(path)
     for file in [path] if files is None else files:
         yield from read_documents(file, tally)
+
+
+def _scored(path: Path, tally: Tally, schema: RelationSchema | None = None) -> list[Document]:
+    docs = _read(path, tally, schema)
+    refuse_unmentioned(tally, str(path))
+    return docs
 
 
 def _read(path: Path, tally: Tally, schema: RelationSchema | None = None) -> list[Document]:

@@ -57,8 +57,10 @@ def scores_table(folder: Path) -> Table:
 
 
 def not_used(folder: Path) -> list[str]:
-    """What a fine-tuning run could not learn from or left out, a line for each reason."""
-    return Tally(Counter(json.loads((folder / SCORES).read_text())["not_used"])).lines()
+    """What a fine-tuning run could not learn from or left out, a line for each reason of a file."""
+    lost = json.loads((folder / SCORES).read_text())["not_used"]
+    counts = {f"{why} in {file}": n for file, whys in lost.items() for why, n in whys.items()}
+    return Tally(Counter(counts)).lines()
 
 
 def _table(scores: Mapping[str, Any], more: Mapping[str, Mapping[str, str]]) -> Table:
