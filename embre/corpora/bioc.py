@@ -2,10 +2,11 @@
 
 They differ in where they put things, and all of that is known here: BioRED (passages without a
 type, `entity1`), PubTator 3 (`role1` with a type, `score`), PubTator Central (`Identifier`),
-BC5CDR and older exports (`MESH`, `NCBI Gene`, `CVCL`).
+BC5CDR and older exports (`MESH`, `NCBI Gene`, `CVCL`), and BioC's own relations, whose nodes name
+annotations.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from embre.corpora.raw import RawRelation
@@ -84,12 +85,20 @@ def kind_of(kind: str, is_first: bool) -> str:
     return TITLE_KINDS.get(kind, kind)
 
 
-def relation_of(infons: dict[str, Any], place: str) -> RawRelation:
-    """A relation, whose ends are named in three ways."""
+def relation_of(
+    infons: Mapping[str, Any],
+    nodes: Sequence[str],
+    annotations: Mapping[str, tuple[str, str]],
+    place: str,
+) -> RawRelation:
+    """A relation, whose ends are named in four ways: by three kinds of infon, else by two nodes,
+    which are ids in `annotations` (type and identifier of each)."""
     get = infons.get
     head, tail = _end(get("role1"), get("entity1")), _end(get("role2"), get("entity2"))
     if head is None and tail is None:  # BC5CDR: the entity type is the key
         head, tail, *_ = *((key, str(get(key))) for key in infons if row_of(key)), None, None
+    if (head is None or tail is None) and len(nodes) == 2:
+        head, tail = map(annotations.get, nodes)
     if head is None or tail is None:
         head = tail = "", ""
     novel, score = get("novel"), get("score")

@@ -23,6 +23,7 @@ from embre.corpora.raw import (
     RawDocument,
     RawMention,
     RawPassage,
+    RawRelation,
 )
 from embre.corpora.window import Window
 from embre.tally import Tally
@@ -52,6 +53,7 @@ class _Annotation(msgspec.Struct):
     infons: _Infons
     locations: list[_Location] = []
     text: str | None = None
+    id: Any = None
 
 
 class _PassageInfons(msgspec.Struct):
@@ -67,10 +69,16 @@ class _Passage(msgspec.Struct):
     infons: _PassageInfons = msgspec.field(default_factory=_PassageInfons)
     annotations: list[_Annotation] = []
     sentences: list[Any] = []
+    relations: list["_Relation"] = []
+
+
+class _Node(msgspec.Struct):
+    refid: Any = None
 
 
 class _Relation(msgspec.Struct):
     infons: dict[str, Any]
+    nodes: list[_Node] = []
 
 
 class _Document(msgspec.Struct):
@@ -112,9 +120,7 @@ def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Itera
         line += data.count(b"\n")
         try:
             document = DOCUMENT.decode(found)
-            if not with_relations:
-                document.relations = []
-            yield _read(document, chunk.file, first_line, tally)
+            yield _read(document, chunk.file, first_line, tally, with_relations)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
             known = ID.search(found)
             name = f"#{known[1].decode(errors='replace')}" if known else ""
@@ -129,7 +135,9 @@ def split(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
         line += data.count(b"\n")
 
 
-def _read(found: _Document, file: str, line: int, tally: Tally) -> RawDocument:
+def _read(
+    found: _Document, file: str, line: int, tally: Tally, with_relations: bool
+) -> RawDocument:
     front = found.passages[0].infons if found.passages else _PassageInfons()
     pmid, pmcs = found.pmid or front.pmid or "", (found.pmcid or "", str(front.pmc or ""))
     doc_id, pmid, pmcid = ids_of(str(found.id), str(pmid), pmcs)
@@ -152,14 +160,32 @@ def _read(found: _Document, file: str, line: int, tally: Tally) -> RawDocument:
                 drop_mention(len(locations), text, place, file, tally)
                 continue
             start = locations[0].offset
-            identifier = infons.identifier
-            if type(identifier) is not str:
-                identifier = _identifier(infons)
-            source_type = "" if infons.type is None else str(infons.type)
-            values = (start, start + locations[0].length, text, source_type, identifier, place)
+            values = (start, start + locations[0].length, text, *_meaning(infons), place)
             mentions.append(new(RawMention, values))
-    relations = [relation_of(relation.infons, place) for relation in found.relations]
+    relations = _relations(found, place) if with_relations else []
     return RawDocument(doc_id, pmid, pmcid, passages, mentions, relations, file)
+
+
+def _relations(found: _Document, place: str) -> list[RawRelation]:
+    """Those of its passages, which may name any of its annotations, and its own."""
+    relations = [relation for passage in found.passages for relation in passage.relations]
+    relations += found.relations
+    annotations = {}
+    if any(relation.nodes for relation in relations):
+        for passage in found.passages:
+            annotations |= {str(one.id): _meaning(one.infons) for one in passage.annotations}
+    return [
+        relation_of(one.infons, [str(node.refid) for node in one.nodes], annotations, place)
+        for one in relations
+    ]
+
+
+def _meaning(infons: _Infons) -> tuple[str, str]:
+    """Type and identifier of an annotation."""
+    identifier = infons.identifier
+    if type(identifier) is not str:
+        identifier = _identifier(infons)
+    return "" if infons.type is None else str(infons.type), identifier
 
 
 def _identifier(infons: _Infons) -> str:

@@ -38,15 +38,21 @@ def _as_json(doc: Document) -> dict[str, Any]:
 
 
 def with_relations(document: bytes, doc: Document) -> bytes:
-    """A document object with the relations of `doc` in place of its own.
+    """A document object with the relations of `doc` in place of its own and its passages'.
 
     The values of all other keys stay as they are, to the byte; PubTator's summary of the relations
     for its own page goes, because it would show others.
     """
-    values: dict[str, Any] = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
-    if not doc.relations and "relations" not in values:
+    if not doc.relations and b'"relations"' not in document:
         return document
+    values: dict[str, Any] = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
     values.pop("relations_display", None)
+    if b'"relations"' in bytes(values["passages"]):
+        passages = msgspec.json.decode(values["passages"], type=list[dict[str, msgspec.Raw]])
+        for passage in passages:
+            if "relations" in passage:
+                passage["relations"] = msgspec.Raw(b"[]")
+        values["passages"] = passages
     return msgspec.json.encode(values | {"relations": _relations(doc)})
 
 

@@ -130,15 +130,11 @@ def read_any(data: bytes, parser: Any, file: str, line: int, tally: Tally) -> Ra
     place = f"{line}#{doc_id}"
     passages: list[RawPassage] = []
     mentions: list[RawMention] = []
-    relations: list[RawRelation] = []
     front: dict[str, str] = {}
-    for part in document:
-        if part.tag == "passage":
-            infons = _read_passage(part, passages, mentions, place, file, tally)
-            front = front or infons
-        elif part.tag == "relation":
-            infons = {infon.get("key"): infon.text or "" for infon in part.iterchildren("infon")}
-            relations.append(relation_of(infons, place))
+    for part in document.iterchildren("passage"):
+        infons = _read_passage(part, passages, mentions, place, file, tally)
+        front = front or infons
+    relations = _read_relations(document, place)
     pmid, pmc = front.get("article-id_pmid", ""), front.get("article-id_pmc", "")
     return RawDocument(*ids_of(doc_id, pmid, (pmc,)), passages, mentions, relations, file)
 
@@ -176,6 +172,27 @@ def _read_passage(
     kind = kind_of(infons.get("type", ""), not passages)
     passages.append(RawPassage(offset, text, kind, infons.get("section_type", "")))
     return infons
+
+
+def _read_relations(document: Any, place: str) -> list[RawRelation]:
+    """Those of its passages, which may name any of its annotations, and its own."""
+    annotations = {}
+    if next(document.iter("node"), None) is not None:
+        for one in document.iter("annotation"):
+            annotations[one.get("id")] = meaning_of(_infons(one))
+    return [
+        relation_of(
+            dict(_infons(one)),
+            [node.get("refid") for node in one.iterchildren("node")],
+            annotations,
+            place,
+        )
+        for one in document.iter("relation")
+    ]
+
+
+def _infons(element: Any) -> list[tuple[str, str]]:
+    return [(infon.get("key"), infon.text or "") for infon in element.iterchildren("infon")]
 
 
 def _read_annotation(annotation: Any, place: str) -> tuple[tuple, int]:

@@ -37,7 +37,7 @@ _FIXED = len(
 )
 _BEFORE, _BEHIND = len('<infon key="identifier">'), -len("</infon>")
 _RELATION = re.compile(
-    rf'<relation{_ID}>{_SPACE}{_INFONS}(?:<node(?: [a-z]+="[^"<&\t\n]*")*[ ]?/>{_SPACE})*'
+    rf'<relation{_ID}>{_SPACE}{_INFONS}((?:<node(?: [a-z]+="[^"<&\t\n]*")*[ ]?/>{_SPACE})*)'
     rf"</relation>{_SPACE}"
 )
 _PASSAGE_END = re.compile(rf"</passage>{_SPACE}")
@@ -82,7 +82,10 @@ def read_plain(data: bytes, file: str, line: int, with_relations: bool) -> RawDo
         at = end.end()
     while found := _RELATION.match(text, at):
         if with_relations:
-            relations.append(relation_of(_infons(found[1], escaped), place))
+            relation = relation_of(_infons(found[1], escaped), (), {}, place)
+            if found[2] and not relation.head[1]:
+                return None  # its nodes name annotations
+            relations.append(relation)
         at = found.end()
     if text[at:] != "</document>":
         return None

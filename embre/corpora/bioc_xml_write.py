@@ -19,7 +19,7 @@ _INDENT = re.compile(rb"\s*(?=<passage)")
 def with_relations(document: bytes, doc: Document) -> bytes:
     """A `<document>` element, UTF-8, with the relations of `doc` in place of its own.
 
-    All other bytes stay, relations within passages too. Only where comments, processing
+    All other bytes stay. Only where comments, processing
     instructions or CDATA stand in the document, or relations before its last passage, it is parsed
     and written anew: the same elements, attributes and texts, perhaps in other bytes.
     """
@@ -38,8 +38,8 @@ def with_relations(document: bytes, doc: Document) -> bytes:
 
 def _parsed(document: bytes, doc: Document) -> bytes:
     root = etree.fromstring(document, make_parser(keep_comments=True))
-    for relation in root.findall("relation"):
-        root.remove(relation)
+    for relation in [*root.iter("relation")]:
+        relation.getparent().remove(relation)
     for at, relation in enumerate(doc.relations):
         root.append(etree.fromstring(_element(at, doc, relation)))
     return etree.tostring(root, encoding="unicode").encode()

@@ -127,6 +127,51 @@ def test_pubtator3_relations_carry_their_types_and_scores():
     assert relation.source_ids == ("MESH:C560077", variant)
 
 
+def with_ids(relations: list, inner: bool) -> dict:
+    """A gene `1`, a disease `2` and a mention of two genes `3`, related by the document or by a
+    passage that mentions none of them."""
+    said = [(1, "Gene", "673", 0, 4), (2, "Disease", "D008545", 8, 16), (3, "Gene", "673,8", 0, 4)]
+    annotations = [
+        {
+            "id": name,
+            "infons": {"type": kind, "identifier": identifier},
+            "text": "BRAF in melanoma"[start:end],
+            "locations": [{"offset": start, "length": end - start}],
+        }
+        for name, kind, identifier, start, end in said
+    ]
+    first, second = DOCUMENT["passages"]
+    first = {**first, "annotations": annotations}
+    if inner:
+        return {**DOCUMENT, "passages": [first, {**second, "relations": relations}]}
+    return {**DOCUMENT, "passages": [first, second], "relations": relations}
+
+
+def related(*ids: str) -> list:
+    nodes = [{"refid": one, "role": "x"} for one in ids]
+    return [{"id": "R1", "infons": {"type": "CID"}, "nodes": nodes}]
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["of a passage", "of the document"])
+def test_the_nodes_of_a_relation_name_annotations(inner):
+    tally = Tally()
+    (found,) = read(with_ids(related("1", "2"), inner), tally)[0].relations
+    assert found.type == "CID" and not tally.counts
+    assert found.pair == (Concept("Disease", "D008545"), Concept("Gene", "673"))
+    assert found.source_ids == ("673", "D008545")
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [["1"], ["1", "2", "3"], ["1", "R1"], ["1", "673"], ["3", "2"]],
+    ids=["one", "three", "a relation", "no annotation", "of two genes"],
+)
+def test_nodes_that_name_no_two_concepts_are_counted(ids):
+    tally = Tally()
+    assert read(with_ids(related(*ids), inner=False), tally)[0].relations == ()
+    assert tally.counts == {"relation/unknown_concept": 1}
+
+
 def test_a_full_text_is_called_by_its_pmc_number():
     (doc,) = read({**DOCUMENT, "id": "3446384", "pmid": 22429397, "pmcid": "PMC3446384"})
     assert (doc.doc_id, doc.pmid) == ("PMC3446384", "22429397")

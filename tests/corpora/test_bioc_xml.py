@@ -10,9 +10,9 @@ from tests.corpora.from_bytes import read_bytes
 DOCTYPE = "<?xml version='1.0'?><!DOCTYPE collection SYSTEM 'BioC.dtd'>"
 
 
-def annotation(start: int, text: str, infons: str, more: str = "") -> str:
+def annotation(start: int, text: str, infons: str, more: str = "", name: str = "T0") -> str:
     place = f'<location offset="{start}" length="{len(text)}"/>{more}'
-    return f"<annotation>{infons}{place}<text>{text}</text></annotation>"
+    return f'<annotation id="{name}">{infons}{place}<text>{text}</text></annotation>'
 
 
 def infon(key: str, value: str) -> str:
@@ -60,6 +60,39 @@ def test_relations_name_their_ends_in_three_ways(ends):
     (relation,) = doc.relations
     assert relation.type == "CID"
     assert relation.pair == (Concept("Disease", "D008545"), Concept("Gene", "673"))
+
+
+def node(*ids: str) -> str:
+    return infon("type", "CID") + "".join(f'<node refid="{one}" role="x"/>' for one in ids)
+
+
+NAMED = [
+    annotation(0, "BRAF", infon("type", "Gene") + infon("NCBI Gene", "673"), name="T1"),
+    annotation(8, "melanoma", infon("type", "Disease") + infon("MESH", "D008545"), name="T2"),
+    annotation(0, "BRAF", infon("type", "Gene") + infon("identifier", "673,8"), name="T3"),
+]
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["of its passage", "of the document"])
+def test_the_nodes_of_a_relation_name_annotations(inner):
+    tally, relation = Tally(), f'<relation id="R1">{node("T1", "T2")}</relation>'
+    annotations = "".join(NAMED[:2])
+    text = document(annotations + relation) if inner else document(annotations, relation)
+    (found,) = read(text, tally)[0].relations
+    assert found.type == "CID" and not tally.counts
+    assert found.pair == (Concept("Disease", "D008545"), Concept("Gene", "673"))
+    assert found.source_ids == ("673", "D008545")
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [["T1"], ["T1", "T2", "T3"], ["T1", "R1"], ["T1", "673"], ["T3", "T2"]],
+    ids=["one", "three", "a relation", "no annotation", "of two genes"],
+)
+def test_nodes_that_name_no_two_concepts_are_counted(ids):
+    tally, relation = Tally(), f'<relation id="R1">{node(*ids)}</relation>'
+    assert read(document("".join(NAMED), relation), tally)[0].relations == ()
+    assert tally.counts == {"relation/unknown_concept": 1}
 
 
 def test_a_role_is_cut_at_its_first_bar_and_needs_no_mention():

@@ -82,6 +82,8 @@ def test_relations_are_left_out_where_nobody_wants_them() -> None:
         ('id="2"', 'id="2" id="2"'),
         ("<offset>0</offset>", ""),
         ("</annotation>", "</anotation>"),
+        ('<infon key="role2">Species|10090</infon>', '<node refid="3" role=""/>'),
+        ("</passage><passage>", '<relation id="R2"></relation></passage><passage>'),
     ],
 )
 def test_what_is_not_plain_is_left_to_the_parser(there: str, instead: str) -> None:

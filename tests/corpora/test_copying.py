@@ -44,6 +44,10 @@ def related(docs: Iterator[Document]) -> Iterator[Document]:
         yield replace(doc, relations=tuple(found))
 
 
+def without_relations(docs: Iterator[Document]) -> Iterator[Document]:
+    return (replace(doc, relations=()) for doc in docs)
+
+
 def copy(path: Path, tally: Tally | None = None) -> Path:
     target = path.parent / "out" / path.name
     assert copy_with_relations(locate(str(path)), target, tally or Tally(), related)
@@ -52,11 +56,10 @@ def copy(path: Path, tally: Tally | None = None) -> Path:
 
 
 def bare(data: bytes) -> str:
-    """XML without the relations of its documents and what indents elements, comparable."""
+    """XML without relations and what indents elements, comparable."""
     root = etree.fromstring(data, etree.XMLParser(remove_blank_text=True))
-    for document in root.iter("document"):
-        for relation in document.findall("relation"):
-            document.remove(relation)
+    for relation in [*root.iter("relation")]:
+        relation.getparent().remove(relation)
     return etree.tostring(root, method="c14n").decode()
 
 
@@ -112,6 +115,24 @@ def json_document(doc_id: str, **more: object) -> dict[str, object]:
     ]
     passage = {"offset": 0, "text": "A B", "infons": {"year": "1999"}, "annotations": mentions}
     return {"_id": "z", "id": doc_id, "passages": [passage], "accessions": ["a\u2028b"], **more}
+
+
+def test_relations_of_json_passages_are_replaced_too(tmp_path: Path) -> None:
+    old = [{"id": "R0", "infons": {"type": "Old", "entity1": "1", "entity2": "2"}}]
+    document = json_document("7")
+    (passage,) = document["passages"]  # type: ignore[misc]
+    given, none = {**document, "passages": [passage | {"relations": old}]}, tmp_path / "none.json"
+    (tmp_path / "a.json").write_text(json.dumps(given))
+    (read,) = read_documents(tmp_path / "a.json", Tally())
+    assert [relation.type for relation in read.relations] == ["Old"]
+    (after,) = read_documents(copy(tmp_path / "a.json"), Tally())
+    assert [relation.type for relation in after.relations] == ["Association"]
+    copy_with_relations(locate(str(tmp_path / "a.json")), none, Tally(), without_relations)
+    assert json.loads(none.read_text()) == {
+        **document,
+        "passages": [passage | {"relations": []}],
+        "relations": [],
+    }
 
 
 @pytest.mark.parametrize("wrap", ["collection", "lines", "one", "PubTator3"])
