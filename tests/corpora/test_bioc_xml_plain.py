@@ -82,7 +82,7 @@ def test_relations_are_left_out_where_nobody_wants_them() -> None:
         ('id="2"', 'id="2" id="2"'),
         ("<offset>0</offset>", ""),
         ("</annotation>", "</anotation>"),
-        ('<infon key="role2">Species|10090</infon>', '<node refid="3" role=""/>'),
+        ('<infon key="role2">Species|10090</infon>', ""),
         ("</passage><passage>", '<relation id="R2"></relation></passage><passage>'),
     ],
 )
