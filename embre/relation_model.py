@@ -274,12 +274,17 @@ def concept_vectors(states_NH: Tensor, mentions_K2: Tensor, num_concepts: int) -
 
 
 def log_distances(mentions_K2: Tensor, num_concepts: int, grids: Grids) -> Tensor:
-    """(D, c, n) log(1 + tokens from the nearest mention of a concept), of each pass."""
-    places_Kn = grids.tokens[grids.owners[mentions_K2[:, 1]]]
-    distance_Kn = (mentions_K2[:, :1] - places_Kn).abs().float()
-    nearest_Cn = distance_Kn.new_full((num_concepts, places_Kn.shape[1]), torch.inf)
-    owner_Kn = mentions_K2[:, 1:].expand_as(distance_Kn)
-    nearest_Cn = nearest_Cn.scatter_reduce(0, owner_Kn, distance_Kn, "amin")
+    """(D, c, n) log(1 + tokens from the nearest mention of a concept), of each pass.
+
+    Some mentions at a time: thousands of them in a full text would fill gigabytes.
+    """
+    num_tokens = grids.tokens.shape[1]
+    nearest_Cn = torch.full((num_concepts, num_tokens), torch.inf, device=mentions_K2.device)
+    for some_K2 in mentions_K2.split(max(1, CHUNK_SCORES // num_tokens)):
+        places_Kn = grids.tokens[grids.owners[some_K2[:, 1]]]
+        distance_Kn = (some_K2[:, :1] - places_Kn).abs().float()
+        owner_Kn = some_K2[:, 1:].expand_as(distance_Kn)
+        nearest_Cn.scatter_reduce_(0, owner_Kn, distance_Kn, "amin")
     return nearest_Cn[grids.concepts].log1p()
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from embre.config import CorpusConfig, PairConfig
 from embre.corpora import CORPORA, read_documents
-from embre.document import Document
+from embre.demo_corpus import make_corpus
+from embre.document import Concept, Document
 from embre.document_loader import DocumentLoader
 from embre.entity_types import TYPE_INDEX
 from embre.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
@@ -338,24 +339,48 @@ def test_an_epoch_reads_every_document_once(encoder: PairEncoder) -> None:
         assert len(set(seen[epoch * 7 : epoch * 7 + 7])) == 7
 
 
-def test_no_pair_of_biored_is_lost(corpora: Path) -> None:
+def labels_of(passes: list[Pass]) -> list[tuple[Concept, Concept, int, int]]:
+    """The pairs of some passes and what they are, in order."""
+    return [
+        (one.concepts[first], one.concepts[second], relation, novelty)
+        for one in passes
+        for (first, second), relation, novelty in zip(
+            one.pairs.tolist(), one.relations.tolist(), one.novelties.tolist(), strict=True
+        )
+    ]
+
+
+def test_no_pair_of_a_made_up_corpus_is_lost(encoder: PairEncoder) -> None:
+    for doc in make_corpus(6, seed=3):
+        tally = Tally()
+        whole = labels_of(encoder.passes(doc, tally))
+        assert whole == labels_of(pairwise(encoder).passes(doc, Tally()))
+        assert [pair[:2] for pair in whole] == list(SCHEMA.candidates(doc))
+        related = {pair[:2]: SCHEMA.labels[pair[2]] for pair in whole if pair[2]}
+        assert related == {tuple(sorted(r.pair)): r.type for r in doc.relations}
+        assert not tally.counts
+
+
+@pytest.mark.parametrize("encoding", ["document", pytest.param("pairwise", marks=pytest.mark.slow)])
+def test_no_pair_of_biored_is_lost(corpora: Path, encoding: str) -> None:
     tokenizer = load_tokenizer(corpora / "pubmedbert")
-    encoder = PairEncoder.build(tokenizer, SCHEMA, 512, PairConfig())
-    tally, num_pairs, num_related, num_windows = Tally(), 0, 0, 0
+    config = PairConfig.model_validate({"encoding": encoding})
+    encoder = PairEncoder.build(tokenizer, SCHEMA, 512, config)
+    tally, num_related, num_windows, num_pairs = Tally(), 0, 0, {}
     for name in ("Train.PubTator", "Dev.PubTator"):
         for doc in read_documents(corpora / "biored" / name, tally):
             found = encoder.passes(doc, tally)
-            if not found:
-                assert not doc.relations or doc.doc_id == "", doc.doc_id
-                continue
-            (encoded,) = found
-            assert set(encoded.mentions[:, 1]) == set(range(len(encoded.concepts)))
-            assert encoded.concepts == tuple(sorted(doc.mentions_by_concept()))
-            assert all(end - start <= 510 for start, end in encoded.windows)
-            num_pairs += len(encoded.pairs)
-            num_related += int((encoded.relations != 0).sum())
-            num_windows += len(encoded.windows)
-    assert num_pairs == 21_755 + 6_334
+            for one in found:
+                assert set(one.mentions[:, 1]) == set(range(len(one.concepts)))
+                assert all(end - start <= 510 for start, end in one.windows)
+            assert len(found) == 1 or encoding == "pairwise" or not doc.relations
+            pairs = labels_of(found)
+            assert [pair[:2] for pair in pairs] == list(SCHEMA.candidates(doc))
+            num_pairs[name, doc.doc_id] = len(pairs)
+            num_related += sum(relation != 0 for *_, relation, _ in pairs)
+            num_windows += sum(len(one.windows) for one in found)
+    assert sum(num_pairs.values()) == 21_755 + 6_334
+    assert max(num_pairs.values()) == num_pairs["Train.PubTator", "30836660"] == 855
     assert num_related == 4_174 + 1_161
     assert num_windows > 500
     assert tally.counts == {

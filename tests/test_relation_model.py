@@ -2,10 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from embre import relation_model
 from embre.config import CorpusConfig, OptimizerConfig, PairConfig
@@ -217,23 +221,76 @@ def test_every_weight_is_trained(loaded: LoadedModel) -> None:
     loaded.model.zero_grad()
 
 
-def test_a_document_in_windows(folder: Path) -> None:
-    """A document in windows has the same pairs; one read twice gives what one read once gives."""
-    whole, cut = tiny_relation_model(folder, 128), tiny_relation_model(folder, 14, 6)
-    batch = batch_of(cut, DOCS)
-    assert len(batch.boundaries) - 1 > len(batch.grids.tokens) == 2
-    found, expected = cut.model.probabilities(batch), batch_of(whole, DOCS)
-    assert found.types.shape == whole.model.probabilities(expected).types.shape
-    twice = batch_of(whole, DOCS[:1])
-    copy = replace(
-        twice,
-        input_ids=twice.input_ids.repeat(2),
-        positions=twice.positions.repeat(2),
-        roles=twice.roles.repeat(2, 1),
-        reads=twice.reads.repeat(2),
-        boundaries=torch.tensor([0, twice.longest, 2 * twice.longest], dtype=torch.int32),
-    )
-    assert_close(whole.model.probabilities(copy)[0], whole.model.probabilities(twice)[0])
+@torch.no_grad()
+def states_one_by_one(loaded: LoadedModel, doc: Document) -> torch.Tensor:
+    """What plain BERT makes of each window alone, and of each token the mean over its windows."""
+    (one,), (first, last) = loaded.encoder.passes(doc, Tally()), (0, -1)
+    ends = loaded.encoder.tokenizer
+    sums = torch.zeros(len(one.tokens) + 2, loaded.model.bert.config.hidden_size)
+    times = torch.zeros(len(sums), 1)
+    for start, end in one.windows:
+        strip = [ends.first, *one.tokens[start:end].tolist(), ends.last]
+        rows = [first, *range(start + 1, end + 1), last]
+        sums[rows] += loaded.model.bert(torch.tensor([strip])).last_hidden_state[0]
+        times[rows] += 1
+    return sums / times
+
+
+def test_a_document_in_windows_has_the_mean_state_of_each_token(folder: Path) -> None:
+    doc = document(" and ".join(f"<braf|Gene|{n}> causes <melanoma|Disease|D1>" for n in range(9)))
+    tight, wide = tiny_relation_model(folder, 16, 6), tiny_relation_model(folder, 128, 6)
+    states = {}
+    for loaded, num_windows in ((tight, 16), (wide, 1)):
+        batch = batch_of(loaded, [doc])
+        assert len(batch.boundaries) - 1 == num_windows
+        states[num_windows] = loaded.model._document_states(batch)
+        assert_close(states[num_windows], states_one_by_one(loaded, doc))
+    assert not torch.allclose(states[16], states[1]), "windows see less"
+
+
+def test_a_document_that_fits_is_read_the_same_whatever_the_size_of_a_window(folder: Path) -> None:
+    narrow, wide = tiny_relation_model(folder, 24, 8), tiny_relation_model(folder, 128, 100)
+    one, other = (loaded.model.logits(batch_of(loaded, DOCS)) for loaded in (narrow, wide))
+    assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    cut = tiny_relation_model(folder, 14, 6)
+    assert len(batch_of(cut, DOCS).boundaries) - 1 > 2
+    assert cut.model.logits(batch_of(cut, DOCS))[0].shape == one[0].shape, "no pair is lost"
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that is made within."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        made = [one for one in tree_leaves(found) if isinstance(one, torch.Tensor)]
+        self.elements = max([self.elements, *(one.numel() for one in made)])
+        return found
+
+
+def test_memory_does_not_grow_with_pairs_times_tokens(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genes = [f"<braf|Gene|{n}>" for n in range(38)] * 3
+    ills = " and ".join(f"<melanoma|Disease|D{n}>" for n in range(4))
+    loaded = tiny_relation_model(folder, 24, 8)
+    batch = batch_of(loaded, [document(f"{' and '.join(genes)} causes {ills}")])
+    scores = batch.num_read * loaded.model.config.context_heads  # of a concept, or of a pair
+    assert len(batch.pairs) == 855, "as many as the most of a BioRED document, 30836660"
+    monkeypatch.setattr(relation_model, "CHUNK_SCORES", 1 << 16)
+    monkeypatch.setattr(relation_model, "PAIRS_AT_ONCE", 256)
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 4
+        return tensor
+
+    with Largest() as largest, saved_tensors_hooks(keep, lambda tensor: tensor):
+        sum(loaded.model(batch).values()).backward()  # type: ignore[union-attr]
+    loaded.model.zero_grad()
+    assert largest.elements <= scores * len(batch.concept_types)
+    assert sum(saved.values()) < scores * len(batch.pairs)
 
 
 def test_chunks_of_pairs_change_nothing(
@@ -266,6 +323,24 @@ def test_pooling_and_distances_of_concepts() -> None:
     found = log_distances(mentions, 2, grids)
     assert_close(found[0, 0], torch.tensor([0.0, 1.0, 0.0]).log1p())
     assert_close(found[1, 0, :1], torch.zeros(1))
+
+
+def test_distances_of_many_mentions_are_taken_a_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.arange(400)
+    mentions = torch.stack([torch.randperm(400, generator=generator), tokens % 3], dim=1)
+    concepts = torch.tensor([[0, 1, 2]])
+    grids = Grids(tokens[None], concepts, concepts, concepts, owners=torch.zeros(3).long())
+    monkeypatch.setattr(relation_model, "CHUNK_SCORES", 2000)
+    with Largest() as largest:
+        found = log_distances(mentions, 3, grids)
+    assert largest.elements == 2000
+    for concept in range(3):
+        spots = mentions[mentions[:, 1] == concept, 0]
+        nearest = (tokens[:, None] - spots).abs().min(1).values
+        assert torch.equal(found[0, concept], nearest.float().log1p())
 
 
 def test_a_window_too_long_for_the_encoder_is_refused(folder: Path) -> None:
