@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from embre.durable import commit
 from embre.entities import SCHEMA
-from embre.mention_columns import TYPE_INDEX, MentionColumns, meaning_of
+from embre.entity_types import TYPE_INDEX
+from embre.mention_columns import MentionColumns, meaning_of
 
 COUNT = np.dtype([("hash", "<u8"), ("count", "<u8")])
 # Tables are added up some at a time, so that memory holds the concepts and not the tables.

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from embre.config import EntitiesConfig, TypeLimits
 from embre.entity_types import TYPE_INDEX
-from embre.shards import ShardSet, read_bytes
+from embre.shards import ShardSet
+from embre.stored_bytes import read_bytes
 
 CONCEPTS = "concepts.parquet"
 SCHEMA = pa.schema(

@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from embre.corpora.raw import CheckedDocument
 from embre.durable import commit
-from embre.encode import MENTION_ROW, Encoded
+from embre.encode import Encoded
 from embre.gather import gather
 from embre.held_out import Fingerprint
+from embre.mention_row import MENTION_ROW
 
 # What decides about a document, without a look at its tokens.
 INDEX = np.dtype(

@@ -12,13 +12,13 @@ from torch import Tensor
 from embre.batch import NUM_SPECIAL, SPECIALS, Batch, StreamSource, StreamState, make_batch
 from embre.concept_table import ConceptTable
 from embre.config import DataConfig, MaskingConfig
-from embre.encode import MENTION_ROW
 from embre.encoder_folder import PretrainedEncoder
 from embre.entities import EntityVocabulary
 from embre.entity_types import TYPE_INDEX
 from embre.examples import Examples
 from embre.heads import EntityHead
 from embre.marked_text import HOW, Hidden, parse
+from embre.mention_row import MENTION_ROW
 from embre.shards import FORMAT, Manifest, ShardSet
 from embre.tokenization import Pieces
 

@@ -11,7 +11,9 @@ import msgspec
 import numpy as np
 
 from embre.entity_types import TYPE_INDEX
-from embre.shards import Block, Manifest, ShardSet, count_types, last_of_span, read_bytes
+from embre.mention_row import count_types, last_of_span
+from embre.shards import Block, Manifest, ShardSet
+from embre.stored_bytes import read_bytes
 
 STATISTICS = "statistics.json"
 

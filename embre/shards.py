@@ -9,7 +9,6 @@ The layout is described in docs/FORMATS.md. The tars are ordinary WebDataset sha
 import hashlib
 import io
 import json
-import logging
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import msgspec
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_iterator
@@ -25,16 +23,14 @@ from webdataset.writer import TarWriter
 
 from embre.durable import commit
 from embre.entity_types import TYPE_INDEX
+from embre.mention_row import count_types, last_of_span
+from embre.stored_bytes import SCHEMES, read_bytes, waits
 
 if TYPE_CHECKING:  # a run reads shards without what writes them
     from embre.encode import Encoded
 
 FORMAT = 2
-log = logging.getLogger(__name__)
-
 MANIFEST = "manifest.json"
-RETRY_AFTER_S = (0.5, 2.0, 8.0)
-ALLOWED_SCHEMES = frozenset({"file", "s3", "gs", "https"})
 MEMBERS = frozenset({"docs.npy", "mentions.npy", "meta.json", "tokens.npy"})  # of a block
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")  # a file of the set's own folder
 
@@ -186,8 +182,8 @@ class ShardSet:
         url = str(url).rstrip("/")
         scheme = url.split("://")[0] if "://" in url else "file"
         # fsspec takes what stands before "::" for a file system that wraps the next.
-        if scheme not in ALLOWED_SCHEMES or url.startswith("pipe:") or "::" in url:
-            raise ValueError(f"{url}: only {', '.join(sorted(ALLOWED_SCHEMES))} are read")
+        if scheme not in SCHEMES or url.startswith("pipe:") or "::" in url:
+            raise ValueError(f"{url}: only {', '.join(SCHEMES)} are read")
         try:
             data = read_bytes(f"{url}/{MANIFEST}")
         except FileNotFoundError as error:
@@ -222,7 +218,7 @@ class ShardSet:
         store again.
         """
         path = f"{self.url}/{shard.name}"
-        for wait_s in _waits(path):
+        for wait_s in waits(path):
             data = read_bytes(path)
             if len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256:
                 return list(_read_blocks(data, path))
@@ -234,44 +230,6 @@ class ShardSet:
                 )
             time.sleep(wait_s)
         raise AssertionError("the last wait is None")
-
-
-def read_bytes(url: str) -> bytes:
-    """A whole file at a path or URL. A store that fails is asked again a few times; OSError where
-    it goes on failing, FileNotFoundError at once where there is no such file."""
-    for wait_s in _waits(url):
-        try:
-            with fsspec.open(url, "rb") as file:
-                return file.read()  # type: ignore[union-attr]
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # every store has errors of its own
-            if wait_s is None:
-                raise OSError(f"{url}: cannot be read: {error}") from error
-            log.warning("%s: %s; asking again in %g s", url, error, wait_s)
-            time.sleep(wait_s)
-    raise AssertionError("the last wait is None")
-
-
-def _waits(url: str) -> tuple[float | None, ...]:
-    """How long to wait after each failure; None: give up. A local file does not get better."""
-    return (*RETRY_AFTER_S, None) if "://" in url and not url.startswith("file:") else (None,)
-
-
-def last_of_span(rows: np.ndarray) -> np.ndarray:
-    """(num_rows,) whether a mention row is the last of its span and type: one for each mention.
-
-    Rows with one span are one mention of several concepts. They stand together, 0 before others.
-    """
-    last = np.ones(len(rows), dtype=bool)
-    spans = (rows[name] for name in ("start", "end", "type"))
-    last[:-1] = np.logical_or.reduce([span[1:] != span[:-1] for span in spans])
-    return last
-
-
-def count_types(rows: np.ndarray) -> np.ndarray:
-    """(num_types,) how many mention rows are of each type."""
-    return np.bincount(rows["type"], minlength=len(TYPE_INDEX))
 
 
 def _members(block: Block) -> dict[str, bytes]:

@@ -14,9 +14,9 @@ from embre.concept_counts import COUNT, concept_table, count_concepts, forms_of,
 from embre.concept_hash import concept_hash
 from embre.corpora.raw import CheckedDocument, RawMention
 from embre.document import Concept
-from embre.encode import MENTION_ROW
 from embre.entities import SCHEMA
 from embre.mention_columns import MentionColumns
+from embre.mention_row import MENTION_ROW
 
 Form = tuple[str, str, str]  # type, identifier, surface
 BRAF, MEK = Concept("Gene", "673"), Concept("Gene", "5604")

@@ -12,7 +12,8 @@ from embre.corpora.assemble import check
 from embre.corpora.pubtator_plain import read_plain
 from embre.corpora.raw import CheckedDocument, Chunk, RawMention
 from embre.document import Concept
-from embre.mention_columns import NOT_USED, TYPE_INDEX, MentionColumns, meaning_of
+from embre.entity_types import TYPE_INDEX
+from embre.mention_columns import NOT_USED, MentionColumns, meaning_of
 from embre.tally import Tally
 
 Row = tuple[int, int, int, str, str, str]

@@ -8,7 +8,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from embre import shards
+from embre import stored_bytes
 from embre.shards import ShardSet
 from tests.shard_sets import write_shards
 
@@ -53,7 +53,7 @@ class _Bytes:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShardSet]:
-    monkeypatch.setattr(shards, "RETRY_AFTER_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(stored_bytes, "RETRY_AFTER_S", (0.01, 0.01, 0.01))
     monkeypatch.setitem(_registry, "gs", Stumbling)
     local = write_shards(tmp_path, 20)
     store = Stumbling()

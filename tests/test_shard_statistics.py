@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embre.encode import MENTION_ROW
 from embre.entity_types import TYPE_INDEX
+from embre.mention_row import MENTION_ROW
 from embre.shard_statistics import (
     LENGTH_BOUNDS,
     STATISTICS,

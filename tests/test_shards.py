@@ -9,8 +9,9 @@ import pytest
 import webdataset
 
 from embre.demo_corpus import make_corpus
-from embre.encode import MENTION_ROW, as_checked, encode_documents
+from embre.encode import as_checked, encode_documents
 from embre.entity_types import TYPE_INDEX
+from embre.mention_row import MENTION_ROW
 from embre.sharding import TOKENIZER, ShardSettings
 from embre.shards import MANIFEST, Block, ShardSet, pack_block, write_shard
 from embre.tally import Tally
@@ -234,7 +235,7 @@ def test_a_shard_that_is_not_in_the_folder_of_its_manifest_is_refused(
     ],
 )
 def test_other_schemes_are_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="only file, gs, https, s3 are read"):
+    with pytest.raises(ValueError, match="only file, s3, gs, https are read"):
         ShardSet.open(url)
 
 

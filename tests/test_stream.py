@@ -32,10 +32,11 @@ from embre.batch import (
 )
 from embre.config import DataConfig, MaskingConfig
 from embre.demo_corpus import make_corpus
-from embre.encode import MENTION_ROW, as_checked, encode_documents
+from embre.encode import as_checked, encode_documents
 from embre.entities import choose_entities
 from embre.examples import NO_EXAMPLES, Examples, cut, document_keys, join
 from embre.loader import StreamLoader, _ahead
+from embre.mention_row import MENTION_ROW
 from embre.shards import Block, DamagedShard, ShardSet
 from embre.stream import FIRST, rounds, scatter, stream_batches, strips, validation_batches
 from embre.tally import Tally

@@ -43,7 +43,8 @@ from embre.shard_tables import (
     share,
     split_rows,
 )
-from embre.shards import ShardSet, read_bytes
+from embre.shards import ShardSet
+from embre.stored_bytes import read_bytes
 from embre.tokenization import TextTokenizer, load_tokenizer
 
 DEFAULTS = EntitiesConfig()

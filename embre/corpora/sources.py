@@ -16,9 +16,9 @@ from embre.corpora.gunzip import Gunzip
 from embre.corpora.streams import BrokenArchive
 from embre.corpora.tar import Member, is_tar, read_members
 from embre.corpora.window import count_fault
+from embre.stored_bytes import SCHEMES
 from embre.tally import Tally
 
-SCHEMES = ("file", "s3", "gs", "https")
 HEAD_BYTES = 1 << 16
 MAX_LAYERS = 4  # .gz in .tar in .gz; a file that unpacks to itself must end somewhere
 
