@@ -7,6 +7,9 @@ A table holds different words, each once. Its rows never move, so what is kept b
 true as it grows. Words are hashed as FNV-1a does, with a start and a multiplier drawn for each
 tokenizer, so that a file made up beforehand does not make its words meet in one slot. The hash
 decides nothing else: rows are numbered in the order in which words come.
+
+All in one file: Numba keeps what it compiled until the file of a function changes, and would not
+see a change of what the function calls in another one.
 """
 
 import secrets
