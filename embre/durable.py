@@ -1,39 +1,61 @@
-"""Files that are there whole or not at all, whenever the power goes."""
+"""Files and folders that are there whole or not at all, whenever the power goes."""
 
 import os
-import socket
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from embre.faults import fault_point
 
 PARTIAL = ".partial"
+LEFTOVERS = f"*.{'[0-9a-f]' * 8}{PARTIAL}"  # what a killed process may leave, as a pattern
 
 
-def commit(path: Path, data: bytes | memoryview) -> None:
-    """Write a file under another name, flush it to the disk, then give it its own.
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Another name to write a file under; behind the block it is flushed and gets its own.
 
-    Where that fails (a full disk), nothing is left behind.
+    Where the block fails (a full disk), or removes what it wrote, `path` is as it was and nothing
+    is left behind.
     """
-    # Of this process: one that outlived its run, or has our number on another machine, must not
-    # write into our file.
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
-    view = memoryview(data)
+    # Of ours alone: a process that outlived its run, here or on another machine, must not write
+    # into our file.
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}{PARTIAL}")
     try:
-        with partial.open("wb") as file:
-            file.write(view[: len(view) // 2])
-            fault_point("half_written")
-            file.write(view[len(view) // 2 :])
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
+        yield partial
+        if not partial.exists():
+            return
+        sync(partial)
+        fault_point("written")
+        partial.replace(path)
+    finally:
         partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    fault_point("written")
-    partial.replace(path)
     with suppress(FileNotFoundError):  # whoever has moved the folder on by now flushes it
         sync(path.parent)
     fault_point("committed")
+
+
+def commit(path: Path, data: bytes | memoryview) -> None:
+    """Write a whole file. OSError names it, where that fails."""
+    view = memoryview(data)
+    try:
+        with whole(path) as partial, partial.open("wb") as file:
+            file.write(view[: len(view) // 2])
+            fault_point("half_written")
+            file.write(view[len(view) // 2 :])
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def move_into_place(partial: Path, final: Path) -> None:
+    """Flush a complete folder and give it its name; one that a restarted run wrote before goes."""
+    flush(partial)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    sync(final.parent)
 
 
 def flush(folder: Path) -> None:

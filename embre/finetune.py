@@ -15,12 +15,12 @@ from embre.corpora import write_documents
 from embre.decode import score_pairs
 from embre.document import Document
 from embre.document_loader import DocumentLoader
-from embre.durable import commit
+from embre.durable import commit, flush, move_into_place, sync
 from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
 from embre.evaluation import evaluate_documents, write_evaluation
-from embre.job import LINEAGE, Job, folder_digest, move_into_place
+from embre.job import LINEAGE, Job, folder_digest
 from embre.model_card import write_relation_card
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel, save_relation_model
@@ -175,6 +175,8 @@ def finish(
         written = write_evaluation(folder / EVALUATION_FOLDER, evaluation)
         title = f"{config.name}: held out"
         write_report(folder / REPORT, predicted, dev.gold, title, facts, evaluation)
+        flush(folder / EVALUATION_FOLDER)
+        sync(folder / REPORT)
         commit(folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
         if job.handle:
             with best_effort("logging the scores"):

@@ -1,7 +1,6 @@
 """A job: a run's config and folder as they are handed to every rank."""
 
 import hashlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -28,13 +27,6 @@ class Job(Generic[Config]):
         """SHA-256 over the config, the backbone and the data: a resumed run must have the same."""
         parts = (self.config.fingerprint(), folder_digest(self.config.encoder.path), *data_digests)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def move_into_place(partial: Path, final: Path) -> None:
-    """Give a complete folder its name; one that a restarted run wrote before goes."""
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
 
 
 def folder_digest(path: str | Path) -> str:

@@ -11,6 +11,7 @@ are not done.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
@@ -41,7 +42,7 @@ from embre.predict_record import (
     write_record,
 )
 from embre.relation_folder import LoadedModel, load_relation_model
-from embre.relation_rows import RELATIONS, RelationRows, table_of
+from embre.relation_rows import RELATIONS, table_of, writing_table
 from embre.report import write_report
 from embre.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
@@ -273,7 +274,6 @@ def predict_file(
     """Predict one file: its output is there and whole, or it is not there."""
     started, tally = time.monotonic(), Tally()
     found = FileRecord(task.target, task.source.name, task.version)
-    rows = RelationRows(task.out, task.target, task.source.name) if task.settings.parquet else None
 
     def predicted(docs: Iterator[Document]) -> Iterator[Document]:
         if task.num_pieces > 1:
@@ -288,16 +288,16 @@ def predict_file(
                 rows.add(doc)
             progress(1)
             yield doc
-        if rows:  # before the file has its name: where the file is, its table is too
-            rows.finish()
+        table.close()  # before the file has its name: where the file is, its table is too
 
     if _can_be_opened(task.source, tally):
         target = task.out / task.target
-        try:
+        with ExitStack() as table:
+            rows = None
+            if task.settings.parquet:
+                writing = writing_table(task.out, task.target, task.source.name)
+                rows = table.enter_context(writing)
             is_corpus = copy_with_relations(task.source, target, tally, predicted)
-        finally:
-            if rows:
-                rows.discard()
         if not is_corpus:  # what an earlier version of it gave
             remove_output(task.out, task.target)
         elif rows is None:  # a table of an earlier prediction would pass for one of this

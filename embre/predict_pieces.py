@@ -11,13 +11,12 @@ from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 import msgspec
 
 from embre.decode import DOCUMENTS_AT_ONCE
 from embre.document import Document, Relation
-from embre.durable import PARTIAL, sync
+from embre.durable import whole
 from embre.tally import Tally
 
 FOLDER = ".pieces"
@@ -60,17 +59,12 @@ class Pieces(NamedTuple):
     def write(self, piece: int, docs: Iterable[Document], tally: Tally) -> int:
         """Keep the relations of a piece's documents, and how many these are is the answer."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial, number = self.path(piece).with_suffix(f".{uuid4().hex[:8]}{PARTIAL}"), 0
-        try:
-            with partial.open("wb") as file:
-                for doc in docs:
-                    number += 1
-                    file.write(msgspec.json.encode(doc.relations) + b"\n")
-                file.write(msgspec.json.encode(_Losses(dict(tally.counts), tally.examples)))
-            sync(partial)
-            partial.replace(self.path(piece))
-        finally:
-            partial.unlink(missing_ok=True)
+        number = 0
+        with whole(self.path(piece)) as partial, partial.open("wb") as file:
+            for doc in docs:
+                number += 1
+                file.write(msgspec.json.encode(doc.relations) + b"\n")
+            file.write(msgspec.json.encode(_Losses(dict(tally.counts), tally.examples)))
         return number
 
     def put_into(self, docs: Iterable[Document], tally: Tally) -> Iterator[Document]:

@@ -9,12 +9,11 @@ import filelock
 import msgspec
 
 from embre.corpora.sources import Source
-from embre.durable import PARTIAL, commit, sync
+from embre.durable import LEFTOVERS, commit, sync
 from embre.relation_rows import table_of
 
 RECORD = "predicted.json"
 FORMAT = 1
-LEFTOVERS = f"*.{'[0-9a-f]' * 8}{PARTIAL}"
 LOCK = ".lock"
 # What file systems call that which changes with a file: local, S3, HTTP, Google's, Azure's.
 VERSION_KEYS = (
@@ -185,5 +184,5 @@ def version_of(source: Source) -> str | None:
 
 def clear_leftovers(out: Path) -> None:
     """Remove what runs that were killed left half written."""
-    for path in [*out.rglob(LEFTOVERS), *out.glob(f"{RECORD}.*{PARTIAL}")]:
+    for path in out.rglob(LEFTOVERS):
         path.unlink(missing_ok=True)

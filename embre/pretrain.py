@@ -13,6 +13,7 @@ from embre.batch import Batch, StreamSource, empty_batch
 from embre.checkpoints import Checkpoints
 from embre.concept_table import ConceptTable
 from embre.config import ConfigError, PretrainConfig
+from embre.durable import move_into_place
 from embre.encoder import check_length, load_encoder, strip_encoder
 from embre.encoder_folder import save_entities
 from embre.engine import Engine
@@ -21,7 +22,7 @@ from embre.entities import EntityVocabulary, chosen, coverage, read_concepts
 from embre.flops import product_flops_per_s, training_flops_per_token
 from embre.heads import EntityHead
 from embre.identifier_scores import NAMES, frequency_bounds, score_sums, scores
-from embre.job import LINEAGE, Job, move_into_place
+from embre.job import LINEAGE, Job
 from embre.loader import StreamLoader
 from embre.model_card import write_encoder_card
 from embre.pretraining_model import LOSSES, PretrainingModel

@@ -1,13 +1,14 @@
 """Predicted relations as Parquet: a table for each input file, all of them one dataset."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embre.document import Document
-from embre.durable import PARTIAL, sync
+from embre.durable import whole
 
 RELATIONS = "relations"  # the folder of the dataset
 ROWS_AT_ONCE = 16384
@@ -31,16 +32,25 @@ def table_of(out: Path, target: str) -> Path:
     return out / RELATIONS / f"{target}.parquet"
 
 
-class RelationRows:
-    """Writes the table of one output while its documents come by."""
+@contextmanager
+def writing_table(out: Path, target: str, source: str) -> Iterator["RelationRows"]:
+    """Takes the documents of an output as they come by; behind the block its table is there.
 
-    def __init__(self, out: Path, target: str, source: str) -> None:
-        """`source` is what the column `file` says."""
-        self._path = table_of(out, target)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = self._path.with_name(f"{self._path.name}.{uuid4().hex[:8]}{PARTIAL}")
-        self._source = source
-        self._writer = pq.ParquetWriter(self._partial, SCHEMA)
+    `source` is what the column `file` says.
+    """
+    path = table_of(out, target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial, pq.ParquetWriter(partial, SCHEMA) as writer:
+        rows = RelationRows(writer, source)
+        yield rows
+        rows.flush()
+
+
+class RelationRows:
+    """The rows of a table that are not written yet."""
+
+    def __init__(self, writer: pq.ParquetWriter, source: str) -> None:
+        self._writer, self._source = writer, source
         self._rows: list[tuple[object, ...]] = []
 
     def add(self, doc: Document) -> None:
@@ -53,22 +63,11 @@ class RelationRows:
             for relation in doc.relations
         ]
         if len(self._rows) >= ROWS_AT_ONCE:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write them, also where there are none: a table without rows is one."""
         columns = list(zip(*self._rows, strict=True)) or [()] * len(SCHEMA)
         arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
         self._writer.write_table(pa.table(arrays, schema=SCHEMA))
         self._rows = []
-
-    def finish(self) -> None:
-        """Give the table its name: it is complete."""
-        self._flush()
-        self._writer.close()
-        sync(self._partial)
-        self._partial.replace(self._path)
-
-    def discard(self) -> None:
-        """Remove what was not finished."""
-        self._writer.close()
-        self._partial.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from embre.corpora import read_checked
 from embre.corpora.raw import CheckedDocument
+from embre.durable import move_into_place
 from embre.held_out import Held, fingerprint
 from embre.learn_tokenizer import learn_tokenizer
 from embre.tally import Tally
@@ -33,7 +34,7 @@ def keep_tokenizer(
         if not (texts := [doc.text for doc in docs]):
             raise ValueError(nothing_to_shard(sources, num_held, tally))
         learn_tokenizer(texts, vocabulary, partial)
-    partial.rename(folder)
+    move_into_place(partial, folder)
 
 
 def nothing_to_shard(sources: Sequence[str], num_held: Mapping[str, int], tally: Tally) -> str:

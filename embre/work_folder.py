@@ -13,7 +13,7 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from embre.durable import PARTIAL, commit
+from embre.durable import LEFTOVERS, commit
 from embre.parts import PartRecord
 from embre.shard_statistics import ShardStatistics
 from embre.shards import ShardEntry
@@ -136,7 +136,7 @@ class WorkFolder:
                 "choose another folder"
             )
         for folder in (self.out, self.folder):
-            for leftover in folder.glob(f"*{PARTIAL}"):
+            for leftover in folder.glob(LEFTOVERS):
                 leftover.unlink()
         if not path.exists():
             commit(path, msgspec.json.encode(plan))

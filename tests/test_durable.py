@@ -2,13 +2,13 @@
 
 import errno
 import os
-import socket
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from embre import durable
-from embre.durable import PARTIAL, commit, flush, sync
+from embre.durable import LEFTOVERS, commit, flush, move_into_place, sync, whole
 
 
 def stop_at(point: str, error: BaseException):
@@ -53,7 +53,8 @@ def test_a_folder_that_was_moved_on_at_once_is_no_error(
     folder.mkdir()
 
     def sync_late(path: Path) -> None:
-        folder.rename(moved)
+        if path == folder:
+            folder.rename(moved)
         sync(path)
 
     monkeypatch.setattr(durable, "sync", sync_late)
@@ -82,24 +83,49 @@ def test_a_file_and_its_folder_are_flushed_before_and_after_it_gets_its_name(
 
     monkeypatch.setattr(os, "fsync", fsync)
     commit(tmp_path / "name.json", b"data")
-    partial = f"name.json.{socket.gethostname()}.{os.getpid()}{PARTIAL}"
-    assert flushed == [(partial, False), (tmp_path.name, True)]
+    (partial, already), last = flushed
+    assert fnmatch(partial, f"name.json{LEFTOVERS[1:]}") and not already
+    assert last == (tmp_path.name, True)
 
 
-def test_processes_of_one_number_on_two_machines_have_files_of_their_own(
+def test_several_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "name.json"
+    with whole(path) as one, whole(path) as other:
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+    assert path.read_bytes() == b"one" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), KeyboardInterrupt(), ValueError("no")])
+def test_what_fails_leaves_all_as_it_was(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "name.json"
+    path.write_bytes(b"before")
+    with pytest.raises(type(error)), whole(path) as partial:
+        partial.write_bytes(b"half")
+        raise error
+    with whole(path) as partial:
+        partial.write_bytes(b"not wanted")
+        partial.unlink()
+    assert path.read_bytes() == b"before" and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_folder_is_flushed_before_it_takes_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: set[str] = set()
+    partial, final = tmp_path / "model.partial", tmp_path / "model"
+    for folder, name in ((partial, "new"), (final, "old")):
+        folder.mkdir()
+        (folder / name).write_text("a")
+    wanted = [(partial / "new", "old"), (partial, "old"), (tmp_path, "new")]
+    wanted = [(path.stat().st_ino, holds) for path, holds in wanted]
+    flushed: list[tuple[int, str]] = []
 
-    def look(name: str) -> None:
-        if name == "half_written":
-            seen.update(file.name for file in tmp_path.glob(f"name.json.*{PARTIAL}"))
+    def fsync(handle: int) -> None:
+        flushed.append((os.fstat(handle).st_ino, next(final.iterdir()).name))
 
-    monkeypatch.setattr(durable, "fault_point", look)
-    for host in ("one", "two"):
-        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
-        commit(tmp_path / "name.json", b"data")
-    assert len(seen) == 2
+    monkeypatch.setattr(os, "fsync", fsync)
+    move_into_place(partial, final)
+    assert flushed == wanted and not partial.exists()
 
 
 def test_all_that_is_in_a_folder_is_flushed(

@@ -142,7 +142,7 @@ def test_a_run_that_was_stopped_goes_on(model: Path, given: Path, monkeypatch) -
     monkeypatch.setattr(predict, "predict_file", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(model, given)
-    names = ("a.PubTator.0123abcd.partial", "predicted.json.4711.partial")
+    names = ("a.PubTator.0123abcd.partial", "predicted.json.89abcdef.partial")
     leftovers = [given.parent / "out" / name for name in names]
     for leftover in leftovers:
         leftover.touch()
@@ -212,9 +212,11 @@ def test_the_record_lists_what_was_not_read(model: Path, given: Path) -> None:
 
 def test_a_file_that_cannot_be_opened_is_listed(model: Path, tmp_path: Path) -> None:
     source = Source(fsspec.filesystem("file"), str(tmp_path / "gone"), "gone")
-    found = predict_file(Task(model, "", EVERY, source, "1", tmp_path / "out", "gone"))
+    settings = replace(EVERY, parquet=True)
+    found = predict_file(Task(model, "", settings, source, "1", tmp_path / "out", "gone"))
     assert found.not_taken == {"file/unreadable": 1} and not found.bytes
     assert not is_done(found, "gone", "1", tmp_path / "out", parquet=False), "once more"
+    assert not list(tmp_path.rglob("*.*")), "no half a table either"
 
 
 def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: Path) -> None:

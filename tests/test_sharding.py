@@ -263,7 +263,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(demo: Path, tmp_path: Path, 
 
 
 def test_leftovers_of_a_killed_run_are_cleared(demo: Path, tmp_path: Path) -> None:
-    for name in ("train-000001.tar.partial", f"{MANIFEST}.partial", "notes.txt"):
+    for name in ("train-000001.tar.01234567.partial", f"{MANIFEST}.89abcdef.partial", "notes.txt"):
         (tmp_path / name).write_text("half a file")
     manifest, _ = shard([str(demo)], tmp_path, None, [], SMALL)
     files = {file.name for file in tmp_path.iterdir()}

@@ -1,6 +1,7 @@
 """Corpora through config alone: read in their own words, trained on together, refused in time."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -206,8 +207,28 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> Path:
-    return run_job("finetune", config_of(folder, "mine"), Console(file=StringIO()))
+def flushed() -> list[str]:
+    """The files that the run flushed, by name, in order."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, flushed: list[str]) -> Path:
+    def fsync(handle: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        return run_job("finetune", config_of(folder, "mine"), Console(file=StringIO()))
+
+
+def test_what_scores_say_is_there_was_flushed_before(run: Path, flushed: list[str]) -> None:
+    names = [name.split(".partial")[0] for name in flushed]
+    last = max(at for at, name in enumerate(names) if name.startswith(SCORES))
+    for folder in (run / "relation_model", run / "evaluation"):
+        assert {path.name for path in folder.iterdir()} <= {*names[:last]}
+    whole = {name.rpartition(".")[0] for name in names[:last]}
+    assert "report.html" in names[:last] and "dev_predicted.PubTator" in whole
 
 
 def test_an_own_corpus_is_learnt_scored_and_predicted(

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
-from uuid import uuid4
 
 from embre.corpora import (
     bc5cdr,
@@ -26,7 +25,7 @@ from embre.corpora.raw import CheckedDocument, Chunk, RawDocument
 from embre.corpora.sources import HEAD_BYTES, Opened, Source, Watch, list_files, locate, open_plain
 from embre.corpora.window import Window
 from embre.document import Document
-from embre.durable import PARTIAL, sync
+from embre.durable import whole
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
@@ -132,11 +131,12 @@ def write_documents(path: str | Path, documents: Iterable[Document], like: str) 
         raise ValueError(f"cannot write {like!r}: choose one of {writable}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(unfinished, "wb") as stream:
-        write(cast(BinaryIO, stream), documents)
-    unfinished.replace(path)
+    with whole(path) as partial, partial.open("wb") as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(path.name, "wb", fileobj=file) as stream:
+                write(cast(BinaryIO, stream), documents)
+        else:
+            write(file, documents)
 
 
 def copy_with_relations(
@@ -153,19 +153,14 @@ def copy_with_relations(
     meanwhile.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may write the same file: one that outlived its node, on the node's machine.
-    unfinished = target.with_name(f"{target.name}.{uuid4().hex[:8]}{PARTIAL}")
     formats: list[str | None] = []
     edits = edit(_originals(source, tally, formats), predict)
     again = open_plain(source, inside=False, tally=Tally())
     members = ((opened, detect_format(opened.stream.peek(HEAD_BYTES))) for opened in again)
-    try:
-        write_copy(unfinished, source.name, members, edits)
-        if any(formats):
-            sync(unfinished)
-            unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole(target) as partial:
+        write_copy(partial, source.name, members, edits)
+        if not any(formats):
+            partial.unlink()
     return any(formats)
 
 

@@ -20,7 +20,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
-from embre.job import LINEAGE, folder_digest, move_into_place
+from embre.durable import move_into_place
+from embre.job import LINEAGE, folder_digest
 from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
 from embre.tracking.versions import versions_of
 

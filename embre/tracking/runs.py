@@ -219,11 +219,9 @@ def _send_all(
             for start in range(0, len(waiting), 1000):
                 client.log_batch(handle.run_id, metrics=waiting[start : start + 1000])
             if waiting:
-                partial = folder / f"{SENT}.partial"
                 # Marks of a restart are at an earlier step than what was sent before.
                 steps = (point.step for point in waiting)
-                partial.write_text(str(max(sent_step(folder), *steps)))
-                partial.rename(folder / SENT)
+                commit(folder / SENT, str(max(sent_step(folder), *steps)).encode())
             waiting = []
         except Exception as error:  # whatever a store raises, training goes on
             if not warned:

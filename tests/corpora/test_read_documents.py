@@ -119,7 +119,11 @@ def test_written_documents_read_back_the_same(tmp_path, name, like):
     documents = list(read_documents(tmp_path / "in", Tally()))
     write_documents(tmp_path / name, documents, like=like)
     assert list(read_documents(tmp_path / name, Tally())) == documents
-    assert not list(tmp_path.rglob("*.part"))
+    before, name = sorted(tmp_path.rglob("*")), tmp_path / name
+    with pytest.raises(AttributeError):
+        write_documents(name, [*documents, None], like=like)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert list(read_documents(name, Tally())) == documents, "what was there before"
 
 
 def test_a_format_that_cannot_be_written_is_named(tmp_path):
