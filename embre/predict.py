@@ -1,7 +1,7 @@
 """Prediction: a relation model and PubTator or BioC files → the same files with relations.
 
     inputs ─plan─▶ Task, one a file
-    Task of a large file ─predict_piece, by workers─▶ pieces, the relations of some documents
+    Task of a large file ─predict_slice, by workers─▶ slices, the relations of some documents
     Task ─predict_file, by workers─▶ output and its FileRecord
     FileRecords ─▶ predicted.json, which says what is done
 
@@ -26,7 +26,6 @@ from embre.corpora.sources import Source, list_files, locate
 from embre.decode import predict
 from embre.document import Document
 from embre.job import folder_digest
-from embre.predict_pieces import FOLDER, Pieces, num_pieces, remove_pieces
 from embre.predict_record import (
     RECORD,
     FileRecord,
@@ -41,6 +40,7 @@ from embre.predict_record import (
     version_of,
     write_record,
 )
+from embre.predict_slices import FOLDER, Slices, num_slices, remove_slices
 from embre.relation_folder import LoadedModel, load_relation_model
 from embre.relation_rows import RELATIONS, table_of, writing_table
 from embre.report import write_report
@@ -77,12 +77,12 @@ class Task(NamedTuple):
     version: str | None
     out: Path
     target: str
-    num_pieces: int = 1
+    num_slices: int = 1
 
     @property
-    def pieces(self) -> Pieces:
+    def slices(self) -> Slices:
         what = (__version__, self.digest, self.settings.threshold, self.source.name, self.version)
-        return Pieces.of(self.out, self.num_pieces, *what)
+        return Slices.of(self.out, self.num_slices, *what)
 
 
 @dataclass
@@ -135,7 +135,7 @@ def predict_files(
         for target, source in planned.items()
     ]
     if not isinstance(workers, OneProcess):
-        tasks = in_pieces(tasks)
+        tasks = in_slices(tasks)
     with locked(out):
         opened = open_record(out, digest, settings.threshold, overwrite)
         record = opened.record
@@ -145,7 +145,7 @@ def predict_files(
             _try_model(left[0], workers)
             _begin(left, opened, out, tell)
         _carry_out(left, record, out, workers, progress)
-        remove_pieces(out)
+        remove_slices(out)
     result = _summary(tasks, record, out)
     result.done_before = len(tasks) - len(left)
     result.predicted_now = sum(record.files[one.target].documents for one in left)
@@ -197,11 +197,11 @@ def _carry_out(
     progress: Callable[[int], None],
 ) -> None:
     """Do the tasks and enter them into the record, which is on disk every few seconds."""
-    for documents in workers.run(predict_piece, pieces_to_do(tasks)):
+    for documents in workers.run(predict_slice, slices_to_do(tasks)):
         progress(documents)
-    # Only here can documents be seen one by one; other processes tell of pieces and whole files.
+    # Only here can documents be seen one by one; other processes tell of slices and whole files.
     here = isinstance(workers, OneProcess)
-    seen = {one.target for one in tasks if here or one.num_pieces > 1}
+    seen = {one.target for one in tasks if here or one.num_slices > 1}
     work = partial(predict_file, progress=progress) if here else predict_file
     written = time.monotonic()
     try:
@@ -243,29 +243,29 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
     return planned
 
 
-def in_pieces(tasks: list[Task]) -> list[Task]:
-    """Tasks whose large files are cut into pieces, so that a few files keep many workers busy."""
+def in_slices(tasks: list[Task]) -> list[Task]:
+    """Tasks whose large files are cut into slices, so that a few files keep many workers busy."""
     sizes = [task.source.filesystem.size(task.source.path) or 0 for task in tasks]
     return [
-        task._replace(num_pieces=num_pieces(size, sum(sizes)))
+        task._replace(num_slices=num_slices(size, sum(sizes)))
         for task, size in zip(tasks, sizes, strict=True)
     ]
 
 
-def pieces_to_do(tasks: list[Task]) -> Iterator[tuple[Task, int]]:
-    """The calls of `predict_piece` that no earlier run has made."""
+def slices_to_do(tasks: list[Task]) -> Iterator[tuple[Task, int]]:
+    """The calls of `predict_slice` that no earlier run has made."""
     for task in tasks:
-        numbers = range(task.num_pieces if task.num_pieces > 1 else 0)
-        yield from ((task, one) for one in numbers if not task.pieces.is_done(one))
+        numbers = range(task.num_slices if task.num_slices > 1 else 0)
+        yield from ((task, one) for one in numbers if not task.slices.is_done(one))
 
 
-def predict_piece(task: Task, piece: int) -> int:
+def predict_slice(task: Task, nth: int) -> int:
     """Predict some of a file's documents and keep their relations; how many documents."""
     model, tally = _model(task.folder, task.digest, task.settings), Tally()
     if not _can_be_opened(task.source, Tally()):  # counted when the file is written
         return 0
-    docs = task.pieces.documents(documents_to_copy(task.source, Tally()), piece)
-    return task.pieces.write(piece, predict(model, docs, tally), tally)
+    docs = task.slices.documents(documents_to_copy(task.source, Tally()), nth)
+    return task.slices.write(nth, predict(model, docs, tally), tally)
 
 
 def predict_file(
@@ -276,8 +276,8 @@ def predict_file(
     found = FileRecord(task.target, task.source.name, task.version)
 
     def predicted(docs: Iterator[Document]) -> Iterator[Document]:
-        if task.num_pieces > 1:
-            with_relations = task.pieces.put_into(docs, tally)
+        if task.num_slices > 1:
+            with_relations = task.slices.put_into(docs, tally)
         else:
             model = _model(task.folder, task.digest, task.settings)
             with_relations = predict(model, docs, tally)

@@ -26,7 +26,7 @@ FLOORS = """
   job tracking report model_card
   dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train
-- sharding shard_tasks pretrain finetune probe_shards predict predict_record predict_pieces register
+- sharding shard_tasks pretrain finetune probe_shards predict predict_record predict_slices register
   lineage study study_table
 - launch demo
 """

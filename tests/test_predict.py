@@ -17,15 +17,15 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from embre import decode, predict, predict_pieces, predict_record
+from embre import decode, predict, predict_record, predict_slices
 from embre.corpora import read_documents, write_documents
 from embre.corpora.sources import Source
 from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.launch import cli, predicting
 from embre.predict import REPORT, Predicted, PredictSettings, Task, predict_file, predict_files
-from embre.predict_pieces import Pieces
 from embre.predict_record import RECORD, PredictRecord, is_done, locked, outputs_in
+from embre.predict_slices import Slices
 from embre.relation_folder import save_relation_model
 from embre.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
@@ -289,30 +289,30 @@ class Counting:
             yield function(*call)
 
 
-def test_a_large_file_is_done_in_pieces_and_comes_out_the_same(
+def test_a_large_file_is_done_in_slices_and_comes_out_the_same(
     model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in (decode, predict_pieces):
+    for room in (decode, predict_slices):
         monkeypatch.setattr(room, "DOCUMENTS_AT_ONCE", 2)
     settings = replace(EVERY, parquet=True)
     alone = run(model, given, settings)
     before = {path: path.read_bytes() for path in alone.files}
     rows = pq.read_table(given.parent / "out" / "relations")
-    monkeypatch.setattr(predict_pieces, "PIECE_BYTES", 4000)
+    monkeypatch.setattr(predict_slices, "SLICE_BYTES", 4000)
     workers, seen = Counting(), []
     found = run(model, given, settings, workers=workers, overwrite=True, progress=seen.append)
-    assert workers.calls.count("predict_piece") > 4
+    assert workers.calls.count("predict_slice") > 4
     assert sum(seen) == found.predicted_now == 24
     assert (found.relations, found.tally) == (alone.relations, alone.tally)
     assert {path: path.read_bytes() for path in found.files} == before
     assert pq.read_table(given.parent / "out" / "relations") == rows
-    assert not (given.parent / "out" / predict_pieces.FOLDER).exists()
+    assert not (given.parent / "out" / predict_slices.FOLDER).exists()
 
 
-def test_pieces_that_are_there_are_not_done_again(
+def test_slices_that_are_there_are_not_done_again(
     model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict_pieces, "PIECE_BYTES", 4000)
+    monkeypatch.setattr(predict_slices, "SLICE_BYTES", 4000)
     real = predict.predict_file
 
     def stopped(task):
@@ -327,13 +327,13 @@ def test_pieces_that_are_there_are_not_done_again(
     assert workers.calls == ["predict_file"] * 5
 
 
-def test_a_file_that_was_changed_under_its_pieces(tmp_path: Path) -> None:
-    pieces = Pieces.of(tmp_path, 2, "x")
-    for piece, number in enumerate((10, 0)):
-        assert pieces.write(piece, pieces.documents(DOCS[:10], piece), Tally()) == number
-    assert list(pieces.put_into(DOCS[:10], Tally())) == DOCS[:10]
+def test_a_file_that_was_changed_under_its_slices(tmp_path: Path) -> None:
+    slices = Slices.of(tmp_path, 2, "x")
+    for nth, number in enumerate((10, 0)):
+        assert slices.write(nth, slices.documents(DOCS[:10], nth), Tally()) == number
+    assert list(slices.put_into(DOCS[:10], Tally())) == DOCS[:10]
     with pytest.raises(OSError, match="changed"):
-        list(pieces.put_into(DOCS[:11], Tally()))
+        list(slices.put_into(DOCS[:11], Tally()))
 
 
 def test_one_run_at_a_time_writes_into_a_folder(model: Path, given: Path) -> None:

@@ -144,7 +144,7 @@ def predict(
             help="Predict the inputs again; all that another model or threshold left in OUT goes.",
         ),
     ] = False,
-    processes: Annotated[int, typer.Option(min=1, help="Files or pieces at once here.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Files or slices at once here.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(help="Address of a Ray cluster that sees the model, the inputs and OUT."),

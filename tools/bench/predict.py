@@ -34,8 +34,8 @@ from embre.demo_corpus import make_corpus
 from embre.encoder import load_encoder
 from embre.learn_tokenizer import learn_tokenizer
 from embre.pairs import PairEncoder
-from embre.predict_pieces import FOLDER
 from embre.predict_record import RECORD
+from embre.predict_slices import FOLDER
 from embre.relation_folder import LoadedModel, save_relation_model
 from embre.relation_model import RelationModel
 from embre.scored_pairs import Decision
@@ -150,7 +150,7 @@ def on_nodes(scene: Scene, out: Path, alone: Path, nodes: int, kill: bool) -> di
 
 
 def wait_for_files(out: Path, running: subprocess.Popen, number: int) -> int:
-    """Wait for so many outputs, or pieces of them, and say how many there are."""
+    """Wait for so many outputs, or slices of them, and say how many there are."""
     while (there := len([*out.glob("*.PubTator"), *out.glob(f"{FOLDER}/*-of-*")])) < number:
         if running.poll() is not None:
             raise RuntimeError(f"it ended with {there} files:\n{finish(running)}")
