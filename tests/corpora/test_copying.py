@@ -135,6 +135,15 @@ def test_relations_of_json_passages_are_replaced_too(tmp_path: Path) -> None:
     }
 
 
+def test_a_json_document_without_passages_is_copied(tmp_path: Path) -> None:
+    bare_one = {"id": "9", "relations": []}
+    given = {"documents": [bare_one, json_document("7")]}
+    (tmp_path / "a.json").write_text(json.dumps(given))
+    after = json.loads(copy(tmp_path / "a.json").read_text())["documents"]
+    assert after[0] == bare_one
+    assert len(after[1]["relations"]) == 1
+
+
 @pytest.mark.parametrize("wrap", ["collection", "lines", "one", "PubTator3"])
 def test_only_relations_of_bioc_json_change(tmp_path: Path, wrap: str) -> None:
     old = [{"id": "R0", "infons": {"type": "Old", "entity1": "1", "entity2": "2"}}]
