@@ -1,5 +1,6 @@
 """The sections that every run has."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -92,6 +93,27 @@ class LaunchConfig(Section):
         default=3, ge=0, description="restarts from a checkpoint before giving up"
     )
     cpus_per_worker: float = Field(default=1, gt=0)
+
+    @property
+    def fewest(self) -> int:
+        """Workers with which a run under Ray starts."""
+        return self.min_workers or self.workers
+
+    @property
+    def needed(self) -> dict[str, float]:
+        """What a worker takes under Ray, by Ray's names."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {})
+
+    def lacking(self, have: Mapping[str, float]) -> str:
+        """Why a run under Ray cannot start where there is so much of each, '' where it can."""
+        short = [
+            f"{self.fewest} workers need {amount * self.fewest:g} {name} and there are "
+            f"{have.get(name, 0):g}, enough for {have.get(name, 0) // amount:g}"
+            for name, amount in self.needed.items()
+            if have.get(name, 0) < amount * self.fewest
+        ]
+        fewer = "min_workers" if self.min_workers else "workers, or set launch.min_workers"
+        return f"{', '.join(short)}; lower launch.{fewer}" if short else ""
 
 
 class TrackingConfig(Section):

@@ -85,9 +85,8 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
 
 def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     launch = job.config.launch
-    fewest = launch.min_workers or launch.workers
-    needed = {"CPU": launch.cpus_per_worker, **({"GPU": 1} if launch.use_gpu else {})}
-    _check_resources(needed, fewest)
+    if lacking := launch.lacking(ray.cluster_resources()):  # Ray would wait for ever
+        raise ValueError(f"launch: {lacking}")
     attempt = uuid.uuid4().hex[:8]
     for note in (*job.folder.glob(FAILURE.format("*")), *job.folder.glob(STOPPED.format("*"))):
         note.unlink(missing_ok=True)
@@ -116,9 +115,9 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
         train_loop_config={},
         torch_config=TorchConfig(backend="nccl" if launch.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=(fewest, launch.workers) if launch.min_workers else launch.workers,
+            num_workers=(launch.fewest, launch.workers) if launch.min_workers else launch.workers,
             use_gpu=launch.use_gpu,
-            resources_per_worker=needed,
+            resources_per_worker=launch.needed,
             elastic_resize_monitor_interval_s=launch.resize_every_s,
         ),
         run_config=RunConfig(
@@ -148,14 +147,3 @@ def worker_env(launch: LaunchConfig) -> dict[str, str]:
     """What Ray is told for workers on any node. It keeps all of it, so no secret goes along."""
     threads = {"OMP_NUM_THREADS": str(max(1, int(launch.cpus_per_worker)))}
     return {**WORKER_ENV, **threads, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
-
-
-def _check_resources(needed: dict[str, float], workers: int) -> None:
-    """Ray waits for ever for resources that no node has; say so instead."""
-    have = ray.cluster_resources()
-    for name, amount in needed.items():
-        if have.get(name, 0) < amount * workers:
-            raise ValueError(
-                f"launch: {workers} workers need {amount * workers:g} {name}, the Ray cluster has "
-                f"{have.get(name, 0):g}; lower launch.workers, or set launch.min_workers"
-            )

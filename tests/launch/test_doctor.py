@@ -164,7 +164,7 @@ def test_gpus_that_are_not_there_are_counted(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     found = cluster(launching(launcher="ray", use_gpu=True, workers=8))
-    assert found.level == "error" and "lower launch.workers to 1" in found.finding
+    assert found.level == "error" and "enough for 1; lower launch.workers" in found.finding
 
 
 def test_nccl_is_named_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,10 +190,20 @@ FINDINGS = [
     ("error", "no GPU here", lambda folder: cluster(launching(use_gpu=True))),
     (
         "error",
-        "lower launch.workers to 2",
+        "3 workers need 3 CPU and there are 2, enough for 2; lower launch.workers",
         lambda folder: cluster(launching(launcher="ray", workers=3)),
     ),
     ("ok", "2 workers on a Ray", lambda folder: cluster(launching(launcher="ray", workers=2))),
+    (
+        "ok",
+        "2 to 3 workers on a Ray",
+        lambda folder: cluster(launching(launcher="ray", workers=3, min_workers=2)),
+    ),
+    (
+        "error",
+        "3 workers need 3 CPU and there are 2, enough for 2; lower launch.min_workers, or set RAY",
+        lambda folder: cluster(launching(launcher="ray", workers=4, min_workers=3)),
+    ),
 ]
 
 
@@ -261,7 +271,10 @@ def test_a_cluster_is_asked_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert [check.level for check in ray_cluster(finetuning(2))] == ["ok"]
     (lacking,) = ray_cluster(finetuning(8))
-    assert lacking.level == "error" and "8 workers need more CPU" in lacking.finding
+    assert lacking.level == "error" and "8 workers need 8 CPU and there are 4" in lacking.finding
+    fewer = LaunchConfig(launcher="ray", workers=8, min_workers=4)
+    (enough,) = ray_cluster(finetuning(1).model_copy(update={"launch": fewer}))
+    assert enough.level == "ok", "the run would start, with four"
     monkeypatch.delenv("RAY_AUTH_MODE")
     assert [check.level for check in ray_cluster(finetuning(2))] == ["ok", "warning"]
     Cluster(monkeypatch, None)

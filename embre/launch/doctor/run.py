@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import fsspec
 import torch
 
-from embre.config import PretrainConfig, RunConfig
+from embre.config import LaunchConfig, PretrainConfig, RunConfig
 from embre.launch.doctor.check import Check
 from embre.launch.doctor.machine import first_existing
 from embre.shards import ShardSet
@@ -32,20 +32,16 @@ def cluster(config: RunConfig) -> Check:
     if launch.launcher == "local":
         return Check("ok", "launch", "in this process, or as torchrun starts it")
     if address:
-        return Check("ok", "launch", f"{launch.workers} workers on the Ray cluster at {address}")
-    needed, have = launch.workers * launch.cpus_per_worker, os.cpu_count() or 1
-    if needed > have:
-        remedy = (
-            f"lower launch.workers to {int(have // launch.cpus_per_worker)}, or set RAY_ADDRESS"
-        )
-        return Check("error", "launch", f"needs {needed:g} CPUs, this machine has {have}; {remedy}")
-    gpus = torch.cuda.device_count()
-    if launch.use_gpu and launch.workers > gpus:
-        remedy = f"lower launch.workers to {gpus}, or set RAY_ADDRESS"
-        return Check(
-            "error", "launch", f"needs {launch.workers} GPUs, this machine has {gpus}; {remedy}"
-        )
-    return Check("ok", "launch", f"{launch.workers} workers on a Ray of this machine")
+        return Check("ok", "launch", f"{_workers(launch)} on the Ray cluster at {address}")
+    have = {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
+    if lacking := launch.lacking(have):
+        return Check("error", "launch", f"{lacking}, or set RAY_ADDRESS")
+    return Check("ok", "launch", f"{_workers(launch)} on a Ray of this machine")
+
+
+def _workers(launch: LaunchConfig) -> str:
+    fewer = f"{launch.min_workers} to " if launch.min_workers else ""
+    return f"{fewer}{launch.workers} workers"
 
 
 def ray_cluster(config: RunConfig) -> Iterator[Check]:
@@ -67,14 +63,11 @@ def ray_cluster(config: RunConfig) -> Iterator[Check]:
     finally:
         ray.shutdown()
     launch = config.launch
-    needed = {"CPU": launch.workers * launch.cpus_per_worker}
-    needed |= {"GPU": launch.workers} if launch.use_gpu else {}
-    known = ", ".join(f"{have.get(name, 0):g} {name}" for name in needed)
-    lacking = [name for name, amount in needed.items() if have.get(name, 0) < amount]
-    remedy = f"; {launch.workers} workers need more {' and '.join(lacking)}: lower launch.workers"
-    yield Check(
-        "error" if lacking else "ok", "ray", f"{address} has {known}{remedy if lacking else ''}"
-    )
+    if lacking := launch.lacking(have):
+        yield Check("error", "ray", f"{address}: {lacking}")
+    else:
+        known = ", ".join(f"{have[name]:g} {name}" for name in launch.needed)
+        yield Check("ok", "ray", f"{address} has {known}")
     if os.environ.get("RAY_AUTH_MODE") != "token":
         yield Check(
             "warning",
