@@ -10,7 +10,6 @@ Ctrl-C ends the following and not the job. `--dry-run` shows what would be sent 
 
 import json
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -33,12 +32,12 @@ from jobs import (
 )
 
 from embre.config import FinetuneConfig, PretrainConfig, RunConfig, load_config
+from embre.config.places import is_url, sqlite_file
 
 PROJECT = Path(__file__).resolve().parents[1]
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 STOP_WAIT_S = 300  # Ray kills a job this long after it asked it to stop; a run saves first
 INTERRUPTED = 130
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,29 +100,25 @@ def shared_paths(config: RunConfig, root: str | None) -> list[str]:
     """
     if root is not None and not PurePosixPath(root).is_absolute():
         raise ValueError(f"--root {root}: give an absolute path, as /mnt/embre")
-    values = config.model_dump(mode="json")
-    data = values["data"]
-    given = {"storage": values["storage"], "encoder.path": values["encoder"]["path"]}
-    given |= {f"data.{key}": data[key] for key in ("shards", "train", "dev") if key in data}
-    given |= {f"data.also.{n}.train": one["train"] for n, one in enumerate(data.get("also", []))}
-    relative = {key: path for key, path in given.items() if is_relative(path)}
-    uri = config.tracking.uri or ""
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+    if (file := sqlite_file(config.tracking.uri or "")) and not file.is_absolute():
         raise ValueError("tracking.uri: a relative file; leave it out, and it lies in the storage")
-    if relative and root is None:
-        named = ", ".join(f"{key}={value}" for key, value in relative.items())
+    moved: dict[str, str] = {}
+
+    def shared(key: str, path: str) -> str:
+        if is_relative(path):
+            path = moved[key] = str(PurePosixPath(root or "") / path)
+        return path
+
+    values = config.with_paths(shared).model_dump(mode="json")
+    if moved and root is None:
+        named = ", ".join(f"{key}={path}" for key, path in moved.items())
         raise ValueError(
             f"these paths are relative: {named}; give --root FOLDER, that of the storage which all "
             "nodes share, or absolute paths"
         )
-
-    def shared(path: str) -> str:
-        return str(PurePosixPath(root or "") / path) if is_relative(path) else path
-
-    found = [f"{key}={shared(path)}" for key, path in relative.items() if "also" not in key]
-    if len(found) < len(relative):  # a list is given as a whole
-        also = [{**one, "train": shared(one["train"])} for one in data["also"]]
-        found.append(f"data.also={json.dumps(also)}")
+    found = [f"{key}={path}" for key, path in moved.items() if "also" not in key]
+    if len(found) < len(moved):  # a list is given as a whole
+        found.append(f"data.also={json.dumps(values['data']['also'])}")
     return found
 
 
@@ -131,7 +126,7 @@ def is_relative(path: str) -> bool:
     """Whether a path, and no URL or model of the registry, depends on where a process runs."""
     if path.startswith("~"):
         raise ValueError(f"{path}: ~ is another folder on each node; give an absolute path")
-    return not URL.match(path) and not PurePosixPath(path).is_absolute()
+    return not is_url(path) and not PurePosixPath(path).is_absolute()
 
 
 def send(job: Submission, address: str) -> int:

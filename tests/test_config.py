@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+import yaml
 
 from embre.config import (
     ConfigError,
@@ -40,6 +41,21 @@ def test_every_shipped_config_loads_and_opens_with_the_four_answers(path: Path) 
     head = path.read_text().split("\nname:")[0]
     for answer in ("# What:", "# Command:", "# Needs:", "# Hours and numbers:"):
         assert answer in head, f"{path.name}: say '{answer}' on top"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if path.parent.name != "study"], ids=lambda path: path.stem
+)
+def test_all_paths_of_a_config_are_known_and_decide_no_numbers(path: Path) -> None:
+    config = load_config(KINDS[path.parent.name], path)
+    keys = []
+    moved = config.with_paths(lambda key, path: keys.append(key) or f"/moved/{path}")
+    assert {"storage", "encoder.path"} < set(keys)
+    assert moved.fingerprint() == config.fingerprint()
+    texts = yaml.safe_load(dump_config(moved))
+    assert texts["encoder"]["path"].startswith("/moved/")
+    for number, _ in enumerate(texts["data"].get("also", [])):
+        assert texts["data"]["also"][number]["train"].startswith("/moved/")
 
 
 def test_there_are_shipped_configs() -> None:

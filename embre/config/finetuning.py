@@ -123,12 +123,16 @@ class SchemaConfig(Section):
 class AlsoConfig(Section):
     """A corpus that is trained on beside the one that the run is scored on."""
 
+    PATHS = ("train",)
+
     corpus: SchemaConfig
     train: str = Field(description="file or folder of annotated documents")
 
 
 class CorpusConfig(Section):
     """The annotated documents of a fine-tuning run."""
+
+    PATHS = ("train", "dev")
 
     corpus: SchemaConfig = SchemaConfig(name="biored")
     train: str = Field(description="file or folder of annotated documents")

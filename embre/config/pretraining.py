@@ -12,6 +12,8 @@ from embre.entity_types import ENTITY_TYPES, unknown_type
 class DataConfig(Section):
     """Which shards a pretraining run streams, and how."""
 
+    PATHS = ("shards",)
+
     shards: str = Field(description="folder or URL of a shard set")
     streams: int = Field(default=16, gt=0, description="logical readers = micro-batches of a step")
     shuffle_shards: int = Field(

@@ -35,6 +35,8 @@ NOT_IN_FINGERPRINT = {
 class RunConfig(Section):
     """What every run has."""
 
+    PATHS = ("storage",)
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     seed: int = Field(default=13, ge=0, lt=1 << 32)
     storage: str = Field(default="runs", description="folder of all runs; shared by all machines")

@@ -1,15 +1,33 @@
 """The sections that every run has."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
-    """A frozen part of a config; unknown keys are refused."""
+    """A frozen part of a config; unknown keys are refused. `PATHS` are its keys that name a file
+    or folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    PATHS: ClassVar[tuple[str, ...]] = ()
+
+    def with_paths(self, change: Callable[[str, str], str], within: str = "") -> Self:
+        """With `change(key, path)` in place of each path, as `data.also.0.train` within `also`."""
+        changed: dict[str, Any] = {}
+        for name, value in self:
+            key = f"{within}{name}"
+            if name in self.PATHS:
+                changed[name] = change(key, value)
+            elif isinstance(value, Section):
+                changed[name] = value.with_paths(change, f"{key}.")
+            elif isinstance(value, list):
+                changed[name] = [
+                    one.with_paths(change, f"{key}.{number}.") if isinstance(one, Section) else one
+                    for number, one in enumerate(value)
+                ]
+        return self.model_copy(update=changed)
 
 
 class NewEncoder(Section):
@@ -30,6 +48,8 @@ class NewEncoder(Section):
 
 class EncoderConfig(Section):
     """The backbone: a Hugging Face folder, or a new one with the tokenizer of a folder."""
+
+    PATHS = ("path",)
 
     path: str = Field(description="Hugging Face folder of a BERT-type checkpoint and its tokenizer")
     new: NewEncoder | None = Field(

@@ -120,7 +120,16 @@ def evaluate(
     """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
     from embre.launch.evaluating import Request, run_evaluation
 
-    request = Request(gold, pred, train, out, other, official, every_pair, config)
+    request = Request(
+        gold=gold,
+        pred=pred,
+        train=train,
+        out=out,
+        other=other,
+        official=official,
+        every_pair=every_pair,
+        config=config,
+    )
     for line in run_evaluation(request):
         console.print(line)
 
@@ -160,9 +169,18 @@ def predict(
     from embre.launch.predicting import Request, run_prediction
 
     request = Request(
-        *(model, inputs, out, device, threshold, parquet, overwrite, processes, ray, gpus)
+        model=model,
+        inputs=inputs,
+        out=out,
+        device=device,
+        threshold=threshold,
+        parquet=parquet,
+        overwrite=overwrite,
+        processes=processes,
+        ray=ray,
+        gpus=gpus,
     )
-    for line in run_prediction(request, _uri(tracking_uri), console):
+    for line in run_prediction(request, tracking_uri, console):
         console.print(line)
 
 
@@ -195,7 +213,7 @@ def probe(
     if (text is None) == (shards is None):
         raise ValueError("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
     request = Request(text, shards, top, strips)
-    for line in run_probe(encoder, request, as_json, _uri(tracking_uri), device):
+    for line in run_probe(encoder, request, as_json, tracking_uri, device):
         console.print(line)
 
 
@@ -219,7 +237,7 @@ def register(
     from embre.launch.registering import Request, run_register, show_lineage
 
     if show is not None and run is None:
-        lines = show_lineage(show, _uri(tracking_uri))
+        lines = show_lineage(show, tracking_uri)
     elif show is None and run is not None and name is not None and tracking_uri is None:
         lines = run_register(Request(run, name, alias, if_better))
     else:
@@ -324,8 +342,3 @@ def _job(kind: str, path: Path, overrides: list[str] | None, print_config: bool)
 
     folder = run_job(kind, config, console)
     return folder if os.environ.get("RANK", "0") == "0" else None  # one rank speaks
-
-
-def _uri(given: str | None) -> str:
-    default = Path("runs/mlflow.db").absolute()
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default}"

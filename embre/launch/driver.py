@@ -1,7 +1,6 @@
 """The driver of a job: resolves and checks its config, opens its MLflow run, launches, closes."""
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from embre.config import (
     load_config,
     refuse_secrets,
 )
+from embre.config.places import is_url
 from embre.curves import draw_curves
 from embre.engine_deepspeed import deepspeed_json
 from embre.engines import DEEPSPEED_JSON
@@ -30,9 +30,10 @@ from embre.launch.progress import shown
 from embre.tracking.events import EVENTS
 from embre.tracking.registry import fetch
 from embre.tracking.runs import RunHandle, best_effort, close_run, log_files, open_run
+from embre.tracking.uri import resolve_uri
 from embre.world import World
 
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+MAY_BE_URLS = ("encoder.path", "data.shards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     refuse_secrets(config)  # first of all: what refuses a value may show it
     under_torchrun = config.launch.launcher == "local" and "RANK" in os.environ
     refuse_what_cannot_be(config, under_torchrun)
-    tracking_uri(config)  # refused here, before anything is written
+    uri = tracking_uri(config)  # refused here, before anything is written
     config = resolve(config)
     lineage = job_kind.check(config)
     folder = Path(config.storage) / config.name
@@ -72,7 +73,7 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     (folder / CONFIG).write_text(dump_config(config))
     handle = None
     with best_effort("opening the MLflow run"):
-        handle = open_run(config, tracking_uri(config), folder, {"embre.kind": kind}, lineage)
+        handle = open_run(config, uri, folder, {"embre.kind": kind}, lineage)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status = "KILLED"
     try:
@@ -105,7 +106,7 @@ def finish(handle: RunHandle | None, folder: Path, status: str) -> None:
 
 def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
     """ValueError for what a launcher or an engine cannot do."""
-    if SCHEME.match(config.storage):
+    if is_url(config.storage):
         raise ConfigError(
             f"storage: {config.storage} is a URL; give a folder that all machines share"
         )
@@ -140,59 +141,30 @@ def refuse_another_config(kind: type[RunConfig], config: RunConfig, folder: Path
 
 def resolve(config: RunConfig) -> RunConfig:
     """The config with absolute paths (workers change their folder) and models fetched."""
-    storage = Path(config.storage).absolute()
-    updates: dict[str, Any] = {"storage": str(storage)}
+    config = config.with_paths(absolute)
     backbone = config.encoder.path
-    if backbone.startswith("models:/"):
-        # Fetched once: a resumed run keeps its backbone though the alias has moved on.
-        fetched = storage / config.name / "backbone"
-        if not fetched.exists():
-            fetch(backbone, tracking_uri(config.model_copy(update=updates)), fetched)
-        backbone = str(fetched)
-    updates["encoder"] = config.encoder.model_copy(update={"path": absolute(backbone)})
-    data: Any = config.data  # type: ignore[attr-defined]
-    also = getattr(data, "also", [])
-    given = {f"data.{key}": getattr(data, key, "") for key in ("train", "dev")}
-    given |= {f"data.also.{n}.train": one.train for n, one in enumerate(also)}
-    for key, path in given.items():
-        if SCHEME.match(path):
-            raise ConfigError(f"{key}: copy it to a local file first, it is read many times")
-    paths: dict[str, Any] = {
-        key: absolute(getattr(data, key))
-        for key in ("shards", "train", "dev")
-        if hasattr(data, key)
-    }
-    if also:
-        paths["also"] = [one.model_copy(update={"train": absolute(one.train)}) for one in also]
-    updates["data"] = data.model_copy(update=paths)
-    return config.model_copy(update=updates)
+    if not backbone.startswith("models:/"):
+        return config
+    # Fetched once: a resumed run keeps its backbone though the alias has moved on.
+    fetched = Path(config.storage) / config.name / "backbone"
+    if not fetched.exists():
+        fetch(backbone, tracking_uri(config), fetched)
+    encoder = config.encoder.model_copy(update={"path": str(fetched)})
+    return config.model_copy(update={"encoder": encoder})
 
 
-def absolute(path: str) -> str:
-    """A local path made absolute; a URL as it is."""
-    return path if SCHEME.match(path) else str(Path(path).absolute())
+def absolute(key: str, path: str) -> str:
+    """A local path made absolute; a URL as it is.
+
+    Raises ConfigError for a URL of documents.
+    """
+    if not is_url(path):
+        return str(Path(path).absolute())
+    if key not in MAY_BE_URLS:
+        raise ConfigError(f"{key}: copy it to a local file first, it is read many times")
+    return path
 
 
 def tracking_uri(config: RunConfig) -> str:
-    """The config's, the environment's, or a sqlite file in the storage.
-
-    Raises ConfigError where a password would be written down, and for a folder.
-    """
-    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri is None:
-        Path(config.storage).mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{Path(config.storage).absolute()}/mlflow.db"
-    if "@" in uri.split("://")[-1].split("/")[0]:
-        raise ConfigError(
-            "the MLflow URI holds a user or password, which would be written down; set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
-        )
-    if uri.startswith("file:") or not (SCHEME.match(uri) or uri == "databricks"):
-        key = "tracking.uri" if config.tracking.uri else "MLFLOW_TRACKING_URI"
-        raise ConfigError(
-            f"{key}: {uri} is a folder, and MLflow no longer keeps runs in folders; give "
-            "sqlite:///PATH/mlflow.db or the URL of a server, or leave it out"
-        )
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    return uri
+    """Where the runs of a config are kept."""
+    return resolve_uri(config.tracking.uri, config.storage, "tracking.uri")

@@ -16,6 +16,7 @@ from embre.launch.tables import losses
 from embre.predict import Predicted, PredictSettings, predict_files
 from embre.predict_record import locked
 from embre.tracking.registry import fetch
+from embre.tracking.uri import resolve_uri
 from embre.workers import OneProcess, Processes, Workers
 
 SHOW_EVERY_S = 0.5
@@ -41,7 +42,7 @@ class Request:
 
 
 def run_prediction(
-    request: Request, tracking_uri: str, console: Console
+    request: Request, tracking_uri: str | None, console: Console
 ) -> Iterator[RenderableType]:
     """Predict, show on `console` how far it is, and say what came of it."""
     check(request)
@@ -116,7 +117,7 @@ def workers_of(request: Request) -> AbstractContextManager[Workers]:
 
 
 @contextmanager
-def model_folder(model: str, out: Path, tracking_uri: str) -> Iterator[Path]:
+def model_folder(model: str, out: Path, tracking_uri: str | None) -> Iterator[Path]:
     """The folder of a model. One of the registry lies in `out` meanwhile, which all nodes see.
 
     `out` is locked; what a killed run left of its model there goes.
@@ -127,4 +128,4 @@ def model_folder(model: str, out: Path, tracking_uri: str) -> Iterator[Path]:
         yield Path(model)
         return
     with TemporaryDirectory(prefix=FETCHED, dir=out) as scratch:
-        yield fetch(model, tracking_uri, Path(scratch) / "model")
+        yield fetch(model, resolve_uri(tracking_uri), Path(scratch) / "model")

@@ -18,6 +18,7 @@ from embre.probe import Answer, probe_text
 from embre.probe_shards import SYSTEMS, Comparison, lineage, probe_shards
 from embre.shard_documents import printable
 from embre.tracking.registry import fetch
+from embre.tracking.uri import resolve_uri
 
 NUM_TYPES = 3  # likeliest types that are named
 
@@ -33,14 +34,14 @@ class Request:
 
 
 def run_probe(
-    name: str, request: Request, as_json: bool, tracking_uri: str, device: str
+    name: str, request: Request, as_json: bool, tracking_uri: str | None, device: str
 ) -> list[RenderableType]:
     """What is to be printed of an encoder: its folder, its run's, or `models:/…`."""
     errors, found_device = Console(stderr=True, highlight=False), device_named(device)
     with TemporaryDirectory() as scratch, errors.status("loading the encoder") as status:
         folder = encoder_within(Path(name))
         if name.startswith("models:/"):
-            folder = fetch(name, tracking_uri, Path(scratch) / "model")
+            folder = fetch(name, resolve_uri(tracking_uri), Path(scratch) / "model")
         encoder = load_pretrained(folder, found_device)
         if request.text is not None:
             answers = probe_text(encoder, request.text, request.top)

@@ -7,6 +7,7 @@ from pathlib import Path
 from embre.lineage import ENCODER_DIGEST, SHARD_SET, lineage_of
 from embre.register import F1, register_run
 from embre.tracking.registry import DIGEST
+from embre.tracking.uri import refuse_missing, resolve_uri
 from embre.tracking.versions import Version
 
 DIGITS = 12  # shown of a digest
@@ -33,12 +34,10 @@ def run_register(request: Request) -> Iterator[str]:
         yield f"models:/{request.name}@{request.alias}"
 
 
-def show_lineage(name: str, uri: str) -> Iterator[str]:
+def show_lineage(name: str, tracking_uri: str | None) -> Iterator[str]:
     """The relation models and encoders that hang together with a name or a shard set."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise FileNotFoundError(
-            f"no registry at {uri}: give --tracking-uri, or set MLFLOW_TRACKING_URI"
-        )
+    uri = resolve_uri(tracking_uri)
+    refuse_missing(uri)
     found = lineage_of(name, uri)
     called = {v.tags.get(DIGEST, ""): f"{v.name} {v.number}" for v in found.encoders if v.name}
     models = [

@@ -23,6 +23,7 @@ from mlflow.tracking import MlflowClient
 from embre.durable import move_into_place
 from embre.job import LINEAGE, folder_digest
 from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
+from embre.tracking.uri import refuse_missing
 from embre.tracking.versions import versions_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -98,8 +99,9 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     """Copy the model folder of a registered version (`models:/name@alias`) to `target`.
 
     Raises ValueError where the registry has no such model, and where what the store gives is not
-    what was registered; `target` is then as it was.
+    what was registered; `target` is then as it was. FileNotFoundError where there is no registry.
     """
+    refuse_missing(tracking_uri)
     quiet_mlflow()
     try:
         with tracking_at(tracking_uri):

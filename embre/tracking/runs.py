@@ -24,6 +24,7 @@ from mlflow.tracking import MlflowClient
 from pydantic import BaseModel
 
 from embre.config import RunConfig, dump_config
+from embre.config.places import sqlite_file
 from embre.durable import commit
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ MAX_PARAM_LENGTH = 500
 SEND_EVERY_S = 2.0
 SYSTEM_EVERY_S = 10
 GIVE_UP_AFTER_S = 10.0
-SQLITE = "sqlite:///"
 WAIT_FOR_STORE_S = 120.0  # making a database takes some ten seconds on a busy machine
 
 
@@ -91,9 +91,9 @@ def open_run(
 def client_of(uri: str) -> MlflowClient:
     """The store at `uri`. A local database that is not there yet is made by one process at a time:
     MLflow's migrations fail where two carry them out."""
-    if not uri.startswith(SQLITE):
+    database = sqlite_file(uri)
+    if database is None:
         return MlflowClient(uri)
-    database = Path(uri.removeprefix(SQLITE))
     database.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{database}.lock", timeout=WAIT_FOR_STORE_S):
         return MlflowClient(uri)
@@ -234,7 +234,7 @@ def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
     whatever folder the command was given in."""
     name = config.tracking.experiment
     folder = Path(config.storage).absolute() / "mlartifacts"
-    files = folder.as_uri() if uri.startswith(SQLITE) else None
+    files = folder.as_uri() if sqlite_file(uri) else None
     found = client.get_experiment_by_name(name)
     if found is None:
         try:

@@ -124,11 +124,21 @@ def test_no_password_of_a_tracking_store_is_shown(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     found = tracking(tmp_path, None)
-    assert found.level == "error" and "127.0.0.1" in found.finding
-    assert CANARY not in found.finding
+    assert found.level == "error" and CANARY not in found.finding
     monkeypatch.setattr(runs, "reachable", lambda uri: "")
-    found = tracking(tmp_path, uri)
-    assert found.level == "ok" and CANARY not in found.finding
+    assert CANARY not in tracking(tmp_path, uri).finding
+
+
+def test_what_the_run_refuses_as_a_tracking_store_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{CANARY}@127.0.0.1:9/mlflow")
+    monkeypatch.setattr(runs, "reachable", lambda uri: "")
+    found = tracking(tmp_path, None)
+    assert found.level == "error" and "MLFLOW_TRACKING_PASSWORD" in found.finding
+    found = tracking(tmp_path, "sqlite:///" + str(tmp_path / "new" / "mlflow.db"))
+    assert found.level == "ok" and "made when needed" in found.finding
+    assert not list(tmp_path.iterdir()), "the doctor makes nothing"
 
 
 def test_a_secret_in_a_config_is_reported_without_its_value(tmp_path: Path) -> None:
@@ -185,7 +195,7 @@ def launching(**launch: object) -> FinetuneConfig:
 FINDINGS = [
     ("error", "cannot write", lambda folder: storage(folder / "file" / "runs")),
     ("warning", "can be written, 1 GB free", lambda folder: storage(folder / "runs")),
-    ("error", "start the server", lambda folder: tracking(folder, f"sqlite:///{folder}/file/a")),
+    ("error", "give another trac", lambda folder: tracking(folder, f"sqlite:///{folder}/file/a")),
     ("error", "not installed; run pip", lambda folder: next(iter(packages()))),
     ("error", "no GPU here", lambda folder: cluster(launching(use_gpu=True))),
     (

@@ -56,7 +56,7 @@ def test_what_the_registry_has_not_is_said_with_what_it_has(store: str, tmp_path
     for name in ("relation", "5555", "'; DROP", "6" * 64, "%%%%%%%%%"):
         with pytest.raises(ValueError, match="which has encoder, plain, relations"):
             lineage_of(name, store)
-    with pytest.raises(FileNotFoundError, match="no registry"):
+    with pytest.raises(FileNotFoundError, match="there is no registry"):
         list(show_lineage("m", f"sqlite:///{tmp_path}/none.db"))
     assert not (tmp_path / "none.db").exists()
 

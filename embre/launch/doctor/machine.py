@@ -13,6 +13,7 @@ import torch
 import torch.cuda.nccl
 
 from embre.compiled_ops import ops_folder, stale_locks
+from embre.config.places import sqlite_file
 from embre.launch.doctor.check import Check
 
 OLDEST_PYTHON = (3, 11)
@@ -63,18 +64,23 @@ def compiled_ops() -> Iterator[Check]:
 
 def storage(folder: Path) -> Check:
     """Whether a file can be written and moved into place there, and how much room there is."""
+    if problem := unwritable(folder):
+        return Check("error", "storage", f"{problem}; choose another folder")
+    free_gb = shutil.disk_usage(first_existing(folder)).free / 1e9
+    level = "ok" if free_gb > ENOUGH_DISK_GB else "warning"
+    return Check(level, "storage", f"{folder.absolute()}: can be written, {free_gb:,.0f} GB free")
+
+
+def unwritable(folder: Path) -> str:
+    """Why no file can be written and moved into place in a folder that may be made, or ''."""
     existing = first_existing(folder)
     try:
         with tempfile.TemporaryDirectory(dir=existing) as scratch:
             (Path(scratch) / "a").write_text("x")
             (Path(scratch) / "a").rename(Path(scratch) / "b")
     except OSError as error:
-        return Check(
-            "error", "storage", f"{existing}: cannot write ({error}); choose another folder"
-        )
-    free_gb = shutil.disk_usage(existing).free / 1e9
-    level = "ok" if free_gb > ENOUGH_DISK_GB else "warning"
-    return Check(level, "storage", f"{folder.absolute()}: can be written, {free_gb:,.0f} GB free")
+        return f"{existing}: cannot write ({error})"
+    return ""
 
 
 def first_existing(folder: Path) -> Path:
@@ -82,12 +88,20 @@ def first_existing(folder: Path) -> Path:
 
 
 def tracking(folder: Path, uri: str | None) -> Check:
-    """Whether MLflow answers. What is shown of its address has no password."""
+    """Whether MLflow answers where a run of this storage and `tracking.uri` would be kept. What is
+    shown of its address has no password."""
     from embre.tracking.runs import reachable, without_secrets
+    from embre.tracking.uri import resolve_uri
 
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri is None:
-        return Check("ok", "mlflow", f"sqlite in {folder.absolute()}/mlflow.db (made when needed)")
+    try:
+        uri = resolve_uri(uri, folder, "tracking.uri")
+    except ValueError as error:
+        return Check("error", "mlflow", str(error))
+    file = sqlite_file(uri)
+    if file and not file.exists():
+        if problem := unwritable(file.parent):
+            return Check("error", "mlflow", f"{problem}; give another tracking.uri")
+        return Check("ok", "mlflow", f"{uri} (made when needed)")
     problem = reachable(uri)
     if problem:
         remedy = "start the server or set MLFLOW_TRACKING_URI"
