@@ -30,6 +30,7 @@ import typer
 from rich.console import Console
 
 from embre.demo import ENCODER_NAME, MODEL_NAME, SETTINGS, Stages, make_files, write_configs
+from embre.launch.errors import told
 from embre.launch.tables import scores_table
 from embre.register import register_run
 from embre.sharding import shard
@@ -193,6 +194,7 @@ def submit(cluster: RayCluster, kind: str, out: Path, overrides: list[str]) -> N
         raise RuntimeError(f"exit code {code} of {' '.join(command)}")
 
 
+@told()
 def main(
     nodes: Annotated[int, typer.Option(min=1, help="Besides the head; one worker each.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Of each of the two runs.")] = 20,
@@ -203,13 +205,8 @@ def main(
     """Rehearse a cluster job on this machine."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the nodes are stopped
     if out.exists() and any(out.iterdir()):
-        print(f"error: {out}: not empty; remove it or give another folder", file=sys.stderr)
-        raise typer.Exit(2)
-    try:
-        rehearse(nodes, steps, out.absolute(), Console(highlight=False, soft_wrap=True))
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+        raise ValueError(f"{out}: not empty; remove it or give another folder")
+    rehearse(nodes, steps, out.absolute(), Console(highlight=False, soft_wrap=True))
 
 
 if __name__ == "__main__":

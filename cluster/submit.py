@@ -33,6 +33,7 @@ from jobs import (
 
 from embre.config import FinetuneConfig, PretrainConfig, RunConfig, load_config
 from embre.config.places import is_url, sqlite_file
+from embre.launch.errors import told
 
 PROJECT = Path(__file__).resolve().parents[1]
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
@@ -140,7 +141,7 @@ def send(job: Submission, address: str) -> int:
     if running:
         run = job.metadata[RUN]
         raise ValueError(
-            f"{run}: a job of this run is running, {running}\n{ways(running, address)}"
+            f"{run}: a job of this run is running, {running}; {ways(running, address)}"
         )
     client.submit_job(
         entrypoint=job.entrypoint,
@@ -152,15 +153,15 @@ def send(job: Submission, address: str) -> int:
     try:
         return follow(client, job.submission_id)
     except KeyboardInterrupt:
-        print(f"\nthe job runs on\n{ways(job.submission_id, address)}", file=sys.stderr)
+        print(f"\nthe job runs on; {ways(job.submission_id, address)}", file=sys.stderr)
         return INTERRUPTED
 
 
 def ways(job: str, address: str) -> str:
     """How to go on with a job that is running."""
     return (
-        f"follow it: ray job logs --follow --address {address} {job}\n"
-        f"stop it (it saves first): ray job stop --address {address} {job}"
+        f"follow it with `ray job logs --follow --address {address} {job}`, "
+        f"stop it (it saves first) with `ray job stop --address {address} {job}`"
     )
 
 
@@ -168,6 +169,7 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
+@told()
 def main(
     kind: Annotated[str, typer.Argument(help="pretrain or finetune.")],
     config: Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")],
@@ -187,23 +189,16 @@ def main(
     dry_run: Annotated[bool, typer.Option(help="Show what would be sent, and stop.")] = False,
 ) -> None:
     """Send a run to a Ray cluster, follow it, and end with its exit code."""
-    try:
-        address = check_address(address) if address else None
-        with tempfile.TemporaryDirectory() as scratch:
-            zipped = Path(scratch) / "project.zip"
-            job = prepare(kind, config, overrides or [], root, env or [], zipped)
-            if dry_run:
-                print(job.shown(address))
-                return
-            if address is None:
-                raise ValueError("give --address, or --dry-run to see what would be sent")
-            code = send(job, address)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+    address = check_address(address) if address else None
+    with tempfile.TemporaryDirectory() as scratch:
+        zipped = Path(scratch) / "project.zip"
+        job = prepare(kind, config, overrides or [], root, env or [], zipped)
+        if dry_run:
+            print(job.shown(address))
+            return
+        if address is None:
+            raise ValueError("give --address, or --dry-run to see what would be sent")
+        code = send(job, address)
     raise typer.Exit(code)
 
 

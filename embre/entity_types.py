@@ -1,12 +1,12 @@
 """The one table of entity types: canonical name, spellings in dumps, identifier dialects."""
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from embre.document import Concept, Document
+from embre.wording import nearest
 
 NOT_NORMALISED = {"", "-", "-1", "none", "null", "nan"}
 
@@ -101,9 +101,7 @@ def unknown_type(word: str) -> str:
     'SequenceVariant is no entity type; did you mean Variant?'
     """
     row = row_of(word)
-    near = [row.name] if row else difflib.get_close_matches(word, ENTITY_TYPES, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ENTITY_TYPES)}"
-    return f"{word} is no entity type; {hint}"
+    return f"{word} is no entity type; {nearest(row.name if row else word, ENTITY_TYPES)}"
 
 
 def _plain(spelling: str) -> str:

@@ -8,6 +8,7 @@ is no number, and one far too large.
 
 import errno
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from pathlib import Path
 
 ASKED_FOR = ("nan", "spike")  # told to who asks, which does it
 ACTIONS = ("kill9", "stop", "exit", "raise", "enospc", "sleep", *ASKED_FOR)
+FORM = re.compile(rf"(\w+):(\d+):({'|'.join(ACTIONS)})(?::(\d+))?")
 SLEEP_S = 20.0  # time for somebody else to break something
 
 
@@ -37,10 +39,14 @@ _armed: list[Fault] = []
 def arm(text: str, marker_folder: Path, rank: int) -> None:
     """Arm what is meant for this rank; ValueError for another form."""
     for one in text.split(","):
-        name, hit, action, *only = one.split(":")
-        if action not in ACTIONS or not hit.isdigit() or len(only) > 1:
-            raise ValueError(f"{one!r}: a fault is name:n:action[:rank] with one of {ACTIONS}")
-        if not only or int(only[0]) == rank:
+        found = FORM.fullmatch(one)
+        if found is None:
+            raise ValueError(
+                f"{one!r} is no fault; write name:n:action or name:n:action:rank, as step:7:kill9, "
+                f"with an action of {', '.join(ACTIONS)}"
+            )
+        name, hit, action, only = found.groups()
+        if only is None or int(only) == rank:
             marker = marker_folder / f"fault-{name}-{hit}-{rank}"
             _armed.append(Fault(name, int(hit), action, rank, marker))
 

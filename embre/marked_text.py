@@ -4,12 +4,12 @@
 only says how many word pieces are hidden, so `[[?|Gene]]` is one piece of whatever name.
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from embre.entity_types import ENTITY_TYPES, row_of
+from embre.wording import nearest
 
 MARKED = re.compile(r"\[\[(.*?)\]\](?!\])", re.DOTALL)
 HOW = "mark what is hidden as [[BRCA1|Gene]], [[BRCA1]] or, for one word piece, [[?|Gene]]"
@@ -60,7 +60,6 @@ def _read_mark(mark: str) -> Hidden:
         return Hidden(surface.strip(), None)
     row = row_of(kind)
     if row is None:
-        near = difflib.get_close_matches(kind.strip().capitalize(), ENTITY_TYPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ENTITY_TYPES)}"
+        hint = nearest(kind.strip().capitalize(), ENTITY_TYPES)
         raise ValueError(f"[[{mark}]]: {kind.strip()!r} is no entity type; {hint}")
     return Hidden(surface.strip(), row.name)

@@ -10,6 +10,7 @@ from embre.entities import read_concepts
 from embre.entity_types import TYPE_INDEX
 from embre.shards import Block, ShardSet
 from embre.tokenization import TextTokenizer
+from embre.wording import printable
 
 COLOURS = dict(zip(TYPE_INDEX, ("magenta", "red", "green", "yellow", "blue", "cyan"), strict=True))
 NO_SPACE_BEFORE = frozenset(".,;:!?%)]}'-/")
@@ -71,20 +72,6 @@ def find_documents(
                 first -= 1
                 missing.discard(doc_id)
         progress()
-
-
-def printable(text: str) -> str:
-    r"""Text out of the data, for a terminal: what it would obey or hide is written out.
-
-    >>> printable("BRAF\x1b[31m")
-    'BRAF\\x1b[31m'
-    """
-    return "".join(
-        sign
-        if sign.isprintable()
-        else (" " if sign.isspace() else sign.encode("unicode_escape").decode())
-        for sign in text
-    )
 
 
 def word_pieces(tokens: Iterable[int], tokenizer: TextTokenizer) -> list[str]:

@@ -16,6 +16,7 @@ from embre.encode import as_checked
 from embre.held_out import SHIPPED, Fingerprint, Held, fingerprint, names_of, read_held
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
+from embre.wording import nearest
 
 
 def schemas_of(data: CorpusConfig) -> list[RelationSchema]:
@@ -54,7 +55,7 @@ def schema_of(config: SchemaConfig, key: str) -> RelationSchema:
         )
     for label, ours in config.rename.items():
         if ours is not None and ours not in known.relation_types:
-            hint = _nearest(ours, known.relation_types)
+            hint = nearest(ours, known.relation_types)
             raise ValueError(f"{key}.rename: {label!r} becomes {ours!r}, no relation type; {hint}")
     novelty = known.novelty if config.novelty is None else config.novelty
     return replace(known, rename=config.rename, novelty=novelty)
@@ -194,8 +195,3 @@ def _check_novelty(path: str, docs: Iterable[Document], schema: RelationSchema) 
 
 def _counts(found: dict[str, int]) -> str:
     return ", ".join(f"{name} ({times})" for name, times in found.items())
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

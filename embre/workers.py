@@ -84,7 +84,10 @@ class Processes:
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                for future in done:
+                    if error := future.exception():
+                        raise error  # here, as one of ours, where `launch.errors` asks who raised
+                    yield future.result()
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 "a worker process died; where nothing above says why, the system killed it, often "

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up, a line or more for each floor.
 FLOORS = """
 - document tally entity_types relation_schema config world faults durable workers gather
-  interrupts stored_bytes
+  interrupts stored_bytes wording
 - corpora demo_corpus demo_wording scoring verdicts sentences meeting marked_text
 - data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards entities
   examples masking batch stream loader masked_documents markers passes pair_batch pair_labels pairs

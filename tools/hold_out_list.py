@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from embre.held_out import HELD_LIST_HEAD, held_lines, read_held
+from embre.launch.errors import told
 
 
+@told()
 def main(
     corpora: Annotated[list[str], typer.Argument(help="Files, folders or archives of documents.")],
     out: Annotated[Path, typer.Option(help="The list to write.")],
@@ -22,12 +24,8 @@ def main(
     ] = None,
 ) -> None:
     """Write a hold-out list."""
-    try:
-        only = {name for path in ids for name in read_held(str(path)).ids} if ids else None
-        lines = sorted(held_lines(corpora, only))
-    except (OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    only = {name for path in ids for name in read_held(str(path)).ids} if ids else None
+    lines = sorted(held_lines(corpora, only))
     out.write_text("".join(f"{line}\n" for line in [HELD_LIST_HEAD, *lines]))
     typer.echo(f"{len(lines):,} ids in {out}")
 

@@ -25,6 +25,7 @@ from rich.text import Text
 from embre.config import EntitiesConfig
 from embre.entities import coverage, read_concepts, type_numbers, vocabulary_of
 from embre.entity_types import TYPE_INDEX
+from embre.launch.errors import told
 from embre.shard_check import check_shards
 from embre.shard_documents import (
     COLOURS,
@@ -32,7 +33,6 @@ from embre.shard_documents import (
     StoredDocument,
     find_documents,
     join_word_pieces,
-    printable,
     word_pieces,
 )
 from embre.shard_statistics import ShardStatistics, statistics_of_set
@@ -46,6 +46,7 @@ from embre.shard_tables import (
 from embre.shards import ShardSet
 from embre.stored_bytes import read_bytes
 from embre.tokenization import TextTokenizer, load_tokenizer
+from embre.wording import printable
 
 DEFAULTS = EntitiesConfig()
 TOKENIZER = "tokenizer"
@@ -53,6 +54,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 MOST_TOKENS_SHOWN = 400
 
 
+@told()
 def main(
     shards: Annotated[str, typer.Argument(help="Folder or URL of a shard set.")],
     documents: Annotated[
@@ -81,24 +83,17 @@ def main(
 ) -> None:
     """Show what a shard set holds, or verify it."""
     console = Console(highlight=False, soft_wrap=True)
-    try:
-        shard_set = ShardSet.open(shards)
-        if verify:
-            sound = show_verdict(console, shard_set)
-            raise typer.Exit(0 if sound else 1)
-        if documents or ids:
-            show_documents(console, shard_set, tokenizer, documents, ids or [])
-            return
-        with shard_bar(console, "reading", shard_set) as advance:
-            statistics = statistics_of_set(shard_set, advance)
-        show_contents(console, shard_set, statistics)
-        show_entities(
-            console, shard_set, statistics, top, entities_min_count, entities_max_per_type
-        )
-    except (OSError, ValueError) as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(Text(printable(f"error: {error}"), "red"))
-        raise typer.Exit(2) from error
+    shard_set = ShardSet.open(shards)
+    if verify:
+        sound = show_verdict(console, shard_set)
+        raise typer.Exit(0 if sound else 1)
+    if documents or ids:
+        show_documents(console, shard_set, tokenizer, documents, ids or [])
+        return
+    with shard_bar(console, "reading", shard_set) as advance:
+        statistics = statistics_of_set(shard_set, advance)
+    show_contents(console, shard_set, statistics)
+    show_entities(console, shard_set, statistics, top, entities_min_count, entities_max_per_type)
 
 
 @contextmanager

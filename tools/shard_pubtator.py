@@ -7,9 +7,7 @@ cores of this machine work on it, or a Ray cluster's. Stopped in whatever way, t
 on where it was.
 """
 
-import errno
 import os
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,84 +25,92 @@ from rich.table import Table
 
 from embre.faults import arm
 from embre.held_out import SHIPPED
+from embre.launch.errors import told
+from embre.launch.workers import workers_of
 from embre.shard_tables import SPLIT_COLUMNS, split_rows
 from embre.shard_tasks import Progress as Step
 from embre.sharding import ShardSettings, shard
 from embre.shards import Manifest
 from embre.tally import REPAIRED, Tally
-from embre.workers import OneProcess, Processes, Workers
 
 DEFAULTS = ShardSettings()
+NUM_CORES = os.cpu_count() or 1
 
 
+Inputs = Annotated[list[str], typer.Argument(help="Files, folders, archives or URLs to read.")]
+Out = Annotated[Path, typer.Option(help="Folder of the shard set.")]
+TokenizerFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="Hugging Face folder of the backbone to be trained. Without it a vocabulary is learnt "
+        "from the documents. Either way OUT/tokenizer keeps it."
+    ),
+]
+HoldOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Documents to leave out beside the shipped lists: a corpus, a file of ids, or a list "
+        "of tools/hold_out_list.py. Repeatable."
+    ),
+]
+ShippedHoldOut = Annotated[
+    bool, typer.Option(help=f"Leave out the evaluation documents of {' and '.join(SHIPPED)}.")
+]
+NumProcesses = Annotated[int, typer.Option(min=1, help="Processes that work on it.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a Ray cluster whose workers do the work instead (`auto` for the one of "
+        "this machine); OUT must be on a file system that all of them see."
+    ),
+]
+BlockDocuments = Annotated[int, typer.Option(min=1, help="Documents stored together.")]
+ShardDocuments = Annotated[
+    int,
+    typer.Option(min=1, help="Documents of a shard; training needs as many shards as streams."),
+]
+ValidationShare = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of documents kept for validation.")
+]
+Vocabulary = Annotated[
+    int, typer.Option(help="Word pieces to learn where no --tokenizer is given.")
+]
+
+
+@told()
 def main(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders, archives or URLs to read.")],
-    out: Annotated[Path, typer.Option(help="Folder of the shard set.")],
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            help="Hugging Face folder of the backbone to be trained. Without it a vocabulary is "
-            "learnt from the documents. Either way OUT/tokenizer keeps it."
-        ),
-    ] = None,
-    hold_out: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Documents to leave out beside the shipped lists: a corpus, a file of ids, or a "
-            "list of tools/hold_out_list.py. Repeatable."
-        ),
-    ] = None,
-    shipped_hold_out: Annotated[
-        bool, typer.Option(help=f"Leave out the evaluation documents of {' and '.join(SHIPPED)}.")
-    ] = True,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Processes that work on it.")
-    ] = os.cpu_count() or 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of a Ray cluster whose workers do the work instead (`auto` for the one "
-            "of this machine); OUT must be on a file system that all of them see."
-        ),
-    ] = None,
-    block_documents: Annotated[
-        int, typer.Option(min=1, help="Documents stored together.")
-    ] = DEFAULTS.block_documents,
-    shard_documents: Annotated[
-        int,
-        typer.Option(min=1, help="Documents of a shard; training needs as many shards as streams."),
-    ] = DEFAULTS.shard_documents,
-    validation_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of documents kept for validation.")
-    ] = DEFAULTS.validation_share,
-    vocabulary: Annotated[
-        int, typer.Option(help="Word pieces to learn where no --tokenizer is given.")
-    ] = DEFAULTS.vocabulary,
+    inputs: Inputs,
+    out: Out,
+    tokenizer: TokenizerFolder = None,
+    hold_out: HoldOut = None,
+    shipped_hold_out: ShippedHoldOut = True,
+    processes: NumProcesses = NUM_CORES,
+    ray: RayAddress = None,
+    block_documents: BlockDocuments = DEFAULTS.block_documents,
+    shard_documents: ShardDocuments = DEFAULTS.shard_documents,
+    validation_share: ValidationShare = DEFAULTS.validation_share,
+    vocabulary: Vocabulary = DEFAULTS.vocabulary,
 ) -> None:
     """Write a shard set of PubTator documents, or finish one."""
     settings = ShardSettings(block_documents, shard_documents, validation_share, vocabulary)
     lists = [*(SHIPPED if shipped_hold_out else ()), *(hold_out or [])]
     console = Console(highlight=False, soft_wrap=True)
-    if fault := os.environ.get("EMBRE_FAULT"):
-        arm(fault, Path(os.environ["EMBRE_FAULT_FOLDER"]), 0)
-    try:
-        with _workers(processes, ray) as workers, _Bar(console) as bar:
-            manifest, tally = shard(inputs, out, tokenizer, lists, settings, bar.step, workers)
-    except (OSError, ValueError) as error:
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        remedy = "; make room and run the same command again: it goes on" if full else ""
-        errors = Console(stderr=True, soft_wrap=True)
-        errors.print(f"error: {error}{remedy}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
+    _arm_faults()
+    with workers_of(processes, "embre.shard_tasks", ray) as workers, _Bar(console) as bar:
+        manifest, tally = shard(inputs, out, tokenizer, lists, settings, bar.step, workers)
     show(console, out, manifest, tally)
 
 
-def _workers(processes: int, ray: str | None) -> AbstractContextManager[Workers]:
-    if ray:
-        from embre.launch.ray_workers import RayWorkers  # slow to import, and seldom wanted
-
-        return RayWorkers(ray)
-    return OneProcess() if processes == 1 else Processes(processes, preload="embre.shard_tasks")
+def _arm_faults() -> None:
+    if not (fault := os.environ.get("EMBRE_FAULT")):
+        return
+    marks = os.environ.get("EMBRE_FAULT_FOLDER")
+    if not marks:
+        raise ValueError(
+            "EMBRE_FAULT is set: set EMBRE_FAULT_FOLDER too, a folder for the marks of faults that "
+            "have happened"
+        )
+    arm(fault, Path(marks), 0)
 
 
 class _Bar:

@@ -21,15 +21,18 @@ from rich.text import Text
 from embre.batch import StreamSource
 from embre.config import PretrainConfig, load_config
 from embre.entities import chosen
+from embre.launch.errors import told
 from embre.masked_documents import MaskedDocument, masked_documents
-from embre.shard_documents import COLOURS, ConceptNames, join_word_pieces, printable, word_pieces
+from embre.shard_documents import COLOURS, ConceptNames, join_word_pieces, word_pieces
 from embre.shard_tables import share
 from embre.shards import ShardSet
 from embre.tokenization import TextTokenizer, load_tokenizer
+from embre.wording import printable
 
 TYPES = tuple(COLOURS)
 
 
+@told()
 def main(
     config: Annotated[Path, typer.Argument(help="YAML file of a pretraining run.")],
     overrides: Annotated[
@@ -40,15 +43,10 @@ def main(
     stream: Annotated[int, typer.Option(min=0, help="The stream whose documents are shown.")] = 0,
 ) -> None:
     """Show documents of a pretraining run before and after masking, and what is to be found."""
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    try:
-        run = load_config(PretrainConfig, config, overrides)
-        with errors.status("reading shards"):
-            tokenizer, names, docs = read_documents(run, stream, epoch, documents)
-    except (OSError, ValueError) as error:
-        line = " ".join(printable(f"error: {error}").split())
-        errors.print(Text(line, "red"), soft_wrap=True)
-        raise typer.Exit(2) from error
+    console = Console(highlight=False)
+    run = load_config(PretrainConfig, config, overrides)
+    with Console(stderr=True).status("reading shards"):
+        tokenizer, names, docs = read_documents(run, stream, epoch, documents)
     plain = console.color_system is None or console.no_color
     place = f"{run.name}: seed {run.seed}, epoch {epoch}, stream {stream} of {run.data.streams}"
     settings = ", ".join(f"{key} {value}" for key, value in run.masking.model_dump().items())

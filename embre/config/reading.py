@@ -3,7 +3,6 @@
 Unknown keys are refused with the nearest known one; `section.key=value` overrides a value.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from yaml.constructor import ConstructorError
 
 from embre.config.run import RunConfig
 from embre.config.sections import Section
+from embre.wording import nearest
 
 
 class ConfigError(ValueError):
@@ -150,8 +150,7 @@ def _explain(kind: type[BaseModel], problem: Any, lines: Lines) -> str:
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
     known = _known_keys(kind, problem["loc"][:-1])
-    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
+    hint = nearest(str(problem["loc"][-1]), sorted(known))
     line = f" (line {lines[problem['loc']]})" if problem["loc"] in lines else ""
     return f"{key}{line}: unknown key; {hint}"
 

@@ -1,9 +1,6 @@
-"""The `embre` command. Exit codes: 0 done, 1 the run failed, 2 the request cannot be carried out
-(a wrong path, key or file), 143 stopped by SIGTERM and saved. EMBRE_DEBUG=1 shows the traceback of
-an error."""
+"""The `embre` command; how it ends is said in `errors`."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +8,7 @@ import typer
 from rich.console import Console
 
 from embre import __version__
-from embre.interrupts import Interrupted
+from embre.launch.errors import told
 
 app = typer.Typer(
     name="embre",
@@ -21,8 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-STOPPED_BY_SIGTERM = 143
-
 console = Console(highlight=False, soft_wrap=True)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")]
@@ -82,7 +77,8 @@ def study(
 ):
     """Carry out the runs of a study, what is done not again, and write its table."""
     from embre.config import StudyConfig, load_config
-    from embre.launch.studying import carry_out_study, workers_of
+    from embre.launch.studying import carry_out_study
+    from embre.launch.workers import workers_of
     from embre.study_table import write_results
     from embre.workers import OneProcess
 
@@ -90,7 +86,7 @@ def study(
     if table:
         written = write_results(wanted)
     else:
-        with workers_of(processes, ray, gpus) as workers:
+        with workers_of(processes, "embre.launch.studying", ray, gpus) as workers:
             one_by_one = None if ray else OneProcess()
             written = carry_out_study(wanted, workers, console, one_by_one)
     console.print(written.read_text(), markup=False)
@@ -298,36 +294,10 @@ def version():
 
 
 def main() -> None:
-    """The entry point. An error is one line, with exit code 2 where the request was wrong, 1 where
-    the run failed, 143 where it was stopped by SIGTERM and saved."""
+    """The entry point."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app()  # usage errors end here by themselves, with exit code 2
-    except Exception as error:
-        sys.exit(_explain(error))
-
-
-def _explain(error: Exception) -> int:
-    """Print what went wrong in one line; with EMBRE_DEBUG=1 the traceback stands instead."""
-    if os.environ.get("EMBRE_DEBUG"):
-        raise error
-    if isinstance(error, Interrupted):
-        _error(f"{error}; the same command goes on")
-        return STOPPED_BY_SIGTERM
-    elsewhere = type(error).__module__.split(".")[0] in ("mlflow", "ray")  # a server, a cluster
-    if elsewhere or isinstance(error, (RuntimeError, ArithmeticError)):
-        _error(str(error))
-        return 1
-    if isinstance(error, (ValueError, OSError)):
-        _error(str(error))
-        return 2
-    raise error
-
-
-def _error(text: str) -> None:
-    Console(stderr=True, highlight=False).print(
-        f"error: {' '.join(text.split())}", style="red", markup=False, soft_wrap=True
-    )
+    with told():
+        app()
 
 
 def _job(kind: str, path: Path, overrides: list[str] | None, print_config: bool) -> Path | None:

@@ -25,7 +25,7 @@ from embre.engine_deepspeed import deepspeed_json
 from embre.engines import DEEPSPEED_JSON
 from embre.interrupts import Interrupted
 from embre.job import CONFIG, Job
-from embre.launch import LAUNCHERS, Recipe
+from embre.launch.local import run_local
 from embre.launch.progress import shown
 from embre.tracking.events import EVENTS
 from embre.tracking.registry import fetch
@@ -34,6 +34,7 @@ from embre.tracking.uri import resolve_uri
 from embre.world import World
 
 MAY_BE_URLS = ("encoder.path", "data.shards")
+Recipe = Callable[[Job, World], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,15 @@ class Kind:
     check: Callable[[Any], dict[str, str]]
 
 
+def _run_ray(recipe: Recipe, job: Job) -> None:
+    from embre.launch.ray import run_ray  # ray is imported where it is asked for
+
+    run_ray(recipe, job)
+
+
+# A launcher starts the ranks, hands each the job and its world, and returns when the run is over;
+# it raises what made the run fail.
+LAUNCHERS: dict[str, Callable[[Recipe, Job], None]] = {"local": run_local, "ray": _run_ray}
 KINDS = {
     "pretrain": Kind(PretrainConfig, pretrain.pretrain, pretrain.check),
     "finetune": Kind(FinetuneConfig, finetune.finetune, finetune.check),

@@ -1,5 +1,71 @@
-"""Errors of a launch."""
+"""How a command or a tool ends: an error is one line, and an exit code.
+
+0 done; 1 the run failed; 2 the request cannot be carried out (a wrong path, key or file); 143
+stopped by SIGTERM and saved. EMBRE_DEBUG=1 shows the traceback of an error.
+"""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from embre.interrupts import Interrupted
+from embre.wording import printable
+
+FAILED, REFUSED, STOPPED_BY_SIGTERM = 1, 2, 143
+ROOT = Path(__file__).resolve().parents[2]
+OURS = tuple(str(ROOT / name) for name in ("embre", "tools", "cluster"))
 
 
 class RunFailed(RuntimeError):
     """A run that was carried out and failed; the message says why and how to go on."""
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """An error that leaves the body is told in one line, and its exit code ends the process.
+
+    What typer raises passes, and so does what only a mistake of ours can be, as a KeyError.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = verdict(error)
+        if found is None:
+            raise
+        if os.environ.get("EMBRE_DEBUG"):
+            traceback.print_exc()
+        code, text = found
+        line = " ".join(printable(f"error: {text}").split())
+        errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        errors.print(line, style="red", markup=False)
+        sys.exit(code)
+
+
+def verdict(error: Exception) -> tuple[int, str] | None:
+    """Exit code and text of an error; None where it is not to be told in a line."""
+    by = type(error).__module__.split(".")[0]
+    if by in ("click", "typer"):  # which end the command themselves
+        return None
+    if isinstance(error, Interrupted):
+        return STOPPED_BY_SIGTERM, f"{error}; the same command goes on"
+    if by in ("mlflow", "ray") or isinstance(error, RuntimeError | ArithmeticError):
+        return FAILED, str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return REFUSED, f"{error}; make room and run the same command again: it goes on"
+    if isinstance(error, OSError) or (isinstance(error, ValueError) and _is_ours(error)):
+        return REFUSED, str(error)
+    if isinstance(error, ValueError):
+        return FAILED, f"{type(error).__name__}: {error}; EMBRE_DEBUG=1 shows where"
+    return None
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether a line of ours raises it, for people, and not what such a line calls."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return last.filename.startswith(OURS) and (last.line or "").startswith("raise ")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -13,11 +13,11 @@ from rich.text import Text
 
 from embre.launch.device import device_named
 from embre.launch.tables import losses
+from embre.launch.workers import workers_of
 from embre.predict import Predicted, PredictSettings, predict_files
 from embre.predict_record import locked
 from embre.tracking.registry import fetch
 from embre.tracking.uri import resolve_uri
-from embre.workers import OneProcess, Processes, Workers
 
 SHOW_EVERY_S = 0.5
 LOG_EVERY_S = 30.0  # where there is no terminal, as in a job
@@ -51,7 +51,7 @@ def run_prediction(
     with (
         locked(request.out),
         model_folder(request.model, request.out, tracking_uri) as folder,
-        workers_of(request) as workers,
+        workers_of(request.processes, "embre.predict", request.ray, request.gpus) as workers,
         console.status("predicting") as status,
     ):
         done, started = 0, time.monotonic()
@@ -105,15 +105,6 @@ def check(request: Request) -> None:
     if request.ray is not None and request.device.startswith("cuda") and not request.gpus:
         raise ValueError("--device cuda with --ray needs a share of a GPU a task, as --gpus 0.5")
     device_named(request.device, here=request.ray is None)
-
-
-def workers_of(request: Request) -> AbstractContextManager[Workers]:
-    """Who predicts the files."""
-    if request.ray is not None:
-        from embre.launch.ray_workers import RayWorkers
-
-        return RayWorkers(request.ray, request.gpus)
-    return OneProcess() if request.processes == 1 else Processes(request.processes, "embre.predict")
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from embre.launch.device import device_named
 from embre.pretrain import ENCODER
 from embre.probe import Answer, probe_text
 from embre.probe_shards import SYSTEMS, Comparison, lineage, probe_shards
-from embre.shard_documents import printable
 from embre.tracking.registry import fetch
 from embre.tracking.uri import resolve_uri
+from embre.wording import printable
 
 NUM_TYPES = 3  # likeliest types that are named
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from embre.launch.driver import resolve
 from embre.launch.errors import RunFailed
 from embre.study import Run, finetuning_runs, is_done, pretraining_runs, study_folder
 from embre.study_table import write_results
-from embre.workers import OneProcess, Processes, Workers
+from embre.workers import Workers
 
 TABLE_EVERY_S = 60
 LOG = "study.log"  # in a run's folder: what it printed
@@ -88,15 +87,6 @@ def carry_out_run(kind: str, folder: str) -> Done:
         code = run.wait()
     lines = (place / LOG).read_text(errors="replace").strip().splitlines() or [""]
     return Done(place.name, code, lines[-1])
-
-
-def workers_of(processes: int, address: str | None, gpus: float) -> AbstractContextManager[Workers]:
-    """Who carries out the runs."""
-    if address is not None:
-        from embre.launch.ray_workers import RayWorkers
-
-        return RayWorkers(address, gpus)
-    return OneProcess() if processes == 1 else Processes(processes, __name__)
 
 
 def _calls(runs: Iterable[Run]) -> Iterable[tuple[str, str]]:

@@ -9,7 +9,8 @@ import pytest
 
 from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
-from embre.launch import LAUNCHERS, cli
+from embre.launch import cli
+from embre.launch.driver import LAUNCHERS
 from embre.sharding import ShardSettings, shard
 from tests.tiny import document
 

@@ -1,0 +1,88 @@
+"""How a command ends: one line and an exit code, whoever raised; and the traceback on demand."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+from embre import faults
+from embre.config import LaunchConfig, read_values
+from embre.interrupts import Interrupted
+from embre.launch.errors import RunFailed, told, verdict
+from embre.workers import OneProcess, Processes
+from tools.shard_pubtator import main as shard_pubtator
+
+
+def raised(function, *given: object) -> Exception:  # noqa: ANN001
+    with pytest.raises(Exception) as found:
+        function(*given)
+    return found.value
+
+
+def a_full_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "shard.tar")
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_is_one_line_and_its_traceback_stands_above_on_demand(
+    debug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EMBRE_DEBUG", "1" if debug else "")
+    with pytest.raises(SystemExit) as ended, told():
+        faults.arm("step:7", Path(), 0)
+    *above, line = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("error: 'step:7' is no fault; write name:n")
+    assert any("in arm" in text for text in above) == debug and bool(above) == debug
+
+
+def test_no_control_character_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), told():
+        read_values("no\n\x1b[2J.yaml")
+    assert capsys.readouterr().err.startswith("error: no \\x1b[2J.yaml: no such config")
+
+
+def test_the_exit_code_says_whose_fault_it_is(tmp_path: Path) -> None:
+    def code_and_text(error: Exception) -> tuple[int, str]:
+        found = verdict(error)
+        assert found is not None
+        return found
+
+    # What is not raised for people is no wrong request, though it is a ValueError too.
+    for foreign in (
+        raised(np.concatenate, [np.zeros(2), np.zeros((3, 3))]),
+        raised(np.add, np.zeros(2), np.zeros(3)),
+        raised(lambda: np.zeros(2) + np.zeros(3)),
+        raised(int, "x"),
+        raised(LaunchConfig.model_validate, {"workers": 0}),
+    ):
+        code, text = code_and_text(foreign)
+        assert code == 1 and text.endswith("EMBRE_DEBUG=1 shows where")
+    assert code_and_text(raised(Path("none").read_text))[0] == 2
+    assert "make room" in code_and_text(raised(a_full_disk))[1]
+    assert code_and_text(Interrupted("saved"))[0] == 143
+    assert code_and_text(RunFailed("failed"))[0] == code_and_text(ZeroDivisionError("0"))[0] == 1
+    for passes in (typer.Exit(7), typer.BadParameter("which"), KeyError("a mistake of ours")):
+        assert verdict(passes) is None
+
+
+@pytest.mark.parametrize(
+    "workers", [OneProcess(), Processes(2, "embre.faults")], ids=["one", "two"]
+)
+def test_a_wrong_request_is_known_as_one_whoever_found_it(workers: OneProcess | Processes) -> None:
+    with workers:
+        error = raised(list, workers.run(faults.arm, [("step:7", Path(), 0)]))
+    found = verdict(error)
+    assert found is not None and found[0] == 2
+
+
+def test_a_fault_without_a_folder_for_its_mark_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EMBRE_FAULT", "written:1:raise")
+    monkeypatch.delenv("EMBRE_FAULT_FOLDER", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        shard_pubtator([], tmp_path)
+    assert ended.value.code == 2 and "set EMBRE_FAULT_FOLDER too" in capsys.readouterr().err
