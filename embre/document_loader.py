@@ -40,6 +40,7 @@ class DocumentLoader:
         self.encoder = encoder
         self.passes_per_micro_batch = data.passes_per_micro_batch
         self.micro_batches = data.micro_batches
+        self.per_rank = -(-data.micro_batches // world.size)
         self.seed = seed
         self.world = world
         self._passes = [found for doc in docs for found in encoder.passes(doc, tally)]
@@ -54,7 +55,7 @@ class DocumentLoader:
         """This rank's micro-batches of the next step."""
         slots = range(self.world.rank, self.micro_batches, self.world.size)
         found = [self._micro_batch(self._next_step, slot) for slot in slots]
-        missing = -(-self.micro_batches // self.world.size) - len(found)
+        missing = self.per_rank - len(found)
         self._next_step += 1
         return found + [self.encoder.lay([], slot=-1)] * missing
 

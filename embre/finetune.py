@@ -3,7 +3,6 @@ scores the held-out documents."""
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from embre.encoder import check_length, load_encoder
 from embre.engine import Engine
 from embre.engines import build_engine
 from embre.evaluation import evaluate_documents, write_evaluation
-from embre.job import LINEAGE, Job, folder_digest
+from embre.job import LINEAGE, Job, folder_digest, read_lineage
 from embre.model_card import write_relation_card
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel, save_relation_model
@@ -61,8 +60,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
         encoder.tokenizer.vocabulary,
         config.encoder.precision == "bf16",
     )
-    per_rank = -(-config.data.micro_batches // world.size)
-    engine = build_engine(config, model, model.loss_weights, world, per_rank, job.folder)
+    engine = build_engine(config, model, model.loss_weights, world, loader.per_rank, job.folder)
     fingerprint = job.fingerprint(*digests(config).values())
     checkpoints = Checkpoints(
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
@@ -191,8 +189,7 @@ def check(config: FinetuneConfig) -> dict[str, str]:
 
     Raises FileNotFoundError or ValueError that says what to do.
     """
-    stage = config.deepspeed.get("zero_optimization", {}).get("stage", 1)
-    if config.engine == "deepspeed" and stage == 3:
+    if config.engine == "deepspeed" and config.zero_stage == 3:
         raise ValueError(
             "deepspeed.zero_optimization.stage: 3 splits each weight over the ranks and is for "
             "pretraining; fine-tune with 1 or 2"
@@ -216,9 +213,7 @@ def digests(config: FinetuneConfig) -> dict[str, str]:
 
 def encoder_lineage(path: str) -> dict[str, Any]:
     """What the backbone says of its own origin; its weights' digest in any case."""
-    known = Path(path) / LINEAGE
-    values = json.loads(known.read_text()) if known.exists() else {}
-    return {**values, "digest": folder_digest(path)}
+    return {**read_lineage(path), "digest": folder_digest(path)}
 
 
 def table(scores: dict[str, Score]) -> dict[str, dict[str, float]]:

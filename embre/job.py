@@ -1,9 +1,10 @@
 """A job: a run's config and folder as they are handed to every rank."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from embre.config import RunConfig
 from embre.tracking.runs import RunHandle
@@ -27,6 +28,12 @@ class Job(Generic[Config]):
         """SHA-256 over the config, the backbone and the data: a resumed run must have the same."""
         parts = (self.config.fingerprint(), folder_digest(self.config.encoder.path), *data_digests)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def read_lineage(folder: str | Path) -> dict[str, Any]:
+    """What a model came from, nothing of one that others made."""
+    path = Path(folder) / LINEAGE
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def folder_digest(path: str | Path) -> str:

@@ -14,7 +14,10 @@ from embre.world import World
 
 
 class Loader(Protocol):
-    """Gives a rank its micro-batches, and says where it stands after the last step given."""
+    """Gives a rank its micro-batches, `per_rank` in each step, and says where it stands after the
+    last step given."""
+
+    per_rank: int
 
     def step(self) -> list[Any]:
         """This rank's micro-batches of the next step."""

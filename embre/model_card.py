@@ -13,7 +13,7 @@ import yaml
 
 from embre import __version__
 from embre.config import EncoderConfig, FinetuneConfig, PretrainConfig
-from embre.job import CARD, LINEAGE
+from embre.job import CARD, read_lineage
 from embre.relation_schema import RelationSchema
 from embre.scoring import learnt_metrics
 
@@ -78,7 +78,7 @@ def write_relation_card(
 
     `scores` are `dev` and `floor` as in scores.json, measured on `num_documents` documents.
     """
-    lineage = json.loads((folder / LINEAGE).read_text())
+    lineage = read_lineage(folder)
     base = base_model(config.encoder, lineage["encoder"])
     corpora = list(dict.fromkeys([schema.name, *(also.corpus.name for also in config.data.also)]))
     names = {metric: NAMES[metric] for metric in learnt_metrics(schema, config.pairs.tasks)}
@@ -150,8 +150,8 @@ def write_encoder_card(
 
     `events` are the validations of its run; the last one is shown.
     """
-    lineage = json.loads((folder / LINEAGE).read_text())
-    base = base_model(config.encoder, _lineage(config.encoder.path))
+    lineage = read_lineage(folder)
+    base = base_model(config.encoder, read_lineage(config.encoder.path))
     front = {
         "language": ["en"],
         "library_name": "transformers",
@@ -205,11 +205,6 @@ def base_model(config: EncoderConfig, lineage: Mapping[str, Any]) -> str:
     hub = json.loads(known.read_text()).get("_name_or_path", "") if known.exists() else ""
     # Two parts and no more: elsewhere it is the folder on somebody's machine.
     return hub if hub.count("/") == 1 and hub[0] not in "./~" else Path(config.path).name
-
-
-def _lineage(folder: str) -> dict[str, Any]:
-    path = Path(folder) / LINEAGE
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str) -> str:

@@ -24,7 +24,7 @@ SLICES = 32  # of all that a run has to do; each reads its whole file
 SLICE_BYTES = 1 << 20  # as they are stored; below that starting costs more than it gains
 
 
-class _Losses(msgspec.Struct):
+class _NotTaken(msgspec.Struct):
     """What a slice could not take."""
 
     counts: dict[str, int]
@@ -64,7 +64,7 @@ class Slices(NamedTuple):
             for doc in docs:
                 number += 1
                 file.write(msgspec.json.encode(doc.relations) + b"\n")
-            file.write(msgspec.json.encode(_Losses(dict(tally.counts), tally.examples)))
+            file.write(msgspec.json.encode(_NotTaken(dict(tally.counts), tally.examples)))
         return number
 
     def put_into(self, docs: Iterable[Document], tally: Tally) -> Iterator[Document]:
@@ -83,8 +83,8 @@ class Slices(NamedTuple):
                 relations = msgspec.json.decode(line, type=tuple[Relation, ...])
                 yield replace(doc, relations=relations)
             for file in slices:
-                losses = msgspec.json.decode(file.read(), type=_Losses)
-                tally.add(losses.counts, losses.examples)
+                not_taken = msgspec.json.decode(file.read(), type=_NotTaken)
+                tally.add(not_taken.counts, not_taken.examples)
         finally:
             for file in slices:
                 file.close()

@@ -5,7 +5,6 @@
 All are told the true type and order the concepts of that type.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from embre.encoder_folder import PretrainedEncoder
 from embre.entities import EntityVocabulary
 from embre.hidden_mentions import Asked, ask
 from embre.identifier_scores import GROUPS, frequency_bounds, score_sums
-from embre.job import CONFIG, LINEAGE
+from embre.job import CONFIG, read_lineage
 from embre.shards import ShardSet
 
 SYSTEMS = ("encoder", "frequency", "co-occurrence")
@@ -112,13 +111,7 @@ def run_config(folder: Path) -> PretrainConfig | None:
             f"{error}; it is of another version: copy {folder} out of its run, and the defaults "
             "of a run hold"
         ) from error
-    return config if config.name == lineage(folder).get("run") else None
-
-
-def lineage(folder: Path) -> dict[str, Any]:
-    """What an encoder came from: its run, the digest of its shard set, its steps."""
-    path = folder / LINEAGE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return config if config.name == read_lineage(folder).get("run") else None
 
 
 def probe_shards(
@@ -139,7 +132,8 @@ def probe_shards(
     return Comparison(
         source=source,
         masking_of=f"run {config.name}" if config else "the defaults of a run",
-        own_shards=lineage(encoder.folder).get("shard_set") == source.shard_set.manifest.digest,
+        own_shards=read_lineage(encoder.folder).get("shard_set")
+        == source.shard_set.manifest.digest,
         asked=asked,
         num_train_documents=counts.num_documents,
         ranks=dict(zip(SYSTEMS, (asked.ranks, by_frequency, by_company), strict=True)),

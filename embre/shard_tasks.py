@@ -37,7 +37,7 @@ class Progress(NamedTuple):
 
     documents_read: int = 0
     bytes_read: int = 0
-    lost: int = 0
+    dropped_or_repaired: int = 0
     stored_bytes: int = 0
     stored_bytes_in_all: int = 0
     documents_chosen: int = 0
@@ -102,7 +102,7 @@ def encode_part(work: WorkFolder, run: str, name: str, chunks: Sequence[Chunk]) 
         held=left_out,
     )
     commit(work.part_record(name), msgspec.json.encode(record))
-    return Progress(num_read, record.bytes_read, lost=tally.counts.total())
+    return Progress(num_read, record.bytes_read, dropped_or_repaired=tally.counts.total())
 
 
 def _read(chunk: Chunk, tally: Tally) -> Iterator[tuple[list[CheckedDocument], MentionColumns]]:

@@ -4,7 +4,6 @@ A cell is a value for each axis; it is run once for each seed. Runs are ordinary
 study's folder, so what is done stays done, and the table can be made at any time.
 """
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -20,7 +19,7 @@ from embre.config import (
     load_config,
 )
 from embre.finetune import RELATION_MODEL, SCORES, digests
-from embre.job import CONFIG, LINEAGE, folder_digest
+from embre.job import CONFIG, folder_digest, read_lineage
 from embre.pretrain import ENCODER
 
 
@@ -118,10 +117,10 @@ def is_done(run: Run) -> bool:
         return (folder / ENCODER).exists()
     if not (folder / SCORES).exists():
         return False
-    made_of = json.loads((folder / RELATION_MODEL / LINEAGE).read_text())
+    made_of = read_lineage(folder / RELATION_MODEL)
     backbone = Path(run.config.encoder.path)
     here = {**digests(run.config), "encoder": _digest(backbone, backbone.stat().st_mtime)}
-    made_of["encoder"] = made_of["encoder"]["digest"]
+    made_of["encoder"] = made_of.get("encoder", {}).get("digest")
     if changed := [name for name, digest in here.items() if made_of.get(name) != digest]:
         raise ConfigError(
             f"{run.config.name}: {' and '.join(changed)} changed since it was run; remove "

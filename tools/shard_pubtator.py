@@ -147,7 +147,8 @@ class _Bar:
             total=done.stored_bytes_in_all,
             completed=done.stored_bytes,
             text=f"{done.documents_read:,} documents, {done.documents_read / seconds:,.0f}/s, "
-            f"{done.bytes_read / seconds / 1e6:,.1f} MB/s, {done.lost:,} dropped or repaired",
+            f"{done.bytes_read / seconds / 1e6:,.1f} MB/s, {done.dropped_or_repaired:,} dropped or "
+            "repaired",
         )
         self.bar.update(
             self.writing,

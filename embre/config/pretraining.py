@@ -127,8 +127,7 @@ class PretrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _can_be_compiled(self) -> "PretrainConfig":
-        stage = self.deepspeed.get("zero_optimization", {}).get("stage")
-        if self.encoder.compile and self.engine == "deepspeed" and stage == 3:
+        if self.encoder.compile and self.engine == "deepspeed" and self.zero_stage == 3:
             raise ValueError(
                 "encoder.compile does not go with ZeRO stage 3, which takes weights away between "
                 "layers; set it to false, or deepspeed.zero_optimization.stage to 2 or less"

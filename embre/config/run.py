@@ -57,6 +57,11 @@ class RunConfig(Section):
             raise ValueError("zero_optimization is a section: zero_optimization: {stage: 1}")
         return given
 
+    @property
+    def zero_stage(self) -> int:
+        """What DeepSpeed's engine shares among the ranks."""
+        return self.deepspeed.get("zero_optimization", {}).get("stage", 1)
+
     def fingerprint(self) -> str:
         """SHA-256 over all that decides the numbers of a run; a resumed run must have the same."""
         values = self.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT)

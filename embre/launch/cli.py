@@ -54,9 +54,9 @@ def finetune(config: ConfigPath, overrides: Overrides = None, print_config: Prin
     """Fine-tune an encoder for relations and novelty, and score it on held-out documents."""
     folder = _job("finetune", config, overrides, print_config)
     if folder:
-        from embre.launch.tables import losses, not_used, scores_table
+        from embre.launch.tables import not_taken, not_used, scores_table
 
-        for line in (scores_table(folder), *losses(not_used(folder))):
+        for line in (scores_table(folder), *not_taken(not_used(folder))):
             console.print(line)
         console.print(f"report: {folder}/report.html", markup=False)
         console.print(f"next: embre register {folder} --name NAME --alias champion", markup=False)

@@ -15,7 +15,7 @@ from embre.corpora.biored import NOT_SCORED
 from embre.document import Document
 from embre.evaluation import evaluate_documents, write_evaluation
 from embre.finetune import REPORT
-from embre.launch.tables import comparison_table, evaluation_table, losses
+from embre.launch.tables import comparison_table, evaluation_table, not_taken
 from embre.predict_record import outputs_in
 from embre.relation_schema import RelationSchema
 from embre.report import write_report
@@ -100,7 +100,7 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
         report = request.out / REPORT
         write_report(report, predicted, gold, request.pred.name, evaluation=evaluation)
         yield Text(f"{', '.join(path.name for path in [*paths, report])} in {request.out}")
-    yield from losses(tally.lines())
+    yield from not_taken(tally.lines())
 
 
 def run_report(
@@ -120,7 +120,7 @@ def run_report(
     write_report(out, predicted, annotated, title=pred.name, facts=facts)
     yield Text(f"{out}: {len(predicted)} documents")
     yield from counting.remark(tally.counts["gold_relation/not_scored"])
-    yield from losses(tally.lines())
+    yield from not_taken(tally.lines())
 
 
 def _documents(path: Path, tally: Tally) -> Iterator[Document]:

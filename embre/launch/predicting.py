@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from embre.launch.device import device_named
-from embre.launch.tables import losses
+from embre.launch.tables import not_taken
 from embre.launch.workers import workers_of
 from embre.predict import Predicted, PredictSettings, predict_files
 from embre.predict_record import locked
@@ -93,7 +93,7 @@ def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
         rate = found.predicted_now / found.seconds
         yield f"{found.predicted_now:,} documents in {found.seconds:,.0f} s, {rate:,.1f} a second"
     yield Text(f"report: {found.report}")
-    yield from losses(found.tally.lines())
+    yield from not_taken(found.tally.lines())
 
 
 def check(request: Request) -> None:

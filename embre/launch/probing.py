@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from embre.encoder_folder import PretrainedEncoder, load_pretrained
+from embre.job import read_lineage
 from embre.launch.device import device_named
 from embre.pretrain import ENCODER
 from embre.probe import Answer, probe_text
-from embre.probe_shards import SYSTEMS, Comparison, lineage, probe_shards
+from embre.probe_shards import SYSTEMS, Comparison, probe_shards
 from embre.tracking.registry import fetch
 from embre.tracking.uri import resolve_uri
 from embre.wording import printable
@@ -94,7 +95,7 @@ def answers_json(encoder: PretrainedEncoder, text: str, answers: list[Answer]) -
         }
         for answer in answers
     ]
-    return {"encoder": lineage(encoder.folder), "text": text, "hidden": hidden}
+    return {"encoder": read_lineage(encoder.folder), "text": text, "hidden": hidden}
 
 
 def comparison_lines(encoder: PretrainedEncoder, found: Comparison) -> Iterator[RenderableType]:
@@ -130,7 +131,7 @@ def comparison_json(encoder: PretrainedEncoder, found: Comparison) -> dict[str, 
     """The same as one object; see docs/FORMATS.md."""
     source, asked = found.source, found.asked
     return {
-        "encoder": lineage(encoder.folder),
+        "encoder": read_lineage(encoder.folder),
         "shard_set": source.shard_set.manifest.digest,
         "own_shards": found.own_shards,
         "masking": {

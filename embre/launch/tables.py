@@ -22,8 +22,8 @@ NAMES = {
 }
 
 
-def losses(lines: Sequence[str]) -> Iterator[RenderableType]:
-    """The lines of a tally under their heading; nothing where nothing was lost."""
+def not_taken(lines: Sequence[str]) -> Iterator[RenderableType]:
+    """The lines of a tally under their heading; nothing where all was taken."""
     if lines:
         yield "not taken, by reason:"
         yield from map(Text, lines)

@@ -5,7 +5,6 @@ loads with its own requirements alone, and nothing in it is pickled.
 """
 
 import io
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import redirect_stderr
@@ -21,7 +20,7 @@ from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
 from embre.durable import move_into_place
-from embre.job import LINEAGE, folder_digest
+from embre.job import folder_digest, read_lineage
 from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
 from embre.tracking.uri import refuse_missing
 from embre.tracking.versions import versions_of
@@ -136,9 +135,7 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
 
 def lineage_tags(folder: Path) -> dict[str, str]:
     """What a model came from, as its folder says, in the form of version tags."""
-    path = folder / LINEAGE
-    values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return {f"embre.{key}": value for key, value in _flatten(values)}
+    return {f"embre.{key}": value for key, value in _flatten(read_lineage(folder))}
 
 
 def requirements() -> list[str]:
