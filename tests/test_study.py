@@ -248,6 +248,10 @@ def test_what_is_done_is_not_done_again_and_what_fails_is_named(
     )
     with pytest.raises(ConfigError, match="encoder changed since it was run"):
         carry_out_study(moved, Pretended(lambda name: 0.7), quiet())
+    for lineage in study_folder(study).glob("*/relation_model/embre.json"):
+        lineage.unlink()
+    with pytest.raises(ConfigError, match="train and dev and encoder changed since it was run"):
+        carry_out_study(study, Pretended(lambda name: 0.7), quiet())
 
 
 @pytest.mark.parametrize("where", ["axes", "set_pretraining"])

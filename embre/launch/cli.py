@@ -1,14 +1,20 @@
 """The `embre` command; how it ends is said in `errors`."""
 
 import os
-from pathlib import Path
-from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from embre import __version__
+from embre.launch.console import console
 from embre.launch.errors import told
+from embre.launch.model_commands import evaluate, predict, probe, register, report
+from embre.launch.run_commands import demo, doctor, finetune, pretrain, study
+
+
+def version():
+    """The version of embre."""
+    console.print(__version__)
+
 
 app = typer.Typer(
     name="embre",
@@ -18,279 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(highlight=False, soft_wrap=True)
-
-ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value, as train.steps=200.")
-]
-PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Show the resolved config and stop.")
-]
-
-TrackingUri = Annotated[
-    str | None, typer.Option(help="MLflow; default: MLFLOW_TRACKING_URI or runs/mlflow.db.")
-]
-EveryPair = Annotated[
-    bool, typer.Option(help="For another corpus than BioRED: score the pairs that it leaves out.")
-]
-CountedBy = Annotated[
-    Path | None, typer.Option(help="Of the run that predicted: count as it counts its corpus.")
-]
-Device = Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")]
-
-
-@app.command()
-def pretrain(config: ConfigPath, overrides: Overrides = None, print_config: PrintConfig = False):
-    """Pretrain an encoder on a shard set. The same command again goes on where it stopped."""
-    folder = _job("pretrain", config, overrides, print_config)
-    if folder:
-        console.print(f"encoder: {folder}/encoder", markup=False)
-        console.print(f"next: embre register {folder} --name NAME --alias champion", markup=False)
-
-
-@app.command()
-def finetune(config: ConfigPath, overrides: Overrides = None, print_config: PrintConfig = False):
-    """Fine-tune an encoder for relations and novelty, and score it on held-out documents."""
-    folder = _job("finetune", config, overrides, print_config)
-    if folder:
-        from embre.launch.tables import not_taken, not_used, scores_table
-
-        for line in (scores_table(folder), *not_taken(not_used(folder))):
-            console.print(line)
-        console.print(f"report: {folder}/report.html", markup=False)
-        console.print(f"next: embre register {folder} --name NAME --alias champion", markup=False)
-
-
-@app.command()
-def study(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Fine-tuning runs at once on this machine.")
-    ] = 1,
-    ray: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster: runs as tasks.")
-    ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a run.")] = 0,
-    table: Annotated[bool, typer.Option("--table", help="Only write the table again.")] = False,
-):
-    """Carry out the runs of a study, what is done not again, and write its table."""
-    from embre.config import StudyConfig, load_config
-    from embre.launch.studying import carry_out_study
-    from embre.launch.workers import workers_of
-    from embre.study_table import write_results
-    from embre.workers import OneProcess
-
-    wanted = load_config(StudyConfig, config, overrides)
-    if table:
-        written = write_results(wanted)
-    else:
-        with workers_of(processes, "embre.launch.studying", ray, gpus) as workers:
-            one_by_one = None if ray else OneProcess()
-            written = carry_out_study(wanted, workers, console, one_by_one)
-    console.print(written.read_text(), markup=False)
-    console.print(f"table: {written}", markup=False)
-
-
-@app.command()
-def evaluate(
-    gold: Annotated[Path, typer.Option(help="File or folder of annotated documents.")],
-    pred: Annotated[Path, typer.Option(help="File or folder of predicted documents.")],
-    train: Annotated[
-        Path | None, typer.Option(help="Documents learnt from: tells seen concepts from new ones.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for all numbers, errors, plots and a report.")
-    ] = None,
-    other: Annotated[
-        Path | None, typer.Option(help="Documents predicted by another system, to compare.")
-    ] = None,
-    official: Annotated[
-        bool,
-        typer.Option(help="Skip documents that were not predicted, as the official scorer does."),
-    ] = False,
-    every_pair: EveryPair = False,
-    config: CountedBy = None,
-):
-    """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
-    from embre.launch.evaluating import Request, run_evaluation
-
-    request = Request(
-        gold=gold,
-        pred=pred,
-        train=train,
-        out=out,
-        other=other,
-        official=official,
-        every_pair=every_pair,
-        config=config,
-    )
-    for line in run_evaluation(request):
-        console.print(line)
-
-
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="Folder, or models:/NAME@ALIAS from the registry.")],
-    inputs: Annotated[list[str], typer.Argument(help="PubTator or BioC files, folders, archives.")],
-    out: Annotated[Path, typer.Option(help="Folder for the files with relations.")],
-    threshold: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Least probability of a relation; default: the model's."),
-    ] = None,
-    parquet: Annotated[
-        bool, typer.Option("--parquet", help="Tables of all relations too, in OUT/relations.")
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Predict the inputs again; all that another model or threshold left in OUT goes.",
-        ),
-    ] = False,
-    processes: Annotated[int, typer.Option(min=1, help="Files or slices at once here.")] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(help="Address of a Ray cluster that sees the model, the inputs and OUT."),
-    ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a task.")] = 0,
-    tracking_uri: TrackingUri = None,
-    device: Device = "cpu",
-):
-    """Predict relations, novelty and probabilities: the same files come out with relations.
-
-    The same command again goes on with the files that are not done.
-    """
-    from embre.launch.predicting import Request, run_prediction
-
-    request = Request(
-        model=model,
-        inputs=inputs,
-        out=out,
-        device=device,
-        threshold=threshold,
-        parquet=parquet,
-        overwrite=overwrite,
-        processes=processes,
-        ray=ray,
-        gpus=gpus,
-    )
-    for line in run_prediction(request, tracking_uri, console):
-        console.print(line)
-
-
-@app.command()
-def probe(
-    encoder: Annotated[
-        str, typer.Argument(help="Run folder, its encoder/, or models:/NAME@ALIAS.")
-    ],
-    text: Annotated[
-        str | None,
-        typer.Argument(help="What to ask, as 'Mutations in \\[[BRCA1|Gene]] are frequent.'"),
-    ] = None,
-    shards: Annotated[
-        str | None, typer.Option(help="Measure on its validation split, beside counts of training.")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Concepts shown of each hidden mention.")] = 10,
-    strips: Annotated[
-        int | None, typer.Option(min=1, help="Of the validation split; default: as the run does.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    tracking_uri: TrackingUri = None,
-    device: Device = "cpu",
-):
-    """What an encoder takes for the mentions that a text hides, or knows beyond counting.
-
-    \\[[BRCA1|Gene]] hides a mention, \\[[BRCA1]] asks for its type too, \\[[?]] hides one piece.
-    """
-    from embre.launch.probing import Request, run_probe
-
-    if (text is None) == (shards is None):
-        raise ValueError("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
-    request = Request(text, shards, top, strips)
-    for line in run_probe(encoder, request, as_json, tracking_uri, device):
-        console.print(line)
-
-
-@app.command()
-def register(
-    run: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name in the registry.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Alias to point here, as champion.")] = None,
-    if_better: Annotated[
-        str | None, typer.Option(help="Only if this beats the alias's model, as all_f1.")
-    ] = None,
-    show: Annotated[
-        str | None, typer.Option(help="Name, or digest of a shard set: what came from what.")
-    ] = None,
-    tracking_uri: TrackingUri = None,
-):
-    """Register a run's encoder or relation model in MLflow, or --show what is there.
-
-    With --if-better the alias moves only to a model that scores higher on the same documents.
-    """
-    from embre.launch.registering import Request, run_register, show_lineage
-
-    if show is not None and run is None:
-        lines = show_lineage(show, tracking_uri)
-    elif show is None and run is not None and name is not None and tracking_uri is None:
-        lines = run_register(Request(run, name, alias, if_better))
-    else:
-        raise ValueError(
-            "give RUN and --name NAME to register it where its MLflow run is, or --show NAME "
-            "(with --tracking-uri, if need be) to look"
-        )
-    for line in lines:
-        console.print(line, markup=False)
-
-
-@app.command()
-def report(
-    pred: Annotated[Path, typer.Option(help="Predicted documents.")],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")],
-    gold: Annotated[Path | None, typer.Option(help="Annotated documents to compare with.")] = None,
-    every_pair: EveryPair = False,
-    config: CountedBy = None,
-):
-    """Write a self-contained HTML report for a curator."""
-    from embre.launch.evaluating import run_report
-
-    for line in run_report(pred, out, gold, config, every_pair):
-        console.print(line)
-
-
-@app.command()
-def doctor(
-    config: Annotated[Path | None, typer.Argument(help="A run's YAML to check as well.")] = None,
-):
-    """Check this machine, and a run's config, data and storage; every line with its remedy."""
-    from embre.launch.doctor import examine
-
-    checks = examine(config)
-    colours = {"ok": "green", "warning": "yellow", "error": "red"}
-    for check in checks:
-        console.print(f"[{colours[check.level]}]{check.level:>7}[/]  {check.subject}: ", end="")
-        console.print(check.finding, markup=False)
-    if any(check.level == "error" for check in checks):
-        raise typer.Exit(1)
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Of the corpus and of training.")] = 13,
-):
-    """The whole job on a made-up corpus: shard, pretrain, fine-tune, register, predict, report."""
-    from embre.demo import run_demo
-
-    run_demo(out, seed, console)
-
-
-@app.command()
-def version():
-    """The version of embre."""
-    console.print(__version__)
+for command in (pretrain, finetune, study, evaluate, predict, probe, register, report):
+    app.command()(command)
+for command in (doctor, demo, version):
+    app.command()(command)
 
 
 def main() -> None:
@@ -298,17 +35,3 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with told():
         app()
-
-
-def _job(kind: str, path: Path, overrides: list[str] | None, print_config: bool) -> Path | None:
-    from embre.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config, load_config
-
-    kinds: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
-    config = load_config(kinds[kind], path, overrides)
-    if print_config:
-        console.print(dump_config(config), markup=False, end="")
-        return None
-    from embre.launch.driver import run_job
-
-    folder = run_job(kind, config, console)
-    return folder if os.environ.get("RANK", "0") == "0" else None  # one rank speaks

@@ -10,6 +10,8 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,7 +33,7 @@ from embre.world import World
 
 log = logging.getLogger(__name__)
 
-# Of one attempt: another attempt at the run must not take it for its own.
+# Named after an attempt: another at the same run must not take it for its own.
 FAILURE, STOPPED = "failure-{}.txt", "stopped-{}.txt"
 # A worker group that cannot start within a minute counts; for an hour nodes may be waited for.
 MAX_CONTROLLER_FAILURES = 60
@@ -84,33 +86,77 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
 
 
 def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
-    launch = job.config.launch
+    name, launch = job.config.name, job.config.launch
     if lacking := launch.lacking(ray.cluster_resources()):  # Ray would wait for ever
         raise ValueError(f"launch: {lacking}")
     attempt = uuid.uuid4().hex[:8]
-    for note in (*job.folder.glob(FAILURE.format("*")), *job.folder.glob(STOPPED.format("*"))):
-        note.unlink(missing_ok=True)
-    failure, stopped = (job.folder / note.format(attempt) for note in (FAILURE, STOPPED))
+    notes = Notes.of_attempt(job.folder, attempt)
+    trainer = _trainer(job, attempt, _rank(recipe, job, notes))
+    try:
+        with stoppable(job.folder), saved_when_draining(job.folder):
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        why = notes.failure.read_text() if notes.failure.exists() else str(error)
+        raise RunFailed(f"{name}: {why}") from error
+    if notes.failure.exists():
+        raise RunFailed(f"{name}: {notes.failure.read_text()}")
+    if notes.stopped.exists():
+        raise Interrupted(notes.stopped.read_text())
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Files in a run's folder by which the ranks of one attempt say why it is over: to the ranks
+    that a restart makes, and to the driver."""
+
+    failure: Path
+    stopped: Path
+
+    @classmethod
+    def of_attempt(cls, folder: Path, attempt: str) -> "Notes":
+        """Those of a new attempt; what older ones said goes."""
+        for kind in (FAILURE, STOPPED):
+            for note in folder.glob(kind.format("*")):
+                note.unlink(missing_ok=True)
+        return cls(folder / FAILURE.format(attempt), folder / STOPPED.format(attempt))
+
+    def exist(self) -> bool:
+        """Whether a restart would only end in the same way."""
+        return self.failure.exists() or self.stopped.exists()
+
+
+def _rank(
+    recipe: Callable[[Job, World], None], job: Job, notes: Notes
+) -> Callable[[dict[str, Any]], None]:
+    """What each worker calls."""
+    # Outside of `work`: cloudpickle would take its `config` for torch.distributed.config.
+    use_gpu = job.config.launch.use_gpu
 
     def work(_: dict[str, Any]) -> None:
-        if failure.exists() or stopped.exists():  # a restart would only end in the same way
+        if notes.exist():
             return
-        device = get_device() if launch.use_gpu else torch.device("cpu")
+        device = get_device() if use_gpu else torch.device("cpu")
         assert isinstance(device, torch.device)
         try:
             carry_out(recipe, job, device)
         except Interrupted as why:  # Ray would start again what raises
-            stopped.write_text(str(why))
+            notes.stopped.write_text(str(why))
         except NOT_WORTH_A_RESTART as error:
             # Ray, about to restart the workers, takes their process group away in mid-step. What
             # that raises says nothing of the run.
             if dist.is_initialized():
                 plain = isinstance(error, RunFailed)  # a text for people already
-                failure.write_text(str(error) if plain else f"{type(error).__name__}: {error}")
+                text = str(error) if plain else f"{type(error).__name__}: {error}"
+                notes.failure.write_text(text)
             raise
 
+    return work
+
+
+def _trainer(job: Job, attempt: str, work: Callable[[dict[str, Any]], None]) -> TorchTrainer:
+    launch = job.config.launch
     shutil.rmtree(job.folder / "ray", ignore_errors=True)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         work,
         train_loop_config={},
         torch_config=TorchConfig(backend="nccl" if launch.use_gpu else "gloo"),
@@ -131,16 +177,6 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
             worker_runtime_env={"env_vars": worker_env(launch)},
         ),
     )
-    try:
-        with stoppable(job.folder), saved_when_draining(job.folder):
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        why = failure.read_text() if failure.exists() else str(error)
-        raise RunFailed(f"{job.config.name}: {why}") from error
-    if failure.exists():
-        raise RunFailed(f"{job.config.name}: {failure.read_text()}")
-    if stopped.exists():
-        raise Interrupted(stopped.read_text())
 
 
 def worker_env(launch: LaunchConfig) -> dict[str, str]:
