@@ -214,6 +214,8 @@ def save_cost(folder: Path) -> tuple[float, float]:
 class Nowhere:
     """A loader that stands nowhere."""
 
+    per_rank = 0
+
     def step(self) -> list[Any]:
         return []
 
