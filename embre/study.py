@@ -4,6 +4,7 @@ A cell is a value for each axis; it is run once for each seed. Runs are ordinary
 study's folder, so what is done stays done, and the table can be made at any time.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -39,9 +40,9 @@ class Cell:
     def __getitem__(self, axis: str) -> str:
         return dict(self.values)[axis]
 
-    def but(self, axis: str, value: str) -> "Cell":
-        """The cell with another value on one axis."""
-        return Cell(tuple((a, value if a == axis else v) for a, v in self.values))
+    def but(self, others: Mapping[str, str]) -> "Cell":
+        """The cell with other values on some axes."""
+        return Cell(tuple((axis, others.get(axis, value)) for axis, value in self.values))
 
     def __str__(self) -> str:
         return ".".join(value for _, value in self.values)
@@ -55,6 +56,18 @@ def cells(study: StudyConfig) -> list[Cell]:
         for chosen in product(*values):
             found[Cell(tuple(zip(study.values, chosen, strict=True)))] = None
     return list(found)
+
+
+def pairs_to_compare(study: StudyConfig) -> list[tuple[Cell, Cell]]:
+    """Each cell that `compare` names and the one that it is held against, if both are run."""
+    known = cells(study)
+    found = []
+    for differ in study.compare:
+        these = {axis: this for axis, (this, _) in differ.items()}
+        those = {axis: that for axis, (_, that) in differ.items()}
+        pairs = [(cell, cell.but(those)) for cell in known if cell == cell.but(these)]
+        found += [(cell, against) for cell, against in pairs if against in known]
+    return found
 
 
 def pretraining_runs(study: StudyConfig) -> list[Run]:

@@ -17,7 +17,15 @@ from embre.corpora import read_documents
 from embre.document import Document
 from embre.finetune import PREDICTED, SCORES
 from embre.scoring import METRICS, learnt_metrics
-from embre.study import Cell, Run, cells, finetuning, is_done, study_folder
+from embre.study import (
+    Cell,
+    Run,
+    cells,
+    finetuning,
+    is_done,
+    pairs_to_compare,
+    study_folder,
+)
 from embre.study_plot import draw_study
 from embre.tally import Tally
 from embre.tracking import read_events
@@ -85,10 +93,9 @@ def _minutes(folder: Path) -> float:
 
 
 class Comparison(NamedTuple):
-    """A cell against the one that has the first value of an axis: the difference of F1 in points
-    and its p-value from a paired bootstrap over documents and seeds."""
+    """A cell against another: the difference of F1 in points and its p-value from a paired
+    bootstrap over documents and seeds."""
 
-    axis: str
     cell: Cell
     against: Cell
     metric: str
@@ -97,19 +104,15 @@ class Comparison(NamedTuple):
 
 
 def comparisons(study: StudyConfig, found: Mapping[Cell, Result]) -> Iterator[Comparison]:
-    """Every cell beside each that differs from it in one axis only, that having its first value."""
-    for axis, values in study.values.items():
-        if axis == "corpus":  # scores of two corpora have nothing to do with each other
+    """All that the study asks for and whose runs are there."""
+    for cell, against in pairs_to_compare(study):
+        if cell not in found or against not in found:
             continue
-        for cell, result in found.items():
-            against = cell.but(axis, values[0])
-            if cell[axis] == values[0] or against not in found:
-                continue
-            other = found[against]
-            metric = [m for m in result.metrics if m in other.metrics][-1]
-            points = 100 * float(result.f1[metric].mean() - other.f1[metric].mean())
-            p = paired_p(result.counts[metric], other.counts[metric])
-            yield Comparison(axis, cell, against, metric, points, p)
+        result, other = found[cell], found[against]
+        metric = [m for m in result.metrics if m in other.metrics][-1]
+        points = 100 * float(result.f1[metric].mean() - other.f1[metric].mean())
+        p = paired_p(result.counts[metric], other.counts[metric])
+        yield Comparison(cell, against, metric, points, p)
 
 
 def write_results(study: StudyConfig) -> Path:
@@ -157,11 +160,13 @@ def _table(
         row = [*(value for _, value in cell.values), str(len(result.minutes)), *scores]
         yield "| " + " | ".join([*row, f"{result.minutes.mean():.1f}"]) + " |"
     yield ""
-    yield "| axis | cell | against | F1 of | difference in points | p |"
+    yield "| this | against that | in the cell | F1 of | difference in points | p |"
     yield "|---|---|---|---|---|---|"
     for c in compared:
-        what = [c.axis, str(c.cell), c.against[c.axis], TITLES[c.metric]]
-        yield "| " + " | ".join([*what, f"{c.points:+.1f}", f"{c.p:.3f}"]) + " |"
+        differ = [axis for axis in axes if c.cell[axis] != c.against[axis]]
+        sides = [", ".join(side[axis] for axis in differ) for side in (c.cell, c.against)]
+        row = [*sides, str(c.cell), TITLES[c.metric], f"{c.points:+.1f}", f"{c.p:.3f}"]
+        yield "| " + " | ".join(row) + " |"
     yield ""
     missing = [str(cell) for cell in wanted if cell not in found]
     partly = [str(c) for c, r in found.items() if len(r.minutes) < len(study.seeds)]

@@ -34,7 +34,14 @@ from embre.launch.errors import RunFailed
 from embre.launch.ray_workers import RayWorkers
 from embre.launch.studying import Done, carry_out_run, carry_out_study
 from embre.scoring import METRICS, score
-from embre.study import cells, finetuning, finetuning_runs, pretraining_runs, study_folder
+from embre.study import (
+    cells,
+    finetuning,
+    finetuning_runs,
+    pairs_to_compare,
+    pretraining_runs,
+    study_folder,
+)
 from embre.study_table import comparisons, results, write_results
 from embre.tracking import read_events
 from embre.workers import OneProcess
@@ -119,6 +126,8 @@ def test_cells_are_those_of_the_parts_each_once(folder: Path, tmp_path: Path) ->
     [
         ({"parts": [{"task": ["both"]}]}, "no axis task; known: corpus, backbone"),
         ({"parts": [{"tasks": ["all"]}]}, "no value all; known: both, relation"),
+        ({"compare": [{"tasks": ["both", "all"]}]}, "compare.0.tasks: no value all; known: both"),
+        ({"compare": [{"corpus": ["made_up", "made_up"]}]}, "nothing to do with each other"),
         ({"axes": {"backbone": {"a": []}}}, "axes already"),
         ({"axes": {"lr": {"1e-4": []}}}, "letters, digits"),
         ({"axes": {"lr": {}}}, "one at least"),
@@ -133,6 +142,23 @@ def test_a_study_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         study_of(folder, tmp_path, **values)
+
+
+def test_what_the_shipped_study_holds_against_what() -> None:
+    study = load_config(StudyConfig, ROOT / "configs/study/embre.yaml")
+    compared = {(str(cell), str(against)) for cell, against in pairs_to_compare(study)}
+    base = "biored.{}.both.document.plain.novelty"
+    for this, that in (("entity", "token"), ("both", "token"), ("token", "as_is")):
+        assert (base.format(this), base.format(that)) in compared
+    three_epochs = "biored.as_is.both.document_3_epochs.plain.novelty"
+    assert ("biored.as_is.both.pairwise.plain.novelty", three_epochs) in compared
+    by_relations = "biored.as_is.{}.document.plain.relation"
+    assert (by_relations.format("relation"), by_relations.format("both")) in compared
+    papers = "biored.{}.both.pairwise.plain.relation_as_in_the_paper"
+    assert (papers.format("as_is"), three_epochs) in compared
+    assert (papers.format("entity"), papers.format("as_is")) in compared
+    for differ in study.compare:
+        assert pairs_to_compare(study.model_copy(update={"compare": [differ]})), differ
 
 
 class Pretended:
@@ -187,7 +213,8 @@ def quiet() -> Console:
 
 def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
     parts = [{"backbone": ["as_is", "trained"]}, {"tasks": ["relation"]}]
-    study = study_of(folder, tmp_path, parts=parts)
+    compare = [{"backbone": ["trained", "as_is"]}, {"tasks": ["relation", "both"]}]
+    study = study_of(folder, tmp_path, parts=parts, compare=compare)
     workers = Pretended(lambda name: 0.9 if "trained" in name else 0.5)
     table = carry_out_study(study, workers, quiet())
     assert workers.ran[0] == "small.pretrain.trained", "encoders first"
@@ -200,16 +227,12 @@ def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
         again = 2 * counts[:, 0] / (2 * counts[:, 0] + counts[:, 1] + counts[:, 2])
         np.testing.assert_allclose(trained.f1[metric], again)
     assert as_is.minutes.tolist() == [3.0, 3.0]
-    compared = {(c.axis, str(c.cell)): c for c in comparisons(study, found)}
-    assert set(compared) == {
-        ("backbone", "made_up.trained.both.document"),
-        ("tasks", "made_up.as_is.relation.document"),
-    }
-    better = compared["backbone", "made_up.trained.both.document"]
+    better, other = comparisons(study, found)
+    assert better[:2] == tuple(cells(study)[1::-1]) and other[:2] == tuple(cells(study)[2::-2])
     assert better.metric == "all" and better.p < 0.05
     assert better.points == pytest.approx(100 * (trained.f1["all"].mean() - as_is.f1["all"].mean()))
     # What one task alone has not learnt is neither shown nor compared.
-    assert compared["tasks", "made_up.as_is.relation.document"].metric == "pair_type"
+    assert other.metric == "pair_type"
     assert relation.metrics == ("pair", "pair_type") and as_is.metrics == METRICS
     text = table.read_text()
     mean, sd = 100 * trained.f1["all"].mean(), 100 * trained.f1["all"].std(ddof=1)
@@ -217,6 +240,7 @@ def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
         "| made_up | trained | both | document | 2 |" in text and f"{mean:.1f} ± {sd:.1f}" in text
     )
     assert "| made_up | as_is | relation | document | 2 |" in text and "| – | – | 3.0 |" in text
+    assert "| trained | as_is | made_up.trained.both.document | all |" in text
     assert "Not run: none." in text
     assert (study_folder(study) / "study.png").stat().st_size > 1000
 

@@ -22,13 +22,12 @@ class BackboneConfig(Section):
 
 
 class StudyConfig(Section):
-    """Axes and their values; `parts` say which cells of the grid are run, in order."""
+    """Axes and their values; `parts` say which cells of the grid are run, in order, and `compare`
+    which of them are held against which."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,49}$")
     storage: str = Field(default="runs", description="the study is a folder in it")
-    backbones: dict[str, BackboneConfig] = Field(
-        min_length=1, description="the first is compared to"
-    )
+    backbones: dict[str, BackboneConfig] = Field(min_length=1)
     corpora: dict[str, str] = Field(min_length=1, description="YAML of a fine-tuning run each")
     axes: dict[str, dict[str, list[str]]] = Field(
         default={}, description="by axis and value: section.key=value of fine-tuning"
@@ -38,6 +37,10 @@ class StudyConfig(Section):
     seeds: list[int] = Field(min_length=1)
     parts: list[dict[str, list[str]]] = Field(
         default=[{}], description="values by axis; an axis that is not named has its first value"
+    )
+    compare: list[dict[str, tuple[str, str]]] = Field(
+        default=[],
+        description="by axis [this, that]: each cell of this with the one of that, all else alike",
     )
 
     @field_validator("seeds")
@@ -63,13 +66,17 @@ class StudyConfig(Section):
             bad = [value for value in (axis, *values) if not value.replace("_", "").isalnum()]
             if bad or not values:
                 raise ValueError(f"axes.{axis}: names are letters, digits and _, one at least")
-        for number, part in enumerate(self.parts):
-            for axis, values in part.items():
-                if axis not in known:
-                    raise ValueError(f"parts.{number}: no axis {axis}; known: {', '.join(known)}")
-                if unknown := set(values) - set(known[axis]):
-                    raise ValueError(
-                        f"parts.{number}.{axis}: no value {unknown.pop()}; known: "
-                        f"{', '.join(known[axis])}"
-                    )
+        for key, listed in (("parts", self.parts), ("compare", self.compare)):
+            for number, some in enumerate(listed):
+                for axis, values in some.items():
+                    place = f"{key}.{number}"
+                    if axis not in known:
+                        raise ValueError(f"{place}: no axis {axis}; known: {', '.join(known)}")
+                    if unknown := set(values) - set(known[axis]):
+                        raise ValueError(
+                            f"{place}.{axis}: no value {unknown.pop()}; known: "
+                            f"{', '.join(known[axis])}"
+                        )
+        if any("corpus" in some for some in self.compare):
+            raise ValueError("compare: scores of two corpora have nothing to do with each other")
         return self
