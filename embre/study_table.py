@@ -24,6 +24,7 @@ from embre.study import (
     finetuning,
     is_done,
     pairs_to_compare,
+    pretraining_runs,
     study_folder,
 )
 from embre.study_plot import draw_study
@@ -167,6 +168,13 @@ def _table(
         sides = [", ".join(side[axis] for axis in differ) for side in (c.cell, c.against)]
         row = [*sides, str(c.cell), TITLES[c.metric], f"{c.points:+.1f}", f"{c.p:.3f}"]
         yield "| " + " | ".join(row) + " |"
+    yield ""
+    yield (
+        "p: paired bootstrap over documents and seeds of fine-tuning. One of twenty comparisons of "
+        "equal systems has p below .05."
+    )
+    if pretraining_runs(study):
+        yield "Each encoder was pretrained once: p says nothing of another pretraining."
     yield ""
     missing = [str(cell) for cell in wanted if cell not in found]
     partly = [str(c) for c, r in found.items() if len(r.minutes) < len(study.seeds)]

@@ -241,7 +241,7 @@ def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
     )
     assert "| made_up | as_is | relation | document | 2 |" in text and "| – | – | 3.0 |" in text
     assert "| trained | as_is | made_up.trained.both.document | all |" in text
-    assert "Not run: none." in text
+    assert "Not run: none." in text and "pretrained once" in text
     assert (study_folder(study) / "study.png").stat().st_size > 1000
 
 
