@@ -123,8 +123,8 @@ def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
 
 def _fit_novelty(pairs: ScoredPairs) -> tuple[float, float]:
     """The scale and the shift of the logit of `novel`."""
-    known = (pairs.novelty_labels >= 0) & ~np.isnan(pairs.novel)
-    novel = pairs.novelty_labels[known] == 1
+    known = ~np.isnan(pairs.novel) & ~np.isnan(pairs.gold_novel)
+    novel = pairs.gold_novel[known] == 1
     if min(novel.sum(), (~novel).sum()) < ENOUGH:
         return Decision().novelty
     columns = [logit(pairs.novel[known]), np.ones(len(novel))]

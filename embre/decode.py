@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from embre.document import Document
-from embre.passes import NOT_NOVEL, NOVEL, UNLABELLED, Pass
+from embre.passes import NOT_NOVEL, NOVEL, Pass
 from embre.relation_folder import LoadedModel
 from embre.scored_pairs import ScoredPairs, decide
 from embre.tally import Tally
@@ -50,14 +50,14 @@ def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> 
     def read() -> Iterator[Pass]:
         for place, doc in enumerate(docs):
             for one in encoder.passes(doc, tally):
-                passes.append((place, len(one.pairs), one.relations, one.novelties))
+                passes.append((place, len(one.pairs), one.relation_labels, one.novelty_labels))
                 yield one
 
     for some in strips(read()):
         batch = encoder.lay(some, slot=0)
         concepts += [(candidate.first, candidate.second) for candidate in batch.candidates]
         found.append([part.cpu().numpy() for part in model.probabilities(batch.to(device))])
-    novelties = _column([novelties for *_, novelties in passes], np.int64)
+    novelty_labels = _column([labels for *_, labels in passes], np.int64)
     known = [np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)]
     nothing = [np.zeros(0), np.zeros((0, len(encoder.schema.relation_types))), np.zeros(0)]
     related, types, novel = known or nothing
@@ -68,9 +68,9 @@ def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> 
         related=related,
         types=types,
         novel=novel if encoder.schema.novelty else np.full(len(novel), np.nan),
-        relation_labels=_column([relations for *_, relations, _ in passes], np.int64),
-        novelty_labels=np.where(
-            np.isin(novelties, (NOT_NOVEL, NOVEL)), novelties == NOVEL, UNLABELLED
+        relation_labels=_column([labels for *_, labels, _ in passes], np.int64),
+        gold_novel=np.select(
+            [novelty_labels == NOVEL, novelty_labels == NOT_NOVEL], [1.0, 0.0], np.nan
         ),
     )
 

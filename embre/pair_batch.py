@@ -136,8 +136,8 @@ def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatc
         pairs=_tensor([one.pairs + s for one, s in zip(passes, concept_starts, strict=True)]),
         meetings=_tensor([one.meetings for one in passes]),
         legal=_tensor([one.legal for one in passes]).bool(),
-        relation_labels=_tensor([one.relations for one in passes]),
-        novelty_labels=_tensor([one.novelties for one in passes]),
+        relation_labels=_tensor([one.relation_labels for one in passes]),
+        novelty_labels=_tensor([one.novelty_labels for one in passes]),
         num_read=sum(num_tokens),
         grids=Grids(
             _grid([s + np.arange(n) for s, n in zip(token_starts, num_tokens, strict=True)]),

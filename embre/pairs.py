@@ -53,8 +53,8 @@ class _Read(NamedTuple):
     concepts: list[Concept]
     candidates: list[tuple[Concept, Concept]]
     meetings: np.ndarray
-    relations: np.ndarray
-    novelties: np.ndarray
+    relation_labels: np.ndarray
+    novelty_labels: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,10 @@ class PairEncoder:
         hashes = {value for *_, value in rows}
         known = {concept_hash(c): c for c in doc.mentions_by_concept() if concept_hash(c) in hashes}
         candidates = self._candidates(doc, set(known.values()), tally)
-        relations, novelties = label_pairs(doc, self.schema, candidates, tally)
+        relation_labels, novelty_labels = label_pairs(doc, self.schema, candidates, tally)
         if self.config.novelty_of == "all":
-            not_told = np.where(relations == 0, UNRELATED, RELATED)
-            novelties = np.where(novelties == UNLABELLED, not_told, novelties)
+            not_told = np.where(relation_labels == 0, UNRELATED, RELATED)
+            novelty_labels = np.where(novelty_labels == UNLABELLED, not_told, novelty_labels)
         return _Read(
             doc.doc_id,
             encoded.tokens,
@@ -105,8 +105,8 @@ class PairEncoder:
             sorted(known.values()),
             candidates,
             _meetings(doc, candidates),
-            relations,
-            novelties,
+            relation_labels,
+            novelty_labels,
         )
 
     def _pass_of_pair(self, read: _Read, place: int) -> Pass:
@@ -145,8 +145,8 @@ class PairEncoder:
             pairs=_rows([(index[a], index[b]) for a, b in candidates], 2),
             meetings=read.meetings[list(wanted)],
             legal=self._legal(candidates),
-            relations=read.relations[list(wanted)],
-            novelties=read.novelties[list(wanted)],
+            relation_labels=read.relation_labels[list(wanted)],
+            novelty_labels=read.novelty_labels[list(wanted)],
         )
 
     def lay(self, passes: Sequence[Pass], slot: int) -> PairBatch:

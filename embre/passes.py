@@ -35,8 +35,8 @@ class Pass:
     outside of mentions, within them 1 + entity type and 1 + the slot of the concept; `windows` are
     ranges of tokens; `mentions` (K, 2) say where a start marker stands and which concept it marks;
     `pairs` (P, 2) are concepts, `meetings` (P, 4) codes of how they meet: nearness,
-    times, first and last eighth; `legal` (P, L) the labels a pair may have, `relations` (P,) and
-    `novelties` (P,) those it has.
+    times, first and last eighth; `legal` (P, L) the labels a pair may have, `relation_labels`
+    (P,) and `novelty_labels` (P,) those it has.
     """
 
     doc_id: str
@@ -48,5 +48,5 @@ class Pass:
     pairs: np.ndarray
     meetings: np.ndarray
     legal: np.ndarray
-    relations: np.ndarray
-    novelties: np.ndarray
+    relation_labels: np.ndarray
+    novelty_labels: np.ndarray

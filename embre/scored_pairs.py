@@ -13,7 +13,7 @@ from embre.relation_schema import RelationSchema
 
 OTHERS = ""  # the key of what has too little data for a value of its own
 # What a pair has beside its document and its concepts, in the order of `ScoredPairs`.
-COLUMNS = ("related", "types", "novel", "relation_labels", "novelty_labels")
+COLUMNS = ("related", "types", "novel", "relation_labels", "gold_novel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class ScoredPairs:
     the probability that the pair is related at all, `types` (P, R) that of each relation type if
     it is (0 where illegal), `novel` (P,) that the relation is novel if there is one, nan where
     the model has not learnt it. `relation_labels` (P,) are gold: 0 for None, else 1 + the place
-    in `relation_types`; `novelty_labels` (P,) are 1 for novel, 0 for not; both UNLABELLED (-100)
-    where nobody knows.
+    in `relation_types`, UNLABELLED (-100) where nobody knows; `gold_novel` (P,) is 1.0 for novel,
+    0.0 for not, nan where nobody knows.
     """
 
     num_documents: int
@@ -35,7 +35,7 @@ class ScoredPairs:
     types: np.ndarray
     novel: np.ndarray
     relation_labels: np.ndarray
-    novelty_labels: np.ndarray
+    gold_novel: np.ndarray
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -58,7 +58,7 @@ class ScoredPairs:
     @property
     def tells_novelty(self) -> bool:
         """Whether model and gold both say of some pair that it is novel or not."""
-        return bool((~np.isnan(self.novel)).any() and (self.novelty_labels >= 0).any())
+        return not (np.isnan(self.novel).all() or np.isnan(self.gold_novel).all())
 
     @property
     def right(self) -> dict[str, np.ndarray]:
@@ -68,8 +68,8 @@ class ScoredPairs:
         `all` is then `pair_type`."""
         likeliest = self.types.argmax(1) if len(self) else np.zeros(0, dtype=np.int64)
         same_type = self.relation_labels == likeliest + 1
-        known = (self.novelty_labels >= 0) & ~np.isnan(self.novel)
-        agree = known & ((self.novel >= 0.5) == (self.novelty_labels == 1))
+        known = ~np.isnan(self.novel) & ~np.isnan(self.gold_novel)
+        agree = known & ((self.novel >= 0.5) == (self.gold_novel == 1))
         return {
             "pair": self.relation_labels != 0,
             "pair_type": same_type,

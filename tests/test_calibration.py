@@ -13,7 +13,6 @@ from embre import calibration
 from embre.calibration import cross_fitted, fit_decision, reliability
 from embre.corpora.biored import SCHEMA
 from embre.document import Concept
-from embre.passes import UNLABELLED
 from embre.scored_pairs import OTHERS, Decision, ScoredPairs, decide, sigmoid
 
 GENE, DRUG, DISEASE = Concept("Gene", "1"), Concept("Chemical", "1"), Concept("Disease", "1")
@@ -42,7 +41,7 @@ def pairs_of(
         types,
         rng.random(size),
         labels,
-        np.where(known, rng.integers(0, 2, size), -100),
+        np.where(known, rng.integers(0, 2, size), np.nan),
     )
 
 
@@ -62,9 +61,11 @@ def f1(pairs: ScoredPairs, decision: Decision) -> float:
     for document, relations in enumerate(decide(pairs, decision, SCHEMA)):
         for relation in relations:
             at = row[document, relation.head, relation.tail]
-            label, novelty = pairs.relation_labels[at], pairs.novelty_labels[at]
+            label, novelty = pairs.relation_labels[at], pairs.gold_novel[at]
             same = label > 0 and SCHEMA.relation_types[label - 1] == relation.type
-            tp += same and (relation.novel is None or novelty < 0 or relation.novel == novelty)
+            tp += same and (
+                relation.novel is None or np.isnan(novelty) or relation.novel == novelty
+            )
             predicted += 1
     return 2 * tp / (predicted + (pairs.relation_labels != 0).sum())
 
@@ -92,17 +93,15 @@ def test_novelty_that_is_far_too_sure_is_put_right():
     logits = rng.normal(0, 6, len(pairs))
     novel = (rng.random(len(pairs)) < sigmoid(0.3 * logits + 1)).astype(int)
     related = pairs.relation_labels != 0
-    sure = replace(
-        pairs, novel=sigmoid(logits), novelty_labels=np.where(related, novel, UNLABELLED)
-    )
+    sure = replace(pairs, novel=sigmoid(logits), gold_novel=np.where(related, novel, np.nan))
     decision = fit_decision(sure, SCHEMA)
     assert decision.novelty == pytest.approx((0.3, 1.0), abs=0.1)
     put_right = decision.calibrated(sure)
     assert reliability(put_right.novel[related], novel[related] == 1).ece < 0.03
     assert f1(apart(sure), decision) > f1(
-        apart(sure), fit_decision(replace(sure, novelty_labels=pairs.novelty_labels), SCHEMA)
+        apart(sure), fit_decision(replace(sure, gold_novel=pairs.gold_novel), SCHEMA)
     )
-    few = replace(sure, novelty_labels=np.where(np.cumsum(related) < 40, sure.novelty_labels, -100))
+    few = replace(sure, gold_novel=np.where(np.cumsum(related) < 40, sure.gold_novel, np.nan))
     assert fit_decision(few, SCHEMA).novelty == (1.0, 0.0)
 
 
@@ -192,9 +191,9 @@ def test_novelty_counts_only_where_both_sides_state_it():
     logits = rng.normal(0, 2, 500)
     labels = np.where(logits + rng.normal(0, 1, 500) > 0, 1, 0)
     pairs = replace(pairs_of(logits, labels, rng), novel=np.full(500, 0.9))
-    unknown = replace(pairs, novelty_labels=np.full(500, -100))
-    right = replace(pairs, novelty_labels=np.ones(500, dtype=int))
-    wrong = replace(pairs, novelty_labels=np.zeros(500, dtype=int))
+    unknown = replace(pairs, gold_novel=np.full(500, np.nan))
+    right = replace(pairs, gold_novel=np.ones(500))
+    wrong = replace(pairs, gold_novel=np.zeros(500))
     assert fit_decision(unknown, SCHEMA) == fit_decision(right, SCHEMA)
     assert min(fit_decision(wrong, SCHEMA).thresholds.values()) > 0.9
     unlearnt = replace(pairs, novel=np.full(500, np.nan))
@@ -227,7 +226,7 @@ def test_what_is_fitted_for_a_document_does_not_depend_on_its_own_labels():
     inside = pairs.documents % 5 == 2
     turned = replace(pairs, relation_labels=np.where(inside, 1, pairs.relation_labels))
     others, changed = cross_fitted(
-        replace(turned, novelty_labels=np.where(inside, 0, pairs.novelty_labels)), SCHEMA
+        replace(turned, gold_novel=np.where(inside, 0, pairs.gold_novel)), SCHEMA
     )
     assert relations[2::5] == others[2::5]
     assert relations[1::5] != others[1::5]

@@ -13,7 +13,7 @@ from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.evaluation import ERRORS, EVALUATION, evaluate_documents, write_evaluation
 from embre.pair_labels import label_pairs
-from embre.passes import NOVEL, UNLABELLED
+from embre.passes import NOVEL
 from embre.scored_pairs import Decision, ScoredPairs, decide
 from embre.scoring import score
 from embre.tally import Tally
@@ -44,7 +44,7 @@ def scored(gold: list[Document]) -> ScoredPairs:
         types / types.sum(1, keepdims=True),
         rng.random(size),
         relations,
-        np.where(novelties > 0, novelties == NOVEL, UNLABELLED),
+        np.where(novelties > 0, novelties == NOVEL, np.nan),
     )
 
 

@@ -105,8 +105,8 @@ def test_nested_and_touching_mentions() -> None:
 def test_labels_of_candidates(encoder: PairEncoder) -> None:
     encoded = pass_of(encoder, document(DRUG, [TREATS]))
     assert encoded.pairs.tolist() == [[0, 1]]  # species have no relations in BioRED
-    assert encoded.relations.tolist() == [SCHEMA.labels.index("Negative_Correlation")]
-    assert encoded.novelties.tolist() == [NOVEL]
+    assert encoded.relation_labels.tolist() == [SCHEMA.labels.index("Negative_Correlation")]
+    assert encoded.novelty_labels.tolist() == [NOVEL]
     legal = {
         label for label, allowed in zip(SCHEMA.labels, encoded.legal[0], strict=True) if allowed
     }
@@ -169,8 +169,8 @@ def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:
         "relation/not_a_candidate_pair": 1,
         "relation/illegal_type": 2,
     }
-    assert encoded.relations.tolist() == [UNLABELLED]
-    assert encoded.novelties.tolist() == [NOT_NOVEL]
+    assert encoded.relation_labels.tolist() == [UNLABELLED]
+    assert encoded.novelty_labels.tolist() == [NOT_NOVEL]
 
 
 def test_a_legal_relation_counts_whatever_stands_beside_it(encoder: PairEncoder) -> None:
@@ -180,8 +180,8 @@ def test_a_legal_relation_counts_whatever_stands_beside_it(encoder: PairEncoder)
     for relations in ([illegal, legal, second], [legal, second, illegal], [legal, illegal, second]):
         tally = Tally()
         encoded = pass_of(encoder, document(DRUG, relations), tally)
-        assert encoded.relations.tolist() == [encoder.schema.labels.index("Association")]
-        assert encoded.novelties.tolist() == [NOVEL]
+        assert encoded.relation_labels.tolist() == [encoder.schema.labels.index("Association")]
+        assert encoded.novelty_labels.tolist() == [NOVEL]
         assert tally.counts == {"relation/illegal_type": 1, "relation/second_of_its_pair": 1}
 
 
@@ -199,8 +199,8 @@ def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(encoder: Pai
     for place, one in enumerate(passes):
         first, second = (whole.concepts[c] for c in whole.pairs[place])
         assert one.concepts == (first, second) and one.pairs.tolist() == [[0, 1]]
-        assert one.relations.tolist() == [whole.relations[place]]
-        assert one.novelties.tolist() == [whole.novelties[place]]
+        assert one.relation_labels.tolist() == [whole.relation_labels[place]]
+        assert one.novelty_labels.tolist() == [whole.novelty_labels[place]]
         assert one.legal.tolist() == [whole.legal[place].tolist()]
     assert words(encoder, passes[0].tokens) == (
         "[Chemical] aspirin [/Chemical] treats [Disease] melanoma [/Disease] "
@@ -220,12 +220,12 @@ def test_a_document_without_pairs_has_no_pass(encoder: PairEncoder) -> None:
 def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(encoder: PairEncoder) -> None:
     doc = document(f"{DRUG} <braf|Gene|1>", [TREATS])
     of_all = pass_of(encoder, doc)
-    assert of_all.novelties.tolist() == [NOVEL, UNRELATED, UNRELATED]
+    assert of_all.novelty_labels.tolist() == [NOVEL, UNRELATED, UNRELATED]
     untold = document(f"{DRUG} <braf|Gene|1>", [(*TREATS[:3], None)])
-    assert pass_of(encoder, untold).novelties.tolist() == [RELATED, UNRELATED, UNRELATED]
+    assert pass_of(encoder, untold).novelty_labels.tolist() == [RELATED, UNRELATED, UNRELATED]
     config = encoder.config.model_copy(update={"novelty_of": "related"})
     of_related = pass_of(replace(encoder, config=config), doc)
-    assert of_related.novelties.tolist() == [NOVEL, UNLABELLED, UNLABELLED]
+    assert of_related.novelty_labels.tolist() == [NOVEL, UNLABELLED, UNLABELLED]
 
 
 def test_roles_say_type_and_concept_of_each_token(encoder: PairEncoder) -> None:
@@ -345,7 +345,10 @@ def labels_of(passes: list[Pass]) -> list[tuple[Concept, Concept, int, int]]:
         (one.concepts[first], one.concepts[second], relation, novelty)
         for one in passes
         for (first, second), relation, novelty in zip(
-            one.pairs.tolist(), one.relations.tolist(), one.novelties.tolist(), strict=True
+            one.pairs.tolist(),
+            one.relation_labels.tolist(),
+            one.novelty_labels.tolist(),
+            strict=True,
         )
     ]
 

@@ -48,7 +48,7 @@ PAIRS = ScoredPairs(
     types=np.array([[0.5, 0.25], [0.0, 1.0]]),
     novel=np.array([0.25, np.nan]),
     relation_labels=np.array([1, 0]),
-    novelty_labels=np.array([1, -100]),
+    gold_novel=np.array([1.0, np.nan]),
 )
 
 
@@ -68,7 +68,7 @@ def test_without_novelty_on_a_side_no_pair_is_ranked_by_it():
     assert ranked_pairs(pairs)["all"][1].tolist() == right
     for silent in (
         replace(pairs, novel=np.full(2, np.nan)),
-        replace(pairs, novelty_labels=np.full(2, -100)),
+        replace(pairs, gold_novel=np.full(2, np.nan)),
     ):
         assert set(ranked_pairs(silent)) == {"pair", "pair_type"}
         assert silent.right["all"].tolist() == silent.right["pair_type"].tolist() == [True, True]
