@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,13 @@ class Evaluation:
         return {
             "documents": self.num_documents,
             "scores": {
-                metric: _rates(scores)
+                metric: scores.to_json()
                 | {"f1_95": [round(end, 4) for end in self.intervals[metric]]}
                 for metric, scores in self.scores.items()
             },
             "groups": {
                 grouping: {
-                    group: {metric: _rates(scores) for metric, scores in by_metric.items()}
+                    group: {metric: scores.to_json() for metric, scores in by_metric.items()}
                     for group, by_metric in groups.items()
                 }
                 for grouping, groups in self.groups.items()
@@ -196,11 +196,6 @@ def _probabilities(
             scored.documents.tolist(), scored.concepts, scored.related.tolist(), strict=True
         )
     }
-
-
-def _rates(found: Score) -> dict[str, Any]:
-    rates = {key: round(getattr(found, key), 4) for key in ("precision", "recall", "f1")}
-    return {**asdict(found), **rates}
 
 
 def _row(error: Error) -> dict[str, str]:

@@ -10,9 +10,9 @@ from embre.breakdown import Confusion
 from embre.calibration import Reliability
 from embre.dataset_card.plots import INK, QUIET, RULE, STRONG, axes_of
 from embre.precision_recall import Curve
+from embre.scoring import TITLES
 
 COLOURS = {"pair": "#2b5f8c", "pair_type": "#c16048", "all": "#3b9555"}
-NAMES = {"pair": "pair", "pair_type": "pair + type", "all": "pair + type + novelty"}
 SAME_F1 = (0.2, 0.4, 0.6, 0.8)
 SQUARE_INCHES = 5.2
 
@@ -29,7 +29,7 @@ def plot_curves(
             axes.plot(recall, f1 * recall / (2 * recall - f1), color=RULE, linewidth=1)
             axes.text(1.01, f1 / (2 - f1), f"F1 {f1:g}", color=QUIET, va="center", fontsize=8)
         for metric, found in curves.items():
-            label = f"{NAMES[metric]} (AP {found.average_precision:.3f})"
+            label = f"{TITLES[metric]} (AP {found.average_precision:.3f})"
             axes.plot(found.recall, found.precision, color=COLOURS[metric], label=label)
             axes.plot(*points[metric], "o", color=COLOURS[metric], markersize=6)
         axes.plot([], [], "o", color=QUIET, label="as decided")

@@ -8,19 +8,11 @@ import numpy as np
 from embre.breakdown import Confusion, Groups
 from embre.calibration import Reliability
 from embre.evaluation import Evaluation
-from embre.evaluation_plots import NAMES, SAME_F1
-from embre.scoring import Score
+from embre.evaluation_plots import SAME_F1
+from embre.scoring import SHORT, TITLES, Score
 
 SIDE = 300  # of a picture
 HUES = {"pair": 250, "pair_type": 35, "all": 150}
-METRIC_NAMES = NAMES | {"pair_novelty": "pair + novelty"}
-# Narrow enough for a table beside another one.
-COLUMN_NAMES = {
-    "pair": "F1 pair",
-    "pair_type": "F1 + type",
-    "pair_novelty": "F1 + novelty",
-    "all": "F1 all",
-}
 
 
 def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
@@ -31,7 +23,7 @@ def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "scores": [
             {
-                "name": METRIC_NAMES[metric],
+                "name": TITLES[metric],
                 "precision": f"{found.precision:.3f}",
                 "recall": f"{found.recall:.3f}",
                 "f1": f"{found.f1:.3f}",
@@ -45,7 +37,7 @@ def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
         "same_f1": [_same_f1(f1) for f1 in SAME_F1],
         "curves": [
             {
-                "name": NAMES[metric],
+                "name": TITLES[metric],
                 "hue": HUES[metric],
                 "points": _points(zip(found.recall, found.precision, strict=True)),
                 "x": _x(evaluation.scores[metric].recall),
@@ -67,7 +59,7 @@ def _group_view(name: str, groups: Groups) -> dict[str, Any]:
     metrics = list(next(iter(groups.values()), {}))
     return {
         "name": name,
-        "columns": [COLUMN_NAMES[metric] for metric in metrics],
+        "columns": [f"F1 {SHORT[metric]}" for metric in metrics],
         "rows": [_row(group, found) for group, found in groups.items()],
     }
 

@@ -2,16 +2,17 @@
 scores the held-out documents."""
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from embre.calibration import cross_fitted, fit_decision
 from embre.checkpoints import Checkpoints
 from embre.config import FinetuneConfig
 from embre.corpora import write_documents
-from embre.decode import score_pairs
+from embre.dev_set import DevSet
 from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.durable import commit, flush, move_into_place, sync
@@ -25,8 +26,8 @@ from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel, save_relation_model
 from embre.relation_model import RelationModel
 from embre.report import write_report
-from embre.scored_pairs import Decision, ScoredPairs, dealt_together
-from embre.scoring import Score, counting, floor, learnt_metrics, score
+from embre.scored_pairs import ScoredPairs
+from embre.scoring import TITLES, Score, counting
 from embre.tally import Tally
 from embre.tokenization import load_tokenizer
 from embre.tracking import Tracker
@@ -66,7 +67,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
     )
     learnt = docs + [doc for others, _ in also for doc in others]
-    dev = Held(dev_docs, learnt, encoder, world)
+    dev = DevSet(dev_docs, learnt, encoder, world)
     sent = sent_step(job.folder)
     with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
@@ -75,61 +76,8 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     finish(engine, dev, job, not_used)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The documents a run is scored on, and those that it learns from."""
-
-    docs: list[Document]
-    training: list[Document]
-    encoder: PairEncoder
-    world: World
-
-    def loaded(self, engine: Engine, decision: Decision) -> LoadedModel:
-        """The model as it is now."""
-        model = engine.module
-        assert isinstance(model, RelationModel)
-        return LoadedModel(model, self.encoder, decision)
-
-    def scored(self, engine: Engine) -> ScoredPairs:
-        """All their pairs by the weights as they are, on every rank; each reads its share."""
-        mine = self.docs[self.world.rank :: self.world.size]
-        found = score_pairs(self.loaded(engine, Decision()), mine, Tally())
-        return dealt_together(self.world.gather(found))
-
-    def predicted(self, scored: ScoredPairs) -> tuple[list[Document], ScoredPairs]:
-        """All of them with the relations of decisions that were fitted to other documents, and the
-        pairs calibrated alike."""
-        found, calibrated = cross_fitted(scored, self.encoder.schema)
-        docs = [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
-        return docs, calibrated
-
-    def score(self, predicted: list[Document]) -> dict[str, Score]:
-        """Under the official counting, by the metrics that are learnt; pairs that the corpus does
-        not annotate do not count."""
-        found = score(self.docs, predicted, not_scored=self.encoder.schema.not_scored)
-        learnt = learnt_metrics(self.encoder.schema, self.encoder.config.tasks)
-        return {metric: found[metric] for metric in learnt}
-
-    @property
-    def gold(self) -> list[Document]:
-        """What predictions are judged by, one by one: without the novelty that a model of relations
-        alone never states, or each of its relations would be wrong."""
-        if self.encoder.config.tasks != "relation":
-            return self.docs
-        return [
-            replace(doc, relations=tuple(replace(r, novel=None) for r in doc.relations))
-            for doc in self.docs
-        ]
-
-    def validate(self, engine: Engine) -> dict[str, float]:
-        """The F1 that are learnt, under the official counting."""
-        predicted, _ = self.predicted(self.scored(engine))
-        scores = self.score(predicted)
-        return {f"f1/{name}": found.f1 for name, found in scores.items()}
-
-
 def finish(
-    engine: Engine, dev: Held, job: Job[FinetuneConfig], not_used: dict[str, dict[str, int]]
+    engine: Engine, dev: DevSet, job: Job[FinetuneConfig], not_used: dict[str, dict[str, int]]
 ) -> None:
     """Write the relation model, what it predicts for the held-out documents, how good that is, and
     the report.
@@ -139,49 +87,67 @@ def finish(
     scored = dev.scored(engine)
     weights = engine.weights()
     if engine.world.rank == 0:
-        config, folder = job.config, job.folder
-        partial = folder / f"{RELATION_MODEL}.partial"
-        schema = dev.encoder.schema
-        decision = fit_decision(scored, schema)
-        save_relation_model(partial, dev.loaded(engine, decision), weights)
         predicted, calibrated = dev.predicted(scored)
         scores = dev.score(predicted)
-        lowest = dev.score(floor(dev.docs, schema))
-        values = {"dev": table(scores), "floor": table(lowest), "not_used": not_used}
-        lineage = {
-            "run": config.name,
-            **digests(config),
-            "counting": counting(schema),
-            **({"all_f1": round(scores["all"].f1, 4)} if "all" in scores else {}),
-            "encoder": encoder_lineage(config.encoder.path),
+        values = {
+            "dev": {metric: found.to_json() for metric, found in scores.items()},
+            "floor": {metric: found.to_json() for metric, found in dev.floor().items()},
+            "not_used": not_used,
         }
-        (partial / LINEAGE).write_text(json.dumps(lineage, indent=1))
-        write_relation_card(partial, config, schema, values, len(dev.docs))
-        move_into_place(partial, folder / RELATION_MODEL)
-        write_documents(folder / PREDICTED, predicted, like="pubtator")
-        facts = {
-            f"F1 {name.replace('_', ' + ')}": f"{found.f1:.3f}" for name, found in scores.items()
-        }
-        evaluation = evaluate_documents(
-            dev.gold,
-            predicted,
-            schema,
-            dev.training,
-            calibrated,
-            not_scored=schema.not_scored,
-        ).of_metrics(tuple(scores))
-        written = write_evaluation(folder / EVALUATION_FOLDER, evaluation)
-        title = f"{config.name}: held out"
-        write_report(folder / REPORT, predicted, dev.gold, title, facts, evaluation)
-        flush(folder / EVALUATION_FOLDER)
-        sync(folder / REPORT)
-        commit(folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
+        write_model(job, dev, dev.fitted(engine, scored), weights, values)
+        write_documents(job.folder / PREDICTED, predicted, like="pubtator")
+        written = write_judgement(job, dev, predicted, calibrated, scores)
+        commit(job.folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
         if job.handle:
             with best_effort("logging the scores"):
                 log_results(job.handle, {f"dev/f1/{k}": found.f1 for k, found in scores.items()})
                 names = (SCORES, PREDICTED, REPORT)
-                log_files(job.handle, [*(folder / name for name in names), *written])
+                log_files(job.handle, [*(job.folder / name for name in names), *written])
     engine.world.wait()
+
+
+def write_model(
+    job: Job[FinetuneConfig],
+    dev: DevSet,
+    loaded: LoadedModel,
+    weights: dict[str, Tensor],
+    values: dict[str, Any],
+) -> None:
+    """The folder of the relation model, with its lineage and its card: whole or not at all."""
+    config, schema = job.config, dev.encoder.schema
+    partial = job.folder / f"{RELATION_MODEL}.partial"
+    save_relation_model(partial, loaded, weights)
+    lineage = {
+        "run": config.name,
+        **digests(config),
+        "counting": counting(schema),
+        **({"all_f1": values["dev"]["all"]["f1"]} if "all" in values["dev"] else {}),
+        "encoder": encoder_lineage(config.encoder.path),
+    }
+    (partial / LINEAGE).write_text(json.dumps(lineage, indent=1))
+    write_relation_card(partial, config, schema, values, len(dev.docs))
+    move_into_place(partial, job.folder / RELATION_MODEL)
+
+
+def write_judgement(
+    job: Job[FinetuneConfig],
+    dev: DevSet,
+    predicted: list[Document],
+    calibrated: ScoredPairs,
+    scores: Mapping[str, Score],
+) -> list[Path]:
+    """The evaluation of what was predicted, whose files it returns, and the curator's page."""
+    schema = dev.encoder.schema
+    evaluation = evaluate_documents(
+        dev.gold, predicted, schema, dev.training, calibrated, not_scored=schema.not_scored
+    ).of_metrics(tuple(scores))
+    written = write_evaluation(job.folder / EVALUATION_FOLDER, evaluation)
+    facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
+    title = f"{job.config.name}: held out"
+    write_report(job.folder / REPORT, predicted, dev.gold, title, facts, evaluation)
+    flush(job.folder / EVALUATION_FOLDER)
+    sync(job.folder / REPORT)
+    return written
 
 
 def check(config: FinetuneConfig) -> dict[str, str]:
@@ -214,18 +180,3 @@ def digests(config: FinetuneConfig) -> dict[str, str]:
 def encoder_lineage(path: str) -> dict[str, Any]:
     """What the backbone says of its own origin; its weights' digest in any case."""
     return {**read_lineage(path), "digest": folder_digest(path)}
-
-
-def table(scores: dict[str, Score]) -> dict[str, dict[str, float]]:
-    """Scores as plain numbers."""
-    return {
-        name: {
-            "tp": found.tp,
-            "fp": found.fp,
-            "fn": found.fn,
-            "precision": round(found.precision, 4),
-            "recall": round(found.recall, 4),
-            "f1": round(found.f1, 4),
-        }
-        for name, found in scores.items()
-    }

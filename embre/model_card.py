@@ -15,16 +15,10 @@ from embre import __version__
 from embre.config import EncoderConfig, FinetuneConfig, PretrainConfig
 from embre.job import CARD, read_lineage
 from embre.relation_schema import RelationSchema
-from embre.scoring import learnt_metrics
+from embre.scoring import TITLES, learnt_metrics
 
 LICENSE = "license: unknown  # fill in: the backbone and the documents have licences of their own\n"
 TAGS = ["biology", "medical", "pubtator", "bert"]
-NAMES = {
-    "pair": "Entity pair F1",
-    "pair_type": "Pair and relation type F1",
-    "pair_novelty": "Pair and novelty F1",
-    "all": "Pair, type and novelty F1",
-}
 LIMITS = """## What it is for
 
 A lead for a curator who reads the source, and nothing more: not for diagnosis, not for treatment,
@@ -81,7 +75,7 @@ def write_relation_card(
     lineage = read_lineage(folder)
     base = base_model(config.encoder, lineage["encoder"])
     corpora = list(dict.fromkeys([schema.name, *(also.corpus.name for also in config.data.also)]))
-    names = {metric: NAMES[metric] for metric in learnt_metrics(schema, config.pairs.tasks)}
+    names = {metric: TITLES[metric] for metric in learnt_metrics(schema, config.pairs.tasks)}
     measured = f"{Path(config.data.dev).name} ({num_documents} documents)"
     front = {
         "language": ["en"],
@@ -93,7 +87,7 @@ def write_relation_card(
         "model-index": _model_index(
             config.name,
             {"type": schema.name, "name": measured, "revision": lineage["dev"]},
-            {name: scores["dev"][metric]["f1"] for metric, name in names.items()},
+            {f"F1 {name}": scores["dev"][metric]["f1"] for metric, name in names.items()},
         ),
     }
     start = f"`{base}`" if base else "an encoder with random weights"
@@ -218,7 +212,7 @@ def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str)
     ]
     rows = [
         (
-            name.removesuffix(" F1"),
+            name,
             *(f"{scores['dev'][metric][key]:.4f}" for key in ("precision", "recall", "f1")),
             f"{scores['floor'][metric]['f1']:.4f}",
         )

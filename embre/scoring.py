@@ -3,14 +3,22 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from embre.corpora.biored import NOT_SCORED
 from embre.document import Document, Relation
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
-METRICS = ("pair", "pair_type", "pair_novelty", "all")
+TITLES = {
+    "pair": "pair",
+    "pair_type": "pair + type",
+    "pair_novelty": "pair + novelty",
+    "all": "pair + type + novelty",
+}
+# As heads of columns.
+SHORT = {"pair": "pair", "pair_type": "+ type", "pair_novelty": "+ novelty", "all": "all"}
+METRICS = tuple(TITLES)
 # What a model that learnt one task alone (`pairs.tasks`) says of the other is no result.
 NOT_LEARNT = {"relation": {"pair_novelty", "all"}, "novelty": {"pair_type", "all"}}
 RULES = 2  # raised when `score`, or how fine-tuning decides on the held-out documents, changes
@@ -39,6 +47,11 @@ class Score:
     @property
     def f1(self) -> float:
         return 2 * self.tp / (2 * self.tp + self.fp + self.fn) if self.tp else 0.0
+
+    def to_json(self) -> dict[str, float]:
+        """Counts and rates as plain numbers."""
+        rates = {name: round(getattr(self, name), 4) for name in ("precision", "recall", "f1")}
+        return {**asdict(self), **rates}
 
 
 def score(

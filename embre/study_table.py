@@ -16,7 +16,7 @@ from embre.config import FinetuneConfig, StudyConfig
 from embre.corpora import read_documents
 from embre.document import Document
 from embre.finetune import PREDICTED, SCORES
-from embre.scoring import METRICS, learnt_metrics
+from embre.scoring import METRICS, SHORT, learnt_metrics
 from embre.study import (
     Cell,
     Run,
@@ -33,7 +33,6 @@ from embre.tracking import read_events
 from embre.training_corpora import read_annotated, schemas_of
 
 TABLE, RESULTS, PICTURE = "study.md", "study.json", "study.png"
-TITLES = {"pair": "pair", "pair_type": "+ type", "pair_novelty": "+ novelty", "all": "all"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +136,7 @@ def write_results(study: StudyConfig) -> Path:
     (folder / RESULTS).write_text(json.dumps(values, indent=1))
     (folder / TABLE).write_text("\n".join(_table(study, found, compared)) + "\n")
     strictest = {cell: (result.metrics[-1], result.f1) for cell, result in found.items()}
-    drawn = {f"{cell}, {TITLES[metric]}": f1[metric] for cell, (metric, f1) in strictest.items()}
+    drawn = {f"{cell}, {SHORT[metric]}": f1[metric] for cell, (metric, f1) in strictest.items()}
     draw_study(folder / PICTURE, drawn)
     return folder / TABLE
 
@@ -154,8 +153,8 @@ def _table(
         "done. Thresholds are cross-fitted: each document is decided by others."
     )
     yield ""
-    yield "| " + " | ".join([*axes, "seeds", *TITLES.values(), "minutes a run"]) + " |"
-    yield "|" + "---|" * (len(axes) + len(TITLES) + 2)
+    yield "| " + " | ".join([*axes, "seeds", *SHORT.values(), "minutes a run"]) + " |"
+    yield "|" + "---|" * (len(axes) + len(SHORT) + 2)
     for cell, result in found.items():
         scores = [_mean_sd(100 * result.f1[m]) if m in result.metrics else "–" for m in METRICS]
         row = [*(value for _, value in cell.values), str(len(result.minutes)), *scores]
@@ -166,7 +165,7 @@ def _table(
     for c in compared:
         differ = [axis for axis in axes if c.cell[axis] != c.against[axis]]
         sides = [", ".join(side[axis] for axis in differ) for side in (c.cell, c.against)]
-        row = [*sides, str(c.cell), TITLES[c.metric], f"{c.points:+.1f}", f"{c.p:.3f}"]
+        row = [*sides, str(c.cell), SHORT[c.metric], f"{c.points:+.1f}", f"{c.p:.3f}"]
         yield "| " + " | ".join(row) + " |"
     yield ""
     yield (

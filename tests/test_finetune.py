@@ -323,7 +323,7 @@ def test_what_a_run_has_not_learnt_is_nowhere_a_result(
     Console(file=shown, width=120).print(scores_table(run))
     assert len(shown.getvalue().splitlines()) == 1 + len(learnt)
     front, text = (run / RELATION_MODEL / "README.md").read_text().split("# one-task")
-    assert "Pair, type and novelty" not in front + text and front.count("type: f1") == 2
+    assert "pair + type + novelty" not in front + text and front.count("type: f1") == 2
     assert ("as new" in text) == ("novelty" in front) == (silent == "type")
     assert "all_f1" not in json.loads((run / RELATION_MODEL / "embre.json").read_text())
     evaluation = json.loads((run / "evaluation" / "evaluation.json").read_text())

@@ -26,8 +26,8 @@ FLOORS = """
   job tracking report model_card
   dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train
-- sharding shard_tasks pretrain finetune probe_shards predict predict_record predict_slices register
-  lineage study study_table
+- sharding shard_tasks pretrain dev_set finetune probe_shards predict predict_record predict_slices
+  register lineage study study_table
 - launch demo
 """
 FLOOR = {room: level for level, rooms in enumerate(FLOORS.split("- ")) for room in rooms.split()}

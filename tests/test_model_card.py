@@ -58,7 +58,7 @@ def test_the_hub_reads_the_card_of_a_relation_model(model: Path) -> None:
     assert card.data.license == "unknown" and "relation-extraction" in card.data.tags
     results = card.data.eval_results
     assert [(found.metric_name, found.metric_value) for found in results][-1] == (
-        "Pair, type and novelty F1",
+        "F1 pair + type + novelty",
         0.3333,
     )
     assert {found.dataset_name for found in results} == {"Dev.PubTator (100 documents)"}
@@ -68,7 +68,7 @@ def test_the_hub_reads_the_card_of_a_relation_model(model: Path) -> None:
 def test_the_card_says_what_for_and_out_of_what(model: Path) -> None:
     text = (model / CARD).read_text()
     for said in (
-        "| Pair, type and novelty | 0.5000 | 0.2500 | 0.3333 | 0.1000 |",
+        "| pair + type + novelty | 0.5000 | 0.2500 | 0.3333 | 0.1000 |",
         "thresholds fitted to other documents",
         "not for diagnosis",
         f"| train | {'a' * 64} |",
@@ -108,19 +108,17 @@ def test_without_novelty_the_card_says_nothing_of_it(tmp_path: Path, model: Path
     write_relation_card(tmp_path, config_of(tmp_path), CORPORA["bc5cdr"], SCORES, 100)
     text = (tmp_path / CARD).read_text()
     head, body = text.split("# biored-small")
-    assert (
-        "novelty" not in head and "states it as new" not in body and "Pair and novelty" not in body
-    )
+    assert "novelty" not in head and "states it as new" not in body and "pair + novelty" not in body
 
 
 @pytest.mark.parametrize(
     ("pairs", "said", "not_said"),
     [
-        ({"tasks": "relation"}, ["Pair and relation type"], ["ovelty", "states it as new"]),
+        ({"tasks": "relation"}, ["pair + type"], ["ovelty", "states it as new"]),
         (
             {"tasks": "novelty"},
-            ["Pair and novelty", "states it as new", "learnt no relation types"],
-            ["type and novelty", "Pair and relation type", "Bind"],
+            ["pair + novelty", "states it as new", "learnt no relation types"],
+            ["type + novelty", "pair + type", "Bind"],
         ),
     ],
 )

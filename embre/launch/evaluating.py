@@ -19,7 +19,7 @@ from embre.launch.tables import comparison_table, evaluation_table, not_taken
 from embre.predict_record import outputs_in
 from embre.relation_schema import RelationSchema
 from embre.report import write_report
-from embre.scoring import score
+from embre.scoring import TITLES, score
 from embre.tally import Tally
 from embre.training_corpora import refuse_unmentioned, schemas_of
 
@@ -116,7 +116,7 @@ def run_report(
     if annotated:
         refuse_unmentioned(tally, str(pred))
         scores = score(annotated, predicted, tally=tally, not_scored=counting.not_scored)
-        facts = {f"F1 {metric}": f"{found.f1:.3f}" for metric, found in scores.items()}
+        facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
     write_report(out, predicted, annotated, title=pred.name, facts=facts)
     yield Text(f"{out}: {len(predicted)} documents")
     yield from counting.remark(tally.counts["gold_relation/not_scored"])

@@ -10,16 +10,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embre.finetune import SCORES, table
-from embre.scoring import Score
+from embre.finetune import SCORES
+from embre.scoring import TITLES, Score
 from embre.tally import Tally
-
-NAMES = {
-    "pair": "entity pair",
-    "pair_type": "pair + relation type",
-    "pair_novelty": "pair + novelty",
-    "all": "pair + type + novelty",
-}
 
 
 def not_taken(lines: Sequence[str]) -> Iterator[RenderableType]:
@@ -34,7 +27,7 @@ def evaluation_table(
 ) -> Table:
     """The four metrics of an evaluation, and where their F1 lies with 95 %."""
     shown = {metric: f"{low:.3f}-{high:.3f}" for metric, (low, high) in intervals.items()}
-    return _table(table(dict(scores)), {"95 %": shown})
+    return _table({m: found.to_json() for m, found in scores.items()}, {"95 %": shown})
 
 
 def comparison_table(differences: Mapping[str, tuple[float, float, float]]) -> Table:
@@ -45,7 +38,7 @@ def comparison_table(differences: Mapping[str, tuple[float, float, float]]) -> T
         found.add_column(name, justify="right")
     for metric, (f1, other, p) in differences.items():
         numbers = (f"{f1:.4f}", f"{other:.4f}", f"{f1 - other:+.4f}", f"{p:.4f}")
-        found.add_row(NAMES[metric], *numbers)
+        found.add_row(TITLES[metric], *numbers)
     return found
 
 
@@ -72,5 +65,7 @@ def _table(scores: Mapping[str, Any], more: Mapping[str, Mapping[str, str]]) -> 
     for metric, values in scores.items():
         counts = [f"{values[key]:,}" for key in ("tp", "fp", "fn")]
         rates = [f"{values[key]:.4f}" for key in ("precision", "recall", "f1")]
-        found.add_row(NAMES[metric], *counts, *rates, *(column[metric] for column in more.values()))
+        found.add_row(
+            TITLES[metric], *counts, *rates, *(column[metric] for column in more.values())
+        )
     return found

@@ -1,0 +1,76 @@
+"""The documents that a fine-tuning run is scored on: what is predicted for them, and how good."""
+
+from dataclasses import dataclass, replace
+
+from embre.calibration import cross_fitted, fit_decision
+from embre.decode import score_pairs
+from embre.document import Document
+from embre.engine import Engine
+from embre.pairs import PairEncoder
+from embre.relation_folder import LoadedModel
+from embre.relation_model import RelationModel
+from embre.scored_pairs import Decision, ScoredPairs, dealt_together
+from embre.scoring import Score, floor, learnt_metrics, score
+from embre.tally import Tally
+from embre.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class DevSet:
+    """The documents a run is scored on, and those that it learns from."""
+
+    docs: list[Document]
+    training: list[Document]
+    encoder: PairEncoder
+    world: World
+
+    def loaded(self, engine: Engine, decision: Decision) -> LoadedModel:
+        """The model as it is now."""
+        model = engine.module
+        assert isinstance(model, RelationModel)
+        return LoadedModel(model, self.encoder, decision)
+
+    def scored(self, engine: Engine) -> ScoredPairs:
+        """All their pairs by the weights as they are, on every rank; each reads its share."""
+        mine = self.docs[self.world.rank :: self.world.size]
+        found = score_pairs(self.loaded(engine, Decision()), mine, Tally())
+        return dealt_together(self.world.gather(found))
+
+    def fitted(self, engine: Engine, scored: ScoredPairs) -> LoadedModel:
+        """The model as it is now, with the decision that suits all of them."""
+        return self.loaded(engine, fit_decision(scored, self.encoder.schema))
+
+    def predicted(self, scored: ScoredPairs) -> tuple[list[Document], ScoredPairs]:
+        """All of them with the relations of decisions that were fitted to other documents, and the
+        pairs calibrated alike."""
+        found, calibrated = cross_fitted(scored, self.encoder.schema)
+        docs = [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
+        return docs, calibrated
+
+    def score(self, predicted: list[Document]) -> dict[str, Score]:
+        """Under the official counting, by the metrics that are learnt; pairs that the corpus does
+        not annotate do not count."""
+        found = score(self.docs, predicted, not_scored=self.encoder.schema.not_scored)
+        learnt = learnt_metrics(self.encoder.schema, self.encoder.config.tasks)
+        return {metric: found[metric] for metric in learnt}
+
+    def floor(self) -> dict[str, Score]:
+        """The scores of the trivial system."""
+        return self.score(floor(self.docs, self.encoder.schema))
+
+    @property
+    def gold(self) -> list[Document]:
+        """What predictions are judged by, one by one: without the novelty that a model of relations
+        alone never states, or each of its relations would be wrong."""
+        if self.encoder.config.tasks != "relation":
+            return self.docs
+        return [
+            replace(doc, relations=tuple(replace(r, novel=None) for r in doc.relations))
+            for doc in self.docs
+        ]
+
+    def validate(self, engine: Engine) -> dict[str, float]:
+        """The F1 that are learnt, under the official counting."""
+        predicted, _ = self.predicted(self.scored(engine))
+        scores = self.score(predicted)
+        return {f"f1/{name}": found.f1 for name, found in scores.items()}
