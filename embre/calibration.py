@@ -5,6 +5,7 @@ Shapes: P pairs, K values that are fitted, N pairs with one relation type, B bin
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,21 +21,21 @@ LEAST_SCALE = 1e-2  # a model that orders pairs worse than chance must not be tu
 MAX_STEPS = 100
 
 
-def fit_decision(pairs: ScoredPairs, schema: RelationSchema) -> Decision:
-    """The calibration and the thresholds that fit these pairs and their gold labels.
+def fit_decision(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> Decision:
+    """The calibration and the thresholds that fit these pairs and their gold labels, for the
+    highest F1 of a metric.
 
     The logit of `related` gets one scale, and a shift for each pair type with `ENOUGH` related and
     `ENOUGH` unrelated pairs, by logistic regression (Platt 1999, with a ridge in place of his
     softened targets); that of `novel` a scale and a shift by the related pairs, with `ENOUGH` of
     either kind: novelty is soon learnt by heart, and then far too sure. Then one threshold for all
-    pairs, and from it one for each relation type with `ENOUGH` gold relations, by the micro F1 of
-    `all` on these pairs. They are thresholds of the probability that relation, type and novelty are
-    all right, because the best F1 is reached by taking all that is right with a probability of at
+    pairs, and from it one for each relation type with `ENOUGH` gold relations, by the micro F1 on
+    these pairs. They are thresholds of the probability that all that the metric asks for is right,
+    because the best F1 is reached by taking all that is right with a probability of at
     least half that F1 (Lipton, Elkan and Narayanaswamy, ECML 2014).
 
     A pair whose relation type is illegal for it (UNLABELLED) is related, and no predicted type is
-    right for it. Novelty counts unless one side never states it, when it is the F1 of pair
-    and type. Gold relations that no candidate holds are not seen here. Where all
+    right for it. Gold relations that no candidate holds are not seen here. Where all
     pairs are related, or none is, nothing can be learnt: probabilities stay as they are, and so
     do thresholds with fewer than `ENOUGH` relations in all.
     """
@@ -44,14 +45,13 @@ def fit_decision(pairs: ScoredPairs, schema: RelationSchema) -> Decision:
     calibration = _fit_calibration(pairs, related)
     if related.sum() < ENOUGH:
         return calibration
-    joint = replace(calibration, novelty=_fit_novelty(pairs), joint=True)
-    calibrated = joint.calibrated(pairs)
-    thresholds = _fit_thresholds(calibrated, joint.confidence(calibrated), schema)
-    return replace(joint, thresholds=thresholds)
+    decision = replace(calibration, novelty=_fit_novelty(pairs), metric=metric)
+    thresholds = _fit_thresholds(decision.calibrated(pairs), schema, metric)
+    return replace(decision, thresholds=thresholds)
 
 
 def cross_fitted(
-    pairs: ScoredPairs, schema: RelationSchema, folds: int = 5
+    pairs: ScoredPairs, schema: RelationSchema, metric: str, folds: int = 5
 ) -> tuple[list[tuple[Relation, ...]], ScoredPairs]:
     """The relations of each document and the calibrated pairs, each document decided by what the
     documents of the other folds gave.
@@ -66,7 +66,7 @@ def cross_fitted(
     related, novel = np.zeros(len(pairs)), np.zeros(len(pairs))
     for fold in range(folds):
         inside = pairs.documents % folds == fold
-        decision = fit_decision(pairs.of(~inside), schema)
+        decision = fit_decision(pairs.of(~inside), schema, metric)
         held = pairs.of(inside)
         relations[fold::folds] = decide(held, decision, schema)[fold::folds]
         calibrated = decision.calibrated(held)
@@ -78,10 +78,10 @@ def cross_fitted(
 class Reliability:
     """How often what is said to be likely is so, in bins of equal width.
 
-    `predicted` (B,) is the mean probability in a bin, `observed` (B,) the share that is related,
-    both nan in an empty one; `counts` (B,) are its pairs. `ece` is the expected calibration error,
-    the mean of |observed - predicted| weighted by counts (Naeini, Cooper and Hauskrecht, AAAI
-    2015; Guo et al., ICML 2017).
+    `predicted` (B,) is the mean probability in a bin, `observed` (B,) the share that is so, both
+    nan in an empty one; `counts` (B,) are its pairs. `ece` is the expected calibration error, the
+    mean of |observed - predicted| weighted by counts (Naeini, Cooper and Hauskrecht, AAAI 2015;
+    Guo et al., ICML 2017).
     """
 
     predicted: np.ndarray
@@ -89,8 +89,20 @@ class Reliability:
     counts: np.ndarray
     ece: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, of the bins that are not empty."""
+        bins = zip(self.counts, self.predicted.tolist(), self.observed.tolist(), strict=True)
+        return {
+            "ece": round(self.ece, 4),
+            "bins": [
+                {"pairs": int(count), "predicted": round(p, 4), "observed": round(o, 4)}
+                for count, p, o in bins
+                if count
+            ],
+        }
 
-def reliability(probability: np.ndarray, related: np.ndarray, bins: int = 10) -> Reliability:
+
+def reliability(probability: np.ndarray, true: np.ndarray, bins: int = 10) -> Reliability:
     """Probabilities (P,) beside what is true (P,). A bin holds its upper end and not its lower;
     the first holds 0 too.
 
@@ -101,9 +113,23 @@ def reliability(probability: np.ndarray, related: np.ndarray, bins: int = 10) ->
     counts = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
         predicted = np.bincount(place, probability, bins) / counts
-        observed = np.bincount(place, related.astype(np.float64), bins) / counts
+        observed = np.bincount(place, true.astype(np.float64), bins) / counts
     gaps = np.nan_to_num(np.abs(observed - predicted))
     return Reliability(predicted, observed, counts, float(gaps @ counts / max(counts.sum(), 1)))
+
+
+def reliabilities(pairs: ScoredPairs) -> dict[str, Reliability]:
+    """How far pairs can be trusted to be `related`; and those that are, to be of their likeliest
+    `type` and to have their `novelty`, where gold and model say so."""
+    typed = pairs.relation_labels > 0
+    told = ~np.isnan(pairs.gold_novel) & ~np.isnan(pairs.novel)
+    return {
+        "related": reliability(pairs.related, pairs.relation_labels != 0),
+        "type": reliability(
+            pairs.types.max(1, initial=0.0)[typed], pairs.right["pair_type"][typed]
+        ),
+        "novelty": reliability(pairs.novel[told], pairs.gold_novel[told] == 1),
+    }
 
 
 def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
@@ -171,9 +197,7 @@ def _logistic(
     return values
 
 
-def _fit_thresholds(
-    pairs: ScoredPairs, confidence: np.ndarray, schema: RelationSchema
-) -> dict[str, float]:
+def _fit_thresholds(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> dict[str, float]:
     """The threshold of each relation type with enough data, and under OTHERS that of all pairs.
 
     A type's own threshold chosen by F1 is noisy: on data of BioRED Dev's size it loses more than
@@ -182,7 +206,7 @@ def _fit_thresholds(
     """
     gold = pairs.relation_labels != 0
     likeliest = pairs.types.argmax(1)
-    right = pairs.right["all"]
+    confidence, right = pairs.confidence(metric), pairs.right[metric]
     totals = [int((pairs.relation_labels == 1 + t).sum()) for t in range(pairs.types.shape[1])]
     own = [t for t, total in enumerate(totals) if total >= ENOUGH]
     groups = {t: likeliest == t for t in own} | {-1: ~np.isin(likeliest, own)}

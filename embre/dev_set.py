@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from embre.bootstrap import document_counts
 from embre.calibration import cross_fitted, fit_decision
 from embre.decode import score_pairs
-from embre.document import Document
+from embre.document import Document, Relation
 from embre.engine import Engine
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel
@@ -24,6 +27,11 @@ class DevSet:
     encoder: PairEncoder
     world: World
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that are learnt, the last the strictest: for that one the run decides."""
+        return learnt_metrics(self.encoder.schema, self.encoder.config.tasks)
+
     def loaded(self, engine: Engine, decision: Decision) -> LoadedModel:
         """The model as it is now."""
         model = engine.module
@@ -38,12 +46,12 @@ class DevSet:
 
     def fitted(self, engine: Engine, scored: ScoredPairs) -> LoadedModel:
         """The model as it is now, with the decision that suits all of them."""
-        return self.loaded(engine, fit_decision(scored, self.encoder.schema))
+        return self.loaded(engine, fit_decision(scored, self.encoder.schema, self.metrics[-1]))
 
-    def predicted(self, scored: ScoredPairs) -> tuple[list[Document], ScoredPairs]:
-        """All of them with the relations of decisions that were fitted to other documents, and the
-        pairs calibrated alike."""
-        found, calibrated = cross_fitted(scored, self.encoder.schema)
+    def predicted(self, scored: ScoredPairs, metric: str) -> tuple[list[Document], ScoredPairs]:
+        """All of them with the relations of decisions that were fitted to other documents, for a
+        metric, and the pairs calibrated alike."""
+        found, calibrated = cross_fitted(scored, self.encoder.schema, metric)
         docs = [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
         return docs, calibrated
 
@@ -51,8 +59,19 @@ class DevSet:
         """Under the official counting, by the metrics that are learnt; pairs that the corpus does
         not annotate do not count."""
         found = score(self.docs, predicted, not_scored=self.encoder.schema.not_scored)
-        learnt = learnt_metrics(self.encoder.schema, self.encoder.config.tasks)
-        return {metric: found[metric] for metric in learnt}
+        return {metric: found[metric] for metric in self.metrics}
+
+    def counts(self, scored: ScoredPairs) -> dict[str, np.ndarray]:
+        """Of each metric the counts (D, 3) of documents by thresholds that were fitted for it. What
+        runs that have not learnt the same are compared by: thresholds for `all` cost `pair_type`
+        what they win for novelty."""
+        not_scored = self.encoder.schema.not_scored
+        return {
+            metric: document_counts(
+                self.docs, self.predicted(scored, metric)[0], not_scored=not_scored
+            )[metric]
+            for metric in self.metrics
+        }
 
     def floor(self) -> dict[str, Score]:
         """The scores of the trivial system."""
@@ -61,16 +80,24 @@ class DevSet:
     @property
     def gold(self) -> list[Document]:
         """What predictions are judged by, one by one: without the novelty that a model of relations
-        alone never states, or each of its relations would be wrong."""
-        if self.encoder.config.tasks != "relation":
-            return self.docs
+        alone never states, and with the type that one of novelty alone gives to a pair, or each of
+        its relations would be wrong."""
+        schema, tasks = self.encoder.schema, self.encoder.config.tasks
+
+        def as_learnt(relation: Relation) -> Relation:
+            if tasks == "relation":
+                return replace(relation, novel=None)
+            if tasks == "novelty":
+                return replace(relation, type=schema.first_legal(*relation.pair) or relation.type)
+            return relation
+
         return [
-            replace(doc, relations=tuple(replace(r, novel=None) for r in doc.relations))
+            replace(doc, relations=tuple(dict.fromkeys(map(as_learnt, doc.relations))))
             for doc in self.docs
         ]
 
     def validate(self, engine: Engine) -> dict[str, float]:
         """The F1 that are learnt, under the official counting."""
-        predicted, _ = self.predicted(self.scored(engine))
+        predicted, _ = self.predicted(self.scored(engine), self.metrics[-1])
         scores = self.score(predicted)
         return {f"f1/{name}": found.f1 for name, found in scores.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from embre import breakdown
 from embre.bootstrap import document_counts, interval
 from embre.breakdown import Confusion, Error, Groups
-from embre.calibration import Reliability, reliability
+from embre.calibration import Reliability, reliabilities, reliability
 from embre.corpora.biored import NOT_SCORED
 from embre.document import Document
 from embre.evaluation_plots import plot_confusion, plot_curves, plot_reliability
@@ -23,6 +23,7 @@ from embre.scoring import Score, only_scored, score
 
 EVALUATION, ERRORS = "evaluation.json", "errors.tsv"
 CURVES, CONFUSION, RELIABILITY = "precision_recall.png", "confusion.png", "reliability.png"
+NEEDS = {"related": "pair", "type": "pair_type", "novelty": "pair_novelty"}  # to say it at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,10 @@ class Evaluation:
     """What `evaluate_documents` finds.
 
     `intervals` are the 95 % ones of the four F1, `groups` the scores by grouping, group and metric.
-    `curves` are those of `pair`, `pair_type` and `all`; they and `reliability` are empty and None
-    without probabilities. `of_candidates` says whether both are over all candidate pairs; else
-    they are over the predicted relations and know nothing of what was not predicted.
+    `curves` by metric and `reliability`, that of a pair being `related`, of its `type` and of its
+    `novelty`, are empty without probabilities. `of_candidates` says whether they are over all
+    candidate pairs; else they are over the predicted relations, of `related` alone, and know
+    nothing of what was not predicted.
     """
 
     num_documents: int
@@ -41,7 +43,7 @@ class Evaluation:
     groups: dict[str, Groups]
     confusion: Confusion
     curves: dict[str, Curve]
-    reliability: Reliability | None
+    reliability: dict[str, Reliability]
     of_candidates: bool
     errors: list[Error]
 
@@ -60,11 +62,11 @@ class Evaluation:
             intervals={m: found for m, found in self.intervals.items() if m in metrics},
             groups={name: some for name, some in groups.items() if all(some.values())},
             curves={metric: found for metric, found in self.curves.items() if metric in metrics},
+            reliability={k: found for k, found in self.reliability.items() if NEEDS[k] in metrics},
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; see docs/FORMATS.md. Errors stand in their own file."""
-        found = self.reliability
         return {
             "documents": self.num_documents,
             "scores": {
@@ -87,17 +89,7 @@ class Evaluation:
             "average_precision": {
                 metric: round(found.average_precision, 4) for metric, found in self.curves.items()
             },
-            "reliability": found
-            and {
-                "ece": round(found.ece, 4),
-                "bins": [
-                    {"pairs": int(count), "predicted": round(p, 4), "observed": round(o, 4)}
-                    for count, p, o in zip(
-                        found.counts, found.predicted.tolist(), found.observed.tolist(), strict=True
-                    )
-                    if count
-                ],
-            },
+            "reliability": {name: found.to_json() for name, found in self.reliability.items()},
         }
 
 
@@ -132,9 +124,11 @@ def evaluate_documents(
         groups["seen in training"] = breakdown.by_seen(gold, predicted, training)
     if scored is None:
         ranked = ranked_relations(gold, predicted)
+        reliable = {"related": reliability(*ranked["pair"])}
     else:
         kept = [(first.type, second.type) not in not_scored for first, second in scored.concepts]
-        ranked = ranked_pairs(scored.of(np.array(kept, dtype=bool)))
+        judged = scored.of(np.array(kept, dtype=bool))
+        ranked, reliable = ranked_pairs(judged), reliabilities(judged)
     curves = {
         metric: curve(*found, scores[metric].tp + scores[metric].fn)
         for metric, found in ranked.items()
@@ -148,7 +142,7 @@ def evaluate_documents(
         groups=groups,
         confusion=breakdown.confusion(gold, predicted, schema),
         curves=curves,
-        reliability=reliability(*ranked["pair"]) if curves else None,
+        reliability={name: found for name, found in reliable.items() if found.counts.any()},
         of_candidates=scored is not None,
         errors=breakdown.errors(gold, predicted, _probabilities(gold, scored)),
     )
@@ -176,7 +170,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> list[Path]:
         plot_curves(folder / CURVES, evaluation.curves, points)
         written.append(CURVES)
     if evaluation.reliability:
-        plot_reliability(folder / RELIABILITY, evaluation.reliability)
+        plot_reliability(folder / RELIABILITY, evaluation.reliability["related"])
         written.append(RELIABILITY)
     return [folder / name for name in written]
 

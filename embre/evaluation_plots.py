@@ -12,7 +12,7 @@ from embre.dataset_card.plots import INK, QUIET, RULE, STRONG, axes_of
 from embre.precision_recall import Curve
 from embre.scoring import TITLES
 
-COLOURS = {"pair": "#2b5f8c", "pair_type": "#c16048", "all": "#3b9555"}
+COLOURS = {"pair": "#2b5f8c", "pair_type": "#c16048", "pair_novelty": "#8a5fa8", "all": "#3b9555"}
 SAME_F1 = (0.2, 0.4, 0.6, 0.8)
 SQUARE_INCHES = 5.2
 

@@ -12,7 +12,7 @@ from embre.evaluation_plots import SAME_F1
 from embre.scoring import SHORT, TITLES, Score
 
 SIDE = 300  # of a picture
-HUES = {"pair": 250, "pair_type": 35, "all": 150}
+HUES = {"pair": 250, "pair_type": 35, "pair_novelty": 310, "all": 150}
 
 
 def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
@@ -93,13 +93,16 @@ def _confusion_view(found: Confusion) -> dict[str, Any]:
     }
 
 
-def _reliability_view(found: Reliability) -> dict[str, Any]:
+def _reliability_view(by_name: Mapping[str, Reliability]) -> dict[str, Any]:
+    found = by_name["related"]
+    others = {name: other.ece for name, other in by_name.items() if name != "related"}
     width, total = SIDE / len(found.counts), max(int(found.counts.sum()), 1)
     heights = [SIDE * count / total for count in found.counts.tolist()]
     used = np.flatnonzero(found.counts)
     at = [(found.predicted[i], found.observed[i], found.counts[i]) for i in used]
     return {
         "ece": f"{found.ece:.3f}",
+        "others": "".join(f", of {name} {ece:.3f}" for name, ece in others.items()),
         "bars": [
             {
                 "x": round(place * width, 1),

@@ -38,6 +38,7 @@ from embre.world import World
 
 RELATION_MODEL = "relation_model"
 SCORES = "scores.json"
+COUNTS = "dev_counts.json"
 PREDICTED = "dev_predicted.PubTator"
 REPORT = "report.html"
 EVALUATION_FOLDER = "evaluation"
@@ -87,16 +88,21 @@ def finish(
     scored = dev.scored(engine)
     weights = engine.weights()
     if engine.world.rank == 0:
-        predicted, calibrated = dev.predicted(scored)
-        scores = dev.score(predicted)
+        predicted, calibrated = dev.predicted(scored, dev.metrics[-1])
+        scores, counts = dev.score(predicted), dev.counts(scored)
         values = {
             "dev": {metric: found.to_json() for metric, found in scores.items()},
+            "dev_own_thresholds": {
+                metric: Score(*found.sum(0).tolist()).to_json() for metric, found in counts.items()
+            },
             "floor": {metric: found.to_json() for metric, found in dev.floor().items()},
             "not_used": not_used,
         }
         write_model(job, dev, dev.fitted(engine, scored), weights, values)
         write_documents(job.folder / PREDICTED, predicted, like="pubtator")
         written = write_judgement(job, dev, predicted, calibrated, scores)
+        of_documents = {metric: found.tolist() for metric, found in counts.items()}
+        (job.folder / COUNTS).write_text(json.dumps(of_documents))
         commit(job.folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
         if job.handle:
             with best_effort("logging the scores"):

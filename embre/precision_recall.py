@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from embre.document import Document
-from embre.scored_pairs import Decision, ScoredPairs
-from embre.verdicts import judged
+from embre.scored_pairs import ScoredPairs
+from embre.scoring import METRICS
+from embre.verdicts import Verdict, judged
 
 MOST_POINTS = 300  # of a curve: more would look the same
 Ranked = tuple[np.ndarray, np.ndarray]  # confidence (n,) and what is right (n,)
@@ -44,37 +45,38 @@ def curve(confidence: np.ndarray, right: np.ndarray, num_gold: int) -> Curve:
 
 
 def ranked_pairs(pairs: ScoredPairs) -> dict[str, Ranked]:
-    """Confidence (n,) and whether it is right (n,) for `pair`, `pair_type` and, where model and
-    gold tell novelty, `all`: all pairs, by the probability that all that the metric asks for is
-    right."""
-    typed = pairs.related * pairs.types.max(1, initial=0.0)
-    confidence = {
-        "pair": pairs.related,
-        "pair_type": typed,
-        "all": Decision(joint=True).confidence(pairs),
-    }
-    return {
-        metric: (confidence[metric], right)
-        for metric, right in pairs.right.items()
-        if metric != "all" or pairs.tells_novelty
-    }
+    """Confidence (n,) and whether it is right (n,) for each metric, those with novelty only where
+    model and gold tell it: all pairs, by the probability that all that it asks for is right."""
+    told = METRICS if pairs.tells_novelty else ("pair", "pair_type")
+    return {metric: (pairs.confidence(metric), pairs.right[metric]) for metric in told}
 
 
 def ranked_relations(gold: Sequence[Document], predicted: Sequence[Document]) -> dict[str, Ranked]:
     """The same of the predicted relations that have a probability, all by that."""
     rows = [
-        (verdict.relation.probability, verdict.outcome)
+        verdict
         for _, verdicts in judged(gold, predicted)
         for verdict in verdicts
         if verdict.outcome != "missed" and verdict.relation.probability is not None
     ]
-    confidence = np.array([probability for probability, _ in rows], dtype=np.float64)
-    right = {
-        "pair": ("correct", "wrong novelty", "wrong type"),
-        "pair_type": ("correct", "wrong novelty"),
-        "all": ("correct",),
-    }
+    confidence = np.array([said.relation.probability for said in rows], dtype=np.float64)
+    right = [_right(verdict) for verdict in rows]
     return {
-        metric: (confidence, np.array([outcome in these for _, outcome in rows], dtype=bool))
-        for metric, these in right.items()
+        metric: (confidence, np.array([one[metric] for one in right], dtype=bool))
+        for metric in METRICS
+    }
+
+
+def _right(verdict: Verdict) -> dict[str, bool]:
+    said, gold = verdict.relation, verdict.gold
+    related = gold is not None
+    same_type, same_novelty = (
+        related and said.type == gold.type,
+        related and said.novel == gold.novel,
+    )
+    return {
+        "pair": related,
+        "pair_type": same_type,
+        "pair_novelty": same_novelty,
+        "all": same_type and same_novelty,
     }

@@ -321,7 +321,7 @@ def _model(folder: Path, digest: str, settings: PredictSettings) -> LoadedModel:
 
 def at_threshold(decision: Decision, threshold: float) -> Decision:
     """The same probabilities, and one threshold for the calibrated one of every pair."""
-    return replace(decision, thresholds={OTHERS: threshold}, joint=False)
+    return replace(decision, thresholds={OTHERS: threshold}, metric="pair")
 
 
 def _can_be_opened(source: Source, tally: Tally) -> bool:

@@ -23,7 +23,7 @@ from embre.scored_pairs import Decision
 from embre.tokenization import load_tokenizer, refuse_code, save_tokenizer
 
 SETTINGS_KEY = "embre"
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclass(frozen=True, slots=True)

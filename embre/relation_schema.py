@@ -45,6 +45,11 @@ class RelationSchema:
         low, high = sorted((first.type, second.type))
         return self.legal.get((low, high), frozenset())
 
+    def first_legal(self, first: Concept, second: Concept) -> str:
+        """The first relation type allowed between two concepts; '' where none is."""
+        legal = self.legal_types(first, second)
+        return next((name for name in self.relation_types if name in legal), "")
+
     def candidates(self, doc: Document) -> Iterator[tuple[Concept, Concept]]:
         """Every unordered pair of different concepts of a document that may hold a relation."""
         for first, second in combinations(sorted(doc.mentions_by_concept()), 2):

@@ -62,19 +62,30 @@ class ScoredPairs:
 
     @property
     def right(self) -> dict[str, np.ndarray]:
-        """For the metrics `pair`, `pair_type` and `all` (P,) whether the pair with its likeliest
-        type and novelty is gold. Novelty that one side alone states is wrong, as in `scoring`; but
-        where a side never states it, nothing could be right and no threshold be chosen, so that
-        `all` is then `pair_type`."""
+        """By metric (P,) whether the pair with its likeliest type and novelty is gold. Novelty that
+        one side alone states is wrong, as in `scoring`; but where a side never states it, nothing
+        could be right and no threshold be chosen, so that it does not count then."""
         likeliest = self.types.argmax(1) if len(self) else np.zeros(0, dtype=np.int64)
         same_type = self.relation_labels == likeliest + 1
         known = ~np.isnan(self.novel) & ~np.isnan(self.gold_novel)
-        agree = known & ((self.novel >= 0.5) == (self.gold_novel == 1))
+        agree = known & ((self.novel >= 0.5) == (self.gold_novel == 1)) | (not self.tells_novelty)
+        related = self.relation_labels != 0
         return {
-            "pair": self.relation_labels != 0,
+            "pair": related,
             "pair_type": same_type,
-            "all": same_type & agree if self.tells_novelty else same_type,
+            "pair_novelty": related & agree,
+            "all": same_type & agree,
         }
+
+    def confidence(self, metric: str) -> np.ndarray:
+        """(P,) the probability that all that a metric asks for is right."""
+        confidence = self.related
+        if metric in ("pair_type", "all"):
+            confidence = confidence * self.types.max(1, initial=0.0)
+        if metric in ("pair_novelty", "all"):
+            sure = np.maximum(self.novel, 1 - self.novel)
+            confidence = confidence * np.where(np.isnan(self.novel), 1.0, sure)
+        return confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +94,15 @@ class Decision:
 
     `scale` and `shifts` (by pair type, as `Chemical Disease`) calibrate the logit of `related`:
     logit' = scale · logit + shift; `novelty` (scale, shift) that of `novel`. A pair is a relation
-    where `confidence` reaches the threshold of its likeliest relation type: the calibrated
-    probability that it is related, or with `joint` that relation, type and novelty are all right.
-    The key OTHERS stands for all that is not named.
+    where the calibrated probability that it is right, as `metric` asks for it, reaches the
+    threshold of its likeliest relation type. The key OTHERS stands for all that is not named.
     """
 
     scale: float = 1.0
     shifts: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.0})
     novelty: tuple[float, float] = (1.0, 0.0)
     thresholds: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.5})
-    joint: bool = False
+    metric: str = "pair"
 
     def calibrated(self, pairs: ScoredPairs) -> ScoredPairs:
         """The same pairs with calibrated `related` and `novel`."""
@@ -104,14 +114,6 @@ class Decision:
             related=sigmoid(self.scale * logit(pairs.related) + related_shift),
             novel=sigmoid(scale * logit(pairs.novel) + shift),
         )
-
-    def confidence(self, calibrated: ScoredPairs) -> np.ndarray:
-        """(P,) what is held against the thresholds."""
-        if not self.joint or not len(calibrated):
-            return calibrated.related
-        novel = calibrated.novel
-        sure = np.where(np.isnan(novel), 1.0, np.maximum(novel, 1 - novel))
-        return calibrated.related * calibrated.types.max(1) * sure
 
 
 def decide(
@@ -125,7 +127,7 @@ def decide(
         [decision.thresholds.get(t, decision.thresholds[OTHERS]) for t in schema.relation_types]
     )
     found: list[list[Relation]] = [[] for _ in range(pairs.num_documents)]
-    for row in np.flatnonzero(decision.confidence(pairs) >= least[likeliest]).tolist():
+    for row in np.flatnonzero(pairs.confidence(decision.metric) >= least[likeliest]).tolist():
         head, tail = pairs.concepts[row]
         novel = pairs.novel[row]
         found[pairs.documents[row]].append(

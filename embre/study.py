@@ -112,12 +112,17 @@ def study_folder(study: StudyConfig) -> Path:
     return Path(study.storage) / study.name
 
 
+def run_folder(config: RunConfig) -> Path:
+    """Where a run is."""
+    return Path(config.storage) / config.name
+
+
 def is_done(run: Run) -> bool:
     """Whether a run has left what the study needs of it.
 
     Raises ConfigError where it was made by another config: the study has changed since.
     """
-    folder = Path(run.config.storage) / run.config.name
+    folder = run_folder(run.config)
     known = folder / CONFIG
     if known.exists():
         made_by = load_config(type(run.config), known)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embre import calibration
-from embre.calibration import cross_fitted, fit_decision, reliability
+from embre.calibration import cross_fitted, fit_decision, reliabilities, reliability
 from embre.corpora.biored import SCHEMA
 from embre.document import Concept
 from embre.scored_pairs import OTHERS, Decision, ScoredPairs, decide, sigmoid
@@ -78,7 +78,7 @@ def apart(pairs: ScoredPairs) -> ScoredPairs:
 
 def test_a_model_that_is_too_sure_and_biased_by_pair_type_is_put_right():
     pairs = drawn(20_000, 1, scale=0.5, shifts=(-1.0, 0.7))
-    decision = fit_decision(pairs, SCHEMA)
+    decision = fit_decision(pairs, SCHEMA, "all")
     assert decision.scale == pytest.approx(0.5, abs=0.03)
     assert decision.shifts["Chemical Disease"] == pytest.approx(-1.0, abs=0.1)
     assert decision.shifts["Disease Gene"] == pytest.approx(0.7, abs=0.1)
@@ -94,27 +94,27 @@ def test_novelty_that_is_far_too_sure_is_put_right():
     novel = (rng.random(len(pairs)) < sigmoid(0.3 * logits + 1)).astype(int)
     related = pairs.relation_labels != 0
     sure = replace(pairs, novel=sigmoid(logits), gold_novel=np.where(related, novel, np.nan))
-    decision = fit_decision(sure, SCHEMA)
+    decision = fit_decision(sure, SCHEMA, "all")
     assert decision.novelty == pytest.approx((0.3, 1.0), abs=0.1)
     put_right = decision.calibrated(sure)
     assert reliability(put_right.novel[related], novel[related] == 1).ece < 0.03
     assert f1(apart(sure), decision) > f1(
-        apart(sure), fit_decision(replace(sure, gold_novel=pairs.gold_novel), SCHEMA)
+        apart(sure), fit_decision(replace(sure, gold_novel=pairs.gold_novel), SCHEMA, "all")
     )
     few = replace(sure, gold_novel=np.where(np.cumsum(related) < 40, sure.gold_novel, np.nan))
-    assert fit_decision(few, SCHEMA).novelty == (1.0, 0.0)
+    assert fit_decision(few, SCHEMA, "all").novelty == (1.0, 0.0)
 
 
 def test_the_mean_probability_is_the_share_of_related_pairs():
     pairs = drawn(3_000, 2, scale=2.0, shifts=(0.5, 0.5))
-    mean = fit_decision(pairs, SCHEMA).calibrated(pairs).related.mean()
+    mean = fit_decision(pairs, SCHEMA, "all").calibrated(pairs).related.mean()
     assert mean == pytest.approx((pairs.relation_labels != 0).mean(), abs=1e-4)
 
 
 def test_a_pair_type_with_little_data_takes_the_shift_of_the_others():
     pairs = drawn(1_000, 3, scale=1.0, shifts=(0.0, 0.0))
     concepts = [(GENE, GENE) if i < 40 else pair for i, pair in enumerate(pairs.concepts)]
-    assert set(fit_decision(replace(pairs, concepts=concepts), SCHEMA).shifts) == {
+    assert set(fit_decision(replace(pairs, concepts=concepts), SCHEMA, "all").shifts) == {
         OTHERS,
         "Chemical Disease",
         "Disease Gene",
@@ -126,7 +126,7 @@ def test_separable_pairs_and_ones_in_the_wrong_order_give_finite_values(wrong):
     rng = np.random.default_rng(4)
     logits = rng.normal(0, 20, 500)
     labels = np.where((logits < 0) if wrong else (logits > 0), 1, 0)
-    decision = fit_decision(pairs_of(logits, labels, rng), SCHEMA)
+    decision = fit_decision(pairs_of(logits, labels, rng), SCHEMA, "all")
     assert np.isfinite([decision.scale, *decision.shifts.values()]).all()
     assert decision.scale > 0  # never turned round
 
@@ -135,14 +135,14 @@ def test_separable_pairs_and_ones_in_the_wrong_order_give_finite_values(wrong):
 def test_where_all_are_related_or_none_is_nothing_is_fitted(labels):
     rng = np.random.default_rng(5)
     pairs = pairs_of(rng.normal(0, 1, len(labels)), labels.astype(int), rng)
-    assert fit_decision(pairs, SCHEMA) == Decision()
+    assert fit_decision(pairs, SCHEMA, "all") == Decision()
 
 
 def test_a_single_document_can_be_fitted_on():
     rng = np.random.default_rng(6)
     logits = rng.normal(0, 1, 40)
     pairs = pairs_of(logits, (logits > 0.5).astype(int), rng, num_documents=1)
-    decision = fit_decision(pairs, SCHEMA)
+    decision = fit_decision(pairs, SCHEMA, "all")
     assert dict(decision.thresholds) == {OTHERS: 0.5}  # too few relations for thresholds
     assert len(decide(pairs, decision, SCHEMA)) == 1
 
@@ -150,7 +150,7 @@ def test_a_single_document_can_be_fitted_on():
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_thresholds_reach_a_higher_f1_than_one_half(scale):
     pairs = apart(drawn(4_000, 7, scale, shifts=(-2.0, -2.0)))
-    decision = fit_decision(pairs, SCHEMA)
+    decision = fit_decision(pairs, SCHEMA, "all")
     assert set(decision.thresholds) >= {OTHERS, "Association", "Positive_Correlation"}
     assert f1(pairs, decision) > f1(pairs, replace(decision, thresholds={OTHERS: 0.5}))
 
@@ -181,9 +181,9 @@ def test_an_illegal_type_makes_a_pair_related_but_no_type_right_for_it():
     logits = rng.normal(0, 2, 2_000)
     labels = np.where(rng.random(2_000) < sigmoid(logits), 1, 0)
     known, illegal = pairs_of(logits, labels, rng), np.where(labels == 1, -100, 0)
-    decision = fit_decision(replace(known, relation_labels=illegal), SCHEMA)
-    assert decision.scale == fit_decision(known, SCHEMA).scale
-    assert min(decision.thresholds.values()) > decision.confidence(decision.calibrated(known)).max()
+    decision = fit_decision(replace(known, relation_labels=illegal), SCHEMA, "all")
+    assert decision.scale == fit_decision(known, SCHEMA, "all").scale
+    assert min(decision.thresholds.values()) > decision.calibrated(known).confidence("all").max()
 
 
 def test_novelty_counts_only_where_both_sides_state_it():
@@ -194,11 +194,11 @@ def test_novelty_counts_only_where_both_sides_state_it():
     unknown = replace(pairs, gold_novel=np.full(500, np.nan))
     right = replace(pairs, gold_novel=np.ones(500))
     wrong = replace(pairs, gold_novel=np.zeros(500))
-    assert fit_decision(unknown, SCHEMA) == fit_decision(right, SCHEMA)
-    assert min(fit_decision(wrong, SCHEMA).thresholds.values()) > 0.9
+    assert fit_decision(unknown, SCHEMA, "all") == fit_decision(right, SCHEMA, "all")
+    assert min(fit_decision(wrong, SCHEMA, "all").thresholds.values()) > 0.9
     unlearnt = replace(pairs, novel=np.full(500, np.nan))
-    assert f1(apart(unlearnt), fit_decision(unlearnt, SCHEMA)) == pytest.approx(
-        f1(apart(unknown), fit_decision(unknown, SCHEMA))
+    assert f1(apart(unlearnt), fit_decision(unlearnt, SCHEMA, "all")) == pytest.approx(
+        f1(apart(unknown), fit_decision(unknown, SCHEMA, "all"))
     )
 
 
@@ -213,20 +213,38 @@ def test_a_sure_type_makes_up_for_a_less_sure_relation():
     types[sure, :3] = 0.05
     types[sure, np.maximum(labels - 1, 0)[sure]] = 0.9
     pairs = apart(replace(pairs, types=types, novel=np.full(3_000, np.nan)))
-    decision = fit_decision(pairs, SCHEMA)
+    decision = fit_decision(pairs, SCHEMA, "all")
     apart_from_type = [
-        f1(pairs, replace(decision, thresholds={OTHERS: t / 50}, joint=False)) for t in range(50)
+        f1(pairs, replace(decision, thresholds={OTHERS: t / 50}, metric="pair")) for t in range(50)
     ]
     assert f1(pairs, decision) > max(apart_from_type) + 0.02
 
 
+def test_thresholds_are_chosen_for_the_metric_that_is_asked_for():
+    """A model of novelty alone calls every relation by the first type, which is seldom right."""
+    pairs = drawn(4_000, 15, scale=1.0, shifts=(-2.0, -2.0))
+    certain = np.eye(NUM_TYPES)[np.zeros(len(pairs), dtype=int)]
+    pairs = replace(pairs, types=certain, novel=np.where(pairs.gold_novel == 1, 0.8, 0.3))
+
+    def f1_of(metric: str, fitted_for: str) -> float:
+        decision = fit_decision(pairs, SCHEMA, fitted_for)
+        calibrated = decision.calibrated(pairs)
+        least = decision.thresholds.get(SCHEMA.relation_types[0], decision.thresholds[OTHERS])
+        taken = calibrated.confidence(decision.metric) >= least
+        right = (calibrated.right[metric] & taken).sum()
+        return 2 * right / (taken.sum() + (pairs.relation_labels != 0).sum())
+
+    assert f1_of("pair_novelty", "pair_novelty") > f1_of("pair_novelty", "all") + 0.01
+    assert f1_of("pair_type", "pair_type") > f1_of("pair_type", "pair")
+
+
 def test_what_is_fitted_for_a_document_does_not_depend_on_its_own_labels():
     pairs = drawn(2_000, 10, scale=0.5, shifts=(-1.0, 0.5))
-    relations, calibrated = cross_fitted(pairs, SCHEMA)
+    relations, calibrated = cross_fitted(pairs, SCHEMA, "all")
     inside = pairs.documents % 5 == 2
     turned = replace(pairs, relation_labels=np.where(inside, 1, pairs.relation_labels))
     others, changed = cross_fitted(
-        replace(turned, gold_novel=np.where(inside, 0, pairs.gold_novel)), SCHEMA
+        replace(turned, gold_novel=np.where(inside, 0, pairs.gold_novel)), SCHEMA, "all"
     )
     assert relations[2::5] == others[2::5]
     assert relations[1::5] != others[1::5]
@@ -240,10 +258,10 @@ def test_what_is_fitted_for_a_document_does_not_depend_on_its_own_labels():
 
 def test_each_document_is_decided_by_the_decision_of_the_other_folds():
     pairs = drawn(2_000, 11, scale=0.5, shifts=(-1.0, 0.5))
-    relations, calibrated = cross_fitted(pairs, SCHEMA, folds=4)
+    relations, calibrated = cross_fitted(pairs, SCHEMA, "all", folds=4)
     assert len(relations) == pairs.num_documents and sum(map(len, relations)) > 0
     for fold in range(4):
-        rest = fit_decision(pairs.of(pairs.documents % 4 != fold), SCHEMA)
+        rest = fit_decision(pairs.of(pairs.documents % 4 != fold), SCHEMA, "all")
         whole = decide(pairs, rest, SCHEMA)
         assert relations[fold::4] == whole[fold::4]
         inside = pairs.documents % 4 == fold
@@ -255,10 +273,24 @@ def test_each_document_is_decided_by_the_decision_of_the_other_folds():
 def test_with_too_few_documents_for_folds_nothing_is_fitted():
     rng = np.random.default_rng(12)
     pairs = pairs_of(rng.normal(0, 2, 300), rng.integers(0, 2, 300), rng, num_documents=9)
-    relations, calibrated = cross_fitted(pairs, SCHEMA)
+    relations, calibrated = cross_fitted(pairs, SCHEMA, "all")
     assert relations == decide(pairs, Decision(), SCHEMA)
     assert calibrated.related == pytest.approx(pairs.related)
     assert calibrated.novel == pytest.approx(pairs.novel)
+
+
+def test_types_and_novelty_are_as_reliable_as_they_are_where_gold_says_them():
+    pairs = drawn(500, 16, scale=1.0, shifts=(0.0, 0.0))
+    pairs = replace(
+        pairs, relation_labels=np.where(np.arange(500) < 50, -100, pairs.relation_labels)
+    )
+    found = reliabilities(pairs)
+    typed, told = pairs.relation_labels > 0, ~np.isnan(pairs.gold_novel)
+    right = pairs.types.argmax(1)[typed] == pairs.relation_labels[typed] - 1
+    assert found["type"].counts.sum() == typed.sum()
+    assert found["type"].ece == pytest.approx(abs(0.9 - right.mean()))
+    assert found["novelty"].ece == reliability(pairs.novel[told], pairs.gold_novel[told] == 1).ece
+    assert reliabilities(replace(pairs, novel=np.full(500, np.nan)))["novelty"].counts.sum() == 0
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40), st.integers(1, 12))

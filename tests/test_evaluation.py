@@ -15,7 +15,7 @@ from embre.evaluation import ERRORS, EVALUATION, evaluate_documents, write_evalu
 from embre.pair_labels import label_pairs
 from embre.passes import NOVEL
 from embre.scored_pairs import Decision, ScoredPairs, decide
-from embre.scoring import score
+from embre.scoring import METRICS, score
 from embre.tally import Tally
 
 
@@ -58,15 +58,14 @@ def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
     found = evaluate_documents(gold, predicted, SCHEMA, gold, scored)
     assert found.scores == score(gold, predicted)
     assert found.intervals["all"] == interval(document_counts(gold, predicted)["all"])
-    assert found.confusion.counts.sum() >= len(scored) and set(found.curves) == {
-        "pair",
-        "pair_type",
-        "all",
-    }
+    assert found.confusion.counts.sum() >= len(scored) and set(found.curves) == set(METRICS)
     assert found.curves["pair"].recall[-1] == 1.0
     for metric, right in scored.right.items():
         assert right[scored.related >= 0.5].sum() == found.scores[metric].tp
-    assert found.reliability and found.reliability.counts.sum() == len(scored)
+    assert found.reliability["related"].counts.sum() == len(scored)
+    assert found.reliability["type"].counts.sum() == (scored.relation_labels > 0).sum()
+    assert found.reliability["novelty"].counts.sum() == (~np.isnan(scored.gold_novel)).sum()
+    assert set(found.of_metrics(["pair", "pair_type"]).reliability) == {"related", "type"}
     missed = [error for error in found.errors if error.outcome == "missed"]
     assert missed and all(error.probability is not None for error in missed)
     paths = write_evaluation(tmp_path / "out", found)
@@ -86,7 +85,7 @@ def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
 
 def test_without_pairs_and_probabilities_there_are_no_curves(gold, tmp_path):
     found = evaluate_documents(gold, gold)
-    assert found.curves == {} and found.reliability is None and found.errors == []
+    assert found.curves == {} and found.reliability == {} and found.errors == []
     assert found.scores["all"].f1 == 1.0
     names = {path.name for path in write_evaluation(tmp_path, found)}
     assert names == {EVALUATION, ERRORS, "confusion.png"}
@@ -105,7 +104,7 @@ def test_with_probabilities_of_the_predicted_ones_the_curve_ends_at_what_was_pre
 ):
     found = evaluate_documents(gold, predicted)
     assert not found.of_candidates
-    for metric in ("pair", "pair_type", "all"):
+    for metric in METRICS:
         assert found.curves[metric].recall[-1] == pytest.approx(found.scores[metric].recall)
         assert found.curves[metric].precision[-1] == pytest.approx(found.scores[metric].precision)
 

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import ray
 import torch
@@ -22,7 +23,7 @@ from embre import faults
 from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
 from embre.corpora import CORPORA, read_documents, write_documents
 from embre.demo_corpus import make_corpus
-from embre.finetune import RELATION_MODEL, SCORES, check
+from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
 from embre.launch.driver import refuse_another_config, run_job
 from embre.launch.tables import scores_table
 from embre.predict import predict_files
@@ -138,6 +139,12 @@ def test_a_tracking_server_that_is_down_does_not_stop_a_run(
 def test_the_run_leaves_scores_predictions_and_a_report(run: Path) -> None:
     values = json.loads((run / SCORES).read_text())
     assert set(values["dev"]) == set(values["floor"]) == set(METRICS)
+    counts = json.loads((run / COUNTS).read_text())
+    for metric, found in values["dev_own_thresholds"].items():
+        rows = np.array(counts[metric])
+        assert rows.shape == (12, 3)
+        assert rows.sum(0).tolist() == [found[key] for key in ("tp", "fp", "fn")]
+    assert values["dev_own_thresholds"]["all"] == values["dev"]["all"]
     predicted = list(read_documents(run / "dev_predicted.PubTator", Tally()))
     assert [doc.doc_id for doc in predicted] == [doc.doc_id for doc in DOCS[24:]]
     relations = [relation for doc in predicted for relation in doc.relations]
@@ -330,6 +337,7 @@ def test_what_a_run_has_not_learnt_is_nowhere_a_result(
     assert list(evaluation["scores"]) == learnt and "all" not in evaluation["average_precision"]
     errors = (run / "evaluation" / "errors.tsv").read_text()
     assert "spurious" in errors and ("wrong novelty" in errors) == (silent == "type")
+    assert "wrong type" not in errors or silent == "novel"
     with pytest.raises(ValueError, match=f"all_f1 was not learnt .*one of {learnt[0]}_f1, "):
         register_run(run, "one-task", "champion", "all_f1")
     found = register_run(run, "one-task", "champion", "pair_f1")

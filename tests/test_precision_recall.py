@@ -58,6 +58,8 @@ def test_pairs_are_ranked_by_all_that_must_be_right():
     assert confidence.tolist() == [0.8, 0.5] and right.tolist() == [True, False]
     confidence, right = ranked["pair_type"]
     assert confidence.tolist() == [0.4, 0.5] and right.tolist() == [True, False]
+    confidence, right = ranked["pair_novelty"]
+    assert confidence == pytest.approx([0.6, 0.5]) and right.tolist() == [False, False]
     confidence, right = ranked["all"]
     assert confidence == pytest.approx([0.3, 0.5]) and right.tolist() == [False, False]
 
@@ -95,6 +97,7 @@ def test_a_relation_without_novelty_is_not_right_where_gold_states_it():
     assert {metric: right.tolist() for metric, (_, right) in ranked.items()} == {
         "pair": [True],
         "pair_type": [True],
+        "pair_novelty": [False],
         "all": [False],
     }
     assert score([gold], [said])["all"] == Score(tp=0, fp=1, fn=1)
