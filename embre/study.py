@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from embre.checkpoints import PREFIX
 from embre.config import (
     ConfigError,
     FinetuneConfig,
@@ -120,21 +121,20 @@ def run_folder(config: RunConfig) -> Path:
 def is_done(run: Run) -> bool:
     """Whether a run has left what the study needs of it.
 
-    Raises ConfigError where it was made by another config: the study has changed since.
+    Raises ConfigError where it was made by another config: the study has changed since. A config
+    that waits in its folder for a run that has not begun may be another one.
     """
     folder = run_folder(run.config)
-    known = folder / CONFIG
-    if known.exists():
-        made_by = load_config(type(run.config), known)
+    left = folder / (SCORES if isinstance(run.config, FinetuneConfig) else ENCODER)
+    if left.exists() or any((folder / "checkpoints").glob(f"{PREFIX}*")):
+        made_by = load_config(type(run.config), folder / CONFIG)
         if made_by.fingerprint() != run.config.fingerprint():
             raise ConfigError(
-                f"{run.config.name}: {known} has another config than the study now gives it; give "
-                "the study another name, or remove the run's folder"
+                f"{run.config.name}: {folder / CONFIG} has another config than the study now gives "
+                "it; give the study another name, or remove the run's folder"
             )
-    if not isinstance(run.config, FinetuneConfig):
-        return (folder / ENCODER).exists()
-    if not (folder / SCORES).exists():
-        return False
+    if not left.exists() or not isinstance(run.config, FinetuneConfig):
+        return left.exists()
     made_of = read_lineage(folder / RELATION_MODEL)
     backbone = Path(run.config.encoder.path)
     here = {**digests(run.config), "encoder": _digest(backbone, backbone.stat().st_mtime)}

@@ -17,6 +17,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
+from embre import durable
 from embre.bootstrap import document_counts
 from embre.config import (
     ConfigError,
@@ -40,8 +41,10 @@ from embre.study import (
     cells,
     finetuning,
     finetuning_runs,
+    is_done,
     pairs_to_compare,
     pretraining_runs,
+    run_folder,
     study_folder,
 )
 from embre.study_table import comparisons, results, write_results
@@ -281,6 +284,36 @@ def test_what_is_done_is_not_done_again_and_what_fails_is_named(
         lineage.unlink()
     with pytest.raises(ConfigError, match="train and dev and encoder changed since it was run"):
         carry_out_study(study, Pretended(lambda name: 0.7), quiet())
+
+
+def test_a_run_that_has_not_begun_may_be_corrected(folder: Path, tmp_path: Path) -> None:
+    """What waits for its turn is a folder with a config, which a kill may have emptied."""
+    study = study_of(folder, tmp_path, seeds=[1, 2])
+    with pytest.raises(RunFailed):
+        carry_out_study(study, Pretended(lambda name: 0.7, fails="small"), quiet())
+    begun, emptied = (study_folder(study) / run.config.name for run in finetuning_runs(study))
+    (emptied / "config.yaml").write_text("")
+    changed = study_of(folder, tmp_path, seeds=[1, 2], set=["optimizer.peak_lr=1e-3"])
+    assert not any(map(is_done, finetuning_runs(changed)))
+    (begun / "checkpoints" / "step-000000001").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="another config than the study now gives it"):
+        is_done(finetuning_runs(changed)[0])
+
+
+def test_the_config_of_a_run_is_there_whole_or_not_at_all(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(folder, tmp_path, seeds=[1])
+
+    def killed(name: str) -> None:
+        if name == "half_written":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(durable, "fault_point", killed)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out_study(study, Pretended(lambda name: 0.7), quiet())
+    (run,) = finetuning_runs(study)
+    assert not (run_folder(run.config) / "config.yaml").exists()
 
 
 @pytest.mark.parametrize("where", ["axes", "set_pretraining"])

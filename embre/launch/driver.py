@@ -21,6 +21,7 @@ from embre.config import (
 )
 from embre.config.places import is_url
 from embre.curves import draw_curves
+from embre.durable import commit
 from embre.engine_deepspeed import deepspeed_json
 from embre.engines import DEEPSPEED_JSON
 from embre.interrupts import Interrupted
@@ -80,7 +81,7 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
         LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, None))
         return folder
     refuse_another_config(job_kind.config, config, folder)
-    (folder / CONFIG).write_text(dump_config(config))
+    commit(folder / CONFIG, dump_config(config).encode())
     handle = None
     with best_effort("opening the MLflow run"):
         handle = open_run(config, uri, folder, {"embre.kind": kind}, lineage)

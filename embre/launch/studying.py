@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from embre.config import StudyConfig, dump_config, refuse_secrets
+from embre.durable import commit
 from embre.job import CONFIG
 from embre.launch.driver import resolve
 from embre.launch.errors import RunFailed
@@ -94,5 +95,5 @@ def _calls(runs: Iterable[Run]) -> Iterable[tuple[str, str]]:
         config = resolve(run.config)  # a worker of a cluster is in another folder
         folder = Path(config.storage) / config.name
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(dump_config(config))
+        commit(folder / CONFIG, dump_config(config).encode())
         yield run.kind, str(folder)
