@@ -5,11 +5,10 @@ tp, fp and fn of each document for one metric; those of several runs are (N, D, 
 such a system is the mean of their F1, which is what tables of several seeds show.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from embre.corpora.biored import NOT_SCORED
 from embre.document import Document
 from embre.scoring import score_documents
 
@@ -19,14 +18,11 @@ CHUNK_DRAWS = 1 << 21  # documents of samples held at once: 16 MB each time they
 
 
 def document_counts(
-    gold: Iterable[Document],
-    predicted: Iterable[Document],
-    official: bool = False,
-    not_scored: Collection[tuple[str, str]] = NOT_SCORED,
+    gold: Iterable[Document], predicted: Iterable[Document], official: bool = False
 ) -> dict[str, np.ndarray]:
     """For each metric the counts (D, 3) of the gold documents in their order; their sum is
     `scoring.score`."""
-    by_document = score_documents(gold, predicted, official, not_scored=not_scored)
+    by_document = score_documents(gold, predicted, official)
     return {
         metric: np.array([(s.tp, s.fp, s.fn) for s in scores], dtype=np.int64).reshape(-1, 3)
         for metric, scores in by_document.items()

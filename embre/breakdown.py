@@ -122,12 +122,7 @@ def confusion(
             cells[_label(verdict, "gold"), _label(verdict, "predicted")] += 1
         if schema is not None:
             taken = {verdict.relation.pair for verdict in verdicts}
-            candidates = {
-                pair
-                for pair in schema.candidates(doc)
-                if (pair[0].type, pair[1].type) not in schema.not_scored
-            }
-            cells[NONE, NONE] += len(candidates - taken)
+            cells[NONE, NONE] += len(set(schema.candidates(doc)) - taken)
     known = schema.relation_types if schema else ()
     others = sorted({label for cell in cells for label in cell} - {NONE, *known})
     labels = (NONE, *known, *others)
@@ -215,7 +210,7 @@ def _scores(gold: list[Document], predicted: list[Document]) -> dict[str, Score]
     """Gold has every document that the prediction has, or its relations would not count."""
     have = {doc.doc_id for doc in gold}
     empty = [replace(doc, relations=()) for doc in predicted if doc.doc_id not in have]
-    return score([*gold, *empty], predicted, not_scored=())
+    return score([*gold, *empty], predicted)
 
 
 def _ordered(groups: Groups, names: Sequence[str]) -> Groups:

@@ -20,7 +20,8 @@ from embre.world import World
 
 @dataclass(frozen=True, slots=True)
 class DevSet:
-    """The documents a run is scored on, and those that it learns from."""
+    """The documents a run is scored on, with the relations that are scored, and those that it
+    learns from."""
 
     docs: list[Document]
     training: list[Document]
@@ -56,20 +57,16 @@ class DevSet:
         return docs, calibrated
 
     def score(self, predicted: list[Document]) -> dict[str, Score]:
-        """Under the official counting, by the metrics that are learnt; pairs that the corpus does
-        not annotate do not count."""
-        found = score(self.docs, predicted, not_scored=self.encoder.schema.not_scored)
+        """Under the official counting, by the metrics that are learnt."""
+        found = score(self.docs, predicted)
         return {metric: found[metric] for metric in self.metrics}
 
     def counts(self, scored: ScoredPairs) -> dict[str, np.ndarray]:
         """Of each metric the counts (D, 3) of documents by thresholds that were fitted for it. What
         runs that have not learnt the same are compared by: thresholds for `all` cost `pair_type`
         what they win for novelty."""
-        not_scored = self.encoder.schema.not_scored
         return {
-            metric: document_counts(
-                self.docs, self.predicted(scored, metric)[0], not_scored=not_scored
-            )[metric]
+            metric: document_counts(self.docs, self.predicted(scored, metric)[0])[metric]
             for metric in self.metrics
         }
 

@@ -7,19 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from embre import breakdown
 from embre.bootstrap import document_counts, interval
 from embre.breakdown import Confusion, Error, Groups
 from embre.calibration import Reliability, reliabilities, reliability
-from embre.corpora.biored import NOT_SCORED
 from embre.document import Document
 from embre.evaluation_plots import plot_confusion, plot_curves, plot_reliability
 from embre.precision_recall import Curve, curve, ranked_pairs, ranked_relations
 from embre.relation_schema import RelationSchema
 from embre.scored_pairs import ScoredPairs
-from embre.scoring import Score, only_scored, score
+from embre.scoring import Score, score
 
 EVALUATION, ERRORS = "evaluation.json", "errors.tsv"
 CURVES, CONFUSION, RELIABILITY = "precision_recall.png", "confusion.png", "reliability.png"
@@ -100,20 +97,18 @@ def evaluate_documents(
     training: Sequence[Document] | None = None,
     scored: ScoredPairs | None = None,
     official: bool = False,
-    not_scored: Collection[tuple[str, str]] = NOT_SCORED,
 ) -> Evaluation:
     """Score predicted documents in every way that there is data for.
 
     `schema` names the candidates among which nobody sees a relation; `training` are the documents
     that were learnt from; `scored` are the candidate pairs of the gold documents in their order,
     with probabilities as they are to be judged (after calibration). With `official`, gold documents
-    that were not predicted are left out; of `not_scored`, see `scoring.score`.
+    that were not predicted are left out. All relations count, see `scoring.only_scored`.
     """
-    gold, predicted = only_scored(gold, not_scored), only_scored(predicted, not_scored)
     if official:
         have = {doc.doc_id for doc in predicted}
         gold = [doc for doc in gold if doc.doc_id in have]
-    scores = score(gold, predicted, not_scored=())
+    scores = score(gold, predicted)
     groups = {
         "relation type": breakdown.by_relation_type(gold, predicted),
         "types of the pair": breakdown.by_pair_type(gold, predicted),
@@ -126,15 +121,13 @@ def evaluate_documents(
         ranked = ranked_relations(gold, predicted)
         reliable = {"related": reliability(*ranked["pair"])}
     else:
-        kept = [(first.type, second.type) not in not_scored for first, second in scored.concepts]
-        judged = scored.of(np.array(kept, dtype=bool))
-        ranked, reliable = ranked_pairs(judged), reliabilities(judged)
+        ranked, reliable = ranked_pairs(scored), reliabilities(scored)
     curves = {
         metric: curve(*found, scores[metric].tp + scores[metric].fn)
         for metric, found in ranked.items()
         if len(found[0])
     }
-    counts = document_counts(gold, predicted, not_scored=())
+    counts = document_counts(gold, predicted)
     return Evaluation(
         num_documents=len(gold),
         scores=scores,

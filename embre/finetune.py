@@ -27,7 +27,7 @@ from embre.relation_folder import LoadedModel, save_relation_model
 from embre.relation_model import RelationModel
 from embre.report import write_report
 from embre.scored_pairs import ScoredPairs
-from embre.scoring import TITLES, Score, counting
+from embre.scoring import TITLES, Score, counting, only_scored
 from embre.tally import Tally
 from embre.tokenization import load_tokenizer
 from embre.tracking import Tracker
@@ -51,6 +51,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     schema, *others = schemas_of(config.data)
     docs = read_annotated(config.data.train, schema, lost)
     dev_docs = read_annotated(config.data.dev, schema, dev_lost)
+    dev_docs = only_scored(dev_docs, schema.not_scored, dev_lost, "gold")
     also = read_also(config.data, others, dev_docs, lost)
     tokenizer = load_tokenizer(config.encoder.path)
     encoder = PairEncoder.build(tokenizer, schema, config.data.max_document_tokens, config.pairs)
@@ -145,7 +146,7 @@ def write_judgement(
     """The evaluation of what was predicted, whose files it returns, and the curator's page."""
     schema = dev.encoder.schema
     evaluation = evaluate_documents(
-        dev.gold, predicted, schema, dev.training, calibrated, not_scored=schema.not_scored
+        dev.gold, predicted, schema, dev.training, calibrated
     ).of_metrics(tuple(scores))
     written = write_evaluation(job.folder / EVALUATION_FOLDER, evaluation)
     facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}

@@ -30,6 +30,9 @@ class RelationSchema:
     novelty: bool = True
     not_scored: frozenset[tuple[str, str]] = frozenset()
 
+    def __post_init__(self) -> None:
+        assert not self.legal.keys() & self.not_scored, "what is not annotated cannot be learnt"
+
     @property
     def labels(self) -> tuple[str, ...]:
         return (NONE, *self.relation_types)

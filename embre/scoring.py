@@ -5,7 +5,6 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 
-from embre.corpora.biored import NOT_SCORED
 from embre.document import Document, Relation
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
@@ -59,10 +58,9 @@ def score(
     predicted: Iterable[Document],
     official: bool = False,
     tally: Tally | None = None,
-    not_scored: Collection[tuple[str, str]] = NOT_SCORED,
 ) -> dict[str, Score]:
     """One `Score` for each of `METRICS`; see `score_documents`."""
-    by_document = score_documents(gold, predicted, official, tally, not_scored)
+    by_document = score_documents(gold, predicted, official, tally)
     return {
         metric: Score(
             tp=sum(found.tp for found in scores),
@@ -78,14 +76,13 @@ def score_documents(
     predicted: Iterable[Document],
     official: bool = False,
     tally: Tally | None = None,
-    not_scored: Collection[tuple[str, str]] = NOT_SCORED,
 ) -> dict[str, list[Score]]:
     """For each of `METRICS` the `Score` of each gold document, in their order.
 
     A gold document that the prediction lacks counts as missed; the official scorer skips it, and
     so do we where `official` is set. A predicted document that gold lacks is left out either way.
-    Pairs of types in `not_scored` are left out on both sides: BioRED's, or those of another
-    corpus (`RelationSchema.not_scored`). `tally` is told of these documents and relations.
+    `tally` is told of these documents. All relations count: take those that a corpus does not
+    annotate away before, on both sides (`only_scored`).
     Where neither side states novelty, the metrics with it equal those without. Where one side alone
     does it is wrong, relation by relation: the official scorer compares the words, and no novelty
     is another word than `Novel`. Verdicts, errors and curves count alike.
@@ -103,8 +100,7 @@ def score_documents(
             continue
         found = predicted_docs.get(doc_id)
         relations = found.relations if found else ()
-        said = _facts(doc_id, relations, "predicted", tally, not_scored)
-        true = _facts(doc_id, doc.relations, "gold", tally, not_scored)
+        said, true = _facts(relations), _facts(doc.relations)
         for metric in METRICS:
             by_document[metric].append(
                 Score(
@@ -146,20 +142,23 @@ def counting(schema: RelationSchema) -> str:
     return f"{schema.name}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def is_scored(relation: Relation, not_scored: Collection[tuple[str, str]] = NOT_SCORED) -> bool:
-    """Whether a scorer that leaves out pairs of these types looks at it."""
-    first, second = relation.pair
-    return (first.type, second.type) not in not_scored
-
-
 def only_scored(
-    docs: Iterable[Document], not_scored: Collection[tuple[str, str]] = NOT_SCORED
+    docs: Iterable[Document], not_scored: Collection[tuple[str, str]], tally: Tally, side: str
 ) -> list[Document]:
-    """The documents without the relations that such a scorer leaves out."""
-    return [
-        replace(doc, relations=tuple(r for r in doc.relations if is_scored(r, not_scored)))
-        for doc in docs
-    ]
+    """The documents without the relations between types that a corpus does not annotate
+    (`RelationSchema.not_scored`), as the official scorer leaves them out. `tally` is told of them;
+    `side` is `gold` or `predicted`."""
+    found = []
+    for doc in docs:
+        kept = []
+        for relation in doc.relations:
+            first, second = relation.pair
+            if (first.type, second.type) in not_scored:
+                tally.drop(f"{side}_relation/not_scored", doc.doc_id, f"{first} {second}")
+            else:
+                kept.append(relation)
+        found.append(replace(doc, relations=tuple(kept)))
+    return found
 
 
 def floor(gold: Iterable[Document], schema: RelationSchema) -> list[Document]:
@@ -189,22 +188,13 @@ def _by_id(docs: Iterable[Document], side: str) -> dict[str, Document]:
     return by_id
 
 
-def _facts(
-    doc_id: str,
-    relations: Iterable[Relation],
-    side: str,
-    tally: Tally,
-    not_scored: Collection[tuple[str, str]],
-) -> dict[str, set[tuple]]:
+def _facts(relations: Iterable[Relation]) -> dict[str, set[tuple]]:
     """What the relations of a document claim, as each metric sees it."""
     facts: dict[str, set[tuple]] = {metric: set() for metric in METRICS}
     for relation in relations:
-        first, second = relation.pair
-        if not is_scored(relation, not_scored):
-            tally.drop(f"{side}_relation/not_scored", doc_id, f"{first} {second}")
-            continue
-        facts["pair"].add((first, second))
-        facts["pair_type"].add((first, second, relation.type))
-        facts["pair_novelty"].add((first, second, relation.novel))
-        facts["all"].add((first, second, relation.type, relation.novel))
+        pair = relation.pair
+        facts["pair"].add(pair)
+        facts["pair_type"].add((*pair, relation.type))
+        facts["pair_novelty"].add((*pair, relation.novel))
+        facts["all"].add((*pair, relation.type, relation.novel))
     return facts

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embre import breakdown
-from embre.corpora.biored import SCHEMA
+from embre.corpora.biored import NOT_SCORED, SCHEMA
 from embre.document import Concept, Document, Mention, Passage, Relation
 from embre.scoring import METRICS, Score, only_scored, score
+from embre.tally import Tally
 
 CONCEPTS = [Concept(kind, str(n)) for kind in ("Gene", "Disease", "Chemical") for n in range(3)]
 WORDS = "One rises. Two falls. Three stays. Four goes. Five comes."
@@ -68,7 +69,9 @@ def corpus(seed: int) -> tuple[list[Document], list[Document]]:
     rng = random.Random(seed)
     gold = [made(rng, str(n)) for n in range(6)]
     predicted = [perturbed(rng, doc) for doc in gold if rng.random() < 0.9]
-    return only_scored(gold), only_scored([*predicted, made(rng, "unknown")])
+    predicted.append(made(rng, "unknown"))
+    gold = only_scored(gold, NOT_SCORED, Tally(), "gold")
+    return gold, only_scored(predicted, NOT_SCORED, Tally(), "predicted")
 
 
 def total(groups: breakdown.Groups, metric: str) -> Score:

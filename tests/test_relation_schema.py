@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from embre.corpora import CORPORA
 from embre.relation_schema import RelationSchema, schema_as_json, schema_of_json
 from embre.tally import Tally
@@ -39,3 +41,8 @@ def test_a_saved_schema_is_the_same_for_prediction() -> None:
     for schema in (MINE, *CORPORA.values()):
         found = schema_of_json(schema_as_json(schema))
         assert found == replace(schema, rename={}, not_scored=frozenset())
+
+
+def test_what_is_not_scored_is_no_candidate() -> None:
+    with pytest.raises(AssertionError, match="not annotated"):
+        replace(MINE, not_scored=frozenset(MINE.legal))

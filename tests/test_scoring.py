@@ -8,10 +8,10 @@ from itertools import product
 import pytest
 
 from embre.corpora import pubtator, read_documents
-from embre.corpora.biored import SCHEMA
+from embre.corpora.biored import NOT_SCORED, SCHEMA
 from embre.document import Concept, Document, Relation
 from embre.relation_schema import RelationSchema
-from embre.scoring import METRICS, Score, floor, learnt_metrics, score
+from embre.scoring import METRICS, Score, floor, learnt_metrics, only_scored, score
 from embre.tally import Tally
 from tests.tiny import document
 
@@ -143,7 +143,8 @@ def test_floor_of_dev(dev):
 def test_counts_as_the_official_scorer(dev, dev_blocks, seed):
     rng = random.Random(seed)
     blocks = [perturbed(block, rng) for block in dev_blocks if rng.random() < 0.95]
-    ours = counts(score(dev, parse(blocks), official=True))
+    sides = (only_scored(docs, NOT_SCORED, Tally(), "") for docs in (dev, parse(blocks)))
+    ours = counts(score(*sides, official=True))
     assert ours == official_counts(dev_blocks, blocks)
 
 
@@ -187,17 +188,15 @@ def test_pairs_that_biored_does_not_annotate_are_left_out_and_counted():
     pairs = [(MELANOMA, FEVER), (V600E, BRAF), (BRAF, HUMAN)]
     gold = doc("1", kept, *(Relation(*pair, "Association", novel=True) for pair in pairs))
     tally = Tally()
-    assert counts(score([gold], [doc("1", kept)], tally=tally))["all"] == (1, 0, 0)
+    assert only_scored([gold], NOT_SCORED, tally, "gold") == [doc("1", kept)]
     assert tally.counts == {"gold_relation/not_scored": 3}
 
 
 def test_another_corpus_scores_every_pair():
     gold = doc("1", Relation(BRAF, HUMAN, "lives_in"), Relation(MELANOMA, FEVER, "causes"))
     tally = Tally()
-    assert counts(score([gold], [gold], tally=tally, not_scored=())) == dict.fromkeys(
-        METRICS, (2, 0, 0)
-    )
-    assert not tally.counts
+    assert only_scored([gold], (), tally, "gold") == [gold] and not tally.counts
+    assert counts(score([gold], [gold])) == dict.fromkeys(METRICS, (2, 0, 0))
 
 
 def test_without_novelty_on_either_side_its_metrics_equal_the_others():

@@ -19,7 +19,7 @@ from embre.launch.tables import comparison_table, evaluation_table, not_taken
 from embre.predict_record import outputs_in
 from embre.relation_schema import RelationSchema
 from embre.report import write_report
-from embre.scoring import TITLES, score
+from embre.scoring import TITLES, only_scored, score
 from embre.tally import Tally
 from embre.training_corpora import refuse_unmentioned, schemas_of
 
@@ -56,6 +56,10 @@ class Counting(NamedTuple):
         schema = schemas_of(load_config(FinetuneConfig, config).data)[0]
         return cls(schema, schema.not_scored)
 
+    def counted(self, docs: list[Document], tally: Tally, side: str) -> list[Document]:
+        """The documents with the relations that count."""
+        return only_scored(docs, self.not_scored, tally, side)
+
     def remark(self, dropped: int) -> Iterator[str]:
         """What to say of gold relations that are not scored."""
         if dropped and self.schema is None:
@@ -68,16 +72,18 @@ class Counting(NamedTuple):
 def run_evaluation(request: Request) -> Iterator[RenderableType]:
     """The four metrics with their intervals; a comparison and files where asked for."""
     tally, counting = Tally(), Counting.of(request.config, request.every_pair)
-    schema, left_out = counting
+    schema = counting.schema
     gold, predicted = _scored(request.gold, tally, schema), _scored(request.pred, tally)
     other = _scored(request.other, tally) if request.other else None
     training = _read(request.train, Tally(), schema) if request.train else None
-    scores = score(gold, predicted, request.official, tally, left_out)
-    counts = document_counts(gold, predicted, request.official, left_out)
+    num_relations = sum(len(doc.relations) for doc in gold)
+    gold = counting.counted(gold, tally, "gold")
+    predicted = counting.counted(predicted, tally, "predicted")
+    scores = score(gold, predicted, request.official, tally)
+    counts = document_counts(gold, predicted, request.official)
     if not len(counts["all"]):
         raise ValueError(f"no document of {request.gold} was predicted")
     yield evaluation_table(scores, {metric: interval(found) for metric, found in counts.items()})
-    num_relations = sum(len(doc.relations) for doc in gold)
     dropped = tally.counts["gold_relation/not_scored"]
     yield f"{len(gold)} gold documents, {num_relations:,} relations; {dropped} are not scored"
     yield from counting.remark(dropped)
@@ -85,8 +91,9 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
     if silent:
         yield f"{' and '.join(silent)} without novelty: look at the two metrics without it"
     if other is not None:
+        other = counting.counted(other, Tally(), "other")
         yield ""
-        yield comparison_table(_compare(gold, predicted, other, request.official, left_out))
+        yield comparison_table(_compare(gold, predicted, other, request.official))
     if request.out is not None:
         evaluation = evaluate_documents(
             gold,
@@ -94,7 +101,6 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
             schema,
             training=training,
             official=request.official,
-            not_scored=left_out,
         )
         paths = write_evaluation(request.out, evaluation)
         report = request.out / REPORT
@@ -115,7 +121,8 @@ def run_report(
     facts = {}
     if annotated:
         refuse_unmentioned(tally, str(pred))
-        scores = score(annotated, predicted, tally=tally, not_scored=counting.not_scored)
+        counted = counting.counted(annotated, tally, "gold")
+        scores = score(counted, counting.counted(predicted, tally, "predicted"), tally=tally)
         facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
     write_report(out, predicted, annotated, title=pred.name, facts=facts)
     yield Text(f"{out}: {len(predicted)} documents")
@@ -153,14 +160,12 @@ def _compare(
     predicted: list[Document],
     other: list[Document],
     official: bool,
-    not_scored: Collection[tuple[str, str]],
 ) -> dict[str, tuple[float, float, float]]:
     """Of each metric the F1 of both and the p-value of the difference, over the same documents."""
     if official:
         have = {doc.doc_id for doc in predicted} & {doc.doc_id for doc in other}
         gold = [doc for doc in gold if doc.doc_id in have]
-    ours = document_counts(gold, predicted, not_scored=not_scored)
-    theirs = document_counts(gold, other, not_scored=not_scored)
+    ours, theirs = document_counts(gold, predicted), document_counts(gold, other)
     return {
         metric: (
             float(f1_of(ours[metric].sum(0))),
