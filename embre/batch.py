@@ -15,6 +15,7 @@ from embre.entity_types import TYPE_INDEX
 from embre.examples import NO_EXAMPLES, Examples
 from embre.masking import OBJECTIVES, Strip, Vocabulary
 from embre.masking.draws import combine, mix
+from embre.masking.strip import spots_of
 from embre.shards import ShardSet
 from embre.tokenization import TextTokenizer
 
@@ -271,11 +272,21 @@ def places_read(
 def _with_mention_keys(source: StreamSource, strip: Strip, document_keys: np.ndarray) -> Strip:
     """The strip with the keys of its mentions; `document_keys` (m,) their documents' keys."""
     rows = strip.mentions
-    own = mix(strip.token_keys[rows["start"]])
-    if source.masking.unit == "concept":
-        shared = combine(document_keys, rows["concept"])
-        own = np.where(rows["concept"] == 0, own, shared)
-    return Strip(strip.tokens, strip.token_keys, strip.maskable, rows, own)
+    if source.masking.unit == "mention":
+        return replace(strip, mention_keys=mix(strip.token_keys[rows["start"]]))
+    meant = rows["concept"].copy()
+    bare = meant == 0
+    meant[bare] = names_of(strip.tokens, rows[bare])
+    return replace(strip, mention_keys=combine(document_keys, meant))
+
+
+def names_of(tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(m,) 64 bits for each mention, the same for the same word pieces."""
+    spots, owner = spots_of(rows)
+    found = np.zeros(len(rows), dtype=np.uint64)
+    within = spots - rows["start"][owner]
+    np.add.at(found, owner, combine(tokens[spots].astype(np.uint64), within))
+    return found
 
 
 def _tensor(array: np.ndarray) -> Tensor:

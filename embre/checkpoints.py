@@ -34,7 +34,7 @@ from embre.world import World
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # also when masks are drawn in another way: a run would go on with others
+FORMAT = 5  # also when masks are drawn in another way: a run would go on with others
 MANIFEST = "manifest.json"
 LEASE = "lease"
 PREFIX = "step-"

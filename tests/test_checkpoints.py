@@ -167,7 +167,7 @@ def test_a_checkpoint_of_another_format_is_refused_with_the_remedy(tmp_path: Pat
     checkpoints = saved(tmp_path, "first")
     path = tmp_path / "step-000000001" / MANIFEST
     values = json.loads(path.read_text())
-    assert values.pop("format") == 4
+    assert values.pop("format") == 5
     path.write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="another version of embre; finish the run"):
         restore(checkpoints)

@@ -16,6 +16,7 @@ from embre.entity_types import TYPE_INDEX
 from embre.examples import Examples
 from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
 from embre.masking.draws import bernoulli, combine, uniform
+from embre.mention_row import MENTION_ROW
 from embre.shards import ShardSet
 from tests.shard_sets import own_tokenizer, source_of, whole_examples, write_shards
 from tests.tiny import document
@@ -163,15 +164,17 @@ def test_a_concept_is_chosen_anew_in_every_document(shard_set: ShardSet, members
     assert Counter(map(len, fates.values()))[2] > len(fates) / 2
 
 
-def test_mentions_without_concept_hide_on_their_own(shard_set: ShardSet) -> None:
-    docs = [
-        document("<gene|Gene|-> and <mice|Gene|-> and <cell|Gene|->", doc_id=str(number))
-        for number in range(100)
-    ]
+def test_equal_names_without_concept_hide_together(shard_set: ShardSet) -> None:
+    names = ("gene mice", "mice gene", "gene", "gene mice")
+    text = " and ".join(f"<{name}|Gene|->" for name in names)
+    docs = [document(text, doc_id=str(number)) for number in range(200)]
     members = whole_examples(docs, own_tokenizer(shard_set))
     found = outcome(shard_set, members, unit="concept", entity_rate=0.5)
-    flags = found.masked.mention_targets.reshape(100, 3)
-    assert len({tuple(row) for row in flags.tolist()}) == 8
+    flags = found.masked.mention_targets.reshape(200, 4)
+    np.testing.assert_array_equal(flags[:, 0], flags[:, 3])
+    assert len({tuple(row) for row in flags.tolist()}) == 8, "other names hide on their own"
+    alone = outcome(shard_set, members, unit="mention", entity_rate=0.5).masked.mention_targets
+    assert (alone[::4] != alone[3::4]).any()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -244,6 +247,32 @@ def test_a_mention_is_masked_replaced_or_kept_as_a_whole(
     assert fates.pop("mixed") < 0.01 * len(found.strip.mentions)
     shares = {name: count / len(found.strip.mentions) for name, count in fates.items()}
     assert shares == pytest.approx({"masked": 0.4, "replaced": 0.3, "kept": 0.3}, abs=0.03)
+
+
+@pytest.mark.parametrize("objective", ["entity", "entity_token"])
+def test_where_mentions_overlap_the_best_hidden_says_how(objective: str) -> None:
+    """2,000 mentions of three tokens; in the middle token of each there is another of two
+    concepts."""
+    groups, word, mask = 2000, 50, 45
+    rows = np.zeros(3 * groups, dtype=MENTION_ROW)
+    rows["start"] = 3 * np.repeat(np.arange(groups), 3) + np.tile([0, 1, 1], groups)
+    rows["end"] = rows["start"] + np.tile([3, 1, 1], groups)
+    keys = combine(np.full(6 * groups, 7, dtype=np.uint64), np.arange(6 * groups))
+    strip = Strip(
+        tokens=np.full(3 * groups, word),
+        token_keys=keys[: 3 * groups],
+        maskable=np.ones(3 * groups, dtype=bool),
+        mentions=rows,
+        mention_keys=keys[3 * groups :],
+    )
+    config = MaskingConfig(entity_rate=1, token_rate=0, replace_share=0.3, keep_share=0.3)
+    masked = OBJECTIVES[objective](strip, config, Vocabulary(mask, 40, ()))
+    outer, inner, outer_end = masked.tokens.reshape(groups, 3).T
+    np.testing.assert_array_equal(outer == mask, outer_end == mask)
+    assert (outer == word).mean() == pytest.approx(0.3, abs=0.03)
+    assert (inner == word).mean() == pytest.approx(0.3**3, abs=0.01)
+    assert (inner == mask).mean() == pytest.approx(1 - 0.6**3, abs=0.03)
+    assert (inner[outer == mask] == mask).all() and (inner[outer != word] != word).all()
 
 
 def batch(shard_set: ShardSet, members: Examples, **masking: object) -> Batch:

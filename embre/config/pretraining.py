@@ -48,7 +48,8 @@ class MaskingConfig(Section):
 
     objective: Literal["entity", "token", "entity_token"] = "entity_token"
     unit: Literal["concept", "mention"] = Field(
-        default="concept", description="hide all mentions of a chosen concept, or single mentions"
+        default="concept",
+        description="hide all mentions of a chosen concept or name, or single ones",
     )
     entity_rate: float = Field(
         default=0.2, ge=0, le=1, description="share of concepts or mentions hidden"

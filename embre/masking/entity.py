@@ -3,15 +3,16 @@
 Li & Verspoor (arXiv 2401.07877) mask whole named entities at random and let the model identify
 them "along with" their types. Rate, unit and shares are not published: ours. With unit `concept`
 (the default) a chosen concept is hidden at all its mentions in a document, because a concept has
-2.9 mentions in a BioRED document and hiding one leaves the answer in sight.
+2.9 mentions in a BioRED document and hiding one leaves the answer in sight. Without a concept it is
+the name that is chosen.
 """
 
 import numpy as np
 
 from embre.config import MaskingConfig
 from embre.masking.draws import bernoulli
-from embre.masking.hiding import hide_tokens
-from embre.masking.strip import Masked, Strip, Vocabulary
+from embre.masking.hiding import fates, hide_tokens
+from embre.masking.strip import Masked, Strip, Vocabulary, spots_of
 
 
 def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
@@ -27,14 +28,13 @@ def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
 
 def spread(strip: Strip, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The tokens that hidden mentions cover, and each one's key: its mention's, so that a mention
-    is masked, replaced or kept as a whole. Both (n,)."""
-    rows = strip.mentions[hidden]
-    lengths = (rows["end"] - rows["start"]).astype(np.int64)
-    owner = np.repeat(np.arange(len(rows)), lengths)
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    spots = rows["start"].astype(np.int64)[owner] + within
+    is masked, replaced or kept as a whole. Where mentions overlap, their common tokens take the
+    strongest of their fates. Both (n,)."""
+    found = np.flatnonzero(hidden)
+    found = found[np.argsort(fates(strip.mention_keys[found]))]  # the last one written stays
+    spots, owner = spots_of(strip.mentions[found])
     covered = np.zeros(len(strip.tokens), dtype=bool)
     covered[spots] = True
     keys = strip.token_keys.copy()
-    keys[spots] = strip.mention_keys[hidden][owner]
+    keys[spots] = strip.mention_keys[found][owner]
     return covered, keys

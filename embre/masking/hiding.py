@@ -9,6 +9,12 @@ from embre.masking.strip import Vocabulary
 TREAT, REPLACEMENT = range(2)  # purposes of draws
 
 
+def fates(keys: np.ndarray) -> np.ndarray:
+    """(n,) numbers in [0, 1) that say what happens to what is hidden, the higher the stronger: the
+    lowest are kept, those above replaced, the highest masked."""
+    return uniform(keys, TREAT)
+
+
 def hide_tokens(
     tokens: np.ndarray,
     targets: np.ndarray,
@@ -23,9 +29,9 @@ def hide_tokens(
     `token_keys` (n,) which token replaces it.
     """
     at = np.flatnonzero(targets)
-    fate = uniform(keys[at], TREAT)
-    masked = at[fate >= config.replace_share + config.keep_share]
-    replaced = at[fate < config.replace_share]
+    fate = fates(keys[at])
+    masked = at[fate >= config.keep_share + config.replace_share]
+    replaced = at[(fate >= config.keep_share) & (fate < config.keep_share + config.replace_share)]
     other = (uniform(token_keys[replaced], REPLACEMENT) * vocabulary.size).astype(tokens.dtype)
     for special in vocabulary.special:  # the few draws that hit one: text never holds it
         other[other == special] = vocabulary.mask

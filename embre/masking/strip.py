@@ -42,3 +42,14 @@ class Vocabulary:
     mask: int
     size: int
     special: tuple[int, ...]
+
+
+def spots_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places that mentions cover, one mention after the other, and which of them covers each.
+
+    Both (n,); a place that several cover is there as often.
+    """
+    lengths = (rows["end"] - rows["start"]).astype(np.int64)
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return rows["start"].astype(np.int64)[owner] + within, owner
