@@ -71,8 +71,8 @@ def source_for(
     encoder: PretrainedEncoder, shards: str, num_strips: int | None, config: PretrainConfig | None
 ) -> StreamSource:
     """The validation split of a shard set with the mentions hidden that the run of the encoder
-    hides there; but all of them behind [MASK], and nothing else hidden. Without the config of the
-    run its defaults hold. Raises ValueError where the set has no validation split.
+    hides there, all of them behind [MASK], but nothing else hidden. Without the config of the run
+    its defaults hold. Raises ValueError where the set has no validation split.
     """
     shard_set = ShardSet.open(shards)
     if not shard_set.shards("validation"):

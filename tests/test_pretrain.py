@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from embre import faults
+from embre.batch import Batch, StreamSource
 from embre.checkpoints import CheckpointError
 from embre.config import EntitiesConfig, PretrainConfig, TypeLimits, check_config
 from embre.corpora import write_documents
@@ -18,10 +21,12 @@ from embre.demo_corpus import make_corpus
 from embre.entities import vocabulary_of
 from embre.interrupts import Interrupted
 from embre.job import Job
-from embre.pretrain import check, chosen, covered, pretrain
+from embre.pretrain import check, chosen, covered, pretrain, validator
+from embre.pretraining_model import LOSSES
 from embre.sharding import ShardSettings, shard
 from embre.shards import ShardSet
 from embre.step_guard import Diverged
+from embre.tokenization import load_tokenizer
 from embre.tracking import read_events
 from embre.world import World
 from tests.ranks import run_ranks
@@ -118,6 +123,27 @@ def test_validation_is_measured_when_due(whole: tuple[Path, list]) -> None:
     events = list(read_events(whole[0], "validation"))
     assert [event["step"] for event in events] == [3, 6]
     assert 0 <= events[-1]["validation/accuracy/type"] <= 1
+
+
+def test_nothing_that_validation_asks_for_is_in_sight(shards: Path) -> None:
+    config = config_of(shards, masking={"entity_rate": 0.5})
+    shard_set, tokenizer = ShardSet.open(str(shards)), load_tokenizer(shards / "tokenizer")
+    entities = chosen(shard_set, config.entities)
+    source = StreamSource.build(shard_set, config.data, config.masking, entities, tokenizer, 13)
+    asked: list[Batch] = []
+
+    def model(batch: Batch) -> dict[str, torch.Tensor]:
+        asked.append(batch)
+        found = {name: torch.zeros(()) for name in (*LOSSES, "right/token", "right/type")}
+        return found | {"rank/identifier": torch.ones(batch.counts["identifier"])}
+
+    engine: Any = SimpleNamespace(module=SimpleNamespace(eval=lambda: model))
+    validator(source, World())(engine)
+    assert sum(batch.counts["type"] for batch in asked) > 50
+    for batch in asked:
+        spots = [batch.rows[start:end] for start, end in batch.mention_spans.tolist()]
+        spots = torch.cat([*spots, batch.rows[batch.token_spots]])
+        assert (batch.input_ids[spots] == tokenizer.mask).all()
 
 
 def test_what_is_not_asked_is_not_told_as_zero(shards: Path, tmp_path: Path) -> None:
