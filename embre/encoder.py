@@ -67,7 +67,7 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if config.new is not None:
-        return _prepare(
+        return prepare_for_strips(
             AutoModelForMaskedLM.from_config(_new_config(config.new, tokenizer)), config
         )
     folder = Path(config.path)
@@ -89,7 +89,23 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
         log.info(
             "%s has no masked-language-modelling head: the token head starts untrained", folder
         )
-    return _prepare(model, config)
+    return prepare_for_strips(model, config)
+
+
+def prepare_for_strips(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:
+    """The same BERT with the dropout, norms and checkpointing of our forward pass."""
+    backbone = model.config
+    backbone.hidden_dropout_prob = config.dropout
+    backbone.attention_probs_dropout_prob = 0.0
+    bert: Any = model.base_model
+    bert.gradient_checkpointing = config.activation_checkpointing
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = config.dropout
+    for module in bert.encoder.modules():
+        if isinstance(module, nn.LayerNorm):  # the same weights under the same names
+            module.__class__ = NormAsGiven
+    return model
 
 
 def max_positions(config: EncoderConfig) -> int:
@@ -280,21 +296,6 @@ def _refuse_pickles(folder: Path) -> None:
             f"save_file({{k: v.clone() for k, v in w.items()}}, '{folder}/model.safetensors', "
             "{'format': 'pt'})\""
         )
-
-
-def _prepare(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:
-    backbone = model.config
-    backbone.hidden_dropout_prob = config.dropout
-    backbone.attention_probs_dropout_prob = 0.0
-    bert: Any = model.base_model
-    bert.gradient_checkpointing = config.activation_checkpointing
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = config.dropout
-    for module in bert.encoder.modules():
-        if isinstance(module, nn.LayerNorm):  # the same weights under the same names
-            module.__class__ = NormAsGiven
-    return model
 
 
 def _new_config(shape: NewEncoder, tokenizer: TextTokenizer) -> BertConfig:

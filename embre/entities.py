@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embre.config import EntitiesConfig, TypeLimits
+from embre.config import PretrainConfig, TypeLimits
 from embre.entity_types import TYPE_INDEX
 from embre.shards import ShardSet
 from embre.stored_bytes import read_bytes
@@ -104,9 +104,12 @@ def read_concepts(shard_set: ShardSet) -> pa.Table:
     return pq.read_table(io.BytesIO(data))
 
 
-def chosen(shard_set: ShardSet, config: EntitiesConfig) -> EntityVocabulary:
-    """The entity vocabulary of a run."""
-    return choose_entities(shard_set, config.min_count, config.max_per_type, config.per_type)
+def chosen(shard_set: ShardSet, run: PretrainConfig) -> EntityVocabulary:
+    """The entity vocabulary of a run; empty where no mention is hidden."""
+    if run.masking.objective == "token":
+        return choose_entities(shard_set, min_count=1, max_per_type=0)
+    wanted = run.entities
+    return choose_entities(shard_set, wanted.min_count, wanted.max_per_type, wanted.per_type)
 
 
 def choose_entities(

@@ -47,7 +47,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(config.encoder.path)
     shard_set = ShardSet.open(config.data.shards)
-    entities = chosen(shard_set, config.entities)
+    entities = chosen(shard_set, config)
     set_aside = job.folder / SET_ASIDE
     source = StreamSource.build(
         shard_set, config.data, config.masking, entities, tokenizer, config.seed, set_aside
@@ -232,7 +232,7 @@ def check(config: PretrainConfig) -> dict[str, str]:
         shard_set = ShardSet.open(config.data.shards)
     except ValueError as error:
         raise ConfigError(f"data.shards: {error}") from error
-    entities = chosen(shard_set, config.entities)
+    entities = chosen(shard_set, config)
     check_length(config.encoder, config.data.max_document_tokens)
     StreamSource.build(shard_set, config.data, config.masking, entities, tokenizer, config.seed)
     if config.launch.launcher == "ray" and config.launch.workers > config.data.streams:

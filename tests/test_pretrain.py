@@ -18,6 +18,7 @@ from embre.checkpoints import CheckpointError
 from embre.config import EntitiesConfig, PretrainConfig, TypeLimits, check_config
 from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
+from embre.encoder_folder import load_pretrained
 from embre.entities import vocabulary_of
 from embre.interrupts import Interrupted
 from embre.job import Job
@@ -115,7 +116,7 @@ def test_what_the_vocabulary_covers_is_said_before_the_first_step(
     assert "vocabulary/of_normalised/Gene" in event
     shard_set = ShardSet.open(shards)
     only = EntitiesConfig(max_per_type=1, per_type={"Gene": TypeLimits(max_per_type=0)})
-    shares = covered(shard_set, chosen(shard_set, only))
+    shares = covered(shard_set, chosen(shard_set, config_of(shards, entities=only)))
     assert shares["of_normalised/Gene"] == 0 < shares["of_normalised/Disease"] < 1
 
 
@@ -128,7 +129,7 @@ def test_validation_is_measured_when_due(whole: tuple[Path, list]) -> None:
 def test_nothing_that_validation_asks_for_is_in_sight(shards: Path) -> None:
     config = config_of(shards, masking={"entity_rate": 0.5})
     shard_set, tokenizer = ShardSet.open(str(shards)), load_tokenizer(shards / "tokenizer")
-    entities = chosen(shard_set, config.entities)
+    entities = chosen(shard_set, config)
     source = StreamSource.build(shard_set, config.data, config.masking, entities, tokenizer, 13)
     asked: list[Batch] = []
 
@@ -153,6 +154,8 @@ def test_what_is_not_asked_is_not_told_as_zero(shards: Path, tmp_path: Path) -> 
     (event, *_) = read_events(tmp_path, "validation")
     found = {key for key in event if key.startswith("validation/")}
     assert found == {"validation/loss/token", "validation/accuracy/token"}
+    exported = load_pretrained(tmp_path / "encoder", torch.device("cpu"))
+    assert sum(exported.entities.sizes) == 0, "it has no concept to learn, keep and update"
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6])

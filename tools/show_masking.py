@@ -64,7 +64,7 @@ def read_documents(
     if stream >= run.data.streams:
         raise ValueError(f"--stream {stream}: the last one of the run is {run.data.streams - 1}")
     tokenizer, shard_set = load_tokenizer(run.encoder.path), ShardSet.open(run.data.shards)
-    entities = chosen(shard_set, run.entities)
+    entities = chosen(shard_set, run)
     # Damaged shards are left out where the run would leave them out, and not noted in its folder.
     with TemporaryDirectory() as set_aside:
         source = StreamSource.build(

@@ -45,7 +45,7 @@ def estimate(config: PretrainConfig) -> Estimate:
     """Of a run on its number of workers. Raises what the run would be refused for."""
     shard_set, tokenizer = ShardSet.open(config.data.shards), load_tokenizer(config.encoder.path)
     shape = backbone_shape(config.encoder, tokenizer)
-    num_concepts = sum(chosen(shard_set, config.entities).sizes)
+    num_concepts = sum(chosen(shard_set, config).sizes)
     workers = config.launch.workers
     # The rate of a CPU is that of all its cores, which the workers of one machine share.
     machines = workers if config.launch.use_gpu or os.environ.get("RAY_ADDRESS") else 1

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import torch
 from step_rungs import Padded, Setting, flops_of, hugging_face, ours, with_all_rows
 from step_texts import LONGEST, NUM_SPECIAL, made_up_texts, padded
 
-from embre.config import NewEncoder
+from embre.config import EncoderConfig, NewEncoder
+from embre.encoder import NormAsGiven, load_encoder
 from embre.world import World
+from tests.tiny import tiny_tokenizer
 
 BENCH = Path(__file__).resolve().parents[2] / "tools/bench/pretrain_step.py"
 
@@ -50,6 +53,19 @@ def test_all_rungs_learn_from_the_same_targets(setting: Setting) -> None:
     model = ours(setting, "token", False).engine.module
     for one in (batch, with_all_rows(batch)):
         torch.testing.assert_close(model(one)["token"], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_our_rungs_have_the_modules_of_a_run(setting: Setting, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    model: Any = ours(setting, "token", False).engine.module
+    run = load_encoder(EncoderConfig(path=str(tmp_path), new=setting.shape), tokenizer)
+    kinds, expected = (
+        {name: type(module) for name, module in bert.named_modules()}
+        for bert in (model.encoder, run)
+    )
+    assert kinds == expected
+    assert NormAsGiven in kinds.values()
+    assert NormAsGiven not in map(type, setting.bert().modules()), "what others measure is plain"
 
 
 def test_operations_are_counted_with_what_is_wasted(setting: Setting) -> None:

@@ -30,9 +30,9 @@ from rich.table import Table
 from embre import training_state
 from embre.batch import StreamSource
 from embre.checkpoints import Checkpoints
-from embre.config import DataConfig, EntitiesConfig, MaskingConfig, OptimizerConfig
+from embre.config import DataConfig, MaskingConfig, OptimizerConfig
 from embre.engine import TorchEngine
-from embre.entities import chosen
+from embre.entities import choose_entities
 from embre.sharding import ShardSettings, shard
 from embre.shards import ShardSet
 from embre.stream import stream_batches
@@ -167,7 +167,7 @@ def stream_rate(folder: Path, documents: int) -> list[float]:
     torch.set_num_threads(1)
     shard_set = ShardSet.open(folder / "stream")
     data = DataConfig(shards=shard_set.url, streams=1)
-    entities = chosen(shard_set, EntitiesConfig())
+    entities = choose_entities(shard_set, min_count=2, max_per_type=1_000_000)
     tokenizer = load_tokenizer(folder / "tokenizer")
     source = StreamSource.build(shard_set, data, MaskingConfig(), entities, tokenizer, seed=0)
     rates = []

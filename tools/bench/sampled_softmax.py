@@ -26,9 +26,9 @@ from torch import Tensor
 
 from embre.batch import Batch, StreamSource
 from embre.concept_table import ConceptTable
-from embre.config import DataConfig, EncoderConfig, EntitiesConfig, MaskingConfig
+from embre.config import DataConfig, EncoderConfig, MaskingConfig
 from embre.encoder import load_encoder
-from embre.entities import EntityVocabulary, chosen
+from embre.entities import EntityVocabulary, choose_entities
 from embre.heads import EntityHead
 from embre.pretraining_model import PretrainingModel
 from embre.shards import ShardSet
@@ -63,7 +63,7 @@ def main(
     console = Console(soft_wrap=True, highlight=False)
     strips, epochs, seeds = (4, 2, 2) if quick else (400, 36, 24)
     tokenizer, shard_set = load_tokenizer(encoder), ShardSet.open(shards)
-    entities = chosen(shard_set, EntitiesConfig(min_count=1))
+    entities = choose_entities(shard_set, min_count=1, max_per_type=1_000_000)
     data = DataConfig(shards=shards, streams=1, strip_tokens=2048, validation_strips=strips // 4)
     source = StreamSource.build(shard_set, data, SEEN, entities, tokenizer, seed=0)
     settings = EncoderConfig(path=str(encoder), dropout=0)

@@ -29,8 +29,8 @@ from rich.table import Table
 from webdataset.filters import shuffle
 
 from embre.batch import StreamSource, StreamState
-from embre.config import DataConfig, EntitiesConfig, MaskingConfig
-from embre.entities import chosen
+from embre.config import DataConfig, MaskingConfig
+from embre.entities import choose_entities
 from embre.sharding import ShardSettings, shard
 from embre.shards import ShardEntry, ShardSet
 from embre.stream import rounds
@@ -81,7 +81,7 @@ def build(folder: Path, documents: int) -> StreamSource:
     shard(inputs, folder / "set", folder / "tokenizer", [], settings)
     shard_set = ShardSet.open(folder / "set")
     data = DataConfig(shards=shard_set.url, streams=1, shuffle_shards=MIXED)
-    entities = chosen(shard_set, EntitiesConfig())
+    entities = choose_entities(shard_set, min_count=2, max_per_type=1_000_000)
     tokenizer = load_tokenizer(folder / "tokenizer")
     return StreamSource.build(shard_set, data, MaskingConfig(), entities, tokenizer, seed=0)
 

@@ -14,8 +14,14 @@ from transformers import BertConfig, BertForMaskedLM
 
 from embre.batch import Batch
 from embre.concept_table import ConceptTable
-from embre.config import EntitiesConfig, LossWeights, NewEncoder, OptimizerConfig
-from embre.encoder import compiled, encode_strip
+from embre.config import (
+    EncoderConfig,
+    EntitiesConfig,
+    LossWeights,
+    NewEncoder,
+    OptimizerConfig,
+)
+from embre.encoder import compiled, encode_strip, prepare_for_strips
 from embre.engine import Engine, TorchEngine
 from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
 from embre.flops import training_flops_per_token
@@ -136,7 +142,8 @@ def ours(
     batches = setting.batches(objective)
     if all_rows:
         batches = [with_all_rows(batch) for batch in batches]
-    bert, sizes = setting.bert(), setting.texts.source.entities.sizes
+    bert = prepare_for_strips(setting.bert(), EncoderConfig(path="", dropout=0.0))
+    sizes = setting.texts.source.entities.sizes
     if objective == "token":
         sizes = (0,) * len(sizes)
     table = concept_table(setting, sizes)
