@@ -141,8 +141,9 @@ def gather(
     world: World, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int], seed: int
 ) -> Everyone:
     """The mentions of all ranks, by type; `seed` is what this rank draws its sample from."""
-    told = torch.tensor([[seed, *counts]], device=found_KC.device)
-    by_rank = of_all_ranks(world, told).cpu()
+    by_rank = torch.tensor([[seed, *counts]])
+    if world.size > 1:  # one rank alone knows it, and does not wait for its device to say so
+        by_rank = of_all_ranks(world, by_rank.to(found_KC.device)).cpu()
     seeds, by_rank = by_rank[:, 0], by_rank[:, 1:]
     sizes = by_rank.sum(1)
     longest = max(int(sizes.max()), 1)
@@ -155,12 +156,15 @@ def gather(
     owners = torch.arange(world.size).repeat_interleave(sizes)
     spots = torch.cat([rank * longest + torch.arange(n) for rank, n in enumerate(sizes.tolist())])
     order = types.argsort(stable=True)
-    spots, owners = spots[order].to(ids.device), owners[order].to(ids.device)
+    mine = (owners[order] == world.rank).nonzero()[:, 0]
+    spots, owners, mine = (
+        part.to(ids.device, non_blocking=True) for part in (spots[order], owners[order], mine)
+    )
     return Everyone(
         vectors=of_all_ranks(world, vectors).flatten(0, 1)[spots],
         ids=of_all_ranks(world, ids).flatten()[spots],
         owners=owners,
-        mine=(owners == world.rank).nonzero()[:, 0],
+        mine=mine,
         counts=by_rank.tolist(),
         seeds=seeds.tolist(),
     )

@@ -122,6 +122,18 @@ def test_it_is_the_table_that_is_one_matrix() -> None:
     torch.testing.assert_close(rows.gradient, by_rows)
 
 
+def test_one_rank_never_waits_for_its_device() -> None:
+    """The device `meta` has no values, so whatever asks it for one is an error."""
+    device = torch.device("meta")
+    table = ShardedTable(rows_of(World(device=device)), NO_SAMPLE, 0.5)
+    vectors, ids, counts = mentions(0, 3, device)
+    table(vectors, ids, counts)[0].backward()
+    assert vectors.grad is not None
+    with torch.no_grad():
+        _, ranks = table(vectors, ids, counts)
+    assert ranks is not None and len(ranks) == sum(counts)
+
+
 def test_an_update_is_adam_with_one_second_moment_for_a_row() -> None:
     rows = rows_of(World())
     before = rows.weight.clone()
