@@ -105,15 +105,23 @@ def plot_concepts(path: Path, counts: Mapping[str, np.ndarray]) -> None:
 @contextmanager
 def axes_of(path: Path, height: float) -> Iterator[Axes]:
     """Axes in the style of the card; saved under `path` afterwards."""
+    with panels_of(path, height, 1, 1) as (axes,):
+        yield axes
+
+
+@contextmanager
+def panels_of(path: Path, height: float, rows: int, columns: int) -> Iterator[list[Axes]]:
+    """The same of several axes, row by row, which share what is across, and in a row what is up."""
     # Whatever a user's own matplotlibrc says, the card stays the same.
     with matplotlib.style.context("default"), matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(7.5, height), dpi=150, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(QUIET)
-        axes.tick_params(which="both", color=QUIET, labelcolor=INK)
-        yield axes
+        found = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False).ravel()
+        for axes in found:
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.spines[["left", "bottom"]].set_color(QUIET)
+            axes.tick_params(which="both", color=QUIET, labelcolor=INK)
+        yield found.tolist()
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
