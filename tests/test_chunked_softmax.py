@@ -1,9 +1,14 @@
 """The loss in chunks is F.cross_entropy, in value and gradient, and keeps no logits."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from embre import chunked_softmax
 from embre.chunked_softmax import Contest, all_rows, cross_entropy_sum, num_above, score
@@ -55,6 +60,42 @@ def test_loss_and_gradients_are_those_of_cross_entropy(given: tuple) -> None:
         strict=True,
     ):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that an operation makes."""
+
+    found = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(made) if isinstance(x, Tensor)]
+        self.found = max(self.found, *sizes, 0)
+        return made
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) -> None:
+    size, chunk = 2000, 900
+    monkeypatch.setattr(chunked_softmax, "CHUNK_LOGITS", chunk)
+    vectors, table = torch.ones(NUM_VECTORS, 1), torch.ones(size, 1).requires_grad_()
+    labels, rows = torch.arange(NUM_VECTORS), torch.arange(size)
+    contest = all_rows(slice(None), 0, size, labels)
+    if sampled:
+        contest = Contest(slice(None), rows, rows, labels, labels, torch.zeros(size))
+    kept: list[int] = []
+
+    def keep(saved: Tensor) -> Tensor:
+        kept.append(saved.numel())
+        return saved
+
+    with Largest() as largest, saved_tensors_hooks(keep, lambda saved: saved):
+        cross_entropy_sum(vectors, table, [contest]).backward()
+        num_above(vectors, table.detach(), [contest], torch.zeros(NUM_VECTORS))
+    assert chunk <= largest.found <= size < NUM_VECTORS * size
+    assert kept and sum(kept) < 2 * size
 
 
 @pytest.mark.usefixtures("chunk")

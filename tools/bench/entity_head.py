@@ -1,18 +1,20 @@
 """The entity head at millions of concepts: exact, and what it costs in memory and arithmetic.
 
-    python tools/bench/entity_head.py --quick       up to 100,000 concepts, about a minute
+    python tools/bench/entity_head.py --quick       up to 10,000 concepts, about a minute
     python tools/bench/entity_head.py               up to 10 million, some minutes, 16 GB of memory
 
 Four tables: how far the loss in chunks and its gradients are from F.cross_entropy in float64; the
 memory that a micro-batch takes beside the table and the gradient so far, against F.cross_entropy
-over all logits; the arithmetic against that of a step of BERT-base; and what each
-rank holds and waits for, one matrix under AdamW against rows that the ranks share. Memory is that
-of a process of its own (Linux), on a GPU that of torch. The last line is one JSON object.
+over all logits; the arithmetic against that of a step of BERT-base, and the bytes that are moved
+for it; and what each rank holds and waits for, one matrix under AdamW against rows that the ranks
+share. Memory is that of a process of its own (Linux), on a GPU that of torch. The last line is one
+JSON object.
 """
 
 import gc
 import json
 import multiprocessing as mp
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +28,10 @@ import torch.nn.functional as F
 import typer
 from rich.console import Console
 from rich.table import Table
+from step_traffic import Traffic
 from torch import Tensor
 
-from embre.chunked_softmax import all_rows, cross_entropy_sum
+from embre.chunked_softmax import CHUNK_LOGITS, all_rows, cross_entropy_sum
 from embre.concept_table import ConceptTable
 from embre.config import OptimizerConfig
 from embre.engine import adamw
@@ -39,13 +42,13 @@ from embre.world import World, current_world
 
 MB = 1 << 20
 MENTIONS = 512  # hidden ones of a micro-batch that are in the vocabulary
-MOST_NAIVE_BYTES = 6 << 30
 MATRIX, SHARED, NAIVE = "one matrix", "shared rows", "all logits"
 # Of a step of 65,536 tokens: 33 mentions in 340 tokens (BioRED), a fifth of them hidden.
 STEP_TOKENS, STEP_MENTIONS = 1 << 16, 1270
 # BioRED's mentions by type against how many concepts PubTator knows of it: genes, diseases,
 # chemicals, species, variants.
 TYPE_MIX = ((0.328, 0.26), (0.272, 0.013), (0.217, 0.078), (0.107, 0.13), (0.068, 0.519))
+ONE_TYPE = ((1.0, 1.0),)
 OPTIMIZER = OptimizerConfig()
 
 
@@ -54,19 +57,24 @@ def main(
 ) -> None:
     """Measure the entity head."""
     console = Console(soft_wrap=True, highlight=False)
-    millions = (0.01, 0.1) if quick else (0.1, 1.0, 3.0, 10.0)
+    millions = (0.01,) if quick else (0.1, 1.0, 3.0, 10.0)
     error = max_abs_error()
     console.print(f"loss and gradients in float64: at most {error:.1e} from F.cross_entropy's")
     memory = [memory_row(m, dimension) for m in millions for dimension in (128, 256)]
     columns = ("concepts", "dimension", *(f"{way}, MB" for way in (MATRIX, SHARED, NAIVE)), "s")
     show(console, f"beside table and gradient, {MENTIONS} mentions", columns, memory)
-    flat, by_type = (flops_share(sizes) for sizes in ([(1.0, 1.0)], TYPE_MIX))
+    flat, by_type = (flops_share(mix) for mix in (ONE_TYPE, TYPE_MIX))
     console.print(
         f"arithmetic of 1 M x 256 in a step of BERT-base: {by_type:.1%} by type, {flat:.1%} if all "
         "were one type"
     )
+    moved, moved_flat = (gb_moved(mix) for mix in (TYPE_MIX, ONE_TYPE))
+    console.print(
+        f"bytes that its operations read and write: {moved:.0f} and {moved_flat:.0f} GB, one for "
+        f"{head_flops(TYPE_MIX) / 1e9 / moved:.0f} operations"
+    )
     sharing = list(
-        sharing_rows((0.01,) if quick else (0.01, 0.1, 1.0), (1, 2) if quick else (1, 2, 4))
+        sharing_rows((0.001,) if quick else (0.01, 0.1, 1.0), (1, 2) if quick else (1, 2, 4))
     )
     columns = ("concepts x 128", "ranks", "table", "MB a rank", "ms a step")
     show(console, "forward, backward, reduction, update", columns, sharing)
@@ -75,6 +83,8 @@ def main(
         "extra_mb_1m": next((row[3] for row in memory if row[:2] == ("1,000,000", 256)), None),
         "flops_share_1m": round(by_type, 4),
         "flops_share_1m_one_type": round(flat, 4),
+        "gb_moved_1m": round(moved, 1),
+        "gb_moved_1m_one_type": round(moved_flat, 1),
         "memory": memory,
         "sharing": sharing,
     }
@@ -84,8 +94,8 @@ def main(
 def max_abs_error() -> float:
     """The largest difference in loss and gradients over a few shapes, in float64; ValueError where
     the numeric gradient is another."""
-    worst = 0.0
-    for seed, (num, rows, dimension) in enumerate(((1, 1, 4), (7, 50, 8), (200, 3000, 32))):
+    worst, several = 0.0, 5 * CHUNK_LOGITS // 2 // 200  # rows that take three chunks
+    for seed, (num, rows, dimension) in enumerate(((1, 1, 4), (7, 50, 8), (200, several, 32))):
         random = torch.Generator().manual_seed(seed)
         vectors, table = (
             torch.randn(n, dimension, dtype=torch.float64, generator=random).requires_grad_()
@@ -115,19 +125,22 @@ def naive(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
 def memory_row(millions: float, dimension: int) -> tuple[Any, ...]:
     """What each way needs at one size, in a process of its own; None: it was not tried."""
     rows = round(millions * 1e6)
-    fits = 2 * 4 * rows * dimension < 12 << 30
     found: list[Any] = [
-        in_process(extra_memory, way, rows, dimension)
-        if fits and (way != NAIVE or small(rows))
-        else None
+        in_process(extra_memory, way, rows, dimension) if fits(way, rows, dimension) else None
         for way in (MATRIX, SHARED, NAIVE)
     ]
     return f"{rows:,}", dimension, *(one and one[0] for one in found), found[0] and found[0][1]
 
 
-def small(rows: int) -> bool:
-    """Whether all logits and what is made of them fit here."""
-    return 3 * 4 * rows * MENTIONS < MOST_NAIVE_BYTES
+def fits(way: str, rows: int, dimension: int) -> bool:
+    """Whether table and gradient, and all logits and what is made of them where they are, take less
+    than three fifths of the memory of the device, or of the machine."""
+    if torch.cuda.is_available():
+        _, memory = torch.cuda.mem_get_info()
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    numbers = 2 * rows * dimension + (3 * rows * MENTIONS if way == NAIVE else 0)
+    return 4 * numbers < 0.6 * memory
 
 
 def extra_memory(way: str, rows: int, dimension: int) -> tuple[float, float]:
@@ -177,14 +190,31 @@ def resident_bytes(name: str) -> int:
 
 
 def flops_share(mix: Sequence[tuple[float, float]]) -> float:
-    """The arithmetic of the head at 1 M x 256 in parts of a step of BERT-base; `mix` has the share
-    of mentions and of concepts of each type.
+    """The arithmetic of the head at 1 M x 256 in parts of a step of BERT-base."""
+    step = STEP_TOKENS * training_flops_per_token(12, 768, 3072, 30522, 364, 0.15, 0.2)
+    return head_flops(mix) / step
+
+
+def head_flops(mix: Sequence[tuple[float, float]]) -> float:
+    """Of a step's mentions at 1 M x 256; `mix` has the share of mentions and of concepts of each
+    type.
 
     Four products of mentions and rows: the logits, the logits again, and the two gradients.
     """
     products = sum(STEP_MENTIONS * mentions * 1e6 * concepts for mentions, concepts in mix)
-    step = STEP_TOKENS * training_flops_per_token(12, 768, 3072, 30522, 364, 0.15, 0.2)
-    return 4 * 2 * 256 * products / step
+    return 4 * 2 * 256 * products
+
+
+def gb_moved(mix: Sequence[tuple[float, float]], rows: int = 20_000) -> float:
+    """What the operations of the same forward and backward pass read and write: counted at fewer
+    concepts, with which it grows."""
+    sizes = [round(rows * concepts) for _, concepts in mix]
+    counts = [round(STEP_MENTIONS * mentions) for mentions, _ in mix]
+    table = ConceptTable(sizes, 256, sample_above=1 << 62, sample_share=1.0)
+    vectors = torch.randn(sum(counts), 256).requires_grad_()
+    with Traffic() as traffic:
+        table(vectors, torch.zeros(len(vectors), dtype=torch.int64), counts)[0].backward()
+    return sum(traffic.num_bytes.values()) / 1e9 * 1e6 / rows
 
 
 def sharing_rows(
