@@ -13,7 +13,7 @@ from embre.data_hash import data_hash
 from embre.entities import EntityVocabulary
 from embre.entity_types import TYPE_INDEX
 from embre.examples import NO_EXAMPLES, Examples
-from embre.masking import OBJECTIVES, Strip, Vocabulary
+from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
 from embre.masking.draws import combine, mix
 from embre.masking.strip import spots_of
 from embre.shards import ShardSet
@@ -135,6 +135,10 @@ class StreamSource:
         """The tokens that masking draws from."""
         return Vocabulary(self.special["mask"], self.vocabulary, tuple(self.special.values()))
 
+    def hide(self, strip: Strip) -> Masked:
+        """The strip as the model sees it, and what it is asked for."""
+        return OBJECTIVES[self.masking.objective](strip, self.masking, self.drawn())
+
     @classmethod
     def build(
         cls,
@@ -172,7 +176,7 @@ class StreamSource:
 def make_batch(source: StreamSource, members: Examples, slot: int, state: StreamState) -> Batch:
     """Lay examples end to end, mask them and pad to the strip's length."""
     strip, boundaries, positions = lay(source, members)
-    masked = OBJECTIVES[source.masking.objective](strip, source.masking, source.drawn())
+    masked = source.hide(strip)
     size = source.data.strip_tokens
     targets, known_by_type, ids = _mention_targets(source, strip.mentions[masked.mention_targets])
     token_spots = np.flatnonzero(masked.token_targets)

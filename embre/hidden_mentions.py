@@ -10,7 +10,6 @@ from embre.batch import StreamSource, StreamState, lay, make_batch
 from embre.co_occurrence import concept_rows, owners
 from embre.encoder_folder import PretrainedEncoder
 from embre.examples import Examples
-from embre.masking import OBJECTIVES
 from embre.masking.entity import spread
 from embre.shard_documents import join_word_pieces, word_pieces
 from embre.stream import validation_strips
@@ -62,7 +61,7 @@ def ask(
 def _ask(encoder: PretrainedEncoder, source: StreamSource, members: Examples) -> Asked:
     """The hidden mentions of one strip, in the order of its micro-batch."""
     strip, _, _ = lay(source, members)
-    masked = OBJECTIVES[source.masking.objective](strip, source.masking, source.drawn())
+    masked = source.hide(strip)
     covered, _ = spread(strip, masked.mention_targets)
     rows, owner = concept_rows(source.entities, strip.mentions), owners(members)
     hidden = np.flatnonzero(masked.mention_targets & (rows >= 0))

@@ -7,7 +7,6 @@ from itertools import takewhile
 import numpy as np
 
 from embre.batch import StreamSource, StreamState, lay, mention_ids
-from embre.masking import OBJECTIVES
 from embre.masking.entity import spread
 from embre.stream import rounds, strips
 
@@ -52,7 +51,7 @@ def masked_documents(source: StreamSource, stream: int, epoch: int) -> Iterator[
     )
     for members, _ in strips(found, source.data.strip_tokens):
         strip, boundaries, _ = lay(source, members)
-        masked = OBJECTIVES[source.masking.objective](strip, source.masking, source.drawn())
+        masked = source.hide(strip)
         covered, _ = spread(strip, masked.mention_targets)
         identifiers = mention_ids(source.entities, strip.mentions)
         for number, doc_id in enumerate(members.doc_ids):
