@@ -24,7 +24,7 @@ from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
 from embre.corpora import CORPORA, read_documents, write_documents
 from embre.demo_corpus import make_corpus
 from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
-from embre.launch.driver import refuse_another_config, run_job
+from embre.launch.driver import CORRECTED, run_job, take_up
 from embre.launch.tables import scores_table
 from embre.predict import predict_files
 from embre.register import register_run
@@ -115,13 +115,30 @@ def test_a_run_without_a_checkpoint_may_be_corrected(folder: Path, tmp_path: Pat
     config = config_of(folder, name="begun", storage=str(tmp_path), train={"steps": 1})
     begun = tmp_path / "begun"
     (begun / "checkpoints").mkdir(parents=True)
+    (begun / "events.jsonl").write_text("of the other config")
     (begun / "checkpoints" / "lease").touch()  # a run that ran out of memory in its first step
     (begun / "config.yaml").write_text(dump_config(config))
     changed = config.model_copy(update={"seed": config.seed + 1})
-    refuse_another_config(FinetuneConfig, changed, begun)
+    take_up(FinetuneConfig, config, begun)
+    assert (begun / "events.jsonl").exists()
+    take_up(FinetuneConfig, changed, begun)
+    assert not (begun / "events.jsonl").exists()
+    assert (begun / CORRECTED).read_text() == "of the other config"
     (begun / "checkpoints" / "step-000000001").mkdir()
     with pytest.raises(ConfigError, match="started with another config"):
-        refuse_another_config(FinetuneConfig, changed, begun)
+        take_up(FinetuneConfig, changed, begun)
+
+
+@pytest.mark.parametrize("torn", ["", "\0" * 9, None], ids=["empty", "zeros", "gone"])
+def test_a_run_whose_config_is_torn_asks_its_checkpoints(
+    folder: Path, tmp_path: Path, torn: str | None
+) -> None:
+    (tmp_path / "checkpoints" / "step-000000001").mkdir(parents=True)
+    (tmp_path / "events.jsonl").touch()
+    if torn is not None:
+        (tmp_path / "config.yaml").write_text(torn)
+    take_up(FinetuneConfig, config_of(folder), tmp_path)
+    assert (tmp_path / "events.jsonl").exists()
 
 
 @pytest.mark.slow

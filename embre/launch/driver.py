@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from embre.config import (
     RunConfig,
     dump_config,
     load_config,
+    read_values,
     refuse_secrets,
 )
 from embre.config.places import is_url
@@ -35,6 +37,7 @@ from embre.tracking.uri import resolve_uri
 from embre.world import World
 
 MAY_BE_URLS = ("encoder.path", "data.shards")
+CORRECTED = "events-of-another-config.jsonl"  # before the first checkpoint
 Recipe = Callable[[Job, World], None]
 
 
@@ -80,11 +83,12 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     if under_torchrun and os.environ["RANK"] != "0":  # every rank comes by here; rank 0 drives
         LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, None))
         return folder
-    refuse_another_config(job_kind.config, config, folder)
+    take_up(job_kind.config, config, folder)
     commit(folder / CONFIG, dump_config(config).encode())
-    handle = None
+    handle, tags = None, {"embre.kind": kind}
+    made_of = Job(config, folder, None).fingerprint(*lineage.values())
     with best_effort("opening the MLflow run"):
-        handle = open_run(config, uri, folder, {"embre.kind": kind}, lineage)
+        handle = open_run(config, uri, folder, tags, lineage, made_of)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status = "KILLED"
     try:
@@ -134,20 +138,27 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
         deepspeed_json(config.deepspeed, config.optimizer, 1, World())
 
 
-def refuse_another_config(kind: type[RunConfig], config: RunConfig, folder: Path) -> None:
-    """ConfigError where a run of this name has checkpoints of another config."""
+def take_up(kind: type[RunConfig], config: RunConfig, folder: Path) -> None:
+    """ConfigError where a run of this name has checkpoints of another config. Without one a config
+    may be corrected; what the other one did is then no part of the run, and is set aside."""
     known = folder / CONFIG
-    if not known.exists() or not any((folder / "checkpoints").glob(f"{PREFIX}*")):
+    try:
+        read_values(known)
+    except ConfigError:  # none, or a damaged file: each checkpoint knows what it was made with
         return
     try:
         same = load_config(kind, known).fingerprint() == config.fingerprint()
     except ConfigError:  # of another kind of run
         same = False
-    if not same:
+    if same:
+        return
+    if any((folder / "checkpoints").glob(f"{PREFIX}*")):
         raise ConfigError(
             f"{config.name}: this run was started with another config, see {known}; "
             "give another name=…, or remove the folder"
         )
+    with suppress(FileNotFoundError):
+        (folder / EVENTS).rename(folder / CORRECTED)
 
 
 def resolve(config: RunConfig) -> RunConfig:

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,12 @@ WAIT_FOR_STORE_S = 120.0  # making a database takes some ten seconds on a busy m
 
 @dataclass(frozen=True, slots=True)
 class RunHandle:
-    """Where a run is kept: enough for another process to log to it."""
+    """Where a run is kept, enough for another process to log to it; and the fingerprint of what
+    it was begun with."""
 
     uri: str
     run_id: str
+    made_of: str = ""
 
 
 def quiet_mlflow() -> None:
@@ -60,9 +62,16 @@ def quiet_mlflow() -> None:
 
 
 def open_run(
-    config: RunConfig, uri: str, folder: Path, tags: Mapping[str, str], lineage: Mapping[str, str]
+    config: RunConfig,
+    uri: str,
+    folder: Path,
+    tags: Mapping[str, str],
+    lineage: Mapping[str, str],
+    made_of: str,
 ) -> RunHandle:
-    """The MLflow run of a job: a new one, or the one that its folder remembers.
+    """The MLflow run of a job: the one that its folder remembers, or a new one, which gets the
+    whole curve. New is also what goes to another store, or is `made_of` another config or data:
+    parameters and points in MLflow cannot be taken back.
 
     Called by the driver alone. `lineage` maps the names of data sets to their digests. The folder
     remembers a run as soon as there is one, so that no later failure leaves another one behind;
@@ -73,7 +82,7 @@ def open_run(
     remembered = folder / RUN_FILE
     if remembered.exists():
         handle = RunHandle(**json.loads(remembered.read_text()))
-        if handle.uri == uri:
+        if (handle.uri, handle.made_of) == (uri, made_of):
             client.update_run(handle.run_id, status="RUNNING")
             if not client.get_run(handle.run_id).data.params:  # they are logged last
                 _log_start(client, handle, config, lineage)
@@ -82,7 +91,8 @@ def open_run(
     run = client.create_run(
         experiment, run_name=config.name, tags={**tags, **_lineage_tags(lineage)}
     )
-    handle = RunHandle(uri, run.info.run_id)
+    handle = RunHandle(uri, run.info.run_id, made_of)
+    (folder / SENT).unlink(missing_ok=True)
     commit(remembered, json.dumps(asdict(handle)).encode())
     _log_start(client, handle, config, lineage)
     return handle
@@ -199,9 +209,11 @@ def system_metrics(handle: RunHandle | None, node: str) -> Iterator[None]:
 
 
 def sent_step(folder: Path) -> int:
-    """The last step whose metrics the tracking server has."""
-    path = folder / SENT
-    return int(path.read_text()) if path.exists() else 0
+    """The last step whose metrics the tracking server has; 0 too where that cannot be read, for a
+    point that is there twice does no harm."""
+    with suppress(OSError, ValueError):
+        return int((folder / SENT).read_text())
+    return 0
 
 
 def _send_all(

@@ -57,4 +57,5 @@ def _open(folder: Path, kind: type[RunConfig], run: Path, data: dict[str, Any]) 
         "data": data,
         "train": {"steps": 1},
     }
-    open_run(check_config(kind, values, "test"), f"sqlite:///{folder}/mlflow.db", run, {}, {})
+    config = check_config(kind, values, "test")
+    open_run(config, f"sqlite:///{folder}/mlflow.db", run, {}, {}, "")

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -19,8 +21,10 @@ from mlflow.tracking import MlflowClient
 from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.tracking.runs import (
     RUN_FILE,
+    SENT,
     RunHandle,
     best_effort,
+    client_of,
     close_run,
     metric_sender,
     open_run,
@@ -28,19 +32,20 @@ from embre.tracking.runs import (
 )
 
 
-def config_of(folder: Path) -> PretrainConfig:
+def config_of(folder: Path, steps: int = 4) -> PretrainConfig:
     values = {
         "name": "small",
         "storage": str(folder),
         "encoder": {"path": str(folder), "new": {}},
         "data": {"shards": str(folder)},
-        "train": {"steps": 4},
+        "train": {"steps": steps},
     }
     return check_config(PretrainConfig, values, "test")
 
 
-def opened(folder: Path, uri: str) -> RunHandle:
-    return open_run(config_of(folder), uri, folder, {"embre.kind": "test"}, {"shards": "abc"})
+def opened(folder: Path, uri: str, steps: int = 4, shards: str = "abc") -> RunHandle:
+    config, lineage, made_of = config_of(folder, steps), {"shards": shards}, f"{steps} {shards}"
+    return open_run(config, uri, folder, {"embre.kind": "test"}, lineage, made_of)
 
 
 def history(handle: RunHandle, metric: str) -> list[tuple[int, float]]:
@@ -48,8 +53,17 @@ def history(handle: RunHandle, metric: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
+@pytest.fixture(scope="module")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database; to make one takes MLflow seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    client_of(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def sqlite(tmp_path: Path) -> str:
+def sqlite(tmp_path: Path, made_store: Path) -> str:
+    shutil.copy(made_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
@@ -64,15 +78,43 @@ def test_a_run_goes_on_in_the_run_that_its_folder_remembers(tmp_path: Path, sqli
     assert client.get_run(first.run_id).data.params["train.steps"] == "4"
 
 
+@pytest.mark.parametrize("changed", [{"steps": 5}, {"shards": "def"}], ids=["config", "data"])
+def test_a_corrected_run_is_another_one_that_nothing_was_sent_of(
+    tmp_path: Path, sqlite: str, changed: dict[str, Any]
+) -> None:
+    first = opened(tmp_path, sqlite)
+    (tmp_path / SENT).write_text("300")
+    again = opened(tmp_path, sqlite, **changed)
+    assert again.run_id != first.run_id and sent_step(tmp_path) == 0
+    found = MlflowClient(sqlite).get_run(again.run_id).data
+    assert found.params["train.steps"] == str(changed.get("steps", 4))
+    assert found.tags["embre.digest.shards"] == changed.get("shards", "abc")
+    assert opened(tmp_path, sqlite, **changed) == again
+
+
+def test_another_store_gets_the_whole_curve(tmp_path: Path, sqlite: str) -> None:
+    first = opened(tmp_path, sqlite)
+    (tmp_path / SENT).write_text("300")
+    other = sqlite.replace("mlflow.db", "./mlflow.db")  # known by its URI
+    assert opened(tmp_path, other).run_id != first.run_id
+    assert sent_step(tmp_path) == 0
+
+
+def test_a_note_of_what_was_sent_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / SENT).write_text("")
+    assert sent_step(tmp_path) == 0
+
+
 def open_beside_others(folder: Path, uri: str, together: Barrier) -> None:
     together.wait()
     opened(folder, uri)
 
 
 @pytest.mark.slow
-def test_runs_that_begin_at_once_make_one_store(tmp_path: Path, sqlite: str) -> None:
+def test_runs_that_begin_at_once_make_one_store(tmp_path: Path) -> None:
     """MLflow's migrations fail when two processes carry them out, and so do two experiments of
     one name."""
+    sqlite = f"sqlite:///{tmp_path}/mlflow.db"
     spawn = multiprocessing.get_context("spawn")
     together = spawn.Barrier(3)
     folders = [tmp_path / name for name in "abc"]
@@ -105,7 +147,7 @@ def test_any_config_can_be_logged(tmp_path: Path, sqlite: str) -> None:
         "train": {"steps": 4},
     }
     config = check_config(FinetuneConfig, values, "test")
-    handle = open_run(config, sqlite, tmp_path, {}, {})
+    handle = open_run(config, sqlite, tmp_path, {}, {}, "")
     params = MlflowClient(sqlite).get_run(handle.run_id).data.params
     assert params["data.corpus.rename"].startswith('{"up-regulates(+)": "Association", "label 0": ')
     assert params["deepspeed"] == '{"zero_optimization": {"stage": 2}}'
