@@ -41,8 +41,11 @@ def describe(event: dict[str, Any]) -> str:
             return f"training starts, {event['steps']} steps"
         return (
             f"training goes on after step {step} of {event['steps']} (attempt {event['attempt']}, "
-            f"{event['lost_steps']} steps again, {event['down_s']:.0f} s without training)"
+            f"{event['lost_steps']} steps again, {event['down_s']:.0f} s without training): "
+            f"{event['why']}"
         )
+    if event["event"] == "untracked":
+        return f"MLflow has the metrics up to step {step}, the others wait on disk: {event['why']}"
     if event["event"] == "finished":
         return f"step {step}: finished, {event['goodput']:.1%} of the time went into training"
     if event["event"] == "vocabulary":

@@ -12,6 +12,7 @@ from embre import faults, interrupts
 from embre.config import PretrainConfig
 from embre.job import Job
 from embre.launch.errors import RunFailed
+from embre.tracking.endings import ending_noted
 from embre.tracking.runs import system_metrics
 from embre.world import World, current_world
 
@@ -25,7 +26,8 @@ def carry_out(recipe: Callable[[Job, World], None], job: Job, device: torch.devi
     """
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     world = prepare(job, device)
-    with system_metrics(job.handle if first else None, socket.gethostname()):
+    watched = system_metrics(job.handle if first else None, socket.gethostname())
+    with watched, ending_noted(job.folder, world):
         try:
             recipe(job, world)
         except torch.OutOfMemoryError as error:

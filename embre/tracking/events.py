@@ -6,13 +6,14 @@ tracking server that is down never stops training.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from embre.engine import StepResult
 from embre.step_guard import Skip
+from embre.tracking.endings import why_ended
 from embre.tracking.goodput import goodput, lost_by_restart
 from embre.world import World
 
@@ -21,12 +22,13 @@ BEAT_EVERY_S = 1.0
 NOT_METRICS = ("event", "step", "time", "data", "seconds", "eta_s")
 
 Metrics = dict[str, float]
+Send = Callable[[int, Mapping[str, float | str]], None]
 
 
 class Tracker:
     """Writes a run's events; does nothing on ranks other than 0.
 
-    `send` gets (step, metrics) for each logged step after `sent`, the last that MLflow is known to
+    `send` gets (step, values) for each logged step after `sent`, the last that MLflow is known to
     have; so a restarted run continues its curve, repeats no step and leaves no hole. The validation
     at `sent` is passed on again: it is of the same number as its step and comes later, so MLflow
     may have the one without the other, and a point that is there twice does no harm.
@@ -39,7 +41,7 @@ class Tracker:
         folder: Path,
         world: World,
         log_every_steps: int,
-        send: Callable[[int, Metrics], None] | None = None,
+        send: Send | None = None,
         waited_s: Callable[[], float] = lambda: 0.0,
         sent: int = 0,
         mfu_of_token_rate: float = 0.0,
@@ -75,10 +77,21 @@ class Tracker:
         if known:
             known += _read_lines(self.folder / HEARTBEAT)
         lost = lost_by_restart(known, step, time.time())
-        self._write("started", step, {"steps": num_steps, "world_size": self.world_size, **lost})
-        if lost["attempt"] > 1 and self.active and self.send:
-            # Marked in MLflow's curves too; a restart is no step and may come at any.
-            self.send(step, {f"restart/{name}": float(value) for name, value in lost.items()})
+        told = {"steps": num_steps, "world_size": self.world_size, **lost}
+        if self.active:
+            ranks = [event["world_size"] for event in known if event["event"] == "started"]
+            why = why_ended(self.folder, ranks[-1] if ranks else 0)
+            if ranks:
+                told["why"] = why
+                self._mark(step, lost, why)
+        self._write("started", step, told)
+
+    def _mark(self, step: int, lost: dict[str, Any], why: str) -> None:
+        """A restart in MLflow's curves too; it is no step and may come at any."""
+        if self.send:
+            marks = {f"restart/{name}": float(value) for name, value in lost.items()}
+            reason = f"after step {step}: {why}"
+            self.send(step, {**marks, f"embre.restart.{lost['attempt']}": reason})
 
     def vocabulary(self, shares: Metrics) -> None:
         """The shares of mentions that the entity vocabulary knows, before the first step."""
@@ -159,9 +172,14 @@ class Tracker:
 
     def _write(self, event: str, step: int, values: dict[str, Any]) -> None:
         if self.active:
-            line = json.dumps({"event": event, "step": step, "time": time.time(), **values})
-            with self.path.open("a") as file:
-                file.write(line + "\n")
+            write_event(self.folder, event, step, values)
+
+
+def write_event(folder: Path, event: str, step: int, values: dict[str, Any]) -> None:
+    """Append an event, from whatever thread of rank 0."""
+    line = json.dumps({"event": event, "step": step, "time": time.time(), **values})
+    with (folder / EVENTS).open("a") as file:
+        file.write(line + "\n")
 
 
 def read_events(folder: Path, event: str | None = None) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ import filelock
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, Metric, Param
+from mlflow.entities import DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from embre.config import RunConfig, dump_config
 from embre.config.places import sqlite_file
 from embre.durable import commit
+from embre.tracking.events import write_event
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ SEND_EVERY_S = 2.0
 SYSTEM_EVERY_S = 10
 GIVE_UP_AFTER_S = 10.0
 WAIT_FOR_STORE_S = 120.0  # making a database takes some ten seconds on a busy machine
+
+
+Point = Metric | RunTag
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +135,7 @@ def best_effort(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever a store raises
-        reason = " ".join(str(error).split())[:200]
-        log.warning("%s failed, the run goes on; its events are on disk: %s", what, reason)
+        log.warning("%s failed, the run goes on; its events are on disk: %s", what, short(error))
 
 
 def close_run(handle: RunHandle, status: str) -> None:
@@ -156,7 +159,8 @@ def log_results(handle: RunHandle, metrics: Mapping[str, float]) -> None:
 
 @contextmanager
 def metric_sender(handle: RunHandle | None, folder: Path) -> Iterator[Any]:
-    """A function (step, metrics) that never blocks: a thread sends what it is given in batches.
+    """A function (step, values) that never blocks: a thread sends what it is given in batches,
+    numbers as metrics and texts as tags.
 
     What a server does not take is kept and tried again; after the end at most GIVE_UP_AFTER_S are
     spent on it. The events on disk have every metric in any case, and the file SENT in the run's
@@ -166,15 +170,16 @@ def metric_sender(handle: RunHandle | None, folder: Path) -> Iterator[Any]:
         yield None
         return
     quiet_mlflow()
-    points: queue.Queue[Metric] = queue.Queue()
+    points: queue.Queue[Point] = queue.Queue()
     stop = threading.Event()
     thread = threading.Thread(target=_send_all, args=(handle, points, stop, folder), daemon=True)
     thread.start()
 
-    def send(step: int, metrics: Mapping[str, float]) -> None:
+    def send(step: int, values: Mapping[str, float | str]) -> None:
         now = int(time.time() * 1000)
-        for name, value in metrics.items():
-            points.put(Metric(name, value, now, step))
+        for name, value in values.items():
+            text = isinstance(value, str)
+            points.put(RunTag(name, value) if text else Metric(name, value, now, step))
 
     try:
         yield send
@@ -217,10 +222,10 @@ def sent_step(folder: Path) -> int:
 
 
 def _send_all(
-    handle: RunHandle, points: "queue.Queue[Metric]", stop: threading.Event, folder: Path
+    handle: RunHandle, points: "queue.Queue[Point]", stop: threading.Event, folder: Path
 ) -> None:
     client = MlflowClient(handle.uri)
-    waiting: list[Metric] = []
+    waiting: list[Point] = []
     warned = False
     while not (stop.is_set() and points.empty() and not waiting):
         if stop.wait(SEND_EVERY_S) and waiting:
@@ -228,16 +233,22 @@ def _send_all(
         while not points.empty():
             waiting.append(points.get())
         try:
-            for start in range(0, len(waiting), 1000):
-                client.log_batch(handle.run_id, metrics=waiting[start : start + 1000])
-            if waiting:
+            metrics = [point for point in waiting if isinstance(point, Metric)]
+            for tag in waiting:
+                if isinstance(tag, RunTag):
+                    client.set_tag(handle.run_id, tag.key, tag.value)
+            for start in range(0, len(metrics), 1000):
+                client.log_batch(handle.run_id, metrics=metrics[start : start + 1000])
+            if metrics:
                 # Marks of a restart are at an earlier step than what was sent before.
-                steps = (point.step for point in waiting)
+                steps = (metric.step for metric in metrics)
                 commit(folder / SENT, str(max(sent_step(folder), *steps)).encode())
             waiting = []
         except Exception as error:  # whatever a store raises, training goes on
             if not warned:
-                log.warning("MLflow does not take metrics, they are kept on disk: %s", error)
+                why = short(error)
+                with suppress(OSError):
+                    write_event(folder, "untracked", sent_step(folder), {"why": why})
             warned = True
 
 
@@ -297,8 +308,13 @@ def reachable(uri: str) -> str:
     try:
         MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:  # whatever a store raises is the finding
-        return " ".join(without_secrets(str(error)).split())[:200]
+        return short(error)
     return ""
+
+
+def short(error: Exception) -> str:
+    """An error in one line, without what a URL in it may keep secret."""
+    return " ".join(without_secrets(str(error)).split())[:200]
 
 
 def without_secrets(text: str) -> str:

@@ -10,6 +10,7 @@ from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.job import Job
 from embre.launch.errors import RunFailed
 from embre.launch.worker import carry_out
+from embre.tracking.endings import why_ended
 from embre.world import World
 
 
@@ -31,3 +32,4 @@ def test_too_little_memory_of_a_gpu_is_said_with_what_takes_less(
 
     with pytest.raises(RunFailed, match=f"CUDA out of memory.*{remedy}"):
         carry_out(recipe, job, torch.device("cpu"))
+    assert "CUDA out of memory" in why_ended(tmp_path, 1)

@@ -33,14 +33,17 @@ def test_every_logged_step_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_restart_repeats_nothing_and_sends_what_a_kill_left_unsent(tmp_path: Path) -> None:
-    walk(tmp_path, 0, 6, sent=0)  # killed with steps 4 to 6 still in the queue
+    walk(tmp_path, 0, 6, sent=0)  # ends with steps 4 to 6 still in the queue
+    (tmp_path / "error-0.txt").write_text("OSError: No space left on device")
     given = walk(tmp_path, 5, 8, sent=3)  # goes on from the checkpoint of step 5
     assert [step for step, _ in given] == [4, 5, 5, 6, 7, 8, 8]
     assert given[-1][1] == ["validation/f1"]
-    assert given[2] == (5, ["restart/attempt", "restart/down_s", "restart/lost_steps"])
+    marks = ["restart/attempt", "restart/down_s", "restart/lost_steps"]
+    assert given[2] == (5, ["embre.restart.2", *marks])
     (_, again) = read_events(tmp_path, "started")
     assert (again["attempt"], again["lost_steps"]) == (2, 1)
     assert describe(again).startswith("training goes on after step 5 of 9 (attempt 2, 1 steps")
+    assert describe(again).endswith("without training): rank 0: OSError: No space left on device")
 
 
 def test_a_validation_that_a_kill_kept_from_mlflow_is_sent(tmp_path: Path) -> None:

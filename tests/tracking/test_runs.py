@@ -19,6 +19,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from embre.config import FinetuneConfig, PretrainConfig, check_config
+from embre.launch.progress import describe
+from embre.tracking import read_events
 from embre.tracking.runs import (
     RUN_FILE,
     SENT,
@@ -190,8 +192,29 @@ def test_the_mark_of_a_restart_takes_nothing_back(tmp_path: Path, sqlite: str) -
     handle = opened(tmp_path, sqlite)
     for step in (45, 40):
         with metric_sender(handle, tmp_path) as send:
-            send(step, {"loss": 1.0})
+            send(step, {"loss": 1.0, "embre.restart.2": f"after step {step}: why"})
     assert sent_step(tmp_path) == 45
+    tags = MlflowClient(sqlite).get_run(handle.run_id).data.tags
+    assert tags["embre.restart.2"] == "after step 40: why"
+
+
+def test_a_store_that_takes_no_metrics_is_an_event(
+    tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("https://host/api?token=secret: 503")
+
+    handle = opened(tmp_path, sqlite)
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+    monkeypatch.setattr("embre.tracking.runs.SEND_EVERY_S", 0.01)
+    monkeypatch.setattr("embre.tracking.runs.GIVE_UP_AFTER_S", 0.2)
+    (tmp_path / SENT).write_text("3")
+    with metric_sender(handle, tmp_path) as send:
+        send(4, {"loss": 1.0})
+    (event,) = read_events(tmp_path)
+    assert (event["event"], event["step"]) == ("untracked", 3)
+    assert describe(event).startswith("MLflow has the metrics up to step 3")
+    assert event["why"] == "https://host/api 503"
 
 
 def test_a_store_that_cannot_be_opened_is_a_warning(

@@ -1,0 +1,46 @@
+"""Why an attempt at a run ended: a rank that fails leaves a note, and the next start reads them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch.distributed as dist
+
+from embre.world import World
+
+NOTE = "error-{}.txt"  # of a rank, in the run's folder
+LONGEST = 400  # characters of an error
+NAMED = 4  # silent ranks
+
+
+@contextmanager
+def ending_noted(folder: Path, world: World) -> Iterator[None]:
+    """What the body raises is noted. A rank that is killed leaves nothing."""
+    try:
+        yield
+    except Exception as error:
+        # Without its process group a rank raises anything: Ray takes that away before a restart.
+        if world.size == 1 or dist.is_initialized():
+            with suppress(OSError):  # a full disk may be what it failed of
+                note = folder / NOTE.format(world.rank)
+                note.write_text(f"{type(error).__name__}: {error}"[:LONGEST])
+        raise
+
+
+def why_ended(folder: Path, num_ranks: int) -> str:
+    """What ended an attempt of so many ranks, as far as they say. Their notes are taken away.
+
+    The first error counts: others follow from it. After that of a lost peer the rank to look for
+    is among those that left none.
+    """
+    notes = sorted(folder.glob(NOTE.format("*")), key=lambda note: note.stat().st_mtime_ns)
+    told = {note.name: " ".join(note.read_text(errors="replace").split()) for note in notes}
+    for note in notes:
+        note.unlink()
+    if not told:
+        return "no rank left an error, so one was killed or its machine lost"
+    silent = [rank for rank in range(num_ranks) if NOTE.format(rank) not in told]
+    named = ", ".join(map(str, silent[:NAMED])) + (", …" if len(silent) > NAMED else "")
+    first, error = next(iter(told.items()))
+    rank = first.removeprefix("error-").removesuffix(".txt")
+    return f"rank {rank}: {error}" + (f"; no error from rank {named}" if silent else "")
