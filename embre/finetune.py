@@ -31,7 +31,7 @@ from embre.scoring import TITLES, Score, counting, only_scored
 from embre.tally import Tally
 from embre.tokenization import load_tokenizer
 from embre.tracking import Tracker
-from embre.tracking.runs import best_effort, log_files, log_results, metric_sender, sent_step
+from embre.tracking.sending import log_files, log_results, metric_sender, sent_step
 from embre.train import train
 from embre.training_corpora import check_corpora, read_also, read_annotated, schemas_of
 from embre.world import World
@@ -103,13 +103,13 @@ def finish(
         write_documents(job.folder / PREDICTED, predicted, like="pubtator")
         written = write_judgement(job, dev, predicted, calibrated, scores)
         of_documents = {metric: found.tolist() for metric, found in counts.items()}
-        (job.folder / COUNTS).write_text(json.dumps(of_documents))
+        commit(job.folder / COUNTS, json.dumps(of_documents).encode())
         commit(job.folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
         if job.handle:
-            with best_effort("logging the scores"):
-                log_results(job.handle, {f"dev/f1/{k}": found.f1 for k, found in scores.items()})
-                names = (SCORES, PREDICTED, REPORT)
-                log_files(job.handle, [*(job.folder / name for name in names), *written])
+            f1 = {f"dev/f1/{name}": found.f1 for name, found in scores.items()}
+            log_results(job.handle, job.folder, f1)
+            files = [job.folder / name for name in (SCORES, COUNTS, PREDICTED, REPORT)]
+            log_files(job.handle, job.folder, [*files, *written])
     engine.world.wait()
 
 

@@ -34,7 +34,7 @@ from embre.stream import validation_batches
 from embre.table_rows import TableRows
 from embre.tokenization import copy_tokenizer, load_tokenizer
 from embre.tracking import Tracker, read_events
-from embre.tracking.runs import metric_sender, sent_step
+from embre.tracking.sending import metric_sender, sent_step
 from embre.train import train
 from embre.world import World
 

@@ -1,5 +1,6 @@
 """The driver of a job: resolves and checks its config, opens its MLflow run, launches, closes."""
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,9 +33,12 @@ from embre.launch.local import run_local
 from embre.launch.progress import shown
 from embre.tracking.events import EVENTS
 from embre.tracking.registry import fetch
-from embre.tracking.runs import RunHandle, best_effort, close_run, log_files, open_run
+from embre.tracking.runs import SILENT, RunHandle, best_effort, open_run
+from embre.tracking.sending import close_run, log_files
 from embre.tracking.uri import resolve_uri
 from embre.world import World
+
+log = logging.getLogger(__name__)
 
 MAY_BE_URLS = ("encoder.path", "data.shards")
 CORRECTED = "events-of-another-config.jsonl"  # before the first checkpoint
@@ -108,15 +112,15 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
 def finish(handle: RunHandle | None, folder: Path, status: str) -> None:
     """Keep the events with the run and close it as it really ended."""
     if handle is not None:
-        with best_effort("closing the MLflow run"):
-            close_run(handle, status)
+        close_run(handle, folder, status)
     pictures: list[Path] = []
     with best_effort("drawing the curves"):
         pictures = draw_curves(folder)
     if handle is not None:
-        with best_effort("keeping the events with the MLflow run"):
-            kept = (folder / EVENTS, folder / DEEPSPEED_JSON, *pictures)
-            log_files(handle, [path for path in kept if path.exists()])
+        kept = (folder / EVENTS, folder / DEEPSPEED_JSON, *pictures)
+        log_files(handle, folder, [path for path in kept if path.exists()])
+        if (folder / SILENT).exists():
+            log.warning("MLflow does not answer: its run is not closed, or lacks what came last")
 
 
 def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:

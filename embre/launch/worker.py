@@ -13,7 +13,7 @@ from embre.config import PretrainConfig
 from embre.job import Job
 from embre.launch.errors import RunFailed
 from embre.tracking.endings import ending_noted
-from embre.tracking.runs import system_metrics
+from embre.tracking.sending import system_metrics
 from embre.world import World, current_world
 
 FAULT = "EMBRE_FAULT"

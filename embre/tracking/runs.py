@@ -1,45 +1,34 @@
-"""MLflow runs: the driver opens one per job, rank 0 sends metrics, a restart goes on in it."""
+"""MLflow runs: the driver opens one per job, and a restart goes on in it."""
 
 import json
 import logging
 import os
-import queue
 import re
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, Param
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from pydantic import BaseModel
 
 from embre.config import RunConfig, dump_config
 from embre.config.places import sqlite_file
 from embre.durable import commit
-from embre.tracking.events import write_event
 
 log = logging.getLogger(__name__)
 
 RUN_FILE = "mlflow_run.json"
 SENT = "mlflow_sent_step.txt"
+SILENT = "mlflow_silent"  # while it is there nothing more is asked of the store
 MAX_PARAM_LENGTH = 500
-SEND_EVERY_S = 2.0
-SYSTEM_EVERY_S = 10
-GIVE_UP_AFTER_S = 10.0
 WAIT_FOR_STORE_S = 120.0  # making a database takes some ten seconds on a busy machine
-
-
-Point = Metric | RunTag
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +71,7 @@ def open_run(
     what could not be logged of it then is logged when it goes on.
     """
     quiet_mlflow()
+    (folder / SILENT).unlink(missing_ok=True)
     client = client_of(uri)
     remembered = folder / RUN_FILE
     if remembered.exists():
@@ -136,120 +126,6 @@ def best_effort(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # whatever a store raises
         log.warning("%s failed, the run goes on; its events are on disk: %s", what, short(error))
-
-
-def close_run(handle: RunHandle, status: str) -> None:
-    """FINISHED, FAILED or KILLED, as it really ended."""
-    MlflowClient(handle.uri).set_terminated(handle.run_id, status)
-
-
-def log_files(handle: RunHandle, files: list[Path], folder: str | None = None) -> None:
-    """Keep files with the run."""
-    client = MlflowClient(handle.uri)
-    for file in files:
-        client.log_artifact(handle.run_id, str(file), folder)
-
-
-def log_results(handle: RunHandle, metrics: Mapping[str, float]) -> None:
-    """Figures of a finished run, without a step."""
-    now = int(time.time() * 1000)
-    points = [Metric(name, value, now, 0) for name, value in metrics.items()]
-    MlflowClient(handle.uri).log_batch(handle.run_id, metrics=points)
-
-
-@contextmanager
-def metric_sender(handle: RunHandle | None, folder: Path) -> Iterator[Any]:
-    """A function (step, values) that never blocks: a thread sends what it is given in batches,
-    numbers as metrics and texts as tags.
-
-    What a server does not take is kept and tried again; after the end at most GIVE_UP_AFTER_S are
-    spent on it. The events on disk have every metric in any case, and the file SENT in the run's
-    folder says up to which step the server has them.
-    """
-    if handle is None:
-        yield None
-        return
-    quiet_mlflow()
-    points: queue.Queue[Point] = queue.Queue()
-    stop = threading.Event()
-    thread = threading.Thread(target=_send_all, args=(handle, points, stop, folder), daemon=True)
-    thread.start()
-
-    def send(step: int, values: Mapping[str, float | str]) -> None:
-        now = int(time.time() * 1000)
-        for name, value in values.items():
-            text = isinstance(value, str)
-            points.put(RunTag(name, value) if text else Metric(name, value, now, step))
-
-    try:
-        yield send
-    finally:
-        stop.set()
-        thread.join(GIVE_UP_AFTER_S)
-
-
-@contextmanager
-def system_metrics(handle: RunHandle | None, node: str) -> Iterator[None]:
-    """While the body runs, MLflow gets processor, memory, disk, network and GPU use of a node."""
-    if handle is None:
-        yield
-        return
-    quiet_mlflow()
-    monitor = None
-    with best_effort("watching the machine"):
-        monitor = SystemMetricsMonitor(
-            handle.run_id,
-            SYSTEM_EVERY_S,
-            resume_logging=True,
-            node_id=node,
-            tracking_uri=handle.uri,
-        )
-        monitor.start()
-    try:
-        yield
-    finally:
-        if monitor is not None:
-            with best_effort("watching the machine"):
-                monitor.finish()
-
-
-def sent_step(folder: Path) -> int:
-    """The last step whose metrics the tracking server has; 0 too where that cannot be read, for a
-    point that is there twice does no harm."""
-    with suppress(OSError, ValueError):
-        return int((folder / SENT).read_text())
-    return 0
-
-
-def _send_all(
-    handle: RunHandle, points: "queue.Queue[Point]", stop: threading.Event, folder: Path
-) -> None:
-    client = MlflowClient(handle.uri)
-    waiting: list[Point] = []
-    warned = False
-    while not (stop.is_set() and points.empty() and not waiting):
-        if stop.wait(SEND_EVERY_S) and waiting:
-            time.sleep(SEND_EVERY_S / 4)
-        while not points.empty():
-            waiting.append(points.get())
-        try:
-            metrics = [point for point in waiting if isinstance(point, Metric)]
-            for tag in waiting:
-                if isinstance(tag, RunTag):
-                    client.set_tag(handle.run_id, tag.key, tag.value)
-            for start in range(0, len(metrics), 1000):
-                client.log_batch(handle.run_id, metrics=metrics[start : start + 1000])
-            if metrics:
-                # Marks of a restart are at an earlier step than what was sent before.
-                steps = (metric.step for metric in metrics)
-                commit(folder / SENT, str(max(sent_step(folder), *steps)).encode())
-            waiting = []
-        except Exception as error:  # whatever a store raises, training goes on
-            if not warned:
-                why = short(error)
-                with suppress(OSError):
-                    write_event(folder, "untracked", sent_step(folder), {"why": why})
-            warned = True
 
 
 def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:

@@ -11,27 +11,38 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import StringIO
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from rich.console import Console
 
 from embre.config import FinetuneConfig, PretrainConfig, check_config
+from embre.launch.driver import finish, run_job
 from embre.launch.progress import describe
 from embre.tracking import read_events
+from embre.tracking.events import write_event
 from embre.tracking.runs import (
     RUN_FILE,
     SENT,
     RunHandle,
     best_effort,
     client_of,
-    close_run,
-    metric_sender,
     open_run,
-    sent_step,
 )
+from embre.tracking.sending import (
+    close_run,
+    log_files,
+    log_results,
+    metric_sender,
+    sent_step,
+    system_metrics,
+)
+from tests.shard_sets import write_shards
+from tests.test_pretrain import config_of as pretraining
 
 
 def config_of(folder: Path, steps: int = 4) -> PretrainConfig:
@@ -71,7 +82,7 @@ def sqlite(tmp_path: Path, made_store: Path) -> str:
 
 def test_a_run_goes_on_in_the_run_that_its_folder_remembers(tmp_path: Path, sqlite: str) -> None:
     first = opened(tmp_path, sqlite)
-    close_run(first, "KILLED")
+    close_run(first, tmp_path, "KILLED")
     again = opened(tmp_path, sqlite)
     client = MlflowClient(sqlite)
     assert again == first
@@ -206,15 +217,15 @@ def test_a_store_that_takes_no_metrics_is_an_event(
 
     handle = opened(tmp_path, sqlite)
     monkeypatch.setattr(MlflowClient, "log_batch", refuse)
-    monkeypatch.setattr("embre.tracking.runs.SEND_EVERY_S", 0.01)
-    monkeypatch.setattr("embre.tracking.runs.GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr("embre.tracking.sending.SEND_EVERY_S", 0.01)
+    monkeypatch.setattr("embre.tracking.sending.GIVE_UP_AFTER_S", 0.2)
     (tmp_path / SENT).write_text("3")
     with metric_sender(handle, tmp_path) as send:
         send(4, {"loss": 1.0})
-    (event,) = read_events(tmp_path)
-    assert (event["event"], event["step"]) == ("untracked", 3)
-    assert describe(event).startswith("MLflow has the metrics up to step 3")
-    assert event["why"] == "https://host/api 503"
+    first, last = read_events(tmp_path)
+    assert (first["event"], first["step"]) == ("untracked", 3)
+    assert describe(first).startswith("MLflow has the metrics up to step 3")
+    assert first["why"] == "https://host/api 503" and last["why"] == "no answer for 0.2 s"
 
 
 def test_a_store_that_cannot_be_opened_is_a_warning(
@@ -226,6 +237,39 @@ def test_a_store_that_cannot_be_opened_is_a_warning(
         handle = opened(tmp_path, f"sqlite:///{tmp_path}/file/mlflow.db")
     assert handle is None
     assert "opening the MLflow run failed, the run goes on" in caplog.text
+
+
+def test_a_server_that_never_answers_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that a run does at its end, by a socket that takes connections and says nothing."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("embre.tracking.sending.SEND_EVERY_S", 0.01)
+    monkeypatch.setattr("embre.tracking.sending.GIVE_UP_AFTER_S", 0.3)
+    monkeypatch.setattr("embre.tracking.sending.SYSTEM_END_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        handle = RunHandle(f"http://127.0.0.1:{mute.getsockname()[1]}", "0" * 32)
+        with system_metrics(handle, "node"):
+            with metric_sender(handle, tmp_path) as send:
+                monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+                write_event(tmp_path, "step", 1, {})
+                send(1, {"loss": 1.0})
+                begun = time.monotonic()
+            log_results(handle, tmp_path, {"f1": 0.5})
+        finish(handle, tmp_path, "FINISHED")
+        assert time.monotonic() - begun < 4
+        told = [event["event"] for event in read_events(tmp_path)]
+    assert told == ["step", "untracked"], "waited for more than once"
+    assert "MLflow does not answer" in caplog.text
+
+
+def test_a_request_that_fails_keeps_no_other_from_being_made(tmp_path: Path, sqlite: str) -> None:
+    handle = opened(tmp_path, sqlite)
+    (tmp_path / "kept.txt").touch()
+    log_files(handle, tmp_path, [tmp_path / "gone.txt", tmp_path / "kept.txt"])
+    close_run(handle, tmp_path, "FAILED")
+    assert MlflowClient(sqlite).get_run(handle.run_id).info.status == "FAILED"
 
 
 @dataclass
@@ -285,23 +329,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.slow
-def test_a_server_that_hangs_holds_the_end_up_for_seconds_only(
-    tmp_path: Path, server: Server
-) -> None:
-    handle = opened(tmp_path, server.uri)
-    server.signal(signal.SIGSTOP)
-    begun = time.monotonic()
-    with metric_sender(handle, tmp_path) as send:
-        send(1, {"loss": 1.0})
-    assert time.monotonic() - begun < 15
-    server.signal(signal.SIGCONT)
+def test_a_run_is_wholly_in_a_server(tmp_path: Path, server: Server) -> None:
+    write_shards(tmp_path, 12)
+    config = pretraining(
+        tmp_path / "shards",
+        storage=str(tmp_path),
+        tracking={"uri": server.uri},
+        train={"steps": 2, "log_every_steps": 1},
+    )
+    run = run_job("pretrain", config, Console(file=StringIO()))
+    handle = RunHandle(**json.loads((run / RUN_FILE).read_text()))
+    client = MlflowClient(server.uri)
+    found = client.get_run(handle.run_id)
+    assert found.info.status == "FINISHED" and found.data.params["train.steps"] == "2"
+    assert [step for step, _ in history(handle, "grad_norm")] == [1, 2]
+    kept = {file.path for file in client.list_artifacts(handle.run_id)}
+    assert kept >= {"config.yaml", "events.jsonl"}
 
 
 @pytest.mark.slow
 def test_a_server_that_dies_and_comes_back_gets_every_point_once(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embre.tracking.runs.GIVE_UP_AFTER_S", 60.0)
+    monkeypatch.setattr("embre.tracking.sending.GIVE_UP_AFTER_S", 60.0)
     handle = opened(tmp_path, server.uri)
     with metric_sender(handle, tmp_path) as send:
         send(1, {"loss": 1.0})
@@ -317,5 +367,5 @@ def test_a_server_that_dies_and_comes_back_gets_every_point_once(
         assert sent_step(tmp_path) == 1
         server.start()
     assert history(handle, "loss") == [(step, 1.0 / step) for step in range(1, 20)]
-    close_run(handle, "FINISHED")
+    close_run(handle, tmp_path, "FINISHED")
     assert MlflowClient(server.uri).get_run(handle.run_id).info.status == "FINISHED"

@@ -1,0 +1,186 @@
+"""What a run sends to MLflow while it trains, and what it says there at its end.
+
+None of it waits for a server that does not answer: one that was waited for once, in whatever
+process, is asked nothing more in this attempt. SILENT in the run's folder says so to the others.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, RunTag
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking import MlflowClient
+
+from embre.durable import commit
+from embre.tracking.events import write_event
+from embre.tracking.runs import SENT, SILENT, RunHandle, best_effort, quiet_mlflow, short
+
+SEND_EVERY_S = 2.0
+SYSTEM_EVERY_S = 10
+# Together the ten seconds that a hung server may hold up the end of a run.
+GIVE_UP_AFTER_S, SYSTEM_END_S = 8.0, 2.0
+
+Point = Metric | RunTag
+
+
+@contextmanager
+def metric_sender(handle: RunHandle | None, folder: Path) -> Iterator[Any]:
+    """A function (step, values) that never blocks: a thread sends what it is given in batches,
+    numbers as metrics and texts as tags.
+
+    What a server does not take is kept and tried again; after the end at most GIVE_UP_AFTER_S are
+    spent on it. The events on disk have every metric in any case, and the file SENT in the run's
+    folder says up to which step the server has them.
+    """
+    if handle is None:
+        yield None
+        return
+    quiet_mlflow()
+    points: queue.Queue[Point] = queue.Queue()
+    stop = threading.Event()
+    thread = threading.Thread(target=_send_all, args=(handle, points, stop, folder), daemon=True)
+    thread.start()
+
+    def send(step: int, values: Mapping[str, float | str]) -> None:
+        now = int(time.time() * 1000)
+        for name, value in values.items():
+            text = isinstance(value, str)
+            points.put(RunTag(name, value) if text else Metric(name, value, now, step))
+
+    try:
+        yield send
+    finally:
+        stop.set()
+        _wait_for(thread, folder)
+
+
+@contextmanager
+def system_metrics(handle: RunHandle | None, node: str) -> Iterator[None]:
+    """While the body runs, MLflow gets processor, memory, disk, network and GPU use of a node."""
+    if handle is None:
+        yield
+        return
+    quiet_mlflow()
+    monitor = None
+    with best_effort("watching the machine"):
+        monitor = SystemMetricsMonitor(
+            handle.run_id,
+            SYSTEM_EVERY_S,
+            resume_logging=True,
+            node_id=node,
+            tracking_uri=handle.uri,
+        )
+        monitor.start()
+    try:
+        yield
+    finally:
+        if monitor is not None:
+            thread = threading.Thread(target=monitor.finish, daemon=True)
+            thread.start()
+            thread.join(SYSTEM_END_S)
+
+
+def sent_step(folder: Path) -> int:
+    """The last step whose metrics the tracking server has; 0 too where that cannot be read, for a
+    point that is there twice does no harm."""
+    with suppress(OSError, ValueError):
+        return int((folder / SENT).read_text())
+    return 0
+
+
+def close_run(handle: RunHandle, folder: Path, status: str) -> None:
+    """FINISHED, FAILED or KILLED, as it really ended."""
+    client = MlflowClient(handle.uri)
+    close = partial(client.set_terminated, handle.run_id, status)
+    _at_the_end(folder, "closing the MLflow run", [close])
+
+
+def log_files(handle: RunHandle, folder: Path, files: Iterable[Path]) -> None:
+    """Keep files with the run."""
+    client = MlflowClient(handle.uri)
+    keep = [partial(client.log_artifact, handle.run_id, str(file)) for file in files]
+    _at_the_end(folder, "keeping files with the MLflow run", keep)
+
+
+def log_results(handle: RunHandle, folder: Path, metrics: Mapping[str, float]) -> None:
+    """Figures of a finished run, without a step."""
+    now = int(time.time() * 1000)
+    points = [Metric(name, value, now, 0) for name, value in metrics.items()]
+    log = partial(MlflowClient(handle.uri).log_batch, handle.run_id, metrics=points)
+    _at_the_end(folder, "logging the results", [log])
+
+
+def _at_the_end(folder: Path, what: str, requests: Iterable[Callable[[], object]]) -> None:
+    """Make requests, up to one that fails; at most GIVE_UP_AFTER_S is waited for each."""
+    for request in requests:
+        if (folder / SILENT).exists():
+            return
+        answered = threading.Event()
+        thread = threading.Thread(target=_ask, args=(request, what, answered), daemon=True)
+        thread.start()
+        _wait_for(thread, folder)
+        if not answered.is_set():
+            return
+
+
+def _ask(request: Callable[[], object], what: str, answered: threading.Event) -> None:
+    with best_effort(what):
+        request()
+        answered.set()
+
+
+def _wait_for(thread: threading.Thread, folder: Path) -> None:
+    """Give a thread that talks to the store time to end; if it does not, give up the store."""
+    thread.join(GIVE_UP_AFTER_S)
+    silent = folder / SILENT
+    if not thread.is_alive():
+        silent.unlink(missing_ok=True)  # of an attempt before
+        return
+    with suppress(OSError):
+        silent.touch()
+        _tell(folder, f"no answer for {GIVE_UP_AFTER_S:g} s")
+
+
+def _tell(folder: Path, why: str) -> None:
+    """Say in the events that MLflow does not have all."""
+    write_event(folder, "untracked", sent_step(folder), {"why": why})
+
+
+def _send_all(
+    handle: RunHandle, points: "queue.Queue[Point]", stop: threading.Event, folder: Path
+) -> None:
+    client = MlflowClient(handle.uri)
+    waiting: list[Point] = []
+    warned = False
+    while not (stop.is_set() and points.empty() and not waiting):
+        if stop.wait(SEND_EVERY_S) and waiting:
+            time.sleep(SEND_EVERY_S / 4)
+        while not points.empty():
+            waiting.append(points.get())
+        try:
+            _send(client, handle.run_id, waiting, folder)
+            waiting = []
+        except Exception as error:  # whatever a store raises, training goes on
+            if not warned:
+                with suppress(OSError):
+                    _tell(folder, short(error))
+            warned = True
+
+
+def _send(client: MlflowClient, run_id: str, points: list[Point], folder: Path) -> None:
+    for tag in points:
+        if isinstance(tag, RunTag):
+            client.set_tag(run_id, tag.key, tag.value)
+    metrics = [point for point in points if isinstance(point, Metric)]
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[start : start + 1000])
+    if metrics:
+        # Marks of a restart are at an earlier step than what was sent before.
+        steps = (metric.step for metric in metrics)
+        commit(folder / SENT, str(max(sent_step(folder), *steps)).encode())
