@@ -64,9 +64,11 @@ class Tracker:
             with self.path.open("a") as file:  # a rank died in the middle of a line
                 file.write("\n")
         self._sent = sent
+        self._finished: dict[str, Any] = {}  # the event of an attempt before
 
     def started(self, step: int, num_steps: int) -> None:
-        """Training begins, or goes on after `step`."""
+        """Training begins, or goes on after `step`; of a run that is finished there nothing is
+        told again."""
         self.num_steps, self._logged = num_steps, step
         known = list(read_events(self.folder)) if self.active else []
         self._skipped = num_skipped(known, step)
@@ -74,6 +76,10 @@ class Tracker:
             if event["event"] in ("step", "validation") and event["step"] <= step:
                 named = {k: v for k, v in event.items() if k not in NOT_METRICS}
                 self._pass_on(event["event"], event["step"], named)
+        turns = [event for event in known if event["event"] in ("started", "finished")]
+        if turns and (turns[-1]["event"], turns[-1]["step"]) == ("finished", step):
+            self._finished = turns[-1]
+            return
         if known:
             known += _read_lines(self.folder / HEARTBEAT)
         lost = lost_by_restart(known, step, time.time())
@@ -160,10 +166,11 @@ class Tracker:
     def finished(self, step: int) -> None:
         """Training has come to its end; what share of all the time went into it."""
         if self.active:
-            share = goodput(read_events(self.folder))
-            self._write("finished", step, {"goodput": share})
+            done = self._finished or {"goodput": goodput(read_events(self.folder))}
+            if not self._finished:
+                self._write("finished", step, done)
             if self.send:
-                self.send(step, {"goodput": share})
+                self.send(step, {"goodput": done["goodput"]})
 
     def _pass_on(self, event: str, step: int, metrics: Metrics) -> None:
         unsent = step >= self._sent if event == "validation" else step > self._sent

@@ -102,6 +102,20 @@ def test_the_end_says_what_share_of_the_time_went_into_training(tmp_path: Path) 
     assert describe(event) == "step 1: finished, 0.0% of the time went into training"
 
 
+def test_a_finished_run_that_is_started_again_keeps_its_goodput(tmp_path: Path) -> None:
+    given: list[tuple[int, dict[str, float]]] = []
+    for first in (0, 1):
+        tracker = Tracker(tmp_path, World(), 1, lambda *point: given.append(point), sent=first)
+        tracker.vocabulary({"of_normalised/all": 0.75})
+        tracker.started(first, 1)
+        if first == 0:
+            tracker.step(1, StepResult({"token": 1.0}, 0.5, 100, 7, False), lr=0.1, seconds=1e-9)
+        tracker.finished(1)
+    assert len(list(read_events(tmp_path, "started"))) == 1
+    (event,) = read_events(tmp_path, "finished")
+    assert 0 < event["goodput"] and given[-1] == (1, {"goodput": event["goodput"]})
+
+
 def test_the_time_left_is_that_of_the_steps_since_the_last_line(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, World(), 10)
     tracker.started(20, 100)
