@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-STOP, SAVE = "stop", "save"  # files in a run's folder: STOP asks by being there, SAVE by each byte
+STOP, SAVE = "stop", "save"  # files in a run's folder: each byte asks
 LOOK_EVERY_S = 1.0
 
 _asked = threading.Event()
@@ -34,9 +34,13 @@ def stoppable(folder: Path) -> Iterator[None]:
     def ask(*_: object) -> None:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         _asked.set()
-        (folder / STOP).touch()
+        with suppress(OSError):  # a full disk; this process knows, and there is a second SIGTERM
+            _ask(folder / STOP)
 
     forget(folder)
+    # There from the start: a network file system may remember for a minute that a file is missing.
+    for name in (STOP, SAVE):
+        (folder / name).touch()
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield
         return
@@ -50,8 +54,7 @@ def stoppable(folder: Path) -> Iterator[None]:
 
 def ask_to_save(folder: Path) -> None:
     """Ask the run in `folder` to save after its next step and go on."""
-    with (folder / SAVE).open("ab") as file:
-        file.write(b".")
+    _ask(folder / SAVE)
 
 
 def watch(folder: Path) -> None:
@@ -60,9 +63,7 @@ def watch(folder: Path) -> None:
     What SAVE asked before was asked of an earlier attempt: this one begins at a checkpoint.
     """
     _folder[:] = [folder]
-    _saves[:] = [0, 0]
-    _read_saves(folder)
-    _saves[1] = _saves[0]
+    _saves[:] = [_times_asked(folder / SAVE)] * 2
 
 
 def forget(folder: Path) -> None:
@@ -92,12 +93,18 @@ def _look() -> None:
     now = time.monotonic()
     if _folder and now - _looked[0] > LOOK_EVERY_S:
         _looked[0] = now
-        if (_folder[0] / STOP).exists():
+        if _times_asked(_folder[0] / STOP):
             _asked.set()
-        _read_saves(_folder[0])
+        _saves[0] = max(_saves[0], _times_asked(_folder[0] / SAVE))
 
 
-def _read_saves(folder: Path) -> None:
-    with suppress(OSError):  # not there: nothing was asked
-        # Read, not only measured: a network file system remembers sizes for seconds.
-        _saves[0] = len((folder / SAVE).read_bytes())
+def _ask(file: Path) -> None:
+    with file.open("ab") as opened:
+        opened.write(b".")
+
+
+def _times_asked(file: Path) -> int:
+    """Read, not only measured: a network file system remembers sizes for seconds."""
+    with suppress(OSError):
+        return len(file.read_bytes())
+    return 0

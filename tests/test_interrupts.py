@@ -34,7 +34,7 @@ def test_sigterm_asks_this_process_and_all_ranks_that_see_the_folder(tmp_path: P
     with stoppable(tmp_path):
         assert not asked_to_stop()
         terminate()
-        assert asked_to_stop() and (tmp_path / STOP).exists()
+        assert asked_to_stop() and (tmp_path / STOP).read_bytes()
     assert not asked_to_stop() and not (tmp_path / STOP).exists()
 
 
@@ -58,16 +58,28 @@ def test_the_file_asks_a_rank_that_watches_the_folder(
 ) -> None:
     monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
     watch(tmp_path)
-    assert not asked_to_stop()
     (tmp_path / STOP).touch()
+    assert not asked_to_stop(), "the file alone asks nothing"
+    (tmp_path / STOP).write_bytes(b".")
     assert asked_to_stop()
+    watch(tmp_path)
+    assert asked_to_stop(), "nor is it forgotten by a rank that is started again"
 
 
-def test_an_old_request_does_not_stop_the_next_attempt(tmp_path: Path) -> None:
-    (tmp_path / STOP).touch()
+def test_an_old_request_does_not_stop_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
+    (tmp_path / STOP).write_bytes(b".")
     with stoppable(tmp_path):
         watch(tmp_path)
         assert not asked_to_stop()
+
+
+def test_both_files_are_there_before_anybody_looks(tmp_path: Path) -> None:
+    with stoppable(tmp_path):
+        assert [(tmp_path / name).read_bytes() for name in (STOP, SAVE)] == [b"", b""]
+    assert not list(tmp_path.iterdir())
 
 
 def test_each_request_to_save_is_answered_once(
@@ -101,7 +113,7 @@ def test_the_next_command_forgets_requests_to_save(
     monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
     ask_to_save(tmp_path)
     with stoppable(tmp_path):
-        assert not (tmp_path / SAVE).exists()
+        assert not (tmp_path / SAVE).read_bytes()
         watch(tmp_path)
         ask_to_save(tmp_path)
         assert asked_to_save()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embre.interrupts import SAVE, ask_to_save
+from embre.interrupts import ask_to_save
 
 log = logging.getLogger(__name__)
 
@@ -16,8 +16,6 @@ LOOK_EVERY_S = 1.0
 @contextmanager
 def saved_when_draining(folder: Path) -> Iterator[None]:
     """While the body runs, each node that begins to drain asks the run in `folder` to save."""
-    # There from the start: a network file system may remember for a minute that a file is missing.
-    (folder / SAVE).touch()
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(folder, over), daemon=True)
     thread.start()
