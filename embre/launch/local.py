@@ -9,12 +9,16 @@ import torch.distributed as dist
 
 from embre.interrupts import stoppable
 from embre.job import Job
+from embre.launch.errors import RunFailed
 from embre.launch.worker import carry_out
 from embre.world import World
 
 
 def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
-    """Run the recipe here. Under torchrun (RANK, WORLD_SIZE, …) join its process group."""
+    """Run the recipe here. Under torchrun (RANK, WORLD_SIZE, …) join its process group.
+
+    Raises RunFailed where the recipe finds what before it began would have been a wrong request.
+    """
     gpu = job.config.launch.use_gpu
     if gpu and not torch.cuda.is_available():
         raise ValueError("launch.use_gpu: no CUDA device here; set launch.use_gpu=false")
@@ -26,6 +30,8 @@ def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
     try:
         with stoppable(job.folder):
             carry_out(recipe, job, torch.device(device))
+    except (ValueError, OSError) as error:
+        raise RunFailed(f"{job.config.name}: {error}") from error
     finally:
         for name in alone:  # or the next run here would think that torchrun started it
             del os.environ[name]
