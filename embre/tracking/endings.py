@@ -9,7 +9,8 @@ import torch.distributed as dist
 from embre.world import World
 
 NOTE = "error-{}.txt"  # of a rank, in the run's folder
-LONGEST = 400  # characters of an error
+LONGEST = 300  # characters of an error
+LOST_PEER = ("RuntimeError", "Dist")  # gloo, and torch's own of NCCL
 NAMED = 4  # silent ranks
 
 
@@ -30,8 +31,8 @@ def ending_noted(folder: Path, world: World) -> Iterator[None]:
 def why_ended(folder: Path, num_ranks: int) -> str:
     """What ended an attempt of so many ranks, as far as they say. Their notes are taken away.
 
-    The first error counts: others follow from it. After that of a lost peer the rank to look for
-    is among those that left none.
+    The first error counts: others follow from it. Where it is that of a lost peer, the one that
+    was killed is among those that left none.
     """
     notes = sorted(folder.glob(NOTE.format("*")), key=lambda note: note.stat().st_mtime_ns)
     told = {note.name: " ".join(note.read_text(errors="replace").split()) for note in notes}
@@ -39,8 +40,10 @@ def why_ended(folder: Path, num_ranks: int) -> str:
         note.unlink()
     if not told:
         return "no rank left an error, so one was killed or its machine lost"
+    name, error = next(iter(told.items()))
+    first = f"rank {name.removeprefix('error-').removesuffix('.txt')}: {error}"
     silent = [rank for rank in range(num_ranks) if NOTE.format(rank) not in told]
+    if not silent or not error.startswith(LOST_PEER):
+        return first
     named = ", ".join(map(str, silent[:NAMED])) + (", …" if len(silent) > NAMED else "")
-    first, error = next(iter(told.items()))
-    rank = first.removeprefix("error-").removesuffix(".txt")
-    return f"rank {rank}: {error}" + (f"; no error from rank {named}" if silent else "")
+    return f"rank {named} ended without an error; {first}"

@@ -36,7 +36,9 @@ def test_what_follows_from_a_lost_process_group_says_nothing(tmp_path: Path) -> 
 def test_the_first_error_counts_and_the_silent_ranks_are_named(tmp_path: Path) -> None:
     note(tmp_path, 2, "RuntimeError: Connection closed by peer", at=7)
     note(tmp_path, 0, "RuntimeError: Connection reset by peer", at=8)
-    lost = "rank 2: RuntimeError: Connection closed by peer; no error from rank "
-    assert why_ended(tmp_path, 4) == lost + "1, 3"
+    lost = " ended without an error; rank 2: RuntimeError: Connection closed by peer"
+    assert why_ended(tmp_path, 4) == "rank 1, 3" + lost
     note(tmp_path, 2, "RuntimeError: Connection closed by peer", at=7)
-    assert why_ended(tmp_path, 64) == lost + "0, 1, 3, 4, …"
+    assert why_ended(tmp_path, 64) == "rank 0, 1, 3, 4, …" + lost
+    note(tmp_path, 2, "OSError: No space left on device", at=7)
+    assert why_ended(tmp_path, 64) == "rank 2: OSError: No space left on device"
