@@ -1,9 +1,13 @@
 """The loader of pretraining: this rank's micro-batches of each step, from its share of streams."""
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -11,6 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from embre.batch import Batch, StreamSource, StreamState, empty_batch
 from embre.stream import stream_batches
 from embre.world import World
+
+Steps = Generator[list[Batch], None, None]
 
 
 class Loader(Protocol):
@@ -36,7 +42,9 @@ class StreamLoader:
     """Rank r of W reads the streams r, r + W, …; all ranks give equally many micro-batches.
 
     With `loader_workers` the rank's streams are shared among processes; the micro-batches are the
-    same. `waited_s` is the time that `step` has waited for data.
+    same. Whoever asked for a step closes the loader: at a rank's end Python waits for its
+    processes, for ever where nobody has ended them. `waited_s` is the time that `step` has waited
+    for data.
     """
 
     def __init__(self, source: StreamSource, world: World):
@@ -51,7 +59,7 @@ class StreamLoader:
         self.per_rank = -(-len(streams) // world.size)
         self.waited_s = 0.0
         self._states = {stream: StreamState() for stream in self.mine}
-        self._steps: Iterator[list[Batch]] | None = None
+        self._steps: Steps | None = None
 
     def step(self) -> list[Batch]:
         started = time.perf_counter()
@@ -68,10 +76,16 @@ class StreamLoader:
         return {str(stream): list(state) for stream, state in self._states.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
+        self.close()
         self._states = {stream: StreamState(*state[str(stream)]) for stream in self.mine}
-        self._steps = None
 
-    def _open(self) -> Iterator[list[Batch]]:
+    def close(self) -> None:
+        """End the processes that read ahead; the next step would start others."""
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
+
+    def _open(self) -> Steps:
         workers = min(self.source.data.loader_workers, len(self.mine))
         dataset = StepDataset(self.source, [(s, self._states[s]) for s in self.mine])
         if workers == 0:
@@ -84,15 +98,25 @@ class StreamLoader:
                 num_workers=workers,
                 multiprocessing_context="spawn",
                 prefetch_factor=2,
-                worker_init_fn=_leave_stopping_to_the_rank,
+                worker_init_fn=_live_as_long_as_the_rank,
             )
         )
         return _ahead(_merge(parts, workers))
 
 
-def _leave_stopping_to_the_rank(_: int) -> None:
-    """SIGTERM to all processes of a job must not take the data from a rank that is to save."""
+def _live_as_long_as_the_rank(_: int) -> None:
+    """SIGTERM to all processes of a job must not take the data from a rank that is to save; and
+    when the rank is killed, its loader's process goes too."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_rank, daemon=True).start()
+
+
+def _end_with_the_rank() -> None:
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+    rank.join()
+    # No orderly exit: that waits until the rank has read what is in the pipe.
+    os._exit(0)
 
 
 class StepDataset(IterableDataset):
@@ -102,7 +126,7 @@ class StepDataset(IterableDataset):
         self.source = source
         self.streams = streams
 
-    def steps(self, first: int = 0, apart: int = 1) -> Iterator[list[Batch]]:
+    def steps(self, first: int = 0, apart: int = 1) -> Steps:
         """Those of every so-many-th stream."""
         mine = self.streams[first::apart]
         readers = [stream_batches(self.source, stream, state) for stream, state in mine]
@@ -128,7 +152,7 @@ def _sendable(error: Exception) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _merge(parts: Iterator[list[Batch] | Exception], workers: int) -> Iterator[list[Batch]]:
+def _merge(parts: Iterator[list[Batch] | Exception], workers: int) -> Steps:
     """Whole steps out of the parts that the workers give in turn, in the order of slots; an error
     that a worker met is raised."""
     try:
@@ -141,15 +165,14 @@ def _merge(parts: Iterator[list[Batch] | Exception], workers: int) -> Iterator[l
                 found += part
             yield sorted(found, key=lambda batch: batch.slot)
     finally:
-        # A traceback keeps this frame. With the iterator in it the workers would live on, and
-        # since they do not listen to SIGTERM, the rank would wait for them at its end for ever.
+        # A traceback keeps this frame, and the iterator in it would keep the processes.
         del parts
 
 
-def _ahead(steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+def _ahead(steps: Steps) -> Steps:
     """The same, the next step fetched in a thread while this one is computed: a megabyte for each
     micro-batch, which takes milliseconds to come through a pipe."""
-    with ThreadPoolExecutor(1, "loader") as reader:
+    with closing(steps), ThreadPoolExecutor(1, "loader") as reader:
         coming = reader.submit(next, steps)
         while True:
             found, coming = coming.result(), reader.submit(next, steps)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +67,8 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
         job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
     )
     sent = sent_step(job.folder)
-    with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
+    handle = job.handle if world.rank == 0 else None
+    with closing(loader), metric_sender(handle, job.folder) as send:
         tracker = Tracker(
             job.folder,
             world,

@@ -1,6 +1,7 @@
 """A pretraining run as a whole: it exports a plain BERT, and a killed one repeats the whole one."""
 
 import math
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,6 +174,17 @@ def test_a_killed_run_repeats_the_whole_one_to_the_last_bit(
     for name in ("model.safetensors", "entity_head.safetensors"):
         ours, reference = (folder / "encoder" / name for folder in (tmp_path, whole[0]))
         assert ours.read_bytes() == reference.read_bytes(), name
+
+
+@pytest.mark.slow
+def test_an_error_ends_the_processes_of_the_loader(shards: Path, tmp_path: Path) -> None:
+    faults.arm("step:2:raise", tmp_path, rank=0)
+    config = config_of(shards)
+    data = config.data.model_copy(update={"loader_workers": 1})
+    with pytest.raises(RuntimeError, match="on purpose") as raised:
+        run(World(), config.model_copy(update={"data": data}), str(tmp_path))
+    assert raised.traceback, "which keeps the frames, as when Python waits for them at its end"
+    assert not multiprocessing.active_children()
 
 
 def test_a_step_that_is_no_number_is_left_out_and_told(
