@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -44,6 +44,17 @@ SETTLE_S = 10.0  # a rank that was killed will never write its part
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used or written; the message names it and the remedy."""
+
+
+class TakenOver(RuntimeError):
+    """Another attempt at the run writes its checkpoints now; it says nothing of the run itself."""
+
+
+class Flaw(NamedTuple):
+    """Why a checkpoint is passed over; what could not be read may be sound another time."""
+
+    why: str
+    may_pass: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,7 @@ class Checkpoints:
     _lease: str = ""
     _writer: threading.Thread | None = None
     _faults: list[Exception] = field(default_factory=list)
+    _spared: list[Path] = field(default_factory=list)
 
     def save(
         self,
@@ -83,7 +95,7 @@ class Checkpoints:
         """Copy the state after `step` steps; it is written and committed while training goes on.
 
         Rank 0 calls `committed` when it is, from a thread. Waits for the save before; raises
-        CheckpointError where that one failed.
+        CheckpointError where that one failed, TakenOver where another attempt has begun since.
         """
         self._join()
         state = engine.state()
@@ -106,10 +118,16 @@ class Checkpoints:
         if self._writer is not None:
             self._writer.join(SETTLE_S)
 
-    def restore(self, engine: Engine, loader: Loader) -> int:
+    def restore(
+        self,
+        engine: Engine,
+        loader: Loader,
+        passed_over: Callable[[int, str], None] = lambda step, why: None,
+    ) -> int:
         """Load the newest checkpoint that all ranks find sound; returns its step, 0 without one.
 
-        From here on no earlier attempt at this run can commit. Raises CheckpointError where there
+        `passed_over` is called for each newer one. From here on no earlier attempt at this run can
+        commit. Raises CheckpointError where there
         are checkpoints and none is sound, or where the newest belongs to another config or data.
         """
         self._lease = self.world.gather(uuid.uuid4().hex)[0]
@@ -119,9 +137,11 @@ class Checkpoints:
         # Rank 0 looks for all: a network file system may show each rank another moment.
         found = self.world.gather(_committed(self.folder))[0]
         for path in reversed(found):
-            problems = [p for p in self.world.gather(_verify(path, self.world)) if p]
-            if problems:
-                log.warning("checkpoint %s is damaged, trying an older one: %s", path, problems[0])
+            flaws = [flaw for flaw in self.world.gather(_verify(path, self.world)) if flaw]
+            if flaws:
+                passed_over(_step_of(path), f"{path}: {flaws[0].why}")
+                if all(flaw.may_pass for flaw in flaws):
+                    self._spared.append(path)
                 continue
             manifest = read_manifest(path)
             if manifest.fingerprint != self.fingerprint:
@@ -145,7 +165,7 @@ class Checkpoints:
             self._writer = None
         if self._faults:
             fault = self._faults.pop()
-            if isinstance(fault, CheckpointError):
+            if isinstance(fault, (CheckpointError, TakenOver)):
                 raise fault
             raise CheckpointError(
                 f"{self.folder}: the checkpoint could not be written ({fault}); earlier ones are "
@@ -169,9 +189,8 @@ class Checkpoints:
             fault_point("checkpoint_written")
             commit(file.with_suffix(".json"), json.dumps(note).encode())
             if self.world.rank == 0:
-                self._commit(partial, manifest)
-                fault_point("checkpoint_committed")
-                committed(manifest.step)
+                final = self._commit(partial, manifest)
+                self._conclude(final, committed)
         except Exception as fault:  # a thread has nobody to raise to; `_join` does
             file.unlink(missing_ok=True)  # a full disk needs the room
             if self.world.rank == 0:
@@ -181,7 +200,7 @@ class Checkpoints:
                     commit(file.with_suffix(".json"), json.dumps({"error": str(fault)}).encode())
             self._faults.append(fault)
 
-    def _commit(self, partial: Path, manifest: CheckpointManifest) -> None:
+    def _commit(self, partial: Path, manifest: CheckpointManifest) -> Path:
         for rank in range(self.world.size):
             manifest.files.update(self._note_of(partial / f"rank-{rank:03d}.json"))
         commit(
@@ -190,12 +209,24 @@ class Checkpoints:
         )
         final = self.folder / f"{PREFIX}{manifest.step:09d}"
         if (self.folder / LEASE).read_text() != self._lease:
-            raise CheckpointError(f"{partial}: another attempt at this run has taken over")
+            raise TakenOver(f"{partial}: another attempt at this run has taken over")
         if final.exists():  # a damaged one that a restart went back behind
             shutil.rmtree(final)
         partial.rename(final)
         sync(self.folder)
-        self._clean(final)
+        return final
+
+    def _conclude(self, final: Path, committed: Callable[[int], None]) -> None:
+        """Make room, and tell of the commit. Whatever fails here, the checkpoint stands."""
+        for act in (
+            lambda: fault_point("checkpoint_committed"),
+            lambda: self._clean(final),
+            lambda: committed(_step_of(final)),
+        ):
+            try:
+                act()
+            except Exception as error:
+                log.warning("%s is committed, what follows on it failed: %s", final, error)
 
     def _note_of(self, path: Path) -> dict[str, tuple[int, str]]:
         deadline = time.monotonic() + self.timeout_s
@@ -213,7 +244,8 @@ class Checkpoints:
         back behind, and what a killed save left."""
         found = _committed(self.folder)
         at = found.index(newest)
-        for path in [*found[: max(0, at + 1 - self.keep)], *found[at + 1 :]]:
+        damaged = [path for path in found[at + 1 :] if path not in self._spared]
+        for path in [*found[: max(0, at + 1 - self.keep)], *damaged]:
             shutil.rmtree(path)
         for path in self.folder.glob(f"{PREFIX}*.partial-*"):
             shutil.rmtree(path, ignore_errors=True)  # a rank that outlived its run may write there
@@ -242,7 +274,11 @@ class StoredState(Mapping[str, Tensor]):
 
 def _committed(folder: Path) -> list[Path]:
     """The folders that bear a checkpoint's final name, oldest first."""
-    return sorted(p for p in folder.glob(f"{PREFIX}*") if ".partial" not in p.name)
+    return sorted(p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit())
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
@@ -257,22 +293,24 @@ def read_manifest(path: Path) -> CheckpointManifest:
     return CheckpointManifest(files=files, **values)
 
 
-def _verify(path: Path, world: World) -> str:
-    """What is wrong with a checkpoint, or ''. The ranks share its files among them."""
+def _verify(path: Path, world: World) -> Flaw | None:
+    """What is wrong with a checkpoint. The ranks share its files among them, and wait for each
+    other's verdict."""
     try:
         files = read_manifest(path).files
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"no manifest that can be read ({error})"
-    try:
         for name, (size, digest) in sorted(files.items())[world.rank :: world.size]:
             file = path / name
-            if not file.is_file() or file.stat().st_size != size:
-                return f"{name} is missing or not {size} bytes long"
+            if file.stat().st_size != size:
+                return Flaw(f"{name} is not {size} bytes long")
             if _sha256(file) != digest:
-                return f"{name} has another SHA-256 than its manifest says"
-    except OSError as error:  # all ranks wait for each other's verdict
-        return f"a file cannot be read ({error})"
-    return ""
+                return Flaw(f"{name} has another SHA-256 than its manifest says")
+    except FileNotFoundError as error:
+        return Flaw(f"{Path(error.filename).name} is missing")
+    except OSError as error:
+        return Flaw(f"it cannot be read ({error})", may_pass=True)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return Flaw(f"its manifest cannot be read ({error})")
+    return None
 
 
 def _sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import embre.checkpoints
 from embre import faults
-from embre.checkpoints import MANIFEST, CheckpointError, Checkpoints, read_manifest
+from embre.checkpoints import MANIFEST, CheckpointError, Checkpoints, TakenOver, read_manifest
 from embre.world import World
 from tests.ranks import run_ranks
 
@@ -138,7 +138,7 @@ def test_another_config_or_data_is_refused(tmp_path: Path) -> None:
 def test_an_attempt_that_was_taken_over_cannot_commit(tmp_path: Path) -> None:
     old, new = saved(tmp_path, "first"), at(tmp_path)
     new.restore(Notes(), Place())  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match="another attempt"):
+    with pytest.raises(TakenOver, match="another attempt"):
         save(old, 2, "of a rank that outlived its node")
     assert steps_in(tmp_path) == ["step-000000001"]
     save(new, 2, "second")
@@ -173,19 +173,60 @@ def test_a_checkpoint_of_another_format_is_refused_with_the_remedy(tmp_path: Pat
         restore(checkpoints)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_passed_over(
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = saved(tmp_path, "first", "second")
+    checkpoints = at(tmp_path, keep=9)
+    checkpoints.restore(Notes(), Place())  # type: ignore[arg-type]
+    for step in (1, 3, 4):
+        save(checkpoints, step, str(step))
+    (tmp_path / "step-000000004" / MANIFEST).unlink()
     real = embre.checkpoints._sha256
 
     def read(path: Path) -> str:
-        if "step-000000002" in str(path):
+        if "step-000000003" in str(path):
             raise OSError(5, "Input/output error")
         return real(path)
 
-    monkeypatch.setattr("embre.checkpoints._sha256", read)
-    assert restore(checkpoints)[:2] == (1, "first")
+    told: list[tuple[int, str]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("embre.checkpoints._sha256", read)
+        step = checkpoints.restore(Notes(), Place(), lambda *one: told.append(one))  # type: ignore[arg-type]
+    assert step == 1
+    assert told == [
+        (4, f"{tmp_path}/step-000000004: {MANIFEST} is missing"),
+        (3, f"{tmp_path}/step-000000003: it cannot be read ([Errno 5] Input/output error)"),
+    ]
+    save(checkpoints, 2, "2")
+    assert steps_in(tmp_path) == [f"step-{step:09d}" for step in (1, 2, 3)], "4 is damaged"
+    assert restore(checkpoints)[:2] == (3, "3")
+
+
+def test_what_fails_after_a_commit_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def removing(path: Path, ignore_errors: bool = False) -> None:
+        raise OSError(39, "Directory not empty")
+
+    def telling(step: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    checkpoints = saved(tmp_path, "first", "second")
+    monkeypatch.setattr("shutil.rmtree", removing)
+    checkpoints.save(3, Notes("third"), Place(), telling)  # type: ignore[arg-type]
+    checkpoints.finish()
+    assert restore(checkpoints)[:2] == (3, "third")
+    said = [record.getMessage() for record in caplog.records]
+    assert ["not empty" in said[0], "No space" in said[1], len(said)] == [True, True, 2]
+
+
+def test_a_copy_that_somebody_made_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, "first")
+    copy = tmp_path / "step-000000001.before"
+    (tmp_path / "step-000000001").rename(copy)
+    assert restore(checkpoints)[0] == 0
+    save(checkpoints, 1, "again")
+    assert copy.exists()
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(

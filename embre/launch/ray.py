@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # Named after an attempt: another at the same run must not take it for its own.
 FAILURE, STOPPED = "failure-{}.txt", "stopped-{}.txt"
+ATTEMPT = "attempt.txt"  # the one that began last
 # A worker group that cannot start within a minute counts; for an hour nodes may be waited for.
 MAX_CONTROLLER_FAILURES = 60
 # Raised by the same data and config every time; a lost peer shows as a bare RuntimeError.
@@ -109,8 +110,8 @@ class Notes:
     """Files in a run's folder by which the ranks of one attempt say why it is over: to the ranks
     that a restart makes, and to the driver."""
 
-    failure: Path
-    stopped: Path
+    folder: Path
+    attempt: str
 
     @classmethod
     def of_attempt(cls, folder: Path, attempt: str) -> "Notes":
@@ -118,10 +119,23 @@ class Notes:
         for kind in (FAILURE, STOPPED):
             for note in folder.glob(kind.format("*")):
                 note.unlink(missing_ok=True)
-        return cls(folder / FAILURE.format(attempt), folder / STOPPED.format(attempt))
+        (folder / ATTEMPT).write_text(attempt)
+        return cls(folder, attempt)
 
-    def exist(self) -> bool:
+    @property
+    def failure(self) -> Path:
+        """Why it failed, in a way that is not worth a restart."""
+        return self.folder / FAILURE.format(self.attempt)
+
+    @property
+    def stopped(self) -> Path:
+        """That it was asked to stop."""
+        return self.folder / STOPPED.format(self.attempt)
+
+    def say_enough(self) -> bool:
         """Whether a restart would only end in the same way."""
+        if (self.folder / ATTEMPT).read_text() != self.attempt:  # each would take the run back
+            self.failure.write_text("the same run was started again elsewhere, and goes on there")
         return self.failure.exists() or self.stopped.exists()
 
 
@@ -133,7 +147,7 @@ def _rank(
     use_gpu = job.config.launch.use_gpu
 
     def work(_: dict[str, Any]) -> None:
-        if notes.exist():
+        if notes.say_enough():
             return
         device = get_device() if use_gpu else torch.device("cpu")
         assert isinstance(device, torch.device)

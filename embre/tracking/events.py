@@ -59,12 +59,17 @@ class Tracker:
         self.num_steps = 0
         self._beaten, self._logged = -BEAT_EVERY_S, 0
         self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
-        self._skipped = 0
+        self._skipped, self._passed_over = 0, 0
         if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a") as file:  # a rank died in the middle of a line
                 file.write("\n")
         self._sent = sent
         self._finished: dict[str, Any] = {}  # the event of an attempt before
+
+    def passed_over(self, step: int, why: str) -> None:
+        """The checkpoint of `step` is not what the run goes on from, though it is the newer."""
+        self._passed_over += 1
+        self._write("passed_over", step, {"why": why})
 
     def started(self, step: int, num_steps: int) -> None:
         """Training begins, or goes on after `step`; of a run that is finished there nothing is
@@ -83,6 +88,8 @@ class Tracker:
         if known:
             known += _read_lines(self.folder / HEARTBEAT)
         lost = lost_by_restart(known, step, time.time())
+        if self._passed_over:
+            lost["checkpoints_passed_over"] = self._passed_over
         told = {"steps": num_steps, "world_size": self.world_size, **lost}
         if self.active:
             ranks = [event["world_size"] for event in known if event["event"] == "started"]

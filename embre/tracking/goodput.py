@@ -41,7 +41,8 @@ def lost_by_restart(events: Iterable[dict[str, Any]], step: int, now: float) -> 
     """What a start at `step` means for a run with these events: which attempt it is, how many
     steps are done again, and the seconds since the run was last heard of."""
     # What a start says before its first step is of this attempt already.
-    events = [event for event in events if event["event"] != "vocabulary"]
+    early = ("vocabulary", "passed_over")
+    events = [event for event in events if event["event"] not in early]
     starts = [at for at, event in enumerate(events) if event["event"] == "started"]
     attempt = 1 + len(starts)
     last = events[starts[-1] :] if starts else []

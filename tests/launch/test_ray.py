@@ -13,11 +13,12 @@ import ray
 import torch
 import torch.distributed as dist
 
+from embre.checkpoints import TakenOver
 from embre.config import PretrainConfig, check_config
 from embre.job import Job
 from embre.launch import ray as launcher
 from embre.launch.errors import RunFailed
-from embre.launch.ray import WORKER_ENV, run_ray, worker_env
+from embre.launch.ray import ATTEMPT, WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
 from embre.world import World
 
@@ -67,6 +68,13 @@ def lose_the_group_once(job: Job, world: World) -> None:
     leave_a_note(job, world)
 
 
+def be_taken_over_once(job: Job, world: World) -> None:
+    if not (job.folder / "lost").exists():
+        (job.folder / "lost").touch()
+        raise TakenOver("by the workers that took the place of this one")
+    leave_a_note(job, world)
+
+
 def count_attempt(job: Job) -> None:
     with (job.folder / "attempts").open("a") as file:
         file.write("x")
@@ -75,6 +83,12 @@ def count_attempt(job: Job) -> None:
 def break_a_promise(job: Job, world: World) -> None:
     count_attempt(job)
     raise AssertionError("a broken promise")
+
+
+def be_started_elsewhere(job: Job, world: World) -> None:
+    count_attempt(job)
+    (job.folder / ATTEMPT).write_text("another")
+    raise TakenOver("by another driver")
 
 
 def take_too_much_memory(job: Job, world: World) -> None:
@@ -107,9 +121,12 @@ def test_a_run_waits_for_room_and_not_for_ever(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_what_fails_without_a_process_group_is_tried_again(one_core: None, tmp_path: Path) -> None:
-    run_ray(lose_the_group_once, job_in(tmp_path))
-    assert (tmp_path / "done").exists()
+@pytest.mark.parametrize("recipe", [lose_the_group_once, be_taken_over_once])
+def test_what_says_nothing_of_the_run_does_not_end_it(
+    one_core: None, tmp_path: Path, recipe: Callable[[Job, World], None]
+) -> None:
+    run_ray(recipe, job_in(tmp_path))
+    assert (tmp_path / "done").exists() and not list(tmp_path.glob("failure-*"))
 
 
 @pytest.mark.slow
@@ -118,6 +135,7 @@ def test_what_fails_without_a_process_group_is_tried_again(one_core: None, tmp_p
     ("recipe", "said"),
     [
         (break_a_promise, "small: AssertionError: a broken promise"),
+        (be_started_elsewhere, "small: the same run was started again elsewhere"),
         (take_too_much_memory, "small: CUDA out of memory. Set encoder.activation_checkpointing"),
     ],
 )

@@ -46,6 +46,21 @@ def test_a_restart_repeats_nothing_and_sends_what_a_kill_left_unsent(tmp_path: P
     assert describe(again).endswith("without training): rank 0: OSError: No space left on device")
 
 
+def test_a_checkpoint_that_was_passed_over_is_told_and_marked(tmp_path: Path) -> None:
+    walk(tmp_path, 0, 6, sent=0)
+    given: list[tuple[int, dict[str, float]]] = []
+    tracker = Tracker(tmp_path, World(), 1, lambda *point: given.append(point), sent=6)
+    tracker.passed_over(6, "checkpoints/step-000000006: manifest.json is missing")
+    tracker.started(4, 9)
+    (event,) = read_events(tmp_path, "passed_over")
+    assert describe(event) == (
+        "step 6: checkpoint passed over, checkpoints/step-000000006: manifest.json is missing"
+    )
+    (_, again) = read_events(tmp_path, "started")
+    assert (again["lost_steps"], again["checkpoints_passed_over"]) == (2, 1)
+    assert given[-1][0] == 4 and given[-1][1]["restart/checkpoints_passed_over"] == 1
+
+
 def test_a_validation_that_a_kill_kept_from_mlflow_is_sent(tmp_path: Path) -> None:
     walk(tmp_path, 0, 6, sent=0)  # killed when MLflow had step 6 and not yet its validation
     before = walk(tmp_path, 6, 6, sent=6)  # goes on behind it: out of the events

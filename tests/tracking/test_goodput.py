@@ -35,7 +35,8 @@ def test_nothing_trained_is_nothing_gained() -> None:
 def test_a_restart_says_what_it_costs() -> None:
     assert lost_by_restart([], 0, 5.0) == {"attempt": 1, "lost_steps": 0, "down_s": 0.0}
     # What the start itself says before its first step is no sign of life of the attempt before.
-    found = lost_by_restart([*WHOLE, event("vocabulary", 0, 131)], 15, 132.0)
+    said = [event("vocabulary", 0, 131), event("passed_over", 20, 131)]
+    found = lost_by_restart([*WHOLE, *said], 15, 132.0)
     assert found == {"attempt": 2, "lost_steps": 5, "down_s": 12.0}
     third = [*WHOLE, event("started", 15, 140), event("step", 17, 150)]
     heartbeat = event("step", 20, 125)  # of the first attempt
