@@ -37,7 +37,7 @@ from embre.entities import choose_entities
 from embre.examples import NO_EXAMPLES, Examples, cut, document_keys, join
 from embre.loader import StreamLoader, _ahead
 from embre.mention_row import MENTION_ROW
-from embre.shards import Block, DamagedShard, ShardSet
+from embre.shards import Block, DamagedShard, ShardEntry, ShardSet
 from embre.stream import FIRST, rounds, scatter, stream_batches, strips, validation_batches
 from embre.tally import Tally
 from embre.world import World
@@ -393,6 +393,33 @@ def test_a_restored_run_goes_on_at_another_number_of_ranks(
         rank.restore(saved(stopped))
     assert saved(resumed) == saved(stopped)
     assert take(resumed, 6) == whole[stop:]
+
+
+def test_a_resumed_run_reads_the_shards_that_mix_and_no_more(
+    shard_set: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(shard_set, streams=1, shuffle_shards=3)
+    (loader,) = open_ranks(source, 1)
+    states = []
+    while not states or states[-1]["0"][0] < 2:
+        loader.step()
+        states.append(saved([loader]))
+    read: list[str] = []
+    real = ShardSet.load
+
+    def load(self: ShardSet, shard: ShardEntry) -> list[Block]:
+        read.append(shard.name)
+        return real(self, shard)
+
+    monkeypatch.setattr(ShardSet, "load", load)
+    for state in states:
+        loader.restore(state)
+        read.clear()
+        loader.step()
+        # Those of its round, and where the strip goes on in the next what that one opens: a shard,
+        # or all of its own at the beginning of an epoch.
+        last = state["0"][1] == len(shard_set.shards("train")) - 1
+        assert 3 <= len(read) <= (6 if last else 4)
 
 
 def test_a_loader_can_be_set_back(source: StreamSource) -> None:

@@ -1,0 +1,53 @@
+"""The MLflow run of a job says how the job ended, and stays one run whatever happens to it."""
+
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from rich.console import Console
+
+from embre.config import PretrainConfig, check_config
+from embre.interrupts import Interrupted
+from embre.job import Job
+from embre.launch import driver
+from embre.launch.errors import RunFailed
+from embre.world import World
+
+
+def statuses(storage: Path) -> list[str]:
+    """Of all runs in the store of a storage folder."""
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    return [run.info.status for run in client.search_runs(experiments)]
+
+
+def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[BaseException | None] = [RunFailed("so it is"), Interrupted("saved"), None]
+    seen = []
+
+    def recipe(job: Job, world: World) -> None:
+        seen.extend(statuses(tmp_path))
+        if error := ends[len(seen) - 1]:
+            raise error
+
+    kind = driver.Kind(PretrainConfig, recipe, lambda config: {})
+    monkeypatch.setitem(driver.KINDS, "pretrain", kind)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    values = {
+        "name": "small",
+        "storage": str(tmp_path),
+        "encoder": {"path": str(tmp_path), "new": {}},
+        "data": {"shards": str(tmp_path)},
+        "train": {"steps": 4},
+    }
+    config = check_config(PretrainConfig, values, "test")
+    for error, status in zip(ends, ("FAILED", "KILLED", "FINISHED"), strict=True):
+        if error is None:
+            driver.run_job("pretrain", config, Console(quiet=True))
+        else:
+            with pytest.raises(type(error), match=str(error)):
+                driver.run_job("pretrain", config, Console(quiet=True))
+        assert statuses(tmp_path) == [status]
+    assert seen == ["RUNNING"] * 3
