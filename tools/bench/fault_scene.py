@@ -1,7 +1,8 @@
 """Where faults are tried: a small shard set, a run that nothing disturbs, and runs that are.
 
-Every run is the `embre` command in a process of its own. A run has survived when, in the end, each
-of its steps saw the data of the undisturbed run and came to its losses.
+Every run is the `embre` command in a process of its own, which reads with loader processes. A run
+has survived when, in the end, each of its steps saw the data of the undisturbed run and came to its
+losses.
 """
 
 import json
@@ -10,13 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from mlflow.tracking import MlflowClient
 
 from embre.corpora import write_documents
 from embre.demo_corpus import make_corpus
@@ -37,14 +40,15 @@ QUICK_TO_NOTICE = {
 
 @dataclass(slots=True)
 class Outcome:
-    """What a fault came to. `lost` and `repeated` are steps whose data is not that of the
-    undisturbed run, or that are there beyond it; `recovery_s` from the fault to the next step."""
+    """What a fault came to. `lost_steps` saw other data than those of the undisturbed run, or are
+    not there; `repeated_steps` are there beyond it; `recovery_s` from the fault to the next step.
+    """
 
     survived: bool
     happened: str
     recovery_s: float | None = None
-    lost: int = 0
-    repeated: int = 0
+    lost_steps: int = 0
+    repeated_steps: int = 0
     curve: str = "equal"
     clean: bool = True  # a fault broke something, and nothing was left behind
 
@@ -79,6 +83,7 @@ class Scene:
                 "streams": 4,
                 "strip_tokens": 400,
                 "max_document_tokens": 128,
+                "loader_workers": 1,
             },
             "entities": {"dimension": 8},
             "optimizer": {"peak_lr": 1e-3, "warmup_steps": 2},
@@ -103,6 +108,26 @@ class Scene:
 
     def run_folder(self, name: str) -> Path:
         return self.folder / "runs" / name
+
+    def statuses(self) -> dict[str, list[str]]:
+        """Of the runs in MLflow, by name."""
+        store, found = self.folder / "runs/mlflow.db", defaultdict(list)
+        if store.exists():
+            client = MlflowClient(f"sqlite:///{store}")
+            experiments = [one.experiment_id for one in client.search_experiments()]
+            for run in client.search_runs(experiments):
+                found[run.info.run_name].append(run.info.status)
+        return found
+
+    def processes(self) -> int:
+        """Ray's training workers on this machine, and the loader processes of this scene."""
+        ours, found = str(self.folder).encode(), 0
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it ended meanwhile
+                command = (path / "cmdline").read_bytes()
+                loads = b"spawn_main" in command and ours in (path / "environ").read_bytes()
+                found += loads or b"ray::RayTrainWorker" in command
+        return found
 
     def start(
         self, config: Path, fault: str = "", ranks: int = 0, env: dict[str, str] | None = None
@@ -226,8 +251,8 @@ def against(reference: Path, folder: Path, happened: str = "", attempts: int = 2
         clean=not left and started >= attempts,
         happened=happened,
         recovery_s=recovery_s(folder),
-        lost=len(lost),
-        repeated=len(repeated),
+        lost_steps=len(lost),
+        repeated_steps=len(repeated),
         curve=curve,
     )
 
@@ -314,8 +339,8 @@ def as_json(outcomes: dict[str, Outcome]) -> str:
         {
             "faults": len(found),
             "survived": sum(one.survived for one in found),
-            "lost": sum(one.lost for one in found),
-            "repeated": sum(one.repeated for one in found),
+            "lost_steps": sum(one.lost_steps for one in found),
+            "repeated_steps": sum(one.repeated_steps for one in found),
             "curves_equal": sum(one.curve.startswith("equal") for one in found),
         }
     )

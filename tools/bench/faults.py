@@ -5,10 +5,12 @@
     python tools/bench/faults.py --only "kill -9"
 
 Every run is compared with one that nothing disturbed: the data of each step, losses and gradient
-norms to the last bit, the exported weights. The last line is one JSON object.
+norms to the last bit, the exported weights. What is lost is counted in steps. The last line is one
+JSON object.
 """
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -66,13 +68,13 @@ def driver_dies(scene: Scene) -> Outcome:
     running = scene.start(config, fault="step:7:sleep:0")
     wait_for(lambda: fault_happened(folder), "the fault")
     running.kill()
-    time.sleep(5)
-    left = workers_alive()
+    time.sleep(ENDS_WITHIN_S)
+    left = scene.processes()
     running.end()
     if left:
-        return Outcome(False, f"{left} workers outlived the driver", curve="none")
+        return Outcome(False, f"{left} processes outlived the driver", curve="none")
     return scene.finish(
-        scene.start(config), folder, happened="no worker left after 5 s; the same command went on"
+        scene.start(config), folder, happened="no process left after 5 s; the same command went on"
     )
 
 
@@ -211,7 +213,8 @@ def damaged_checkpoint(how: str) -> Callable[[Scene], Outcome]:
             return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
         begun = [event["step"] for event in read_events(folder, "started")]
         outcome = scene.compare(folder, ranks=2, happened=f"went on from step {begun[-1]}")
-        outcome.survived &= begun[-1] == SAVE_EVERY
+        told = len(list(read_events(folder, "passed_over")))
+        outcome.survived &= begun[-1] == SAVE_EVERY and told == 1
         return outcome
 
     return attempt
@@ -249,7 +252,7 @@ def resized(scene: Scene) -> Outcome:
 def as_resized(outcome: Outcome, came_and_went: bool = True) -> Outcome:
     """The outcome of a run at other numbers of ranks: sums are added in another order."""
     apart = float(outcome.curve.split()[0]) if "apart" in outcome.curve else 0.0
-    same_data = not outcome.lost and not outcome.repeated
+    same_data = not outcome.lost_steps and not outcome.repeated_steps
     outcome.survived = came_and_went and outcome.clean and same_data and apart <= 1e-5
     outcome.curve = f"equal to {apart:.0e}" if outcome.survived else outcome.curve
     return outcome
@@ -297,11 +300,11 @@ def left_out(scene: Scene) -> Outcome:
     before = all(numbers(wanted[step]) == numbers(found[step]) for step in range(1, at))
     after = all(math.isfinite(n) for step in range(at + 1, STEPS + 1) for n in numbers(found[step]))
     return Outcome(
-        survived=before and after and not outcome.lost and not outcome.repeated,
+        survived=before and after and not outcome.lost_steps and not outcome.repeated_steps,
         happened=f"all ranks left out the update of step {at}, counted, with its {documents} "
         "documents named; went on",
-        lost=outcome.lost,
-        repeated=outcome.repeated,
+        lost_steps=outcome.lost_steps,
+        repeated_steps=outcome.repeated_steps,
         curve="without that step",
     )
 
@@ -332,17 +335,27 @@ def tracking_down(scene: Scene) -> Outcome:
     return scene.compare(folder, happened="a warning; events stay on disk", attempts=1)
 
 
-def workers_alive() -> int:
-    """Ray's training workers on this machine."""
-    found = 0
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found += b"ray::RayTrainWorker" in path.read_bytes()
-        except OSError:  # it ended meanwhile
-            continue
-    return found
+def tried(fault: Fault, scene: Scene) -> Outcome:
+    """What a fault came to. Whatever it was, no process stays, and each run is one in MLflow that
+    is closed as it ended."""
+    before = scene.statuses()
+    try:
+        outcome = fault.attempt(scene)
+    except RuntimeError as error:
+        return Outcome(False, str(error)[:160], curve="none")
+    wanted = ["FAILED" if outcome.curve == REFUSED else "FINISHED"]
+    runs = {name: found for name, found in scene.statuses().items() if name not in before}
+    if any(found != wanted for found in runs.values()):
+        outcome.survived = False
+        outcome.happened += f"; in MLflow: {runs}"
+    time.sleep(ENDS_WITHIN_S)
+    if left := scene.processes():
+        outcome.survived = False
+        outcome.happened += f"; {left} processes left"
+    return outcome
 
 
+ENDS_WITHIN_S = 5
 NOTICE_S = 10  # between the notice and the end of a node
 REFUSED = "–"  # in place of a curve: there must be none
 KILLED = "restarted from the last checkpoint; nobody did anything"
@@ -404,14 +417,11 @@ def main(
     chosen = [f for f in FAULTS if only in f.name and (f.quick or not quick)]
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["EMBRE_FAULT_SCENE"] = folder  # by which its processes are known
         scene = Scene.build(Path(folder))
         for fault in chosen:
             started = time.monotonic()
-            try:
-                outcome = fault.attempt(scene)
-            except RuntimeError as error:
-                outcome = Outcome(False, str(error)[:160], curve="none")
-            outcomes[fault.name] = outcome
+            outcomes[fault.name] = outcome = tried(fault, scene)
             verdict = "survived" if outcome.survived else "NOT SURVIVED"
             took_s = time.monotonic() - started
             console.print(f"{fault.name}: {verdict} ({took_s:.0f} s)", markup=False)
@@ -428,7 +438,7 @@ def as_table(faults: list[Fault], outcomes: dict[str, Outcome]) -> Table:
         one = outcomes[fault.name]
         seconds = "–" if one.recovery_s is None else f"{one.recovery_s:.0f}"
         happened = one.happened if one.survived else f"NOT SURVIVED: {one.happened}"
-        numbers = (seconds, str(one.lost), str(one.repeated), one.curve)
+        numbers = (seconds, str(one.lost_steps), str(one.repeated_steps), one.curve)
         table.add_row(fault.name, happened, fault.bare, *numbers)
     return table
 

@@ -137,7 +137,7 @@ def config_of(
         train__steps=steps,
         train__save_every_steps=steps,
         train__validate_every_steps=steps,
-        **more,
+        **{"data__loader_workers": 0, **more},
     )
 
 
