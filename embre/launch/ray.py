@@ -135,7 +135,9 @@ class Notes:
     def say_enough(self) -> bool:
         """Whether a restart would only end in the same way."""
         if (self.folder / ATTEMPT).read_text() != self.attempt:  # each would take the run back
-            self.failure.write_text("the same run was started again elsewhere, and goes on there")
+            self.failure.write_text(
+                "the same run was started again after this attempt; follow that one"
+            )
         return self.failure.exists() or self.stopped.exists()
 
 

@@ -135,7 +135,7 @@ def test_what_says_nothing_of_the_run_does_not_end_it(
     ("recipe", "said"),
     [
         (break_a_promise, "small: AssertionError: a broken promise"),
-        (be_started_elsewhere, "small: the same run was started again elsewhere"),
+        (be_started_elsewhere, "small: the same run was started again after"),
         (take_too_much_memory, "small: CUDA out of memory. Set encoder.activation_checkpointing"),
     ],
 )
