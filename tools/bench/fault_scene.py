@@ -120,13 +120,13 @@ class Scene:
         return found
 
     def processes(self) -> int:
-        """Ray's training workers on this machine, and the loader processes of this scene."""
+        """The training workers under Ray, and the loader processes, that this scene has."""
         ours, found = str(self.folder).encode(), 0
         for path in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it ended meanwhile
                 command = (path / "cmdline").read_bytes()
-                loads = b"spawn_main" in command and ours in (path / "environ").read_bytes()
-                found += loads or b"ray::RayTrainWorker" in command
+                if b"ray::RayTrainWorker" in command or b"spawn_main" in command:
+                    found += ours in (path / "environ").read_bytes()
         return found
 
     def start(

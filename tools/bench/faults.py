@@ -67,6 +67,7 @@ def driver_dies(scene: Scene) -> Outcome:
     config, folder = scene.config("driver"), scene.run_folder("driver")
     running = scene.start(config, fault="step:7:sleep:0")
     wait_for(lambda: fault_happened(folder), "the fault")
+    wait_for(lambda: scene.processes() == 4, "two workers, each with a loader process", 5)
     running.kill()
     time.sleep(ENDS_WITHIN_S)
     left = scene.processes()
