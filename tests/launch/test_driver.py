@@ -35,10 +35,11 @@ def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
     kind = driver.Kind(PretrainConfig, recipe, lambda config: {})
     monkeypatch.setitem(driver.KINDS, "pretrain", kind)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "backbone").mkdir()
     values = {
         "name": "small",
         "storage": str(tmp_path),
-        "encoder": {"path": str(tmp_path), "new": {}},
+        "encoder": {"path": str(tmp_path / "backbone"), "new": {}},
         "data": {"shards": str(tmp_path)},
         "train": {"steps": 4},
     }
