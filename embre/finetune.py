@@ -60,7 +60,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
         load_encoder(config.encoder, tokenizer),
         config.pairs,
         len(schema.labels),
-        encoder.tokenizer.vocabulary,
+        encoder.tokenizer,
         config.encoder.precision == "bf16",
     )
     engine = build_engine(config, model, model.loss_weights, world, loader.per_rank, job.folder)

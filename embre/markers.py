@@ -3,6 +3,7 @@
 `BRAF causes melanoma` becomes `[Gene] BRAF [/Gene] causes [Disease] melanoma [/Disease]`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -35,6 +36,18 @@ def marker_ids(tokenizer: TextTokenizer) -> np.ndarray:
     if None in found:
         raise ValueError("the tokenizer has no entity markers; extend it with add_markers")
     return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+
+def marker_names(tokenizer: TextTokenizer) -> list[tuple[int, list[int]]]:
+    """The id of each marker with the word pieces of its type's name: `[CellLine]` and `[/CellLine]`
+    each with those of "Cell Line"."""
+    spelt = [re.sub("(?<=[a-z])(?=[A-Z])", " ", name) for name in ENTITY_TYPES]
+    pieces = [tokenizer.backend.encode(name, add_special_tokens=False).ids for name in spelt]
+    return [
+        (marker, of_name)
+        for both, of_name in zip(marker_ids(tokenizer).tolist(), pieces, strict=True)
+        for marker in both
+    ]
 
 
 def mark(

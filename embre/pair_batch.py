@@ -49,7 +49,8 @@ class PairBatch:
     `input_ids`, `positions` (T,); `roles` (T, 2) as in `Pass`; `boundaries` (W + 1,) where each
     window starts and the last ends; `longest` tokens of the longest. `reads` (T,) says which of
     the N tokens of passes each token of the strip is; [CLS] and [SEP] of a pass's windows are the
-    same two. `mentions` (K, 2) are token of N and concept; `concept_types` (C,); `pairs` (P, 2)
+    same two. `mentions` (K, 3) are start and end in N and concept, `num_marked` the
+    tokens of all of them together; `concept_types` (C,); `pairs` (P, 2)
     are concepts, `meetings` (P, 4) as in `Pass`; `legal` (P, L) the labels allowed.
     `relation_labels` (P,) has 0 for None, `novelty_labels` (P,) is UNRELATED, NOT_NOVEL, NOVEL or
     RELATED; both UNLABELLED where nobody knows. `num_read` is N, `grids` are the passes' shares.
@@ -70,6 +71,7 @@ class PairBatch:
     relation_labels: Tensor
     novelty_labels: Tensor
     num_read: int
+    num_marked: int
     grids: Grids
     candidates: tuple[Candidate, ...]
     slot: int
@@ -122,7 +124,9 @@ def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatc
             roles.append(np.pad(one.roles[start:end], ((1, 1), (0, 0))))
             reads.append(np.r_[0, start + 1 : end + 1, last] + shift)
     lengths = [len(strip) for strip in strips]
-    shifts = np.stack([token_starts + 1, concept_starts], axis=1)  # 1: [CLS] comes first
+    # 1: [CLS] comes first.
+    shifts = np.stack([token_starts + 1, token_starts + 1, concept_starts], axis=1)
+    mentions = np.concatenate([one.mentions + s for one, s in zip(passes, shifts, strict=True)])
     types = [TYPE_INDEX[concept.type] for one in passes for concept in one.concepts]
     return PairBatch(
         input_ids=_tensor(strips),
@@ -131,7 +135,7 @@ def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatc
         boundaries=torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)),
         longest=max(lengths),
         reads=_tensor(reads),
-        mentions=_tensor([one.mentions + s for one, s in zip(passes, shifts, strict=True)]),
+        mentions=_tensor([mentions]),
         concept_types=torch.tensor(types, dtype=torch.int64),
         pairs=_tensor([one.pairs + s for one, s in zip(passes, concept_starts, strict=True)]),
         meetings=_tensor([one.meetings for one in passes]),
@@ -139,6 +143,7 @@ def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatc
         relation_labels=_tensor([one.relation_labels for one in passes]),
         novelty_labels=_tensor([one.novelty_labels for one in passes]),
         num_read=sum(num_tokens),
+        num_marked=int((mentions[:, 1] - mentions[:, 0]).sum()),
         grids=Grids(
             _grid([s + np.arange(n) for s, n in zip(token_starts, num_tokens, strict=True)]),
             _grid([s + np.arange(n) for s, n in zip(concept_starts, num_concepts, strict=True)]),

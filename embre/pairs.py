@@ -127,7 +127,7 @@ class PairEncoder:
         spots = dict(zip(spans, places.tolist(), strict=True))
         mentions = sorted(
             {
-                (spots[start, end, kind][0], index[concept])
+                (*spots[start, end, kind], index[concept])
                 for start, end, kind, concept in rows
                 if concept is not None
             }
@@ -140,7 +140,7 @@ class PairEncoder:
             tokens=marked,
             roles=_roles(len(marked), [(*spots[s, e, k], k, c) for s, e, k, c in rows], index),
             windows=tuple(windows),
-            mentions=_rows(mentions, 2),
+            mentions=_rows(mentions, 3),
             concepts=tuple(concepts),
             pairs=_rows([(index[a], index[b]) for a, b in candidates], 2),
             meetings=read.meetings[list(wanted)],
@@ -158,12 +158,19 @@ class PairEncoder:
         return lay(passes or [self._nothing()], self.tokenizer, slot)
 
     def _nothing(self) -> Pass:
-        empty, no_rows = np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64)
-        no_meetings = np.zeros((0, NUM_CODES), dtype=np.int64)
-        legal = self._legal([])
+        none = np.zeros(0, dtype=np.int64)
         return Pass(
-            *("", empty, no_rows, ((0, 0),), no_rows, (), no_rows, no_meetings),
-            *(legal, empty, empty),
+            doc_id="",
+            tokens=none,
+            roles=_rows([], 2),
+            windows=((0, 0),),
+            mentions=_rows([], 3),
+            concepts=(),
+            pairs=_rows([], 2),
+            meetings=_rows([], NUM_CODES),
+            legal=self._legal([]),
+            relation_labels=none,
+            novelty_labels=none,
         )
 
     def _candidates(

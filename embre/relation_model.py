@@ -1,12 +1,13 @@
 """The relation model: one pass scores all candidate pairs that are in it.
 
-A concept is the log-sum-exp of its mentions' start markers; a pair is its two concepts, the context
-that both attend to, and how and where they meet. Two perceptrons give the relation type and
-novelty, and one of them, by a label None of its own, whether there is a relation at all.
-After ATLOP (Zhou et al. 2021, arXiv 2010.11304), without order between the two concepts.
+A mention is the mean over its tokens and markers, as the entity head reads it in pretraining; a
+concept is the soft maximum of its mentions; a pair is its two concepts, the context that both
+attend to, and how and where they meet. Two perceptrons give the relation type and novelty, and one
+of them, by a label None of its own, whether there is a relation at all. After ATLOP (Zhou et al.
+2021, arXiv 2010.11304), without order between the two concepts.
 
 Shapes: T tokens of the strip, N tokens of the passes, K mentions, C concepts, P pairs, L labels,
-H hidden size, A heads, E head size; D passes; n, c, p: most tokens, concepts, pairs of one.
+H hidden size.
 """
 
 from functools import partial
@@ -15,13 +16,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from embre.config import PairConfig
 from embre.encoder import encode_strip
 from embre.entity_attention import EntityAttention
 from embre.entity_types import ENTITY_TYPES
-from embre.pair_batch import Grids, PairBatch
+from embre.heads import span_means
+from embre.markers import marker_names
+from embre.pair_batch import PairBatch
 from embre.passes import (
     NOT_NOVEL,
     NOVEL,
@@ -31,12 +33,10 @@ from embre.passes import (
     UNRELATED,
 )
 from embre.relation_losses import LOSSES, novelty_loss, type_loss
+from embre.shared_context import SharedContext
+from embre.tokenization import TextTokenizer
 
 EMBEDDINGS_MULTIPLE = 64  # rows of the embedding matrix, for tensor cores and DeepSpeed's shards
-# At 4 a head sees little but the sentence, at 0 the whole document. Demo corpus, random encoder,
-# mean `all` F1 of three seeds: 0.62 with heads from 0 to 4, 0.50 from 0 to 2, 0.59 from 1 to 4.
-STEEPEST_FALLOFF = 4.0
-CHUNK_SCORES = 1 << 22  # attention scores held at once: 16 MB each time they are kept
 PAIRS_AT_ONCE = 1 << 13  # through the perceptrons: a full text may have a hundred thousand
 
 
@@ -52,8 +52,8 @@ class Probabilities(NamedTuple):
 class RelationModel(nn.Module):
     """A micro-batch in, the sum of each loss out. Means are taken by the engine, over all ranks.
 
-    Of `encoder` (see `load_encoder`) only the plain BERT is kept; it grows to `vocabulary`
-    tokens for the markers.
+    Of `encoder` (see `load_encoder`) only the plain BERT is kept; it grows to the vocabulary of
+    `tokenizer`, which has markers.
     """
 
     def __init__(
@@ -61,15 +61,16 @@ class RelationModel(nn.Module):
         encoder: nn.Module,
         config: PairConfig,
         num_labels: int,
-        vocabulary: int,
+        tokenizer: TextTokenizer,
         half_precision: bool,
     ):
         super().__init__()
         bert: Any = encoder.bert
-        if vocabulary > bert.config.vocab_size:
+        if tokenizer.vocabulary > bert.config.vocab_size:
             bert.resize_token_embeddings(
-                vocabulary, pad_to_multiple_of=EMBEDDINGS_MULTIPLE, mean_resizing=False
+                tokenizer.vocabulary, pad_to_multiple_of=EMBEDDINGS_MULTIPLE, mean_resizing=False
             )
+            name_markers(bert.embeddings.word_embeddings.weight, tokenizer)
         self.bert = bert
         self.config = config
         self.num_labels = num_labels
@@ -83,13 +84,17 @@ class RelationModel(nn.Module):
         )
         hidden = shape.hidden_size
         self.context = SharedContext(hidden, config.context_heads)
-        self.types = nn.Embedding(len(ENTITY_TYPES), hidden)
-        self.nearness = nn.Embedding(NUM_NEARNESS, hidden)
-        self.times = nn.Embedding(NUM_TIMES, hidden)
+        self.types = codes(len(ENTITY_TYPES), hidden)
+        self.nearness = codes(NUM_NEARNESS, hidden)
+        self.times = codes(NUM_TIMES, hidden)
         self.relation = perceptron(5 * hidden, config.hidden, num_labels, config.dropout)
         self.novelty = perceptron(5 * hidden, config.hidden, 3, config.dropout)
-        self.first = nn.Embedding(NUM_EIGHTHS, hidden)
-        self.last = nn.Embedding(NUM_EIGHTHS, hidden)
+        self.first = codes(NUM_EIGHTHS, hidden)
+        self.last = codes(NUM_EIGHTHS, hidden)
+        # What the perceptrons read has one size. Weights move by hundredths in a run, so they would
+        # hardly learn of a context that is ten times smaller than the codes.
+        self.concept_norm = nn.LayerNorm(hidden)
+        self.context_norm = nn.LayerNorm(hidden)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -134,8 +139,11 @@ class RelationModel(nn.Module):
             batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
         ):
             states_NH = self._document_states(batch)
-            concepts_CH = concept_vectors(states_NH, batch.mentions, len(batch.concept_types))
-            context_PH = self.context(states_NH, concepts_CH, batch)
+            concepts_CH = concept_vectors(
+                states_NH, batch.mentions, batch.num_marked, len(batch.concept_types)
+            )
+            context_PH = self.context_norm(self.context(states_NH, concepts_CH, batch).float())
+            concepts_CH = self.concept_norm(concepts_CH)
             types_CH = self.types(batch.concept_types)
             of_pairs = (batch.pairs, batch.meetings, context_PH)
             chunks = zip(*(part.split(PAIRS_AT_ONCE) for part in of_pairs), strict=True)
@@ -196,72 +204,16 @@ class RelationModel(nn.Module):
         return sums_NH.index_add(0, batch.reads, states_TH) / times_N[:, None]
 
 
-class SharedContext(nn.Module):
-    """What two concepts of a document both attend to.
+def concept_vectors(
+    states_NH: Tensor, mentions_K3: Tensor, num_marked: int, num_concepts: int
+) -> Tensor:
+    """(C, H) log-mean-exp over the vectors of each concept's mentions.
 
-    The scores of the two are added before the softmax, which is the normalised product of their
-    attentions. A concept's attention falls off with the distance to its nearest mention, by a
-    power that each head learns; so the heads begin with different ideas of "near".
+    Not the sum: it would add the logarithm of their number to every place of the vector.
+    `num_marked` tokens are in all mentions together.
     """
-
-    def __init__(self, hidden: int, heads: int):
-        super().__init__()
-        if hidden % heads:
-            raise ValueError(f"pairs.context_heads ({heads}) must divide the hidden size {hidden}")
-        self.heads = heads
-        self.query = nn.Linear(hidden, hidden)
-        self.key = nn.Linear(hidden, hidden)
-        self.value = nn.Linear(hidden, hidden)
-        self.falloff_A = nn.Parameter(torch.linspace(0, STEEPEST_FALLOFF, heads))
-
-    def forward(self, states_NH: Tensor, concepts_CH: Tensor, batch: PairBatch) -> Tensor:
-        """(P, H): each head's mean of the pass's tokens, heads side by side."""
-        grids = batch.grids
-        query_CAE = self.query(concepts_CH).unflatten(1, (self.heads, -1))
-        key_NAE = self.key(states_NH).unflatten(1, (self.heads, -1))
-        value_NAE = self.value(states_NH).unflatten(1, (self.heads, -1))
-        # Grids hold -1 beyond the end of a pass: the last row, which nobody looks at.
-        key_DnAE, value_DnAE = key_NAE[grids.tokens], value_NAE[grids.tokens]
-        scores_DcAn = torch.einsum("dcae,dnae->dcan", query_CAE[grids.concepts], key_DnAE).float()
-        distance_Dcn = log_distances(batch.mentions, len(concepts_CH), grids)
-        scores_DcAn = (
-            scores_DcAn / query_CAE.shape[2] ** 0.5
-            - self.falloff_A[:, None] * distance_Dcn[:, :, None]
-        ).masked_fill((grids.tokens < 0)[:, None, None], -torch.inf)
-        found_DpH = attend_together(scores_DcAn, value_DnAE, grids.pairs).flatten(2)
-        return found_DpH.flatten(0, 1)[grids.rows]
-
-
-def attend_together(scores_DcAn: Tensor, value_DnAE: Tensor, pairs_Dp2: Tensor) -> Tensor:
-    """(D, p, A, E) the means of values that both concepts of each pair look at.
-
-    In chunks that are computed again in the backward pass, so that thousands of pairs of a long
-    document do not fill the memory.
-    """
-    num_passes, _, heads, num_tokens = scores_DcAn.shape
-    size = max(1, CHUNK_SCORES // (num_passes * heads * num_tokens))
-    pairs_Dp2 = pairs_Dp2.clamp(min=0)
-    if pairs_Dp2.shape[1] <= size:
-        return _attend(scores_DcAn, value_DnAE, pairs_Dp2)
-    parts: list[Any] = [
-        checkpoint(
-            _attend, scores_DcAn, value_DnAE, chunk, use_reentrant=False, preserve_rng_state=False
-        )
-        for chunk in pairs_Dp2.split(size, dim=1)
-    ]
-    return torch.cat(parts, dim=1)
-
-
-def _attend(scores_DcAn: Tensor, value_DnAE: Tensor, pairs_Dp2: Tensor) -> Tensor:
-    of_pass = torch.arange(len(pairs_Dp2), device=pairs_Dp2.device)[:, None]
-    first, second = (scores_DcAn[of_pass, pairs_Dp2[..., side]] for side in (0, 1))
-    weights_DpAn = (first + second).softmax(3)
-    return torch.einsum("dpan,dnae->dpae", weights_DpAn.to(value_DnAE.dtype), value_DnAE)
-
-
-def concept_vectors(states_NH: Tensor, mentions_K2: Tensor, num_concepts: int) -> Tensor:
-    """(C, H) the log-sum-exp over the states of each concept's start markers."""
-    states_KH, owner_K = states_NH[mentions_K2[:, 0]], mentions_K2[:, 1]
+    owner_K = mentions_K3[:, 2]
+    states_KH = span_means(states_NH, mentions_K3[:, :2], num_marked)
     shape = (num_concepts, states_NH.shape[1])
     owner_KH = owner_K[:, None].expand_as(states_KH)
     highest_CH = states_KH.new_full(shape, -torch.inf).scatter_reduce(
@@ -270,22 +222,21 @@ def concept_vectors(states_NH: Tensor, mentions_K2: Tensor, num_concepts: int) -
     sums_CH = states_KH.new_zeros(shape).index_add(
         0, owner_K, (states_KH - highest_CH[owner_K]).exp()
     )
-    return sums_CH.log() + highest_CH
+    times_C = torch.bincount(owner_K, minlength=num_concepts)
+    return (sums_CH / times_C[:, None]).log() + highest_CH
 
 
-def log_distances(mentions_K2: Tensor, num_concepts: int, grids: Grids) -> Tensor:
-    """(D, c, n) log(1 + tokens from the nearest mention of a concept), of each pass.
+def name_markers(embeddings: Tensor, tokenizer: TextTokenizer) -> None:
+    """Let new markers begin near the name of their type: the encoder has never seen them, and some
+    hundred steps would not teach it what they stand for."""
+    with torch.no_grad():
+        for marker, pieces in marker_names(tokenizer):
+            embeddings[marker] += embeddings[pieces].mean(0)
 
-    Some mentions at a time: thousands of them in a full text would fill gigabytes.
-    """
-    num_tokens = grids.tokens.shape[1]
-    nearest_Cn = torch.full((num_concepts, num_tokens), torch.inf, device=mentions_K2.device)
-    for some_K2 in mentions_K2.split(max(1, CHUNK_SCORES // num_tokens)):
-        places_Kn = grids.tokens[grids.owners[some_K2[:, 1]]]
-        distance_Kn = (some_K2[:, :1] - places_Kn).abs().float()
-        owner_Kn = some_K2[:, 1:].expand_as(distance_Kn)
-        nearest_Cn.scatter_reduce_(0, owner_Kn, distance_Kn, "amin")
-    return nearest_Cn[grids.concepts].log1p()
+
+def codes(number: int, hidden: int) -> nn.Embedding:
+    """A vector for each code, half the size of a normed one: four of them are added up."""
+    return nn.Embedding.from_pretrained(0.5 * torch.randn(number, hidden), freeze=False)
 
 
 def perceptron(width: int, hidden: int, num_labels: int, dropout: float) -> nn.Sequential:

@@ -20,7 +20,8 @@ FLOORS = """
   shard_check shard_documents concept_hash mention_columns mention_row co_occurrence bootstrap
   breakdown precision_recall relation_rows
 - strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads
-  identifier_scores pretraining_model encoder_folder probe hidden_mentions relation_model
+  identifier_scores pretraining_model encoder_folder probe hidden_mentions shared_context
+  relation_model
   relation_folder decode entity_attention relation_losses
 - training_state step_guard curves flops compiled_ops engine engine_deepspeed engines checkpoints
   job tracking report model_card

@@ -86,13 +86,13 @@ def test_every_mention_is_marked(encoder: PairEncoder) -> None:
         "Disease:D008545",
         "Species:10090",
     ]
-    assert encoded.mentions.tolist() == [[0, 0], [4, 1], [8, 2]]
+    assert encoded.mentions.tolist() == [[0, 3, 0], [4, 7, 1], [8, 11, 2]]
 
 
 def test_a_mention_of_two_concepts_has_one_pair_of_markers(encoder: PairEncoder) -> None:
     encoded = pass_of(encoder, document("<gene|Gene|1,2> and <braf|Gene|->"))
     assert words(encoder, encoded.tokens) == "[Gene] gene [/Gene] and [Gene] braf [/Gene]"
-    assert encoded.mentions.tolist() == [[0, 0], [0, 1]]
+    assert encoded.mentions.tolist() == [[0, 3, 0], [0, 3, 1]]
 
 
 def test_nested_and_touching_mentions() -> None:
@@ -208,7 +208,7 @@ def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(encoder: Pai
     )
     shared = passes[-1]  # two concepts of one mention: one pair of markers, both concepts there
     assert words(encoder, shared.tokens).endswith("in mice and [Gene] braf [/Gene] a gene")
-    assert shared.mentions.tolist() == [[6, 0], [6, 1]]
+    assert shared.mentions.tolist() == [[6, 9, 0], [6, 9, 1]]
 
 
 def test_a_document_without_pairs_has_no_pass(encoder: PairEncoder) -> None:
@@ -295,9 +295,11 @@ def test_indices_of_a_batch_point_at_the_right_documents(encoder: PairEncoder) -
     assert batch.num_tokens == len(batch.input_ids) == int(batch.boundaries[-1])
     concepts = [concept for one in encoded for concept in one.concepts]
     flat = np.concatenate([np.r_[-1, one.tokens, -1] for one in encoded])
-    starts = marker_ids(encoder.tokenizer)[:, 0]
-    for spot, concept in batch.mentions.tolist():
-        assert flat[spot] == starts[int(batch.concept_types[concept])]
+    starts, ends = marker_ids(encoder.tokenizer).T
+    for start, end, concept in batch.mentions.tolist():
+        kind = int(batch.concept_types[concept])
+        assert (flat[start], flat[end - 1]) == (starts[kind], ends[kind])
+    assert batch.num_marked == sum(end - start for start, end, _ in batch.mentions.tolist())
     for (first, second), candidate in zip(batch.pairs.tolist(), batch.candidates, strict=True):
         assert candidate == Candidate(candidate.member, concepts[first], concepts[second])
 
@@ -374,7 +376,7 @@ def test_no_pair_of_biored_is_lost(corpora: Path, encoding: str) -> None:
         for doc in read_documents(corpora / "biored" / name, tally):
             found = encoder.passes(doc, tally)
             for one in found:
-                assert set(one.mentions[:, 1]) == set(range(len(one.concepts)))
+                assert set(one.mentions[:, 2]) == set(range(len(one.concepts)))
                 assert all(end - start <= 510 for start, end in one.windows)
             assert len(found) == 1 or encoding == "pairwise" or not doc.relations
             pairs = labels_of(found)

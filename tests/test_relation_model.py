@@ -1,5 +1,6 @@
 """The relation model treats pairs, documents and windows as it says."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from embre import relation_model
+from embre import relation_model, shared_context
 from embre.config import CorpusConfig, OptimizerConfig, PairConfig
 from embre.decode import predict
 from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.document_loader import DocumentLoader
 from embre.engine import TorchEngine
+from embre.entity_types import ENTITY_TYPES
+from embre.markers import marker_ids
 from embre.pair_batch import Grids, PairBatch
 from embre.passes import NOVEL, NUM_EIGHTHS, NUM_NEARNESS, NUM_TIMES, UNRELATED
 from embre.relation_folder import LoadedModel
-from embre.relation_model import concept_vectors, log_distances
+from embre.relation_model import concept_vectors
 from embre.scoring import METRICS, score
+from embre.shared_context import log_distances
 from embre.tally import Tally
 from embre.world import World
 from tests.tiny import document, tiny_relation_model, tiny_tokenizer
@@ -278,7 +282,7 @@ def test_memory_does_not_grow_with_pairs_times_tokens(
     batch = batch_of(loaded, [document(f"{' and '.join(genes)} causes {ills}")])
     scores = batch.num_read * loaded.model.config.context_heads  # of a concept, or of a pair
     assert len(batch.pairs) == 855, "as many as the most of a BioRED document, 30836660"
-    monkeypatch.setattr(relation_model, "CHUNK_SCORES", 1 << 16)
+    monkeypatch.setattr(shared_context, "CHUNK_SCORES", 1 << 16)
     monkeypatch.setattr(relation_model, "PAIRS_AT_ONCE", 256)
     saved: dict[int, int] = {}
 
@@ -304,22 +308,49 @@ def test_chunks_of_pairs_change_nothing(
     at_once = gradients()
     rows = []
     loaded.model.relation.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
-    for constant, size in (("CHUNK_SCORES", 1), ("PAIRS_AT_ONCE", 3)):
-        monkeypatch.setattr(relation_model, constant, size)
+    chunks = ((shared_context, "CHUNK_SCORES", 1), (relation_model, "PAIRS_AT_ONCE", 3))
+    for module, constant, size in chunks:
+        monkeypatch.setattr(module, constant, size)
         for chunked, expected in zip(gradients(), at_once, strict=True):
             assert_close(chunked, expected)
     assert max(rows) == rows[0] > 3 and rows[1:].count(3) > 1 and sum(rows[1:]) == rows[0]
     loaded.model.zero_grad()
 
 
+def test_new_markers_begin_near_the_names_of_their_types(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows() -> torch.Tensor:
+        return loaded.model.bert.embeddings.word_embeddings.weight.detach()
+
+    loaded = tiny_relation_model(folder)
+    named, tokenizer = rows(), loaded.encoder.tokenizer
+    monkeypatch.setattr(relation_model, "name_markers", lambda *_: None)
+    loaded = tiny_relation_model(folder)
+    expected = rows().clone()
+    for both, name in zip(marker_ids(tokenizer).tolist(), ENTITY_TYPES, strict=True):
+        words = {"CellLine": "cell line"}.get(name, name)
+        pieces = tokenizer.backend.encode(words, add_special_tokens=False).ids
+        expected[both] += expected[pieces].mean(0)
+    assert_close(named, expected)
+
+
+def test_a_concept_is_not_told_by_the_number_of_its_mentions() -> None:
+    states = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    spots = torch.arange(40)
+    once = torch.stack([spots[:1], spots[:1] + 1, torch.zeros(1).long()], dim=1)
+    again = once.repeat(9, 1)
+    assert_close(concept_vectors(states, again, 9, 1), concept_vectors(states, once, 1, 1))
+
+
 def test_pooling_and_distances_of_concepts() -> None:
     states = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 100.0], [1.0, 1.0]])
-    mentions = torch.tensor([[0, 0], [2, 0], [3, 1]])
-    expected = torch.stack([torch.logsumexp(states[[0, 2]], 0), states[3]])
-    assert_close(concept_vectors(states, mentions, 2), expected)
+    mentions = torch.tensor([[0, 2, 0], [2, 3, 0], [3, 4, 1]])
+    of_mentions = torch.stack([states[:2].mean(0), states[2]])
+    expected = torch.stack([torch.logsumexp(of_mentions, 0) - math.log(2), states[3]])
+    assert_close(concept_vectors(states, mentions, 4, 2), expected)
     tokens, concepts = torch.tensor([[0, 1, 2], [3, -1, -1]]), torch.tensor([[0, -1], [1, -1]])
     grids = Grids(tokens, concepts, concepts, concepts, owners=torch.tensor([0, 1]))
-    mentions = torch.tensor([[0, 0], [2, 0], [3, 1]])
     found = log_distances(mentions, 2, grids)
     assert_close(found[0, 0], torch.tensor([0.0, 1.0, 0.0]).log1p())
     assert_close(found[1, 0, :1], torch.zeros(1))
@@ -330,15 +361,16 @@ def test_distances_of_many_mentions_are_taken_a_few_at_a_time(
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.arange(400)
-    mentions = torch.stack([torch.randperm(400, generator=generator), tokens % 3], dim=1)
+    starts = torch.randperm(400, generator=generator)
+    mentions = torch.stack([starts, starts + 1, tokens % 3], dim=1)
     concepts = torch.tensor([[0, 1, 2]])
     grids = Grids(tokens[None], concepts, concepts, concepts, owners=torch.zeros(3).long())
-    monkeypatch.setattr(relation_model, "CHUNK_SCORES", 2000)
+    monkeypatch.setattr(shared_context, "CHUNK_SCORES", 2000)
     with Largest() as largest:
         found = log_distances(mentions, 3, grids)
     assert largest.elements == 2000
     for concept in range(3):
-        spots = mentions[mentions[:, 1] == concept, 0]
+        spots = mentions[mentions[:, 2] == concept, 0]
         nearest = (tokens[:, None] - spots).abs().min(1).values
         assert torch.equal(found[0, concept], nearest.float().log1p())
 
