@@ -24,7 +24,7 @@ from embre.job import LINEAGE, Job, folder_digest, read_lineage
 from embre.model_card import write_relation_card
 from embre.pairs import PairEncoder
 from embre.relation_folder import LoadedModel, save_relation_model
-from embre.relation_model import RelationModel
+from embre.relation_model import RelationModel, name_markers
 from embre.report import write_report
 from embre.scored_pairs import ScoredPairs
 from embre.scoring import TITLES, Score, counting, only_scored
@@ -60,9 +60,11 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
         load_encoder(config.encoder, tokenizer),
         config.pairs,
         len(schema.labels),
-        encoder.tokenizer,
+        encoder.tokenizer.vocabulary,
         config.encoder.precision == "bf16",
     )
+    if encoder.tokenizer.vocabulary > tokenizer.vocabulary:
+        name_markers(model, encoder.tokenizer)
     engine = build_engine(config, model, model.loss_weights, world, loader.per_rank, job.folder)
     fingerprint = job.fingerprint(*digests(config).values())
     checkpoints = Checkpoints(

@@ -85,7 +85,7 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
         empty_encoder(values),
         config,
         len(schema.labels),
-        encoder.tokenizer,
+        encoder.tokenizer.vocabulary,
         # A CPU that has no bf16 instructions is several times slower with it.
         half_precision=settings["half_precision"] and device.type == "cuda",
     )

@@ -52,8 +52,8 @@ class Probabilities(NamedTuple):
 class RelationModel(nn.Module):
     """A micro-batch in, the sum of each loss out. Means are taken by the engine, over all ranks.
 
-    Of `encoder` (see `load_encoder`) only the plain BERT is kept; it grows to the vocabulary of
-    `tokenizer`, which has markers.
+    Of `encoder` (see `load_encoder`) only the plain BERT is kept; it grows to `vocabulary`
+    tokens for the markers.
     """
 
     def __init__(
@@ -61,16 +61,15 @@ class RelationModel(nn.Module):
         encoder: nn.Module,
         config: PairConfig,
         num_labels: int,
-        tokenizer: TextTokenizer,
+        vocabulary: int,
         half_precision: bool,
     ):
         super().__init__()
         bert: Any = encoder.bert
-        if tokenizer.vocabulary > bert.config.vocab_size:
+        if vocabulary > bert.config.vocab_size:
             bert.resize_token_embeddings(
-                tokenizer.vocabulary, pad_to_multiple_of=EMBEDDINGS_MULTIPLE, mean_resizing=False
+                vocabulary, pad_to_multiple_of=EMBEDDINGS_MULTIPLE, mean_resizing=False
             )
-            name_markers(bert.embeddings.word_embeddings.weight, tokenizer)
         self.bert = bert
         self.config = config
         self.num_labels = num_labels
@@ -226,9 +225,10 @@ def concept_vectors(
     return (sums_CH / times_C[:, None]).log() + highest_CH
 
 
-def name_markers(embeddings: Tensor, tokenizer: TextTokenizer) -> None:
+def name_markers(model: RelationModel, tokenizer: TextTokenizer) -> None:
     """Let new markers begin near the name of their type: the encoder has never seen them, and some
     hundred steps would not teach it what they stand for."""
+    embeddings: Tensor = model.bert.embeddings.word_embeddings.weight
     with torch.no_grad():
         for marker, pieces in marker_names(tokenizer):
             embeddings[marker] += embeddings[pieces].mean(0)

@@ -18,9 +18,10 @@ from embre.config import (
     PretrainConfig,
     RunConfig,
     StudyConfig,
+    is_another,
     load_config,
 )
-from embre.finetune import RELATION_MODEL, SCORES, digests
+from embre.finetune import COUNTS, RELATION_MODEL, SCORES, digests
 from embre.job import CONFIG, folder_digest, read_lineage
 from embre.pretrain import ENCODER
 
@@ -125,16 +126,16 @@ def is_done(run: Run) -> bool:
     that waits in its folder for a run that has not begun may be another one.
     """
     folder = run_folder(run.config)
-    left = folder / (SCORES if isinstance(run.config, FinetuneConfig) else ENCODER)
-    if left.exists() or any((folder / "checkpoints").glob(f"{PREFIX}*")):
-        made_by = load_config(type(run.config), folder / CONFIG)
-        if made_by.fingerprint() != run.config.fingerprint():
-            raise ConfigError(
-                f"{run.config.name}: {folder / CONFIG} has another config than the study now gives "
-                "it; give the study another name, or remove the run's folder"
-            )
-    if not left.exists() or not isinstance(run.config, FinetuneConfig):
-        return left.exists()
+    results = (SCORES, COUNTS) if isinstance(run.config, FinetuneConfig) else (ENCODER,)
+    done = all((folder / name).exists() for name in results)
+    begun = done or any((folder / "checkpoints").glob(f"{PREFIX}*"))
+    if begun and is_another(run.config, folder / CONFIG):
+        raise ConfigError(
+            f"{run.config.name}: {folder / CONFIG} has another config than the study now gives "
+            "it; give the study another name, or remove the run's folder"
+        )
+    if not done or not isinstance(run.config, FinetuneConfig):
+        return done
     made_of = read_lineage(folder / RELATION_MODEL)
     backbone = Path(run.config.encoder.path)
     here = {**digests(run.config), "encoder": _digest(backbone, backbone.stat().st_mtime)}

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 from safetensors.torch import load_file
 
-from embre import faults
+from embre import faults, finetune
 from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
 from embre.corpora import CORPORA, read_documents, write_documents
 from embre.demo_corpus import make_corpus
@@ -104,6 +104,17 @@ def test_a_failed_run_goes_on_as_one_mlflow_run_with_an_honest_status(run: Path)
     assert [event["step"] for event in read_events(run, "started")] == [0, 2]
 
 
+def test_markers_are_named_where_they_are_new(
+    folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = []
+    monkeypatch.setattr(finetune, "name_markers", lambda model, _: named.append(model))
+    for number, learnt in enumerate(({}, {"encoder": {"path": str(run / "relation_model")}})):
+        given = {"name": f"run-{number}", "storage": str(tmp_path), "train": {"steps": 1}, **learnt}
+        run_job("finetune", config_of(folder, **given), Console(file=StringIO()))
+        assert len(named) == 1, "those of a relation model have been learnt"
+
+
 def test_a_run_of_that_name_with_another_config_is_refused(run: Path, folder: Path) -> None:
     known = (run / "config.yaml").read_text()
     with pytest.raises(ConfigError, match="started with another config"):
@@ -119,14 +130,14 @@ def test_a_run_without_a_checkpoint_may_be_corrected(folder: Path, tmp_path: Pat
     (begun / "checkpoints" / "lease").touch()  # a run that ran out of memory in its first step
     (begun / "config.yaml").write_text(dump_config(config))
     changed = config.model_copy(update={"seed": config.seed + 1})
-    take_up(FinetuneConfig, config, begun)
+    take_up(config, begun)
     assert (begun / "events.jsonl").exists()
-    take_up(FinetuneConfig, changed, begun)
+    take_up(changed, begun)
     assert not (begun / "events.jsonl").exists()
     assert (begun / CORRECTED).read_text() == "of the other config"
     (begun / "checkpoints" / "step-000000001").mkdir()
     with pytest.raises(ConfigError, match="started with another config"):
-        take_up(FinetuneConfig, changed, begun)
+        take_up(changed, begun)
 
 
 @pytest.mark.parametrize("torn", ["", "\0" * 9, None], ids=["empty", "zeros", "gone"])
@@ -137,7 +148,7 @@ def test_a_run_whose_config_is_torn_asks_its_checkpoints(
     (tmp_path / "events.jsonl").touch()
     if torn is not None:
         (tmp_path / "config.yaml").write_text(torn)
-    take_up(FinetuneConfig, config_of(folder), tmp_path)
+    take_up(config_of(folder), tmp_path)
     assert (tmp_path / "events.jsonl").exists()
 
 

@@ -24,7 +24,7 @@ from embre.markers import marker_ids
 from embre.pair_batch import Grids, PairBatch
 from embre.passes import NOVEL, NUM_EIGHTHS, NUM_NEARNESS, NUM_TIMES, UNRELATED
 from embre.relation_folder import LoadedModel
-from embre.relation_model import concept_vectors
+from embre.relation_model import concept_vectors, name_markers
 from embre.scoring import METRICS, score
 from embre.shared_context import log_distances
 from embre.tally import Tally
@@ -317,22 +317,17 @@ def test_chunks_of_pairs_change_nothing(
     loaded.model.zero_grad()
 
 
-def test_new_markers_begin_near_the_names_of_their_types(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def rows() -> torch.Tensor:
-        return loaded.model.bert.embeddings.word_embeddings.weight.detach()
-
+def test_new_markers_begin_near_the_names_of_their_types(folder: Path) -> None:
     loaded = tiny_relation_model(folder)
-    named, tokenizer = rows(), loaded.encoder.tokenizer
-    monkeypatch.setattr(relation_model, "name_markers", lambda *_: None)
-    loaded = tiny_relation_model(folder)
-    expected = rows().clone()
+    tokenizer = loaded.encoder.tokenizer
+    rows = loaded.model.bert.embeddings.word_embeddings.weight
+    expected = rows.detach().clone()
     for both, name in zip(marker_ids(tokenizer).tolist(), ENTITY_TYPES, strict=True):
         words = {"CellLine": "cell line"}.get(name, name)
         pieces = tokenizer.backend.encode(words, add_special_tokens=False).ids
         expected[both] += expected[pieces].mean(0)
-    assert_close(named, expected)
+    name_markers(loaded.model, tokenizer)
+    assert_close(rows.detach(), expected)
 
 
 def test_a_concept_is_not_told_by_the_number_of_its_mentions() -> None:

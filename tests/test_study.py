@@ -33,6 +33,7 @@ from embre.demo_corpus import make_corpus
 from embre.document import Document
 from embre.finetune import COUNTS, digests
 from embre.job import folder_digest
+from embre.launch.driver import CORRECTED
 from embre.launch.errors import RunFailed
 from embre.launch.ray_workers import RayWorkers
 from embre.launch.studying import Done, carry_out_run, carry_out_study
@@ -295,6 +296,15 @@ def test_a_run_that_has_not_begun_may_be_corrected(folder: Path, tmp_path: Path)
     (emptied / "config.yaml").write_text("")
     changed = study_of(folder, tmp_path, seeds=[1, 2], set=["optimizer.peak_lr=1e-3"])
     assert not any(map(is_done, finetuning_runs(changed)))
+    (begun / "events.jsonl").touch()
+    with pytest.raises(RunFailed):
+        carry_out_study(changed, Pretended(lambda name: 0.7, fails="small"), quiet())
+    assert (begun / CORRECTED).exists() and not (begun / "events.jsonl").exists()
+    carry_out_study(study, Pretended(lambda name: 0.7), quiet())
+    (emptied / "config.yaml").write_text("")
+    assert all(map(is_done, finetuning_runs(study)))
+    (begun / COUNTS).unlink()
+    assert not is_done(finetuning_runs(study)[0])
     (begun / "checkpoints" / "step-000000001").mkdir(parents=True)
     with pytest.raises(ConfigError, match="another config than the study now gives it"):
         is_done(finetuning_runs(changed)[0])

@@ -81,7 +81,7 @@ def tiny_relation_model(
         load_encoder(tiny_encoder(folder), tokenizer),
         config,
         len(schema.labels),
-        encoder.tokenizer,
+        encoder.tokenizer.vocabulary,
         half_precision=False,
     )
     return LoadedModel(model.eval(), encoder, Decision())

@@ -19,6 +19,7 @@ from embre.config.reading import (
     ConfigError,
     check_config,
     dump_config,
+    is_another,
     load_config,
     read_values,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "TypeLimits",
     "check_config",
     "dump_config",
+    "is_another",
     "load_config",
     "read_values",
     "refuse_secrets",

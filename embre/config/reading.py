@@ -145,6 +145,19 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[last], _ = _parse(text, key, "the value is no YAML, see if it needs quotes")
 
 
+def is_another(config: RunConfig, path: Path) -> bool:
+    """Whether the config in a file is that of another run. None there, or a damaged one, says
+    nothing: each checkpoint knows what it was made with."""
+    try:
+        read_values(path)
+    except ConfigError:
+        return False
+    try:
+        return load_config(type(config), path).fingerprint() != config.fingerprint()
+    except ConfigError:  # of another kind of run
+        return True
+
+
 def _explain(kind: type[BaseModel], problem: Any, lines: Lines) -> str:
     key = ".".join(str(part) for part in problem["loc"]) or "config"
     if problem["type"] != "extra_forbidden":

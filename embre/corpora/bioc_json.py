@@ -69,16 +69,12 @@ class _Passage(msgspec.Struct):
     infons: _PassageInfons = msgspec.field(default_factory=_PassageInfons)
     annotations: list[_Annotation] = []
     sentences: list[Any] = []
-    relations: list["_Relation"] = []
-
-
-class _Node(msgspec.Struct):
-    refid: Any = None
+    relations: Any = None
 
 
 class _Relation(msgspec.Struct):
     infons: dict[str, Any]
-    nodes: list[_Node] = []
+    nodes: Any = None
 
 
 class _Document(msgspec.Struct):
@@ -168,16 +164,28 @@ def _read(
 
 def _relations(found: _Document, place: str) -> list[RawRelation]:
     """Those of its passages, which may name any of its annotations, and its own."""
-    relations = [relation for passage in found.passages for relation in passage.relations]
+    relations = [one for passage in found.passages for one in _of_passage(passage.relations)]
     relations += found.relations
     annotations = {}
     if any(relation.nodes for relation in relations):
         for passage in found.passages:
             annotations |= {str(one.id): _meaning(one.infons) for one in passage.annotations}
+    return [relation_of(one.infons, _refids(one.nodes), annotations, place) for one in relations]
+
+
+def _of_passage(given: Any) -> list[_Relation]:
+    """Whatever stands there costs a relation and no document."""
+    dicts = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    infons = [one.get("infons") for one in dicts]
     return [
-        relation_of(one.infons, [str(node.refid) for node in one.nodes], annotations, place)
-        for one in relations
+        _Relation(of_one if isinstance(of_one, dict) else {}, one.get("nodes"))
+        for one, of_one in zip(dicts, infons, strict=True)
     ]
+
+
+def _refids(nodes: Any) -> list[str]:
+    dicts = [node for node in nodes if isinstance(node, dict)] if isinstance(nodes, list) else []
+    return [str(node.get("refid")) for node in dicts]
 
 
 def _meaning(infons: _Infons) -> tuple[str, str]:

@@ -11,15 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from embre import finetune, pretrain
-from embre.checkpoints import PREFIX
+from embre.checkpoints import PREFIX, TakenOver
 from embre.config import (
     ConfigError,
     FinetuneConfig,
     PretrainConfig,
     RunConfig,
     dump_config,
-    load_config,
-    read_values,
+    is_another,
     refuse_secrets,
 )
 from embre.config.places import is_url
@@ -33,7 +32,7 @@ from embre.launch.local import run_local
 from embre.launch.progress import shown
 from embre.tracking.events import EVENTS
 from embre.tracking.registry import fetch
-from embre.tracking.runs import SILENT, RunHandle, best_effort, open_run
+from embre.tracking.runs import SILENT, RunHandle, best_effort, open_run, remembered
 from embre.tracking.sending import close_run, log_files
 from embre.tracking.uri import resolve_uri
 from embre.world import World
@@ -87,25 +86,30 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     if under_torchrun and os.environ["RANK"] != "0":  # every rank comes by here; rank 0 drives
         LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, None))
         return folder
-    take_up(job_kind.config, config, folder)
+    take_up(config, folder)
+    made_of = Job(config, folder, None).fingerprint(*lineage.values())
+    refuse_other_data(config, folder, made_of)
     commit(folder / CONFIG, dump_config(config).encode())
     handle, tags = None, {"embre.kind": kind}
-    made_of = Job(config, folder, None).fingerprint(*lineage.values())
     with best_effort("opening the MLflow run"):
         handle = open_run(config, uri, folder, tags, lineage, made_of)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
-    status = "KILLED"
+    status: str | None = "KILLED"
     try:
         with shown(folder, console):
             LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, handle))
         status = "FINISHED"
     except Interrupted:
         raise
+    except TakenOver:  # the run is another attempt's now, in MLflow too
+        status = None
+        raise
     except Exception:
         status = "FAILED"
         raise
     finally:
-        finish(handle, folder, status)
+        if status:
+            finish(handle, folder, status)
     return folder
 
 
@@ -142,27 +146,34 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
         deepspeed_json(config.deepspeed, config.optimizer, 1, World())
 
 
-def take_up(kind: type[RunConfig], config: RunConfig, folder: Path) -> None:
+def take_up(config: RunConfig, folder: Path) -> None:
     """ConfigError where a run of this name has checkpoints of another config. Without one a config
     may be corrected; what the other one did is then no part of the run, and is set aside."""
-    known = folder / CONFIG
-    try:
-        read_values(known)
-    except ConfigError:  # none, or a damaged file: each checkpoint knows what it was made with
+    if not is_another(config, folder / CONFIG):
         return
-    try:
-        same = load_config(kind, known).fingerprint() == config.fingerprint()
-    except ConfigError:  # of another kind of run
-        same = False
-    if same:
-        return
-    if any((folder / "checkpoints").glob(f"{PREFIX}*")):
+    if has_checkpoints(folder):
         raise ConfigError(
-            f"{config.name}: this run was started with another config, see {known}; "
+            f"{config.name}: this run was started with another config, see {folder / CONFIG}; "
             "give another name=…, or remove the folder"
         )
     with suppress(FileNotFoundError):
         (folder / EVENTS).rename(folder / CORRECTED)
+
+
+def refuse_other_data(config: RunConfig, folder: Path, made_of: str) -> None:
+    """ConfigError where a run with checkpoints has another backbone or other data now. Told before
+    MLflow begins another run for what cannot go on."""
+    before = remembered(folder)
+    if before and before.made_of != made_of and has_checkpoints(folder):
+        raise ConfigError(
+            f"{config.name}: the backbone ({config.encoder.path}) or the data is not what this run "
+            "began with; put it back, or give another name=…"
+        )
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a run has some, whole or not."""
+    return any((folder / "checkpoints").glob(f"{PREFIX}*"))
 
 
 def resolve(config: RunConfig) -> RunConfig:

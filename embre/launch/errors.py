@@ -19,7 +19,7 @@ from embre.wording import printable
 
 FAILED, REFUSED, STOPPED_BY_SIGTERM = 1, 2, 143
 ROOT = Path(__file__).resolve().parents[2]
-OURS = tuple(str(ROOT / name) for name in ("embre", "tools", "cluster"))
+OURS = {ROOT / name for name in ("embre", "tools", "cluster")}
 
 
 class RunFailed(RuntimeError):
@@ -57,7 +57,7 @@ def verdict(error: Exception) -> tuple[int, str] | None:
     if by in ("mlflow", "ray") or isinstance(error, RuntimeError | ArithmeticError):
         return FAILED, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return REFUSED, f"{error}; make room and run the same command again: it goes on"
+        return FAILED, with_advice(error)
     if isinstance(error, OSError) or (isinstance(error, ValueError) and _is_ours(error)):
         return REFUSED, str(error)
     if isinstance(error, ValueError):
@@ -65,7 +65,14 @@ def verdict(error: Exception) -> tuple[int, str] | None:
     return None
 
 
+def with_advice(error: Exception) -> str:
+    """The text of an error, and what to do about a full disk."""
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return f"{error}; make room and run the same command again: it goes on" if full else str(error)
+
+
 def _is_ours(error: Exception) -> bool:
     """Whether a line of ours raises it, for people, and not what such a line calls."""
     *_, last = traceback.extract_tb(error.__traceback__)
-    return last.filename.startswith(OURS) and (last.line or "").startswith("raise ")
+    inside = not OURS.isdisjoint(Path(last.filename).resolve().parents)
+    return inside and (last.line or "").startswith("raise ")

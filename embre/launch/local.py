@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from embre.interrupts import stoppable
 from embre.job import Job
-from embre.launch.errors import RunFailed
+from embre.launch.errors import RunFailed, with_advice
 from embre.launch.worker import carry_out
 from embre.world import World
 
@@ -31,7 +31,7 @@ def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
         with stoppable(job.folder):
             carry_out(recipe, job, torch.device(device))
     except (ValueError, OSError) as error:
-        raise RunFailed(f"{job.config.name}: {error}") from error
+        raise RunFailed(f"{job.config.name}: {with_advice(error)}") from error
     finally:
         for name in alone:  # or the next run here would think that torchrun started it
             del os.environ[name]

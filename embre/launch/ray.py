@@ -21,7 +21,7 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from embre.checkpoints import CheckpointError
+from embre.checkpoints import CheckpointError, TakenOver
 from embre.config import LaunchConfig
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
@@ -97,8 +97,10 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
         with stoppable(job.folder), saved_when_draining(job.folder):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
+        notes.refuse_taken_over(name)
         why = notes.failure.read_text() if notes.failure.exists() else str(error)
         raise RunFailed(f"{name}: {why}") from error
+    notes.refuse_taken_over(name)
     if notes.failure.exists():
         raise RunFailed(f"{name}: {notes.failure.read_text()}")
     if notes.stopped.exists():
@@ -134,11 +136,19 @@ class Notes:
 
     def say_enough(self) -> bool:
         """Whether a restart would only end in the same way."""
-        if (self.folder / ATTEMPT).read_text() != self.attempt:  # each would take the run back
-            self.failure.write_text(
-                "the same run was started again after this attempt; follow that one"
+        # Taken over: each attempt would take the run back from the other.
+        return self.taken_over() or self.failure.exists() or self.stopped.exists()
+
+    def taken_over(self) -> bool:
+        """Whether another attempt has begun since."""
+        return (self.folder / ATTEMPT).read_text() != self.attempt
+
+    def refuse_taken_over(self, name: str) -> None:
+        """TakenOver, for the driver."""
+        if self.taken_over():
+            raise TakenOver(
+                f"{name}: the same run was started again after this attempt; follow that one"
             )
-        return self.failure.exists() or self.stopped.exists()
 
 
 def _rank(

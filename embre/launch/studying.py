@@ -12,7 +12,7 @@ from rich.console import Console
 from embre.config import StudyConfig, dump_config, refuse_secrets
 from embre.durable import commit
 from embre.job import CONFIG
-from embre.launch.driver import resolve
+from embre.launch.driver import resolve, take_up
 from embre.launch.errors import RunFailed
 from embre.study import Run, finetuning_runs, is_done, pretraining_runs, study_folder
 from embre.study_table import write_results
@@ -95,5 +95,6 @@ def _calls(runs: Iterable[Run]) -> Iterable[tuple[str, str]]:
         config = resolve(run.config)  # a worker of a cluster is in another folder
         folder = Path(config.storage) / config.name
         folder.mkdir(parents=True, exist_ok=True)
+        take_up(config, folder)
         commit(folder / CONFIG, dump_config(config).encode())
         yield run.kind, str(folder)

@@ -1,5 +1,6 @@
 """Why an attempt at a run ended: a rank that fails leaves a note, and the next start reads them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,8 @@ from embre.world import World
 
 NOTE = "error-{}.txt"  # of a rank, in the run's folder
 LONGEST = 300  # characters of an error
-LOST_PEER = ("RuntimeError", "Dist")  # gloo, and torch's own of NCCL
+# Of gloo, which has no error of its own, and of NCCL.
+LOST_PEER = re.compile("DistBackendError|RuntimeError: .*(gloo|NCCL|peer|[Cc]onnection)")
 NAMED = 4  # silent ranks
 
 
@@ -43,7 +45,7 @@ def why_ended(folder: Path, num_ranks: int) -> str:
     name, error = next(iter(told.items()))
     first = f"rank {name.removeprefix('error-').removesuffix('.txt')}: {error}"
     silent = [rank for rank in range(num_ranks) if NOTE.format(rank) not in told]
-    if not silent or not error.startswith(LOST_PEER):
+    if not silent or not LOST_PEER.match(error):
         return first
     named = ", ".join(map(str, silent[:NAMED])) + (", …" if len(silent) > NAMED else "")
     return f"rank {named} ended without an error; {first}"

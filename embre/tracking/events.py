@@ -63,6 +63,8 @@ class Tracker:
         if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a") as file:  # a rank died in the middle of a line
                 file.write("\n")
+        # Before this attempt says anything: it may be heard of before it has `started`.
+        self._known = list(read_events(folder)) if self.active else []
         self._sent = sent
         self._finished: dict[str, Any] = {}  # the event of an attempt before
 
@@ -75,7 +77,7 @@ class Tracker:
         """Training begins, or goes on after `step`; of a run that is finished there nothing is
         told again."""
         self.num_steps, self._logged = num_steps, step
-        known = list(read_events(self.folder)) if self.active else []
+        known = self._known
         self._skipped = num_skipped(known, step)
         for event in known:
             if event["event"] in ("step", "validation") and event["step"] <= step:
@@ -84,6 +86,7 @@ class Tracker:
         turns = [event for event in known if event["event"] in ("started", "finished")]
         if turns and (turns[-1]["event"], turns[-1]["step"]) == ("finished", step):
             self._finished = turns[-1]
+            why_ended(self.folder, 0)  # an export may have failed since; that is over
             return
         if known:
             known += _read_lines(self.folder / HEARTBEAT)

@@ -73,23 +73,27 @@ def open_run(
     quiet_mlflow()
     (folder / SILENT).unlink(missing_ok=True)
     client = client_of(uri)
-    remembered = folder / RUN_FILE
-    if remembered.exists():
-        handle = RunHandle(**json.loads(remembered.read_text()))
-        if (handle.uri, handle.made_of) == (uri, made_of):
-            client.update_run(handle.run_id, status="RUNNING")
-            if not client.get_run(handle.run_id).data.params:  # they are logged last
-                _log_start(client, handle, config, lineage)
-            return handle
+    handle = remembered(folder)
+    if handle and (handle.uri, handle.made_of) == (uri, made_of):
+        client.update_run(handle.run_id, status="RUNNING")
+        if not client.get_run(handle.run_id).data.params:  # they are logged last
+            _log_start(client, handle, config, lineage)
+        return handle
     experiment = _experiment(client, config, uri)
     run = client.create_run(
         experiment, run_name=config.name, tags={**tags, **_lineage_tags(lineage)}
     )
     handle = RunHandle(uri, run.info.run_id, made_of)
     (folder / SENT).unlink(missing_ok=True)
-    commit(remembered, json.dumps(asdict(handle)).encode())
+    commit(folder / RUN_FILE, json.dumps(asdict(handle)).encode())
     _log_start(client, handle, config, lineage)
     return handle
+
+
+def remembered(folder: Path) -> RunHandle | None:
+    """The MLflow run that a folder remembers."""
+    path = folder / RUN_FILE
+    return RunHandle(**json.loads(path.read_text())) if path.exists() else None
 
 
 def client_of(uri: str) -> MlflowClient:

@@ -41,5 +41,5 @@ def refuse_missing(uri: str) -> None:
     file = sqlite_file(uri)
     if file and not file.exists():
         raise FileNotFoundError(
-            f"there is no registry at {uri}: give --tracking-uri, or set {VARIABLE}"
+            f"there is no registry at {uri}: give tracking.uri (--tracking-uri), or set {VARIABLE}"
         )

@@ -172,6 +172,18 @@ def test_nodes_that_name_no_two_concepts_are_counted(ids):
     assert tally.counts == {"relation/unknown_concept": 1}
 
 
+@pytest.mark.parametrize("of_passage", [None, 7, ["x", {"infons": 3}], [{"nodes": ["1", "2"]}]])
+@pytest.mark.parametrize("nodes", [None, "x", ["1", "2"]])
+def test_relations_of_any_shape_cost_no_document(of_passage, nodes):
+    given = with_ids([{"infons": {"type": "CID"}, "nodes": nodes}], inner=False)
+    given["passages"][1] = {**given["passages"][1], "relations": of_passage}
+    tally = Tally()
+    (doc,) = read(given, tally)
+    assert doc.relations == ()
+    in_passage = sum(isinstance(one, dict) for one in of_passage or []) if of_passage != 7 else 0
+    assert tally.counts == {"relation/unknown_concept": 1 + in_passage}
+
+
 def test_a_full_text_is_called_by_its_pmc_number():
     (doc,) = read({**DOCUMENT, "id": "3446384", "pmid": 22429397, "pmcid": "PMC3446384"})
     assert (doc.doc_id, doc.pmid) == ("PMC3446384", "22429397")

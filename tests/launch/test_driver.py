@@ -6,7 +6,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from embre.config import PretrainConfig, check_config
+from embre.checkpoints import TakenOver
+from embre.config import ConfigError, PretrainConfig, check_config
 from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.launch import driver
@@ -24,7 +25,12 @@ def statuses(storage: Path) -> list[str]:
 def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends: list[BaseException | None] = [RunFailed("so it is"), Interrupted("saved"), None]
+    ends: list[BaseException | None] = [
+        RunFailed("so it is"),
+        TakenOver("by another attempt"),
+        Interrupted("saved"),
+        None,
+    ]
     seen = []
 
     def recipe(job: Job, world: World) -> None:
@@ -44,11 +50,17 @@ def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
         "train": {"steps": 4},
     }
     config = check_config(PretrainConfig, values, "test")
-    for error, status in zip(ends, ("FAILED", "KILLED", "FINISHED"), strict=True):
+    # The run is another attempt's where it was taken over: not this one's to close.
+    for error, status in zip(ends, ("FAILED", "RUNNING", "KILLED", "FINISHED"), strict=True):
         if error is None:
             driver.run_job("pretrain", config, Console(quiet=True))
         else:
             with pytest.raises(type(error), match=str(error)):
                 driver.run_job("pretrain", config, Console(quiet=True))
         assert statuses(tmp_path) == [status]
-    assert seen == ["RUNNING"] * 3
+    assert seen == ["RUNNING"] * 4
+    (tmp_path / "backbone" / "config.json").write_text("another backbone")
+    (tmp_path / "small" / "checkpoints" / "step-000000004").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="backbone .* or the data is not what this run began"):
+        driver.run_job("pretrain", config, Console(quiet=True))
+    assert statuses(tmp_path) == ["FINISHED"]

@@ -2,12 +2,15 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
 
+import embre
 from embre import faults
 from embre.config import LaunchConfig, read_values
 from embre.interrupts import Interrupted
@@ -86,3 +89,14 @@ def test_a_fault_without_a_folder_for_its_mark_is_refused(
     with pytest.raises(SystemExit) as ended:
         shard_pubtator([], tmp_path)
     assert ended.value.code == 2 and "set EMBRE_FAULT_FOLDER too" in capsys.readouterr().err
+
+
+def test_code_behind_a_link_is_ours(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(Path(embre.__file__).parents[1])
+    code = (
+        "from embre.launch.errors import told\nfrom embre import faults\nfrom pathlib import Path\n"
+    )
+    code += "with told(): faults.arm('step:7', Path(), 0)"
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path / "link")}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, cwd=tmp_path)
+    assert done.returncode == 2

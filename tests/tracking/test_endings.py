@@ -42,3 +42,5 @@ def test_the_first_error_counts_and_the_silent_ranks_are_named(tmp_path: Path) -
     assert why_ended(tmp_path, 64) == "rank 0, 1, 3, 4, …" + lost
     note(tmp_path, 2, "OSError: No space left on device", at=7)
     assert why_ended(tmp_path, 64) == "rank 2: OSError: No space left on device"
+    note(tmp_path, 2, "RuntimeError: CUDA error: an illegal memory access", at=7)
+    assert why_ended(tmp_path, 64) == "rank 2: RuntimeError: CUDA error: an illegal memory access"

@@ -1,5 +1,6 @@
 """Events are the truth on disk; MLflow gets each logged step once, and all of them."""
 
+import json
 from pathlib import Path
 
 from embre.engine import StepResult
@@ -120,6 +121,7 @@ def test_the_end_says_what_share_of_the_time_went_into_training(tmp_path: Path) 
 def test_a_finished_run_that_is_started_again_keeps_its_goodput(tmp_path: Path) -> None:
     given: list[tuple[int, dict[str, float]]] = []
     for first in (0, 1):
+        (tmp_path / "error-0.txt").write_text("RuntimeError: the export failed")
         tracker = Tracker(tmp_path, World(), 1, lambda *point: given.append(point), sent=first)
         tracker.vocabulary({"of_normalised/all": 0.75})
         tracker.started(first, 1)
@@ -129,6 +131,19 @@ def test_a_finished_run_that_is_started_again_keeps_its_goodput(tmp_path: Path) 
     assert len(list(read_events(tmp_path, "started"))) == 1
     (event,) = read_events(tmp_path, "finished")
     assert 0 < event["goodput"] and given[-1] == (1, {"goodput": event["goodput"]})
+    assert not (tmp_path / "error-0.txt").exists(), "an end that nobody asks for any more"
+
+
+def test_what_is_said_before_the_start_is_of_this_attempt(tmp_path: Path) -> None:
+    Tracker(tmp_path, World(), 1).started(0, 9)
+    (event,) = read_events(tmp_path)
+    long_ago = json.dumps(event | {"time": event["time"] - 1000})
+    (tmp_path / "events.jsonl").write_text(long_ago + "\n")
+    tracker = Tracker(tmp_path, World(), 1)
+    with (tmp_path / "events.jsonl").open("a") as file:  # by the thread that sends to MLflow
+        file.write(json.dumps({"event": "untracked", "step": 0, "time": event["time"]}) + "\n")
+    tracker.started(0, 9)
+    assert list(read_events(tmp_path, "started"))[1]["down_s"] >= 1000
 
 
 def test_the_time_left_is_that_of_the_steps_since_the_last_line(tmp_path: Path) -> None:

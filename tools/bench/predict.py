@@ -100,7 +100,7 @@ def build(place: Path, documents: int, files: int) -> Scene:
         load_encoder(settings, tokenizer),
         config,
         len(schema.labels),
-        encoder.tokenizer,
+        encoder.tokenizer.vocabulary,
         half_precision=False,
     )
     save_relation_model(place / "model", LoadedModel(model, encoder, Decision()))

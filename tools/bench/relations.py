@@ -106,7 +106,7 @@ def build(
         load_encoder(settings, tokenizer),
         config,
         len(schema.labels),
-        pair_encoder.tokenizer,
+        pair_encoder.tokenizer.vocabulary,
         half_precision=device.type == "cuda",
     )
     return LoadedModel(model.to(device), pair_encoder, Decision())
