@@ -61,7 +61,16 @@ def test_the_rehearsal_goes_the_whole_way_on_two_nodes(tmp_path: Path) -> None:
 
 
 def left_processes(folder: Path) -> list[str]:
-    """Processes that still name a folder in their command or environment."""
+    """Processes that name a folder, and go on doing so for some seconds: Ray's dashboard has some
+    of its own, which end by themselves when it has gone."""
+    deadline = time.monotonic() + 10
+    while (found := processes_that_name(folder)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def processes_that_name(folder: Path) -> list[str]:
+    """Processes that have a folder in their command or environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         if int(process.name) == os.getpid():
