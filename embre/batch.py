@@ -14,8 +14,8 @@ from embre.entities import EntityVocabulary
 from embre.entity_types import TYPE_INDEX
 from embre.examples import NO_EXAMPLES, Examples
 from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
-from embre.masking.draws import combine, mix
-from embre.masking.strip import spots_of
+from embre.masking.draws import combine
+from embre.masking.mention_keys import mention_keys
 from embre.shards import ShardSet
 from embre.tokenization import TextTokenizer
 
@@ -242,9 +242,9 @@ def lay(source: StreamSource, members: Examples) -> tuple[Strip, np.ndarray, np.
     shift = np.repeat(boundaries[:-1] + 1, per_document).astype(rows["start"].dtype)
     rows["start"] += shift
     rows["end"] += shift
-    strip = Strip(tokens, token_keys, maskable, rows, np.zeros(0, np.uint64))
     row_keys = np.repeat(members.keys, per_document)
-    return _with_mention_keys(source, strip, row_keys), boundaries, positions
+    keys = mention_keys(rows, tokens, token_keys, row_keys, source.masking.unit)
+    return Strip(tokens, token_keys, maskable, rows, keys), boundaries, positions
 
 
 def with_padding(boundaries: np.ndarray, data: DataConfig) -> np.ndarray:
@@ -271,26 +271,6 @@ def places_read(
     read = np.cumsum(depth[:-1]) > 0
     read[token_spots] = read[0] = read[-1] = True
     return read
-
-
-def _with_mention_keys(source: StreamSource, strip: Strip, document_keys: np.ndarray) -> Strip:
-    """The strip with the keys of its mentions; `document_keys` (m,) their documents' keys."""
-    rows = strip.mentions
-    if source.masking.unit == "mention":
-        return replace(strip, mention_keys=mix(strip.token_keys[rows["start"]]))
-    meant = rows["concept"].copy()
-    bare = meant == 0
-    meant[bare] = names_of(strip.tokens, rows[bare])
-    return replace(strip, mention_keys=combine(document_keys, meant))
-
-
-def names_of(tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(m,) 64 bits for each mention, the same for the same word pieces."""
-    spots, owner = spots_of(rows)
-    found = np.zeros(len(rows), dtype=np.uint64)
-    within = spots - rows["start"][owner]
-    np.add.at(found, owner, combine(tokens[spots].astype(np.uint64), within))
-    return found
 
 
 def _tensor(array: np.ndarray) -> Tensor:

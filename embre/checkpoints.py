@@ -9,7 +9,6 @@ pointer file, no framework's own record is trusted. A folder holds the state by 
 parameters, so any number of ranks can take it up.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -20,12 +19,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from embre.checkpoint_manifest import (
+    FORMAT,
+    MANIFEST,
+    CheckpointError,
+    CheckpointManifest,
+    read_manifest,
+    sha256_of,
+    verify,
+)
 from embre.durable import commit, sync
 from embre.engine import Engine
 from embre.faults import fault_point
@@ -34,38 +42,15 @@ from embre.world import World
 
 log = logging.getLogger(__name__)
 
-FORMAT = 5  # also when masks are drawn in another way: a run would go on with others
-MANIFEST = "manifest.json"
+FOLDER = "checkpoints"  # in a run's folder
 LEASE = "lease"
 PREFIX = "step-"
 LOOK_EVERY_S = 0.05
 SETTLE_S = 10.0  # a rank that was killed will never write its part
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used or written; the message names it and the remedy."""
-
-
 class TakenOver(RuntimeError):
     """Another attempt at the run writes its checkpoints now; it says nothing of the run itself."""
-
-
-class Flaw(NamedTuple):
-    """Why a checkpoint is passed over; what could not be read may be sound another time."""
-
-    why: str
-    may_pass: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointManifest:
-    """What a checkpoint is: files by relative path with (bytes, SHA-256), and where the run was."""
-
-    step: int
-    world_size: int
-    fingerprint: str
-    loader: dict[str, Any]
-    files: dict[str, tuple[int, str]]
 
 
 @dataclass(slots=True)
@@ -127,8 +112,8 @@ class Checkpoints:
         """Load the newest checkpoint that all ranks find sound; returns its step, 0 without one.
 
         `passed_over` is called for each newer one. From here on no earlier attempt at this run can
-        commit. Raises CheckpointError where there
-        are checkpoints and none is sound, or where the newest belongs to another config or data.
+        commit. Raises CheckpointError where there are checkpoints and none is sound, or where the
+        newest belongs to another config or data.
         """
         self._lease = self.world.gather(uuid.uuid4().hex)[0]
         if self.world.rank == 0:
@@ -137,7 +122,7 @@ class Checkpoints:
         # Rank 0 looks for all: a network file system may show each rank another moment.
         found = self.world.gather(_committed(self.folder))[0]
         for path in reversed(found):
-            flaws = [flaw for flaw in self.world.gather(_verify(path, self.world)) if flaw]
+            flaws = [flaw for flaw in self.world.gather(verify(path, self.world)) if flaw]
             if flaws:
                 passed_over(_step_of(path), f"{path}: {flaws[0].why}")
                 if all(flaw.may_pass for flaw in flaws):
@@ -185,7 +170,7 @@ class Checkpoints:
             partial.mkdir(parents=True, exist_ok=True)
             save_file(state, file)
             sync(file)
-            note = {file.name: (file.stat().st_size, _sha256(file))}
+            note = {file.name: (file.stat().st_size, sha256_of(file))}
             fault_point("checkpoint_written")
             commit(file.with_suffix(".json"), json.dumps(note).encode())
             if self.world.rank == 0:
@@ -272,6 +257,11 @@ class StoredState(Mapping[str, Tensor]):
         return len(self.files)
 
 
+def has_checkpoints(run_folder: Path) -> bool:
+    """Whether a run has some, whole or not."""
+    return any((run_folder / FOLDER).glob(f"{PREFIX}*"))
+
+
 def _committed(folder: Path) -> list[Path]:
     """The folders that bear a checkpoint's final name, oldest first."""
     return sorted(p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit())
@@ -279,40 +269,3 @@ def _committed(folder: Path) -> list[Path]:
 
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix(PREFIX))
-
-
-def read_manifest(path: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint folder; CheckpointError for one of another format."""
-    values = json.loads((path / MANIFEST).read_text())
-    if values.pop("format", 1) != FORMAT:
-        raise CheckpointError(
-            f"{path}: written by another version of embre; finish the run with that one, or start "
-            "under another name"
-        )
-    files = {name: (size, digest) for name, (size, digest) in values.pop("files").items()}
-    return CheckpointManifest(files=files, **values)
-
-
-def _verify(path: Path, world: World) -> Flaw | None:
-    """What is wrong with a checkpoint. The ranks share its files among them, and wait for each
-    other's verdict."""
-    try:
-        files = read_manifest(path).files
-        for name, (size, digest) in sorted(files.items())[world.rank :: world.size]:
-            file = path / name
-            if file.stat().st_size != size:
-                return Flaw(f"{name} is not {size} bytes long")
-            if _sha256(file) != digest:
-                return Flaw(f"{name} has another SHA-256 than its manifest says")
-    except FileNotFoundError as error:
-        return Flaw(f"{Path(error.filename).name} is missing")
-    except OSError as error:
-        return Flaw(f"it cannot be read ({error})", may_pass=True)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return Flaw(f"its manifest cannot be read ({error})")
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embre.checkpoints import Checkpoints
+from embre.checkpoints import FOLDER, Checkpoints
 from embre.config import FinetuneConfig
 from embre.corpora import write_documents
 from embre.dev_set import DevSet
@@ -68,7 +68,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     engine = build_engine(config, model, model.loss_weights, world, loader.per_rank, job.folder)
     fingerprint = job.fingerprint(*digests(config).values())
     checkpoints = Checkpoints(
-        job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
+        job.folder / FOLDER, world, fingerprint, config.train.keep_checkpoints
     )
     learnt = docs + [doc for others, _ in also for doc in others]
     dev = DevSet(dev_docs, learnt, encoder, world)

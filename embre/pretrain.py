@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from embre.batch import Batch, StreamSource, empty_batch
-from embre.checkpoints import Checkpoints
+from embre.checkpoints import FOLDER, Checkpoints
 from embre.concept_table import ConceptTable
 from embre.config import ConfigError, PretrainConfig
 from embre.durable import move_into_place
@@ -64,7 +64,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     engine = build_engine(config, model, weights, world, loader.per_rank, job.folder, rows)
     fingerprint = job.fingerprint(shard_set.manifest.digest, entities.fingerprint)
     checkpoints = Checkpoints(
-        job.folder / "checkpoints", world, fingerprint, config.train.keep_checkpoints
+        job.folder / FOLDER, world, fingerprint, config.train.keep_checkpoints
     )
     sent = sent_step(job.folder)
     handle = job.handle if world.rank == 0 else None

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from embre.checkpoints import PREFIX
+from embre.checkpoints import has_checkpoints
 from embre.config import (
     ConfigError,
     FinetuneConfig,
@@ -128,8 +128,7 @@ def is_done(run: Run) -> bool:
     folder = run_folder(run.config)
     results = (SCORES, COUNTS) if isinstance(run.config, FinetuneConfig) else (ENCODER,)
     done = all((folder / name).exists() for name in results)
-    begun = done or any((folder / "checkpoints").glob(f"{PREFIX}*"))
-    if begun and is_another(run.config, folder / CONFIG):
+    if (done or has_checkpoints(folder)) and is_another(run.config, folder / CONFIG):
         raise ConfigError(
             f"{run.config.name}: {folder / CONFIG} has another config than the study now gives "
             "it; give the study another name, or remove the run's folder"

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 import embre.checkpoints
 from embre import faults
-from embre.checkpoints import MANIFEST, CheckpointError, Checkpoints, TakenOver, read_manifest
+from embre.checkpoint_manifest import MANIFEST, read_manifest
+from embre.checkpoints import CheckpointError, Checkpoints, TakenOver
 from embre.world import World
 from tests.ranks import run_ranks
 

@@ -25,7 +25,8 @@ FLOORS = """
   identifier_scores pretraining_model encoder_folder probe hidden_mentions shared_context
   relation_model
   relation_folder decode entity_attention relation_losses
-- training_state step_guard curves flops compiled_ops engine engine_deepspeed engines checkpoints
+- training_state step_guard curves flops compiled_ops engine engine_deepspeed engines
+  checkpoint_manifest checkpoints
   job tracking report model_card
   dataset_card study_plot evaluation evaluation_plots evaluation_section
 - train

@@ -174,18 +174,20 @@ def _relations(found: _Document, place: str) -> list[RawRelation]:
 
 
 def _of_passage(given: Any) -> list[_Relation]:
-    """Whatever stands there costs a relation and no document."""
-    dicts = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
-    infons = [one.get("infons") for one in dicts]
-    return [
-        _Relation(of_one if isinstance(of_one, dict) else {}, one.get("nodes"))
-        for one, of_one in zip(dicts, infons, strict=True)
-    ]
+    found = []
+    for one in _objects(given):
+        infons = one.get("infons")
+        found.append(_Relation(infons if isinstance(infons, dict) else {}, one.get("nodes")))
+    return found
 
 
 def _refids(nodes: Any) -> list[str]:
-    dicts = [node for node in nodes if isinstance(node, dict)] if isinstance(nodes, list) else []
-    return [str(node.get("refid")) for node in dicts]
+    return [str(node.get("refid")) for node in _objects(nodes)]
+
+
+def _objects(given: Any) -> list[dict[str, Any]]:
+    """The objects of a list. Whatever else stands there costs a relation and no document."""
+    return [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
 
 
 def _meaning(infons: _Infons) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from embre import finetune, pretrain
-from embre.checkpoints import PREFIX, TakenOver
+from embre.checkpoints import TakenOver, has_checkpoints
 from embre.config import (
     ConfigError,
     FinetuneConfig,
@@ -169,11 +169,6 @@ def refuse_other_data(config: RunConfig, folder: Path, made_of: str) -> None:
             f"{config.name}: the backbone ({config.encoder.path}) or the data is not what this run "
             "began with; put it back, or give another name=…"
         )
-
-
-def has_checkpoints(folder: Path) -> bool:
-    """Whether a run has some, whole or not."""
-    return any((folder / "checkpoints").glob(f"{PREFIX}*"))
 
 
 def resolve(config: RunConfig) -> RunConfig:

@@ -1,0 +1,72 @@
+"""What a checkpoint is: its manifest, and whether the files are what that says."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from embre.world import World
+
+FORMAT = 5  # also when masks are drawn in another way: a run would go on with others
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used or written; the message names it and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointManifest:
+    """What a checkpoint is: files by relative path with (bytes, SHA-256), and where the run was."""
+
+    step: int
+    world_size: int
+    fingerprint: str
+    loader: dict[str, Any]
+    files: dict[str, tuple[int, str]]
+
+
+class Flaw(NamedTuple):
+    """Why a checkpoint is passed over; what could not be read may be sound another time."""
+
+    why: str
+    may_pass: bool = False
+
+
+def read_manifest(path: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint folder; CheckpointError for one of another format."""
+    values = json.loads((path / MANIFEST).read_text())
+    if values.pop("format", 1) != FORMAT:
+        raise CheckpointError(
+            f"{path}: written by another version of embre; finish the run with that one, or start "
+            "under another name"
+        )
+    files = {name: (size, digest) for name, (size, digest) in values.pop("files").items()}
+    return CheckpointManifest(files=files, **values)
+
+
+def verify(path: Path, world: World) -> Flaw | None:
+    """What is wrong with a checkpoint. The ranks share its files among them, and wait for each
+    other's verdict."""
+    try:
+        files = read_manifest(path).files
+        for name, (size, digest) in sorted(files.items())[world.rank :: world.size]:
+            file = path / name
+            if file.stat().st_size != size:
+                return Flaw(f"{name} is not {size} bytes long")
+            if sha256_of(file) != digest:
+                return Flaw(f"{name} has another SHA-256 than its manifest says")
+    except FileNotFoundError as error:
+        return Flaw(f"{Path(error.filename).name} is missing")
+    except OSError as error:
+        return Flaw(f"it cannot be read ({error})", may_pass=True)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return Flaw(f"its manifest cannot be read ({error})")
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

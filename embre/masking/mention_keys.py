@@ -1,0 +1,40 @@
+"""What a mention's draws depend on: mentions with the same key hide together.
+
+Shapes: n tokens of a strip, m mention rows.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from embre.masking.draws import combine, mix
+from embre.masking.strip import spots_of
+
+
+def mention_keys(
+    rows: np.ndarray,
+    tokens: np.ndarray,
+    token_keys: np.ndarray,
+    document_keys: np.ndarray,
+    unit: Literal["concept", "mention"],
+) -> np.ndarray:
+    """(m,) keys; `document_keys` (m,) are those of the documents that the rows are in.
+
+    With `unit` concept all mentions of a concept in a document have one key, and without a concept
+    all of a name. With `mention` it is that of the first token, the same for all rows of a mention.
+    """
+    if unit == "mention":
+        return mix(token_keys[rows["start"]])
+    meant = rows["concept"].copy()
+    bare = meant == 0
+    meant[bare] = name_hashes(tokens, rows[bare])
+    return combine(document_keys, meant)
+
+
+def name_hashes(tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(m,) 64 bits for each mention, the same for the same word pieces."""
+    spots, owner = spots_of(rows)
+    found = np.zeros(len(rows), dtype=np.uint64)
+    within = spots - rows["start"][owner]
+    np.add.at(found, owner, combine(tokens[spots].astype(np.uint64), within))
+    return found
