@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import embre.checkpoints
-from embre import faults
+from embre import checkpoint_manifest, faults
 from embre.checkpoint_manifest import MANIFEST, read_manifest
 from embre.checkpoints import CheckpointError, Checkpoints, TakenOver
 from embre.world import World
@@ -182,7 +181,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_kept(
     for step in (1, 3, 4):
         save(checkpoints, step, str(step))
     (tmp_path / "step-000000004" / MANIFEST).unlink()
-    real = embre.checkpoints._sha256
+    real = checkpoint_manifest.sha256_of
 
     def read(path: Path) -> str:
         if "step-000000003" in str(path):
@@ -191,7 +190,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_kept(
 
     told: list[tuple[int, str]] = []
     with monkeypatch.context() as patch:
-        patch.setattr("embre.checkpoints._sha256", read)
+        patch.setattr(checkpoint_manifest, "sha256_of", read)
         step = checkpoints.restore(Notes(), Place(), lambda *one: told.append(one))  # type: ignore[arg-type]
     assert step == 1
     assert told == [
