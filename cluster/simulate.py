@@ -29,11 +29,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from embre.demo import ENCODER_NAME, MODEL_NAME, SETTINGS, Stages, make_files, write_configs
+from embre.demo.run import ENCODER_NAME, MODEL_NAME, SETTINGS, Stages, make_files, write_configs
 from embre.launch.errors import told
 from embre.launch.tables import scores_table
 from embre.register import register_run
-from embre.sharding import shard
+from embre.sharding.shard import shard
 from embre.tracking import read_events
 
 HERE = Path(__file__).resolve().parent

@@ -4,16 +4,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embre.bootstrap import document_counts
-from embre.calibration import cross_fitted, fit_decision
-from embre.decode import score_pairs
 from embre.document import Document, Relation
-from embre.engine import Engine
-from embre.pairs import PairEncoder
-from embre.relation_folder import LoadedModel
-from embre.relation_model import RelationModel
-from embre.scored_pairs import Decision, ScoredPairs, dealt_together
-from embre.scoring import Score, floor, learnt_metrics, score
+from embre.engines.engine import Engine
+from embre.evaluation.bootstrap import document_counts
+from embre.evaluation.scoring import Score, floor, learnt_metrics, score
+from embre.relations.calibration import cross_fitted, fit_decision
+from embre.relations.decode import score_pairs
+from embre.relations.folder import LoadedModel
+from embre.relations.model import RelationModel
+from embre.relations.pairs import PairEncoder
+from embre.relations.scored_pairs import Decision, ScoredPairs, dealt_together
 from embre.tally import Tally
 from embre.world import World
 

@@ -9,31 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embre.checkpoints import FOLDER, Checkpoints
+from embre.checkpoints.checkpoints import FOLDER, Checkpoints
 from embre.config import FinetuneConfig
 from embre.corpora import write_documents
 from embre.dev_set import DevSet
 from embre.document import Document
-from embre.document_loader import DocumentLoader
 from embre.durable import commit, flush, move_into_place, sync
-from embre.encoder import check_length, load_encoder
-from embre.engine import Engine
-from embre.engines import build_engine
-from embre.evaluation import evaluate_documents, write_evaluation
-from embre.job import LINEAGE, Job, folder_digest, read_lineage
+from embre.engines.build import build_engine
+from embre.engines.engine import Engine
+from embre.evaluation.evaluate import evaluate_documents, write_evaluation
+from embre.evaluation.report import write_report
+from embre.evaluation.scoring import TITLES, Score, counting, only_scored
+from embre.job import Job
+from embre.model.encoder import check_length, load_encoder
 from embre.model_card import write_relation_card
-from embre.pairs import PairEncoder
-from embre.relation_folder import LoadedModel, save_relation_model
-from embre.relation_model import RelationModel, name_markers
-from embre.report import write_report
-from embre.scored_pairs import ScoredPairs
-from embre.scoring import TITLES, Score, counting, only_scored
+from embre.provenance import LINEAGE, folder_digest, read_lineage
+from embre.relations.document_loader import DocumentLoader
+from embre.relations.folder import LoadedModel, save_relation_model
+from embre.relations.model import RelationModel, name_markers
+from embre.relations.pairs import PairEncoder
+from embre.relations.scored_pairs import ScoredPairs
+from embre.relations.training_corpora import check_corpora, read_also, read_annotated, schemas_of
 from embre.tally import Tally
-from embre.tokenization import load_tokenizer
+from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import Tracker
 from embre.tracking.sending import log_files, log_results, metric_sender, sent_step
 from embre.train import train
-from embre.training_corpora import check_corpora, read_also, read_annotated, schemas_of
 from embre.world import World
 
 RELATION_MODEL = "relation_model"

@@ -1,7 +1,7 @@
 """The card of a model: the README.md of its folder, in the form that the Hugging Face hub reads.
 
 Nothing of the machine goes into it: no paths, no dates. It may be edited: what identifies a model
-(`job.folder_digest`) does not look at it.
+(`provenance.folder_digest`) does not look at it.
 """
 
 import json
@@ -13,9 +13,9 @@ import yaml
 
 from embre import __version__
 from embre.config import EncoderConfig, FinetuneConfig, PretrainConfig
-from embre.job import CARD, read_lineage
+from embre.evaluation.scoring import TITLES, learnt_metrics
+from embre.provenance import CARD, read_lineage
 from embre.relation_schema import RelationSchema
-from embre.scoring import TITLES, learnt_metrics
 
 LICENSE = "license: unknown  # fill in: the backbone and the documents have licences of their own\n"
 TAGS = ["biology", "medical", "pubtator", "bert"]
@@ -33,8 +33,8 @@ In Python:
 ```python
 import torch
 from embre.corpora import read_documents
-from embre.decode import predict
-from embre.relation_folder import load_relation_model
+from embre.relations.decode import predict
+from embre.relations.folder import load_relation_model
 from embre.tally import Tally
 
 model = load_relation_model("FOLDER", torch.device("cpu"))

@@ -11,29 +11,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embre.batch import Batch, StreamSource, empty_batch
-from embre.checkpoints import FOLDER, Checkpoints
-from embre.concept_table import ConceptTable
+from embre.checkpoints.checkpoints import FOLDER, Checkpoints
 from embre.config import ConfigError, PretrainConfig
 from embre.durable import move_into_place
-from embre.encoder import check_length, load_encoder, strip_encoder
-from embre.encoder_folder import save_entities
-from embre.engine import Engine
-from embre.engines import build_engine
-from embre.entities import EntityVocabulary, chosen, coverage, read_concepts
-from embre.flops import product_flops_per_s, training_flops_per_token
-from embre.heads import EntityHead
-from embre.identifier_scores import NAMES, frequency_bounds, score_sums, scores
-from embre.job import LINEAGE, Job
-from embre.loader import StreamLoader
+from embre.engines.build import build_engine
+from embre.engines.engine import Engine
+from embre.engines.flops import product_flops_per_s, training_flops_per_token
+from embre.job import Job
+from embre.model.concept_table import ConceptTable
+from embre.model.encoder import check_length, load_encoder, strip_encoder
+from embre.model.encoder_folder import save_entities
+from embre.model.heads import EntityHead
+from embre.model.identifier_scores import NAMES, frequency_bounds, score_sums, scores
+from embre.model.pretraining_model import LOSSES, PretrainingModel
+from embre.model.sharded_table import ShardedTable
+from embre.model.table_rows import TableRows
 from embre.model_card import write_encoder_card
-from embre.pretraining_model import LOSSES, PretrainingModel
-from embre.shard_statistics import stored_statistics
-from embre.sharded_table import ShardedTable
-from embre.shards import ShardSet
-from embre.stream import validation_batches
-from embre.table_rows import TableRows
-from embre.tokenization import copy_tokenizer, load_tokenizer
+from embre.provenance import LINEAGE
+from embre.shards.entities import EntityVocabulary, chosen, coverage, read_concepts
+from embre.shards.shard_set import ShardSet
+from embre.shards.statistics import stored_statistics
+from embre.stream.batch import Batch, StreamSource, empty_batch
+from embre.stream.loader import StreamLoader
+from embre.stream.order import validation_batches
+from embre.tokenization.tokenizer import copy_tokenizer, load_tokenizer
 from embre.tracking import Tracker, read_events
 from embre.tracking.sending import metric_sender, sent_step
 from embre.train import train

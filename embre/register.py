@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from embre.evaluation.scoring import METRICS
 from embre.finetune import RELATION_MODEL, SCORES
-from embre.job import folder_digest
 from embre.pretrain import ENCODER
-from embre.scoring import METRICS
+from embre.provenance import folder_digest
 from embre.tracking.registry import DIGEST, lineage_tags, register
 from embre.tracking.runs import RUN_FILE, RunHandle
 from embre.tracking.versions import Version, aliased

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 
-from embre.checkpoints import Checkpoints
+from embre.checkpoints.checkpoints import Checkpoints
 from embre.config import OptimizerConfig, TrainConfig
-from embre.engine import Engine, learning_rate
+from embre.engines.engine import Engine, learning_rate
+from embre.engines.step_guard import MAX_IN_A_ROW, Diverged, Skip
 from embre.faults import fault_point
 from embre.interrupts import Interrupted
-from embre.loader import Loader
-from embre.step_guard import MAX_IN_A_ROW, Diverged, Skip
+from embre.stream.loader import Loader
 from embre.tracking import Tracker
 
 NAMED = 10  # documents in a message; the events have all

@@ -6,14 +6,14 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from embre.concept_hash import hash_of
-from embre.concept_table import ConceptTable
-from embre.encoder import load_encoder
-from embre.encoder_folder import PREFIX, save_entities
-from embre.entities import SCHEMA, EntityVocabulary, vocabulary_of
-from embre.heads import EntityHead
-from embre.job import LINEAGE
-from embre.tokenization import copy_tokenizer, load_tokenizer
+from embre.model.concept_table import ConceptTable
+from embre.model.encoder import load_encoder
+from embre.model.encoder_folder import PREFIX, save_entities
+from embre.model.heads import EntityHead
+from embre.provenance import LINEAGE
+from embre.shards.concept_hash import hash_of
+from embre.shards.entities import SCHEMA, EntityVocabulary, vocabulary_of
+from embre.tokenization.tokenizer import copy_tokenizer, load_tokenizer
 from tests.tiny import tiny_encoder
 
 DIMENSION = 8

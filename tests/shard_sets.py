@@ -4,18 +4,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from embre.batch import StreamSource
 from embre.config import DataConfig, MaskingConfig
 from embre.corpora import write_documents
-from embre.demo_corpus import make_corpus
+from embre.demo.corpus import make_corpus
 from embre.document import Document
-from embre.encode import as_checked, encode_documents
-from embre.entities import choose_entities
-from embre.examples import Examples, cut
-from embre.sharding import TOKENIZER, ShardSettings, shard
-from embre.shards import ShardSet, pack_block
+from embre.sharding.shard import TOKENIZER, ShardSettings, shard
+from embre.shards.encode import as_checked, encode_documents
+from embre.shards.entities import choose_entities
+from embre.shards.shard_set import ShardSet, pack_block
+from embre.stream.batch import StreamSource
+from embre.stream.examples import Examples, cut
 from embre.tally import Tally
-from embre.tokenization import TextTokenizer, load_tokenizer
+from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 
 SMALL = ShardSettings(block_documents=2, shard_documents=4, validation_share=0.0, vocabulary=600)
 

@@ -17,24 +17,24 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from embre import faults
-from embre.batch import Batch
 from embre.config import PretrainConfig
-from embre.decode import score_pairs
-from embre.encoder import compiled
-from embre.pretraining_model import LOSSES, PretrainingModel
-from embre.relation_folder import load_relation_model, save_relation_model
-from embre.sharding import ShardSettings
-from embre.shards import ShardSet
-from embre.strip_attention import strip_attention
+from embre.model.encoder import compiled
+from embre.model.pretraining_model import LOSSES, PretrainingModel
+from embre.model.strip_attention import strip_attention
+from embre.relations.decode import score_pairs
+from embre.relations.folder import load_relation_model, save_relation_model
+from embre.sharding.shard import ShardSettings
+from embre.shards.shard_set import ShardSet
+from embre.stream.batch import Batch
 from embre.tally import Tally
 from embre.world import World
+from tests.engines.test_compile import batches_of_many_sizes, flat, model_of, walk
+from tests.model.test_sharded_table import LARGE, NO_SAMPLE, STEPS
+from tests.model.test_sharded_table import walk as walk_table
 from tests.ranks import run_ranks
+from tests.relations.test_decode import DOCS
 from tests.shard_sets import source_of, write_shards
-from tests.test_compile import batches_of_many_sizes, flat, model_of, walk
-from tests.test_decode import DOCS
 from tests.test_pretrain import SHARED, config_of, losses, run, stop_and_go_on, zero
-from tests.test_sharded_table import LARGE, NO_SAMPLE, STEPS
-from tests.test_sharded_table import walk as walk_table
 from tests.tiny import tiny_relation_model, tiny_tokenizer
 
 pytestmark = [

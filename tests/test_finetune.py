@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 from embre import faults, finetune
 from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
 from embre.corpora import CORPORA, read_documents, write_documents
-from embre.demo_corpus import make_corpus
+from embre.demo.corpus import make_corpus
+from embre.evaluation.scoring import METRICS
 from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
 from embre.launch.driver import CORRECTED, run_job, take_up
 from embre.launch.tables import scores_table
-from embre.predict import predict_files
+from embre.prediction.predict import predict_files
 from embre.register import register_run
-from embre.scoring import METRICS
 from embre.tally import Tally
 from embre.tracking import read_events
 from embre.tracking.registry import fetch

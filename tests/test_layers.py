@@ -3,101 +3,129 @@
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the bottom up, a line or more for each floor.
-FLOORS = """
-- document tally entity_types relation_schema config world faults durable workers gather
-  interrupts stored_bytes wording
-- corpora demo_corpus demo_wording scoring verdicts sentences meeting marked_text
-- data_hash word_table cached_tokenizer tokenization learn_tokenizer encode shards entities
-  examples masking batch stream loader masked_documents markers passes pair_batch pair_labels pairs
-  document_loader
-  training_corpora scored_pairs calibration inputs held_out joining parts selection
-  concept_counts work_folder shard_order shard_tokenizer shard_tables shard_statistics
-  shard_check shard_documents concept_hash mention_columns mention_row co_occurrence bootstrap
-  breakdown precision_recall relation_rows
-- strip_attention encoder chunked_softmax concept_table table_rows sharded_table heads
-  identifier_scores pretraining_model encoder_folder probe hidden_mentions shared_context
-  relation_model
-  relation_folder decode entity_attention relation_losses
-- training_state step_guard curves flops compiled_ops engine engine_deepspeed engines
-  checkpoint_manifest checkpoints
-  job tracking report model_card
-  dataset_card study_plot evaluation evaluation_plots evaluation_section
-- train
-- sharding shard_tasks pretrain dev_set finetune probe_shards predict predict_record predict_slices
-  register lineage study study_table
-- launch demo
-"""
-FLOOR = {room: n for n, rooms in enumerate(FLOORS.split("- ")[1:]) for room in rooms.split()}
+# From the bottom up; a room is a file or a folder of `embre/`.
+FLOORS = (
+    "document tally entity_types relation_schema wording config world workers interrupts faults"
+    " durable stored_bytes data_hash provenance drawing",
+    "corpora tokenization",
+    "shards sharding masking stream",
+    "model probe relations",
+    "evaluation engines checkpoints tracking job model_card",
+    "train",
+    "pretrain dev_set finetune prediction register study",
+    "launch demo",
+)
+FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 DOORS = {
-    "deepspeed": {"engine_deepspeed"},
-    "ray": {"launch"},
-    "mlflow": {"tracking"},
-    "webdataset": {"shards"},
-    "transformers": {"tokenization", "learn_tokenizer", "encoder", "tracking"},
-    "lxml": {"corpora"},
-    "numba": {"gather", "word_table", "corpora"},
-    "typer": {"launch"},
-    "jinja2": {"report"},
-    "matplotlib": {"dataset_card", "curves", "study_plot", "evaluation_plots"},
+    "deepspeed": ("engines.zero",),
+    "ray": ("launch",),
+    "mlflow": ("tracking",),
+    "webdataset": ("shards.shard_set",),
+    "transformers": ("tokenization", "model.encoder", "tracking.encoder_pyfunc"),
+    "lxml": ("corpora",),
+    "numba": ("corpora", "tokenization.word_table"),
+    "typer": ("launch",),
+    "jinja2": ("evaluation.report",),
+    "matplotlib": (
+        *("drawing", "evaluation.plots", "sharding.dataset_card", "study.plot"),
+        "tracking.curves",
+    ),
 }
 
 
 def imports(path: Path) -> Iterator[str]:
+    """What a file imports; of ours with the name that is taken, which may be a module's."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (
-                [f"embre.{alias.name}" for alias in node.names]
-                if node.module == "embre"
-                else [node.module]
-            )
+            ours = node.module.split(".")[0] == "embre"
+            taken = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from taken if ours else [node.module]
 
 
-def rooms() -> list[tuple[str, Path]]:
+def modules() -> dict[str, Path]:
+    """Every file of the package by its name below `embre`."""
     package = ROOT / "embre"
-    return [
-        (path.relative_to(package).with_suffix("").parts[0], path)
-        for path in sorted(package.rglob("*.py"))
-        if path != package / "__init__.py"
-    ]
+    paths = sorted(package.rglob("*.py"))
+    found = {".".join(path.relative_to(package).with_suffix("").parts): path for path in paths}
+    found = {name.removesuffix("__init__").rstrip("."): path for name, path in found.items()}
+    return {name: path for name, path in found.items() if name}
 
 
-@pytest.mark.parametrize(("room", "path"), rooms(), ids=lambda value: getattr(value, "name", value))
-def test_imports_go_down_and_through_doors(room: str, path: Path) -> None:
-    assert room in FLOOR, f"{room}: give it a floor in tests/test_layers.py and docs/DESIGN.md"
+def own_imports(path: Path) -> Iterator[str]:
+    """The modules of ours that a file imports, each by the longest name that is a module."""
     for name in imports(path):
-        top, _, rest = name.partition(".")
-        if top == "embre" and rest:
-            other = rest.split(".")[0]
-            if other == "__version__":
-                continue
-            assert FLOOR[other] <= FLOOR[room], f"{path.name} reaches up to {name}"
-        if top in DOORS:
-            assert room in DOORS[top], f"{path.name} imports {top}; its door is {DOORS[top]}"
+        _, _, rest = name.partition("embre.")
+        while rest and rest not in MODULES:
+            rest = rest.rpartition(".")[0]
+        if rest:
+            yield rest
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down_and_through_doors(name: str) -> None:
+    room = name.split(".")[0]
+    assert room in FLOOR, f"{room}: give it a floor in tests/test_layers.py and docs/DESIGN.md"
+    for other in own_imports(MODULES[name]):
+        assert FLOOR[other.split(".")[0]] <= FLOOR[room], f"{name} reaches up to {other}"
+    for library in {imported.split(".")[0] for imported in imports(MODULES[name])} & set(DOORS):
+        through = any(f"{name}.".startswith(f"{door}.") for door in DOORS[library])
+        assert through, f"{name} imports {library}; its doors are {DOORS[library]}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: set(own_imports(path)) - {name} for name, path in MODULES.items()}
+    list(TopologicalSorter(graph).static_order())
+
+
+def tables_of_the_design() -> Iterator[tuple[str, list[list[str]]]]:
+    """Each table by its head, as rows of cells."""
+    lines = iter((ROOT / "docs" / "DESIGN.md").read_text().splitlines())
+    for line in lines:
+        if line.startswith("| "):
+            rows = takewhile(lambda line: line.startswith("|"), lines)
+            yield line, [row.split("|")[1:-1] for row in rows if not row.startswith("|---")]
+
+
+def rooms_in(cell: str) -> list[str]:
+    return re.findall(r"`([a-z0-9_]+)/?`", cell)
 
 
 def test_the_table_of_the_design_has_every_room_on_its_floor() -> None:
-    lines = (ROOT / "docs" / "DESIGN.md").read_text().splitlines()
-    table = lines[lines.index("| floor | module | what |") + 2 :]
+    rows = dict(tables_of_the_design())["| floor | room | what |"]
     found, floor = {}, 0
-    for line in takewhile(lambda line: line.startswith("|"), table):
-        _, name, modules, *_ = line.split("|")
+    for name, rooms, _ in rows:
         floor = int(name.split()[0]) if name.strip() else floor
-        found |= {room.strip("/"): floor for room in re.findall(r"`([a-z_/]+)`", modules)}
+        found |= dict.fromkeys(rooms_in(rooms), floor)
     assert found == FLOOR
+
+
+def test_the_design_has_a_table_of_every_folder_with_every_module() -> None:
+    found = {
+        f"{folder}.{room}"
+        for head, rows in tables_of_the_design()
+        for folder in re.findall(r"^\| in `([a-z_]+)/`", head)
+        for row in rows
+        for room in rooms_in(row[0])
+    }
+    inside = {".".join(name.split(".")[:2]) for name in MODULES if "." in name}
+    assert found == inside - {"launch.__main__"}
 
 
 def test_the_library_knows_no_machine() -> None:
     cluster = {"cluster", *(path.stem for path in (ROOT / "cluster").glob("*.py"))}
-    for _, path in rooms():
+    for path in MODULES.values():
         reached = cluster & {name.split(".")[0] for name in imports(path)}
         assert not reached, f"{path.name} imports {reached}; cluster/ uses embre, never the reverse"
 

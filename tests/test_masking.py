@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from embre.batch import Batch, StreamSource, StreamState, lay, make_batch
-from embre.concept_hash import concept_hash
 from embre.config import MaskingConfig
-from embre.demo_corpus import make_corpus
+from embre.demo.corpus import make_corpus
 from embre.document import Concept
 from embre.entity_types import TYPE_INDEX
-from embre.examples import Examples
 from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
 from embre.masking.draws import bernoulli, combine, uniform
-from embre.mention_row import MENTION_ROW
-from embre.shards import ShardSet
+from embre.shards.concept_hash import concept_hash
+from embre.shards.mention_row import MENTION_ROW
+from embre.shards.shard_set import ShardSet
+from embre.stream.batch import Batch, StreamSource, StreamState, lay, make_batch
+from embre.stream.examples import Examples
 from tests.shard_sets import own_tokenizer, source_of, whole_examples, write_shards
 from tests.tiny import document
 

@@ -11,10 +11,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from embre.config import FinetuneConfig, PairConfig, PretrainConfig, check_config
 from embre.corpora import CORPORA
-from embre.job import CARD, LINEAGE, folder_digest
+from embre.evaluation.scoring import METRICS
 from embre.model_card import base_model, write_encoder_card, write_relation_card
-from embre.relation_folder import save_relation_model
-from embre.scoring import METRICS
+from embre.provenance import CARD, LINEAGE, folder_digest
+from embre.relations.folder import save_relation_model
 from embre.tracking.registry import EXAMPLE
 from tests.tiny import tiny_relation_model, tiny_tokenizer
 

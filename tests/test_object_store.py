@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from embre import stored_bytes
-from embre.shards import ShardSet
+from embre.shards.shard_set import ShardSet
 from tests.shard_sets import write_shards
 
 SHARD = "train-000000.tar"

@@ -14,21 +14,21 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from embre import faults
-from embre.batch import Batch, StreamSource
-from embre.checkpoints import CheckpointError
+from embre.checkpoints.checkpoints import CheckpointError
 from embre.config import EntitiesConfig, PretrainConfig, TypeLimits, check_config
 from embre.corpora import write_documents
-from embre.demo_corpus import make_corpus
-from embre.encoder_folder import load_pretrained
-from embre.entities import vocabulary_of
+from embre.demo.corpus import make_corpus
+from embre.engines.step_guard import Diverged
 from embre.interrupts import Interrupted
 from embre.job import Job
+from embre.model.encoder_folder import load_pretrained
+from embre.model.pretraining_model import LOSSES
 from embre.pretrain import check, chosen, covered, pretrain, validator
-from embre.pretraining_model import LOSSES
-from embre.sharding import ShardSettings, shard
-from embre.shards import ShardSet
-from embre.step_guard import Diverged
-from embre.tokenization import load_tokenizer
+from embre.sharding.shard import ShardSettings, shard
+from embre.shards.entities import vocabulary_of
+from embre.shards.shard_set import ShardSet
+from embre.stream.batch import Batch, StreamSource
+from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import read_events
 from embre.world import World
 from tests.ranks import run_ranks

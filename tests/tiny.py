@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerFast
 from embre.config import EncoderConfig, NewEncoder, PairConfig
 from embre.corpora import CORPORA
 from embre.document import Document, Mention, Passage, Relation
-from embre.encoder import load_encoder
 from embre.entity_types import ENTITY_TYPES, normalise
-from embre.pairs import PairEncoder
-from embre.relation_folder import LoadedModel
-from embre.relation_model import RelationModel
-from embre.scored_pairs import Decision
-from embre.tokenization import TextTokenizer, load_tokenizer
+from embre.model.encoder import load_encoder
+from embre.relations.folder import LoadedModel
+from embre.relations.model import RelationModel
+from embre.relations.pairs import PairEncoder
+from embre.relations.scored_pairs import Decision
+from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",

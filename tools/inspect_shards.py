@@ -23,11 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 from embre.config import EntitiesConfig
-from embre.entities import coverage, read_concepts, type_numbers, vocabulary_of
 from embre.entity_types import TYPE_INDEX
 from embre.launch.errors import told
-from embre.shard_check import check_shards
-from embre.shard_documents import (
+from embre.shards.check import check_shards
+from embre.shards.documents import (
     COLOURS,
     ConceptNames,
     StoredDocument,
@@ -35,17 +34,18 @@ from embre.shard_documents import (
     join_word_pieces,
     word_pieces,
 )
-from embre.shard_statistics import ShardStatistics, statistics_of_set
-from embre.shard_tables import (
+from embre.shards.entities import coverage, read_concepts, type_numbers, vocabulary_of
+from embre.shards.shard_set import ShardSet
+from embre.shards.statistics import ShardStatistics, statistics_of_set
+from embre.shards.tables import (
     MENTION_COLUMNS,
     SPLIT_COLUMNS,
     mention_rows,
     share,
     split_rows,
 )
-from embre.shards import ShardSet
 from embre.stored_bytes import read_bytes
-from embre.tokenization import TextTokenizer, load_tokenizer
+from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 from embre.wording import printable
 
 DEFAULTS = EntitiesConfig()

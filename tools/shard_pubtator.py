@@ -24,13 +24,13 @@ from rich.progress import (
 from rich.table import Table
 
 from embre.faults import arm
-from embre.held_out import SHIPPED
 from embre.launch.errors import told
 from embre.launch.workers import workers_of
-from embre.shard_tables import SPLIT_COLUMNS, split_rows
-from embre.shard_tasks import Progress as Step
-from embre.sharding import ShardSettings, shard
-from embre.shards import Manifest
+from embre.sharding.held_out import SHIPPED
+from embre.sharding.shard import ShardSettings, shard
+from embre.sharding.tasks import Progress as Step
+from embre.shards.shard_set import Manifest
+from embre.shards.tables import SPLIT_COLUMNS, split_rows
 from embre.tally import REPAIRED, Tally
 
 DEFAULTS = ShardSettings()
@@ -96,7 +96,7 @@ def main(
     lists = [*(SHIPPED if shipped_hold_out else ()), *(hold_out or [])]
     console = Console(highlight=False, soft_wrap=True)
     _arm_faults()
-    with workers_of(processes, "embre.shard_tasks", ray) as workers, _Bar(console) as bar:
+    with workers_of(processes, "embre.sharding.tasks", ray) as workers, _Bar(console) as bar:
         manifest, tally = shard(inputs, out, tokenizer, lists, settings, bar.step, workers)
     show(console, out, manifest, tally)
 

@@ -18,15 +18,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from embre.batch import StreamSource
 from embre.config import PretrainConfig, load_config
-from embre.entities import chosen
 from embre.launch.errors import told
-from embre.masked_documents import MaskedDocument, masked_documents
-from embre.shard_documents import COLOURS, ConceptNames, join_word_pieces, word_pieces
-from embre.shard_tables import share
-from embre.shards import ShardSet
-from embre.tokenization import TextTokenizer, load_tokenizer
+from embre.shards.documents import COLOURS, ConceptNames, join_word_pieces, word_pieces
+from embre.shards.entities import chosen
+from embre.shards.shard_set import ShardSet
+from embre.shards.tables import share
+from embre.stream.batch import StreamSource
+from embre.stream.masked_documents import MaskedDocument, masked_documents
+from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 from embre.wording import printable
 
 TYPES = tuple(COLOURS)

@@ -8,10 +8,10 @@ left to the careful reader, which knows every rule; what is plain it would read 
 import numpy as np
 import pyarrow as pa
 
+from embre.corpora.gather import gather
 from embre.corpora.pubtator_blocks import Blocks, MentionLines, find_blocks
 from embre.corpora.raw import CheckedDocument, Chunk, PlainDocuments
 from embre.document import Passage
-from embre.gather import gather
 
 MAX_BYTES = 1 << 24  # only a chunk of one enormous document is larger
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from embre import finetune, pretrain
-from embre.checkpoints import TakenOver, has_checkpoints
+from embre.checkpoints.checkpoints import TakenOver, has_checkpoints
 from embre.config import (
     ConfigError,
     FinetuneConfig,
@@ -22,14 +22,15 @@ from embre.config import (
     refuse_secrets,
 )
 from embre.config.places import is_url
-from embre.curves import draw_curves
 from embre.durable import commit
-from embre.engine_deepspeed import deepspeed_json
-from embre.engines import DEEPSPEED_JSON
+from embre.engines.build import DEEPSPEED_JSON
+from embre.engines.zero import deepspeed_json
 from embre.interrupts import Interrupted
-from embre.job import CONFIG, Job
+from embre.job import Job
 from embre.launch.local import run_local
 from embre.launch.progress import shown
+from embre.provenance import CONFIG
+from embre.tracking.curves import draw_curves
 from embre.tracking.events import EVENTS
 from embre.tracking.registry import fetch
 from embre.tracking.runs import SILENT, RunHandle, best_effort, open_run, remembered

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 
 from embre.config import PretrainConfig
-from embre.encoder import backbone_shape, num_parameters
-from embre.entities import chosen
-from embre.flops import product_flops_per_s
+from embre.engines.flops import product_flops_per_s
+from embre.model.encoder import backbone_shape, num_parameters
 from embre.pretrain import flops_per_token
-from embre.shards import ShardSet
-from embre.tokenization import load_tokenizer
+from embre.shards.entities import chosen
+from embre.shards.shard_set import ShardSet
+from embre.tokenization.tokenizer import load_tokenizer
 
 # Of what a large matrix product reaches on the device, measured for all of a step.
 MFU = {"cpu": 0.65, "cuda": 0.2}

@@ -8,20 +8,20 @@ from typing import NamedTuple
 from rich.console import RenderableType
 from rich.text import Text
 
-from embre.bootstrap import document_counts, f1_of, interval, paired_p
 from embre.config import FinetuneConfig, load_config
 from embre.corpora import read_documents
 from embre.corpora.biored import NOT_SCORED
 from embre.document import Document
-from embre.evaluation import evaluate_documents, write_evaluation
+from embre.evaluation.bootstrap import document_counts, f1_of, interval, paired_p
+from embre.evaluation.evaluate import evaluate_documents, write_evaluation
+from embre.evaluation.report import write_report
+from embre.evaluation.scoring import TITLES, only_scored, score
 from embre.finetune import REPORT
 from embre.launch.tables import comparison_table, evaluation_table, not_taken
-from embre.predict_record import outputs_in
+from embre.prediction.record import outputs_in
 from embre.relation_schema import RelationSchema
-from embre.report import write_report
-from embre.scoring import TITLES, only_scored, score
+from embre.relations.training_corpora import refuse_unmentioned, schemas_of
 from embre.tally import Tally
-from embre.training_corpora import refuse_unmentioned, schemas_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from rich.text import Text
 from embre.launch.device import device_named
 from embre.launch.tables import not_taken
 from embre.launch.workers import workers_of
-from embre.predict import Predicted, PredictSettings, predict_files
-from embre.predict_record import locked
+from embre.prediction.predict import Predicted, PredictSettings, predict_files
+from embre.prediction.record import locked
 from embre.tracking.registry import fetch
 from embre.tracking.uri import resolve_uri
 
@@ -51,7 +51,9 @@ def run_prediction(
     with (
         locked(request.out),
         model_folder(request.model, request.out, tracking_uri) as folder,
-        workers_of(request.processes, "embre.predict", request.ray, request.gpus) as workers,
+        workers_of(
+            request.processes, "embre.prediction.predict", request.ray, request.gpus
+        ) as workers,
         console.status("predicting") as status,
     ):
         done, started = 0, time.monotonic()

@@ -11,12 +11,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embre.encoder_folder import PretrainedEncoder, load_pretrained
-from embre.job import read_lineage
 from embre.launch.device import device_named
+from embre.model.encoder_folder import PretrainedEncoder, load_pretrained
 from embre.pretrain import ENCODER
-from embre.probe import Answer, probe_text
-from embre.probe_shards import SYSTEMS, Comparison, probe_shards
+from embre.probe.shards import SYSTEMS, Comparison, probe_shards
+from embre.probe.text import Answer, probe_text
+from embre.provenance import read_lineage
 from embre.tracking.registry import fetch
 from embre.tracking.uri import resolve_uri
 from embre.wording import printable

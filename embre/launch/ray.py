@@ -21,7 +21,7 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from embre.checkpoints import CheckpointError, TakenOver
+from embre.checkpoints.checkpoints import CheckpointError, TakenOver
 from embre.config import LaunchConfig
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job

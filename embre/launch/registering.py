@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embre.lineage import ENCODER_DIGEST, SHARD_SET, lineage_of
 from embre.register import F1, register_run
+from embre.tracking.lineage import ENCODER_DIGEST, SHARD_SET, lineage_of
 from embre.tracking.registry import DIGEST
 from embre.tracking.uri import refuse_missing, resolve_uri
 from embre.tracking.versions import Version

@@ -53,7 +53,7 @@ def study(
     from embre.config import StudyConfig, load_config
     from embre.launch.studying import carry_out_study
     from embre.launch.workers import workers_of
-    from embre.study_table import write_results
+    from embre.study.table import write_results
     from embre.workers import OneProcess
 
     wanted = load_config(StudyConfig, config, overrides)
@@ -87,7 +87,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the corpus and of training.")] = 13,
 ):
     """The whole job on a made-up corpus: shard, pretrain, fine-tune, register, predict, report."""
-    from embre.demo import run_demo
+    from embre.demo.run import run_demo
 
     run_demo(out, seed, console)
 

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from embre.config import StudyConfig, dump_config, refuse_secrets
 from embre.durable import commit
-from embre.job import CONFIG
 from embre.launch.driver import resolve, take_up
 from embre.launch.errors import RunFailed
-from embre.study import Run, finetuning_runs, is_done, pretraining_runs, study_folder
-from embre.study_table import write_results
+from embre.provenance import CONFIG
+from embre.study.cells import Run, finetuning_runs, is_done, pretraining_runs, study_folder
+from embre.study.table import write_results
 from embre.workers import Workers
 
 TABLE_EVERY_S = 60

@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from embre.evaluation.scoring import TITLES, Score
 from embre.finetune import SCORES
-from embre.scoring import TITLES, Score
 from embre.tally import Tally
 
 

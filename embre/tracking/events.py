@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from embre.engine import StepResult
-from embre.step_guard import Skip
+from embre.engines.engine import StepResult
+from embre.engines.step_guard import Skip
 from embre.tracking.endings import why_ended
 from embre.tracking.goodput import goodput, lost_by_restart
 from embre.world import World

@@ -20,7 +20,7 @@ from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
 from embre.durable import move_into_place
-from embre.job import folder_digest, read_lineage
+from embre.provenance import folder_digest, read_lineage
 from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
 from embre.tracking.uri import refuse_missing
 from embre.tracking.versions import versions_of

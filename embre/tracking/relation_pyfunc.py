@@ -9,9 +9,9 @@ from mlflow.pyfunc.model import PythonModel
 from pydantic import BaseModel
 
 from embre.corpora import pubtator
-from embre.decode import predict
 from embre.entity_types import spell
-from embre.relation_folder import load_relation_model
+from embre.relations.decode import predict
+from embre.relations.folder import load_relation_model
 from embre.tally import Tally
 
 

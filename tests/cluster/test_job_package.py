@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def project(folder: Path) -> Path:
     for name in (
-        *("embre/corpora/raw.py", "embre/shards.py", "configs/a.yaml", "README.md"),
+        *("embre/corpora/raw.py", "embre/train.py", "configs/a.yaml", "README.md"),
         *("runs/r/model.safetensors", "shards/0.tar", "corpora/x.PubTator", ".git/HEAD", ".env"),
         *("embre/__pycache__/a.pyc", ".venv/lib/x.py", "id.pem", "notes/.aws/credentials"),
     ):
@@ -24,7 +24,7 @@ def project(folder: Path) -> Path:
 def test_code_and_configs_go_and_data_and_keys_stay(tmp_path: Path) -> None:
     root = project(tmp_path / "p")
     sent = [path.relative_to(root).as_posix() for path in files_to_send(root)]
-    assert sent == ["README.md", "configs/a.yaml", "embre/corpora/raw.py", "embre/shards.py"]
+    assert sent == ["README.md", "configs/a.yaml", "embre/corpora/raw.py", "embre/train.py"]
 
 
 def test_no_file_of_the_package_embre_stays_behind() -> None:

@@ -18,8 +18,8 @@ import yaml
 from simulate import RayCluster, free_ports, ray_cluster
 
 from embre.corpora import write_documents
-from embre.demo_corpus import make_corpus
-from embre.sharding import ShardSettings, shard
+from embre.demo.corpus import make_corpus
+from embre.sharding.shard import ShardSettings, shard
 from embre.tracking import read_events
 
 ROOT = Path(__file__).resolve().parents[2]

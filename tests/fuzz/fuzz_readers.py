@@ -25,19 +25,21 @@ os.environ |= {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": tempfile.mkdtemp()}
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-with atheris.instrument_imports(include=["embre.corpora", "embre.joining", "embre.encode"]):
+with atheris.instrument_imports(
+    include=["embre.corpora", "embre.sharding.joining", "embre.shards.encode"]
+):
     from embre.corpora import FORMATS, read_documents, read_raw
     from embre.corpora.assemble import check
     from embre.corpora.window import Window
-    from embre.encode import encode_documents
-    from embre.held_out import fingerprint
-    from embre.joining import join_pieces
+    from embre.sharding.held_out import fingerprint
+    from embre.sharding.joining import join_pieces
+    from embre.shards.encode import encode_documents
 
-from embre.cached_tokenizer import CachedTokenizer
 from embre.corpora import write_documents
-from embre.demo_corpus import make_corpus
+from embre.demo.corpus import make_corpus
 from embre.tally import Tally
-from embre.tokenization import load_tokenizer
+from embre.tokenization.cached import CachedTokenizer
+from embre.tokenization.tokenizer import load_tokenizer
 from tests.corpora.test_any_bytes import BASES
 from tests.corpora.test_pubtator_plain import assert_same
 from tests.tiny import tiny_tokenizer

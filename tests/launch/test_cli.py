@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from embre.corpora import write_documents
-from embre.demo_corpus import make_corpus
+from embre.demo.corpus import make_corpus
 from embre.launch import cli
 from embre.launch.driver import LAUNCHERS
-from embre.sharding import ShardSettings, shard
+from embre.sharding.shard import ShardSettings, shard
 from tests.tiny import document
 
 

@@ -13,16 +13,16 @@ import ray
 import torch
 import yaml
 
-from embre.compiled_ops import STALE_AFTER_S
 from embre.config import FinetuneConfig, LaunchConfig, PretrainConfig, check_config
-from embre.encoder import backbone_shape, num_parameters
+from embre.engines.compiled_ops import STALE_AFTER_S
 from embre.launch import estimate as estimating
 from embre.launch.doctor import examine, machine
 from embre.launch.doctor import run as of_a_run
 from embre.launch.doctor.machine import compiled_ops, nccl, packages, storage, tracking
 from embre.launch.doctor.run import cluster, expected, ray_cluster, shard_files
 from embre.launch.estimate import estimate
-from embre.tokenization import load_tokenizer
+from embre.model.encoder import backbone_shape, num_parameters
+from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import runs
 from tests.shard_sets import write_shards
 

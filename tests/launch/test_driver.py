@@ -6,7 +6,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from embre.checkpoints import TakenOver
+from embre.checkpoints.checkpoints import TakenOver
 from embre.config import ConfigError, PretrainConfig, check_config
 from embre.interrupts import Interrupted
 from embre.job import Job

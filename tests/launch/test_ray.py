@@ -13,7 +13,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from embre.checkpoints import TakenOver
+from embre.checkpoints.checkpoints import TakenOver
 from embre.config import PretrainConfig, check_config
 from embre.job import Job
 from embre.launch import ray as launcher

@@ -10,7 +10,7 @@ from embre.config import PretrainConfig, check_config
 from embre.job import Job
 from embre.launch.driver import run_job
 from embre.pretrain import pretrain
-from embre.sharding import ShardSettings
+from embre.sharding.shard import ShardSettings
 from embre.tracking import read_events
 from embre.world import World
 from tests.ranks import run_ranks

@@ -11,8 +11,8 @@ import sampled_softmax
 from entity_head import MATRIX, NAIVE, ONE_TYPE, SHARED, TYPE_MIX, fits, flops_share, gb_moved
 from torch import Tensor
 
-from embre import chunked_softmax
-from embre.sharding import ShardSettings
+from embre.model import chunked_softmax
+from embre.sharding.shard import ShardSettings
 from tests.probes import export, vocabulary
 from tests.shard_sets import write_shards
 

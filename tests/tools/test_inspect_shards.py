@@ -14,12 +14,12 @@ from rich.text import Text
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from embre.entities import CONCEPTS
 from embre.entity_types import TYPE_INDEX
-from embre.shard_check import check_shards
-from embre.shard_documents import ConceptNames, find_documents, join_word_pieces
-from embre.shard_statistics import STATISTICS, statistics_of_set, write_statistics
-from embre.shards import MANIFEST, ShardSet
+from embre.shards.check import check_shards
+from embre.shards.documents import ConceptNames, find_documents, join_word_pieces
+from embre.shards.entities import CONCEPTS
+from embre.shards.shard_set import MANIFEST, ShardSet
+from embre.shards.statistics import STATISTICS, statistics_of_set, write_statistics
 from tests.shard_sets import own_tokenizer, write_shards
 from tests.tiny import document, tiny_tokenizer
 from tools.inspect_shards import document_text, main

@@ -11,13 +11,13 @@ import yaml
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from embre.batch import StreamState
 from embre.config import PretrainConfig, load_config
-from embre.demo_corpus import make_corpus
-from embre.masked_documents import MaskedDocument, masked_documents
+from embre.demo.corpus import make_corpus
 from embre.masking import OBJECTIVES
-from embre.shards import ShardSet
-from embre.stream import stream_batches
+from embre.shards.shard_set import ShardSet
+from embre.stream.batch import StreamState
+from embre.stream.masked_documents import MaskedDocument, masked_documents
+from embre.stream.order import stream_batches
 from tests.shard_sets import source_of, write_shards
 from tests.tiny import document
 from tools.show_masking import main

@@ -6,13 +6,13 @@ from typing import Any
 
 from embre.config import FinetuneConfig, PretrainConfig, RunConfig, check_config
 from embre.corpora import CORPORA
-from embre.encoder import load_encoder
+from embre.evaluation.scoring import METRICS, counting
 from embre.finetune import RELATION_MODEL, SCORES
-from embre.job import LINEAGE
+from embre.model.encoder import load_encoder
 from embre.pretrain import ENCODER
-from embre.relation_folder import save_relation_model
-from embre.scoring import METRICS, counting
-from embre.tokenization import copy_tokenizer
+from embre.provenance import LINEAGE
+from embre.relations.folder import save_relation_model
+from embre.tokenization.tokenizer import copy_tokenizer
 from embre.tracking.runs import open_run
 from tests.tiny import tiny_encoder, tiny_relation_model, tiny_tokenizer
 

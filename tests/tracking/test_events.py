@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from embre.engine import StepResult
+from embre.engines.engine import StepResult
+from embre.engines.step_guard import Skip
 from embre.launch.progress import describe
-from embre.step_guard import Skip
 from embre.tracking import Tracker, read_events
 from embre.tracking.events import EventTail
 from embre.world import World

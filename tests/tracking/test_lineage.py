@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from embre.job import folder_digest
 from embre.launch import cli
 from embre.launch.registering import show_lineage
-from embre.lineage import lineage_of
+from embre.provenance import folder_digest
 from embre.register import register_run
+from embre.tracking.lineage import lineage_of
 from tests.tracking.finished_runs import finished_pretraining, finished_run
 
 pytestmark = pytest.mark.slow

@@ -8,10 +8,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from embre.corpora import CORPORA
-from embre.job import LINEAGE
+from embre.evaluation.scoring import counting
 from embre.launch import cli
+from embre.provenance import LINEAGE
 from embre.register import NotBetter, check_better, register_run
-from embre.scoring import counting
 from embre.tracking.registry import DIGEST
 from embre.tracking.runs import RUN_FILE
 from embre.tracking.versions import Version, aliased

@@ -14,11 +14,11 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from embre.config import EncoderConfig
-from embre.encoder import encode_strip, load_encoder
-from embre.job import folder_digest
 from embre.launch.driver import run_job
+from embre.model.encoder import encode_strip, load_encoder
+from embre.provenance import folder_digest
 from embre.register import register_run
-from embre.tokenization import load_tokenizer
+from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking.registry import DIGEST, fetch
 from tests.shard_sets import write_shards
 from tests.test_pretrain import config_of

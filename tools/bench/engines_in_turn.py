@@ -22,8 +22,8 @@ from rich.console import Console
 
 import embre.pretrain
 from embre.config import PretrainConfig, load_config
-from embre.engine import Engine, MicroBatch, StepResult
-from embre.engines import build_engine
+from embre.engines.build import build_engine
+from embre.engines.engine import Engine, MicroBatch, StepResult
 from embre.launch.driver import run_job
 
 TORCH, ZERO_1 = "torch", "deepspeed"

@@ -31,13 +31,13 @@ from rich.table import Table
 from step_traffic import Traffic
 from torch import Tensor
 
-from embre.chunked_softmax import CHUNK_LOGITS, all_rows, cross_entropy_sum
-from embre.concept_table import ConceptTable
 from embre.config import OptimizerConfig
-from embre.engine import adamw
-from embre.flops import training_flops_per_token
-from embre.sharded_table import ShardedTable
-from embre.table_rows import TableRows
+from embre.engines.engine import adamw
+from embre.engines.flops import training_flops_per_token
+from embre.model.chunked_softmax import CHUNK_LOGITS, all_rows, cross_entropy_sum
+from embre.model.concept_table import ConceptTable
+from embre.model.sharded_table import ShardedTable
+from embre.model.table_rows import TableRows
 from embre.world import World, current_world
 
 MB = 1 << 20

@@ -22,8 +22,8 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from embre.corpora import write_documents
-from embre.demo_corpus import make_corpus
-from embre.sharding import ShardSettings, shard
+from embre.demo.corpus import make_corpus
+from embre.sharding.shard import ShardSettings, shard
 from embre.tracking import read_events
 
 STEPS, SAVE_EVERY = 16, 4

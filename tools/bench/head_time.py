@@ -27,10 +27,10 @@ from step_rungs import OPTIMIZER, Rung, Setting, ours
 from step_texts import made_up_texts
 from torch import Tensor
 
-from embre.engine import adamw
-from embre.heads import EntityHead
-from embre.pretraining_model import PretrainingModel
-from embre.sharded_table import ShardedTable
+from embre.engines.engine import adamw
+from embre.model.heads import EntityHead
+from embre.model.pretraining_model import PretrainingModel
+from embre.model.sharded_table import ShardedTable
 from embre.world import World
 
 NUM_STEPS = 4  # different ones, over and over

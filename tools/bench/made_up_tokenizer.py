@@ -8,7 +8,7 @@ from made_up_words import CODAS, ENDINGS, ONSETS, ROOTS, VOWELS, ranked_words
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from embre.learn_tokenizer import SPECIALS
+from embre.tokenization.learnt import SPECIALS
 
 NUM_PIECES = 30_000
 

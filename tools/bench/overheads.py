@@ -27,16 +27,16 @@ from made_up_tokenizer import save_made_up_tokenizer
 from rich.console import Console
 from rich.table import Table
 
-from embre import training_state
-from embre.batch import StreamSource
-from embre.checkpoints import Checkpoints
+from embre.checkpoints.checkpoints import Checkpoints
 from embre.config import DataConfig, MaskingConfig, OptimizerConfig
-from embre.engine import TorchEngine
-from embre.entities import choose_entities
-from embre.sharding import ShardSettings, shard
-from embre.shards import ShardSet
-from embre.stream import stream_batches
-from embre.tokenization import load_tokenizer
+from embre.engines import training_state
+from embre.engines.engine import TorchEngine
+from embre.sharding.shard import ShardSettings, shard
+from embre.shards.entities import choose_entities
+from embre.shards.shard_set import ShardSet
+from embre.stream.batch import StreamSource
+from embre.stream.order import stream_batches
+from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import read_events
 from embre.world import World
 

@@ -30,17 +30,17 @@ from rich.console import Console
 
 from embre.config import EncoderConfig, NewEncoder, PairConfig
 from embre.corpora import CORPORA, read_documents, write_documents
-from embre.demo_corpus import make_corpus
-from embre.encoder import load_encoder
-from embre.learn_tokenizer import learn_tokenizer
-from embre.pairs import PairEncoder
-from embre.predict_record import RECORD
-from embre.predict_slices import FOLDER
-from embre.relation_folder import LoadedModel, save_relation_model
-from embre.relation_model import RelationModel
-from embre.scored_pairs import Decision
+from embre.demo.corpus import make_corpus
+from embre.model.encoder import load_encoder
+from embre.prediction.record import RECORD
+from embre.prediction.slices import FOLDER
+from embre.relations.folder import LoadedModel, save_relation_model
+from embre.relations.model import RelationModel
+from embre.relations.pairs import PairEncoder
+from embre.relations.scored_pairs import Decision
 from embre.tally import Tally
-from embre.tokenization import load_tokenizer
+from embre.tokenization.learnt import learn_tokenizer
+from embre.tokenization.tokenizer import load_tokenizer
 
 SMALL = NewEncoder(layers=2, hidden=64, heads=2, feed_forward=128)
 CORPUS_SIZE = 500  # documents that are made up; the rest are these under other ids

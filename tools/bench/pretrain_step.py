@@ -44,7 +44,7 @@ from step_texts import made_up_texts, texts_of
 from torch._dynamo.utils import counters
 
 from embre.config import NewEncoder
-from embre.flops import product_flops_per_s
+from embre.engines.flops import product_flops_per_s
 from embre.world import World
 
 

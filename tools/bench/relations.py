@@ -24,18 +24,18 @@ from rich.console import Console
 
 from embre.config import EncoderConfig, NewEncoder, OptimizerConfig, PairConfig
 from embre.corpora import CORPORA, read_documents
-from embre.decode import predict, strips
-from embre.demo_corpus import make_corpus
+from embre.demo.corpus import make_corpus
 from embre.document import Document
-from embre.encoder import load_encoder
-from embre.engine import TorchEngine
-from embre.learn_tokenizer import learn_tokenizer
-from embre.pairs import PairEncoder
-from embre.relation_folder import LoadedModel
-from embre.relation_model import RelationModel
-from embre.scored_pairs import Decision
+from embre.engines.engine import TorchEngine
+from embre.model.encoder import load_encoder
+from embre.relations.decode import predict, strips
+from embre.relations.folder import LoadedModel
+from embre.relations.model import RelationModel
+from embre.relations.pairs import PairEncoder
+from embre.relations.scored_pairs import Decision
 from embre.tally import Tally
-from embre.tokenization import load_tokenizer
+from embre.tokenization.learnt import learn_tokenizer
+from embre.tokenization.tokenizer import load_tokenizer
 from embre.world import World
 from tools.bench.measuring import Rate
 

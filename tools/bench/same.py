@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embre.shards import ShardSet
+from embre.shards.shard_set import ShardSet
 
 Content = dict[str, tuple[list[int], set[tuple[int, int, int]]]]
 

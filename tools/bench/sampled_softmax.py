@@ -24,16 +24,16 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from embre.batch import Batch, StreamSource
-from embre.concept_table import ConceptTable
 from embre.config import DataConfig, EncoderConfig, MaskingConfig
-from embre.encoder import load_encoder
-from embre.entities import EntityVocabulary, choose_entities
-from embre.heads import EntityHead
-from embre.pretraining_model import PretrainingModel
-from embre.shards import ShardSet
-from embre.stream import stream_batches, validation_batches
-from embre.tokenization import load_tokenizer
+from embre.model.concept_table import ConceptTable
+from embre.model.encoder import load_encoder
+from embre.model.heads import EntityHead
+from embre.model.pretraining_model import PretrainingModel
+from embre.shards.entities import EntityVocabulary, choose_entities
+from embre.shards.shard_set import ShardSet
+from embre.stream.batch import Batch, StreamSource
+from embre.stream.order import stream_batches, validation_batches
+from embre.tokenization.tokenizer import load_tokenizer
 
 # Every mention is asked for and left as it is.
 SEEN = MaskingConfig(objective="entity", entity_rate=1, replace_share=0, keep_share=1)

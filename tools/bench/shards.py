@@ -32,7 +32,7 @@ from rich.table import Table
 from same import check_same
 from webdataset.compat import WebDataset
 
-from embre.shards import ShardSet
+from embre.shards.shard_set import ShardSet
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 0

@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 from webdataset.filters import shuffle
 
-from embre.batch import StreamSource, StreamState
 from embre.config import DataConfig, MaskingConfig
-from embre.entities import choose_entities
-from embre.sharding import ShardSettings, shard
-from embre.shards import ShardEntry, ShardSet
-from embre.stream import rounds
-from embre.tokenization import load_tokenizer
+from embre.sharding.shard import ShardSettings, shard
+from embre.shards.entities import choose_entities
+from embre.shards.shard_set import ShardEntry, ShardSet
+from embre.stream.batch import StreamSource, StreamState
+from embre.stream.order import rounds
+from embre.tokenization.tokenizer import load_tokenizer
 
 BUFFER, SHARD = 5000, 1250
 MIXED = 10  # shards: of them 3.85 are in memory at the start of a round, 4,800 documents

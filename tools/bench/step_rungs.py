@@ -12,8 +12,6 @@ from step_texts import LONGEST, MEAN_TOKENS, PaddedBatch, Texts, padded
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
-from embre.batch import Batch
-from embre.concept_table import ConceptTable
 from embre.config import (
     EncoderConfig,
     EntitiesConfig,
@@ -21,14 +19,16 @@ from embre.config import (
     NewEncoder,
     OptimizerConfig,
 )
-from embre.encoder import compiled, encode_strip, prepare_for_strips
-from embre.engine import Engine, TorchEngine
-from embre.engine_deepspeed import DeepSpeedEngine, deepspeed_json
-from embre.flops import training_flops_per_token
-from embre.heads import EntityHead
-from embre.pretraining_model import PretrainingModel
-from embre.sharded_table import ShardedTable
-from embre.table_rows import TableRows
+from embre.engines.engine import Engine, TorchEngine
+from embre.engines.flops import training_flops_per_token
+from embre.engines.zero import DeepSpeedEngine, deepspeed_json
+from embre.model.concept_table import ConceptTable
+from embre.model.encoder import compiled, encode_strip, prepare_for_strips
+from embre.model.heads import EntityHead
+from embre.model.pretraining_model import PretrainingModel
+from embre.model.sharded_table import ShardedTable
+from embre.model.table_rows import TableRows
+from embre.stream.batch import Batch
 from embre.world import World
 
 OPTIMIZER = OptimizerConfig()

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embre.batch import NUM_SPECIAL, SPECIALS, Batch, StreamSource, StreamState, make_batch
 from embre.config import DataConfig, MaskingConfig
-from embre.entities import SCHEMA, EntityVocabulary, choose_entities
 from embre.entity_types import TYPE_INDEX
-from embre.examples import Examples, join
-from embre.mention_row import MENTION_ROW
-from embre.shards import ShardSet
-from embre.stream import rounds, strips
-from embre.tokenization import load_tokenizer
+from embre.shards.entities import SCHEMA, EntityVocabulary, choose_entities
+from embre.shards.mention_row import MENTION_ROW
+from embre.shards.shard_set import ShardSet
+from embre.stream.batch import NUM_SPECIAL, SPECIALS, Batch, StreamSource, StreamState, make_batch
+from embre.stream.examples import Examples, join
+from embre.stream.order import rounds, strips
+from embre.tokenization.tokenizer import load_tokenizer
 
 LONGEST = 512
 MEAN_TOKENS, SD_TOKENS = 341, 88

@@ -14,7 +14,7 @@ import torch
 from embre.config import LaunchConfig, PretrainConfig, RunConfig
 from embre.launch.doctor.check import Check
 from embre.launch.doctor.machine import first_existing
-from embre.shards import ShardSet
+from embre.shards.shard_set import ShardSet
 
 if TYPE_CHECKING:
     from embre.launch.estimate import Estimate

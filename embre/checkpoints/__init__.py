@@ -1,0 +1,1 @@
+"""Checkpoints: committed when their manifest is there, found by what it says."""

@@ -1,0 +1,271 @@
+"""Checkpoints: a folder is one when its manifest says so, and its manifest is written last.
+
+    save ─copies the state─▶ training goes on
+      every rank, in a thread: rank-NNN.safetensors ─▶ rank-NNN.json, its size and SHA-256
+      rank 0, when all notes are there: manifest.json ─▶ the folder gets its final name
+
+What a run resumes from is the newest folder that verifies on every rank, found by looking: no
+pointer file, no framework's own record is trusted. A folder holds the state by the names of
+parameters, so any number of ranks can take it up.
+"""
+
+import json
+import logging
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from embre.checkpoints.manifest import (
+    FORMAT,
+    MANIFEST,
+    CheckpointError,
+    CheckpointManifest,
+    read_manifest,
+    sha256_of,
+    verify,
+)
+from embre.durable import commit, sync
+from embre.engines.engine import Engine
+from embre.faults import fault_point
+from embre.stream.loader import Loader
+from embre.world import World
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"  # in a run's folder
+LEASE = "lease"
+PREFIX = "step-"
+LOOK_EVERY_S = 0.05
+SETTLE_S = 10.0  # a rank that was killed will never write its part
+
+
+class TakenOver(RuntimeError):
+    """Another attempt at the run writes its checkpoints now; it says nothing of the run itself."""
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """The checkpoints of one run. `fingerprint` is that of its config and data.
+
+    Rank 0 waits at most `timeout_s` for the others to have written their parts.
+    """
+
+    folder: Path
+    world: World
+    fingerprint: str
+    keep: int
+    timeout_s: float = 1800.0
+    _lease: str = ""
+    _writer: threading.Thread | None = None
+    _faults: list[Exception] = field(default_factory=list)
+    _spared: list[Path] = field(default_factory=list)
+
+    def save(
+        self,
+        step: int,
+        engine: Engine,
+        loader: Loader,
+        committed: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Copy the state after `step` steps; it is written and committed while training goes on.
+
+        Rank 0 calls `committed` when it is, from a thread. Waits for the save before; raises
+        CheckpointError where that one failed, TakenOver where another attempt has begun since.
+        """
+        self._join()
+        state = engine.state()
+        parts = self.world.gather((uuid.uuid4().hex[:8], loader.state()))
+        merged = {stream: at for _, part in parts for stream, at in part.items()}
+        partial = self.folder / f"{PREFIX}{step:09d}.partial-{parts[0][0]}"
+        manifest = CheckpointManifest(step, self.world.size, self.fingerprint, merged, {})
+        self._writer = threading.Thread(
+            target=self._write, args=(partial, state, manifest, committed), daemon=True
+        )
+        self._writer.start()
+
+    def finish(self) -> None:
+        """Return when the last save is committed, on every rank."""
+        self._join()
+        self.world.wait()
+
+    def settle(self) -> None:
+        """Let a save that is under way come to its end before this process goes, if it is soon."""
+        if self._writer is not None:
+            self._writer.join(SETTLE_S)
+
+    def restore(
+        self,
+        engine: Engine,
+        loader: Loader,
+        passed_over: Callable[[int, str], None] = lambda step, why: None,
+    ) -> int:
+        """Load the newest checkpoint that all ranks find sound; returns its step, 0 without one.
+
+        `passed_over` is called for each newer one. From here on no earlier attempt at this run can
+        commit. Raises CheckpointError where there are checkpoints and none is sound, or where the
+        newest belongs to another config or data.
+        """
+        self._lease = self.world.gather(uuid.uuid4().hex)[0]
+        if self.world.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            commit(self.folder / LEASE, self._lease.encode())
+        # Rank 0 looks for all: a network file system may show each rank another moment.
+        found = self.world.gather(_committed(self.folder))[0]
+        for path in reversed(found):
+            flaws = [flaw for flaw in self.world.gather(verify(path, self.world)) if flaw]
+            if flaws:
+                passed_over(_step_of(path), f"{path}: {flaws[0].why}")
+                if all(flaw.may_pass for flaw in flaws):
+                    self._spared.append(path)
+                continue
+            manifest = read_manifest(path)
+            if manifest.fingerprint != self.fingerprint:
+                raise CheckpointError(
+                    f"{path}: made with another config or other data; give the run another name, "
+                    "or restore the config it was started with"
+                )
+            engine.load_state(StoredState.open([path / name for name in manifest.files]))
+            loader.restore(manifest.loader)
+            return manifest.step
+        if found:
+            raise CheckpointError(
+                f"{self.folder}: none of its {len(found)} checkpoints is sound; "
+                "restore the folder from a copy, or start under another name"
+            )
+        return 0
+
+    def _join(self) -> None:
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._faults:
+            fault = self._faults.pop()
+            if isinstance(fault, (CheckpointError, TakenOver)):
+                raise fault
+            raise CheckpointError(
+                f"{self.folder}: the checkpoint could not be written ({fault}); earlier ones are "
+                "as they were. Make room or mend the storage and run the same command again"
+            ) from fault
+
+    def _write(
+        self,
+        partial: Path,
+        state: dict[str, Tensor],
+        manifest: CheckpointManifest,
+        committed: Callable[[int], None],
+    ) -> None:
+        """This rank's file and its note; rank 0 commits when all notes are there."""
+        file = partial / f"rank-{self.world.rank:03d}.safetensors"
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            save_file(state, file)
+            sync(file)
+            note = {file.name: (file.stat().st_size, sha256_of(file))}
+            fault_point("checkpoint_written")
+            commit(file.with_suffix(".json"), json.dumps(note).encode())
+            if self.world.rank == 0:
+                final = self._commit(partial, manifest)
+                self._conclude(final, committed)
+        except Exception as fault:  # a thread has nobody to raise to; `_join` does
+            file.unlink(missing_ok=True)  # a full disk needs the room
+            if self.world.rank == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                with suppress(OSError):  # rank 0 waits for this note
+                    commit(file.with_suffix(".json"), json.dumps({"error": str(fault)}).encode())
+            self._faults.append(fault)
+
+    def _commit(self, partial: Path, manifest: CheckpointManifest) -> Path:
+        for rank in range(self.world.size):
+            manifest.files.update(self._note_of(partial / f"rank-{rank:03d}.json"))
+        commit(
+            partial / MANIFEST,
+            json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode(),
+        )
+        final = self.folder / f"{PREFIX}{manifest.step:09d}"
+        if (self.folder / LEASE).read_text() != self._lease:
+            raise TakenOver(f"{partial}: another attempt at this run has taken over")
+        if final.exists():  # a damaged one that a restart went back behind
+            shutil.rmtree(final)
+        partial.rename(final)
+        sync(self.folder)
+        return final
+
+    def _conclude(self, final: Path, committed: Callable[[int], None]) -> None:
+        """Make room, and tell of the commit. Whatever fails here, the checkpoint stands."""
+        for act in (
+            lambda: fault_point("checkpoint_committed"),
+            lambda: self._clean(final),
+            lambda: committed(_step_of(final)),
+        ):
+            try:
+                act()
+            except Exception as error:
+                log.warning("%s is committed, what follows on it failed: %s", final, error)
+
+    def _note_of(self, path: Path) -> dict[str, tuple[int, str]]:
+        deadline = time.monotonic() + self.timeout_s
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise CheckpointError(f"{path}: this rank has not written its part in time")
+            time.sleep(LOOK_EVERY_S)
+        note = json.loads(path.read_text())
+        if "error" in note:
+            raise CheckpointError(f"{path}: this rank could not write its part: {note['error']}")
+        return note
+
+    def _clean(self, newest: Path) -> None:
+        """Remove what no resume will ask for: old checkpoints, damaged ones that a restart went
+        back behind, and what a killed save left."""
+        found = _committed(self.folder)
+        at = found.index(newest)
+        damaged = [path for path in found[at + 1 :] if path not in self._spared]
+        for path in [*found[: max(0, at + 1 - self.keep)], *damaged]:
+            shutil.rmtree(path)
+        for path in self.folder.glob(f"{PREFIX}*.partial-*"):
+            shutil.rmtree(path, ignore_errors=True)  # a rank that outlived its run may write there
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState(Mapping[str, Tensor]):
+    """The whole state in a checkpoint's files; a tensor is read when it is asked for."""
+
+    files: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, files: Iterable[Path]) -> "StoredState":
+        opened = [safe_open(path, "pt") for path in files]
+        return cls({name: file for file in opened for name in file.keys()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.files[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def has_checkpoints(run_folder: Path) -> bool:
+    """Whether a run has some, whole or not."""
+    return any((run_folder / FOLDER).glob(f"{PREFIX}*"))
+
+
+def _committed(folder: Path) -> list[Path]:
+    """The folders that bear a checkpoint's final name, oldest first."""
+    return sorted(p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit())
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))

@@ -1,0 +1,38 @@
+"""The engine of a run, by its name in the config."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from embre.config import RunConfig
+from embre.engines.engine import Engine, TorchEngine
+from embre.engines.zero import DeepSpeedEngine, deepspeed_json
+from embre.model.table_rows import TableRows
+from embre.world import World
+
+DEEPSPEED_JSON = "deepspeed.json"
+
+
+def build_engine(
+    config: RunConfig,
+    model: nn.Module,
+    loss_weights: Mapping[str, float],
+    world: World,
+    micro_batches_per_rank: int,
+    folder: Path,
+    rows: TableRows | None = None,
+) -> Engine:
+    """The engine that `config.engine` names, around a model and what it has beside its weights.
+
+    The complete DeepSpeed config is written into the run's folder and kept with the run.
+    """
+    if config.engine == "torch":
+        return TorchEngine(model, config.optimizer, loss_weights, world, config.seed, rows)
+    settings = deepspeed_json(config.deepspeed, config.optimizer, micro_batches_per_rank, world)
+    if world.rank == 0:
+        (folder / DEEPSPEED_JSON).write_text(json.dumps(settings, indent=1))
+    return DeepSpeedEngine(
+        model, config.optimizer, loss_weights, world, config.seed, settings, rows
+    )

@@ -1,0 +1,314 @@
+"""The Engine on DeepSpeed: ZeRO stages 0 to 3, configured by the run. The one door to deepspeed."""
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embre.config import OptimizerConfig
+from embre.engines import training_state
+from embre.engines.compiled_ops import OPS_FOLDER, ops_folder, stale_locks
+from embre.engines.engine import (
+    MicroBatch,
+    StepResult,
+    adamw,
+    run_micro_batches,
+    skipped,
+    weighted,
+)
+from embre.engines.step_guard import StepGuard
+from embre.engines.training_state import WEIGHT
+from embre.model.table_rows import TableRows
+from embre.world import World
+
+# What the run already says. Naming it again in `deepspeed:` could only contradict it.
+FILLED_IN = {
+    "train_batch_size": "data.streams or data.micro_batches",
+    "train_micro_batch_size_per_gpu": "data.strip_tokens or data.passes_per_micro_batch",
+    "gradient_accumulation_steps": "the number of workers",
+    "gradient_clipping": "optimizer.clip_norm",
+    "optimizer": "optimizer",
+    "scheduler": "optimizer.warmup_steps and optimizer.final_lr_share",
+    "bf16": "encoder.precision",
+    "fp16": "encoder.precision",
+    "amp": "encoder.precision",
+    "torch_autocast": "encoder.precision",
+}
+# The default bucket of 5e8 elements is filled on every backward: on a CPU it looks like a hang.
+CPU_BUCKET = 500_000
+
+
+def deepspeed_json(
+    given: Mapping[str, Any], optimizer: OptimizerConfig, micro_batches_per_rank: int, world: World
+) -> dict[str, Any]:
+    """The complete DeepSpeed config of a run, from its `deepspeed:` section.
+
+    Raises ValueError for a key that the run says elsewhere and for values left at "auto", which
+    DeepSpeed itself does not resolve.
+    """
+    for key, place in FILLED_IN.items():
+        if key in given:
+            raise ValueError(f"deepspeed.{key}: the run says this by {place}; remove the key")
+    if _has_auto(given):
+        raise ValueError('deepspeed: "auto" is resolved by nobody; remove the key or give a value')
+    zero: dict[str, Any] = {"stage": 1, **given.get("zero_optimization", {})}
+    if world.device.type == "cpu":
+        zero = {"reduce_bucket_size": CPU_BUCKET, "allgather_bucket_size": CPU_BUCKET, **zero}
+    return {
+        "steps_per_print": 10**9,
+        **given,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": micro_batches_per_rank,
+        "train_batch_size": micro_batches_per_rank * world.size,
+        "gradient_clipping": optimizer.clip_norm,
+    }
+
+
+def _has_auto(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_auto(part) for part in value.values())
+    return value == "auto"
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Ops that were built for other versions would be taken for ours.
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    built_for = f"{python}-torch{torch.__version__}-deepspeed{version('deepspeed')}"
+    os.environ.setdefault(OPS_FOLDER, str(ops_folder() / built_for))
+    for lock, quiet_s in stale_locks(ops_folder()):
+        raise ValueError(
+            f"{lock}: left {quiet_s / 60:.0f} minutes ago by a build of an op that was killed, and "
+            "who needs the op would wait for ever; remove it, if no other machine builds it"
+        )
+    import deepspeed
+    import deepspeed.ops
+
+    # An op for inference that every distributed start on a CPU would compile for a minute; a
+    # process killed meanwhile leaves a lock that all later starts wait for.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # type: ignore[attr-defined]
+    deepspeed.utils.logger.setLevel("WARNING")
+    return deepspeed
+
+
+class DeepSpeedEngine:
+    """ZeRO training; the same losses and gradient norms as TorchEngine."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        loss_weights: Mapping[str, float],
+        world: World,
+        seed: int,
+        settings: dict[str, Any],
+        rows: TableRows | None = None,
+    ):
+        self.world = world
+        self.rows = rows
+        self.loss_weights = loss_weights
+        self.seed = seed
+        self.stage = settings["zero_optimization"]["stage"]
+        deepspeed = _import_deepspeed(world.device)
+        deepspeed.init_distributed(
+            dist_backend="nccl" if world.device.type == "cuda" else "gloo", verbose=False
+        )
+        model = model.to(world.device)
+        self._engine = deepspeed.initialize(
+            model=model, optimizer=adamw(model, optimizer), config=settings
+        )[0]
+        self.guard = StepGuard(optimizer.spike_sigmas)
+        self._loss = math.nan
+        self._judged: tuple[float, str | None] | None = None
+        self._listen()
+        self._begin_adam(updates=0)  # the first update may be left out, and a save be due
+
+    @property
+    def module(self) -> nn.Module:
+        return self._engine.module
+
+    def step(self, micro_batches: Sequence[MicroBatch], step: int, lr: float) -> StepResult:
+        self._engine.train()
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        last = len(micro_batches) - 1
+        done = 0
+
+        def backward(loss: Tensor) -> None:
+            nonlocal done
+            # DeepSpeed averages gradients over ranks; ours are shares of a global mean.
+            self._engine.backward(loss * self.world.size, scale_wrt_gas=False)
+            if done < last:
+                self._engine.step()
+            done += 1
+
+        result = run_micro_batches(
+            self._engine,
+            backward,
+            micro_batches,
+            self.loss_weights,
+            self.world,
+            self.seed,
+            step,
+        )
+        self._begin(weighted(result.losses, self.loss_weights))
+        self._engine.step()
+        assert self._judged is not None, "at every stage the norm is asked for before an update"
+        norm, why = self._judged
+        if self.rows is not None:  # whose gradient nobody averages over ranks
+            self.rows.forget() if why else self.rows.update(lr, scale=1 / self.world.size)
+        skip = skipped(why, micro_batches, self.guard, self.world)
+        return replace(result, grad_norm=norm, skip=skip)
+
+    def _begin(self, loss: float) -> None:
+        """A step has this loss, and its norm is still to come."""
+        self._loss, self._judged = loss, None
+
+    def _judge(self, norm: float) -> tuple[float, str | None]:
+        """The norm of the step under way, and what the guard has against it; asked once."""
+        self._judged = norm, self.guard.objection(self._loss, norm)
+        return self._judged
+
+    def _plain_norm(self) -> float:
+        """Stage 0 in fp32 tells no norm: the gradients are whole and reduced on every rank."""
+        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])))
+
+    def _listen(self) -> None:
+        """Have a say between norm and update: a norm that is no number makes ZeRO leave it out."""
+        zero = self._engine.optimizer
+        if self.stage == 0:  # which would update all the same
+            clip = self._engine.clip_fp32_gradients
+
+            def clip_fp32_gradients() -> None:
+                _, why = self._judge(self._plain_norm())
+                if why is None:
+                    clip()
+                    return
+                for parameter in self.module.parameters():
+                    parameter.grad = None  # AdamW leaves alone what has none
+
+            self._engine.clip_fp32_gradients = clip_fp32_gradients
+        elif self.stage in (1, 2):
+            measure = zero.scaled_global_norm
+
+            def scaled_global_norm(*args: Any, **settings: Any) -> Tensor:
+                norm = measure(*args, **settings)
+                _, why = self._judge(float(norm))
+                return norm if why is None else torch.full_like(norm, math.inf)
+
+            zero.scaled_global_norm = scaled_global_norm
+        else:
+            from deepspeed.runtime.utils import combine_grad_norm_groups
+
+            of_groups = zero._get_norm_groups
+
+            def norm_groups() -> list[Tensor]:
+                norms = of_groups()
+                _, why = self._judge(float(combine_grad_norm_groups(norms)))
+                return norms if why is None else [norms[0].new_tensor(math.inf)]
+
+            zero._get_norm_groups = norm_groups
+
+    def state(self) -> dict[str, Tensor]:
+        updates = training_state.num_updates(self._adam)
+        self._link()
+        share = training_state.share_of_state(self.world, self.module, updates, self._whole)
+        share |= self.guard.state() if self.world.rank == 0 else {}
+        return share | (self.rows.state() if self.rows is not None else {})
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._begin_adam(int(state[training_state.UPDATES]))
+        self._link()
+        with torch.no_grad():
+            training_state.load_state(self.module, state, self._put)
+        self.guard.load_state(state)
+        if self.rows is not None:
+            self.rows.load_state(state)
+
+    def _begin_adam(self, updates: int) -> None:
+        """A state of that many updates for what this rank trains."""
+        zero = self._engine.optimizer
+        if self.stage == 0:
+            mine = self.module.parameters()
+        elif self.stage == 3:
+            mine = zero.fp32_partitioned_groups_flat
+        else:
+            mine = zero.single_partition_of_fp32_groups
+        training_state.begin_adam(self._adam, mine, updates)
+
+    @property
+    def _adam(self) -> torch.optim.AdamW:
+        """Under ZeRO its parameters are this rank's partitions."""
+        return self._engine.optimizer.optimizer if self.stage else self._engine.optimizer
+
+    def _link(self) -> None:
+        """Let parameters find their part of the moments. DeepSpeed's ZeRO 1 and 2 do it after the
+        step of the first parameter group, when the second has none yet."""
+        if self.stage in (1, 2):
+            zero = self._engine.optimizer
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _whole(self, parameter: nn.Parameter, part: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if self.stage == 0:
+            return parameter if part == WEIGHT else self._adam.state[parameter][part]
+        if part == WEIGHT:
+            whole = safe_get_full_fp32_param(parameter)
+        else:
+            whole = safe_get_full_optimizer_state(parameter, part)
+        assert whole is not None, "every parameter is trained"
+        return whole
+
+    def _put(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
+        if self.stage == 0:
+            self._whole(parameter, part).copy_(value)
+        elif self.stage == 3:
+            self._put_partition(parameter, part, value)
+        else:
+            from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+            if part == WEIGHT:
+                parameter.data.copy_(value)
+                safe_set_full_fp32_param(parameter, value)
+            else:
+                safe_set_full_optimizer_state(parameter, value, part)
+
+    def _put_partition(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
+        """ZeRO-3 cuts a parameter in equal partitions, the last one padded."""
+        import deepspeed
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        size = parameter.ds_tensor.numel()  # pyright: ignore[reportAttributeAccessIssue]
+        flat = nn.functional.pad(value.flatten(), (0, size * self.world.size - value.numel()))
+        mine = flat[size * self.world.rank : size * (self.world.rank + 1)]
+        if part == WEIGHT:
+            safe_set_local_fp32_param(parameter, mine)
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                parameter.data.copy_(value)
+        else:
+            safe_set_local_optimizer_state(parameter, mine, part)
+
+    def weights(self) -> dict[str, Tensor]:
+        if self.stage < 3:
+            return {name: value.detach().cpu() for name, value in self.module.state_dict().items()}
+        deepspeed = sys.modules["deepspeed"]
+        full: dict[str, Tensor] = dict(self.module.state_dict())
+        gathered: dict[int, Tensor] = {}  # tied weights stay one tensor
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            if id(parameter) not in gathered:
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    gathered[id(parameter)] = parameter.detach().cpu().clone()
+            full[name] = gathered[id(parameter)]
+        return {name: value.detach().cpu() for name, value in full.items()}

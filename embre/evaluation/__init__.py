@@ -1,0 +1,1 @@
+"""Predicted relations held against gold ones: scores, intervals, groups, pictures, a page."""

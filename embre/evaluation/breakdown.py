@@ -1,0 +1,227 @@
+"""A score taken apart: in groups of relations, as a confusion matrix, as single errors.
+
+Gold documents decide: text and mentions are read from them, and a predicted document that gold
+lacks is left out. All relations count: take those that a scorer leaves out away before
+(`scoring.only_scored`).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from embre.document import Concept, Document, Relation
+from embre.evaluation.scoring import Score, score
+from embre.evaluation.verdicts import Verdict, concept_names, judged, sides
+from embre.relation_schema import NONE, RelationSchema
+from embre.relations.meeting import Pair, Places
+
+Groups = dict[str, dict[str, Score]]  # group → metric → score
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """`counts` (L, L) of pairs by gold label (row) and predicted label (column), first None."""
+
+    labels: tuple[str, ...]
+    counts: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """One relation that is not right. Types are '' on the side that has no relation, `probability`
+    that of the pair being related, None where nobody gave one; `text` is where they meet."""
+
+    doc_id: str
+    outcome: str
+    first: Concept
+    first_name: str
+    second: Concept
+    second_name: str
+    gold_type: str
+    gold_novel: bool | None
+    predicted_type: str
+    predicted_novel: bool | None
+    probability: float | None
+    text: str
+
+
+def by_relation_type(gold: Sequence[Document], predicted: Sequence[Document]) -> Groups:
+    """Recall by gold type and precision by predicted type, for the two metrics that know types."""
+    groups = _grouped(gold, predicted, lambda doc, relation: relation.type)
+    return {
+        name: {metric: found[metric] for metric in ("pair_type", "all")}
+        for name, found in groups.items()
+    }
+
+
+def by_pair_type(gold: Sequence[Document], predicted: Sequence[Document]) -> Groups:
+    """By the types of the two concepts."""
+    return _grouped(gold, predicted, lambda doc, relation: _pair_type(relation.pair))
+
+
+def by_distance(gold: Sequence[Document], predicted: Sequence[Document]) -> Groups:
+    """By the sentences between the nearest mentions of the two concepts."""
+
+    def distance(doc: Document, relation: Relation) -> str:
+        apart = places_of(doc).of(relation.pair).sentences
+        if apart is None:
+            return "not mentioned"
+        return ("same sentence", "next sentence", "farther apart")[min(apart, 2)]
+
+    places_of = _places_of_documents()
+    return _ordered(
+        _grouped(gold, predicted, distance),
+        ("same sentence", "next sentence", "farther apart", "not mentioned"),
+    )
+
+
+def by_mentions(gold: Sequence[Document], predicted: Sequence[Document]) -> Groups:
+    """By the mentions of the concept that has fewer."""
+
+    def mentions(doc: Document, relation: Relation) -> str:
+        number = places_of(doc).of(relation.pair).mentions
+        return "1 or none" if number <= 1 else "2 or 3" if number <= 3 else "4 or more"
+
+    places_of = _places_of_documents()
+    return _ordered(_grouped(gold, predicted, mentions), ("1 or none", "2 or 3", "4 or more"))
+
+
+def by_seen(
+    gold: Sequence[Document], predicted: Sequence[Document], training: Sequence[Document]
+) -> Groups:
+    """By what the training documents say of the pair: that it is related, or whether they mention
+    both concepts, one or neither."""
+    related = {relation.pair for doc in training for relation in doc.relations}
+    known = {c for doc in training for mention in doc.mentions for c in mention.concepts}
+
+    def seen(doc: Document, relation: Relation) -> str:
+        if relation.pair in related:
+            return "the pair, related"
+        return ("neither concept", "one concept", "both concepts")[
+            sum(concept in known for concept in relation.pair)
+        ]
+
+    return _ordered(
+        _grouped(gold, predicted, seen),
+        ("the pair, related", "both concepts", "one concept", "neither concept"),
+    )
+
+
+def confusion(
+    gold: Sequence[Document], predicted: Sequence[Document], schema: RelationSchema | None = None
+) -> Confusion:
+    """Gold and predicted labels of all pairs that have one, and with a schema of all candidates.
+
+    Of a pair with several relations each counts; `judge` says which belong together.
+    """
+    cells: Counter[tuple[str, str]] = Counter()
+    for doc, verdicts in judged(gold, predicted):
+        for verdict in verdicts:
+            cells[_label(verdict, "gold"), _label(verdict, "predicted")] += 1
+        if schema is not None:
+            taken = {verdict.relation.pair for verdict in verdicts}
+            cells[NONE, NONE] += len(set(schema.candidates(doc)) - taken)
+    known = schema.relation_types if schema else ()
+    others = sorted({label for cell in cells for label in cell} - {NONE, *known})
+    labels = (NONE, *known, *others)
+    counts = np.array([[cells[row, column] for column in labels] for row in labels])
+    return Confusion(labels, counts)
+
+
+def errors(
+    gold: Sequence[Document],
+    predicted: Sequence[Document],
+    probabilities: Mapping[tuple[str, Pair], float] | None = None,
+) -> list[Error]:
+    """All that is missed, spurious, or of a wrong type or novelty, in the order of gold.
+
+    `probabilities` by document and pair are those of pairs that nobody predicted.
+    """
+    known = probabilities or {}
+    found = []
+    for doc, verdicts in judged(gold, predicted):
+        names, places = concept_names(doc.mentions), Places(doc)
+        for verdict in verdicts:
+            if verdict.outcome == "correct":
+                continue
+            true, said = sides(verdict)
+            first, second = pair = verdict.relation.pair
+            probability = said.probability if said else None
+            found.append(
+                Error(
+                    doc_id=doc.doc_id,
+                    outcome=verdict.outcome,
+                    first=first,
+                    first_name=names.get(first, first.identifier),
+                    second=second,
+                    second_name=names.get(second, second.identifier),
+                    gold_type=true.type if true else "",
+                    gold_novel=true.novel if true else None,
+                    predicted_type=said.type if said else "",
+                    predicted_novel=said.novel if said else None,
+                    probability=known.get((doc.doc_id, pair))
+                    if probability is None
+                    else probability,
+                    text=places.text(pair),
+                )
+            )
+    return found
+
+
+def _places_of_documents() -> Callable[[Document], Places]:
+    """Finds the sentences of each document once."""
+    known: dict[str, Places] = {}
+
+    def places_of(doc: Document) -> Places:
+        if doc.doc_id not in known:
+            known[doc.doc_id] = Places(doc)
+        return known[doc.doc_id]
+
+    return places_of
+
+
+def _grouped(
+    gold: Sequence[Document],
+    predicted: Sequence[Document],
+    group_of: Callable[[Document, Relation], str],
+) -> Groups:
+    """The scores of each group by itself: both sides with the group's relations alone. A group
+    that holds pairs whatever is said of them adds up to the whole."""
+    by_id = {doc.doc_id: doc for doc in gold}
+    parts: defaultdict[str, tuple[list[Document], list[Document]]] = defaultdict(lambda: ([], []))
+    for side, docs in enumerate((gold, predicted)):
+        for doc in docs:
+            if (true := by_id.get(doc.doc_id)) is None:
+                continue
+            relations: defaultdict[str, list[Relation]] = defaultdict(list)
+            for relation in doc.relations:
+                relations[group_of(true, relation)].append(relation)
+            for name, some in relations.items():
+                parts[name][side].append(replace(doc, relations=tuple(some)))
+    return {
+        name: _scores(*parts[name])
+        for name in sorted(parts, key=lambda n: (-sum(len(d.relations) for d in parts[n][0]), n))
+    }
+
+
+def _scores(gold: list[Document], predicted: list[Document]) -> dict[str, Score]:
+    """Gold has every document that the prediction has, or its relations would not count."""
+    have = {doc.doc_id for doc in gold}
+    empty = [replace(doc, relations=()) for doc in predicted if doc.doc_id not in have]
+    return score([*gold, *empty], predicted)
+
+
+def _ordered(groups: Groups, names: Sequence[str]) -> Groups:
+    return {name: groups[name] for name in names if name in groups}
+
+
+def _pair_type(pair: Pair) -> str:
+    return " ".join(sorted(concept.type for concept in pair))
+
+
+def _label(verdict: Verdict, side: str) -> str:
+    true, said = sides(verdict)
+    relation = true if side == "gold" else said
+    return relation.type if relation else NONE

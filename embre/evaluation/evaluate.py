@@ -1,0 +1,207 @@
+"""All that is measured of predicted documents against gold ones, and the files it is written to."""
+
+import csv
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from embre.document import Document
+from embre.evaluation import breakdown
+from embre.evaluation.bootstrap import document_counts, interval
+from embre.evaluation.breakdown import Confusion, Error, Groups
+from embre.evaluation.plots import plot_confusion, plot_curves, plot_reliability
+from embre.evaluation.precision_recall import Curve, curve, ranked_pairs, ranked_relations
+from embre.evaluation.scoring import Score, score
+from embre.relation_schema import RelationSchema
+from embre.relations.calibration import Reliability, reliabilities, reliability
+from embre.relations.scored_pairs import ScoredPairs
+
+EVALUATION, ERRORS = "evaluation.json", "errors.tsv"
+CURVES, CONFUSION, RELIABILITY = "precision_recall.png", "confusion.png", "reliability.png"
+NEEDS = {"related": "pair", "type": "pair_type", "novelty": "pair_novelty"}  # to say it at all
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluate_documents` finds.
+
+    `intervals` are the 95 % ones of the four F1, `groups` the scores by grouping, group and metric.
+    `curves` by metric and `reliability`, that of a pair being `related`, of its `type` and of its
+    `novelty`, are empty without probabilities. `of_candidates` says whether they are over all
+    candidate pairs; else they are over the predicted relations, of `related` alone, and know
+    nothing of what was not predicted.
+    """
+
+    num_documents: int
+    scores: dict[str, Score]
+    intervals: dict[str, tuple[float, float]]
+    groups: dict[str, Groups]
+    confusion: Confusion
+    curves: dict[str, Curve]
+    reliability: dict[str, Reliability]
+    of_candidates: bool
+    errors: list[Error]
+
+    def of_metrics(self, metrics: Collection[str]) -> "Evaluation":
+        """The same without what other metrics say."""
+        groups = {
+            grouping: {
+                group: {metric: found for metric, found in by_metric.items() if metric in metrics}
+                for group, by_metric in some.items()
+            }
+            for grouping, some in self.groups.items()
+        }
+        return replace(
+            self,
+            scores={metric: found for metric, found in self.scores.items() if metric in metrics},
+            intervals={m: found for m, found in self.intervals.items() if m in metrics},
+            groups={name: some for name, some in groups.items() if all(some.values())},
+            curves={metric: found for metric, found in self.curves.items() if metric in metrics},
+            reliability={k: found for k, found in self.reliability.items() if NEEDS[k] in metrics},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; see docs/FORMATS.md. Errors stand in their own file."""
+        return {
+            "documents": self.num_documents,
+            "scores": {
+                metric: scores.to_json()
+                | {"f1_95": [round(end, 4) for end in self.intervals[metric]]}
+                for metric, scores in self.scores.items()
+            },
+            "groups": {
+                grouping: {
+                    group: {metric: scores.to_json() for metric, scores in by_metric.items()}
+                    for group, by_metric in groups.items()
+                }
+                for grouping, groups in self.groups.items()
+            },
+            "confusion": {
+                "labels": self.confusion.labels,
+                "counts": self.confusion.counts.tolist(),
+            },
+            "of_candidates": self.of_candidates,
+            "average_precision": {
+                metric: round(found.average_precision, 4) for metric, found in self.curves.items()
+            },
+            "reliability": {name: found.to_json() for name, found in self.reliability.items()},
+        }
+
+
+def evaluate_documents(
+    gold: Sequence[Document],
+    predicted: Sequence[Document],
+    schema: RelationSchema | None = None,
+    training: Sequence[Document] | None = None,
+    scored: ScoredPairs | None = None,
+    official: bool = False,
+) -> Evaluation:
+    """Score predicted documents in every way that there is data for.
+
+    `schema` names the candidates among which nobody sees a relation; `training` are the documents
+    that were learnt from; `scored` are the candidate pairs of the gold documents in their order,
+    with probabilities as they are to be judged (after calibration). With `official`, gold documents
+    that were not predicted are left out. All relations count, see `scoring.only_scored`.
+    """
+    if official:
+        have = {doc.doc_id for doc in predicted}
+        gold = [doc for doc in gold if doc.doc_id in have]
+    scores = score(gold, predicted)
+    groups = {
+        "relation type": breakdown.by_relation_type(gold, predicted),
+        "types of the pair": breakdown.by_pair_type(gold, predicted),
+        "distance": breakdown.by_distance(gold, predicted),
+        "mentions of the rarer concept": breakdown.by_mentions(gold, predicted),
+    }
+    if training is not None:
+        groups["seen in training"] = breakdown.by_seen(gold, predicted, training)
+    if scored is None:
+        ranked = ranked_relations(gold, predicted)
+        reliable = {"related": reliability(*ranked["pair"])}
+    else:
+        ranked, reliable = ranked_pairs(scored), reliabilities(scored)
+    curves = {
+        metric: curve(*found, scores[metric].tp + scores[metric].fn)
+        for metric, found in ranked.items()
+        if len(found[0])
+    }
+    counts = document_counts(gold, predicted)
+    return Evaluation(
+        num_documents=len(gold),
+        scores=scores,
+        intervals={metric: interval(found) for metric, found in counts.items()},
+        groups=groups,
+        confusion=breakdown.confusion(gold, predicted, schema),
+        curves=curves,
+        reliability={name: found for name, found in reliable.items() if found.counts.any()},
+        of_candidates=scored is not None,
+        errors=breakdown.errors(gold, predicted, _probabilities(gold, scored)),
+    )
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> list[Path]:
+    """Write the numbers, the errors and the plots that there are; returns the files.
+
+    Those of an earlier evaluation go first: its plots must not stand beside other numbers.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (EVALUATION, ERRORS, CURVES, CONFUSION, RELIABILITY):
+        (folder / name).unlink(missing_ok=True)
+    (folder / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=1))
+    with (folder / ERRORS).open("w", encoding="utf-8", newline="") as file:
+        rows = [_row(error) for error in evaluation.errors]
+        names = list(rows[0]) if rows else ["document", "outcome"]
+        writer = csv.DictWriter(file, names, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    plot_confusion(folder / CONFUSION, evaluation.confusion)
+    written = [EVALUATION, ERRORS, CONFUSION]
+    if evaluation.curves:
+        points = {metric: (s.recall, s.precision) for metric, s in evaluation.scores.items()}
+        plot_curves(folder / CURVES, evaluation.curves, points)
+        written.append(CURVES)
+    if evaluation.reliability:
+        plot_reliability(folder / RELIABILITY, evaluation.reliability["related"])
+        written.append(RELIABILITY)
+    return [folder / name for name in written]
+
+
+def _probabilities(
+    gold: Sequence[Document], scored: ScoredPairs | None
+) -> Mapping[tuple[str, breakdown.Pair], float]:
+    if scored is None:
+        return {}
+    if scored.num_documents != len(gold):
+        raise ValueError(
+            f"pairs of {scored.num_documents} documents are not those of {len(gold)} gold ones"
+        )
+    return {
+        (gold[number].doc_id, pair): probability
+        for number, pair, probability in zip(
+            scored.documents.tolist(), scored.concepts, scored.related.tolist(), strict=True
+        )
+    }
+
+
+def _row(error: Error) -> dict[str, str]:
+    novelty = {None: "", True: "Novel", False: "No"}
+    return {
+        "document": error.doc_id,
+        "outcome": error.outcome,
+        "concept 1": str(error.first),
+        "name 1": _plain(error.first_name),
+        "concept 2": str(error.second),
+        "name 2": _plain(error.second_name),
+        "gold type": error.gold_type,
+        "gold novelty": novelty[error.gold_novel],
+        "predicted type": error.predicted_type,
+        "predicted novelty": novelty[error.predicted_novel],
+        "probability": "" if error.probability is None else f"{error.probability:.4f}",
+        "text": _plain(error.text),
+    }
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())

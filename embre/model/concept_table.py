@@ -1,0 +1,93 @@
+"""The vectors of all concepts as one matrix, and which rows each mention competes with.
+
+Within a type the rows are in the order of the vocabulary, the types one after the other.
+
+Shapes: K mentions in the vocabulary, sorted by type; C dimension; V concepts.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from embre.model.chunked_softmax import Contest, all_rows, cross_entropy_sum, num_above, score
+
+
+class ConceptTable(nn.Module):
+    """One matrix, trained like every other weight.
+
+    A type of more than `sample_above` concepts is trained against a sample of `sample_share` of
+    them; it is measured against all.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], dimension: int, sample_above: int, sample_share: float
+    ):
+        super().__init__()
+        self.sizes, self.dimension = tuple(sizes), dimension
+        self.sample_above, self.sample_share = sample_above, sample_share
+        self.weight = nn.Parameter(torch.empty(max(sum(sizes), 1), dimension))
+        nn.init.normal_(self.weight, std=dimension**-0.5)
+
+    def forward(
+        self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The summed cross-entropy of the identifiers, each within its type; without gradients also
+        (K,) the rank of each true identifier within its type, 1 is the best.
+
+        Both in one call: under ZeRO-3 the matrix is there for no longer.
+        """
+        learning = torch.is_grad_enabled()
+        contests = self._contests(ids_K, counts, sampled=learning)
+        loss = cross_entropy_sum(found_KC, self.weight, contests)
+        if learning:
+            return loss, None
+        _, label = score(found_KC, self.weight, contests)
+        return loss, num_above(found_KC, self.weight, contests, label) + 1
+
+    def _contests(self, ids_K: Tensor, counts: Sequence[int], sampled: bool) -> list[Contest]:
+        firsts = accumulate(self.sizes, initial=0)
+        ends = list(accumulate(counts))
+        seed = draw_seed() if sampled else 0
+        contests = []
+        of_types = enumerate(zip(self.sizes, firsts, counts, ends, strict=False))
+        for number, (size, first, count, end) in of_types:
+            if not count:
+                continue
+            vectors = slice(end - count, end)
+            if sampled and size > self.sample_above:
+                labels = ids_K[vectors]
+                names, shifts = draw(size, self.sample_share, seed + number, labels)
+                contests.append(
+                    Contest(vectors, names + first, names, labels, labels + first, shifts)
+                )
+            else:
+                contests.append(all_rows(vectors, first, size, ids_K[vectors]))
+        return contests
+
+
+def draw_seed() -> int:
+    """Where a sample begins, out of the random state that a micro-batch has on any rank."""
+    return int(torch.randint(1 << 61, ()))
+
+
+def draw(size: int, share: float, seed: int, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(R,) ids of a type to learn against, and their shifts; the same for a seed on any rank.
+
+    The labels of the micro-batch are always there, each for itself: a concept that one mention has
+    is a likely mistake about another. `share` of the type is drawn evenly, with repeats, and what
+    is no label stands for all that is none: the log-Q correction of sampled softmax (Bengio &
+    Senécal, "Adaptive importance sampling to accelerate training of a neural probabilistic language
+    model", 2008). The sum over the others is then right on average.
+    """
+    known = labels.unique()
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(size, (max(1, round(share * size)),), generator=generator)
+    drawn = drawn.to(known.device)
+    drawn = drawn[~torch.isin(drawn, known)]
+    shifts = torch.zeros(len(known) + len(drawn), device=known.device)
+    if len(drawn):
+        shifts[len(known) :] = math.log((size - len(known)) / len(drawn))
+    return torch.cat([known, drawn]), shifts

@@ -1,0 +1,63 @@
+"""The entity head: from a hidden mention's vector to P(type) · P(identifier | type).
+
+Shapes: M mentions, of which the first K are in the vocabulary; H hidden size, C dimension of a
+concept's vector.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embre.model.concept_table import ConceptTable
+from embre.model.sharded_table import ShardedTable
+
+
+def span_means(hidden_TH: Tensor, spans_M2: Tensor, num_rows: int) -> Tensor:
+    """(M, H) the mean of the hidden states of each span (start, end); `num_rows` are in all spans
+    together, so that nobody has to ask the device for it."""
+    lengths = spans_M2[:, 1] - spans_M2[:, 0]
+    spans = torch.arange(len(spans_M2), device=spans_M2.device)
+    owner = spans.repeat_interleave(lengths, output_size=num_rows)
+    first = (lengths.cumsum(0) - lengths)[owner]
+    spots = spans_M2[owner, 0] + torch.arange(num_rows, device=spans_M2.device) - first
+    sums = hidden_TH.new_zeros(len(spans_M2), hidden_TH.shape[1])
+    return sums.index_add(0, owner, hidden_TH[spots]) / lengths[:, None].clamp(min=1)
+
+
+class EntityHead(nn.Module):
+    """Identifies a mention's concept: its type first, then its identifier within that type.
+
+    Identifiers of other types are no competitors, so the second softmax is over one type only. A
+    concept outside the vocabulary counts for the type alone.
+    """
+
+    def __init__(self, hidden: int, num_types: int, concepts: ConceptTable | ShardedTable):
+        super().__init__()
+        dimension = concepts.dimension
+        self.project = nn.Sequential(
+            nn.Linear(hidden, dimension), nn.GELU(), nn.LayerNorm(dimension)
+        )
+        self.types = nn.Linear(dimension, num_types)
+        self.concepts = concepts
+
+    def forward(
+        self, vectors_MH: Tensor, types_M: Tensor, ids_M: Tensor, known_by_type: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """The summed cross-entropy of `type`, and of `identifier` within the true type.
+
+        Mentions of the vocabulary come first, by type, `known_by_type` of each. In the precision of
+        the vectors: the caller gives them in float32 or better. Without gradients also `right/type`
+        (M,), whether the most likely type is the true one, and `rank/identifier` (K,), 1 is best.
+        """
+        found_MC = self.project(vectors_MH)
+        type_logits = self.types(found_MC)
+        num_known = sum(known_by_type)
+        loss, ranks = self.concepts(found_MC[:num_known], ids_M[:num_known], known_by_type)
+        by_type = F.cross_entropy(type_logits, types_M, reduction="sum")
+        found = {"type": by_type, "identifier": loss}
+        if ranks is not None:
+            found["right/type"] = type_logits.argmax(1) == types_M
+            found["rank/identifier"] = ranks
+        return found

@@ -1,0 +1,357 @@
+"""Prediction: a relation model and PubTator or BioC files → the same files with relations.
+
+    inputs ─plan─▶ Task, one a file
+    Task of a large file ─predict_slice, by workers─▶ slices, the relations of some documents
+    Task ─predict_file, by workers─▶ output and its FileRecord
+    FileRecords ─▶ predicted.json, which says what is done
+
+An output takes its name when it is whole, so a run that was stopped goes on with the files that
+are not done.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from embre import __version__
+from embre.corpora import FORMATS, copy_with_relations, documents_to_copy, read_documents
+from embre.corpora.sources import Source, list_files, locate
+from embre.document import Document
+from embre.evaluation.report import write_report
+from embre.prediction.record import (
+    RECORD,
+    FileRecord,
+    Opened,
+    PredictRecord,
+    clear_leftovers,
+    is_done,
+    locked,
+    open_record,
+    remove_output,
+    remove_outputs,
+    version_of,
+    write_record,
+)
+from embre.prediction.relation_rows import RELATIONS, table_of, writing_table
+from embre.prediction.slices import FOLDER, Slices, num_slices, remove_slices
+from embre.provenance import folder_digest
+from embre.relations.decode import predict
+from embre.relations.folder import LoadedModel, load_relation_model
+from embre.relations.scored_pairs import OTHERS, Decision
+from embre.tally import Tally
+from embre.workers import OneProcess, Workers
+
+REPORT = "report.html"
+# A report holds its documents in one page; a curator reads no more than this in one sitting.
+MOST_REPORTED = 500
+RECORD_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSettings:
+    """How is predicted. `threshold` is held against the calibrated probability that a pair is
+    related, in place of the model's own thresholds; `parquet` asks for tables beside the files;
+    `one_thread` is for several processes on one machine."""
+
+    device: str = "cpu"
+    threshold: float | None = None
+    parquet: bool = False
+    one_thread: bool = False
+
+
+class Task(NamedTuple):
+    """One file to predict: what a worker is told. `digest` is the model's, whose `folder` is seen
+    by all workers, as `out` is."""
+
+    folder: Path
+    digest: str
+    settings: PredictSettings
+    source: Source
+    version: str | None
+    out: Path
+    target: str
+    num_slices: int = 1
+
+    @property
+    def slices(self) -> Slices:
+        what = (__version__, self.digest, self.settings.threshold, self.source.name, self.version)
+        return Slices.of(self.out, self.num_slices, *what)
+
+
+@dataclass
+class Predicted:
+    """What came out: files in order of the inputs, documents and relations in them, and what was
+    not read. `done_before` files were done by earlier runs, `predicted_now` documents predicted by
+    this one, in `seconds`."""
+
+    files: list[Path]
+    documents: int
+    relations: int
+    tally: Tally
+    report: Path
+    done_before: int = 0
+    predicted_now: int = 0
+    seconds: float = 0.0
+
+
+def predict_files(
+    folder: Path,
+    inputs: list[str],
+    out: Path,
+    title: str,
+    settings: PredictSettings | None = None,
+    workers: Workers | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda documents: None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Predicted:
+    """Write each input file into `out` with relations that the model in `folder` predicts.
+
+    Files are copied byte for byte, but for their relations. What an earlier run finished with the
+    same model and threshold is not predicted again unless the input has changed or `overwrite` is
+    given, and outputs of other inputs stay. Those of another model or threshold go with
+    `overwrite`, which `tell` is told. Beside the files are `predicted.json` and a report of the
+    first documents. Raises FileNotFoundError or ValueError for an input that is not there, for no
+    document at all, for a model that cannot be loaded, and where `out` holds predictions of another
+    model or threshold.
+    """
+    settings, workers = settings or PredictSettings(), workers or OneProcess()
+    started = time.monotonic()
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no config.json; give the folder of a fine-tuned relation model"
+        )
+    digest, planned = folder_digest(folder), plan(inputs, out)
+    where = folder.absolute(), out.absolute()
+    tasks = [
+        Task(where[0], digest, settings, source, version_of(source), where[1], target)
+        for target, source in planned.items()
+    ]
+    if not isinstance(workers, OneProcess):
+        tasks = in_slices(tasks)
+    with locked(out):
+        opened = open_record(out, digest, settings.threshold, overwrite)
+        record = opened.record
+        clear_leftovers(out)
+        left = [one for one in tasks if overwrite or not _is_done(one, record)]
+        if left:
+            _try_model(left[0], workers)
+            _begin(left, opened, out, tell)
+        _carry_out(left, record, out, workers, progress)
+        remove_slices(out)
+    result = _summary(tasks, record, out)
+    result.done_before = len(tasks) - len(left)
+    result.predicted_now = sum(record.files[one.target].documents for one in left)
+    result.seconds = time.monotonic() - started
+    if not result.documents:
+        raise ValueError(
+            f"{', '.join(inputs)}: no document to predict; give files of {', '.join(FORMATS)}"
+            + "".join(f"; {line.strip()}" for line in result.tally.lines()[:3])
+        )
+    shown = (doc for file in result.files for doc in read_documents(file, Tally()))
+    facts = {"Documents": f"{result.documents:,}"}
+    write_report(result.report, list(islice(shown, MOST_REPORTED)), title=title, facts=facts)
+    return result
+
+
+def _try_model(task: Task, workers: Workers) -> None:
+    """Fail here, where nothing is written or removed yet, with a model that cannot be loaded."""
+    if isinstance(workers, OneProcess):
+        _model(task.folder, task.digest, task.settings)
+    else:  # their device need not be one of this process
+        load_relation_model(task.folder, torch.device("cpu"))
+
+
+def _begin(tasks: list[Task], opened: Opened, out: Path, tell: Callable[[str], None]) -> None:
+    """Remove what is of another model, then bind the folder to this one.
+
+    In this order a run that is killed leaves no output to a record of another model. The record
+    names every output before it is there, so that none is ever unknown to the next run.
+    """
+    record, foreign, why = opened
+    if foreign:
+        (out / REPORT).unlink(missing_ok=True)
+        remove_outputs(out, foreign)
+    if others := len(foreign - {task.target for task in tasks}):
+        tell(
+            f"removed {others} outputs of other inputs from {out}, which were predicted {why}: a "
+            "folder holds what one model predicted at one threshold"
+        )
+    for task in tasks:
+        record.files[task.target] = FileRecord(task.target, task.source.name, version=None)
+    write_record(out, record)
+
+
+def _carry_out(
+    tasks: list[Task],
+    record: PredictRecord,
+    out: Path,
+    workers: Workers,
+    progress: Callable[[int], None],
+) -> None:
+    """Do the tasks and enter them into the record, which is on disk every few seconds."""
+    for documents in workers.run(predict_slice, slices_to_do(tasks)):
+        progress(documents)
+    # Only here can documents be seen one by one; other processes tell of slices and whole files.
+    here = isinstance(workers, OneProcess)
+    seen = {one.target for one in tasks if here or one.num_slices > 1}
+    work = partial(predict_file, progress=progress) if here else predict_file
+    written = time.monotonic()
+    try:
+        for found in workers.run(work, ((one,) for one in tasks)):
+            record.files[found.target] = found
+            progress(0 if found.target in seen else found.documents)
+            if time.monotonic() - written > RECORD_EVERY_S:
+                write_record(out, record)
+                written = time.monotonic()
+    finally:
+        write_record(out, record)
+
+
+def plan(inputs: list[str], out: Path) -> dict[str, Source]:
+    """The output of every file to predict, as a name below `out`, before the first is.
+
+    A folder keeps its inner paths. Raises ValueError where two inputs would share a target, a
+    target lies where an input does, or `out` is in a folder of inputs, which would be read again.
+    """
+    planned: dict[str, Source] = {}
+    for name in inputs:
+        whole = locate(name)
+        if Path(name).is_dir() and out.resolve().is_relative_to(Path(name).resolve()):
+            raise ValueError(f"{out}: lies within the input {name}; choose a folder outside of it")
+        for file in list_files(whole):
+            inner = file.name.removeprefix(whole.name).lstrip("/") or Path(file.name).name
+            target = _renamed(inner)
+            if target.split("/")[0] in (RECORD, REPORT, RELATIONS, FOLDER):
+                raise ValueError(f"{file.name}: --out has a {target} of its own; rename the input")
+            if target in planned:
+                raise ValueError(
+                    f"{file.name}: its output is called {target}, as that of "
+                    f"{planned[target].name}; rename one of the two, or give the files by name, "
+                    "these two with two --out"
+                )
+            if (out / target).parent.resolve() == Path(file.name).parent.resolve():
+                raise ValueError(f"{file.name}: --out is the folder of the input; choose another")
+            planned[target] = file
+    return planned
+
+
+def in_slices(tasks: list[Task]) -> list[Task]:
+    """Tasks whose large files are cut into slices, so that a few files keep many workers busy."""
+    sizes = [task.source.filesystem.size(task.source.path) or 0 for task in tasks]
+    return [
+        task._replace(num_slices=num_slices(size, sum(sizes)))
+        for task, size in zip(tasks, sizes, strict=True)
+    ]
+
+
+def slices_to_do(tasks: list[Task]) -> Iterator[tuple[Task, int]]:
+    """The calls of `predict_slice` that no earlier run has made."""
+    for task in tasks:
+        numbers = range(task.num_slices if task.num_slices > 1 else 0)
+        yield from ((task, one) for one in numbers if not task.slices.is_done(one))
+
+
+def predict_slice(task: Task, nth: int) -> int:
+    """Predict some of a file's documents and keep their relations; how many documents."""
+    model, tally = _model(task.folder, task.digest, task.settings), Tally()
+    if not _can_be_opened(task.source, Tally()):  # counted when the file is written
+        return 0
+    docs = task.slices.documents(documents_to_copy(task.source, Tally()), nth)
+    return task.slices.write(nth, predict(model, docs, tally), tally)
+
+
+def predict_file(
+    task: Task, progress: Callable[[int], None] = lambda documents: None
+) -> FileRecord:
+    """Predict one file: its output is there and whole, or it is not there."""
+    started, tally = time.monotonic(), Tally()
+    found = FileRecord(task.target, task.source.name, task.version)
+
+    def predicted(docs: Iterator[Document]) -> Iterator[Document]:
+        if task.num_slices > 1:
+            with_relations = task.slices.put_into(docs, tally)
+        else:
+            model = _model(task.folder, task.digest, task.settings)
+            with_relations = predict(model, docs, tally)
+        for doc in with_relations:
+            found.documents += 1
+            found.relations += len(doc.relations)
+            if rows:
+                rows.add(doc)
+            progress(1)
+            yield doc
+        table.close()  # before the file has its name: where the file is, its table is too
+
+    if _can_be_opened(task.source, tally):
+        target = task.out / task.target
+        with ExitStack() as table:
+            rows = None
+            if task.settings.parquet:
+                writing = writing_table(task.out, task.target, task.source.name)
+                rows = table.enter_context(writing)
+            is_corpus = copy_with_relations(task.source, target, tally, predicted)
+        if not is_corpus:  # what an earlier version of it gave
+            remove_output(task.out, task.target)
+        elif rows is None:  # a table of an earlier prediction would pass for one of this
+            table_of(task.out, task.target).unlink(missing_ok=True)
+        found.bytes = target.stat().st_size if is_corpus else 0
+    found.not_taken, found.examples = dict(tally.counts), tally.examples
+    found.seconds = round(time.monotonic() - started, 3)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _model(folder: Path, digest: str, settings: PredictSettings) -> LoadedModel:
+    """The model of a process; its files are read once."""
+    if settings.one_thread:
+        torch.set_num_threads(1)
+    loaded = load_relation_model(folder, torch.device(settings.device))
+    if settings.threshold is None:
+        return loaded
+    return replace(loaded, decision=at_threshold(loaded.decision, settings.threshold))
+
+
+def at_threshold(decision: Decision, threshold: float) -> Decision:
+    """The same probabilities, and one threshold for the calibrated one of every pair."""
+    return replace(decision, thresholds={OTHERS: threshold}, metric="pair")
+
+
+def _can_be_opened(source: Source, tally: Tally) -> bool:
+    try:
+        with source.filesystem.open(source.path, "rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        tally.drop("file/unreadable", source.name, str(error))
+        return False
+    return True
+
+
+def _is_done(task: Task, record: PredictRecord) -> bool:
+    before = record.files.get(task.target)
+    name, parquet = task.source.name, task.settings.parquet
+    return before is not None and is_done(before, name, task.version, task.out, parquet)
+
+
+def _summary(tasks: list[Task], record: PredictRecord, out: Path) -> Predicted:
+    found = Predicted([], 0, 0, Tally(), out / REPORT)
+    for task in tasks:
+        one = record.files[task.target]
+        found.files += [out / one.target] if one.bytes else []
+        found.documents += one.documents
+        found.relations += one.relations
+        found.tally.add(one.not_taken, one.examples)
+    return found
+
+
+def _renamed(name: str) -> str:
+    """The name of an output, which is not compressed."""
+    name = name.removesuffix(".gz")
+    return f"{name[:-4]}.tar" if name.endswith(".tgz") else name

@@ -1,0 +1,188 @@
+"""What a prediction run has done: `predicted.json` beside its outputs."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+import msgspec
+
+from embre.corpora.sources import Source
+from embre.durable import LEFTOVERS, commit, sync
+from embre.prediction.relation_rows import table_of
+
+RECORD = "predicted.json"
+FORMAT = 1
+LOCK = ".lock"
+# What file systems call that which changes with a file: local, S3, HTTP, Google's, Azure's.
+VERSION_KEYS = (
+    *("mtime", "ETag", "LastModified", "Last-Modified", "last_modified", "updated"),
+    *("Content-MD5", "created"),
+)
+
+
+class FileRecord(msgspec.Struct):
+    """A file that was predicted: `target` is its name in the output folder, `bytes` its size
+    there, 0 where the input is no corpus. `version` tells an input that was changed, None one that
+    a run has not finished; `not_taken` counts by reason what was not read or not kept, with the
+    first places in `examples`."""
+
+    target: str
+    source: str
+    version: str | None
+    bytes: int = 0
+    documents: int = 0
+    relations: int = 0
+    seconds: float = 0.0
+    not_taken: dict[str, int] = {}
+    examples: dict[str, list[str]] = {}
+
+
+class PredictRecord(msgspec.Struct):
+    """The model by its digest, the threshold if one was given, and every file that may have an
+    output of them."""
+
+    format: int
+    model: str
+    threshold: float | None
+    files: dict[str, FileRecord]
+
+
+class Opened(NamedTuple):
+    """The record that a run goes on with. The outputs `foreign` are of another model or threshold,
+    `why` says of what, and go before the record is written: no folder holds those of two."""
+
+    record: PredictRecord
+    foreign: frozenset[str] = frozenset()
+    why: str = ""
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """One run at a time writes into a folder: another would take its unfinished files for rubbish.
+
+    The thread that holds the lock may take it once more, as a run does that first fetches a model.
+    Raises ValueError where another run holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(out.resolve() / LOCK, is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ValueError(
+            f"{out}: another run predicts into it; wait for its end, or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def outputs_in(folder: Path) -> list[Path] | None:
+    """The outputs in a folder that its record names; None where it has no record."""
+    try:
+        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=PredictRecord)
+    except (OSError, msgspec.DecodeError):  # a corpus may have a file of this name
+        return None
+    return [folder / name for name in sorted(_may_be_there(record)) if (folder / name).is_file()]
+
+
+def remove_output(out: Path, target: str) -> None:
+    """An output and its table."""
+    (out / target).unlink(missing_ok=True)
+    table_of(out, target).unlink(missing_ok=True)
+
+
+def remove_outputs(out: Path, targets: Iterable[str]) -> None:
+    """Outputs and their tables, gone from the disk before this returns."""
+    folders: set[Path] = set()
+    for target in targets:
+        remove_output(out, target)
+        folders |= {(out / target).parent, table_of(out, target).parent}
+    for folder in folders:
+        if folder.is_dir():
+            sync(folder)
+
+
+def open_record(out: Path, model: str, threshold: float | None, overwrite: bool = False) -> Opened:
+    """What earlier runs into `out` have done, to go on with; an empty record where there is
+    nothing of them.
+
+    Raises ValueError where the outputs that are there are of another model or threshold and not
+    to be overwritten, and where nobody can know of what they are.
+    """
+    empty = Opened(PredictRecord(FORMAT, model, threshold, {}))
+    if not (out / RECORD).exists():
+        return empty
+    try:
+        record = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord)
+    except msgspec.DecodeError as error:
+        raise ValueError(
+            f"{out / RECORD}: {error}; nobody knows which model predicted the files beside it: "
+            "choose another --out, or remove the folder"
+        ) from error
+    different = [
+        f"with another {what}"
+        for what, before, now in (
+            ("format of this file", record.format, FORMAT),
+            ("model", record.model, model),
+            ("threshold", record.threshold, threshold),
+        )
+        if before != now
+    ]
+    if not different:
+        return Opened(record)
+    there = [
+        name
+        for name in _may_be_there(record)
+        if (out / name).exists() or table_of(out, name).exists()
+    ]
+    if not there:  # a run that failed, or was killed, before it predicted anything
+        return empty
+    why = " and ".join(different)
+    if not overwrite:
+        raise ValueError(
+            f"{out}: holds what was predicted {why}; choose another --out, or give --overwrite to "
+            "remove that and predict the given files"
+        )
+    return Opened(empty.record, frozenset(there), why)
+
+
+def _may_be_there(record: PredictRecord) -> Iterator[str]:
+    """The outputs that a record knows. An input that is no corpus has none: what lies under its
+    name is somebody else's."""
+    for name, one in record.files.items():
+        if one.bytes or one.version is None or "file/unreadable" in one.not_taken:
+            yield name
+
+
+def write_record(out: Path, record: PredictRecord) -> None:
+    """Replace the record, whole or not at all."""
+    commit(out / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=1))
+
+
+def is_done(record: FileRecord, source: str, version: str | None, out: Path, parquet: bool) -> bool:
+    """Whether a file of this version was predicted, and all that is wanted of it is there."""
+    if record.source != source or version is None or record.version != version:
+        return False
+    if not record.bytes:  # no corpus then, and the same bytes now
+        return not {"file/unreadable"} & set(record.not_taken)
+    target = out / record.target
+    whole = target.is_file() and target.stat().st_size == record.bytes
+    return whole and (not parquet or table_of(out, record.target).is_file())
+
+
+def version_of(source: Source) -> str | None:
+    """What changes when a file does: its size, and what else its file system says of it; None
+    where it says nothing, so that nobody can know."""
+    info = source.filesystem.info(source.path)
+    marks = [info[key] for key in VERSION_KEYS if info.get(key) is not None]
+    said = [one for one in (info.get("size"), *marks[:1]) if one is not None]
+    return " ".join(map(str, said)) or None
+
+
+def clear_leftovers(out: Path) -> None:
+    """Remove what runs that were killed left half written."""
+    for path in out.rglob(LEFTOVERS):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,105 @@
+"""A large file predicted by several workers, each of which does some blocks of its documents.
+
+A worker reads the whole file, which costs little beside predicting, and keeps the relations of its
+documents in a slice. When all slices are there, the file is copied with the relations out of them.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from embre.document import Document, Relation
+from embre.durable import whole
+from embre.relations.decode import DOCUMENTS_AT_ONCE
+from embre.tally import Tally
+
+FOLDER = ".slices"
+SLICES = 32  # of all that a run has to do; each reads its whole file
+SLICE_BYTES = 1 << 20  # as they are stored; below that starting costs more than it gains
+
+
+class _NotTaken(msgspec.Struct):
+    """What a slice could not take."""
+
+    counts: dict[str, int]
+    examples: dict[str, list[str]]
+
+
+class Slices(NamedTuple):
+    """Where the slices of a file are. `key` tells them from those of another model or input."""
+
+    folder: Path
+    key: str
+    number: int
+
+    @classmethod
+    def of(cls, out: Path, number: int, *what: object) -> "Slices":
+        """The slices of a file, whose content depends on `what` alone."""
+        key = hashlib.sha256("\n".join(map(str, what)).encode()).hexdigest()[:16]
+        return cls(out / FOLDER, key, number)
+
+    def path(self, nth: int) -> Path:
+        return self.folder / f"{self.key}-{nth}-of-{self.number}"
+
+    def is_done(self, nth: int) -> bool:
+        return self.path(nth).exists()
+
+    def documents(self, docs: Iterable[Document], nth: int) -> Iterator[Document]:
+        """The documents of a slice: every so-manyth block, as they are predicted at once."""
+        for doc, owner in zip(docs, self._owners(), strict=False):
+            if owner == nth:
+                yield doc
+
+    def write(self, nth: int, docs: Iterable[Document], tally: Tally) -> int:
+        """Keep the relations of a slice's documents, and how many these are is the answer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = 0
+        with whole(self.path(nth)) as partial, partial.open("wb") as file:
+            for doc in docs:
+                number += 1
+                file.write(msgspec.json.encode(doc.relations) + b"\n")
+            file.write(msgspec.json.encode(_NotTaken(dict(tally.counts), tally.examples)))
+        return number
+
+    def put_into(self, docs: Iterable[Document], tally: Tally) -> Iterator[Document]:
+        """All documents of the file with the relations of their slices.
+
+        Raises OSError where the file is no longer what the slices were made of.
+        """
+        slices = [self.path(nth).open("rb") for nth in range(self.number)]
+        try:
+            for doc, owner in zip(docs, self._owners(), strict=False):
+                line = slices[owner].readline()
+                if not line.startswith(b"["):
+                    raise OSError(
+                        "a file was changed while it was read; run the same command again"
+                    )
+                relations = msgspec.json.decode(line, type=tuple[Relation, ...])
+                yield replace(doc, relations=relations)
+            for file in slices:
+                not_taken = msgspec.json.decode(file.read(), type=_NotTaken)
+                tally.add(not_taken.counts, not_taken.examples)
+        finally:
+            for file in slices:
+                file.close()
+
+    def _owners(self) -> Iterator[int]:
+        """The slice of each document of the file, without end."""
+        for nth in cycle(range(self.number)):
+            yield from (nth for _ in range(DOCUMENTS_AT_ONCE))
+
+
+def num_slices(stored_bytes: int, in_all: int) -> int:
+    """Into how many slices a file is cut that is part of so much: as its share of it is."""
+    return max(1, min(stored_bytes // SLICE_BYTES, SLICES * stored_bytes // max(in_all, 1)))
+
+
+def remove_slices(out: Path) -> None:
+    """When all files are there nobody needs the slices, those of other runs neither."""
+    shutil.rmtree(out / FOLDER, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""What an encoder knows: which concepts it takes hidden mentions for."""

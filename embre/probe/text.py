@@ -1,0 +1,162 @@
+"""What an encoder takes for the mentions that are hidden in a text.
+
+text ─parse─▶ Question ─hide─▶ Batch ─PretrainingModel─▶ vectors ─EntityHead─▶ Answer…
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embre.config import DataConfig, MaskingConfig
+from embre.entity_types import TYPE_INDEX
+from embre.model.concept_table import ConceptTable
+from embre.model.encoder_folder import PretrainedEncoder
+from embre.model.heads import EntityHead
+from embre.probe.marked_text import HOW, Hidden, parse
+from embre.shards.entities import EntityVocabulary
+from embre.shards.mention_row import MENTION_ROW
+from embre.shards.shard_set import FORMAT, Manifest, ShardSet
+from embre.stream.batch import NUM_SPECIAL, SPECIALS, Batch, StreamSource, StreamState, make_batch
+from embre.stream.examples import Examples
+from embre.tokenization.tokenizer import Pieces
+
+ALL_MENTIONS = MaskingConfig(
+    objective="entity", unit="mention", entity_rate=1, replace_share=0, keep_share=0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A concept and how probable it is; `name` is its most frequent one, `count` its mentions in
+    the shard set of the encoder."""
+
+    probability: float
+    type: str
+    identifier: str
+    name: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a hidden mention may be: P(type) of every type, and the most likely concepts.
+
+    A candidate's probability is P(identifier | type) where the type was given, else P(type) times
+    that.
+    """
+
+    hidden: Hidden
+    num_pieces: int
+    types: dict[str, float]
+    candidates: tuple[Candidate, ...]
+
+
+def probe_text(encoder: PretrainedEncoder, text: str, top: int) -> list[Answer]:
+    """The answers for each hidden mention of a text, in its order.
+
+    Raises ValueError where the text hides nothing, names an unknown type or is too long.
+    """
+    question = parse(text)
+    for hidden in question.hidden:
+        _check_known(hidden, encoder.entities)
+    pieces = encoder.tokenizer.encode(question.segments)
+    batch = hide(pieces, encoder)
+    device = next(encoder.model.parameters()).device
+    with torch.inference_mode():
+        _, vectors_MH = encoder.model.hidden_targets(batch.to(device))
+        found = [probabilities(encoder.model.entity_head, vector_H) for vector_H in vectors_MH]
+    lengths = np.diff(pieces.first)[1::2].tolist()
+    return [
+        _answer(encoder.entities, *answered, top)
+        for answered in zip(question.hidden, lengths, found, strict=True)
+    ]
+
+
+def hide(pieces: Pieces, encoder: PretrainedEncoder) -> Batch:
+    """The micro-batch of one text; of its segments every second one is hidden.
+
+    They were cut into word pieces one by one, so nothing else depends on what is hidden.
+    """
+    num_tokens = len(pieces.ids) + NUM_SPECIAL
+    if num_tokens > encoder.max_tokens:
+        raise ValueError(
+            f"the text has {num_tokens} tokens and the encoder reads at most {encoder.max_tokens}; "
+            "shorten it"
+        )
+    # Without a concept, and all of one type: what they are is not told, and their order stays.
+    rows = np.zeros(len(pieces.first) // 2 - 1, dtype=MENTION_ROW)
+    rows["start"], rows["end"] = pieces.first[1:-1:2], pieces.first[2::2]
+    if np.any(rows["start"] == rows["end"]):
+        raise ValueError(f"a mark in the text hides no word piece; {HOW}")
+    members = Examples(
+        doc_ids=["text"],
+        tokens=pieces.ids,
+        token_starts=np.array([0, len(pieces.ids)]),
+        mentions=rows,
+        mention_starts=np.array([0, len(rows)]),
+        offsets=np.zeros(1, dtype=np.int64),
+        keys=np.zeros(1, dtype=np.uint64),
+    )
+    return make_batch(_source(encoder, num_tokens), members, 0, StreamState())
+
+
+def probabilities(head: EntityHead, vector_H: Tensor) -> tuple[Tensor, Tensor]:
+    """(T,) P(type) of a hidden mention, and (V,) P(identifier | type) of all concepts, which sums
+    to 1 within each type."""
+    table = head.concepts
+    assert isinstance(table, ConceptTable)
+    found_C, sizes = head.project(vector_H), list(table.sizes)
+    logits_V = table.weight[: sum(sizes)] @ found_C  # a table has one row where it has no concept
+    within = [part.softmax(0) for part in logits_V.split(sizes)]
+    return head.types(found_C).softmax(0), torch.cat(within)
+
+
+def _answer(
+    entities: EntityVocabulary,
+    hidden: Hidden,
+    num_pieces: int,
+    found: tuple[Tensor, Tensor],
+    top: int,
+) -> Answer:
+    types_T, within_V = found
+    if hidden.type is None:
+        first = 0
+        among = within_V * types_T.repeat_interleave(types_T.new_tensor(entities.sizes).long())
+    else:
+        number = TYPE_INDEX[hidden.type]
+        first = int(entities.firsts[number])
+        among = within_V[first : first + entities.sizes[number]]
+    best = among.topk(min(top, len(among)))
+    candidates = []
+    for probability, spot in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        row = entities.row(first + spot)
+        of = {name: row[name] for name in ("type", "identifier", "name", "count")}
+        candidates.append(Candidate(probability, **of))
+    types = dict(zip(TYPE_INDEX, types_T.tolist(), strict=True))
+    return Answer(hidden, num_pieces, types, tuple(candidates))
+
+
+def _check_known(hidden: Hidden, entities: EntityVocabulary) -> None:
+    if hidden.type is not None and not entities.sizes[TYPE_INDEX[hidden.type]]:
+        raise ValueError(
+            f"[[{hidden.surface}|{hidden.type}]]: the encoder has learnt no concept of this type; "
+            f"leave the type out: [[{hidden.surface}]]"
+        )
+
+
+def _source(encoder: PretrainedEncoder, num_tokens: int) -> StreamSource:
+    """What make_batch is told of a text: a strip as long as it, of a set without shards."""
+    tokenizer = encoder.tokenizer
+    names = (tokenizer.fingerprint, tokenizer.vocabulary)
+    nothing = ShardSet("", Manifest(FORMAT, *names, [], "", {}, {}, [], 0, {}, {}, {}, ""))
+    return StreamSource(
+        shard_set=nothing,
+        data=DataConfig(shards="", strip_tokens=num_tokens, max_document_tokens=num_tokens),
+        masking=ALL_MENTIONS,
+        entities=encoder.entities,
+        special={name: getattr(tokenizer, name) for name in SPECIALS},
+        vocabulary=tokenizer.vocabulary,
+        seed=0,
+    )

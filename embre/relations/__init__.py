@@ -1,0 +1,1 @@
+"""Relations and novelty: documents to candidate pairs, the model that reads them, decisions."""

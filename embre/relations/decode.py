@@ -1,0 +1,93 @@
+"""Documents in, the same documents with predicted relations out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import torch
+
+from embre.document import Document
+from embre.relations.folder import LoadedModel
+from embre.relations.passes import NOT_NOVEL, NOVEL, Pass
+from embre.relations.scored_pairs import ScoredPairs, decide
+from embre.tally import Tally
+
+DOCUMENTS_AT_ONCE = 64
+STRIP_TOKENS = 16384  # of the passes in one forward pass; a longer one goes by itself
+
+
+def predict(
+    loaded: LoadedModel, docs: Iterable[Document], tally: Tally | None = None
+) -> Iterator[Document]:
+    """Each document with the relations that the model finds, in place of those it had.
+
+    What counts as a relation is the model's decision, see `decide`. Pairs that cannot be read are
+    counted in `tally`.
+    """
+    tally = tally or Tally()
+    remaining = iter(docs)
+    while some := list(islice(remaining, DOCUMENTS_AT_ONCE)):
+        for doc in some:
+            for relation in doc.relations:
+                tally.drop("relation/replaced", doc.doc_id, relation.type)
+        # A gold relation is no loss here, so what cannot be learnt from it is not counted.
+        bare = [replace(doc, relations=()) for doc in some]
+        scored = score_pairs(loaded, bare, tally)
+        found = decide(scored, loaded.decision, loaded.encoder.schema)
+        for doc, relations in zip(bare, found, strict=True):
+            yield replace(doc, relations=relations)
+
+
+@torch.inference_mode()
+def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> ScoredPairs:
+    """The probabilities of all candidate pairs of some documents, beside the labels that their
+    own relations give them."""
+    model, encoder = loaded.model.eval(), loaded.encoder
+    device = next(model.parameters()).device
+    found, concepts, passes = [], [], []
+
+    def read() -> Iterator[Pass]:
+        for place, doc in enumerate(docs):
+            for one in encoder.passes(doc, tally):
+                passes.append((place, len(one.pairs), one.relation_labels, one.novelty_labels))
+                yield one
+
+    for some in strips(read()):
+        batch = encoder.lay(some, slot=0)
+        concepts += [(candidate.first, candidate.second) for candidate in batch.candidates]
+        found.append([part.cpu().numpy() for part in model.probabilities(batch.to(device))])
+    novelty_labels = _column([labels for *_, labels in passes], np.int64)
+    known = [np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)]
+    nothing = [np.zeros(0), np.zeros((0, len(encoder.schema.relation_types))), np.zeros(0)]
+    related, types, novel = known or nothing
+    return ScoredPairs(
+        num_documents=len(docs),
+        documents=_column([np.full(pairs, place) for place, pairs, *_ in passes], np.int64),
+        concepts=concepts,
+        related=related,
+        types=types,
+        novel=novel if encoder.schema.novelty else np.full(len(novel), np.nan),
+        relation_labels=_column([labels for *_, labels, _ in passes], np.int64),
+        gold_novel=np.select(
+            [novelty_labels == NOVEL, novelty_labels == NOT_NOVEL], [1.0, 0.0], np.nan
+        ),
+    )
+
+
+def strips(passes: Iterable[Pass]) -> Iterator[list[Pass]]:
+    """Passes in order, as many as fill a strip, each counted for as long as the longest: the model
+    lays them side by side."""
+    some: list[Pass] = []
+    for one in passes:
+        longest = max(len(other.tokens) for other in [*some, one])
+        if some and longest * (len(some) + 1) > STRIP_TOKENS:
+            yield some
+            some = []
+        some.append(one)
+    if some:
+        yield some
+
+
+def _column(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=kind), *parts]).astype(kind)

@@ -1,0 +1,85 @@
+"""The loader of fine-tuning: this rank's micro-batches of each step, passes in random order."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from embre.config import CorpusConfig
+from embre.document import Document
+from embre.relation_schema import RelationSchema
+from embre.relations.pair_batch import PairBatch
+from embre.relations.pairs import PairEncoder
+from embre.relations.passes import Pass
+from embre.tally import Tally
+from embre.world import World
+
+
+class DocumentLoader:
+    """Micro-batch i of a step goes to rank i mod W; all ranks give equally many.
+
+    Passes are read in an order drawn from (seed, epoch), one epoch after the other, so the
+    micro-batches are the same for every number of ranks. They are encoded once and kept.
+    `also` are the documents of other corpora: their pairs are those of their own schema, and they
+    are mixed with the rest, each once in an epoch.
+    """
+
+    def __init__(
+        self,
+        docs: Sequence[Document],
+        encoder: PairEncoder,
+        data: CorpusConfig,
+        seed: int,
+        world: World,
+        tally: Tally,
+        also: Sequence[tuple[Sequence[Document], RelationSchema]] = (),
+    ):
+        if not docs:
+            raise ValueError(f"{data.train}: no document to learn from; see data.train")
+        self.encoder = encoder
+        self.passes_per_micro_batch = data.passes_per_micro_batch
+        self.micro_batches = data.micro_batches
+        self.per_rank = -(-data.micro_batches // world.size)
+        self.seed = seed
+        self.world = world
+        self._passes = [found for doc in docs for found in encoder.passes(doc, tally)]
+        for others, schema in also:
+            other = replace(encoder, schema=schema)
+            self._passes += [found for doc in others for found in other.passes(doc, tally)]
+        if not self._passes:
+            raise ValueError(f"{data.train}: no document has a pair of {encoder.schema.name}")
+        self._next_step = 0
+
+    def step(self) -> list[PairBatch]:
+        """This rank's micro-batches of the next step."""
+        slots = range(self.world.rank, self.micro_batches, self.world.size)
+        found = [self._micro_batch(self._next_step, slot) for slot in slots]
+        missing = self.per_rank - len(found)
+        self._next_step += 1
+        return found + [self.encoder.lay([], slot=-1)] * missing
+
+    def state(self) -> dict[str, Any]:
+        """How many steps were given."""
+        return {"step": self._next_step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on after the step that gave this state."""
+        self._next_step = int(state["step"])
+
+    def _micro_batch(self, step: int, slot: int) -> PairBatch:
+        first = (step * self.micro_batches + slot) * self.passes_per_micro_batch
+        places = range(first, first + self.passes_per_micro_batch)
+        return self.encoder.lay([self._pass_at(place) for place in places], slot)
+
+    def _pass_at(self, place: int) -> Pass:
+        epoch, within = divmod(place, len(self._passes))
+        return self._passes[epoch_order(self.seed, epoch, len(self._passes))[within]]
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, num_passes: int) -> list[int]:
+    """The order in which an epoch reads the passes."""
+    order = list(range(num_passes))
+    random.Random(f"{seed}/documents/{epoch}").shuffle(order)
+    return order

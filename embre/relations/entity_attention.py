@@ -1,0 +1,55 @@
+"""Attention that knows which tokens are mentions of which concept and type.
+
+Each head of each layer adds to its scores a number for the pair of entity types that two tokens
+stand in, and one for tokens of the same concept: the structural biases of SSAN (Xu et al. 2021,
+arXiv 2102.10249) without their content terms. All begin at zero, so an untrained one changes
+nothing.
+
+The biases are products of further entries of query and key, so any attention kernel can carry
+them out. Shapes: T tokens, R rows that ask, A heads, E head size, Y roles of types (none first),
+S slots of concepts.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embre.entity_types import ENTITY_TYPES
+from embre.relations.passes import NUM_SLOTS
+
+NUM_ROLES = 1 + len(ENTITY_TYPES)
+MULTIPLE = 8  # head sizes that kernels of CUDA take
+
+
+class EntityAttention(nn.Module):
+    """The biases of all layers; `types` (layers, A, Y, Y), `same` (layers, A)."""
+
+    def __init__(self, layers: int, heads: int):
+        super().__init__()
+        self.types = nn.Parameter(torch.zeros(layers, heads, NUM_ROLES, NUM_ROLES))
+        self.same = nn.Parameter(torch.zeros(layers, heads))
+
+    def extend(
+        self, layer: int, query_TAE: Tensor, key_TAE: Tensor, value_TAE: Tensor, roles_T2: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of one layer with more entries to a head; the first E of what
+        attention makes of the longer values are the result."""
+        heads, size = query_TAE.shape[1:]
+        types_TY = F.one_hot(roles_T2[:, 0], NUM_ROLES).to(query_TAE.dtype)
+        slots_TS = F.one_hot(roles_T2[:, 1], 1 + NUM_SLOTS)[:, 1:].to(query_TAE.dtype)
+        by_type = torch.einsum("ty,ayz->taz", types_TY, self.types[layer].to(query_TAE.dtype))
+        by_slot = slots_TS[:, None] * self.same[layer].to(query_TAE.dtype)[:, None]
+        found = torch.cat([types_TY, slots_TS], dim=1)[:, None].expand(-1, heads, -1)
+        wide = size + found.shape[2]
+        more = math.ceil(wide / MULTIPLE) * MULTIPLE
+        # Kernels divide all scores by the root of the longer head's size; it is taken back here,
+        # in one product each, because each one rounds.
+        biases = torch.cat([by_type, by_slot], dim=2) * more**0.5
+        asked = torch.cat([query_TAE * (more / size) ** 0.5, biases], dim=2)
+        return (
+            F.pad(asked, (0, more - wide)),
+            F.pad(torch.cat([key_TAE, found], dim=2), (0, more - wide)),
+            F.pad(value_TAE, (0, more - size)),
+        )

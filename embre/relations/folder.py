@@ -1,0 +1,116 @@
+"""A relation model in a Hugging Face folder: config.json, model.safetensors and its tokenizer.
+
+The encoder's weights are named as a plain BERT's, so `AutoModel` reads it from here too; what is
+ours stands in config.json under one key.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from embre.config import PairConfig
+from embre.model.encoder import empty_encoder
+from embre.relation_schema import schema_as_json, schema_of_json
+from embre.relations.model import RelationModel
+from embre.relations.pairs import PairEncoder
+from embre.relations.scored_pairs import Decision
+from embre.tokenization.tokenizer import load_tokenizer, refuse_code, save_tokenizer
+
+SETTINGS_KEY = "embre"
+FORMAT = 7
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A relation model and what it takes to use it on documents."""
+
+    model: RelationModel
+    encoder: PairEncoder
+    decision: Decision
+
+
+def save_relation_model(
+    folder: Path,
+    loaded: LoadedModel,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a relation model; `weights` where the engine has gathered them (`Engine.weights`)."""
+    model, encoder = loaded.model, loaded.encoder
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = model.state_dict() if weights is None else weights
+    plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+    values = model.bert.config.to_diff_dict()
+    values["architectures"] = ["BertModel"]
+    values[SETTINGS_KEY] = {
+        "format": FORMAT,
+        "kind": "relation_model",
+        "schema": schema_as_json(encoder.schema),
+        "max_document_tokens": encoder.max_document_tokens,
+        "half_precision": model.half_precision,
+        "pairs": encoder.config.model_dump(mode="json"),
+        "decision": asdict(loaded.decision),
+    }
+    text = json.dumps(values, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    save_tokenizer(folder, encoder.tokenizer)
+
+
+def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel:
+    """Read what `save_relation_model` wrote, ready to predict; runs no code from the folder.
+
+    Raises FileNotFoundError where a file is missing, ValueError where the folder names code to
+    run, holds something else than a relation model, or one in a format not read here.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder}: no {name}; give the folder of a fine-tuned relation model"
+            )
+    refuse_code(folder)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = _check_settings(folder, values.pop(SETTINGS_KEY, None))
+    schema, config = schema_of_json(settings["schema"]), PairConfig(**settings["pairs"])
+    encoder = PairEncoder.build(
+        load_tokenizer(folder), schema, settings["max_document_tokens"], config
+    )
+    model = RelationModel(
+        empty_encoder(values),
+        config,
+        len(schema.labels),
+        encoder.tokenizer.vocabulary,
+        # A CPU that has no bf16 instructions is several times slower with it.
+        half_precision=settings["half_precision"] and device.type == "cuda",
+    )
+    _load_weights(folder, model)
+    decision = msgspec.convert(settings["decision"], Decision)
+    return LoadedModel(model.to(device).eval(), encoder, decision)
+
+
+def _check_settings(folder: Path, settings: Any) -> dict[str, Any]:
+    if not isinstance(settings, dict) or settings.get("kind") != "relation_model":
+        raise ValueError(
+            f"{folder}: config.json has no {SETTINGS_KEY!r} settings of a relation model; an "
+            "encoder alone predicts nothing: fine-tune it first (embre finetune)"
+        )
+    if settings["format"] != FORMAT:
+        raise ValueError(
+            f"{folder}: written in format {settings['format']}, this version reads {FORMAT}"
+        )
+    return settings
+
+
+def _load_weights(folder: Path, model: nn.Module) -> None:
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder}: model.safetensors does not fit config.json: {error}"
+        ) from error

@@ -1,0 +1,227 @@
+"""From a document to its candidate pairs as numbers, and to the micro-batch of fine-tuning.
+
+    Document ──passes──▶ Pass: marked tokens, windows, pairs ──lay──▶ PairBatch
+
+A pass is what the encoder reads for some pairs: the document with all its mentions marked and all
+its pairs (`encoding: document`), or with those of one pair alone (`pairwise`).
+
+Shapes: K mentions of concepts, P pairs, L labels.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from embre.config import PairConfig
+from embre.document import Concept, Document
+from embre.relation_schema import RelationSchema
+from embre.relations.markers import add_markers, cut_windows, mark, marker_ids
+from embre.relations.meeting import Places
+from embre.relations.pair_batch import PairBatch, lay
+from embre.relations.pair_labels import label_pairs
+from embre.relations.passes import (
+    FARTHER,
+    NEXT_SENTENCE,
+    NUM_CODES,
+    NUM_EIGHTHS,
+    NUM_NEARNESS,
+    NUM_SLOTS,
+    NUM_SPECIAL,
+    NUM_TIMES,
+    RELATED,
+    SAME_SENTENCE,
+    UNLABELLED,
+    UNRELATED,
+    Pass,
+)
+from embre.shards.concept_hash import concept_hash
+from embre.shards.encode import as_checked, encode_documents
+from embre.tally import Tally
+from embre.tokenization.tokenizer import TextTokenizer
+
+
+class _Read(NamedTuple):
+    """A document's tokens without markers; its mentions as (start, end, type, concept or None);
+    its concepts; its candidate pairs, how they meet and their labels."""
+
+    doc_id: str
+    tokens: np.ndarray
+    rows: list[tuple[int, int, int, Concept | None]]
+    concepts: list[Concept]
+    candidates: list[tuple[Concept, Concept]]
+    meetings: np.ndarray
+    relation_labels: np.ndarray
+    novelty_labels: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class PairEncoder:
+    """Turns documents into numbers. The tokenizer has markers; sizes are in tokens."""
+
+    tokenizer: TextTokenizer
+    schema: RelationSchema
+    max_document_tokens: int
+    config: PairConfig
+
+    @classmethod
+    def build(
+        cls,
+        tokenizer: TextTokenizer,
+        schema: RelationSchema,
+        max_document_tokens: int,
+        config: PairConfig,
+    ) -> "PairEncoder":
+        """With markers added to a backbone's tokenizer, where it has none yet."""
+        return cls(add_markers(tokenizer), schema, max_document_tokens, config)
+
+    def passes(self, doc: Document, tally: Tally) -> list[Pass]:
+        """What is read to score all pairs of a document, in the order of pairs; nothing where it
+        has none. What cannot be read or learnt from is counted in `tally`."""
+        read = self._read(doc, tally)
+        every = range(len(read.candidates))
+        if not every:
+            return []
+        if self.config.encoding == "document":
+            return [self._pass(read, read.rows, read.concepts, every)]
+        return [self._pass_of_pair(read, place) for place in every]
+
+    def _read(self, doc: Document, tally: Tally) -> _Read:
+        encoded = encode_documents([as_checked(doc)], self.tokenizer, tally)
+        rows = encoded.mentions.tolist()
+        hashes = {value for *_, value in rows}
+        known = {concept_hash(c): c for c in doc.mentions_by_concept() if concept_hash(c) in hashes}
+        candidates = self._candidates(doc, set(known.values()), tally)
+        relation_labels, novelty_labels = label_pairs(doc, self.schema, candidates, tally)
+        if self.config.novelty_of == "all":
+            not_told = np.where(relation_labels == 0, UNRELATED, RELATED)
+            novelty_labels = np.where(novelty_labels == UNLABELLED, not_told, novelty_labels)
+        return _Read(
+            doc.doc_id,
+            encoded.tokens,
+            [(start, end, kind, known.get(value)) for start, end, kind, value in rows],
+            sorted(known.values()),
+            candidates,
+            _meetings(doc, candidates),
+            relation_labels,
+            novelty_labels,
+        )
+
+    def _pass_of_pair(self, read: _Read, place: int) -> Pass:
+        concepts = sorted(read.candidates[place])
+        return self._pass(read, [row for row in read.rows if row[3] in concepts], concepts, [place])
+
+    def _pass(
+        self,
+        read: _Read,
+        rows: Sequence[tuple[int, int, int, Concept | None]],
+        concepts: Sequence[Concept],
+        wanted: Sequence[int],
+    ) -> Pass:
+        """The document with some mentions marked, and the wanted ones of its candidates."""
+        index = {concept: place for place, concept in enumerate(concepts)}
+        spans = sorted({(start, end, kind) for start, end, kind, _ in rows})
+        marked, places = mark(read.tokens, spans, marker_ids(self.tokenizer))
+        spots = dict(zip(spans, places.tolist(), strict=True))
+        mentions = sorted(
+            {
+                (*spots[start, end, kind], index[concept])
+                for start, end, kind, concept in rows
+                if concept is not None
+            }
+        )
+        size = self.max_document_tokens - NUM_SPECIAL
+        windows = cut_windows(len(marked), places, size, self.config.window_overlap)
+        candidates = [read.candidates[place] for place in wanted]
+        return Pass(
+            doc_id=read.doc_id,
+            tokens=marked,
+            roles=_roles(len(marked), [(*spots[s, e, k], k, c) for s, e, k, c in rows], index),
+            windows=tuple(windows),
+            mentions=_rows(mentions, 3),
+            concepts=tuple(concepts),
+            pairs=_rows([(index[a], index[b]) for a, b in candidates], 2),
+            meetings=read.meetings[list(wanted)],
+            legal=self._legal(candidates),
+            relation_labels=read.relation_labels[list(wanted)],
+            novelty_labels=read.novelty_labels[list(wanted)],
+        )
+
+    def lay(self, passes: Sequence[Pass], slot: int) -> PairBatch:
+        """Some passes as a micro-batch.
+
+        Without passes the strip is [CLS] [SEP] alone: a forward pass that changes nothing, for a
+        rank that has fewer micro-batches than others.
+        """
+        return lay(passes or [self._nothing()], self.tokenizer, slot)
+
+    def _nothing(self) -> Pass:
+        none = np.zeros(0, dtype=np.int64)
+        return Pass(
+            doc_id="",
+            tokens=none,
+            roles=_rows([], 2),
+            windows=((0, 0),),
+            mentions=_rows([], 3),
+            concepts=(),
+            pairs=_rows([], 2),
+            meetings=_rows([], NUM_CODES),
+            legal=self._legal([]),
+            relation_labels=none,
+            novelty_labels=none,
+        )
+
+    def _candidates(
+        self, doc: Document, readable: set[Concept], tally: Tally
+    ) -> list[tuple[Concept, Concept]]:
+        found = []
+        for first, second in self.schema.candidates(doc):
+            if {first, second} <= readable:
+                found.append((first, second))
+            else:  # named only in a table or a bibliography, which is not read
+                tally.drop("pair/concept_without_token", doc.doc_id, f"{first} {second}")
+        return found
+
+    def _legal(self, candidates: Sequence[tuple[Concept, Concept]]) -> np.ndarray:
+        allowed = [self.schema.legal_types(first, second) for first, second in candidates]
+        rows = [[True, *(t in types for t in self.schema.relation_types)] for types in allowed]
+        return _rows(rows, len(self.schema.labels)).astype(bool)
+
+
+def _meetings(doc: Document, candidates: Sequence[tuple[Concept, Concept]]) -> np.ndarray:
+    """(P, 4) codes of how two concepts meet, as in `Pass`."""
+    places = Places(doc)
+    found = []
+    for pair in candidates:
+        place = places.of(pair)
+        near = NEXT_SENTENCE if place.sentences == 1 else FARTHER
+        if place.shared:
+            near = min(SAME_SENTENCE + place.shared - 1, NUM_NEARNESS - 1)
+        first, last = (
+            min(int(place * NUM_EIGHTHS), NUM_EIGHTHS - 1) for place in (place.first, place.last)
+        )
+        found.append((near, min(place.mentions, NUM_TIMES - 1), first, last))
+    return _rows(found, NUM_CODES)
+
+
+def _roles(
+    num_tokens: int,
+    mentions: Sequence[tuple[int, int, int, Concept | None]],
+    index: Mapping[Concept, int],
+) -> np.ndarray:
+    """(n, 2) roles of tokens; of nested mentions the inner one counts."""
+    times = Counter(index[concept] for *_, concept in mentions if concept is not None)
+    slots = {place: slot for slot, (place, _) in enumerate(times.most_common(NUM_SLOTS))}
+    roles = np.zeros((num_tokens, 2), dtype=np.int64)
+    for start, end, kind, concept in sorted(
+        mentions, key=lambda m: (m[0] - m[1], m[3] is not None)
+    ):
+        slot = -1 if concept is None else slots.get(index[concept], -1)
+        roles[start:end] = kind + 1, slot + 1
+    return roles
+
+
+def _rows(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    return np.array(rows, dtype=np.int64).reshape(-1, width)

@@ -1,0 +1,197 @@
+"""The annotated documents of a fine-tuning run: one corpus to be scored on, others beside it.
+
+data ──schemas_of──▶ a RelationSchema each ──read_annotated, read_also──▶ documents in its words
+"""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from embre.config import CorpusConfig, SchemaConfig
+from embre.corpora import CORPORA, read_documents
+from embre.corpora.raw import CheckedDocument
+from embre.document import Document
+from embre.relation_schema import RelationSchema
+from embre.sharding.held_out import SHIPPED, Fingerprint, Held, fingerprint, names_of, read_held
+from embre.shards.encode import as_checked
+from embre.tally import Tally
+from embre.wording import nearest
+
+
+def schemas_of(data: CorpusConfig) -> list[RelationSchema]:
+    """The schema of the corpus that is scored, then one for each of `data.also`.
+
+    All have the same `relation_types`, in order of appearance, so one model can learn them all;
+    the same name is the same label. Each corpus keeps its own legal pairs.
+    Raises ValueError with the key and the remedy.
+    """
+    schemas = [schema_of(data.corpus, "data.corpus")]
+    schemas += [schema_of(one.corpus, f"data.also.{n}.corpus") for n, one in enumerate(data.also)]
+    together = tuple(dict.fromkeys(name for schema in schemas for name in schema.relation_types))
+    return [replace(schema, relation_types=together) for schema in schemas]
+
+
+def schema_of(config: SchemaConfig, key: str) -> RelationSchema:
+    """The schema that a config names or describes; ValueError with `key` and the remedy."""
+    known = CORPORA.get(config.name)
+    if known is None and config.legal is None:
+        raise ValueError(
+            f"{key}: no corpus {config.name!r}; known: {', '.join(CORPORA)}; for one of your own "
+            "give its relations too: {name: …, legal: {Chemical Disease: [CID]}}"
+        )
+    if known is not None and config.legal is not None:
+        raise ValueError(
+            f"{key}: {config.name} is a known corpus; leave out legal, or take another name"
+        )
+    if known is None:
+        assert config.legal is not None
+        legal = {tuple(pair.split()): labels for pair, labels in config.legal.items()}
+        known = RelationSchema(
+            name=config.name,
+            relation_types=tuple(dict.fromkeys(t for labels in legal.values() for t in labels)),
+            legal={(low, high): frozenset(labels) for (low, high), labels in legal.items()},
+            novelty=False,
+        )
+    for label, ours in config.rename.items():
+        if ours is not None and ours not in known.relation_types:
+            hint = nearest(ours, known.relation_types)
+            raise ValueError(f"{key}.rename: {label!r} becomes {ours!r}, no relation type; {hint}")
+    novelty = known.novelty if config.novelty is None else config.novelty
+    return replace(known, rename=config.rename, novelty=novelty)
+
+
+def read_annotated(path: str, schema: RelationSchema, tally: Tally) -> list[Document]:
+    """All documents of a file or folder, with their relations in the words of the schema."""
+    return [schema.in_our_words(doc, tally) for doc in read_documents(path, tally)]
+
+
+def refuse_unmentioned(tally: Tally, source: str) -> None:
+    """ValueError where relations of a file that is scored name a concept that their document does
+    not mention: nobody could find them or count them as wrong, and left out they flatter."""
+    reason = "relation/unknown_concept"
+    if unknown := tally.counts[reason]:
+        raise ValueError(
+            f"{source}: {unknown} relations name a concept that their document does not mention, "
+            f"as {tally.examples[reason][0]}; they would be left out of the score: correct their "
+            "identifiers, or those of the mentions"
+        )
+
+
+def read_also(
+    data: CorpusConfig,
+    schemas: Iterable[RelationSchema],
+    dev: Iterable[Document],
+    tally: Tally,
+) -> list[tuple[list[Document], RelationSchema]]:
+    """The documents of `data.also`, each corpus with its schema (`schemas` are theirs).
+
+    What the run is scored on is left out and counted: corpora share articles, as BioRED Dev and
+    BC5CDR share 16. So are the evaluation documents on the shipped list of the scored corpus.
+    """
+    held = read_held(data.corpus.name) if data.corpus.name in SHIPPED else Held(data.corpus.name)
+    _hold(held, dev)
+    found = []
+    for one, schema in zip(data.also, schemas, strict=True):
+        docs = []
+        for doc in read_annotated(one.train, schema, tally):
+            checked = as_checked(doc)
+            if held.has(checked, fingerprint(checked)):
+                tally.drop("document/held_out", doc.doc_id, f"{schema.name}, of {held.name}")
+            else:
+                docs.append(doc)
+        found.append((docs, schema))
+    return found
+
+
+def check_corpora(data: CorpusConfig) -> None:
+    """ValueError or FileNotFoundError, with key and remedy, for documents that teach nothing or
+    that a score on them would mean nothing."""
+    schemas = schemas_of(data)
+    train = _check_file("data.train", data.train, schemas[0])
+    if schemas[0].novelty:
+        _check_novelty(data.train, train, schemas[0])
+    held = Held("data.dev")
+    dev = _check_file("data.dev", data.dev, schemas[0], scored=True)
+    for doc in map(as_checked, dev):
+        held.ids.update(names_of(doc))
+        held.add(_text_alone(doc))
+    checked = map(as_checked, train)
+    if both := sorted(doc.doc_id for doc in checked if held.has(doc, _text_alone(doc))):
+        raise ValueError(
+            f"data.train and data.dev share {len(both)} documents by id or text, as {both[0]}: a "
+            "score on what was learnt from means nothing; give other files"
+        )
+    for number, (one, schema) in enumerate(zip(data.also, schemas[1:], strict=True)):
+        _check_file(f"data.also.{number}.train", one.train, schema)
+    others = read_also(data, schemas[1:], dev, Tally())
+    for number, (docs, _) in enumerate(others):
+        if not docs:
+            raise ValueError(
+                f"data.also.{number}.train: every document is one that the run is scored on, or "
+                f"an evaluation document of {data.corpus.name}; give other files"
+            )
+
+
+def _text_alone(doc: CheckedDocument) -> Fingerprint:
+    """Two articles may share a title, and nobody is to be refused for that."""
+    return fingerprint(doc)._replace(title=0)
+
+
+def _hold(held: Held, docs: Iterable[Document]) -> None:
+    for doc in map(as_checked, docs):
+        held.ids.update(names_of(doc))
+        held.add(fingerprint(doc))
+
+
+def _check_file(
+    key: str, path: str, schema: RelationSchema, scored: bool = False
+) -> list[Document]:
+    tally = Tally()
+    docs = list(read_documents(path, tally))
+    if not docs:
+        raise ValueError(f"{key}: {path} holds no document")
+    doc_id, times = Counter(doc.doc_id for doc in docs).most_common(1)[0]
+    if times > 1:
+        raise ValueError(
+            f"{key}: {path} has document {doc_id} {times} times; "
+            "give one file of each document, not a folder of several formats"
+        )
+    labels = Counter(relation.type for doc in docs for relation in doc.relations)
+    unknown = {label: n for label, n in labels.most_common() if not schema.knows(label)}
+    if unknown:
+        label = next(iter(unknown))
+        near = difflib.get_close_matches(label, schema.own_types, n=1) or schema.own_types
+        first = next(d.doc_id for d in docs if any(r.type == label for r in d.relations))
+        raise ValueError(
+            f"{key}: {path} has labels that {schema.name} does not know: {_counts(unknown)}; "
+            f"first in document {first}. Say what each means with rename in the corpus, as "
+            f"{{{label}: {near[0]}}}, or {{{label}: null}} to leave it out"
+        )
+    if scored:
+        refuse_unmentioned(tally, f"{key}: {path}")
+    ours = [schema.in_our_words(doc, Tally()) for doc in docs]
+    if not any(r.type in schema.legal_types(*r.pair) for doc in ours for r in doc.relations):
+        pairs = Counter(
+            f"{r.type} of {' and '.join(c.type for c in r.pair)}"
+            for doc in docs
+            for r in doc.relations
+        )
+        legal = "; ".join(f"{a} {b}: {', '.join(sorted(t))}" for (a, b), t in schema.legal.items())
+        raise ValueError(
+            f"{key}: {path} has no relation that {schema.name} allows ({legal}); it has "
+            f"{_counts(pairs) or 'none at all'}; give annotated documents, or the right corpus"
+        )
+    return docs
+
+
+def _check_novelty(path: str, docs: Iterable[Document], schema: RelationSchema) -> None:
+    if all(relation.novel is None for doc in docs for relation in doc.relations):
+        raise ValueError(
+            f"data.train: no relation of {path} says Novel or No, and {schema.name} has novelty; "
+            f"set data.corpus to {{name: {schema.name}, …, novelty: false}}"
+        )
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({times})" for name, times in found.items())

@@ -1,0 +1,108 @@
+"""How often each concept is mentioned, and under which names: counted in pieces, then added up."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embre.durable import commit
+from embre.entity_types import TYPE_INDEX
+from embre.shards.entities import SCHEMA
+from embre.shards.mention_columns import MentionColumns, meaning_of
+
+COUNT = np.dtype([("hash", "<u8"), ("count", "<u8")])
+# Tables are added up some at a time, so that memory holds the concepts and not the tables.
+TABLES_AT_ONCE = 128
+
+FORM_KEYS = ["spelling", "name"]  # as a file has them
+NAME_KEYS = ["hash", "concept_type", "concept", "name"]  # as we do
+
+
+def forms_of(columns: MentionColumns) -> pa.Table:
+    """How often each spelling (type, tab, identifier) and surface come together."""
+    arrays = [pa.array(columns.meaning), columns.surfaces]
+    ones = pa.array(np.ones(len(columns.meaning), dtype=np.int64))
+    table = pa.table([*arrays, ones], names=["meaning", "name", "count"])
+    table = _sum([table], ["meaning", "name"])
+    spellings = columns.spellings.take(table["meaning"].combine_chunks())
+    return pa.table([spellings, table["name"], table["count"]], names=[*FORM_KEYS, "count"])
+
+
+def write_forms(path: Path, tables: list[pa.Table]) -> None:
+    """Add up what `forms_of` counted in several batches, and keep it."""
+    table = _sum(tables, FORM_KEYS)
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    commit(path, memoryview(sink.getvalue()))
+
+
+def count_concepts(mentions: np.ndarray) -> np.ndarray:
+    """(num_concepts,) of COUNT: the mention rows of each concept, unnormalised ones left out."""
+    hashes, counts = np.unique(mentions["concept"][mentions["concept"] != 0], return_counts=True)
+    rows = np.empty(len(hashes), dtype=COUNT)
+    rows["hash"], rows["count"] = hashes, counts
+    return rows
+
+
+def concept_table(forms: Iterable[Path], counts: Iterable[np.ndarray]) -> pa.Table:
+    """Every concept that is counted: hash, type, identifier, mention rows, commonest name."""
+    names = _add_up((_wide(pa.ipc.open_file(str(path)).read_all()) for path in forms), FORM_KEYS)
+    names = names.join(_meanings(names), "spelling", join_type="inner")
+    names = _sum([names.select([*NAME_KEYS, "count"])], NAME_KEYS)
+    names = names.sort_by([("hash", "ascending"), ("count", "descending"), ("name", "ascending")])
+    hashes = names["hash"].to_numpy()
+    first = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1])) if len(hashes) else []
+    names = names.select(NAME_KEYS).take(pa.array(first, pa.int64()))
+    tables = (pa.table({key: rows[key] for key in ("hash", "count")}) for rows in counts)
+    total = _add_up((_as_signed(table) for table in tables), ["hash"])
+    found = names.join(total, "hash", join_type="inner")
+    found = found.select(["hash", "concept_type", "concept", "count", "name"])
+    return found.rename_columns(SCHEMA.names).cast(SCHEMA)
+
+
+def _meanings(names: pa.Table) -> pa.Table:
+    """The concepts of each spelling, one a row."""
+    types = [*TYPE_INDEX]
+    rows = [
+        (spelling, hash, types[kind], identifier)
+        for spelling in names["spelling"].unique().to_pylist()
+        for kind, hashes, identifiers in [meaning_of(spelling)]
+        for hash, identifier in zip(hashes, identifiers, strict=False)
+    ]
+    columns = zip(*rows, strict=True) if rows else [()] * 4
+    kinds = (pa.large_string(), pa.uint64(), pa.string(), pa.string())
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, kinds, strict=True)]
+    return pa.table(arrays, names=["spelling", "hash", "concept_type", "concept"])
+
+
+def _wide(table: pa.Table) -> pa.Table:
+    """The same with 64-bit offsets. A dump may have more than 2 GB of different spellings, and
+    Arrow groups longer columns of 32-bit offsets to nonsense, without a word."""
+    return table.cast(
+        pa.schema(
+            (f.name, pa.large_string() if f.name in FORM_KEYS else f.type) for f in table.schema
+        )
+    )
+
+
+def _as_signed(table: pa.Table) -> pa.Table:
+    return table.set_column(1, "count", pc.cast(table["count"], pa.int64()))
+
+
+def _add_up(tables: Iterable[pa.Table], keys: list[str]) -> pa.Table:
+    """One table with a row for each key and the sum of its counts."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if len(waiting) == TABLES_AT_ONCE:
+            waiting = [_sum(waiting, keys)]
+    return _sum(waiting, keys)
+
+
+def _sum(tables: list[pa.Table], keys: list[str]) -> pa.Table:
+    grouped = pa.concat_tables(tables).group_by(keys, use_threads=False)
+    return grouped.aggregate([("count", "sum")]).rename_columns([*keys, "count"])

@@ -1,0 +1,159 @@
+"""Documents that must stay out of pretraining: known by id, and by text.
+
+The text counts because an article has other ids too (a PMC number, a row of somebody's file).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from embre.corpora import read_checked
+from embre.corpora.raw import CheckedDocument
+from embre.tally import Tally
+
+# Fewer letters than this say too little: many articles are called "Editorial" or "In reply".
+FEWEST_LETTERS = 32
+_SMALL = bytes(range(256)).lower()
+_NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).isalnum()))
+
+_NOT_AN_ID = re.compile(r"[,;\0]|^\d+\s")  # several on a line, or a remark behind one
+HELD_LIST_HEAD = "# id, fingerprint of text, fingerprint of title; 0 where too short"
+# Evaluation documents whose ids and texts are public, in `held_lists/`; held out by default.
+SHIPPED = ("biored", "bc5cdr")
+
+
+class Fingerprint(NamedTuple):
+    """64 bits of a document's text and of its title; 0 where there are too few letters."""
+
+    text: int
+    title: int
+
+
+def fingerprint(doc: CheckedDocument) -> Fingerprint:
+    """Equal for equal ASCII letters and digits: spacing, case and punctuation do not count."""
+    for passage in doc.passages:
+        if passage.kind == "title":
+            title = _letters_hash(doc.text[passage.start : passage.end])
+            return Fingerprint(_letters_hash(doc.text), title)
+    return Fingerprint(_letters_hash(doc.text), 0)
+
+
+def _letters_hash(text: str) -> int:
+    letters = text.encode(errors="surrogatepass").translate(_SMALL, _NOT_LETTERS)
+    if len(letters) < FEWEST_LETTERS:
+        return 0
+    return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little") or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One list of documents to leave out. `prints` has the texts and titles of those known."""
+
+    name: str
+    ids: set[str] = field(default_factory=set)
+    prints: set[int] = field(default_factory=set)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over ids and fingerprints."""
+        lines = [*sorted(self.ids), *(f"{value:x}" for value in sorted(self.prints))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def has(self, doc: CheckedDocument, prints: Fingerprint) -> bool:
+        known = not self.ids.isdisjoint(names_of(doc))
+        return known or prints.text in self.prints or prints.title in self.prints
+
+    def add(self, prints: Iterable[int]) -> None:
+        self.prints.update(value for value in prints if value)
+
+
+def names_of(doc: CheckedDocument) -> set[str]:
+    """Every id by which a document may stand in a list."""
+    return {name for name in (doc.doc_id, doc.pmid, doc.pmcid) if name}
+
+
+def read_held(source: str) -> Held:
+    """A list that is shipped (`SHIPPED`), a file of ids (one a line), or any corpus."""
+    if source in SHIPPED:
+        return _read_list(
+            source, files("embre.sharding").joinpath("held_lists", f"{source}.tsv").read_text()
+        )
+    path = Path(source)
+    if path.is_file() and path.suffix in (".txt", ".ids", ".pmids", ".tsv"):
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source}: not UTF-8 ({error}); save the list as UTF-8") from error
+        if "|" not in text and all(line.count("\t") <= 2 for line in text.splitlines()):
+            return _read_list(path.name, text)
+    held = Held(path.name)
+    for doc in _read_all(source):
+        held.ids.update(names_of(doc))
+        held.add(fingerprint(doc))
+    return held
+
+
+def _read_all(source: str) -> Iterator[CheckedDocument]:
+    """Every document of a corpus; ValueError in the end where some could not be read.
+
+    A list that is shorter than it should be lets evaluation documents through.
+    """
+    tally, num_read = Tally(), 0
+    for doc in read_checked(source, tally):
+        num_read += 1
+        yield doc
+    lost = [reason for reason in tally.counts if reason.startswith(("file/", "document/"))]
+    if lost or not num_read:
+        why = ", ".join(lost) or "it is empty"
+        raise ValueError(
+            f"{source}: not all of this hold-out corpus can be read ({why}); repair it, or give "
+            "the files that are whole"
+        )
+
+
+def _read_list(name: str, text: str) -> Held:
+    """Lines of an id, or of an id and the fingerprints of its text and title in hexadecimal.
+
+    Raises ValueError for a list without any and for a line that is neither: a list that is not
+    understood lets evaluation documents through.
+    """
+    held = Held(name)
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            doc_id, *prints = line.split("\t")
+            doc_id = doc_id.strip().removeprefix("PMID:")
+            try:
+                if not doc_id or (not prints and _NOT_AN_ID.search(doc_id)):
+                    raise ValueError(doc_id)
+                held.add(int(value, 16) for value in prints)
+            except ValueError as error:
+                raise ValueError(
+                    f"{name}: {line!r} is no line of a hold-out list; give an id a line, or what "
+                    "tools/hold_out_list.py writes"
+                ) from error
+            held.ids.add(doc_id)
+    if not held.ids:
+        raise ValueError(f"{name}: no id in this hold-out list; give one a line, or leave it out")
+    return held
+
+
+def held_lines(corpora: Iterable[str], only: set[str] | None) -> Iterator[str]:
+    """The lines of a list of all documents of some corpora, or of those that `only` names.
+
+    An id of `only` that no corpus has gets a line of its own, without fingerprints. Raises
+    ValueError for a corpus that cannot be read to its end.
+    """
+    missing = set(only or ())
+    lines: set[str] = set()
+    for doc in (doc for source in corpora for doc in _read_all(source)):
+        names = names_of(doc)
+        if only is None or names & only:
+            prints = fingerprint(doc)
+            missing -= names
+            lines |= {f"{name}\t{prints.text:x}\t{prints.title:x}" for name in names}
+    yield from lines
+    yield from missing

@@ -1,0 +1,61 @@
+"""The order of a shard set: which rows of which parts make up each split, and each shard."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from embre.sharding.held_out import Held
+from embre.sharding.parts import INDEX, read_index
+from embre.sharding.selection import choose
+from embre.sharding.work_folder import WorkFolder
+from embre.tally import Tally
+
+SPLITS = ("train", "validation")
+
+
+class Rows(NamedTuple):
+    """The documents of a split in order: part (as a place among all), row in it, tokens."""
+
+    parts: np.ndarray
+    rows: np.ndarray
+    tokens: np.ndarray
+
+
+def choose_rows(
+    work: WorkFolder, names: list[str], held: list[Held], tally: Tally
+) -> tuple[dict[str, Rows], dict[str, int]]:
+    """The documents that stay, by split, and how many each list held out."""
+    sizes = np.array([work.read_part_record(name).documents for name in names], dtype=np.int64)
+    ends = np.cumsum(sizes)
+    index = np.empty(sizes.sum(), dtype=INDEX)
+    for name, end, size in zip(names, ends.tolist(), sizes.tolist(), strict=True):
+        index[end - size : end] = read_index(work.part(name))
+    parts = np.repeat(np.arange(len(names), dtype=np.uint32), sizes)
+    rows = (np.arange(len(index)) - np.repeat(ends - sizes, sizes)).astype(np.uint32)
+    num_held = Counter({one.name: 0 for one in held})
+    prints = [set(one.prints) for one in held]
+    for name in work.part_names():
+        # A list of bare ids learns the texts from the inputs: they may come under other ids too.
+        for number, *found in work.read_part_record(name).held:
+            num_held[held[number].name] += 1
+            prints[number].update(value for value in found if value)
+    chosen, dropped, num_found = choose(index, prints)
+    tally.add(dropped, {})
+    for one, number in zip(held, num_found, strict=True):
+        num_held[one.name] += number
+    validation = index["validation"][chosen]
+    order = {}
+    for split, of_split in zip(SPLITS, (chosen[~validation], chosen[validation]), strict=True):
+        order[split] = Rows(parts[of_split], rows[of_split], index["tokens"][of_split])
+    return order, dict(num_held)
+
+
+def cut_into_shards(
+    split: str, num_documents: int, shard_documents: int, block_documents: int
+) -> Iterator[tuple[str, int, int]]:
+    blocks = max(1, shard_documents // block_documents)
+    size = blocks * block_documents
+    for number, first in enumerate(range(0, num_documents, size)):
+        yield f"{split}-{number:06d}", first, min(first + size, num_documents)

@@ -1,0 +1,296 @@
+"""PubTator files → a shard set. What tools/ runs.
+
+    inputs ─read_parts─▶ chunks ─encode_part─▶ parts     some megabytes of input each, by workers
+    index of all parts ─choose─▶ the documents that stay, in their order
+    parts ─write_shards─▶ shards ─_finish─▶ concept table, manifest
+
+Every step leaves a record that says it is done, so a run that was killed goes on where it was. The
+place of a document is a hash of its id: the same documents give the same bytes, in whatever order
+they are read, by however many workers.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from embre.corpora import read_chunks
+from embre.corpora.raw import Chunk
+from embre.corpora.sources import Watch, locate, stored_sha256
+from embre.durable import commit, flush
+from embre.sharding.concept_counts import COUNT, concept_table
+from embre.sharding.dataset_card import write_card
+from embre.sharding.held_out import Held, read_held
+from embre.sharding.inputs import Input, find_inputs
+from embre.sharding.order import Rows, choose_rows, cut_into_shards
+from embre.sharding.tasks import Progress, ShardTask, TaskSettings, encode_part, write_shards
+from embre.sharding.tokenizer import keep_tokenizer, nothing_to_shard
+from embre.sharding.work_folder import InputRecord, Plan, WorkFolder, only_writer
+from embre.shards.entities import CONCEPTS, write_concepts
+from embre.shards.shard_set import FORMAT, MANIFEST, Manifest, ShardSet, write_manifest
+from embre.shards.statistics import add_up
+from embre.tally import REPAIRED, Tally
+from embre.tokenization.tokenizer import load_tokenizer
+from embre.workers import OneProcess, Workers
+
+TOKENIZER = "tokenizer"
+DROPPED = "dropped.json"
+PARTS_OF_SMALL_INPUTS = 64
+SMALLEST_PART, LARGEST_PART = 1 << 20, 32 << 20  # bytes of plain input
+TOKENS_AT_ONCE = 64 << 20  # of the shards that a worker writes in one go
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSettings:
+    """How a shard set is cut. `validation_share` of documents, chosen by a hash of their id."""
+
+    block_documents: int = 256
+    shard_documents: int = 16384
+    validation_share: float = 0.01
+    vocabulary: int = 8192
+
+
+class Part(NamedTuple):
+    """A piece of work: consecutive chunks of one input."""
+
+    name: str
+    chunks: list[Chunk]
+
+
+def shard(
+    inputs: list[str],
+    out: Path,
+    tokenizer_folder: Path | None,
+    hold_out: list[str],
+    settings: ShardSettings,
+    progress: Callable[[Progress], None] = lambda step: None,
+    workers: Workers | None = None,
+) -> tuple[Manifest, Tally]:
+    """Write a shard set of the inputs (files, folders, archives, patterns, URLs) into `out`.
+
+    Without a tokenizer one is learnt from the documents; either way `out/tokenizer` keeps it.
+    Documents of the `hold_out` lists (shipped lists, files of ids, corpora) are left out and
+    counted. A run that was stopped is finished by the same call; where the set is complete already
+    the call changes nothing. Raises FileExistsError where another shard set or another run is in
+    `out`, ValueError where an unfinished run had another plan, an input is no longer what the
+    complete set was made of or there is no document to write, OSError where `out` is a file or the
+    disk is full.
+    """
+    workers, out = workers or OneProcess(), out.absolute()
+    found = _inputs_outside_of(out, inputs)
+    held = [read_held(name) for name in hold_out]
+    plan = _plan(found, tokenizer_folder, held, settings)
+    work = WorkFolder(out)
+    with only_writer(work):
+        if (out / MANIFEST).exists():
+            work.remove()
+            return _complete(out, plan, found), Tally()
+        work.begin(plan)
+        if not work.tokenizer.exists():
+            sources = [source.source for source in found]
+            keep_tokenizer(work.tokenizer, tokenizer_folder, sources, held, settings.vocabulary)
+        task_settings = TaskSettings(
+            tokenizer=str(work.tokenizer),
+            held=[(sorted(one.ids), sorted(one.prints)) for one in held],
+            validation_share=settings.validation_share,
+            block_documents=settings.block_documents,
+        )
+        commit(work.task_settings, msgspec.json.encode(task_settings))
+        for step in workers.run(encode_part, _parts_to_do(found, work, plan, progress)):
+            progress(step)
+        names = [name for name in work.part_names() if work.read_part_record(name).documents]
+        tally = _add_up_tallies(work, len(found))
+        order, num_held = choose_rows(work, names, held, tally)
+        if not any(len(rows.parts) for rows in order.values()):
+            raise ValueError(nothing_to_shard(inputs, num_held, tally))
+        num_chosen = sum(len(rows.parts) for rows in order.values())
+        progress(Progress(documents_chosen=num_chosen))
+        for step in workers.run(write_shards, _shards_to_do(order, names, settings, work, plan)):
+            progress(step)
+        manifest = _finish(work, names, found, num_held, num_chosen, plan, tally)
+        work.remove()
+    return manifest, tally
+
+
+def _inputs_outside_of(out: Path, inputs: list[str]) -> list[Input]:
+    found = find_inputs(inputs)
+    for one in found:
+        if out.is_relative_to(Path(one.source).absolute()):
+            raise ValueError(
+                f"{out}: lies within the input {one.name!r}; choose a folder outside of it"
+            )
+    return found
+
+
+def _plan(
+    found: list[Input], tokenizer_folder: Path | None, held: list[Held], settings: ShardSettings
+) -> Plan:
+    return Plan(
+        inputs=[(source.name, source.bytes) for source in found],
+        modified=[source.modified for source in found],
+        tokenizer=load_tokenizer(tokenizer_folder).fingerprint if tokenizer_folder else "",
+        hold_out=[(one.name, one.digest) for one in held],
+        settings=asdict(settings) | {"validation_share": str(settings.validation_share)},
+    )
+
+
+def read_parts(
+    source: Input, number: int, part_bytes: int, tally: Tally, watch: Watch
+) -> Iterator[Part]:
+    """The parts of one input; the same whenever it is read."""
+    waiting: list[Chunk] = []
+    names = (WorkFolder.part_name(number, n) for n in count())
+    for chunk in read_chunks(source.source, tally, watch):
+        waiting.append(chunk)
+        if sum(len(chunk.data) for chunk in waiting) >= part_bytes:
+            yield Part(next(names), waiting)
+            waiting = []
+    if waiting:
+        yield Part(next(names), waiting)
+
+
+def _parts_to_do(
+    found: list[Input], work: WorkFolder, plan: Plan, progress: Callable[[Progress], None]
+) -> Iterator[tuple[WorkFolder, str, str, list[Chunk]]]:
+    """The calls of `encode_part` that no earlier run has made."""
+    total = sum(source.bytes for source in found)
+    progress(Progress(stored_bytes_in_all=total))
+    part_bytes = min(max(total // PARTS_OF_SMALL_INPUTS, SMALLEST_PART), LARGEST_PART)
+    for number, source in enumerate(found):
+        if work.is_done(number):
+            progress(Progress(stored_bytes=source.bytes))
+            continue
+        tally, watch, num_parts, num_seen = Tally(), Watch(), 0, 0
+        for part in read_parts(source, number, part_bytes, tally, watch):
+            num_parts += 1
+            progress(Progress(stored_bytes=watch.num_bytes - num_seen))
+            num_seen = watch.num_bytes
+            if not work.part_record(part.name).exists():
+                yield work, plan.digest, part.name, part.chunks
+        progress(Progress(stored_bytes=watch.num_bytes - num_seen))
+        seen = {"name": source.name, "bytes": source.bytes, "sha256": watch.sha256.hexdigest()}
+        record = InputRecord(num_parts, seen, dict(tally.counts), tally.examples)
+        commit(work.input_record(number), msgspec.json.encode(record))
+
+
+def _shards_to_do(
+    order: dict[str, Rows],
+    names: list[str],
+    settings: ShardSettings,
+    work: WorkFolder,
+    plan: Plan,
+) -> Iterator[tuple[WorkFolder, str, list[str], list[ShardTask]]]:
+    """The calls of `write_shards` that no earlier run has made: some shards in each."""
+    for split, rows in order.items():
+        waiting: list[ShardTask] = []
+        num_tokens = 0
+        for name, first, last in cut_into_shards(
+            split, len(rows.parts), settings.shard_documents, settings.block_documents
+        ):
+            if work.shard_record(name).exists():
+                continue
+            waiting.append(ShardTask(name, split, rows.parts[first:last], rows.rows[first:last]))
+            num_tokens += int(rows.tokens[first:last].sum())
+            if num_tokens >= TOKENS_AT_ONCE:
+                yield work, plan.digest, names, waiting
+                waiting, num_tokens = [], 0
+        if waiting:
+            yield work, plan.digest, names, waiting
+
+
+def _add_up_tallies(work: WorkFolder, num_inputs: int) -> Tally:
+    tally = Tally()
+    for number in range(num_inputs):
+        record = work.read_input_record(number)
+        tally.add(record.dropped, record.examples)
+    for name in work.part_names():
+        record = work.read_part_record(name)
+        tally.add(record.dropped, record.examples)
+    return tally
+
+
+def _finish(
+    work: WorkFolder,
+    names: list[str],
+    found: list[Input],
+    num_held: dict[str, int],
+    num_chosen: int,
+    plan: Plan,
+    tally: Tally,
+) -> Manifest:
+    """Write what describes the set as a whole; the manifest last."""
+    tokenizer = load_tokenizer(work.tokenizer)
+    records = work.read_shard_records()
+    counts = (np.fromfile(work.counts(Path(record.entry.name).stem), COUNT) for record in records)
+    concepts = concept_table([work.forms(name) for name in names], counts)
+    shutil.copytree(work.tokenizer, work.out / TOKENIZER, dirs_exist_ok=True)
+    digests = "\n".join(record.token_digest for record in records)
+    parts = (work.read_part_record(name) for name in work.part_names())
+    if sum(record.entry.documents for record in records) != num_chosen:
+        raise ChildProcessError(
+            f"{work.out}: not every shard was written; run the same command again"
+        )
+    manifest = Manifest(
+        format=FORMAT,
+        tokenizer=tokenizer.fingerprint,
+        vocabulary=tokenizer.vocabulary,
+        shards=[record.entry for record in records],
+        token_digest=hashlib.sha256(digests.encode()).hexdigest(),
+        concepts={
+            "name": CONCEPTS,
+            "sha256": write_concepts(work.out / CONCEPTS, concepts),
+            "rows": concepts.num_rows,
+        },
+        settings=plan.settings,
+        sources=[work.read_input_record(number).source for number in range(len(found))],
+        documents_read=sum(part.documents_read for part in parts),
+        dropped={r: n for r, n in sorted(tally.counts.items()) if not r.startswith(REPAIRED)},
+        repaired={r: n for r, n in sorted(tally.counts.items()) if r.startswith(REPAIRED)},
+        held_out=num_held,
+        plan=plan.digest,
+    )
+    commit(work.out / DROPPED, _places(tally, found))
+    write_card(work.out, manifest, add_up(record.statistics for record in records))
+    flush(work.out)
+    write_manifest(work.out, manifest)
+    return manifest
+
+
+def _places(tally: Tally, found: list[Input]) -> bytes:
+    """What was dropped or repaired, how often, and where first; without folders of this machine."""
+
+    def shown(place: str) -> str:
+        for one in found:
+            if place.startswith(shown_as := one.source.split("?")[0]):
+                return one.name + place.removeprefix(shown_as)
+        return place
+
+    reasons = {
+        reason: {"count": count, "first": [*map(shown, tally.examples.get(reason, []))]}
+        for reason, count in sorted(tally.counts.items())
+    }
+    return msgspec.json.format(msgspec.json.encode(reasons), indent=1)
+
+
+def _complete(out: Path, plan: Plan, found: list[Input]) -> Manifest:
+    """The manifest of a set that this plan made. Inputs younger than it are held to their hash."""
+    manifest = ShardSet.open(out).manifest
+    if manifest.plan != plan.digest:
+        raise FileExistsError(
+            f"{out}: holds a complete shard set of other inputs or settings; remove the folder or "
+            "choose another --out"
+        )
+    finished = (out / MANIFEST).stat().st_mtime
+    for one, source in zip(found, manifest.sources, strict=True):
+        if one.modified >= finished and stored_sha256(locate(one.source)) != source["sha256"]:
+            raise ValueError(
+                f"{out}: holds a complete shard set of another {one.name!r}, which has changed "
+                "since; choose another --out or remove the folder"
+            )
+    return manifest

@@ -1,0 +1,60 @@
+"""The tokenizer of a shard set: given, or learnt from the documents that will be in it."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from embre.corpora import read_checked
+from embre.corpora.raw import CheckedDocument
+from embre.durable import move_into_place
+from embre.sharding.held_out import Held, fingerprint
+from embre.tally import Tally
+from embre.tokenization.learnt import learn_tokenizer
+from embre.tokenization.tokenizer import copy_tokenizer
+
+DOCUMENTS_TO_LEARN_FROM = 20_000
+
+
+def keep_tokenizer(
+    folder: Path, given: Path | None, sources: Sequence[str], held: Sequence[Held], vocabulary: int
+) -> None:
+    """Put the tokenizer where every worker finds it, whole or not at all.
+
+    Raises ValueError where it is to be learnt and there is no document to learn from.
+    """
+    partial = folder.with_name("tokenizer.unfinished")
+    shutil.rmtree(partial, ignore_errors=True)
+    if given:
+        copy_tokenizer(given, partial)
+    else:
+        tally, num_held = Tally(), Counter[str]()
+        docs = islice(_documents(sources, held, tally, num_held), DOCUMENTS_TO_LEARN_FROM)
+        if not (texts := [doc.text for doc in docs]):
+            raise ValueError(nothing_to_shard(sources, num_held, tally))
+        learn_tokenizer(texts, vocabulary, partial)
+    move_into_place(partial, folder)
+
+
+def nothing_to_shard(sources: Sequence[str], num_held: Mapping[str, int], tally: Tally) -> str:
+    """What to say where no document is left."""
+    lost = "; ".join(line.strip() for line in tally.lines()) or "nothing was dropped"
+    return (
+        f"{', '.join(sources)}: no document to shard ({sum(num_held.values())} held out; {lost}); "
+        "give PubTator, BioC-XML or BioC-JSON files, folders or archives"
+    )
+
+
+def _documents(
+    sources: Sequence[str], held: Sequence[Held], tally: Tally, num_held: Counter[str]
+) -> Iterator[CheckedDocument]:
+    """What a tokenizer may learn from: no document that is held out, and no text twice."""
+    seen: set[int] = set()
+    for doc in (doc for source in sources for doc in read_checked(source, tally)):
+        prints = fingerprint(doc)
+        if lists := [one.name for one in held if one.has(doc, prints)]:
+            num_held[lists[0]] += 1
+        elif prints.text not in seen:
+            seen.update({prints.text} - {0})
+            yield doc

@@ -1,0 +1,108 @@
+"""Single documents out of a shard set, for people to read: found by id, word pieces made text."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from embre.entity_types import TYPE_INDEX
+from embre.shards.entities import read_concepts
+from embre.shards.shard_set import Block, ShardSet
+from embre.tokenization.tokenizer import TextTokenizer
+from embre.wording import printable
+
+COLOURS = dict(zip(TYPE_INDEX, ("magenta", "red", "green", "yellow", "blue", "cyan"), strict=True))
+NO_SPACE_BEFORE = frozenset(".,;:!?%)]}'-/")
+NO_SPACE_AFTER = frozenset("([{'-/")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """One document as its shard has it; passages and mentions count from its own first token."""
+
+    doc_id: str
+    shard: str
+    tokens: np.ndarray
+    passages: np.ndarray
+    mentions: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptNames:
+    """The concept table, to be asked by hash."""
+
+    table: pa.Table
+    hashes: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, shard_set: ShardSet) -> "ConceptNames":
+        table = read_concepts(shard_set)
+        order = np.argsort(table["hash"].to_numpy())
+        return cls(table, table["hash"].to_numpy()[order], order)
+
+    def label(self, concept: int) -> str:
+        """`Gene:673 BRAF`: the concept and its most frequent surface form."""
+        spot = int(np.searchsorted(self.hashes, np.uint64(concept)))
+        if spot == len(self.hashes) or self.hashes[spot] != concept:
+            return "not in the concept table"
+        row = self.table.slice(int(self.order[spot]), 1).to_pylist()[0]
+        return printable(f"{row['type']}:{row['identifier']} {row['name']}")
+
+
+def find_documents(
+    shard_set: ShardSet,
+    first: int,
+    ids: Collection[str] = (),
+    progress: Callable[[], None] = lambda: None,
+) -> Iterator[StoredDocument]:
+    """The first few documents of a set, and those of the given ids, in the order of the shards.
+
+    `progress` is told of each shard that was read.
+    """
+    missing = set(ids)
+    for entry in shard_set.manifest.shards:
+        if first <= 0 and not missing:
+            return
+        for block in shard_set.load(entry):
+            for index, doc_id in enumerate(block.doc_ids):
+                if first > 0 or doc_id in missing:
+                    yield _cut(block, index, entry.name)
+                first -= 1
+                missing.discard(doc_id)
+        progress()
+
+
+def word_pieces(tokens: Iterable[int], tokenizer: TextTokenizer) -> list[str]:
+    """The word pieces of token ids, printable."""
+    return [printable(tokenizer.backend.id_to_token(int(token)) or "") for token in tokens]
+
+
+def join_word_pieces(pieces: Sequence[str]) -> list[str]:
+    """Word pieces as text to be laid end to end. How it was spaced is no longer known.
+
+    >>> "".join(join_word_pieces("tp ##53 ( p53 ) , p < 0 . 05".split()))
+    'tp53 (p53), p < 0.05'
+    """
+    texts: list[str] = []
+    for number, piece in enumerate(pieces):
+        before = pieces[number - 1] if number else ""
+        decimal = before == "." and piece.isdigit() and number > 1 and pieces[number - 2].isdigit()
+        if piece.startswith("##"):
+            texts.append(piece.removeprefix("##"))
+        elif not number or piece in NO_SPACE_BEFORE or before in NO_SPACE_AFTER or decimal:
+            texts.append(piece)
+        else:
+            texts.append(f" {piece}")
+    return texts
+
+
+def _cut(block: Block, index: int, shard: str) -> StoredDocument:
+    start, end = block.starts()[index : index + 2]
+    rows = block.mentions
+    own = rows[(rows["start"] >= start) & (rows["end"] <= end)].copy()
+    own["start"] -= np.uint32(start)
+    own["end"] -= np.uint32(start)
+    passages = block.docs[block.docs[:, 0] == index, 1].astype(np.int64) - start
+    return StoredDocument(block.doc_ids[index], shard, block.tokens[start:end], passages, own)

@@ -1,0 +1,283 @@
+"""A micro-batch of pretraining: examples end to end in a strip, masked, padded to one length."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embre.config import DataConfig, MaskingConfig
+from embre.data_hash import data_hash
+from embre.entity_types import TYPE_INDEX
+from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
+from embre.masking.draws import combine
+from embre.masking.mention_keys import mention_keys
+from embre.shards.entities import EntityVocabulary
+from embre.shards.shard_set import ShardSet
+from embre.stream.examples import NO_EXAMPLES, Examples
+from embre.tokenization.tokenizer import TextTokenizer
+
+SPECIALS = ("pad", "unknown", "first", "last", "mask")
+NUM_SPECIAL = 2  # [CLS] and [SEP] around every example
+# A document of no tokens.
+NOTHING = replace(
+    NO_EXAMPLES,
+    doc_ids=[""],
+    token_starts=np.zeros(2, dtype=np.int64),
+    mention_starts=np.zeros(2, dtype=np.int64),
+    offsets=np.zeros(1, dtype=np.int64),
+    keys=np.zeros(1, dtype=np.uint64),
+)
+
+
+class StreamState(NamedTuple):
+    """Where a stream stands: examples done in a round of an epoch."""
+
+    epoch: int = 0
+    round: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch of pretraining: a strip of T tokens, D documents end to end, then padding.
+
+    `input_ids`, `positions` (T,); `boundaries` (B + 1,) where each document starts, and after them
+    the pieces of padding up to T; none is longer than `longest`, which is the same in all
+    micro-batches of a run. `rows` (R,) are the places that a head reads, in order, and
+    `row_boundaries` (B + 1,) cut them by document; targets are counted in rows. Token targets:
+    `token_spots` (K,) and `token_labels` (K,). Mention targets: `mention_spans` (M, 2) start and
+    end, of `num_span_rows` rows together, `mention_types` (M,), `mention_ids` (M,) within the type,
+    -1 outside the vocabulary. Mentions inside it come first, by type: `known_by_type` of each.
+    `slot` says which stream it came from (-1: empty), `state` where that stream stands after it,
+    `doc_ids` what is in it.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    boundaries: Tensor
+    longest: int
+    rows: Tensor
+    row_boundaries: Tensor
+    token_spots: Tensor
+    token_labels: Tensor
+    mention_spans: Tensor
+    num_span_rows: int
+    mention_types: Tensor
+    mention_ids: Tensor
+    known_by_type: tuple[int, ...]
+    slot: int
+    state: StreamState
+    doc_ids: tuple[str, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Targets of each loss."""
+        return {
+            "token": len(self.token_labels),
+            "type": len(self.mention_types),
+            "identifier": sum(self.known_by_type),
+        }
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.boundaries[len(self.doc_ids)]) if self.slot >= 0 else 0
+
+    @property
+    def data_hash(self) -> int:
+        """32 bits of tokens and targets, as they lie on the CPU."""
+        documents = self.boundaries[: len(self.doc_ids) + 1]
+        targets = (self.token_labels, self.mention_spans, self.mention_types, self.mention_ids)
+        return data_hash(self.slot, (self.input_ids, documents, self.rows, *targets))
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        if self.input_ids.device == device:
+            return self
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in ((name, getattr(self, name)) for name in self.__slots__)
+        }
+        return Batch(**moved)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From a loader process as arrays. PyTorch would send each tensor as a file descriptor of
+        its own, which the rank has to fetch one by one."""
+        values = [getattr(self, name) for name in self.__slots__]
+        return _unpacked, tuple(v.numpy() if isinstance(v, Tensor) else v for v in values)
+
+
+def _unpacked(*values: Any) -> Batch:
+    tensors: list[Any] = [torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values]
+    return Batch(*tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """All that a stream needs to be read; small enough to send to a loader process.
+
+    `set_aside` is the folder where damaged shards are noted and left out; None: they are errors.
+    """
+
+    shard_set: ShardSet
+    data: DataConfig
+    masking: MaskingConfig
+    entities: EntityVocabulary
+    special: dict[str, int]
+    vocabulary: int
+    seed: int
+    set_aside: Path | None = None
+
+    def drawn(self) -> Vocabulary:
+        """The tokens that masking draws from."""
+        return Vocabulary(self.special["mask"], self.vocabulary, tuple(self.special.values()))
+
+    def hide(self, strip: Strip) -> Masked:
+        """The strip as the model sees it, and what it is asked for."""
+        return OBJECTIVES[self.masking.objective](strip, self.masking, self.drawn())
+
+    @classmethod
+    def build(
+        cls,
+        shard_set: ShardSet,
+        data: DataConfig,
+        masking: MaskingConfig,
+        entities: EntityVocabulary,
+        tokenizer: TextTokenizer,
+        seed: int,
+        set_aside: Path | None = None,
+    ) -> "StreamSource":
+        """Check that shards, tokenizer and settings belong together.
+
+        Raises ValueError where the set was made with another tokenizer or has too few shards.
+        """
+        if shard_set.manifest.tokenizer != tokenizer.fingerprint:
+            raise ValueError(
+                f"{shard_set.url}: made with another tokenizer than the encoder's "
+                f"({shard_set.manifest.vocabulary:,} against {tokenizer.vocabulary:,} tokens); "
+                "shard again with --tokenizer set to the encoder's folder"
+            )
+        num_shards = len(shard_set.shards("train"))
+        if num_shards < data.streams:
+            raise ValueError(
+                f"{shard_set.url}: {num_shards} training shards for {data.streams} streams; lower "
+                "data.streams or shard again with a smaller --shard-documents"
+            )
+        special = {name: getattr(tokenizer, name) for name in SPECIALS}
+        if data.on_bad_shard == "fail":
+            set_aside = None
+        size = tokenizer.vocabulary
+        return cls(shard_set, data, masking, entities, special, size, seed, set_aside)
+
+
+def make_batch(source: StreamSource, members: Examples, slot: int, state: StreamState) -> Batch:
+    """Lay examples end to end, mask them and pad to the strip's length."""
+    strip, boundaries, positions = lay(source, members)
+    masked = source.hide(strip)
+    size = source.data.strip_tokens
+    targets, known_by_type, ids = _mention_targets(source, strip.mentions[masked.mention_targets])
+    token_spots = np.flatnonzero(masked.token_targets)
+    read = places_read(token_spots, targets["start"], targets["end"], size)
+    row_at = np.concatenate([[0], np.cumsum(read)])  # (T + 1,) the row that a place is, if read
+    spans = row_at[np.stack([targets["start"], targets["end"]], axis=1)]
+    edges = with_padding(boundaries, source.data)
+    return Batch(
+        input_ids=_padded(masked.tokens, size, source.special["pad"]),
+        positions=_padded(positions, size, 0),
+        boundaries=torch.from_numpy(edges),
+        longest=source.data.max_document_tokens,
+        rows=_tensor(np.flatnonzero(read)),
+        row_boundaries=torch.from_numpy(row_at[edges].astype(np.int32)),
+        token_spots=_tensor(row_at[token_spots]),
+        token_labels=_tensor(strip.tokens[token_spots]),
+        mention_spans=_tensor(spans),
+        num_span_rows=int(np.diff(spans).sum()),
+        mention_types=_tensor(targets["type"]),
+        mention_ids=_tensor(ids),
+        known_by_type=known_by_type,
+        slot=slot,
+        state=state,
+        doc_ids=tuple(members.doc_ids),
+    )
+
+
+def _mention_targets(
+    source: StreamSource, rows: np.ndarray
+) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
+    """The rows in the order of a Batch, how many of each type are in the vocabulary, their ids."""
+    ids = mention_ids(source.entities, rows)
+    order = np.lexsort((rows["type"], ids < 0))
+    known = rows["type"][ids >= 0]
+    return rows[order], tuple(np.bincount(known, minlength=len(TYPE_INDEX)).tolist()), ids[order]
+
+
+def mention_ids(entities: EntityVocabulary, rows: np.ndarray) -> np.ndarray:
+    """(m,) the id within its type of each row's concept, -1 outside the vocabulary or without."""
+    return np.where(rows["concept"] == 0, -1, entities.lookup(rows["concept"]))
+
+
+def empty_batch(source: StreamSource) -> Batch:
+    """A micro-batch without targets, for a rank that has fewer streams than others: it changes
+    nothing, because a loss is a sum over a global count. Its one document is [CLS] [SEP], so that
+    every weight takes part in the backward pass."""
+    return replace(make_batch(source, NOTHING, -1, StreamState()), doc_ids=())
+
+
+def lay(source: StreamSource, members: Examples) -> tuple[Strip, np.ndarray, np.ndarray]:
+    """[CLS] document [SEP] after one another: the strip, boundaries (D + 1,), positions (n,)."""
+    boundaries = members.token_starts + NUM_SPECIAL * np.arange(len(members) + 1)
+    size, lengths = boundaries[-1], np.diff(boundaries)
+    positions = np.arange(size) - np.repeat(boundaries[:-1], lengths)
+    tokens, maskable = np.empty(size, dtype=np.int64), np.ones(size, dtype=bool)
+    maskable[boundaries[:-1]] = maskable[boundaries[1:] - 1] = False
+    tokens[maskable] = members.tokens
+    tokens[boundaries[:-1]] = source.special["first"]
+    tokens[boundaries[1:] - 1] = source.special["last"]
+    places = positions + np.repeat(members.offsets, lengths)
+    token_keys = combine(np.repeat(members.keys, lengths), places)
+    rows, per_document = members.mentions.copy(), np.diff(members.mention_starts)
+    shift = np.repeat(boundaries[:-1] + 1, per_document).astype(rows["start"].dtype)
+    rows["start"] += shift
+    rows["end"] += shift
+    row_keys = np.repeat(members.keys, per_document)
+    keys = mention_keys(rows, tokens, token_keys, row_keys, source.masking.unit)
+    return Strip(tokens, token_keys, maskable, rows, keys), boundaries, positions
+
+
+def with_padding(boundaries: np.ndarray, data: DataConfig) -> np.ndarray:
+    """(B + 1,) int32: boundaries of documents, and of the padding behind them as further ones.
+
+    So attention covers the whole strip, and nobody has to ask the device where the documents end.
+    In pieces, because attention is quadratic in a document.
+    """
+    inner = np.arange(
+        boundaries[-1] + data.max_document_tokens, data.strip_tokens, step=data.max_document_tokens
+    )
+    end = [data.strip_tokens] if boundaries[-1] < data.strip_tokens else []
+    return np.concatenate([boundaries, inner, end]).astype(np.int32)
+
+
+def places_read(
+    token_spots: np.ndarray, starts: np.ndarray, ends: np.ndarray, strip_tokens: int
+) -> np.ndarray:
+    """(T,) true at the places of a strip that are a token target or in a span, and always at the
+    first and the last one: a compiled forward is made anew where a size is 0 or 1."""
+    depth = np.zeros(strip_tokens + 1, dtype=np.int64)
+    np.add.at(depth, starts, 1)
+    np.add.at(depth, ends, -1)
+    read = np.cumsum(depth[:-1]) > 0
+    read[token_spots] = read[0] = read[-1] = True
+    return read
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+
+
+def _padded(array: np.ndarray, size: int, value: int) -> Tensor:
+    padded = np.full(size, value, dtype=np.int64)
+    padded[: len(array)] = array
+    return torch.from_numpy(padded)

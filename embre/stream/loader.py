@@ -1,0 +1,179 @@
+"""The loader of pretraining: this rank's micro-batches of each step, from its share of streams."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from embre.stream.batch import Batch, StreamSource, StreamState, empty_batch
+from embre.stream.order import stream_batches
+from embre.world import World
+
+Steps = Generator[list[Batch], None, None]
+
+
+class Loader(Protocol):
+    """Gives a rank its micro-batches, `per_rank` in each step, and says where it stands after the
+    last step given."""
+
+    per_rank: int
+
+    def step(self) -> list[Any]:
+        """This rank's micro-batches of the next step."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where the step given last ends, as JSON; the ranks' states merge into one."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on after the step that gave this merged state."""
+        ...
+
+
+class StreamLoader:
+    """Rank r of W reads the streams r, r + W, …; all ranks give equally many micro-batches.
+
+    With `loader_workers` the rank's streams are shared among processes; the micro-batches are the
+    same. Whoever asked for a step closes the loader: at a rank's end Python waits for its
+    processes, for ever where nobody has ended them. `waited_s` is the time that `step` has waited
+    for data.
+    """
+
+    def __init__(self, source: StreamSource, world: World):
+        streams = range(source.data.streams)
+        if world.size > len(streams):
+            raise ValueError(
+                f"{world.size} workers for {len(streams)} streams: "
+                "raise data.streams or take fewer workers"
+            )
+        self.source = source
+        self.mine = list(streams[world.rank :: world.size])
+        self.per_rank = -(-len(streams) // world.size)
+        self.waited_s = 0.0
+        self._states = {stream: StreamState() for stream in self.mine}
+        self._steps: Steps | None = None
+
+    def step(self) -> list[Batch]:
+        started = time.perf_counter()
+        if self._steps is None:
+            self._steps = self._open()
+        found = next(self._steps)
+        self.waited_s += time.perf_counter() - started
+        for batch in found:
+            self._states[batch.slot] = batch.state
+        missing = self.per_rank - len(found)
+        return found + [empty_batch(self.source)] * missing
+
+    def state(self) -> dict[str, Any]:
+        return {str(stream): list(state) for stream, state in self._states.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.close()
+        self._states = {stream: StreamState(*state[str(stream)]) for stream in self.mine}
+
+    def close(self) -> None:
+        """End the processes that read ahead; the next step would start others."""
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
+
+    def _open(self) -> Steps:
+        workers = min(self.source.data.loader_workers, len(self.mine))
+        dataset = StepDataset(self.source, [(s, self._states[s]) for s in self.mine])
+        if workers == 0:
+            return dataset.steps()
+        # spawn: a forked copy of a process with communication threads may never wake up.
+        parts = iter(
+            DataLoader(
+                dataset,
+                batch_size=None,
+                num_workers=workers,
+                multiprocessing_context="spawn",
+                prefetch_factor=2,
+                worker_init_fn=_live_as_long_as_the_rank,
+            )
+        )
+        return _ahead(_merge(parts, workers))
+
+
+def _live_as_long_as_the_rank(_: int) -> None:
+    """SIGTERM to all processes of a job must not take the data from a rank that is to save; and
+    when the rank is killed, its loader's process goes too."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_rank, daemon=True).start()
+
+
+def _end_with_the_rank() -> None:
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+    rank.join()
+    # No orderly exit: that waits until the rank has read what is in the pipe.
+    os._exit(0)
+
+
+class StepDataset(IterableDataset):
+    """A worker's part of every step: one micro-batch from each of its streams."""
+
+    def __init__(self, source: StreamSource, streams: list[tuple[int, StreamState]]):
+        self.source = source
+        self.streams = streams
+
+    def steps(self, first: int = 0, apart: int = 1) -> Steps:
+        """Those of every so-many-th stream."""
+        mine = self.streams[first::apart]
+        readers = [stream_batches(self.source, stream, state) for stream, state in mine]
+        while True:
+            yield [next(reader) for reader in readers]
+
+    def __iter__(self) -> Iterator[list[Batch] | Exception]:
+        """In a worker: its part, and from an error on that error. As a value it comes to the rank
+        as it is; torch would make a text of its traceback."""
+        worker = get_worker_info()
+        assert worker is not None
+        try:
+            yield from self.steps(worker.id, worker.num_workers)
+        except Exception as error:
+            while True:
+                yield _sendable(error)
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error that another process can take; those of some libraries cannot be made again."""
+    if type(error).__module__.split(".")[0] in ("builtins", "embre"):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _merge(parts: Iterator[list[Batch] | Exception], workers: int) -> Steps:
+    """Whole steps out of the parts that the workers give in turn, in the order of slots; an error
+    that a worker met is raised."""
+    try:
+        while True:
+            found: list[Batch] = []
+            for _ in range(workers):
+                part = next(parts)
+                if isinstance(part, Exception):
+                    raise part
+                found += part
+            yield sorted(found, key=lambda batch: batch.slot)
+    finally:
+        # A traceback keeps this frame, and the iterator in it would keep the processes.
+        del parts
+
+
+def _ahead(steps: Steps) -> Steps:
+    """The same, the next step fetched in a thread while this one is computed: a megabyte for each
+    micro-batch, which takes milliseconds to come through a pipe."""
+    with closing(steps), ThreadPoolExecutor(1, "loader") as reader:
+        coming = reader.submit(next, steps)
+        while True:
+            found, coming = coming.result(), reader.submit(next, steps)
+            yield found

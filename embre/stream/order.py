@@ -1,0 +1,150 @@
+"""Shards → micro-batches, in an order that no rank, worker or clock decides.
+
+    ShardSet ─rounds─▶ (Examples, StreamState) ─strips─▶ (Examples, StreamState) ─make_batch─▶ Batch
+
+The order of documents is a function of (seed, epoch). A fixed number of logical streams share the
+permuted shards of an epoch; a step is one micro-batch from every stream, whichever rank reads it.
+
+A stream comes by its shards in turn, a round for each. The examples of a shard scatter over the
+next rounds: most come in its own or soon after, few late, so that neighbours part and only a third
+of the shards that mix is in memory. Where the shards end the scattering goes on at the beginning of
+the epoch, which is one circle: each example comes once, and no round is thinner than others.
+
+A stream's state is three integers, so a resumed run opens the shards of one round and goes on.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from embre.shards.shard_set import DamagedShard, ShardEntry
+from embre.stream.batch import NUM_SPECIAL, Batch, StreamSource, StreamState, make_batch
+from embre.stream.examples import NO_EXAMPLES, Examples, cut, join
+
+log = logging.getLogger(__name__)
+
+FIRST = StreamState()
+ORDER, MIX, SCATTER = range(3)  # what is drawn
+
+
+def stream_batches(
+    source: StreamSource, stream: int, state: StreamState = FIRST
+) -> Iterator[Batch]:
+    """The micro-batches of one logical stream, for ever, from a state on."""
+    for members, after in strips(rounds(source, stream, state), source.data.strip_tokens):
+        yield make_batch(source, members, stream, after)
+
+
+def validation_batches(source: StreamSource) -> Iterator[Batch]:
+    """The first `validation_strips` micro-batches of the validation split; always the same."""
+    for members, after in validation_strips(source):
+        yield make_batch(source, members, 0, after)
+
+
+def validation_strips(source: StreamSource) -> Iterator[tuple[Examples, StreamState]]:
+    """What is in them, not masked yet."""
+    shards = source.shard_set.shards("validation")
+    found = ((read(source, shard, 0), StreamState(0, at)) for at, shard in enumerate(shards))
+    return islice(strips(found, source.data.strip_tokens), source.data.validation_strips)
+
+
+def rounds(
+    source: StreamSource, stream: int, state: StreamState = FIRST
+) -> Iterator[tuple[Examples, StreamState]]:
+    """The examples of a stream in their order, round by round, each with the state before it."""
+    epoch, first, done = state
+    while True:
+        shards = shards_of(source, stream, epoch)
+        spread = min(source.data.shuffle_shards, len(shards))
+        waiting: dict[int, list[Examples]] = defaultdict(list)
+        num_examples = 0
+        # A negative turn is one of the last shards: what of it comes at the beginning.
+        for turn in range(first - spread + 1, len(shards)):
+            place = turn % len(shards)
+            found = read(source, shards[place], epoch)
+            parts = scatter(found, spread, _random(source, epoch, SCATTER, stream, place))
+            for due, part in enumerate(parts, turn):
+                if first <= due < len(shards):
+                    waiting[due].append(part)
+            if turn >= first:
+                here = join(waiting.pop(turn))
+                order = _random(source, epoch, MIX, stream, turn).permutation(len(here))
+                yield here.take(order[done:]), StreamState(epoch, turn, done)
+                num_examples, done = num_examples + len(here), 0
+        if not num_examples and not first:
+            raise ValueError(
+                f"{source.shard_set.url}: stream {stream} has no document in an epoch; write the "
+                "damaged shards again or lower data.streams"
+            )
+        epoch, first = epoch + 1, 0
+
+
+def shards_of(source: StreamSource, stream: int, epoch: int) -> list[ShardEntry]:
+    """The training shards of one stream, in the order of an epoch."""
+    shards = source.shard_set.shards("train")
+    order = _random(source, epoch, ORDER).permutation(len(shards))
+    return [shards[index] for index in order[stream :: source.data.streams]]
+
+
+def scatter(found: Examples, spread: int, random: np.random.Generator) -> list[Examples]:
+    """The examples of a shard by the round in which they come: its own or one of the next.
+
+    The lesser of two draws: of all ways to wait equally long on average, a chance that falls in a
+    straight line brings two examples of a shard together again least often.
+    """
+    lags = random.integers(spread, size=(2, len(found))).min(axis=0)
+    return [found.take(np.flatnonzero(lags == lag)) for lag in range(spread)]
+
+
+def read(source: StreamSource, shard: ShardEntry, epoch: int) -> Examples:
+    """The examples of a shard in their order; none where it is damaged and set aside, and then for
+    the rest of the run: mended in the middle of it, it would shift what is to come."""
+    limit = source.data.max_document_tokens - NUM_SPECIAL
+    if source.set_aside is not None and _note(source.set_aside, shard).exists():
+        return NO_EXAMPLES
+    try:
+        blocks = source.shard_set.load(shard)
+    except DamagedShard as error:
+        if source.set_aside is None:
+            raise
+        log.warning("set aside: %s", error)
+        source.set_aside.mkdir(exist_ok=True)
+        _note(source.set_aside, shard).write_text(f"{error}\n")
+        return NO_EXAMPLES
+    return join([cut(block, limit, source.seed, epoch) for block in blocks])
+
+
+def strips(
+    found: Iterator[tuple[Examples, StreamState]], strip_tokens: int
+) -> Iterator[tuple[Examples, StreamState]]:
+    """Whole examples while they fit; the state is the one after the last of them."""
+    held, ended = NO_EXAMPLES, FIRST
+    for here, (epoch, turn, done) in found:
+        pool, num_held, first = join([held, here]), len(held), 0
+        ends = np.cumsum(pool.lengths + NUM_SPECIAL)
+        while True:
+            room = strip_tokens + (ends[first - 1] if first else 0)
+            last = int(np.searchsorted(ends, room, side="right"))
+            if last == len(pool):  # the next round may go on with it
+                break
+            into = last - num_held
+            yield (
+                pool.part(first, last),
+                StreamState(epoch, turn, done + into) if into else ended,
+            )
+            first = last
+        held, ended = pool.part(first, len(pool)), StreamState(epoch, turn, done + len(here))
+    if len(held):
+        yield held, ended
+
+
+def _note(folder: Path, shard: ShardEntry) -> Path:
+    return folder / f"{shard.name}.txt"
+
+
+def _random(source: StreamSource, *numbers: int) -> np.random.Generator:
+    return np.random.default_rng((source.seed, *numbers))

@@ -1,0 +1,162 @@
+"""A study: its cells, and the runs they need.
+
+A cell is a value for each axis; it is run once for each seed. Runs are ordinary ones in the
+study's folder, so what is done stays done, and the table can be made at any time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+from embre.checkpoints.checkpoints import has_checkpoints
+from embre.config import (
+    ConfigError,
+    FinetuneConfig,
+    PretrainConfig,
+    RunConfig,
+    StudyConfig,
+    is_another,
+    load_config,
+)
+from embre.finetune import COUNTS, RELATION_MODEL, SCORES, digests
+from embre.pretrain import ENCODER
+from embre.provenance import CONFIG, folder_digest, read_lineage
+
+
+class Run(NamedTuple):
+    """A run of a study: `pretrain` or `finetune`, and its config."""
+
+    kind: str
+    config: RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value for each axis."""
+
+    values: tuple[tuple[str, str], ...]
+
+    def __getitem__(self, axis: str) -> str:
+        return dict(self.values)[axis]
+
+    def but(self, others: Mapping[str, str]) -> "Cell":
+        """The cell with other values on some axes."""
+        return Cell(tuple((axis, others.get(axis, value)) for axis, value in self.values))
+
+    def __str__(self) -> str:
+        return ".".join(value for _, value in self.values)
+
+
+def cells(study: StudyConfig) -> list[Cell]:
+    """In the order of the parts, each once."""
+    found: dict[Cell, None] = {}
+    for part in study.parts:
+        values = [part.get(axis, known[:1]) for axis, known in study.values.items()]
+        for chosen in product(*values):
+            found[Cell(tuple(zip(study.values, chosen, strict=True)))] = None
+    return list(found)
+
+
+def pairs_to_compare(study: StudyConfig) -> list[tuple[Cell, Cell]]:
+    """Each cell that `compare` names and the one that it is held against, if both are run."""
+    known = cells(study)
+    found = []
+    for differ in study.compare:
+        these = {axis: this for axis, (this, _) in differ.items()}
+        those = {axis: that for axis, (_, that) in differ.items()}
+        pairs = [(cell, cell.but(those)) for cell in known if cell == cell.but(these)]
+        found += [(cell, against) for cell, against in pairs if against in known]
+    return found
+
+
+def pretraining_runs(study: StudyConfig) -> list[Run]:
+    """The encoders that the cells need and that have to be trained."""
+    needed = {cell["backbone"] for cell in cells(study)}
+    found = []
+    for name, backbone in study.backbones.items():
+        if backbone.pretrain is not None and name in needed:
+            told = [*study.set_pretraining, *backbone.set, *_place(study, f"pretrain.{name}")]
+            found.append(Run("pretrain", load_config(PretrainConfig, backbone.pretrain, told)))
+    return found
+
+
+def finetuning_runs(study: StudyConfig) -> list[Run]:
+    """One for each cell and seed. All seeds of a part come before the next part's first."""
+    return [
+        Run("finetune", finetuning(study, cell, seed))
+        for cell in cells(study)
+        for seed in study.seeds
+    ]
+
+
+def finetuning(study: StudyConfig, cell: Cell, seed: int) -> FinetuneConfig:
+    """The config of one run of a cell.
+
+    Raises ConfigError where the values of the cell do not go together.
+    """
+    backbone = study.backbones[cell["backbone"]]
+    trained = study_folder(study) / _name(study, f"pretrain.{cell['backbone']}") / ENCODER
+    told = [
+        *study.set,
+        *(change for axis in study.axes for change in study.axes[axis][cell[axis]]),
+        *_place(study, f"{cell}.s{seed}"),
+        f"seed={seed}",
+        f"encoder.path={backbone.path or trained}",
+    ]
+    return load_config(FinetuneConfig, study.corpora[cell["corpus"]], told)
+
+
+def study_folder(study: StudyConfig) -> Path:
+    """Where its runs and its table are."""
+    return Path(study.storage) / study.name
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Where a run is."""
+    return Path(config.storage) / config.name
+
+
+def is_done(run: Run) -> bool:
+    """Whether a run has left what the study needs of it.
+
+    Raises ConfigError where it was made by another config: the study has changed since. A config
+    that waits in its folder for a run that has not begun may be another one.
+    """
+    folder = run_folder(run.config)
+    results = (SCORES, COUNTS) if isinstance(run.config, FinetuneConfig) else (ENCODER,)
+    done = all((folder / name).exists() for name in results)
+    if (done or has_checkpoints(folder)) and is_another(run.config, folder / CONFIG):
+        raise ConfigError(
+            f"{run.config.name}: {folder / CONFIG} has another config than the study now gives "
+            "it; give the study another name, or remove the run's folder"
+        )
+    if not done or not isinstance(run.config, FinetuneConfig):
+        return done
+    made_of = read_lineage(folder / RELATION_MODEL)
+    backbone = Path(run.config.encoder.path)
+    here = {**digests(run.config), "encoder": _digest(backbone, backbone.stat().st_mtime)}
+    made_of["encoder"] = made_of.get("encoder", {}).get("digest")
+    if changed := [name for name, digest in here.items() if made_of.get(name) != digest]:
+        raise ConfigError(
+            f"{run.config.name}: {' and '.join(changed)} changed since it was run; remove "
+            f"{folder}, and the study runs it again"
+        )
+    return True
+
+
+@lru_cache(maxsize=64)
+def _digest(backbone: Path, _: float) -> str:
+    """Read once for all runs of a backbone, as long as its folder stays as it is."""
+    return folder_digest(backbone)
+
+
+def _name(study: StudyConfig, run: str) -> str:
+    """What a run is called, in MLflow too, where it stands beside those of other studies."""
+    return f"{study.name}.{run}"
+
+
+def _place(study: StudyConfig, run: str) -> list[str]:
+    return [f"name={_name(study, run)}", f"storage={study_folder(study)}"]

@@ -1,0 +1,198 @@
+"""What came out of a study: its runs read back, compared, and written as a table.
+
+Shapes: N seeds that are done, D held-out documents.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from embre.config import PretrainConfig, StudyConfig
+from embre.evaluation.bootstrap import f1_of, paired_p
+from embre.evaluation.scoring import METRICS, SHORT
+from embre.finetune import COUNTS
+from embre.study.cells import (
+    Cell,
+    Run,
+    cells,
+    finetuning,
+    is_done,
+    pairs_to_compare,
+    pretraining_runs,
+    run_folder,
+    study_folder,
+)
+from embre.study.plot import draw_study
+from embre.tracking import read_events
+
+TABLE, RESULTS, PICTURE = "study.md", "study.json", "study.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The finished runs of a cell: by metric that was learnt, the last the strictest, the counts
+    (N, D, 3) by thresholds chosen for it, and the minutes (N,) that each run took."""
+
+    counts: dict[str, np.ndarray]
+    minutes: np.ndarray
+
+    @property
+    def f1(self) -> dict[str, np.ndarray]:
+        """By metric (N,)."""
+        return {metric: f1_of(found.sum(1)) for metric, found in self.counts.items()}
+
+
+def results(study: StudyConfig) -> dict[Cell, Result]:
+    """What is there so far, by cell; a cell without a finished run is left out."""
+    found = {}
+    for cell in cells(study):
+        configs = [finetuning(study, cell, seed) for seed in study.seeds]
+        done = [run_folder(config) for config in configs if is_done(Run("finetune", config))]
+        if done:
+            counts = [json.loads((folder / COUNTS).read_text()) for folder in done]
+            of_metrics = {metric: np.array([run[metric] for run in counts]) for metric in counts[0]}
+            found[cell] = Result(of_metrics, np.array([_minutes(folder) for folder in done]))
+    return found
+
+
+def _minutes(folder: Path) -> float:
+    """From the first to the last event of each attempt; not what lies between two."""
+    seconds, before = 0.0, None
+    for event in read_events(folder):
+        if before is not None and event["event"] != "started":
+            seconds += event["time"] - before
+        before = event["time"]
+    return seconds / 60
+
+
+class Pretraining(NamedTuple):
+    """What an encoder cost, and how many tokens it read: those of full strips."""
+
+    minutes: float
+    tokens: int
+
+
+def pretrainings(study: StudyConfig) -> dict[str, Pretraining]:
+    """By backbone, of the encoders that are there."""
+    found = {}
+    for run in filter(is_done, pretraining_runs(study)):
+        config = run.config
+        assert isinstance(config, PretrainConfig)
+        tokens = config.train.steps * config.data.streams * config.data.strip_tokens
+        name = config.name.split(".pretrain.")[-1]
+        found[name] = Pretraining(_minutes(run_folder(config)), tokens)
+    return found
+
+
+class Comparison(NamedTuple):
+    """A cell against another: the difference of F1 in points and its p-value from a paired
+    bootstrap over documents and seeds."""
+
+    cell: Cell
+    against: Cell
+    metric: str
+    points: float
+    p: float
+
+
+def comparisons(study: StudyConfig, found: Mapping[Cell, Result]) -> Iterator[Comparison]:
+    """All that the study asks for and whose runs are there."""
+    for cell, against in pairs_to_compare(study):
+        if cell not in found or against not in found:
+            continue
+        result, other = found[cell], found[against]
+        metric = [m for m in result.counts if m in other.counts][-1]
+        points = 100 * float(result.f1[metric].mean() - other.f1[metric].mean())
+        p = paired_p(result.counts[metric], other.counts[metric])
+        yield Comparison(cell, against, metric, points, p)
+
+
+def write_results(study: StudyConfig) -> Path:
+    """The table, its numbers and its picture as things stand; returns the table's path."""
+    folder = study_folder(study)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = results(study)
+    compared, trained = list(comparisons(study, found)), pretrainings(study)
+    values = {
+        "cells": {
+            str(cell): {
+                "f1": {metric: f1.tolist() for metric, f1 in result.f1.items()},
+                "minutes": result.minutes.round(2).tolist(),
+            }
+            for cell, result in found.items()
+        },
+        "encoders": {name: one._asdict() for name, one in trained.items()},
+        "comparisons": [
+            {**c._asdict(), "cell": str(c.cell), "against": str(c.against)} for c in compared
+        ],
+    }
+    (folder / RESULTS).write_text(json.dumps(values, indent=1))
+    (folder / TABLE).write_text("\n".join(_table(study, found, compared, trained)) + "\n")
+    strictest = {cell: list(result.f1.items())[-1] for cell, result in found.items()}
+    drawn = {f"{cell}, {SHORT[metric]}": f1 for cell, (metric, f1) in strictest.items()}
+    draw_study(folder / PICTURE, drawn)
+    return folder / TABLE
+
+
+def _table(
+    study: StudyConfig,
+    found: Mapping[Cell, Result],
+    compared: Iterable[Comparison],
+    trained: Mapping[str, Pretraining],
+) -> Iterator[str]:
+    axes = list(study.values)
+    yield f"# {study.name}"
+    yield ""
+    yield (
+        "F1 on the held-out documents in points, mean ± standard deviation over the seeds that are "
+        "done. Each column has thresholds chosen for it, so that runs of one task can be compared; "
+        "they are cross-fitted: each document is decided by others."
+    )
+    yield ""
+    heads = [*axes, "seeds", *SHORT.values(), "minutes a run"]
+    yield from _lines(heads, (_row_of_cell(*one) for one in found.items()))
+    yield ""
+    if trained:
+        rows = [(n, f"{p.minutes:.1f}", f"{p.tokens / 1e6:.1f}") for n, p in trained.items()]
+        yield from _lines(("encoder", "minutes of pretraining", "million tokens read"), rows)
+        yield ""
+        yield "Each was pretrained once: p below says nothing of another pretraining."
+        yield ""
+    heads = ("this", "against that", "in the cell", "F1 of", "difference in points", "p")
+    yield from _lines(heads, (_row_of_comparison(c) for c in compared))
+    yield ""
+    yield (
+        "p: paired bootstrap over documents and seeds of fine-tuning. One of twenty comparisons of "
+        "equal systems has p below .05."
+    )
+    yield ""
+    missing = [str(cell) for cell in cells(study) if cell not in found]
+    partly = [str(c) for c, r in found.items() if len(r.minutes) < len(study.seeds)]
+    yield f"Not run: {', '.join(missing) or 'none'}."
+    yield f"Not with all {len(study.seeds)} seeds: {', '.join(partly) or 'none'}."
+
+
+def _row_of_cell(cell: Cell, result: Result) -> list[str]:
+    f1 = result.f1
+    scores = [_mean_sd(100 * f1[metric]) if metric in f1 else "–" for metric in METRICS]
+    values = [value for _, value in cell.values]
+    return [*values, str(len(result.minutes)), *scores, f"{result.minutes.mean():.1f}"]
+
+
+def _row_of_comparison(c: Comparison) -> list[str]:
+    differ = [axis for axis, value in c.cell.values if c.against[axis] != value]
+    sides = [", ".join(side[axis] for axis in differ) for side in (c.cell, c.against)]
+    return [*sides, str(c.cell), SHORT[c.metric], f"{c.points:+.1f}", f"{c.p:.3f}"]
+
+
+def _lines(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    for cells_of_row in (heads, ["---"] * len(heads), *rows):
+        yield f"| {' | '.join(cells_of_row)} |"
+
+
+def _mean_sd(values: np.ndarray) -> str:
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")

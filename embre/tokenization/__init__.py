@@ -1,0 +1,1 @@
+"""Word pieces: a backbone's own tokenizer, the same asked once a word, and one learnt."""

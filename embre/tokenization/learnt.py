@@ -1,0 +1,71 @@
+"""A WordPiece tokenizer learnt from documents, for a corpus without a backbone of its own.
+
+The trainer of the tokenizers package breaks ties by chance, so the same corpus gives other tokens
+each time; this one counts, sorts and takes the best, and is the same whenever it is run.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from embre.tokenization.tokenizer import SMALLEST_VOCABULARY
+
+SPECIALS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+MOST_WORDS = 50_000
+LONGEST_PIECE = 6
+
+
+def learn_tokenizer(texts: Iterable[str], num_tokens: int, folder: Path) -> None:
+    """Choose about `num_tokens` lower-cased word pieces and save them as a Hugging Face folder."""
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text in texts:
+        clean = normalizer.normalize_str(text)
+        words.update(word for word, _ in splitter.pre_tokenize_str(clean))
+    pieces = [*SPECIALS.values(), *choose_pieces(words, num_tokens - len(SPECIALS))]
+    if len(pieces) < SMALLEST_VOCABULARY:
+        raise ValueError(
+            f"only {len(pieces)} word pieces could be learnt: give more documents, or the "
+            "tokenizer of a backbone with --tokenizer"
+        )
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))  # type: ignore[call-arg]
+    tokenizer.normalizer = normalizer  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = splitter  # type: ignore[assignment]
+    tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIALS)
+    wrapped.save_pretrained(str(folder))
+
+
+def choose_pieces(words: Counter[str], num_pieces: int) -> list[str]:
+    """Every character, then the most frequent words, then the parts that save most tokens.
+
+    Half of the room is for words, half for beginnings and `##` continuations of words.
+    """
+    ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS]
+    characters = sorted({character for word in words for character in word})
+    chosen = dict.fromkeys([*characters, *(f"##{character}" for character in characters)])
+    room = max(0, num_pieces - len(chosen))
+    chosen.update(dict.fromkeys(word for word, _ in ranked[: room // 2]))
+    saved: Counter[str] = Counter()
+    for word, count in ranked[room // 2 :]:
+        for start in range(len(word)):
+            for end in range(start + 2, min(start + LONGEST_PIECE, len(word)) + 1):
+                part = word[start:end] if start == 0 else f"##{word[start:end]}"
+                saved[part] += count * (end - start - 1)
+    best = sorted(saved.items(), key=lambda item: (-item[1], item[0]))
+    for part, _ in best:
+        if len(chosen) >= num_pieces:
+            break
+        chosen[part] = None
+    return list(chosen)

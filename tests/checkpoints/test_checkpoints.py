@@ -1,0 +1,299 @@
+"""A checkpoint is what its manifest says; what is damaged is passed over, never loaded."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from embre import faults
+from embre.checkpoints import manifest
+from embre.checkpoints.checkpoints import CheckpointError, Checkpoints, TakenOver
+from embre.checkpoints.manifest import MANIFEST, read_manifest
+from embre.world import World
+from tests.ranks import run_ranks
+
+
+class Notes:
+    """Stands in for an engine and a loader: its state is one text."""
+
+    def __init__(self, text: str = ""):
+        self.text = text
+        self.rank = 0
+
+    # of an engine
+    def state(self) -> dict[str, Any]:
+        return {f"notes/{self.rank}": torch.tensor(list(self.text.encode()), dtype=torch.uint8)}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.text = " ".join(bytes(state[name].tolist()).decode() for name in sorted(state))
+
+
+class Place:
+    def __init__(self) -> None:
+        self.restored: dict[str, Any] = {}
+        self.rank = 0
+
+    def state(self) -> dict[str, Any]:
+        return {str(self.rank): [1, 2, self.rank]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.restored = state
+
+
+def at(folder: Path, fingerprint: str = "a", keep: int = 2) -> Checkpoints:
+    return Checkpoints(folder, World(), fingerprint, keep=keep)
+
+
+def save(checkpoints: Checkpoints, step: int, text: str) -> None:
+    checkpoints.save(step, Notes(text), Place())  # type: ignore[arg-type]
+    checkpoints.finish()
+
+
+def saved(folder: Path, *texts: str) -> Checkpoints:
+    checkpoints = at(folder)
+    checkpoints.restore(Notes(), Place())  # type: ignore[arg-type]
+    for step, text in enumerate(texts, 1):
+        save(checkpoints, step, text)
+    return checkpoints
+
+
+def restore(checkpoints: Checkpoints) -> tuple[int, str, dict[str, Any]]:
+    notes, place = Notes(), Place()
+    return checkpoints.restore(notes, place), notes.text, place.restored  # type: ignore[arg-type]
+
+
+def steps_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("step-*"))
+
+
+def test_a_run_without_checkpoints_starts_at_step_0(tmp_path: Path) -> None:
+    assert restore(at(tmp_path))[0] == 0
+
+
+def test_the_newest_is_restored_and_old_ones_are_removed(tmp_path: Path) -> None:
+    assert restore(saved(tmp_path, "one", "two", "three!")) == (3, "three!", {"0": [1, 2, 0]})
+    assert steps_in(tmp_path) == ["step-000000002", "step-000000003"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "cut", "flipped", "manifest", "no_manifest"]
+)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+    checkpoints = saved(tmp_path, "first", "second")
+    newest = tmp_path / "step-000000002"
+    file = newest / "rank-000.safetensors"
+    if damage == "missing":
+        file.unlink()
+    elif damage == "manifest":
+        (newest / MANIFEST).write_text((newest / MANIFEST).read_text()[:40])
+    elif damage == "no_manifest":
+        (newest / MANIFEST).unlink()
+    else:
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes({"empty": b"", "cut": data[:-3], "flipped": bytes(data)}[damage])
+    assert restore(checkpoints)[:2] == (1, "first")
+
+
+def test_when_none_is_sound_the_run_does_not_start_again_silently(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, "first", "second")
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_text("")
+    with pytest.raises(CheckpointError, match="none of its 2"):
+        restore(checkpoints)
+
+
+def test_what_a_killed_save_left_counts_for_nothing_and_is_removed(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, "first")
+    left = tmp_path / "step-000000009.partial-deadbee9"
+    left.mkdir()
+    (left / "rank-000.safetensors").write_text("half")
+    assert restore(checkpoints)[0] == 1
+    saved(tmp_path, "first", "second")
+    assert not left.exists()
+
+
+def test_the_newest_sound_one_stays_when_a_restart_went_back_behind_a_damaged_one(
+    tmp_path: Path,
+) -> None:
+    checkpoints = at(tmp_path, keep=1)
+    checkpoints.restore(Notes(), Place())  # type: ignore[arg-type]
+    for step in (5, 9):
+        (tmp_path / f"step-{step:09d}").mkdir()
+    save(checkpoints, 7, "sound")
+    assert steps_in(tmp_path) == ["step-000000007"]
+    assert restore(checkpoints)[0] == 7
+
+
+def test_another_config_or_data_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "first")
+    with pytest.raises(CheckpointError, match="another config or other data"):
+        restore(at(tmp_path, fingerprint="b"))
+
+
+def test_an_attempt_that_was_taken_over_cannot_commit(tmp_path: Path) -> None:
+    old, new = saved(tmp_path, "first"), at(tmp_path)
+    new.restore(Notes(), Place())  # type: ignore[arg-type]
+    with pytest.raises(TakenOver, match="another attempt"):
+        save(old, 2, "of a rank that outlived its node")
+    assert steps_in(tmp_path) == ["step-000000001"]
+    save(new, 2, "second")
+    assert restore(new)[:2] == (2, "second")
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[None]:
+    faults.arm("checkpoint_written:2:enospc", tmp_path, rank=0)
+    yield
+    faults._armed.clear()
+
+
+def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(
+    tmp_path: Path, full_disk: None
+) -> None:
+    checkpoints = saved(tmp_path, "first")
+    with pytest.raises(CheckpointError, match="No space left on device.*the same command again"):
+        save(checkpoints, 2, "second")
+    assert steps_in(tmp_path) == ["step-000000001"]
+    save(checkpoints, 3, "third")
+    assert restore(checkpoints)[:2] == (3, "third")
+
+
+def test_a_checkpoint_of_another_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, "first")
+    path = tmp_path / "step-000000001" / MANIFEST
+    values = json.loads(path.read_text())
+    assert values.pop("format") == 5
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="another version of embre; finish the run"):
+        restore(checkpoints)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = at(tmp_path, keep=9)
+    checkpoints.restore(Notes(), Place())  # type: ignore[arg-type]
+    for step in (1, 3, 4):
+        save(checkpoints, step, str(step))
+    (tmp_path / "step-000000004" / MANIFEST).unlink()
+    real = manifest.sha256_of
+
+    def read(path: Path) -> str:
+        if "step-000000003" in str(path):
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    told: list[tuple[int, str]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "sha256_of", read)
+        step = checkpoints.restore(Notes(), Place(), lambda *one: told.append(one))  # type: ignore[arg-type]
+    assert step == 1
+    assert told == [
+        (4, f"{tmp_path}/step-000000004: {MANIFEST} is missing"),
+        (3, f"{tmp_path}/step-000000003: it cannot be read ([Errno 5] Input/output error)"),
+    ]
+    save(checkpoints, 2, "2")
+    assert steps_in(tmp_path) == [f"step-{step:09d}" for step in (1, 2, 3)], "4 is damaged"
+    assert restore(checkpoints)[:2] == (3, "3")
+
+
+def test_what_fails_after_a_commit_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def removing(path: Path, ignore_errors: bool = False) -> None:
+        raise OSError(39, "Directory not empty")
+
+    def telling(step: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    checkpoints = saved(tmp_path, "first", "second")
+    monkeypatch.setattr("shutil.rmtree", removing)
+    checkpoints.save(3, Notes("third"), Place(), telling)  # type: ignore[arg-type]
+    checkpoints.finish()
+    assert restore(checkpoints)[:2] == (3, "third")
+    said = [record.getMessage() for record in caplog.records]
+    assert ["not empty" in said[0], "No space" in said[1], len(said)] == [True, True, 2]
+
+
+def test_a_copy_that_somebody_made_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, "first")
+    copy = tmp_path / "step-000000001.before"
+    (tmp_path / "step-000000001").rename(copy)
+    assert restore(checkpoints)[0] == 0
+    save(checkpoints, 1, "again")
+    assert copy.exists()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, committed = threading.Event(), []
+
+    def slow(state: dict, file: Path) -> None:
+        assert may_write.wait(10)
+        save_file(state, file)
+
+    monkeypatch.setattr("embre.checkpoints.checkpoints.save_file", slow)
+    checkpoints, notes = saved(tmp_path), Notes("as it was")
+    checkpoints.save(1, notes, Place(), committed.append)  # type: ignore[arg-type]
+    notes.text = "trained on"
+    assert not committed and "step-000000001" not in steps_in(tmp_path)
+    may_write.set()
+    checkpoints.finish()
+    assert committed == [1] and restore(checkpoints)[:2] == (1, "as it was")
+
+
+def _two_ranks(world: World, folder: str) -> tuple[int, str, dict[str, Any]]:
+    checkpoints = Checkpoints(Path(folder), world, "a", keep=3)
+    notes, place = Notes(f"part {world.rank}"), Place()
+    notes.rank = place.rank = world.rank
+    checkpoints.restore(notes, place)  # type: ignore[arg-type]
+    for step in (1, 2):
+        checkpoints.save(step, notes, place)  # type: ignore[arg-type]
+    checkpoints.finish()
+    if world.rank == 0:  # only the other rank's part is damaged: both must agree that it is
+        (Path(folder) / "step-000000002" / "rank-001.safetensors").write_text("part X")
+    world.wait()
+    step = checkpoints.restore(notes, place)  # type: ignore[arg-type]
+    return step, notes.text, place.restored
+
+
+def _one_disk_full(world: World, folder: str) -> str:
+    checkpoints = Checkpoints(Path(folder), world, "a", keep=3, timeout_s=60)
+    notes, place = Notes(f"part {world.rank}"), Place()
+    notes.rank = place.rank = world.rank
+    checkpoints.restore(notes, place)  # type: ignore[arg-type]
+    if world.rank == 1:
+        faults.arm("checkpoint_written:1:enospc:1", Path(folder), rank=1)
+    checkpoints.save(1, notes, place)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError) as raised:
+        checkpoints._join()
+    return str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_rank_that_cannot_write_is_known_to_rank_0_at_once(tmp_path: Path) -> None:
+    first, second = run_ranks(_one_disk_full, 2, str(tmp_path))
+    assert "rank-001.json: this rank could not write its part" in first and "No space" in first
+    assert "No space left on device" in second and "same command again" in second
+    assert steps_in(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_all_ranks_agree_on_what_is_damaged(tmp_path: Path) -> None:
+    whole = (1, "part 0 part 1", {"0": [1, 2, 0], "1": [1, 2, 1]})
+    assert run_ranks(_two_ranks, 2, str(tmp_path)) == [whole, whole]
+    manifest = read_manifest(tmp_path / "step-000000001")
+    assert set(manifest.files) == {"rank-000.safetensors", "rank-001.safetensors"}
+
+
+@pytest.mark.slow
+def test_what_two_ranks_saved_is_taken_up_by_one(tmp_path: Path) -> None:
+    run_ranks(_two_ranks, 2, str(tmp_path))
+    assert restore(at(tmp_path))[:2] == (1, "part 0 part 1")

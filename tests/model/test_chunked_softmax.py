@@ -1,0 +1,198 @@
+"""The loss in chunks is F.cross_entropy, in value and gradient, and keeps no logits."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from embre.model import chunked_softmax
+from embre.model.chunked_softmax import Contest, all_rows, cross_entropy_sum, num_above, score
+from embre.model.concept_table import draw
+
+FIRST, SIZE = 4, 23  # the rows of a type within a table
+NUM_ROWS, NUM_VECTORS, DIMENSION = 40, 9, 6
+
+
+@pytest.fixture(params=[1, 5 * NUM_VECTORS, 1 << 20], ids=["row by row", "five rows", "at once"])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked_softmax, "CHUNK_LOGITS", request.param)
+
+
+@pytest.fixture
+def given() -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors, a table, and labels of a type."""
+    random = torch.Generator().manual_seed(1)
+    vectors = torch.randn(NUM_VECTORS, DIMENSION, dtype=torch.float64, generator=random)
+    table = torch.randn(NUM_ROWS, DIMENSION, dtype=torch.float64, generator=random)
+    labels = torch.randint(SIZE, (NUM_VECTORS,), generator=random)
+    return vectors.requires_grad_(), table.requires_grad_(), labels
+
+
+def two_types(labels: Tensor) -> list[Contest]:
+    """The first five vectors against one type, the others against another of ten concepts."""
+    return [
+        all_rows(slice(0, 5), FIRST, SIZE, labels[:5]),
+        all_rows(slice(5, None), FIRST + SIZE, 10, labels[5:] % 10),
+    ]
+
+
+def plain(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
+    one = vectors[:5] @ table[FIRST : FIRST + SIZE].T
+    other = vectors[5:] @ table[FIRST + SIZE : FIRST + SIZE + 10].T
+    first = F.cross_entropy(one, labels[:5], reduction="sum")
+    return first + F.cross_entropy(other, labels[5:] % 10, reduction="sum")
+
+
+@pytest.mark.usefixtures("chunk")
+def test_loss_and_gradients_are_those_of_cross_entropy(given: tuple) -> None:
+    vectors, table, labels = given
+    found = cross_entropy_sum(vectors, table, two_types(labels))
+    wanted = plain(vectors, table, labels)
+    torch.testing.assert_close(found, wanted, atol=1e-10, rtol=0)
+    for one, other in zip(
+        torch.autograd.grad(3 * found, (vectors, table)),
+        torch.autograd.grad(3 * wanted, (vectors, table)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that an operation makes."""
+
+    found = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(made) if isinstance(x, Tensor)]
+        self.found = max(self.found, *sizes, 0)
+        return made
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) -> None:
+    size, chunk = 2000, 900
+    monkeypatch.setattr(chunked_softmax, "CHUNK_LOGITS", chunk)
+    vectors, table = torch.ones(NUM_VECTORS, 1), torch.ones(size, 1).requires_grad_()
+    labels, rows = torch.arange(NUM_VECTORS), torch.arange(size)
+    contest = all_rows(slice(None), 0, size, labels)
+    if sampled:
+        contest = Contest(slice(None), rows, rows, labels, labels, torch.zeros(size))
+    kept: list[int] = []
+
+    def keep(saved: Tensor) -> Tensor:
+        kept.append(saved.numel())
+        return saved
+
+    with Largest() as largest, saved_tensors_hooks(keep, lambda saved: saved):
+        cross_entropy_sum(vectors, table, [contest]).backward()
+        num_above(vectors, table.detach(), [contest], torch.zeros(NUM_VECTORS))
+    assert chunk <= largest.found <= size < NUM_VECTORS * size
+    assert kept and sum(kept) < 2 * size
+
+
+@pytest.mark.usefixtures("chunk")
+def test_the_gradient_passes_gradcheck(given: tuple) -> None:
+    vectors, table, labels = given
+    drawn = torch.tensor([0, 3, 3, 22, 7, int(labels[0])])
+    sampled = [against(labels, drawn, torch.linspace(0, 1, 6, dtype=torch.float64))]
+    for contests in (two_types(labels), sampled):
+        torch.autograd.gradcheck(
+            lambda v, t, c=contests: cross_entropy_sum(v, t, c), (vectors, table)
+        )
+
+
+def test_logits_far_apart_are_no_infinity(given: tuple) -> None:
+    vectors, table, labels = given
+    loss = cross_entropy_sum(1e4 * vectors, table, two_types(labels))
+    wanted = plain(1e4 * vectors, table, labels)
+    torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=0)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, (vectors, table)))
+
+
+def test_a_type_of_one_concept_costs_nothing(given: tuple) -> None:
+    vectors, table, labels = given
+    only = [all_rows(slice(0, NUM_VECTORS), 7, 1, torch.zeros_like(labels))]
+    loss = cross_entropy_sum(vectors, table, only)
+    assert loss.item() == 0
+    assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))
+
+
+def test_nothing_to_identify_is_a_loss_of_zero(given: tuple) -> None:
+    _, table, _ = given
+    nobody = torch.zeros(0, DIMENSION, dtype=torch.float64, requires_grad=True)
+    loss = cross_entropy_sum(nobody, table, [])
+    loss.backward()
+    assert loss.item() == 0 and table.grad is not None and not table.grad.any()
+
+
+@pytest.mark.usefixtures("chunk")
+def test_ranks_count_who_is_above(given: tuple) -> None:
+    vectors, table, labels = given
+    contests = two_types(labels)
+    _, label = score(vectors, table, contests)
+    found = num_above(vectors, table, contests, label)
+    for number, contest in enumerate(contests):
+        rows = table[contest.rows]
+        logits = vectors[contest.vectors] @ rows.T
+        order = logits.argsort(dim=1, descending=True)
+        wanted = (order == contest.labels[:, None]).nonzero()[:, 1]
+        assert found[contest.vectors].tolist() == wanted.tolist(), number
+
+
+def against(labels: Tensor, drawn: Tensor, shifts: Tensor) -> Contest:
+    return Contest(slice(0, NUM_VECTORS), FIRST + drawn, drawn, labels, FIRST + labels, shifts)
+
+
+def test_a_sample_is_right_on_average_about_the_other_rows(given: tuple) -> None:
+    """The log-Q correction makes the sum over a sample an unbiased one of the sum over all."""
+    vectors, table, labels = (part.detach() for part in given)
+    vectors = 0.3 * vectors
+    whole, label = score(vectors, table, [all_rows(slice(0, 9), FIRST, SIZE, labels)])
+    sums = torch.zeros(NUM_VECTORS, dtype=torch.float64)
+    for seed in range(4000):
+        sample = draw(SIZE, 0.3, seed, labels)
+        others, same_label = score(vectors, table, [against(labels, *sample)])
+        torch.testing.assert_close(same_label, label)
+        sums += others.exp()
+    torch.testing.assert_close(sums / 4000, whole.exp(), rtol=0.03, atol=0)
+
+
+def test_a_sample_has_the_labels_once_each_and_some_of_the_rest() -> None:
+    labels = torch.tensor([7, 900, 7, 3])
+    names, shifts = draw(1000, 0.1, seed=1, labels=labels)
+    assert names[:3].tolist() == [3, 7, 900] and not shifts[:3].any()
+    rest = names[3:].tolist()
+    assert 90 < len(rest) <= 100 and not {3, 7, 900} & {*rest} and min(rest) < 200 < 800 < max(rest)
+    assert shifts[3:].exp().tolist() == pytest.approx([997 / len(rest)] * len(rest))
+    again, other = (draw(1000, 0.1, seed, labels)[0] for seed in (1, 2))
+    assert torch.equal(names, again) and not torch.equal(names, other)
+
+
+def test_a_table_that_says_nothing_knows_nothing(given: tuple) -> None:
+    vectors, table, labels = given
+    for value in (0.0, float("nan")):
+        contests = [all_rows(slice(0, 9), FIRST, SIZE, labels)]
+        blank = torch.full_like(table, value)
+        _, label = score(vectors, blank, contests)
+        assert num_above(vectors, blank, contests, label).tolist() == [SIZE - 1] * 9
+
+
+def test_the_smallest_type_has_a_sample_too() -> None:
+    names, shifts = draw(1, 0.1, seed=1, labels=torch.tensor([0]))
+    assert names.tolist() == [0] and shifts.tolist() == [0]
+
+
+def test_a_sample_without_others_is_no_contest(given: tuple) -> None:
+    vectors, table, labels = given
+    only_itself = against(torch.full_like(labels, 3), torch.tensor([3, 3]), torch.zeros(2))
+    loss = cross_entropy_sum(vectors, table, [only_itself])
+    assert loss.item() == 0
+    assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))

@@ -1,0 +1,593 @@
+"""`embre predict` as a run: what is done stays done, what changed is done again."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import fsspec
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+
+from embre.corpora import read_documents, write_documents
+from embre.corpora.sources import Source
+from embre.demo.corpus import make_corpus
+from embre.document import Document
+from embre.launch import cli, predicting
+from embre.prediction import predict
+from embre.prediction import record as predict_record
+from embre.prediction import slices as predict_slices
+from embre.prediction.predict import (
+    REPORT,
+    Predicted,
+    PredictSettings,
+    Task,
+    predict_file,
+    predict_files,
+)
+from embre.prediction.record import RECORD, PredictRecord, is_done, locked, outputs_in
+from embre.prediction.slices import Slices
+from embre.relations import decode
+from embre.relations.folder import save_relation_model
+from embre.relations.scored_pairs import OTHERS, Decision
+from embre.tally import Tally
+from embre.workers import Processes
+from tests.tiny import tiny_relation_model, tiny_tokenizer
+
+DOCS = make_corpus(24, seed=7)
+EVERY = PredictSettings(threshold=0.0)
+HAVE_PAIRS = ("a.PubTator", "sub/b.json", "sub/c.xml")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained relation model, by which nothing is related."""
+    found = tmp_path_factory.mktemp("model")
+    tiny_tokenizer(found / "tokenizer", [doc.text for doc in DOCS], size=500)
+    loaded = tiny_relation_model(found / "tokenizer")
+    decision = Decision(thresholds={OTHERS: 1.0})
+    save_relation_model(found / "relation_model", replace(loaded, decision=decision))
+    return found / "relation_model"
+
+
+def as_xml(docs: Iterable[Document]) -> str:
+    """Documents in BioC-XML, without their relations."""
+    parts = []
+    for doc in docs:
+        parts.append(f"<document><id>{doc.doc_id}</id>")
+        for passage in doc.passages:
+            text = escape(doc.text[passage.start : passage.end])
+            parts.append(f'<passage><infon key="type">{passage.kind}</infon>')
+            parts.append(f"<offset>{passage.start}</offset><text>{text}</text>")
+            for m in doc.mentions:
+                if passage.start <= m.start < passage.end:
+                    parts.append(
+                        f'<annotation id="{m.start}"><infon key="type">{m.source_type}</infon>'
+                        f'<infon key="identifier">{escape(m.source_identifier)}</infon>'
+                        f'<location offset="{m.start}" length="{m.end - m.start}"/>'
+                        f"<text>{escape(m.text)}</text></annotation>"
+                    )
+            parts.append("</passage>")
+        parts.append("</document>")
+    return f'<?xml version="1.0"?><collection><source>me</source>{"".join(parts)}</collection>'
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """A folder of inputs: a file of each format, one without relations or pairs, and no corpus."""
+    folder = tmp_path / "in"
+    write_documents(folder / "a.PubTator", DOCS[:12], like="pubtator")
+    write_documents(folder / "sub" / "b.json", DOCS[12:16], like="bioc_json")
+    (folder / "sub" / "c.xml").write_text(as_xml(DOCS[16:20]))
+    none = [replace(doc, mentions=(), relations=()) for doc in DOCS[20:]]
+    write_documents(folder / "none.PubTator", none, like="pubtator")
+    (folder / "README").write_text("nothing to read")
+    return folder
+
+
+def run(model: Path, given: Path, settings: PredictSettings = EVERY, **more: object) -> Predicted:
+    out = given.parent / "out"
+    return predict_files(model, [str(given)], out, "test", settings, **more)  # pyright: ignore
+
+
+def test_what_is_done_is_not_done_again(model: Path, given: Path, monkeypatch) -> None:
+    first = run(model, given)
+    assert (first.documents, first.done_before, first.predicted_now) == (24, 0, 24)
+    assert [str(p.relative_to(given.parent / "out")) for p in first.files] == [
+        "a.PubTator",
+        "none.PubTator",
+        "sub/b.json",
+        "sub/c.xml",
+    ]
+    assert first.tally.counts["file/unknown_format"] == 1
+    assert (given / "none.PubTator").read_bytes() == first.files[1].read_bytes()
+    before = [path.stat().st_mtime_ns for path in first.files]
+    again = run(model, given)
+    assert (again.documents, again.done_before, again.predicted_now) == (24, 5, 0)
+    assert (again.relations, again.tally) == (first.relations, first.tally)
+    assert [path.stat().st_mtime_ns for path in again.files] == before
+
+    write_documents(given / "a.PubTator", DOCS[:13], like="pubtator")
+    (given.parent / "out" / "sub" / "b.json").unlink()
+    third = run(model, given)
+    assert (third.documents, third.done_before, third.predicted_now) == (25, 3, 17)
+    assert run(model, given, overwrite=True).predicted_now == 25
+
+
+def test_each_format_comes_out_as_it_came_in_with_relations(model: Path, given: Path) -> None:
+    given_xml = (given / "sub" / "c.xml").read_text()
+    files = dict(zip(("a", "none", "b", "c"), run(model, given).files, strict=True))
+    for name, docs in (("a", DOCS[:12]), ("b", DOCS[12:16]), ("c", DOCS[16:20])):
+        found = list(read_documents(files[name], Tally()))
+        assert [(doc.doc_id, doc.text) for doc in found] == [(doc.doc_id, doc.text) for doc in docs]
+        # Gold relations of the input have no probability.
+        assert all(r.probability for doc in found for r in doc.relations)
+        assert [doc.mentions for doc in found] == [doc.mentions for doc in docs]
+        assert all(doc.relations for doc in found)
+    written = files["c"].read_text()
+    relations = re.findall(r"\s*<relation\b.*?</relation>", written, re.DOTALL)
+    assert len(relations) == sum(len(doc.relations) for doc in read_documents(files["c"], Tally()))
+    for relation in relations:
+        written = written.replace(relation, "", 1)
+    assert re.sub(r"\s+<", "<", written) == re.sub(r"\s+<", "<", given_xml)
+
+
+def test_a_run_that_was_stopped_goes_on(model: Path, given: Path, monkeypatch) -> None:
+    real, seen = predict.predict_file, []
+
+    def stopped(task, progress=None):
+        seen.append(task.target)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(task)
+
+    monkeypatch.setattr(predict, "predict_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, given)
+    names = ("a.PubTator.0123abcd.partial", "predicted.json.89abcdef.partial")
+    leftovers = [given.parent / "out" / name for name in names]
+    for leftover in leftovers:
+        leftover.touch()
+    monkeypatch.setattr(predict, "predict_file", real)
+    assert run(model, given).done_before == 2
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
+def test_other_models_and_thresholds_are_refused(model: Path, given: Path, tmp_path: Path) -> None:
+    run(model, given)
+    with pytest.raises(ValueError, match="another threshold; choose another --out, or .*overwrite"):
+        run(model, given, PredictSettings())
+    save_relation_model(tmp_path / "other", tiny_relation_model(model))
+    with pytest.raises(ValueError, match="another model; choose"):
+        run(tmp_path / "other", given)
+    assert run(tmp_path / "other", given, overwrite=True).predicted_now == 24
+    (tmp_path / "out" / RECORD).write_text("{")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="nobody knows which model .* another --out, or remo"):
+            run(tmp_path / "other", given, overwrite=overwrite)
+
+
+def test_the_threshold_decides(model: Path, given: Path) -> None:
+    assert run(model, given, PredictSettings()).relations == 0
+    every = run(model, given, overwrite=True)
+    found = [
+        r.probability for f in every.files for d in read_documents(f, Tally()) for r in d.relations
+    ]
+    middle = sorted(p for p in found if p is not None)[len(found) // 2]
+    fewer = run(model, given, PredictSettings(threshold=middle), overwrite=True)
+    assert 0 < fewer.relations < every.relations == len(found)
+
+
+def test_tables_beside_the_files(model: Path, given: Path) -> None:
+    run(model, given)
+    found = run(model, given, replace(EVERY, parquet=True))
+    assert found.predicted_now == 24, "tables were not there"
+    assert run(model, given, replace(EVERY, parquet=True)).predicted_now == 0
+    rows = pq.read_table(given.parent / "out" / "relations").to_pylist()
+    expected = [
+        (doc.doc_id, *relation.head, *relation.tail, relation.type, relation.novel)
+        for file in found.files
+        for doc in read_documents(file, Tally())
+        for relation in doc.relations
+    ]
+    assert sorted(tuple(row.values())[:7] for row in rows) == sorted(expected)
+    assert {row["file"] for row in rows} == {str(given / n) for n in HAVE_PAIRS}
+    assert all(0 < row["probability"] < 1 for row in rows)
+
+
+def test_processes_write_the_same_files(model: Path, given: Path, tmp_path: Path) -> None:
+    alone = {path: path.read_bytes() for path in run(model, given).files}
+    seen: list[int] = []
+    settings = replace(EVERY, one_thread=True)
+    with Processes(2, "embre.prediction.predict") as workers:
+        found = run(model, given, settings, workers=workers, overwrite=True, progress=seen.append)
+    assert sum(seen) == found.predicted_now == 24
+    assert {path: path.read_bytes() for path in found.files} == alone
+
+
+def test_the_record_lists_what_was_not_read(model: Path, given: Path) -> None:
+    run(model, given)
+    record = msgspec.json.decode((given.parent / "out" / RECORD).read_bytes())
+    assert record["files"]["README"]["not_taken"] == {"file/unknown_format": 1}
+    assert record["files"]["a.PubTator"]["documents"] == 12
+
+
+def test_a_file_that_cannot_be_opened_is_listed(model: Path, tmp_path: Path) -> None:
+    source = Source(fsspec.filesystem("file"), str(tmp_path / "gone"), "gone")
+    settings = replace(EVERY, parquet=True)
+    found = predict_file(Task(model, "", settings, source, "1", tmp_path / "out", "gone"))
+    assert found.not_taken == {"file/unreadable": 1} and not found.bytes
+    assert not is_done(found, "gone", "1", tmp_path / "out", parquet=False), "once more"
+    assert not list(tmp_path.rglob("*.*")), "no half a table either"
+
+
+def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: Path) -> None:
+    other = tmp_path / "more"
+    write_documents(other / "a.PubTator.gz", DOCS[:1], like="pubtator")
+    for inputs in ([str(given), str(other)], [str(given)]):
+        with pytest.raises(ValueError, match="called a.PubTator, as .*rename .* or .* by name,"):
+            predict_files(model, inputs, tmp_path / "out", "test")
+        shutil.copy(other / "a.PubTator.gz", given)
+    (given / "a.PubTator.gz").unlink()
+    with pytest.raises(ValueError, match="lies within the input"):
+        predict_files(model, [str(given)], given / "out", "test")
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        predict_files(given, [str(given)], tmp_path / "out", "test")
+    with pytest.raises(ValueError, match="no document to predict.*unknown_format"):
+        predict_files(model, [str(given / "README")], tmp_path / "out", "test")
+
+
+class InMemory(MemoryFileSystem):
+    """A store in memory, for `gs://`."""
+
+    protocol = "gs"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("gs://", "memory://"))
+
+
+def test_inputs_in_a_bucket(
+    model: Path, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_registry, "gs", InMemory)
+    bucket = InMemory()
+    for name in HAVE_PAIRS:
+        bucket.pipe_file(f"/bucket/{name}", (given / name).read_bytes())
+    local = run(model, given)
+    found = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
+    assert [path.read_bytes() for path in found.files] == [
+        path.read_bytes() for path in local.files if path.name != "none.PubTator"
+    ]
+    assert predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY).done_before == 3
+    bucket.pipe_file("/bucket/a.PubTator", (given / "none.PubTator").read_bytes())
+    again = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
+    assert (again.done_before, again.predicted_now) == (2, 4)
+
+
+def test_the_command_says_how_fast_and_what_was_not_taken(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = given.parent / "out"
+    words = ["predict", str(model), str(given), "--out", str(out), "--threshold", "0", "--parquet"]
+    monkeypatch.setattr("sys.argv", ["embre", *words])
+    for said in ("24 documents in ", "5 files were done before"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        shown = capsys.readouterr().out
+        assert not stopped.value.code and said in shown and "file/unknown_format" in shown
+    assert (out / "relations" / "sub" / "b.json.parquet").is_file()
+
+
+class Counting:
+    """Workers in this process that look like others, and count the calls of each function."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def run(self, function, calls):
+        for call in calls:
+            self.calls.append(function.__name__)
+            yield function(*call)
+
+
+def test_a_large_file_is_done_in_slices_and_comes_out_the_same(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (decode, predict_slices):
+        monkeypatch.setattr(room, "DOCUMENTS_AT_ONCE", 2)
+    settings = replace(EVERY, parquet=True)
+    alone = run(model, given, settings)
+    before = {path: path.read_bytes() for path in alone.files}
+    rows = pq.read_table(given.parent / "out" / "relations")
+    monkeypatch.setattr(predict_slices, "SLICE_BYTES", 4000)
+    workers, seen = Counting(), []
+    found = run(model, given, settings, workers=workers, overwrite=True, progress=seen.append)
+    assert workers.calls.count("predict_slice") > 4
+    assert sum(seen) == found.predicted_now == 24
+    assert (found.relations, found.tally) == (alone.relations, alone.tally)
+    assert {path: path.read_bytes() for path in found.files} == before
+    assert pq.read_table(given.parent / "out" / "relations") == rows
+    assert not (given.parent / "out" / predict_slices.FOLDER).exists()
+
+
+def test_slices_that_are_there_are_not_done_again(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict_slices, "SLICE_BYTES", 4000)
+    real = predict.predict_file
+
+    def stopped(task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "predict_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, given, workers=Counting())
+    monkeypatch.setattr(predict, "predict_file", real)
+    workers = Counting()
+    assert run(model, given, workers=workers).documents == 24
+    assert workers.calls == ["predict_file"] * 5
+
+
+def test_a_file_that_was_changed_under_its_slices(tmp_path: Path) -> None:
+    slices = Slices.of(tmp_path, 2, "x")
+    for nth, number in enumerate((10, 0)):
+        assert slices.write(nth, slices.documents(DOCS[:10], nth), Tally()) == number
+    assert list(slices.put_into(DOCS[:10], Tally())) == DOCS[:10]
+    with pytest.raises(OSError, match="changed"):
+        list(slices.put_into(DOCS[:11], Tally()))
+
+
+def test_one_run_at_a_time_writes_into_a_folder(model: Path, given: Path) -> None:
+    with locked(given.parent / "out"), ThreadPoolExecutor(1) as another:
+        with pytest.raises(ValueError, match="another run predicts into"):
+            another.submit(run, model, given).result()
+    assert run(model, given).documents
+
+
+def test_overwrite_does_the_given_inputs_again_and_keeps_the_others(
+    model: Path, given: Path
+) -> None:
+    out, settings = given.parent / "out", replace(EVERY, parquet=True)
+    run(model, given, settings)
+    before, told = files_in(out), []
+    recorded = json.loads((out / RECORD).read_text())
+    found = predict_files(
+        *(model, [str(given / "a.PubTator")], out, "test", settings),
+        overwrite=True,
+        tell=told.append,
+    )
+    assert found.predicted_now == 12 and not told
+    # What it took stands in these two, and may by chance be the same once more.
+    changed = {name for name, data in files_in(out).items() if data != before[name]}
+    assert changed <= {RECORD, REPORT}
+    now = json.loads((out / RECORD).read_text())
+    for one in (recorded, now):
+        one["files"]["a.PubTator"].pop("seconds")
+    assert now == recorded
+    assert run(model, given, settings).done_before == 5
+
+
+@pytest.fixture(scope="module")
+def another(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model by which other relations have other probabilities."""
+    folder = tmp_path_factory.mktemp("another") / "relation_model"
+    loaded = tiny_relation_model(model)
+    with torch.no_grad():
+        for weights in loaded.model.parameters():
+            weights.mul_(1.5)
+    save_relation_model(folder, loaded)
+    return folder
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """All files in a folder but for the lock."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("other", ["model", "threshold"])
+def test_overwrite_with_another_model_removes_what_it_does_not_do_again_and_says_so(
+    model: Path, another: Path, given: Path, other: str
+) -> None:
+    out, settings = given.parent / "out", replace(EVERY, parquet=True)
+    run(model, given, settings)
+    (out / "README").write_text("of the user; the input of this name is no corpus")
+    told: list[str] = []
+    folder, least = (another, 0.0) if other == "model" else (model, 0.1)
+    found = predict_files(
+        *(folder, [str(given / "a.PubTator")], out, "test", PredictSettings(threshold=least)),
+        overwrite=True,
+        tell=told.append,
+    )
+    assert files_in(out).keys() == {"README", "a.PubTator", RECORD, REPORT}
+    assert found.documents == 12
+    (line,) = told
+    assert "removed 3 outputs of other inputs" in line and f"with another {other}: a" in line
+
+
+class Killed(BaseException):
+    """The end of a process that nothing can handle: nothing that it would do later happens."""
+
+
+@pytest.mark.parametrize("steps", range(9))
+def test_a_run_that_is_killed_while_it_overwrites_leaves_the_files_of_one_model(
+    model: Path,
+    another: Path,
+    given: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+) -> None:
+    inputs, out = [str(given / "a.PubTator"), str(given / "none.PubTator")], tmp_path / "out"
+    wanted = predict_files(another, inputs, tmp_path / "wanted", "test", EVERY)
+    run(model, given)
+    old, new = files_in(out), files_in(tmp_path / "wanted")
+    assert old["a.PubTator"] != new["a.PubTator"]
+    left = steps
+
+    def mortal(function):
+        def lived(*given, **more):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return function(*given, **more)
+
+        return lived
+
+    with monkeypatch.context() as patched:
+        patched.setattr(predict_record, "remove_output", mortal(predict_record.remove_output))
+        for name in ("write_record", "predict_file"):
+            patched.setattr(predict, name, mortal(getattr(predict, name)))
+        try:
+            predict_files(another, inputs, out, "test", EVERY, overwrite=True)
+        except Killed:
+            pass
+    assert (left >= 0) == (steps == 8), "one more than there is to do"
+    record = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord)
+    of_one = old if record.model == json.loads(old[RECORD])["model"] else new
+    for name in files_in(out).keys() - {RECORD}:
+        assert (out / name).read_bytes() == of_one[name]
+        assert name == REPORT or name in record.files
+    again = predict_files(another, inputs, out, "test", EVERY, overwrite=True)
+    assert again.documents == wanted.documents
+    now = files_in(out)
+    assert now.keys() == new.keys() and all(now[n] == new[n] for n in ("a.PubTator", REPORT))
+
+
+def test_a_model_that_cannot_be_loaded_changes_nothing(
+    model: Path, given: Path, tmp_path: Path
+) -> None:
+    encoder = shutil.copytree(model, tmp_path / "encoder")
+    settings = json.loads((encoder / "config.json").read_text())
+    settings.pop("embre")
+    (encoder / "config.json").write_text(json.dumps(settings))
+    out = given.parent / "out"
+    for workers in (None, Counting()):
+        with pytest.raises(ValueError, match="an encoder alone predicts nothing"):
+            run(encoder, given, workers=workers)
+        assert not files_in(out)
+    run(model, given)
+    before = files_in(out)
+    with pytest.raises(ValueError, match="an encoder alone predicts nothing"):
+        run(encoder, given, overwrite=True)
+    assert files_in(out) == before
+
+
+def test_a_record_without_outputs_binds_to_no_model(
+    model: Path, another: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(predict, "predict_file", None)
+        with pytest.raises(TypeError):
+            run(model, given)
+    assert (given.parent / "out" / RECORD).is_file()
+    assert run(another, given).predicted_now == 24
+    (given.parent / "out" / "a.PubTator").unlink()
+    with pytest.raises(ValueError, match="with another model; choose"):
+        run(model, given)
+
+
+def test_an_output_is_recorded_before_it_is_there(
+    model: Path, another: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, out = predict.write_record, given.parent / "out"
+
+    def first_alone(*arguments):
+        real(*arguments)
+        monkeypatch.setattr(predict, "write_record", lambda *_: None)
+
+    monkeypatch.setattr(predict, "write_record", first_alone)
+    run(model, given)
+    monkeypatch.setattr(predict, "write_record", real)
+    with pytest.raises(ValueError, match="with another model; choose"):
+        predict_files(another, [str(given / "a.PubTator")], out, "test", EVERY)
+    assert run(model, given).done_before == 0
+
+
+def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["embre", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+
+
+def test_a_model_that_a_killed_run_fetched_is_not_read_and_goes(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = given.parent / "out"
+    run(model, given)
+    shutil.copytree(model, out / ".model-0a1b2c3d" / "model")
+    (out / ".model-0a1b2c3d" / "model" / "README.md").write_text("1|t|BRAF\n1|a|\n\n")
+    (out / "a.PubTator.0123abcd.partial").write_bytes((out / "a.PubTator").read_bytes())
+    page = given.parent / "page.html"
+    call(["report", "--pred", str(out), "--out", str(page)], monkeypatch)
+    assert "page.html: 24 documents" in capsys.readouterr().out
+    gold = str(given / "a.PubTator")
+    call(["evaluate", "--pred", str(out), "--gold", gold], monkeypatch)
+    assert "file/" not in capsys.readouterr().out
+    call(["predict", str(model), gold, "--out", str(out), "--threshold", "0"], monkeypatch)
+    assert not list(out.glob(".model-*"))
+    assert outputs_in(given) is None
+
+
+def test_a_registered_model_is_fetched_where_no_other_run_writes_and_goes(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = given.parent / "out", []
+
+    def fetch(uri: str, tracking_uri: str, target: Path) -> Path:
+        with ThreadPoolExecutor(1) as another, pytest.raises(ValueError, match="another run"):
+            another.submit(run, model, given).result()
+        seen.append(uri)
+        return shutil.copytree(model, target)
+
+    monkeypatch.setattr(predicting, "fetch", fetch)
+    call(["predict", "models:/one@champion", str(given), "--out", str(out)], monkeypatch)
+    assert seen == ["models:/one@champion"] and not list(out.glob(".model-*"))
+
+
+def test_the_command_shows_a_folder_as_it_is_called(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(["predict", str(model), str(given), "--out", f"{given.parent}/p[x]/q"], monkeypatch)
+    assert f"4 files in {given.parent}/p[x]/q" in capsys.readouterr().out
+
+
+def test_no_table_or_file_of_another_prediction_stays(model: Path, given: Path) -> None:
+    out, tables = given.parent / "out", PredictSettings(threshold=0.0, parquet=True)
+    run(model, given, tables)
+    table = out / "relations" / "a.PubTator.parquet"
+    assert table.is_file()
+    write_documents(given / "a.PubTator", DOCS[:3], like="pubtator")
+    run(model, given)
+    assert not table.exists(), "it had the relations of the file before it changed"
+    run(model, given, tables)
+    assert set(pq.read_table(table)["document"].to_pylist()) <= {doc.doc_id for doc in DOCS[:3]}
+    (given / "sub" / "b.json").unlink()
+    run(model, given, PredictSettings(threshold=0.1), overwrite=True)
+    assert not (out / "sub" / "b.json").exists() and not table.exists()
+    (given / "a.PubTator").write_text("no corpus any more")
+    run(model, given, PredictSettings(threshold=0.1))
+    assert not (out / "a.PubTator").exists()
+
+
+def test_only_the_same_file_of_the_same_version_is_done(model: Path, given: Path) -> None:
+    run(model, given)
+    out = given.parent / "out"
+    one = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord).files["a.PubTator"]
+    assert is_done(one, one.source, one.version, out, parquet=False)
+    assert not is_done(one, "other/a.PubTator", one.version, out, parquet=False)
+    assert not is_done(one, one.source, None, out, parquet=False), "nobody can know"

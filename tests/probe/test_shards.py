@@ -1,0 +1,237 @@
+"""The encoder and the counts are asked the same hidden mentions, and scored as a run scores."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from embre.config import ConfigError, MaskingConfig
+from embre.model.encoder_folder import PretrainedEncoder, load_pretrained
+from embre.pretrain import validator
+from embre.probe.co_occurrence import concept_rows, owners
+from embre.probe.hidden_mentions import ask
+from embre.probe.shards import (
+    SYSTEMS,
+    Comparison,
+    first_of,
+    probe_shards,
+    rank_of,
+    run_config,
+    source_for,
+)
+from embre.shards.entities import choose_entities
+from embre.shards.shard_set import ShardSet
+from embre.stream.order import validation_strips
+from embre.world import World
+from tests.launch.test_cli import call
+from tests.probes import export
+from tests.shard_sets import SMALL, source_of, write_shards
+from tests.tiny import document
+
+
+@pytest.fixture(scope="module")
+def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    settings = replace(SMALL, validation_share=0.3)
+    return write_shards(tmp_path_factory.mktemp("set"), 60, settings)
+
+
+@pytest.fixture(scope="module")
+def run(shard_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with its config and an untrained encoder."""
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer = Path(shard_set.url) / "tokenizer"
+    entities = choose_entities(shard_set, min_count=2, max_per_type=1000)
+    lineage = {"run": "small", "shard_set": shard_set.manifest.digest}
+    export(folder / "encoder", tokenizer, entities, lineage=lineage)
+    values = {
+        "name": "small",
+        "seed": 5,
+        "encoder": {"path": str(tokenizer)},
+        "data": {"shards": "elsewhere", "strip_tokens": 256, "max_document_tokens": 100},
+        "masking": {"entity_rate": 0.4, "objective": "entity_token"},
+        "train": {"steps": 1},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(run: Path) -> PretrainedEncoder:
+    return load_pretrained(run / "encoder", torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def found(encoder: PretrainedEncoder, shard_set: ShardSet) -> Comparison:
+    return probe_shards(encoder, shard_set.url, 4)
+
+
+def test_the_encoder_is_scored_as_the_run_scores_it(
+    encoder: PretrainedEncoder, found: Comparison
+) -> None:
+    engine = SimpleNamespace(module=encoder.model)
+    wanted = validator(found.source, World())(engine)  # type: ignore[arg-type]
+    scores = found.scores(encoder.entities)["encoder"]
+    named = {}
+    for group, values in scores.items():
+        end = "" if group == "all" else f"/{group}"
+        named[f"accuracy/identifier{end}"] = values["top1"]
+        named[f"mrr/identifier{end}"] = values["mrr"]
+    wanted = {key: wanted[key] for key in wanted if "/identifier" in key and "loss" not in key}
+    assert named == pytest.approx(wanted, rel=1e-12)
+    assert scores["all"]["mentions"] == len(found.asked.rows) > 40
+
+
+def test_the_mentions_are_those_that_the_run_hides_and_nothing_else_is(
+    encoder: PretrainedEncoder, shard_set: ShardSet, found: Comparison
+) -> None:
+    source = found.source
+    assert (source.seed, source.masking.entity_rate) == (5, 0.4)
+    assert (source.data.shards, source.data.strip_tokens) == (shard_set.url, 256)
+    assert (source.masking.objective, source.masking.keep_share) == ("entity", 0)
+    assert found.masking_of == "run small" and found.own_shards
+    as_trained = MaskingConfig(entity_rate=0.4)
+    same = ask(encoder, replace(source, masking=as_trained))
+    assert np.array_equal(same.rows, found.asked.rows)
+    assert np.array_equal(same.docs, found.asked.docs) and same.surfaces == found.asked.surfaces
+
+
+def test_in_sight_are_the_other_concepts_of_the_document(found: Comparison) -> None:
+    source, asked, number = found.source, found.asked, 0
+    for members, _ in validation_strips(source):
+        rows, owner = concept_rows(source.entities, members.mentions), owners(members)
+        for doc in range(len(members)):
+            known = {*rows[(owner == doc) & (rows >= 0)].tolist()}
+            hidden = {*asked.rows[asked.docs == number].tolist()}
+            assert hidden <= known and asked.doc_ids[number] == members.doc_ids[doc]
+            assert {*asked.visible[number].tolist()} == known - hidden
+            number += 1
+    assert number == len(asked.doc_ids) == len(asked.visible)
+
+
+def test_a_mention_behind_a_hidden_one_is_not_in_sight(tmp_path: Path) -> None:
+    """A mention of two concepts of which one is hidden: the other cannot be seen either."""
+    texts = ["<melanoma|Disease|D1,D2> and <braf|Gene|1>", "<mice|Species|10090>"] * 20
+    docs = [document(f"{text} {n}", doc_id=str(n)) for n, text in enumerate(texts)]
+    shard_set = write_shards(tmp_path, docs, replace(SMALL, validation_share=0.5))
+    source = source_of(shard_set, MaskingConfig(entity_rate=0.5, objective="entity"), streams=1)
+    export(tmp_path / "encoder", Path(shard_set.url) / "tokenizer", source.entities)
+    encoder = load_pretrained(tmp_path / "encoder", torch.device("cpu"))
+    asked = ask(encoder, source)
+    row = {source.entities.row(n)["identifier"]: n for n in range(sum(source.entities.sizes))}
+    seen = Counter()
+    for doc, visible in enumerate(asked.visible):
+        hidden = {*asked.rows[asked.docs == doc].tolist()}
+        if hidden & {row["D1"], row["D2"]}:
+            assert not {row["D1"], row["D2"]} & {*visible.tolist()}
+            seen[len(hidden & {row["D1"], row["D2"]})] += 1
+    assert seen[1] and seen[2]
+
+
+def test_the_counts_rank_by_the_training_split(found: Comparison) -> None:
+    """The most frequent concept of a type is first by frequency in every document."""
+    shards = found.source.shard_set.shards("train")
+    mentions = Counter()
+    for block in (block for shard in shards for block in found.source.shard_set.load(shard)):
+        rows = concept_rows(found.source.entities, block.mentions)
+        mentions.update(rows[rows >= 0].tolist())
+    for kind in np.unique(found.asked.types).tolist():
+        of_type = found.asked.types == kind
+        first = int(found.source.entities.firsts[kind])
+        size = found.source.entities.sizes[kind]
+        most = max(mentions[first + n] for n in range(size))
+        for row, rank in zip(
+            found.asked.rows[of_type].tolist(),
+            found.ranks["frequency"][of_type].tolist(),
+            strict=True,
+        ):
+            above = sum(mentions[first + n] > mentions[row] for n in range(size))
+            equal = sum(mentions[first + n] == mentions[row] for n in range(size))
+            assert above < rank <= above + equal
+            assert rank > 1 or mentions[row] == most
+    said_right = found.said == found.asked.rows
+    assert np.array_equal(said_right, found.ranks["co-occurrence"] == 1)
+
+
+def test_equal_scores_are_ranked_by_what_knows_nothing_of_them() -> None:
+    scores, hashes = np.array([1.0, 2.0, 1.0, 2.0, 1.0]), np.array([9, 7, 5, 8, 1], dtype=np.uint64)
+    assert [rank_of(n, scores, hashes) for n in range(5)] == [5, 1, 4, 2, 3]
+    assert first_of(scores, hashes) == 1
+
+
+def test_examples_are_right_by_the_encoder_alone_and_of_several_concepts() -> None:
+    ranks = {
+        "encoder": np.array([1, 1, 1, 2, 1, 1, 1, 1, 1, 1]),
+        "co-occurrence": np.array([2, 5, 1, 2, 2, 3, 4, 2, 2, 2]),
+    }
+    rows = np.array([4, 4, 2, 3, 1, 0, 5, 6, 7, 8])
+    asked = SimpleNamespace(rows=rows, docs=np.arange(10) // 2)
+    nothing = np.zeros(10, dtype=np.int64)
+    found = Comparison(None, "", True, asked, 0, ranks, nothing)  # type: ignore[arg-type]
+    assert found.examples() == [0, 4, 5, 6, 7]
+
+
+def test_the_command_shows_all_three_side_by_side(
+    run: Path,
+    shard_set: ShardSet,
+    found: Comparison,
+    encoder: PretrainedEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["probe", str(run), "--shards", shard_set.url, "--strips", "4"]
+    code, out, _ = call(arguments, monkeypatch, capsys)
+    scores = found.scores(encoder.entities)
+    numbers = [f"{scores[s]['all'][key]:.3f}" for key in ("top1", "mrr") for s in SYSTEMS]
+    assert code == 0
+    assert ["all", str(len(found.asked.rows)), *numbers] in [
+        line.split() for line in out.split("\n")
+    ]
+    assert "hidden as in run small (unit concept, entity_rate 0.4, seed 5)" in out
+    code, out, _ = call([*arguments, "--json"], monkeypatch, capsys)
+    values = json.loads(out)
+    assert code == 0 and values["scores"] == scores and values["own_shards"] is True
+    assert values["mentions"] == len(found.asked.rows)
+    for example, number in zip(values["examples"], found.examples(), strict=True):
+        true = encoder.entities.row(int(found.asked.rows[number]))
+        assert example["true"]["identifier"] == true["identifier"]
+        assert example["counted"] != example["true"]
+        assert example["surface"] == found.asked.surfaces[number]
+
+
+def test_without_its_run_the_defaults_hold(run: Path, encoder: PretrainedEncoder) -> None:
+    assert run_config(run / "encoder") is not None
+    assert run_config(run) is None
+    config = run / "config.yaml"
+    text = config.read_text()
+    try:
+        config.write_text(text.replace("name: small", "name: another"))
+        assert run_config(run / "encoder") is None
+        config.write_text(text.replace("seed: 5", "sead: 5"))
+        with pytest.raises(ConfigError, match="of another version: copy"):
+            run_config(run / "encoder")
+    finally:
+        config.write_text(text)
+
+
+def test_sets_that_cannot_be_measured_are_refused(
+    encoder: PretrainedEncoder, shard_set: ShardSet, tmp_path: Path
+) -> None:
+    whole = write_shards(tmp_path, 10, SMALL, tokenizer=Path(shard_set.url) / "tokenizer")
+    with pytest.raises(ValueError, match="no validation split"):
+        source_for(encoder, whole.url, None, None)
+    source = source_for(encoder, shard_set.url, None, None)
+    assert source.seed == 13 and source.data.max_document_tokens == encoder.max_tokens == 128
+    nothing = replace(source, masking=MaskingConfig(entity_rate=0))
+    with pytest.raises(ValueError, match="take more with --strips"):
+        ask(encoder, nothing)
+    other = write_shards(
+        tmp_path / "other", 40, replace(SMALL, vocabulary=500, validation_share=0.3)
+    )
+    with pytest.raises(ValueError, match="another tokenizer"):
+        source_for(encoder, other.url, None, None)

@@ -1,0 +1,347 @@
+"""Corpora through config alone: read in their own words, trained on together, refused in time."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from rich.console import Console
+
+from embre.config import CorpusConfig, FinetuneConfig, PairConfig, SchemaConfig, check_config
+from embre.corpora import CORPORA, read_documents, write_documents
+from embre.demo.corpus import make_corpus
+from embre.document import Document, Relation
+from embre.evaluation.scoring import score
+from embre.finetune import SCORES, check
+from embre.launch.driver import run_job
+from embre.launch.evaluating import Request, run_evaluation, run_report
+from embre.prediction.predict import PredictSettings, predict_files
+from embre.register import register_run
+from embre.relations.decode import predict
+from embre.relations.document_loader import DocumentLoader
+from embre.relations.folder import load_relation_model
+from embre.relations.pairs import PairEncoder
+from embre.relations.passes import NOVEL, UNLABELLED
+from embre.relations.scored_pairs import OTHERS, Decision
+from embre.relations.training_corpora import read_also, read_annotated, schema_of, schemas_of
+from embre.tally import Tally
+from embre.world import World
+from tests.tiny import document, tiny_tokenizer
+
+MINE = {
+    "name": "mine",
+    "legal": {"ChemicalEntity Disease": ["CID", "treats"]},
+    "rename": {"induces": "CID", "other": None},
+}
+DRUG, ILLNESS = "Chemical:D001241", "Disease:D008545"
+TEXT = "<aspirin|Chemical|D001241> treats <melanoma|Disease|D008545> in <braf|Gene|673>"
+
+
+def other_labels(doc: Document) -> Document:
+    """A document of the demo corpus as somebody else would annotate it, without novelty."""
+    relations = []
+    for relation in doc.relations:
+        drugs = {c.type for c in relation.pair} == {"Chemical", "Disease"}
+        positive = relation.type == "Positive_Correlation"
+        label = ("induces" if positive else "treats") if drugs else "other"
+        relations.append(Relation(relation.head, relation.tail, label))
+    return replace(doc, relations=tuple(relations))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("corpora")
+    docs = make_corpus(52, seed=5)
+    mine = [other_labels(doc) for doc in docs]
+    write_documents(found / "mine_train.PubTator", mine[:16], like="pubtator")
+    write_documents(found / "mine_train.json", mine[:16], like="bioc_json")
+    write_documents(found / "mine_dev.PubTator", mine[16:28], like="pubtator")
+    write_documents(found / "train.PubTator", docs[28:40], like="pubtator")
+    write_documents(found / "dev.PubTator", docs[40:], like="pubtator")
+    tiny_tokenizer(found / "backbone", [doc.text for doc in docs], size=500)
+    return found
+
+
+def config_of(folder: Path, name: str, **data: Any) -> FinetuneConfig:
+    """A few steps of a tiny model on the corpus of the fixture, unless `data` says otherwise."""
+    values = {
+        "name": name,
+        "storage": str(folder / "runs"),
+        "encoder": {
+            "path": str(folder / "backbone"),
+            "new": {"layers": 1, "hidden": 32, "heads": 2, "feed_forward": 32},
+        },
+        "data": {
+            "corpus": MINE,
+            "train": str(folder / "mine_train.PubTator"),
+            "dev": str(folder / "mine_dev.PubTator"),
+            **data,
+        },
+        "pairs": {"novelty_of": "related" if "also" in data else "all"},
+        "optimizer": {"peak_lr": 1e-2, "warmup_steps": 2},
+        "train": {"steps": 6, "save_every_steps": 6, "log_every_steps": 1},
+    }
+    return check_config(FinetuneConfig, values, "test")
+
+
+def test_a_corpus_is_a_name_or_its_relations() -> None:
+    assert schema_of(SchemaConfig(name="bc5cdr"), "data.corpus") == CORPORA["bc5cdr"]
+    mine = schema_of(SchemaConfig(**MINE), "data.corpus")
+    assert mine.relation_types == ("CID", "treats") and mine.novelty is False
+    assert mine.legal == {("Chemical", "Disease"): frozenset({"CID", "treats"})}
+    verbs = SchemaConfig(name="biored", rename={"associate": "Association"}, novelty=False)
+    renamed = schema_of(verbs, "data.corpus")
+    assert renamed.legal == CORPORA["biored"].legal and not renamed.novelty
+    assert renamed.knows("associate")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ("bioread", "data.corpus: no corpus 'bioread'; known: biored, bc5cdr"),
+        ({"name": "biored", "legal": {"Gene Gene": ["x"]}}, "biored is a known corpus"),
+        (MINE | {"rename": {"induces": "CDI"}}, "becomes 'CDI', no relation type; did you mean"),
+        (MINE | {"rename": {}}, r"does not know: other .*induces .*\{other: CID\}, or"),
+        (MINE | {"novelty": True}, "says Novel or No, and mine has novelty"),
+        (
+            MINE | {"legal": {"Gene Gene": ["CID", "treats"]}},
+            "no relation that mine allows.*it has .*treats of Chemical and Disease",
+        ),
+    ],
+)
+def test_a_corpus_that_does_not_fit_its_files_is_refused(
+    folder: Path, corpus: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(config_of(folder, "refused", corpus=corpus))
+
+
+def test_documents_that_are_scored_are_no_training_data(folder: Path) -> None:
+    with pytest.raises(ValueError, match="data.train and data.dev share 12 documents"):
+        check(config_of(folder, "leaky", train=str(folder / "mine_dev.PubTator")))
+    also = [{"corpus": MINE, "train": str(folder / "mine_dev.PubTator")}]
+    with pytest.raises(ValueError, match=r"data.also.0.train: every document is one that the run"):
+        check(config_of(folder, "leaky", also=also))
+    also = [{"corpus": "biored", "train": str(folder / "mine_train.PubTator")}]
+    with pytest.raises(ValueError, match=r"data.also.0.train: .* biored does not know"):
+        check(config_of(folder, "leaky", also=also))
+
+
+def test_what_is_scored_may_not_relate_concepts_that_nothing_mentions(
+    folder: Path, tmp_path: Path
+) -> None:
+    dev = folder / "mine_dev.PubTator"
+    first = next(iter(read_documents(dev, Tally()))).doc_id
+    lines = dev.read_text().splitlines()
+    at = 1 + max(n for n, line in enumerate(lines) if line.startswith(first))
+    flawed = tmp_path / "flawed.PubTator"
+    flawed.write_text("\n".join([*lines[:at], f"{first}\ttreats\tD9\tD10", *lines[at:]]))
+    message = f"flawed.PubTator: 1 relations name .*flawed.PubTator:{at + 1}: treats D9 D10"
+    with pytest.raises(ValueError, match=f"data.dev: .*{message}.* correct their"):
+        check(config_of(folder, "flawed", dev=str(flawed)))
+    for gold, predicted in ((flawed, dev), (dev, flawed)):
+        with pytest.raises(ValueError, match=message):
+            list(run_evaluation(Request(gold, predicted)))
+        with pytest.raises(ValueError, match=message):
+            list(run_report(predicted, tmp_path / "report.html", gold, None, False))
+    list(run_report(flawed, tmp_path / "report.html", None, None, False))
+    check(config_of(folder, "flawed", train=str(flawed), dev=str(folder / "mine_train.PubTator")))
+
+
+def test_the_digests_name_every_file(folder: Path) -> None:
+    also = [{"corpus": "biored", "train": str(folder / "train.PubTator")}]
+    config = config_of(folder, "digests", also=also)
+    assert list(check(config)) == ["train", "dev", "also.0"]
+    moved = config_of(folder, "moved", also=[also[0] | {"train": "elsewhere"}])
+    assert config.fingerprint() == moved.fingerprint(), "a path is no part of it"
+    assert config.fingerprint() != config_of(folder, "alone").fingerprint()
+
+
+def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) -> None:
+    data = CorpusConfig(
+        train="-",
+        dev="-",
+        also=[{"corpus": MINE, "train": "-"}],  # type: ignore[list-item]
+        passes_per_micro_batch=2,
+        micro_batches=1,
+    )
+    biored, mine = schemas_of(data)
+    assert biored.relation_types == mine.relation_types
+    assert biored.relation_types[:1] + biored.relation_types[-2:] == (
+        "Association",
+        "CID",
+        "treats",
+    )
+    first = document(TEXT, [(DRUG, ILLNESS, "Positive_Correlation", True)], doc_id="1")
+    second = mine.in_our_words(
+        document(TEXT, [(DRUG, ILLNESS, "induces", True)], doc_id="2"), Tally()
+    )
+    tokenizer = tiny_tokenizer(folder / "words")
+    encoder = PairEncoder.build(
+        tokenizer, biored, 64, PairConfig(window_overlap=8, novelty_of="related")
+    )
+    loader = DocumentLoader([first], encoder, data, 1, World(), Tally(), also=[([second], mine)])
+    (batch,) = loader.step()
+    seen = {}
+    for row, candidate in enumerate(batch.candidates):
+        if {candidate.first.type, candidate.second.type} == {"Chemical", "Disease"}:
+            allowed = zip(biored.labels, batch.legal[row].tolist(), strict=True)
+            num_pairs = sum(other.member == candidate.member for other in batch.candidates)
+            seen[num_pairs] = (
+                {name for name, legal in allowed if legal},
+                biored.labels[int(batch.relation_labels[row])],
+                int(batch.novelty_labels[row]),
+            )
+    any_of_biored = {"None", "Association", "Positive_Correlation", "Negative_Correlation"}
+    assert seen == {  # by pairs of the document: with the gene BioRED has three, the other one
+        3: (any_of_biored, "Positive_Correlation", NOVEL),
+        1: ({"None", "CID", "treats"}, "CID", UNLABELLED),
+    }
+
+
+@pytest.fixture(scope="module")
+def flushed() -> list[str]:
+    """The files that the run flushed, by name, in order."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, flushed: list[str]) -> Path:
+    def fsync(handle: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        return run_job("finetune", config_of(folder, "mine"), Console(file=StringIO()))
+
+
+def test_what_scores_say_is_there_was_flushed_before(run: Path, flushed: list[str]) -> None:
+    names = [name.split(".partial")[0] for name in flushed]
+    last = max(at for at, name in enumerate(names) if name.startswith(SCORES))
+    for folder in (run / "relation_model", run / "evaluation"):
+        assert {path.name for path in folder.iterdir()} <= {*names[:last]}
+    whole = {name.rpartition(".")[0] for name in names[:last]}
+    assert "report.html" in names[:last] and "dev_predicted.PubTator" in whole
+
+
+def test_an_own_corpus_is_learnt_scored_and_predicted(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    values = json.loads((run / SCORES).read_text())
+    assert all(lost["relation/label_left_out"] > 0 for lost in values["not_used"].values())
+    assert list(values["not_used"]) == ["train", "dev"]
+    assert list(values["dev"]) == list(values["floor"]) == ["pair", "pair_type"]
+    gold = read_annotated(
+        str(folder / "mine_dev.PubTator"), schema_of(SchemaConfig(**MINE), ""), Tally()
+    )
+    held = list(read_documents(run / "dev_predicted.PubTator", Tally()))
+    assert score(gold, held)["all"].tp == values["dev"]["pair_type"]["tp"]
+    request = Request(
+        folder / "mine_dev.PubTator",
+        run / "dev_predicted.PubTator",
+        out=tmp_path / "evaluation",
+        config=run / "config.yaml",
+    )
+    said = [line for line in run_evaluation(request) if isinstance(line, str)]
+    assert "gold and pred without novelty: look at the two metrics without it" in said
+    written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    for metric, counted in values["dev"].items():
+        assert {k: written["scores"][metric][k] for k in ("tp", "fp", "fn")} == {
+            k: counted[k] for k in ("tp", "fp", "fn")
+        }
+    loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
+    assert loaded.encoder.schema.name == "mine"
+    given, every = [str(folder / "mine_dev.PubTator")], PredictSettings(threshold=0.0)
+    found = predict_files(run / "relation_model", given, tmp_path / "out", "test", every)
+    predicted = list(read_documents(found.files[0], Tally()))
+    relations = [relation for doc in predicted for relation in doc.relations]
+    assert len(relations) == found.relations > 0
+    assert {relation.novel for relation in relations} == {None}
+    assert {relation.type for relation in relations} <= {"CID", "treats"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "not stated" in page and "</html>" in page
+
+
+def test_a_registered_model_without_novelty_says_so(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    settings = tmp_path / "run" / "relation_model" / "config.json"
+    values = json.loads(settings.read_text())
+    values["embre"]["decision"]["thresholds"] = {OTHERS: 0.0}  # so that it predicts at all
+    settings.write_text(json.dumps(values))
+    found = register_run(tmp_path / "run", "embre-mine", "champion")
+    mlflow.set_tracking_uri(found.uri)
+    model = mlflow.pyfunc.load_model("models:/embre-mine@champion")
+    rows = model.predict([(folder / "mine_dev.PubTator").read_text()])
+    assert len(rows) > 0 and all(row.novel is None for row in rows)
+
+
+def test_a_joint_run_is_scored_on_its_first_corpus(folder: Path) -> None:
+    config = config_of(
+        folder,
+        "joint",
+        corpus="biored",
+        train=str(folder / "train.PubTator"),
+        dev=str(folder / "dev.PubTator"),
+        also=[{"corpus": MINE, "train": str(folder / "mine_train.json")}],
+    )
+    found = run_job("finetune", config, Console(file=StringIO()))
+    loaded = load_relation_model(found / "relation_model", torch.device("cpu"))
+    schema = loaded.encoder.schema
+    assert schema.name == "biored" and schema.labels[-2:] == ("CID", "treats")
+    every = replace(loaded, decision=Decision(thresholds={OTHERS: 0.0}))
+    predicted = list(predict(every, read_documents(folder / "dev.PubTator", Tally())))
+    relations = [relation for doc in predicted for relation in doc.relations]
+    assert relations and not {"CID", "treats"} & {relation.type for relation in relations}
+    assert {relation.novel for relation in relations} <= {True, False}
+
+
+def test_every_relation_of_bc5cdr_is_a_candidate(corpora: Path) -> None:
+    schema, found = CORPORA["bc5cdr"], {}
+    names = ("CDR_TrainingSet.PubTator.txt", "CDR_DevelopmentSet.PubTator.txt")
+    for name in (*names, "CDR_DevelopmentSet.BioC.xml"):
+        tally = Tally()
+        docs = read_annotated(str(corpora / "bc5cdr" / name), schema, tally)
+        assert set(tally.counts) <= {"mention/discontinuous"}
+        relations = {(doc.doc_id, r.pair) for doc in docs for r in doc.relations}
+        pairs = {(doc.doc_id, pair) for doc in docs for pair in schema.candidates(doc)}
+        assert relations <= pairs
+        found[name] = (len(docs), relations, pairs)
+    counts = {n: (docs, len(gold), len(pairs)) for n, (docs, gold, pairs) in found.items()}
+    assert counts[names[0]] == (500, 1038, 5432)
+    assert counts[names[1]] == (500, 1012, 5261)
+    assert found["CDR_DevelopmentSet.BioC.xml"] == found[names[1]]
+
+
+def test_bioc_and_pubtator_of_biored_say_the_same(corpora: Path) -> None:
+    schema, found = CORPORA["biored"], []
+    for name in ("Dev.PubTator", "Dev.BioC.XML", "Dev.BioC.JSON"):
+        docs = read_annotated(str(corpora / "biored" / name), schema, Tally())
+        relations = Counter((d.doc_id, r.pair, r.type, r.novel) for d in docs for r in d.relations)
+        found.append((relations, {(d.doc_id, pair) for d in docs for pair in schema.candidates(d)}))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][1]) == 6334
+
+
+def test_documents_of_biored_dev_and_test_are_kept_out_of_a_joint_training(corpora: Path) -> None:
+    cdr = str(corpora / "bc5cdr" / "CDR_TrainingSet.PubTator.txt")
+    data = CorpusConfig(
+        train="-",
+        dev="-",
+        also=[{"corpus": "bc5cdr", "train": cdr}],  # type: ignore[list-item]
+    )
+    biored, *others = schemas_of(data)
+    dev = read_annotated(str(corpora / "biored" / "Dev.PubTator"), biored, Tally())
+    tally = Tally()
+    ((docs, schema),) = read_also(data, others, dev, tally)
+    assert schema.legal == CORPORA["bc5cdr"].legal
+    assert tally.counts == {"document/held_out": 20} and len(docs) == 480
+    assert not {doc.doc_id for doc in docs} & {doc.doc_id for doc in dev}

@@ -1,0 +1,167 @@
+"""Inputs are found by name, pattern, folder or URL; their names keep machine and secret out."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from embre.corpora import sources
+from embre.sharding.inputs import Input, find_inputs
+from embre.sharding.shard import ShardSettings, shard
+from tests.tiny import tiny_tokenizer
+
+TEXT = "1|t|the gene\n1|a|in mice\n\n1\t0\t4\tBRAF\tGene\t673\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three files, one of them deeper."""
+    (tmp_path / "deep").mkdir()
+    for name, size in (("b.PubTator", 20), ("a.PubTator", 10), ("deep/c.PubTator", 40)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    return tmp_path
+
+
+def found(*names: object) -> list[tuple[str, int]]:
+    return [(source.name, source.bytes) for source in find_inputs([str(name) for name in names])]
+
+
+def test_files_come_in_the_order_given_and_patterns_in_that_of_names(folder: Path) -> None:
+    assert found(folder / "b.PubTator", folder / "*.PubTator") == [
+        ("b.PubTator", 20),
+        ("a.PubTator", 10),
+        ("b.PubTator", 20),
+    ]
+    assert found(folder / "**" / "*.PubTator") == [
+        ("a.PubTator", 10),
+        ("b.PubTator", 20),
+        ("c.PubTator", 40),
+    ]
+    assert (
+        found(folder / "[bc].PubTator")
+        == found(folder / "?.PubTator")[1:]
+        == found(folder / "b.PubTator")
+    )
+
+
+def test_a_folder_is_one_input_with_the_bytes_of_all_its_files(folder: Path) -> None:
+    assert found(folder) == [(folder.name, 70)]
+    assert found(f"{folder}/") == [(folder.name, 70)]
+
+
+def test_an_input_changes_with_the_youngest_of_its_files(folder: Path) -> None:
+    os.utime(folder / "a.PubTator", (5, 5))
+    os.utime(folder / "deep" / "c.PubTator", (2**32, 2**32))
+    assert find_inputs([str(folder)])[0].modified == 2**32
+    assert find_inputs([str(folder / "a.PubTator")])[0].modified == 5
+
+
+def test_linked_folders_are_followed_and_each_is_read_once(folder: Path) -> None:
+    inner = folder / "in"
+    inner.mkdir()
+    (inner / "own").mkdir()
+    (inner / "own" / "d.PubTator").write_bytes(b"x" * 5)
+    (inner / "a_link").symlink_to(folder / "deep")
+    (inner / "again").symlink_to(inner / "own")
+    (inner / "b.PubTator").symlink_to(folder / "b.PubTator")
+    (folder / "deep" / "back").symlink_to(inner)
+    names = [file.name for file in sources.list_files(sources.locate(str(inner)))]
+    assert names == [f"{inner}/{n}" for n in ("a_link/c.PubTator", "b.PubTator", "own/d.PubTator")]
+    assert found(inner) == [("in", 65)]
+
+
+@pytest.mark.parametrize("name", ["", "deep", "deep/gone", "deep/g*"])
+def test_a_link_to_nothing_is_named(folder: Path, name: str) -> None:
+    (folder / "deep" / "gone").symlink_to("nowhere")
+    with pytest.raises(
+        FileNotFoundError, match=r"deep/gone: .* nothing \(nowhere\); remove or mend"
+    ):
+        find_inputs([str(folder / name)])
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_taken_by_its_name(folder: Path) -> None:
+    (folder / "[ab].PubTator").write_bytes(b"x" * 5)
+    assert found(folder / "[ab].PubTator") == [("[ab].PubTator", 5)]
+
+
+def test_a_pattern_and_a_name_without_a_file_are_named(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing matches .*\*\.xml"):
+        find_inputs([f"{folder}/*.xml"])
+    with pytest.raises(FileNotFoundError, match=r"there is no .*absent\.xml"):
+        find_inputs([f"{folder}/a.PubTator", f"{folder}/absent.xml"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/*.xml",
+        "ftp://host/a*",
+        "pipe:cat *",
+        "pipe://cat *",
+        "memory://x/*",
+        "simplecache::s3://bucket/*.xml",
+        "simplecache::file:///etc/*",
+        "filecache::https://host/a?token=1",
+        "http://127.0.0.1/a.xml",
+    ],
+)
+def test_other_urls_are_refused_also_as_patterns(url: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match="cannot read|nothing matches"):
+        find_inputs([url])
+
+
+def test_a_pattern_of_file_urls_is_spelt_out(folder: Path) -> None:
+    assert found(f"file://{folder}/*.PubTator") == [("a.PubTator", 10), ("b.PubTator", 20)]
+    assert found(f"file://{folder}/a.PubTator") == [("a.PubTator", 10)]
+
+
+def test_a_name_has_no_folder_and_no_secret() -> None:
+    for source in ("https://user@host/data/a.xml.gz?X-Signature=5eCr3t/*", "/home/me/a.xml.gz"):
+        assert Input(source, 1, 0.0).name == "a.xml.gz"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Files of a folder, but no list of what is in it, as a bucket with signed URLs has it."""
+
+    def do_GET(self) -> None:
+        self.send_error(404) if self.path.endswith("/") else super().do_GET()
+
+    def do_HEAD(self) -> None:
+        self.send_error(404) if self.path.endswith("/") else super().do_HEAD()
+
+    def log_message(self, *message: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serves the folder; plain http, which we refuse elsewhere, in place of https."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(sources, "SCHEMES", ("http", "file"))
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_a_file_of_a_web_server_is_found(server: str) -> None:
+    assert found(f"{server}/deep/c.PubTator") == [("c.PubTator", 40)]
+
+
+def test_a_signed_url_is_found_where_its_folder_is_not_readable(server: str) -> None:
+    assert found(f"{server}/deep/c.PubTator?token=5eCr3t") == [("c.PubTator", 40)]
+
+
+def test_what_a_shard_set_says_of_its_inputs_names_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "in.PubTator").write_text(TEXT)
+    tiny_tokenizer(tmp_path / "tokenizer")
+    out = tmp_path / "out"
+    shard([str(tmp_path / "in.PubTator")], out, tmp_path / "tokenizer", [], ShardSettings())
+    for file in out.rglob("*"):
+        if file.is_file():
+            assert str(tmp_path).encode() not in file.read_bytes(), file.name

@@ -1,0 +1,295 @@
+"""Killed anywhere, run again: a sharding run ends with the bytes of one that was never killed."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embre import durable
+from embre.corpora import write_documents
+from embre.demo.corpus import make_corpus
+from embre.launch.ray_workers import RayWorkers
+from embre.sharding.shard import ShardSettings, shard
+from embre.sharding.work_folder import WORK, WorkFolder, only_writer
+from embre.shards.shard_set import MANIFEST
+from embre.workers import OneProcess, Processes, Workers
+from tests.sharding.test_shard import files_of
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = ShardSettings(block_documents=4, shard_documents=16, vocabulary=600)
+
+
+class Stopped(BaseException):
+    """What stands in for a kill: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two files with two documents in common."""
+    folder = tmp_path_factory.mktemp("inputs")
+    docs = make_corpus(60, seed=1)
+    write_documents(folder / "a.PubTator", docs[:32], like="pubtator")
+    write_documents(folder / "b.json", docs[30:], like="bioc_json")
+    return [str(folder / "a.PubTator"), str(folder / "b.json")]
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shard set of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    shard(inputs, out, None, [], SETTINGS)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embre.sharding.shard.SMALLEST_PART", 1 << 13)
+
+
+class FaultAt:
+    """Raises an error at the n-th fault point of a name ('' for any), once."""
+
+    def __init__(self, name: str, number: int, error: BaseException):
+        self.name, self.number, self.error = name, number, error
+        self.seen: list[str] = []
+
+    def __call__(self, name: str) -> None:
+        if name == self.name or not self.name:
+            self.seen.append(name)
+            if len(self.seen) == self.number:
+                raise self.error
+
+
+def test_a_run_that_is_stopped_at_any_write_ends_with_the_same_bytes(
+    inputs: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run gets three writes further than the one before."""
+    count = FaultAt("", 0, Stopped())
+    monkeypatch.setattr(durable, "fault_point", count)
+    shard(inputs, tmp_path / "counted", None, [], SETTINGS)
+    assert len(count.seen) > 60 and {*count.seen} == {"half_written", "written", "committed"}
+    out = tmp_path / "out"
+    for number in range(40):
+        fault = FaultAt("", 10 + number % 3, Stopped())
+        monkeypatch.setattr(durable, "fault_point", fault)
+        try:
+            shard(inputs, out, None, [], SETTINGS)
+        except Stopped:
+            assert not (out / MANIFEST).exists() or fault.seen[-1] == "committed"
+        else:
+            break
+    assert number > 5
+    assert files_of(out) == files_of(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["half_written", "written", "committed"])
+def test_each_write_alone_may_be_the_one_that_is_stopped(
+    inputs: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    for number in range(1, 100):
+        out = tmp_path / f"out-{number}"
+        monkeypatch.setattr(durable, "fault_point", FaultAt(point, number, Stopped()))
+        try:
+            shard(inputs, out, None, [], SETTINGS)
+            break
+        except Stopped:
+            shard(inputs, out, None, [], SETTINGS)
+        assert files_of(out) == files_of(whole), f"stopped at write {number}"
+    assert 20 < number < 60
+
+
+def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
+    inputs: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for number in (1, 4, 6, 8):
+        monkeypatch.setattr(durable, "fault_point", FaultAt("half_written", number, no_space))
+        with pytest.raises(OSError, match="No space left"):
+            shard(inputs, tmp_path, None, [], SETTINGS)
+        assert not (tmp_path / MANIFEST).exists()
+        assert not list(tmp_path.rglob("*.partial"))
+    monkeypatch.undo()
+    shard(inputs, tmp_path, None, [], SETTINGS)
+    assert files_of(tmp_path) == files_of(whole)
+
+
+def stop_after_a_part(inputs: list[str], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a run into `out` that was stopped in the middle."""
+
+    def stop(name: str) -> None:
+        if list((out / WORK).glob("part-*.json")):
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "fault_point", stop)
+        with pytest.raises(Stopped):
+            shard(inputs, out, None, [], SETTINGS)
+
+
+def test_a_second_writer_is_refused(inputs: list[str], tmp_path: Path) -> None:
+    with only_writer(WorkFolder(tmp_path)):
+        with pytest.raises(FileExistsError, match=f"process {os.getpid()} on .*; wait for it"):
+            shard(inputs, tmp_path, None, [], SETTINGS)
+    assert not (tmp_path / MANIFEST).exists()
+    shard(inputs, tmp_path, None, [], SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [("settings", "settings"), ("input", "inputs"), ("hold_out", "what is held out")],
+)
+def test_an_unfinished_run_is_not_finished_with_another_plan(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, named: str
+) -> None:
+    stop_after_a_part(inputs, tmp_path, monkeypatch)
+    settings = ShardSettings(8, 16, vocabulary=600) if change == "settings" else SETTINGS
+    given = inputs[:1] if change == "input" else inputs
+    held = [inputs[1]] if change == "hold_out" else []
+    with pytest.raises(ValueError, match=rf"told otherwise \({named}.*same command again"):
+        shard(given, tmp_path, None, held, settings)
+
+
+def test_a_file_that_changed_under_a_run_is_noticed(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "a.PubTator"
+    copy.write_bytes(Path(inputs[0]).read_bytes())
+    out = tmp_path / "out"
+
+    stop_after_a_part([str(copy)], out, monkeypatch)
+    os.utime(copy, (1, 1))
+    with pytest.raises(ValueError, match="told otherwise .*times of the inputs"):
+        shard([str(copy)], out, None, [], SETTINGS)
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_bytes_of_one(
+    inputs: list[str], whole: Path, tmp_path: Path
+) -> None:
+    with Processes(2, preload="embre.sharding.tasks") as workers:
+        shard(inputs, tmp_path, None, [], SETTINGS, workers=workers)
+    assert files_of(tmp_path) == files_of(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_ray_cluster_writes_the_bytes_of_one_process(
+    inputs: list[str], whole: Path, tmp_path: Path
+) -> None:
+    with RayWorkers("local") as workers:
+        shard(inputs, tmp_path, None, [], SETTINGS, workers=workers)
+    assert files_of(tmp_path) == files_of(whole)
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_changes_nothing(
+    inputs: list[str], tmp_path: Path, whole: Path
+) -> None:
+    """Real kills of the real command: the driver with all its processes."""
+    random_ = random.Random(7)
+    command = [sys.executable, "tools/shard_pubtator.py", *inputs, "--out", str(tmp_path / "out")]
+    command += ["--no-shipped-hold-out", "--processes", "2", "--vocabulary", "600"]
+    command += ["--block-documents", "4", "--shard-documents", "16"]
+    for _ in range(4):
+        run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(2 + random_.random() * 4)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files_of(tmp_path / "out") == files_of(whole)
+
+
+RUN_FOR_EVER = """
+import os, time
+from embre.workers import Processes
+if __name__ == "__main__":
+    with Processes(2, preload="embre.workers") as workers:
+        for number in workers.run(os.getpid, (() for _ in range(8))):
+            print(number, flush=True)
+        print("ready", flush=True)
+        time.sleep(60)
+"""
+
+
+def alive(process: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # gone before or while it was read
+        return False
+
+
+@pytest.mark.slow
+def test_workers_end_when_the_run_that_began_them_is_killed(tmp_path: Path) -> None:
+    """Else they would write on beside those of the next run."""
+    (tmp_path / "run.py").write_text(RUN_FOR_EVER)
+    run = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert run.stdout is not None
+    workers = {int(line) for line in iter(run.stdout.readline, "ready\n")}
+    assert workers and all(map(alive, workers))
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
+
+
+def _stop_this_process(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def _fail(number: int) -> int:
+    if number == 3:
+        raise ValueError("number three")
+    return number
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_an_error_with_a_remedy() -> None:
+    with Processes(2, preload="embre.sharding.tasks") as workers:
+        with pytest.raises(ChildProcessError, match="run the same command again"):
+            list(workers.run(_stop_this_process, ((n,) for n in range(9))))
+
+
+@pytest.fixture(params=["one", "processes"])
+def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
+    if request.param == "one":
+        yield OneProcess()
+    else:
+        with Processes(2, preload="embre.sharding.tasks") as several:
+            yield several
+
+
+@pytest.mark.slow
+def test_workers_give_every_result_and_the_first_error(workers: Workers) -> None:
+    assert sorted(workers.run(abs, ((-n,) for n in range(40)))) == list(range(40))
+    with pytest.raises(ValueError, match="number three"):
+        list(workers.run(_fail, ((n,) for n in range(9))))
+
+
+@pytest.mark.slow
+def test_workers_take_only_a_few_calls_ahead(workers: Workers) -> None:
+    taken = 0
+
+    def calls() -> Iterator[tuple[int]]:
+        nonlocal taken
+        for n in range(1000):
+            taken += 1
+            yield (n,)
+
+    next(iter(workers.run(abs, calls())))
+    assert taken < 20
