@@ -12,8 +12,8 @@ from embre.sharding.shard import TOKENIZER, ShardSettings, shard
 from embre.shards.encode import as_checked, encode_documents
 from embre.shards.entities import choose_entities
 from embre.shards.shard_set import ShardSet, pack_block
-from embre.stream.batch import StreamSource
 from embre.stream.examples import Examples, cut
+from embre.stream.source import StreamSource
 from embre.tally import Tally
 from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 

@@ -27,7 +27,8 @@ from embre.pretrain import check, chosen, covered, pretrain, validator
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.entities import vocabulary_of
 from embre.shards.shard_set import ShardSet
-from embre.stream.batch import Batch, StreamSource
+from embre.stream.batch import Batch
+from embre.stream.source import StreamSource
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import read_events
 from embre.world import World

@@ -24,8 +24,8 @@ from embre.shards.documents import COLOURS, ConceptNames, join_word_pieces, word
 from embre.shards.entities import chosen
 from embre.shards.shard_set import ShardSet
 from embre.shards.tables import share
-from embre.stream.batch import StreamSource
 from embre.stream.masked_documents import MaskedDocument, masked_documents
+from embre.stream.source import StreamSource
 from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 from embre.wording import printable
 

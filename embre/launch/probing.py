@@ -100,7 +100,7 @@ def answers_json(encoder: PretrainedEncoder, text: str, answers: list[Answer]) -
 
 def comparison_lines(encoder: PretrainedEncoder, found: Comparison) -> Iterator[RenderableType]:
     """The table of the encoder beside the counts, what it rests on, and examples."""
-    asked, masking = found.asked, found.source.masking
+    asked, masking = found.asked, found.source.layout.masking
     yield Text(
         f"{len(asked.rows):,} hidden mentions in {len(asked.doc_ids):,} validation documents; "
         f"counts of {found.num_train_documents:,} training documents"
@@ -136,8 +136,8 @@ def comparison_json(encoder: PretrainedEncoder, found: Comparison) -> dict[str, 
         "own_shards": found.own_shards,
         "masking": {
             "of": found.masking_of,
-            "unit": source.masking.unit,
-            "entity_rate": source.masking.entity_rate,
+            "unit": source.layout.masking.unit,
+            "entity_rate": source.layout.masking.entity_rate,
             "seed": source.seed,
         },
         "documents": len(asked.doc_ids),

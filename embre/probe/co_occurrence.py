@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from embre.shards.entities import EntityVocabulary
-from embre.stream.batch import StreamSource, mention_ids
+from embre.stream.batch import mention_ids
 from embre.stream.examples import Examples
 from embre.stream.order import read
+from embre.stream.source import StreamSource
 
 # Documents of average company added to each concept's own. Of 0.001 to 3000 the one with the best
 # MRR on the validation split of a set of gold corpora: the baseline is not to lose by its setting.
@@ -75,12 +76,12 @@ def count(
     they are added up, some 75 for each pair of an asked concept and one that is ever beside it.
     Pairs of other concepts, of which a large set has hundreds of millions, are not counted.
     """
-    size = sum(source.entities.sizes)
+    size = sum(source.layout.entities.sizes)
     mentions, documents = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     total, num_documents = Pairs(), 0
     for shard in source.shard_set.shards("train"):
         members = read(source, shard, 0)
-        rows = concept_rows(source.entities, members.mentions)
+        rows = concept_rows(source.layout.entities, members.mentions)
         known = rows >= 0
         mentions += np.bincount(rows[known], minlength=size)
         pairs = np.unique(owners(members)[known] * size + rows[known])

@@ -20,7 +20,7 @@ from embre.probe.hidden_mentions import Asked, ask
 from embre.provenance import CONFIG, read_lineage
 from embre.shards.entities import EntityVocabulary
 from embre.shards.shard_set import ShardSet
-from embre.stream.batch import StreamSource
+from embre.stream.source import StreamSource
 
 SYSTEMS = ("encoder", "frequency", "co-occurrence")
 DEFAULT_SEED = 13

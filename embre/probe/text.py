@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embre.config import DataConfig, MaskingConfig
+from embre.config import MaskingConfig
 from embre.entity_types import TYPE_INDEX
 from embre.model.concept_table import ConceptTable
 from embre.model.encoder_folder import PretrainedEncoder
@@ -17,9 +17,9 @@ from embre.model.heads import EntityHead
 from embre.probe.marked_text import HOW, Hidden, parse
 from embre.shards.entities import EntityVocabulary
 from embre.shards.mention_row import MENTION_ROW
-from embre.shards.shard_set import FORMAT, Manifest, ShardSet
-from embre.stream.batch import NUM_SPECIAL, SPECIALS, Batch, StreamSource, StreamState, make_batch
+from embre.stream.batch import Batch, StreamState, make_batch
 from embre.stream.examples import Examples
+from embre.stream.layout import NUM_SPECIAL, Layout
 from embre.tokenization.tokenizer import Pieces
 
 ALL_MENTIONS = MaskingConfig(
@@ -99,7 +99,8 @@ def hide(pieces: Pieces, encoder: PretrainedEncoder) -> Batch:
         offsets=np.zeros(1, dtype=np.int64),
         keys=np.zeros(1, dtype=np.uint64),
     )
-    return make_batch(_source(encoder, num_tokens), members, 0, StreamState())
+    layout = Layout.of(num_tokens, num_tokens, ALL_MENTIONS, encoder.entities, encoder.tokenizer)
+    return make_batch(layout, members, 0, StreamState())
 
 
 def probabilities(head: EntityHead, vector_H: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,19 +145,3 @@ def _check_known(hidden: Hidden, entities: EntityVocabulary) -> None:
             f"[[{hidden.surface}|{hidden.type}]]: the encoder has learnt no concept of this type; "
             f"leave the type out: [[{hidden.surface}]]"
         )
-
-
-def _source(encoder: PretrainedEncoder, num_tokens: int) -> StreamSource:
-    """What make_batch is told of a text: a strip as long as it, of a set without shards."""
-    tokenizer = encoder.tokenizer
-    names = (tokenizer.fingerprint, tokenizer.vocabulary)
-    nothing = ShardSet("", Manifest(FORMAT, *names, [], "", {}, {}, [], 0, {}, {}, {}, ""))
-    return StreamSource(
-        shard_set=nothing,
-        data=DataConfig(shards="", strip_tokens=num_tokens, max_document_tokens=num_tokens),
-        masking=ALL_MENTIONS,
-        entities=encoder.entities,
-        special={name: getattr(tokenizer, name) for name in SPECIALS},
-        vocabulary=tokenizer.vocabulary,
-        seed=0,
-    )

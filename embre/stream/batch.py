@@ -1,26 +1,18 @@
 """A micro-batch of pretraining: examples end to end in a strip, masked, padded to one length."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from embre.config import DataConfig, MaskingConfig
 from embre.data_hash import data_hash
 from embre.entity_types import TYPE_INDEX
-from embre.masking import OBJECTIVES, Masked, Strip, Vocabulary
-from embre.masking.draws import combine
-from embre.masking.mention_keys import mention_keys
 from embre.shards.entities import EntityVocabulary
-from embre.shards.shard_set import ShardSet
 from embre.stream.examples import NO_EXAMPLES, Examples
-from embre.tokenization.tokenizer import TextTokenizer
+from embre.stream.layout import Layout, lay, with_padding
 
-SPECIALS = ("pad", "unknown", "first", "last", "mask")
-NUM_SPECIAL = 2  # [CLS] and [SEP] around every example
 # A document of no tokens.
 NOTHING = replace(
     NO_EXAMPLES,
@@ -115,80 +107,24 @@ def _unpacked(*values: Any) -> Batch:
     return Batch(*tensors)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSource:
-    """All that a stream needs to be read; small enough to send to a loader process.
-
-    `set_aside` is the folder where damaged shards are noted and left out; None: they are errors.
-    """
-
-    shard_set: ShardSet
-    data: DataConfig
-    masking: MaskingConfig
-    entities: EntityVocabulary
-    special: dict[str, int]
-    vocabulary: int
-    seed: int
-    set_aside: Path | None = None
-
-    def drawn(self) -> Vocabulary:
-        """The tokens that masking draws from."""
-        return Vocabulary(self.special["mask"], self.vocabulary, tuple(self.special.values()))
-
-    def hide(self, strip: Strip) -> Masked:
-        """The strip as the model sees it, and what it is asked for."""
-        return OBJECTIVES[self.masking.objective](strip, self.masking, self.drawn())
-
-    @classmethod
-    def build(
-        cls,
-        shard_set: ShardSet,
-        data: DataConfig,
-        masking: MaskingConfig,
-        entities: EntityVocabulary,
-        tokenizer: TextTokenizer,
-        seed: int,
-        set_aside: Path | None = None,
-    ) -> "StreamSource":
-        """Check that shards, tokenizer and settings belong together.
-
-        Raises ValueError where the set was made with another tokenizer or has too few shards.
-        """
-        if shard_set.manifest.tokenizer != tokenizer.fingerprint:
-            raise ValueError(
-                f"{shard_set.url}: made with another tokenizer than the encoder's "
-                f"({shard_set.manifest.vocabulary:,} against {tokenizer.vocabulary:,} tokens); "
-                "shard again with --tokenizer set to the encoder's folder"
-            )
-        num_shards = len(shard_set.shards("train"))
-        if num_shards < data.streams:
-            raise ValueError(
-                f"{shard_set.url}: {num_shards} training shards for {data.streams} streams; lower "
-                "data.streams or shard again with a smaller --shard-documents"
-            )
-        special = {name: getattr(tokenizer, name) for name in SPECIALS}
-        if data.on_bad_shard == "fail":
-            set_aside = None
-        size = tokenizer.vocabulary
-        return cls(shard_set, data, masking, entities, special, size, seed, set_aside)
-
-
-def make_batch(source: StreamSource, members: Examples, slot: int, state: StreamState) -> Batch:
+def make_batch(layout: Layout, members: Examples, slot: int, state: StreamState) -> Batch:
     """Lay examples end to end, mask them and pad to the strip's length."""
-    strip, boundaries, positions = lay(source, members)
-    masked = source.hide(strip)
-    size = source.data.strip_tokens
-    targets, known_by_type, ids = _mention_targets(source, strip.mentions[masked.mention_targets])
+    strip, boundaries, positions = lay(layout, members)
+    masked = layout.hide(strip)
+    size = layout.strip_tokens
+    targets, known_by_type, ids = _mention_targets(
+        layout.entities, strip.mentions[masked.mention_targets]
+    )
     token_spots = np.flatnonzero(masked.token_targets)
     read = places_read(token_spots, targets["start"], targets["end"], size)
     row_at = np.concatenate([[0], np.cumsum(read)])  # (T + 1,) the row that a place is, if read
     spans = row_at[np.stack([targets["start"], targets["end"]], axis=1)]
-    edges = with_padding(boundaries, source.data)
+    edges = with_padding(boundaries, layout)
     return Batch(
-        input_ids=_padded(masked.tokens, size, source.special["pad"]),
+        input_ids=_padded(masked.tokens, size, layout.special["pad"]),
         positions=_padded(positions, size, 0),
         boundaries=torch.from_numpy(edges),
-        longest=source.data.max_document_tokens,
+        longest=layout.max_document_tokens,
         rows=_tensor(np.flatnonzero(read)),
         row_boundaries=torch.from_numpy(row_at[edges].astype(np.int32)),
         token_spots=_tensor(row_at[token_spots]),
@@ -205,10 +141,10 @@ def make_batch(source: StreamSource, members: Examples, slot: int, state: Stream
 
 
 def _mention_targets(
-    source: StreamSource, rows: np.ndarray
+    entities: EntityVocabulary, rows: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
     """The rows in the order of a Batch, how many of each type are in the vocabulary, their ids."""
-    ids = mention_ids(source.entities, rows)
+    ids = mention_ids(entities, rows)
     order = np.lexsort((rows["type"], ids < 0))
     known = rows["type"][ids >= 0]
     return rows[order], tuple(np.bincount(known, minlength=len(TYPE_INDEX)).tolist()), ids[order]
@@ -219,45 +155,11 @@ def mention_ids(entities: EntityVocabulary, rows: np.ndarray) -> np.ndarray:
     return np.where(rows["concept"] == 0, -1, entities.lookup(rows["concept"]))
 
 
-def empty_batch(source: StreamSource) -> Batch:
+def empty_batch(layout: Layout) -> Batch:
     """A micro-batch without targets, for a rank that has fewer streams than others: it changes
     nothing, because a loss is a sum over a global count. Its one document is [CLS] [SEP], so that
     every weight takes part in the backward pass."""
-    return replace(make_batch(source, NOTHING, -1, StreamState()), doc_ids=())
-
-
-def lay(source: StreamSource, members: Examples) -> tuple[Strip, np.ndarray, np.ndarray]:
-    """[CLS] document [SEP] after one another: the strip, boundaries (D + 1,), positions (n,)."""
-    boundaries = members.token_starts + NUM_SPECIAL * np.arange(len(members) + 1)
-    size, lengths = boundaries[-1], np.diff(boundaries)
-    positions = np.arange(size) - np.repeat(boundaries[:-1], lengths)
-    tokens, maskable = np.empty(size, dtype=np.int64), np.ones(size, dtype=bool)
-    maskable[boundaries[:-1]] = maskable[boundaries[1:] - 1] = False
-    tokens[maskable] = members.tokens
-    tokens[boundaries[:-1]] = source.special["first"]
-    tokens[boundaries[1:] - 1] = source.special["last"]
-    places = positions + np.repeat(members.offsets, lengths)
-    token_keys = combine(np.repeat(members.keys, lengths), places)
-    rows, per_document = members.mentions.copy(), np.diff(members.mention_starts)
-    shift = np.repeat(boundaries[:-1] + 1, per_document).astype(rows["start"].dtype)
-    rows["start"] += shift
-    rows["end"] += shift
-    row_keys = np.repeat(members.keys, per_document)
-    keys = mention_keys(rows, tokens, token_keys, row_keys, source.masking.unit)
-    return Strip(tokens, token_keys, maskable, rows, keys), boundaries, positions
-
-
-def with_padding(boundaries: np.ndarray, data: DataConfig) -> np.ndarray:
-    """(B + 1,) int32: boundaries of documents, and of the padding behind them as further ones.
-
-    So attention covers the whole strip, and nobody has to ask the device where the documents end.
-    In pieces, because attention is quadratic in a document.
-    """
-    inner = np.arange(
-        boundaries[-1] + data.max_document_tokens, data.strip_tokens, step=data.max_document_tokens
-    )
-    end = [data.strip_tokens] if boundaries[-1] < data.strip_tokens else []
-    return np.concatenate([boundaries, inner, end]).astype(np.int32)
+    return replace(make_batch(layout, NOTHING, -1, StreamState()), doc_ids=())
 
 
 def places_read(

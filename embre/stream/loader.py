@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from embre.stream.batch import Batch, StreamSource, StreamState, empty_batch
+from embre.stream.batch import Batch, StreamState, empty_batch
 from embre.stream.order import stream_batches
+from embre.stream.source import StreamSource
 from embre.world import World
 
 Steps = Generator[list[Batch], None, None]
@@ -70,7 +71,7 @@ class StreamLoader:
         for batch in found:
             self._states[batch.slot] = batch.state
         missing = self.per_rank - len(found)
-        return found + [empty_batch(self.source)] * missing
+        return found + [empty_batch(self.source.layout)] * missing
 
     def state(self) -> dict[str, Any]:
         return {str(stream): list(state) for stream, state in self._states.items()}

@@ -7,8 +7,10 @@ from itertools import takewhile
 import numpy as np
 
 from embre.masking.entity import spread
-from embre.stream.batch import StreamSource, StreamState, lay, mention_ids
+from embre.stream.batch import StreamState, mention_ids
+from embre.stream.layout import lay
 from embre.stream.order import rounds, strips
+from embre.stream.source import StreamSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,10 @@ def masked_documents(source: StreamSource, stream: int, epoch: int) -> Iterator[
         lambda here: here[1].epoch == epoch, rounds(source, stream, StreamState(epoch))
     )
     for members, _ in strips(found, source.data.strip_tokens):
-        strip, boundaries, _ = lay(source, members)
-        masked = source.hide(strip)
+        strip, boundaries, _ = lay(source.layout, members)
+        masked = source.layout.hide(strip)
         covered, _ = spread(strip, masked.mention_targets)
-        identifiers = mention_ids(source.entities, strip.mentions)
+        identifiers = mention_ids(source.layout.entities, strip.mentions)
         for number, doc_id in enumerate(members.doc_ids):
             tokens = slice(boundaries[number] + 1, boundaries[number + 1] - 1)
             rows = slice(*members.mention_starts[number : number + 2])

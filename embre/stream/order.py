@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from embre.shards.shard_set import DamagedShard, ShardEntry
-from embre.stream.batch import NUM_SPECIAL, Batch, StreamSource, StreamState, make_batch
+from embre.stream.batch import Batch, StreamState, make_batch
 from embre.stream.examples import NO_EXAMPLES, Examples, cut, join
+from embre.stream.layout import NUM_SPECIAL
+from embre.stream.source import StreamSource
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +38,13 @@ def stream_batches(
 ) -> Iterator[Batch]:
     """The micro-batches of one logical stream, for ever, from a state on."""
     for members, after in strips(rounds(source, stream, state), source.data.strip_tokens):
-        yield make_batch(source, members, stream, after)
+        yield make_batch(source.layout, members, stream, after)
 
 
 def validation_batches(source: StreamSource) -> Iterator[Batch]:
     """The first `validation_strips` micro-batches of the validation split; always the same."""
     for members, after in validation_strips(source):
-        yield make_batch(source, members, 0, after)
+        yield make_batch(source.layout, members, 0, after)
 
 
 def validation_strips(source: StreamSource) -> Iterator[tuple[Examples, StreamState]]:

@@ -91,12 +91,12 @@ def test_the_mentions_are_those_that_the_run_hides_and_nothing_else_is(
     encoder: PretrainedEncoder, shard_set: ShardSet, found: Comparison
 ) -> None:
     source = found.source
-    assert (source.seed, source.masking.entity_rate) == (5, 0.4)
+    assert (source.seed, source.layout.masking.entity_rate) == (5, 0.4)
     assert (source.data.shards, source.data.strip_tokens) == (shard_set.url, 256)
-    assert (source.masking.objective, source.masking.keep_share) == ("entity", 0)
+    assert (source.layout.masking.objective, source.layout.masking.keep_share) == ("entity", 0)
     assert found.masking_of == "run small" and found.own_shards
     as_trained = MaskingConfig(entity_rate=0.4)
-    same = ask(encoder, replace(source, masking=as_trained))
+    same = ask(encoder, source.with_masking(as_trained))
     assert np.array_equal(same.rows, found.asked.rows)
     assert np.array_equal(same.docs, found.asked.docs) and same.surfaces == found.asked.surfaces
 
@@ -104,7 +104,7 @@ def test_the_mentions_are_those_that_the_run_hides_and_nothing_else_is(
 def test_in_sight_are_the_other_concepts_of_the_document(found: Comparison) -> None:
     source, asked, number = found.source, found.asked, 0
     for members, _ in validation_strips(source):
-        rows, owner = concept_rows(source.entities, members.mentions), owners(members)
+        rows, owner = concept_rows(source.layout.entities, members.mentions), owners(members)
         for doc in range(len(members)):
             known = {*rows[(owner == doc) & (rows >= 0)].tolist()}
             hidden = {*asked.rows[asked.docs == number].tolist()}
@@ -120,10 +120,13 @@ def test_a_mention_behind_a_hidden_one_is_not_in_sight(tmp_path: Path) -> None:
     docs = [document(f"{text} {n}", doc_id=str(n)) for n, text in enumerate(texts)]
     shard_set = write_shards(tmp_path, docs, replace(SMALL, validation_share=0.5))
     source = source_of(shard_set, MaskingConfig(entity_rate=0.5, objective="entity"), streams=1)
-    export(tmp_path / "encoder", Path(shard_set.url) / "tokenizer", source.entities)
+    export(tmp_path / "encoder", Path(shard_set.url) / "tokenizer", source.layout.entities)
     encoder = load_pretrained(tmp_path / "encoder", torch.device("cpu"))
     asked = ask(encoder, source)
-    row = {source.entities.row(n)["identifier"]: n for n in range(sum(source.entities.sizes))}
+    row = {
+        source.layout.entities.row(n)["identifier"]: n
+        for n in range(sum(source.layout.entities.sizes))
+    }
     seen = Counter()
     for doc, visible in enumerate(asked.visible):
         hidden = {*asked.rows[asked.docs == doc].tolist()}
@@ -138,12 +141,12 @@ def test_the_counts_rank_by_the_training_split(found: Comparison) -> None:
     shards = found.source.shard_set.shards("train")
     mentions = Counter()
     for block in (block for shard in shards for block in found.source.shard_set.load(shard)):
-        rows = concept_rows(found.source.entities, block.mentions)
+        rows = concept_rows(found.source.layout.entities, block.mentions)
         mentions.update(rows[rows >= 0].tolist())
     for kind in np.unique(found.asked.types).tolist():
         of_type = found.asked.types == kind
-        first = int(found.source.entities.firsts[kind])
-        size = found.source.entities.sizes[kind]
+        first = int(found.source.layout.entities.firsts[kind])
+        size = found.source.layout.entities.sizes[kind]
         most = max(mentions[first + n] for n in range(size))
         for row, rank in zip(
             found.asked.rows[of_type].tolist(),
@@ -227,7 +230,7 @@ def test_sets_that_cannot_be_measured_are_refused(
         source_for(encoder, whole.url, None, None)
     source = source_for(encoder, shard_set.url, None, None)
     assert source.seed == 13 and source.data.max_document_tokens == encoder.max_tokens == 128
-    nothing = replace(source, masking=MaskingConfig(entity_rate=0))
+    nothing = source.with_masking(MaskingConfig(entity_rate=0))
     with pytest.raises(ValueError, match="take more with --strips"):
         ask(encoder, nothing)
     other = write_shards(

@@ -27,18 +27,12 @@ from embre.shards.encode import as_checked, encode_documents
 from embre.shards.entities import choose_entities
 from embre.shards.mention_row import MENTION_ROW
 from embre.shards.shard_set import Block, DamagedShard, ShardEntry, ShardSet
-from embre.stream.batch import (
-    NUM_SPECIAL,
-    Batch,
-    StreamSource,
-    StreamState,
-    empty_batch,
-    make_batch,
-    with_padding,
-)
+from embre.stream.batch import Batch, StreamState, empty_batch, make_batch
 from embre.stream.examples import NO_EXAMPLES, Examples, cut, document_keys, join
+from embre.stream.layout import NUM_SPECIAL, with_padding
 from embre.stream.loader import StreamLoader, _ahead
 from embre.stream.order import FIRST, rounds, scatter, stream_batches, strips, validation_batches
+from embre.stream.source import StreamSource
 from embre.tally import Tally
 from embre.world import World
 from tests.shard_sets import SMALL, own_tokenizer, source_of, write_shards
@@ -123,7 +117,7 @@ def epoch_of(source: StreamSource, epoch: int = 0, stream: int = 0) -> Examples:
 def read_epochs(source: StreamSource, stream: int, num_epochs: int) -> list[list[Piece]]:
     """The pieces of each epoch of a stream, out of its micro-batches with the masks left off."""
     found, epochs = [], []
-    bare = replace(source, masking=MaskingConfig(entity_rate=0, token_rate=0))
+    bare = source.with_masking(MaskingConfig(entity_rate=0, token_rate=0))
     for batch in stream_batches(bare, stream):
         bounds = batch.boundaries[: len(batch.doc_ids) + 1].tolist()
         for name, start, end in zip(batch.doc_ids, bounds[:-1], bounds[1:], strict=True):
@@ -244,7 +238,7 @@ def test_a_document_of_nothing_is_an_example_too() -> None:
 def test_strips_have_one_length_and_documents_start_at_position_zero(
     source: StreamSource,
 ) -> None:
-    special = source.special
+    special = source.layout.special
     for batch in islice(stream_batches(source, 0), 12):
         assert len(batch.input_ids) == len(batch.positions) == source.data.strip_tokens
         bounds = batch.boundaries[: len(batch.doc_ids) + 1].tolist()
@@ -267,7 +261,7 @@ def test_padding_is_cut_into_pieces_that_attention_can_afford(source: StreamSour
         assert lengths.min() > 0
         assert lengths.max() <= batch.longest == source.data.max_document_tokens
     full = np.array([0, 60, source.data.strip_tokens])
-    assert with_padding(full, source.data).tolist() == full.tolist()
+    assert with_padding(full, source.layout).tolist() == full.tolist()
 
 
 def test_rows_are_the_places_that_a_head_reads(source: StreamSource) -> None:
@@ -487,7 +481,7 @@ def test_epochs_differ_in_order_and_in_masks(source: StreamSource) -> None:
     # Of a document in pieces another one may come first.
     same = np.flatnonzero(alike[0].offsets == alike[1].offsets)[:2]
     alike = [order.take(same) for order in alike]
-    masked = [make_batch(source, members, 0, StreamState()) for members in alike]
+    masked = [make_batch(source.layout, members, 0, StreamState()) for members in alike]
     assert masked[0].doc_ids == masked[1].doc_ids
     assert masked[0].input_ids.tolist() != masked[1].input_ids.tolist()
 
@@ -566,13 +560,14 @@ def test_a_stream_without_any_sound_shard_ends_with_an_error(
 
 
 def test_an_empty_micro_batch_has_no_targets(source: StreamSource) -> None:
-    batch = empty_batch(source)
+    batch = empty_batch(source.layout)
     assert batch.counts == {"token": 0, "type": 0, "identifier": 0}
     assert batch.num_tokens == 0 and batch.slot == -1 and batch.doc_ids == ()
     # One document of nothing, so that attention has something to attend to on every rank.
     assert batch.boundaries.tolist() == [0, 2, 50, 98, 128]
-    padding = [source.special["pad"]] * (source.data.strip_tokens - 2)
-    assert batch.input_ids.tolist() == [source.special["first"], source.special["last"], *padding]
+    special = source.layout.special
+    padding = [special["pad"]] * (source.data.strip_tokens - 2)
+    assert batch.input_ids.tolist() == [special["first"], special["last"], *padding]
     assert batch.mention_spans.shape == (0, 2)
 
 

@@ -34,8 +34,8 @@ from embre.engines.engine import TorchEngine
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.entities import choose_entities
 from embre.shards.shard_set import ShardSet
-from embre.stream.batch import StreamSource
 from embre.stream.order import stream_batches
+from embre.stream.source import StreamSource
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import read_events
 from embre.world import World

@@ -31,8 +31,9 @@ from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.shards.entities import EntityVocabulary, choose_entities
 from embre.shards.shard_set import ShardSet
-from embre.stream.batch import Batch, StreamSource
+from embre.stream.batch import Batch
 from embre.stream.order import stream_batches, validation_batches
+from embre.stream.source import StreamSource
 from embre.tokenization.tokenizer import load_tokenizer
 
 # Every mention is asked for and left as it is.

@@ -19,9 +19,11 @@ from embre.entity_types import TYPE_INDEX
 from embre.shards.entities import SCHEMA, EntityVocabulary, choose_entities
 from embre.shards.mention_row import MENTION_ROW
 from embre.shards.shard_set import ShardSet
-from embre.stream.batch import NUM_SPECIAL, SPECIALS, Batch, StreamSource, StreamState, make_batch
+from embre.stream.batch import Batch, StreamState, make_batch
 from embre.stream.examples import Examples, join
+from embre.stream.layout import NUM_SPECIAL, SPECIALS, Layout
 from embre.stream.order import rounds, strips
+from embre.stream.source import StreamSource
 from embre.tokenization.tokenizer import load_tokenizer
 
 LONGEST = 512
@@ -32,18 +34,18 @@ IGNORED = -100  # the label that Hugging Face's models leave out
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Documents and the source that says how they are masked and laid."""
+    """Documents, and how they are laid and masked."""
 
-    source: StreamSource
+    layout: Layout
     examples: Examples
 
     def batches(self, objective: str, number: int) -> list[Batch]:
         """The first micro-batches under an objective."""
         masking = MaskingConfig(objective=cast(Any, objective))
-        source = replace(self.source, masking=masking)
-        found = strips(iter([(self.examples, StreamState())]), source.data.strip_tokens)
+        layout = replace(self.layout, masking=masking)
+        found = strips(iter([(self.examples, StreamState())]), layout.strip_tokens)
         pairs = zip(range(number), found, strict=False)
-        laid = [make_batch(source, members, slot, after) for slot, (members, after) in pairs]
+        laid = [make_batch(layout, members, slot, after) for slot, (members, after) in pairs]
         assert len(laid) == number, "more documents are needed"
         return laid
 
@@ -70,16 +72,15 @@ def made_up_texts(
     hashes = np.arange(1, num_concepts + 1, dtype=np.uint64)
     ids = ((hashes - 1) // num_types).astype(np.int64)
     sizes = np.bincount((hashes - 1) % num_types, minlength=num_types).tolist()
-    source = StreamSource(
-        cast(ShardSet, None),
-        _data("made up", strip_tokens),
+    layout = Layout(
+        strip_tokens,
+        LONGEST,
         MaskingConfig(),
         EntityVocabulary(hashes, ids, tuple(sizes), SCHEMA.empty_table()),
         {name: number for number, name in enumerate(SPECIALS)},
         vocabulary,
-        seed,
     )
-    return Texts(source, examples)
+    return Texts(layout, examples)
 
 
 def _mentions(rng: np.random.Generator, length: int, num_concepts: int) -> np.ndarray:
@@ -112,7 +113,7 @@ def texts_of(folder: Path, strip_tokens: int, num_strips: int) -> Texts:
         held.append(members)
         num_tokens += len(members.tokens)
         if num_tokens > (num_strips + 1) * strip_tokens:
-            return Texts(source, join(held))
+            return Texts(source.layout, join(held))
     raise AssertionError("a stream has no end")
 
 

@@ -1,0 +1,62 @@
+"""What a stream is read from: a shard set, and how its documents become micro-batches."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from embre.config import DataConfig, MaskingConfig
+from embre.shards.entities import EntityVocabulary
+from embre.shards.shard_set import ShardSet
+from embre.stream.layout import Layout
+from embre.tokenization.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """All that a stream needs to be read; small enough to send to a loader process.
+
+    `set_aside` is the folder where damaged shards are noted and left out; None: they are errors.
+    """
+
+    shard_set: ShardSet
+    data: DataConfig
+    layout: Layout
+    seed: int
+    set_aside: Path | None = None
+
+    @classmethod
+    def build(
+        cls,
+        shard_set: ShardSet,
+        data: DataConfig,
+        masking: MaskingConfig,
+        entities: EntityVocabulary,
+        tokenizer: TextTokenizer,
+        seed: int,
+        set_aside: Path | None = None,
+    ) -> Self:
+        """Check that shards, tokenizer and settings belong together.
+
+        Raises ValueError where the set was made with another tokenizer or has too few shards.
+        """
+        if shard_set.manifest.tokenizer != tokenizer.fingerprint:
+            raise ValueError(
+                f"{shard_set.url}: made with another tokenizer than the encoder's "
+                f"({shard_set.manifest.vocabulary:,} against {tokenizer.vocabulary:,} tokens); "
+                "shard again with --tokenizer set to the encoder's folder"
+            )
+        num_shards = len(shard_set.shards("train"))
+        if num_shards < data.streams:
+            raise ValueError(
+                f"{shard_set.url}: {num_shards} training shards for {data.streams} streams; lower "
+                "data.streams or shard again with a smaller --shard-documents"
+            )
+        if data.on_bad_shard == "fail":
+            set_aside = None
+        sizes = (data.strip_tokens, data.max_document_tokens)
+        layout = Layout.of(*sizes, masking, entities, tokenizer)
+        return cls(shard_set, data, layout, seed, set_aside)
+
+    def with_masking(self, masking: MaskingConfig) -> Self:
+        """The same documents, otherwise masked."""
+        return replace(self, layout=replace(self.layout, masking=masking))
