@@ -14,8 +14,9 @@ from rich.text import Text
 from embre.launch.device import device_named
 from embre.launch.tables import not_taken
 from embre.launch.workers import workers_of
-from embre.prediction.predict import Predicted, PredictSettings, predict_files
+from embre.prediction.predict import Predicted, predict_files
 from embre.prediction.record import locked
+from embre.prediction.tasks import PredictSettings
 from embre.tracking.registry import fetch
 from embre.tracking.uri import resolve_uri
 
@@ -52,7 +53,7 @@ def run_prediction(
         locked(request.out),
         model_folder(request.model, request.out, tracking_uri) as folder,
         workers_of(
-            request.processes, "embre.prediction.predict", request.ray, request.gpus
+            request.processes, "embre.prediction.tasks", request.ray, request.gpus
         ) as workers,
         console.status("predicting") as status,
     ):

@@ -11,19 +11,15 @@ are not done.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from embre import __version__
-from embre.corpora import FORMATS, copy_with_relations, documents_to_copy, read_documents
+from embre.corpora import FORMATS, read_documents
 from embre.corpora.sources import Source, list_files, locate
-from embre.document import Document
 from embre.evaluation.report import write_report
 from embre.prediction.record import (
     RECORD,
@@ -34,17 +30,15 @@ from embre.prediction.record import (
     is_done,
     locked,
     open_record,
-    remove_output,
     remove_outputs,
     version_of,
     write_record,
 )
-from embre.prediction.relation_rows import RELATIONS, table_of, writing_table
-from embre.prediction.slices import FOLDER, Slices, num_slices, remove_slices
+from embre.prediction.relation_rows import RELATIONS
+from embre.prediction.slices import FOLDER, num_slices, remove_slices
+from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.provenance import folder_digest
-from embre.relations.decode import predict
-from embre.relations.folder import LoadedModel, load_relation_model
-from embre.relations.scored_pairs import OTHERS, Decision
+from embre.relations.folder import load_relation_model
 from embre.tally import Tally
 from embre.workers import OneProcess, Workers
 
@@ -52,37 +46,6 @@ REPORT = "report.html"
 # A report holds its documents in one page; a curator reads no more than this in one sitting.
 MOST_REPORTED = 500
 RECORD_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class PredictSettings:
-    """How is predicted. `threshold` is held against the calibrated probability that a pair is
-    related, in place of the model's own thresholds; `parquet` asks for tables beside the files;
-    `one_thread` is for several processes on one machine."""
-
-    device: str = "cpu"
-    threshold: float | None = None
-    parquet: bool = False
-    one_thread: bool = False
-
-
-class Task(NamedTuple):
-    """One file to predict: what a worker is told. `digest` is the model's, whose `folder` is seen
-    by all workers, as `out` is."""
-
-    folder: Path
-    digest: str
-    settings: PredictSettings
-    source: Source
-    version: str | None
-    out: Path
-    target: str
-    num_slices: int = 1
-
-    @property
-    def slices(self) -> Slices:
-        what = (__version__, self.digest, self.settings.threshold, self.source.name, self.version)
-        return Slices.of(self.out, self.num_slices, *what)
 
 
 @dataclass
@@ -164,7 +127,7 @@ def predict_files(
 def _try_model(task: Task, workers: Workers) -> None:
     """Fail here, where nothing is written or removed yet, with a model that cannot be loaded."""
     if isinstance(workers, OneProcess):
-        _model(task.folder, task.digest, task.settings)
+        model_of(task.folder, task.digest, task.settings)
     else:  # their device need not be one of this process
         load_relation_model(task.folder, torch.device("cpu"))
 
@@ -257,81 +220,6 @@ def slices_to_do(tasks: list[Task]) -> Iterator[tuple[Task, int]]:
     for task in tasks:
         numbers = range(task.num_slices if task.num_slices > 1 else 0)
         yield from ((task, one) for one in numbers if not task.slices.is_done(one))
-
-
-def predict_slice(task: Task, nth: int) -> int:
-    """Predict some of a file's documents and keep their relations; how many documents."""
-    model, tally = _model(task.folder, task.digest, task.settings), Tally()
-    if not _can_be_opened(task.source, Tally()):  # counted when the file is written
-        return 0
-    docs = task.slices.documents(documents_to_copy(task.source, Tally()), nth)
-    return task.slices.write(nth, predict(model, docs, tally), tally)
-
-
-def predict_file(
-    task: Task, progress: Callable[[int], None] = lambda documents: None
-) -> FileRecord:
-    """Predict one file: its output is there and whole, or it is not there."""
-    started, tally = time.monotonic(), Tally()
-    found = FileRecord(task.target, task.source.name, task.version)
-
-    def predicted(docs: Iterator[Document]) -> Iterator[Document]:
-        if task.num_slices > 1:
-            with_relations = task.slices.put_into(docs, tally)
-        else:
-            model = _model(task.folder, task.digest, task.settings)
-            with_relations = predict(model, docs, tally)
-        for doc in with_relations:
-            found.documents += 1
-            found.relations += len(doc.relations)
-            if rows:
-                rows.add(doc)
-            progress(1)
-            yield doc
-        table.close()  # before the file has its name: where the file is, its table is too
-
-    if _can_be_opened(task.source, tally):
-        target = task.out / task.target
-        with ExitStack() as table:
-            rows = None
-            if task.settings.parquet:
-                writing = writing_table(task.out, task.target, task.source.name)
-                rows = table.enter_context(writing)
-            is_corpus = copy_with_relations(task.source, target, tally, predicted)
-        if not is_corpus:  # what an earlier version of it gave
-            remove_output(task.out, task.target)
-        elif rows is None:  # a table of an earlier prediction would pass for one of this
-            table_of(task.out, task.target).unlink(missing_ok=True)
-        found.bytes = target.stat().st_size if is_corpus else 0
-    found.not_taken, found.examples = dict(tally.counts), tally.examples
-    found.seconds = round(time.monotonic() - started, 3)
-    return found
-
-
-@lru_cache(maxsize=1)
-def _model(folder: Path, digest: str, settings: PredictSettings) -> LoadedModel:
-    """The model of a process; its files are read once."""
-    if settings.one_thread:
-        torch.set_num_threads(1)
-    loaded = load_relation_model(folder, torch.device(settings.device))
-    if settings.threshold is None:
-        return loaded
-    return replace(loaded, decision=at_threshold(loaded.decision, settings.threshold))
-
-
-def at_threshold(decision: Decision, threshold: float) -> Decision:
-    """The same probabilities, and one threshold for the calibrated one of every pair."""
-    return replace(decision, thresholds={OTHERS: threshold}, metric="pair")
-
-
-def _can_be_opened(source: Source, tally: Tally) -> bool:
-    try:
-        with source.filesystem.open(source.path, "rb") as stream:
-            stream.read(1)
-    except OSError as error:
-        tally.drop("file/unreadable", source.name, str(error))
-        return False
-    return True
 
 
 def _is_done(task: Task, record: PredictRecord) -> bool:

@@ -25,16 +25,10 @@ from embre.launch import cli, predicting
 from embre.prediction import predict
 from embre.prediction import record as predict_record
 from embre.prediction import slices as predict_slices
-from embre.prediction.predict import (
-    REPORT,
-    Predicted,
-    PredictSettings,
-    Task,
-    predict_file,
-    predict_files,
-)
+from embre.prediction.predict import REPORT, Predicted, predict_files
 from embre.prediction.record import RECORD, PredictRecord, is_done, locked, outputs_in
 from embre.prediction.slices import Slices
+from embre.prediction.tasks import PredictSettings, Task, predict_file
 from embre.relations import decode
 from embre.relations.folder import save_relation_model
 from embre.relations.scored_pairs import OTHERS, Decision
@@ -207,7 +201,7 @@ def test_processes_write_the_same_files(model: Path, given: Path, tmp_path: Path
     alone = {path: path.read_bytes() for path in run(model, given).files}
     seen: list[int] = []
     settings = replace(EVERY, one_thread=True)
-    with Processes(2, "embre.prediction.predict") as workers:
+    with Processes(2, "embre.prediction.tasks") as workers:
         found = run(model, given, settings, workers=workers, overwrite=True, progress=seen.append)
     assert sum(seen) == found.predicted_now == 24
     assert {path: path.read_bytes() for path in found.files} == alone

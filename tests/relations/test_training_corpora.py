@@ -22,7 +22,8 @@ from embre.evaluation.scoring import score
 from embre.finetune import SCORES, check
 from embre.launch.driver import run_job
 from embre.launch.evaluating import Request, run_evaluation, run_report
-from embre.prediction.predict import PredictSettings, predict_files
+from embre.prediction.predict import predict_files
+from embre.prediction.tasks import PredictSettings
 from embre.register import register_run
 from embre.relations.decode import predict
 from embre.relations.document_loader import DocumentLoader
