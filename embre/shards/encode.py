@@ -22,7 +22,7 @@ from embre.tokenization.tokenizer import Pieces
 SKIPPED_KINDS = frozenset({"ref", "table"})
 
 
-class Encoder(Protocol):
+class AnyTokenizer(Protocol):
     """A tokenizer, as it is or with a memory for words."""
 
     def encode(self, texts: Sequence[str], begins: np.ndarray | None = None) -> Pieces: ...
@@ -61,7 +61,7 @@ def as_checked(doc: Document) -> CheckedDocument:
 
 def encode_documents(
     docs: Sequence[CheckedDocument],
-    tokenizer: Encoder,
+    tokenizer: AnyTokenizer,
     tally: Tally,
     columns: MentionColumns | None = None,
 ) -> Encoded:
