@@ -146,6 +146,9 @@ def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
     assert named.data.corpus.name == "bc5cdr" and named.data.corpus.legal is None
     more = ["data.corpus=bc5cdr", "pairs.novelty_of=all"]  # more of the same corpus
     assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_finds
+    silver = "data.also=[{corpus: {name: biored, novelty: false}, train: c}]"
+    more = ["data.corpus=biored", silver, "pairs.novelty_of=all"]  # and some without novelty
+    assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_finds
 
 
 @pytest.mark.parametrize(
