@@ -2,7 +2,6 @@
 scores the held-out documents."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from embre.document import Document
 from embre.durable import commit, flush, move_into_place, sync
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine
-from embre.evaluation.evaluate import evaluate_documents, write_evaluation
+from embre.evaluation.evaluate import Evaluation, evaluate_documents, write_evaluation
 from embre.evaluation.report import write_report
 from embre.evaluation.scoring import TITLES, Score, counting, only_scored
 from embre.job import Job
@@ -28,7 +27,6 @@ from embre.relations.document_loader import DocumentLoader
 from embre.relations.folder import LoadedModel, save_relation_model
 from embre.relations.model import RelationModel, name_markers
 from embre.relations.pairs import PairEncoder
-from embre.relations.scored_pairs import ScoredPairs
 from embre.relations.training_corpora import check_corpora, read_also, read_annotated, schemas_of
 from embre.tally import Tally
 from embre.tokenization.tokenizer import load_tokenizer
@@ -94,23 +92,33 @@ def finish(
     if engine.world.rank == 0:
         predicted, calibrated = dev.predicted(scored, dev.metrics[-1])
         scores, counts = dev.score(predicted), dev.counts(scored)
+        evaluation = evaluate_documents(
+            dev.gold, predicted, dev.encoder.schema, dev.training, calibrated
+        ).of_metrics(tuple(scores))
         values = {
             "dev": {metric: found.to_json() for metric, found in scores.items()},
             "dev_own_thresholds": {
                 metric: Score(*found.sum(0).tolist()).to_json() for metric, found in counts.items()
             },
             "floor": {metric: found.to_json() for metric, found in dev.floor().items()},
+            "told_apart": evaluation.told_apart,
             "not_used": not_used,
         }
         write_model(job, dev, dev.fitted(engine, scored), weights, values)
         write_documents(job.folder / PREDICTED, predicted, like="pubtator")
-        written = write_judgement(job, dev, predicted, calibrated, scores)
+        written = write_judgement(job, dev, predicted, evaluation)
         of_documents = {metric: found.tolist() for metric, found in counts.items()}
         commit(job.folder / COUNTS, json.dumps(of_documents).encode())
         commit(job.folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
         if job.handle:
             f1 = {f"dev/f1/{name}": found.f1 for name, found in scores.items()}
-            log_results(job.handle, job.folder, f1)
+            told = {
+                f"dev/{measure}/{name}": value
+                for name, numbers in evaluation.told_apart.items()
+                for measure, value in numbers.items()
+                if measure != "pairs"
+            }
+            log_results(job.handle, job.folder, f1 | told)
             files = [job.folder / name for name in (SCORES, COUNTS, PREDICTED, REPORT)]
             log_files(job.handle, job.folder, [*files, *written])
     engine.world.wait()
@@ -140,18 +148,11 @@ def write_model(
 
 
 def write_judgement(
-    job: Job[FinetuneConfig],
-    dev: DevSet,
-    predicted: list[Document],
-    calibrated: ScoredPairs,
-    scores: Mapping[str, Score],
+    job: Job[FinetuneConfig], dev: DevSet, predicted: list[Document], evaluation: Evaluation
 ) -> list[Path]:
     """The evaluation of what was predicted, whose files it returns, and the curator's page."""
-    schema = dev.encoder.schema
-    evaluation = evaluate_documents(
-        dev.gold, predicted, schema, dev.training, calibrated
-    ).of_metrics(tuple(scores))
     written = write_evaluation(job.folder / EVALUATION_FOLDER, evaluation)
+    scores = evaluation.scores
     facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
     title = f"{job.config.name}: held out"
     write_report(job.folder / REPORT, predicted, dev.gold, title, facts, evaluation)

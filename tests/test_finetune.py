@@ -354,6 +354,12 @@ def test_what_a_run_has_not_learnt_is_nowhere_a_result(
     client, run_id = client_of(run)
     metrics = client.get_run(run_id).data.metrics
     assert {key for key in metrics if key.startswith("dev/f1/")} == {f"dev/f1/{m}" for m in learnt}
+    scores = json.loads((run / "scores.json").read_text())
+    told = {"related", "type"} if "pair_type" in learnt else {"related", "novelty"}
+    assert set(scores["told_apart"]) == told
+    assert metrics["dev/average_precision/related"] == pytest.approx(
+        scores["told_apart"]["related"]["average_precision"]
+    )
     shown = StringIO()
     Console(file=shown, width=120).print(scores_table(run))
     assert len(shown.getvalue().splitlines()) == 1 + len(learnt)

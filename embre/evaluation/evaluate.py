@@ -14,6 +14,7 @@ from embre.evaluation.breakdown import Confusion, Error, Groups
 from embre.evaluation.plots import plot_confusion, plot_curves, plot_reliability
 from embre.evaluation.precision_recall import Curve, curve, ranked_pairs, ranked_relations
 from embre.evaluation.scoring import Score, score
+from embre.evaluation.told_apart import Told, told_apart
 from embre.relation_schema import RelationSchema
 from embre.relations.calibration import Reliability, reliabilities, reliability
 from embre.relations.scored_pairs import ScoredPairs
@@ -29,7 +30,8 @@ class Evaluation:
 
     `intervals` are the 95 % ones of the four F1, `groups` the scores by grouping, group and metric.
     `curves` by metric and `reliability`, that of a pair being `related`, of its `type` and of its
-    `novelty`, are empty without probabilities. `of_candidates` says whether they are over all
+    `novelty`, are empty without probabilities; so is what is `told_apart` where it is not of all
+    candidate pairs. `of_candidates` says whether they are over all
     candidate pairs; else they are over the predicted relations, of `related` alone, and know
     nothing of what was not predicted.
     """
@@ -41,6 +43,7 @@ class Evaluation:
     confusion: Confusion
     curves: dict[str, Curve]
     reliability: dict[str, Reliability]
+    told_apart: Told
     of_candidates: bool
     errors: list[Error]
 
@@ -60,6 +63,7 @@ class Evaluation:
             groups={name: some for name, some in groups.items() if all(some.values())},
             curves={metric: found for metric, found in self.curves.items() if metric in metrics},
             reliability={k: found for k, found in self.reliability.items() if NEEDS[k] in metrics},
+            told_apart={k: found for k, found in self.told_apart.items() if NEEDS[k] in metrics},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +91,7 @@ class Evaluation:
                 metric: round(found.average_precision, 4) for metric, found in self.curves.items()
             },
             "reliability": {name: found.to_json() for name, found in self.reliability.items()},
+            "told_apart": self.told_apart,
         }
 
 
@@ -136,6 +141,7 @@ def evaluate_documents(
         confusion=breakdown.confusion(gold, predicted, schema),
         curves=curves,
         reliability={name: found for name, found in reliable.items() if found.counts.any()},
+        told_apart={} if scored is None else told_apart(scored),
         of_candidates=scored is not None,
         errors=breakdown.errors(gold, predicted, _probabilities(gold, scored)),
     )

@@ -12,6 +12,12 @@ from embre.evaluation.scoring import SHORT, TITLES, Score
 from embre.relations.calibration import Reliability
 
 SIDE = 300  # of a picture
+# What a model tells apart whatever is decided; the rest is in evaluation.json.
+TOLD = {
+    "average_precision/related": "related pairs among {pairs} with an average precision of {value}",
+    "accuracy/type": "of {pairs} related pairs the type, right for {value}",
+    "auc/novelty": "of {pairs} the novelty, with an area of {value} under the ROC curve",
+}
 HUES = {"pair": 250, "pair_type": 35, "pair_novelty": 310, "all": 150}
 
 
@@ -33,6 +39,12 @@ def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "note": f"{evaluation.num_documents:,} documents. 95 %: percentiles of F1 over documents "
         f"drawn again. Not right: {errors or 'nothing'}; the filters below find them.",
+        "told_apart": [
+            TOLD[f"{measure}/{name}"].format(value=f"{value:.3f}", pairs=f"{numbers['pairs']:,}")
+            for name, numbers in evaluation.told_apart.items()
+            for measure, value in numbers.items()
+            if f"{measure}/{name}" in TOLD
+        ],
         "ticks": [{"x": _x(t), "y": _y(t), "label": f"{t:g}"} for t in ticks],
         "same_f1": [_same_f1(f1) for f1 in SAME_F1],
         "curves": [

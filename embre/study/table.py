@@ -14,7 +14,8 @@ import numpy as np
 from embre.config import PretrainConfig, StudyConfig
 from embre.evaluation.bootstrap import f1_of, paired_p
 from embre.evaluation.scoring import METRICS, SHORT
-from embre.finetune import COUNTS
+from embre.evaluation.told_apart import Told
+from embre.finetune import COUNTS, SCORES
 from embre.study.cells import (
     Cell,
     Run,
@@ -30,20 +31,33 @@ from embre.study.plot import draw_study
 from embre.tracking import read_events
 
 TABLE, RESULTS, PICTURE = "study.md", "study.json", "study.png"
+TOLD = {
+    "related: AP": ("related", "average_precision"),
+    "type: accuracy": ("type", "accuracy"),
+    "type: log-loss": ("type", "log_loss"),
+    "novelty: AUC": ("novelty", "auc"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """The finished runs of a cell: by metric that was learnt, the last the strictest, the counts
-    (N, D, 3) by thresholds chosen for it, and the minutes (N,) that each run took."""
+    (N, D, 3) by thresholds chosen for it, what each run `told_apart`, and the minutes (N,) that it
+    took."""
 
     counts: dict[str, np.ndarray]
+    told_apart: list[Told]
     minutes: np.ndarray
 
     @property
     def f1(self) -> dict[str, np.ndarray]:
         """By metric (N,)."""
         return {metric: f1_of(found.sum(1)) for metric, found in self.counts.items()}
+
+    def told(self, name: str, measure: str) -> np.ndarray | None:
+        """(N,) one measure of what was told apart; None where it was not learnt."""
+        have = [run[name][measure] for run in self.told_apart if measure in run.get(name, {})]
+        return np.array(have) if have else None
 
 
 def results(study: StudyConfig) -> dict[Cell, Result]:
@@ -55,7 +69,8 @@ def results(study: StudyConfig) -> dict[Cell, Result]:
         if done:
             counts = [json.loads((folder / COUNTS).read_text()) for folder in done]
             of_metrics = {metric: np.array([run[metric] for run in counts]) for metric in counts[0]}
-            found[cell] = Result(of_metrics, np.array([_minutes(folder) for folder in done]))
+            told = [json.loads((folder / SCORES).read_text())["told_apart"] for folder in done]
+            found[cell] = Result(of_metrics, told, np.array([_minutes(one) for one in done]))
     return found
 
 
@@ -121,6 +136,7 @@ def write_results(study: StudyConfig) -> Path:
         "cells": {
             str(cell): {
                 "f1": {metric: f1.tolist() for metric, f1 in result.f1.items()},
+                "told_apart": result.told_apart,
                 "minutes": result.minutes.round(2).tolist(),
             }
             for cell, result in found.items()
@@ -156,6 +172,14 @@ def _table(
     heads = [*axes, "seeds", *SHORT.values(), "minutes a run"]
     yield from _lines(heads, (_row_of_cell(*one) for one in found.items()))
     yield ""
+    yield (
+        "What the models tell apart, whatever is decided from it: related pairs among all, by "
+        "average precision; the types of related pairs, by accuracy and log-loss; which of them "
+        "are novel, by the area under the ROC curve."
+    )
+    yield ""
+    yield from _lines([*axes, *TOLD], (_row_of_told(*one) for one in found.items()))
+    yield ""
     if trained:
         rows = [(n, f"{p.minutes:.1f}", f"{p.tokens / 1e6:.1f}") for n, p in trained.items()]
         yield from _lines(("encoder", "minutes of pretraining", "million tokens read"), rows)
@@ -183,6 +207,14 @@ def _row_of_cell(cell: Cell, result: Result) -> list[str]:
     return [*values, str(len(result.minutes)), *scores, f"{result.minutes.mean():.1f}"]
 
 
+def _row_of_told(cell: Cell, result: Result) -> list[str]:
+    told = [result.told(*asked) for asked in TOLD.values()]
+    return [
+        *(value for _, value in cell.values),
+        *("–" if values is None else _mean_sd(values, 3) for values in told),
+    ]
+
+
 def _row_of_comparison(c: Comparison) -> list[str]:
     differ = [axis for axis, value in c.cell.values if c.against[axis] != value]
     sides = [", ".join(side[axis] for axis in differ) for side in (c.cell, c.against)]
@@ -194,5 +226,6 @@ def _lines(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]
         yield f"| {' | '.join(cells_of_row)} |"
 
 
-def _mean_sd(values: np.ndarray) -> str:
-    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+def _mean_sd(values: np.ndarray, digits: int = 1) -> str:
+    spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"

@@ -66,6 +66,8 @@ def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
     assert found.reliability["type"].counts.sum() == (scored.relation_labels > 0).sum()
     assert found.reliability["novelty"].counts.sum() == (~np.isnan(scored.gold_novel)).sum()
     assert set(found.of_metrics(["pair", "pair_type"]).reliability) == {"related", "type"}
+    assert set(found.told_apart) == {"related", "type", "novelty"}
+    assert set(found.of_metrics(["pair", "pair_type"]).told_apart) == {"related", "type"}
     missed = [error for error in found.errors if error.outcome == "missed"]
     assert missed and all(error.probability is not None for error in missed)
     paths = write_evaluation(tmp_path / "out", found)
@@ -75,6 +77,7 @@ def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
     values = json.loads((tmp_path / "out" / EVALUATION).read_text())
     assert values["scores"]["all"]["tp"] == found.scores["all"].tp
     assert set(values["groups"]) == set(found.groups) and len(values["groups"]) == 5
+    assert values["told_apart"] == found.told_apart
     with (tmp_path / "out" / ERRORS).open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert len(rows) == len(found.errors) and all(row["text"] for row in rows)
@@ -85,7 +88,7 @@ def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
 
 def test_without_pairs_and_probabilities_there_are_no_curves(gold, tmp_path):
     found = evaluate_documents(gold, gold)
-    assert found.curves == {} and found.reliability == {} and found.errors == []
+    assert found.curves == found.reliability == found.told_apart == {} and found.errors == []
     assert found.scores["all"].f1 == 1.0
     names = {path.name for path in write_evaluation(tmp_path, found)}
     assert names == {EVALUATION, ERRORS, "confusion.png"}
