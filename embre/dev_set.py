@@ -10,8 +10,8 @@ from embre.evaluation.bootstrap import document_counts
 from embre.evaluation.scoring import Score, floor, learnt_metrics, score
 from embre.relations.calibration import cross_fitted, fit_decision
 from embre.relations.decode import score_pairs
-from embre.relations.folder import LoadedModel
 from embre.relations.model import RelationModel
+from embre.relations.model_folder import LoadedModel
 from embre.relations.pairs import PairEncoder
 from embre.relations.scored_pairs import Decision, ScoredPairs, dealt_together
 from embre.tally import Tally

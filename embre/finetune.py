@@ -24,8 +24,8 @@ from embre.model.encoder import check_length, load_encoder
 from embre.model_card import write_relation_card
 from embre.provenance import LINEAGE, folder_digest, read_lineage
 from embre.relations.document_loader import DocumentLoader
-from embre.relations.folder import LoadedModel, save_relation_model
 from embre.relations.model import RelationModel, name_markers
+from embre.relations.model_folder import LoadedModel, save_relation_model
 from embre.relations.pairs import PairEncoder
 from embre.relations.training_corpora import check_corpora, read_also, read_annotated, schemas_of
 from embre.tally import Tally

@@ -34,7 +34,7 @@ In Python:
 import torch
 from embre.corpora import read_documents
 from embre.relations.decode import predict
-from embre.relations.folder import load_relation_model
+from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
 
 model = load_relation_model("FOLDER", torch.device("cpu"))

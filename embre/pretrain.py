@@ -31,9 +31,9 @@ from embre.shards.entities import EntityVocabulary, chosen, coverage, read_conce
 from embre.shards.shard_set import ShardSet
 from embre.shards.statistics import stored_statistics
 from embre.stream.batch import Batch, empty_batch
-from embre.stream.loader import StreamLoader
 from embre.stream.order import validation_batches
 from embre.stream.source import StreamSource
+from embre.stream.stream_loader import StreamLoader
 from embre.tokenization.tokenizer import copy_tokenizer, load_tokenizer
 from embre.tracking import Tracker, read_events
 from embre.tracking.sending import metric_sender, sent_step
@@ -146,13 +146,13 @@ def covered(shard_set: ShardSet, entities: EntityVocabulary) -> dict[str, float]
 def validator(source: StreamSource, world: World) -> Callable[[Engine], dict[str, float]]:
     """Measures the mean losses and the accuracies over a fixed part of the validation split, where
     all that is hidden is [MASK]: a name that stays in sight measures nothing."""
-    masking = source.layout.masking.model_copy(update={"replace_share": 0.0, "keep_share": 0.0})
+    masking = source.settings.masking.model_copy(update={"replace_share": 0.0, "keep_share": 0.0})
     source = source.with_masking(masking)
     batches = list(validation_batches(source))
     mine: list[Batch] = batches[world.rank :: world.size]
     # Equally many forward passes on every rank: under ZeRO-3 each one is a collective.
-    mine += [empty_batch(source.layout)] * (-(-len(batches) // world.size) - len(mine))
-    bounds = frequency_bounds(source.layout.entities)
+    mine += [empty_batch(source.settings)] * (-(-len(batches) // world.size) - len(mine))
+    bounds = frequency_bounds(source.settings.entities)
 
     @torch.no_grad()
     def validate(engine: Engine) -> dict[str, float]:

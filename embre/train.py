@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 from embre.checkpoints.checkpoints import Checkpoints
 from embre.config import OptimizerConfig, TrainConfig
-from embre.engines.engine import Engine, learning_rate
+from embre.engines.engine import Engine
+from embre.engines.step import learning_rate
 from embre.engines.step_guard import MAX_IN_A_ROW, Diverged, Skip
 from embre.faults import fault_point
 from embre.interrupts import Interrupted
-from embre.stream.loader import Loader
+from embre.loader import Loader
 from embre.tracking import Tracker
 
 NAMED = 10  # documents in a message; the events have all

@@ -4,6 +4,7 @@ All of them do the calls of an iterable and give the results in any order; only 
 taken from it ahead of time, so memory does not grow with the work.
 """
 
+import importlib.util
 import multiprocessing
 import os
 import threading
@@ -59,6 +60,8 @@ class Processes:
 
     def __init__(self, number: int, preload: str):
         """`preload` is the module whose functions will be called; it is imported once for all."""
+        # Python passes over one that is not there, and each process would import it anew.
+        assert importlib.util.find_spec(preload), f"no module {preload}"
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([preload])
         self.number = number

@@ -15,7 +15,12 @@ import torch.distributed as dist
 from embre.world import World, current_world
 
 # Imported once by the fork server instead of once by every rank.
-PRELOAD = ["torch", "transformers", "embre.engines.zero", "embre.model.pretraining_model"]
+PRELOAD = [
+    "torch",
+    "transformers",
+    "embre.engines.deepspeed_engine",
+    "embre.model.pretraining_model",
+]
 TIMEOUT_S = 240
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from embre.config import DataConfig, MaskingConfig
 from embre.corpora import write_documents
+from embre.corpora.assemble import as_checked
 from embre.demo.corpus import make_corpus
 from embre.document import Document
 from embre.sharding.shard import TOKENIZER, ShardSettings, shard
-from embre.shards.encode import as_checked, encode_documents
+from embre.shards.encode import encode_documents
 from embre.shards.entities import choose_entities
 from embre.shards.shard_set import ShardSet, pack_block
 from embre.stream.examples import Examples, cut

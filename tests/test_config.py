@@ -135,6 +135,10 @@ pairs: {novelty_of: related}
 """
 
 
+OTHERWISE = """pairs.novelty_of=all
+data.also=[{corpus: {name: mine, legal: {Disease ChemicalEntity: [CID]}}, train: c}]"""
+
+
 def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
     (tmp_path / "fine.yaml").write_text(CORPUS)
     config = load_config(FinetuneConfig, tmp_path / "fine.yaml")
@@ -163,6 +167,7 @@ def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
         ("data.corpus.legal={Gene Gene: []}", "no relation type; write"),
         ("data.corpus.name=", "data.corpus.name"),
         ("pairs.novelty_of=all", "say of bc5cdr and mine alike which pairs are related"),
+        (OTHERWISE, "say of mine and mine alike which pairs are related"),
     ],
 )
 def test_a_corpus_that_is_wrongly_described_is_named(
@@ -170,7 +175,7 @@ def test_a_corpus_that_is_wrongly_described_is_named(
 ) -> None:
     (tmp_path / "fine.yaml").write_text(CORPUS)
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as error:
-        load_config(FinetuneConfig, tmp_path / "fine.yaml", [override])
+        load_config(FinetuneConfig, tmp_path / "fine.yaml", override.splitlines())
     assert "\n" not in str(error.value)
 
 

@@ -22,13 +22,13 @@ from embre.model.encoder import compiled
 from embre.model.pretraining_model import LOSSES, PretrainingModel
 from embre.model.strip_attention import strip_attention
 from embre.relations.decode import score_pairs
-from embre.relations.folder import load_relation_model, save_relation_model
+from embre.relations.model_folder import load_relation_model, save_relation_model
 from embre.sharding.shard import ShardSettings
 from embre.shards.shard_set import ShardSet
 from embre.stream.batch import Batch
 from embre.tally import Tally
 from embre.world import World
-from tests.engines.test_compile import batches_of_many_sizes, flat, model_of, walk
+from tests.model.test_compile import batches_of_many_sizes, flat, model_of, walk
 from tests.model.test_sharded_table import LARGE, NO_SAMPLE, STEPS
 from tests.model.test_sharded_table import walk as walk_table
 from tests.ranks import run_ranks

@@ -2,29 +2,32 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up; a room is a file or a folder of `embre/`.
 FLOORS = (
     "document tally entity_types relation_schema wording config world workers interrupts faults"
-    " durable stored_bytes data_hash provenance drawing",
-    "corpora tokenization",
-    "shards sharding masking stream",
+    " durable stored_bytes data_hash provenance drawing loader",
+    "corpora tokenization held_out",
+    "shards masking stream",
     "model probe relations",
     "evaluation engines checkpoints tracking job model_card",
     "train",
-    "pretrain dev_set finetune prediction register study",
+    "sharding pretrain dev_set finetune prediction register study",
     "launch demo",
 )
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 DOORS = {
-    "deepspeed": ("engines.zero",),
+    "deepspeed": ("engines.deepspeed_engine",),
     "ray": ("launch",),
     "mlflow": ("tracking",),
     "webdataset": ("shards.shard_set",),
@@ -34,7 +37,10 @@ DOORS = {
     "typer": ("launch",),
     "jinja2": ("evaluation.report",),
     "matplotlib": (
-        *("drawing", "evaluation.plots", "sharding.dataset_card", "study.plot"),
+        "drawing",
+        "evaluation.plots",
+        "sharding.dataset_card.plots",
+        "study.plot",
         "tracking.curves",
     ),
 }
@@ -45,35 +51,49 @@ def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"{path}:{node.lineno}: import by the whole name"
             ours = node.module.split(".")[0] == "embre"
             taken = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from taken if ours else [node.module]
 
 
 def modules() -> dict[str, Path]:
-    """Every file of the package by its name below `embre`."""
+    """Every file of the package by its name below `embre`; the package itself is ''."""
     package = ROOT / "embre"
     paths = sorted(package.rglob("*.py"))
     found = {".".join(path.relative_to(package).with_suffix("").parts): path for path in paths}
-    found = {name.removesuffix("__init__").rstrip("."): path for name, path in found.items()}
-    return {name: path for name, path in found.items() if name}
-
-
-def own_imports(path: Path) -> Iterator[str]:
-    """The modules of ours that a file imports, each by the longest name that is a module."""
-    for name in imports(path):
-        _, _, rest = name.partition("embre.")
-        while rest and rest not in MODULES:
-            rest = rest.rpartition(".")[0]
-        if rest:
-            yield rest
+    return {name.removesuffix("__init__").rstrip("."): path for name, path in found.items()}
 
 
 MODULES = modules()
 
 
-@pytest.mark.parametrize("name", MODULES)
+def own_imports(path: Path) -> Iterator[str]:
+    """The modules of ours that a file imports: of `from embre.a import b` a.b, or else a."""
+    for name in imports(path):
+        first, _, rest = name.partition(".")
+        if first == "embre" and rest not in MODULES:
+            rest, _, taken = rest.rpartition(".")
+            assert rest in MODULES, f"{path} imports {name}, and there is no embre.{rest}"
+            assert rest or taken == "__version__", f"{path} takes {taken} from embre itself"
+        if first == "embre" and rest:
+            yield rest
+
+
+def libraries_below(start: str) -> set[str]:
+    """What a module, and all of ours that it imports, import of others."""
+    waiting, seen = [start], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += [*own_imports(MODULES[name]), name.rpartition(".")[0]]
+    every = {imported.split(".")[0] for name in seen for imported in imports(MODULES[name])}
+    return every - {"embre"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
 def test_imports_go_down_and_through_doors(name: str) -> None:
     room = name.split(".")[0]
     assert room in FLOOR, f"{room}: give it a floor in tests/test_layers.py and docs/DESIGN.md"
@@ -84,9 +104,44 @@ def test_imports_go_down_and_through_doors(name: str) -> None:
         assert through, f"{name} imports {library}; its doors are {DOORS[library]}"
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_neither_modules_nor_rooms_import_each_other_in_a_circle() -> None:
     graph = {name: set(own_imports(path)) - {name} for name, path in MODULES.items()}
     list(TopologicalSorter(graph).static_order())
+    rooms: dict[str, set[str]] = {}
+    for name, others in graph.items():
+        room = name.split(".")[0]
+        rooms.setdefault(room, set()).update({other.split(".")[0] for other in others} - {room})
+    rooms["launch"].remove("demo")  # the command `embre demo`, which takes the others' driver
+    list(TopologicalSorter(rooms).static_order())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "without"),
+    [
+        ("pretrain", {"ray", "numba", "lxml"}),
+        ("finetune", {"ray", "numba"}),
+        ("prediction.tasks", {"ray", "numba", "deepspeed", "mlflow"}),
+        ("launch.cli", {"ray", "numba", "torch", "mlflow", "transformers"}),
+    ],
+)
+def test_what_is_slow_to_import_is_imported_where_it_is_wanted(
+    start: str, without: set[str]
+) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", f"import embre.{start}, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not without & set(found.stdout.split())
+
+
+def test_every_file_of_the_package_is_in_a_wheel() -> None:
+    builder = WheelBuilder(str(ROOT))
+    sent = {Path(file.path) for file in builder.recurse_included_files()}
+    there = {path for path in (ROOT / "embre").rglob("*") if path.is_file()}
+    assert sent == {path for path in there if "__pycache__" not in path.parts}
 
 
 def tables_of_the_design() -> Iterator[tuple[str, list[list[str]]]]:
@@ -108,7 +163,7 @@ def test_the_table_of_the_design_has_every_room_on_its_floor() -> None:
     for name, rooms, _ in rows:
         floor = int(name.split()[0]) if name.strip() else floor
         found |= dict.fromkeys(rooms_in(rooms), floor)
-    assert found == FLOOR
+    assert found == FLOOR, "docs/DESIGN.md, section 3, and FLOORS differ"
 
 
 def test_the_design_has_a_table_of_every_folder_with_every_module() -> None:
@@ -120,7 +175,7 @@ def test_the_design_has_a_table_of_every_folder_with_every_module() -> None:
         for room in rooms_in(row[0])
     }
     inside = {".".join(name.split(".")[:2]) for name in MODULES if "." in name}
-    assert found == inside - {"launch.__main__"}
+    assert found == inside - {"launch.__main__"}, "docs/DESIGN.md, section 3, and embre/ differ"
 
 
 def test_the_library_knows_no_machine() -> None:

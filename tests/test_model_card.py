@@ -14,7 +14,7 @@ from embre.corpora import CORPORA
 from embre.evaluation.scoring import METRICS
 from embre.model_card import base_model, write_encoder_card, write_relation_card
 from embre.provenance import CARD, LINEAGE, folder_digest
-from embre.relations.folder import save_relation_model
+from embre.relations.model_folder import save_relation_model
 from embre.tracking.registry import EXAMPLE
 from tests.tiny import tiny_relation_model, tiny_tokenizer
 

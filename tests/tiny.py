@@ -18,8 +18,8 @@ from embre.corpora import CORPORA
 from embre.document import Document, Mention, Passage, Relation
 from embre.entity_types import ENTITY_TYPES, normalise
 from embre.model.encoder import load_encoder
-from embre.relations.folder import LoadedModel
 from embre.relations.model import RelationModel
+from embre.relations.model_folder import LoadedModel
 from embre.relations.pairs import PairEncoder
 from embre.relations.scored_pairs import Decision
 from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer

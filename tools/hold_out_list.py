@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from embre.held_out import HELD_LIST_HEAD, held_lines, read_held
 from embre.launch.errors import told
-from embre.sharding.held_out import HELD_LIST_HEAD, held_lines, read_held
 
 
 @told()

@@ -24,9 +24,9 @@ from rich.progress import (
 from rich.table import Table
 
 from embre.faults import arm
+from embre.held_out import SHIPPED
 from embre.launch.errors import told
 from embre.launch.workers import workers_of
-from embre.sharding.held_out import SHIPPED
 from embre.sharding.shard import ShardSettings, shard
 from embre.sharding.tasks import Progress as Step
 from embre.shards.shard_set import Manifest

@@ -37,7 +37,7 @@ from embre.checkpoints.manifest import (
 from embre.durable import commit, sync
 from embre.engines.engine import Engine
 from embre.faults import fault_point
-from embre.stream.loader import Loader
+from embre.loader import Loader
 from embre.world import World
 
 log = logging.getLogger(__name__)

@@ -168,9 +168,11 @@ class FinetuneConfig(RunConfig):
 
     @model_validator(mode="after")
     def _each_corpus_finds_by_its_own_types(self) -> "FinetuneConfig":
-        """In BioRED a treated disease is related to the drug, in BC5CDR only one that it causes."""
-        names = (one.corpus.name for one in self.data.also)
-        others = [name for name in names if name != self.data.corpus.name]
+        """In BioRED a treated disease is related to the drug, in BC5CDR only one that it causes.
+        More of the same corpus says the same, if it need not say what is novel."""
+        scored = self.data.corpus
+        same = (scored, scored.model_copy(update={"novelty": False}))
+        others = [one.corpus.name for one in self.data.also if one.corpus not in same]
         if others and self.pairs.novelty_finds:
             raise ValueError(
                 f"pairs.novelty_of: the head of novelty would have to say of {others[0]} and "

@@ -154,3 +154,14 @@ def _probability(score: str) -> float | None:
     except ValueError:
         return None
     return probability if 0 <= probability <= 1 else None  # None for a NaN as well
+
+
+def as_checked(doc: Document) -> CheckedDocument:
+    """A document as the readers' checks leave it, for what encodes many alike."""
+    mentions = [
+        RawMention(m.start, m.end, m.text, m.source_type, m.source_identifier, doc.doc_id)
+        for m in doc.mentions
+    ]
+    return CheckedDocument(
+        doc.doc_id, doc.pmid, None, doc.text, doc.passages, mentions, file=doc.doc_id
+    )

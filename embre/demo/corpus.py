@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from itertools import combinations
 
-from embre.demo import wording as words
+from embre.demo import words
 from embre.document import Concept, Document, Mention, Passage, Relation
 from embre.entity_types import ENTITY_TYPES, normalise
 

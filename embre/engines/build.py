@@ -7,8 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from embre.config import RunConfig
-from embre.engines.engine import Engine, TorchEngine
-from embre.engines.zero import DeepSpeedEngine, deepspeed_json
+from embre.engines.deepspeed_config import deepspeed_json
+from embre.engines.deepspeed_engine import DeepSpeedEngine
+from embre.engines.engine import Engine
+from embre.engines.torch_engine import TorchEngine
 from embre.model.table_rows import TableRows
 from embre.world import World
 

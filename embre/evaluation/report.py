@@ -10,8 +10,8 @@ import jinja2
 
 from embre.document import Concept, Document, Passage
 from embre.evaluation.evaluate import Evaluation
-from embre.evaluation.section import evaluation_view
 from embre.evaluation.verdicts import OUTCOMES, Verdict, concept_names, judge
+from embre.evaluation.view import evaluation_view
 
 # Hues in degrees of OKLCH; lightness and chroma are the page's, so that contrast holds in the
 # dark as well. A name that is not here takes the next hue by the golden angle.

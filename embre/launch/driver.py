@@ -24,7 +24,7 @@ from embre.config import (
 from embre.config.places import is_url
 from embre.durable import commit
 from embre.engines.build import DEEPSPEED_JSON
-from embre.engines.zero import deepspeed_json
+from embre.engines.deepspeed_config import deepspeed_json
 from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.launch.local import run_local

@@ -14,7 +14,7 @@ from rich.text import Text
 from embre.launch.device import device_named
 from embre.model.encoder_folder import PretrainedEncoder, load_pretrained
 from embre.pretrain import ENCODER
-from embre.probe.shards import SYSTEMS, Comparison, probe_shards
+from embre.probe.comparison import SYSTEMS, Comparison, probe_shards
 from embre.probe.text import Answer, probe_text
 from embre.provenance import read_lineage
 from embre.tracking.registry import fetch
@@ -100,7 +100,7 @@ def answers_json(encoder: PretrainedEncoder, text: str, answers: list[Answer]) -
 
 def comparison_lines(encoder: PretrainedEncoder, found: Comparison) -> Iterator[RenderableType]:
     """The table of the encoder beside the counts, what it rests on, and examples."""
-    asked, masking = found.asked, found.source.layout.masking
+    asked, masking = found.asked, found.source.settings.masking
     yield Text(
         f"{len(asked.rows):,} hidden mentions in {len(asked.doc_ids):,} validation documents; "
         f"counts of {found.num_train_documents:,} training documents"
@@ -136,8 +136,8 @@ def comparison_json(encoder: PretrainedEncoder, found: Comparison) -> dict[str, 
         "own_shards": found.own_shards,
         "masking": {
             "of": found.masking_of,
-            "unit": source.layout.masking.unit,
-            "entity_rate": source.layout.masking.entity_rate,
+            "unit": source.settings.masking.unit,
+            "entity_rate": source.settings.masking.entity_rate,
             "seed": source.seed,
         },
         "documents": len(asked.doc_ids),

@@ -1,6 +1,6 @@
 """Prediction: a relation model and PubTator or BioC files → the same files with relations.
 
-    inputs ─plan─▶ Task, one a file
+    inputs ─plan─▶ the output of each ─▶ Task, one a file
     Task of a large file ─predict_slice, by workers─▶ slices, the relations of some documents
     Task ─predict_file, by workers─▶ output and its FileRecord
     FileRecords ─▶ predicted.json, which says what is done
@@ -38,7 +38,7 @@ from embre.prediction.relation_rows import RELATIONS
 from embre.prediction.slices import FOLDER, num_slices, remove_slices
 from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.provenance import folder_digest
-from embre.relations.folder import load_relation_model
+from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
 from embre.workers import OneProcess, Workers
 
@@ -92,9 +92,9 @@ def predict_files(
             f"{folder}: no config.json; give the folder of a fine-tuned relation model"
         )
     digest, planned = folder_digest(folder), plan(inputs, out)
-    where = folder.absolute(), out.absolute()
+    folder, into = folder.absolute(), out.absolute()
     tasks = [
-        Task(where[0], digest, settings, source, version_of(source), where[1], target)
+        Task(folder, digest, settings, source, version_of(source), into, target)
         for target, source in planned.items()
     ]
     if not isinstance(workers, OneProcess):

@@ -7,6 +7,7 @@ documents in a slice. When all slices are there, the file is copied with the rel
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -19,6 +20,7 @@ from embre.durable import whole
 from embre.relations.decode import DOCUMENTS_AT_ONCE
 from embre.tally import Tally
 
+CHANGED = "a file was changed while it was read; run the same command again"
 FOLDER = ".slices"
 SLICES = 32  # of all that a run has to do; each reads its whole file
 SLICE_BYTES = 1 << 20  # as they are stored; below that starting costs more than it gains
@@ -72,22 +74,20 @@ class Slices(NamedTuple):
 
         Raises OSError where the file is no longer what the slices were made of.
         """
-        slices = [self.path(nth).open("rb") for nth in range(self.number)]
-        try:
+        paths = [self.path(nth) for nth in range(self.number)]
+        if not all(path.exists() for path in paths):  # it could not be opened then
+            raise OSError(CHANGED)
+        with ExitStack() as opened:
+            slices = [opened.enter_context(path.open("rb")) for path in paths]
             for doc, owner in zip(docs, self._owners(), strict=False):
                 line = slices[owner].readline()
                 if not line.startswith(b"["):
-                    raise OSError(
-                        "a file was changed while it was read; run the same command again"
-                    )
+                    raise OSError(CHANGED)
                 relations = msgspec.json.decode(line, type=tuple[Relation, ...])
                 yield replace(doc, relations=relations)
             for file in slices:
                 not_taken = msgspec.json.decode(file.read(), type=_NotTaken)
                 tally.add(not_taken.counts, not_taken.examples)
-        finally:
-            for file in slices:
-                file.close()
 
     def _owners(self) -> Iterator[int]:
         """The slice of each document of the file, without end."""

@@ -22,15 +22,14 @@ from embre.prediction.record import FileRecord, remove_output
 from embre.prediction.relation_rows import table_of, writing_table
 from embre.prediction.slices import Slices
 from embre.relations.decode import predict
-from embre.relations.folder import LoadedModel, load_relation_model
-from embre.relations.scored_pairs import OTHERS, Decision
+from embre.relations.model_folder import LoadedModel, load_relation_model
 from embre.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
 class PredictSettings:
-    """How is predicted. `threshold` is held against the calibrated probability that a pair is
-    related, in place of the model's own thresholds; `parquet` asks for tables beside the files;
+    """How files are predicted. `threshold` is held against the calibrated probability that a pair
+    is related, in place of the model's own thresholds; `parquet` asks for tables beside the files;
     `one_thread` is for several processes on one machine."""
 
     device: str = "cpu"
@@ -115,12 +114,7 @@ def model_of(folder: Path, digest: str, settings: PredictSettings) -> LoadedMode
     loaded = load_relation_model(folder, torch.device(settings.device))
     if settings.threshold is None:
         return loaded
-    return replace(loaded, decision=at_threshold(loaded.decision, settings.threshold))
-
-
-def at_threshold(decision: Decision, threshold: float) -> Decision:
-    """The same probabilities, and one threshold for the calibrated one of every pair."""
-    return replace(decision, thresholds={OTHERS: threshold}, metric="pair")
+    return replace(loaded, decision=loaded.decision.at(settings.threshold))
 
 
 def _can_be_opened(source: Source, tally: Tally) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from embre.shards.entities import EntityVocabulary
-from embre.stream.batch import mention_ids
 from embre.stream.examples import Examples
 from embre.stream.order import read
 from embre.stream.source import StreamSource
@@ -76,12 +75,12 @@ def count(
     they are added up, some 75 for each pair of an asked concept and one that is ever beside it.
     Pairs of other concepts, of which a large set has hundreds of millions, are not counted.
     """
-    size = sum(source.layout.entities.sizes)
+    size = sum(source.settings.entities.sizes)
     mentions, documents = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     total, num_documents = Pairs(), 0
     for shard in source.shard_set.shards("train"):
         members = read(source, shard, 0)
-        rows = concept_rows(source.layout.entities, members.mentions)
+        rows = concept_rows(source.settings.entities, members.mentions)
         known = rows >= 0
         mentions += np.bincount(rows[known], minlength=size)
         pairs = np.unique(owners(members)[known] * size + rows[known])
@@ -95,7 +94,7 @@ def count(
 
 def concept_rows(entities: EntityVocabulary, mentions: np.ndarray) -> np.ndarray:
     """(m,) the row of each mention's concept in the vocabulary, -1 outside it or without."""
-    ids = mention_ids(entities, mentions)
+    ids = entities.ids_of(mentions)
     return np.where(ids < 0, -1, entities.firsts[mentions["type"]] + ids)
 
 

@@ -10,11 +10,11 @@ from embre.masking.entity import spread
 from embre.model.encoder_folder import PretrainedEncoder
 from embre.probe.co_occurrence import concept_rows, owners
 from embre.shards.documents import join_word_pieces, word_pieces
-from embre.stream.batch import StreamState, make_batch
+from embre.stream.batch import make_batch
 from embre.stream.examples import Examples
-from embre.stream.layout import Layout, lay
+from embre.stream.layout import BatchSettings, lay
 from embre.stream.order import validation_strips
-from embre.stream.source import StreamSource
+from embre.stream.source import StreamSource, StreamState
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def ask(
     """
     parts: list[Asked] = []
     for members, _ in validation_strips(source):
-        parts.append(_ask(encoder, source.layout, members))
+        parts.append(_ask(encoder, source.settings, members))
         progress()
     found = _join(parts) if parts else None
     if found is None or not len(found.rows):
@@ -60,16 +60,16 @@ def ask(
     return found
 
 
-def _ask(encoder: PretrainedEncoder, layout: Layout, members: Examples) -> Asked:
+def _ask(encoder: PretrainedEncoder, settings: BatchSettings, members: Examples) -> Asked:
     """The hidden mentions of one strip, in the order of its micro-batch."""
-    strip, _, _ = lay(layout, members)
-    masked = layout.hide(strip)
+    strip, _, _ = lay(settings, members)
+    masked = settings.hide(strip)
     covered, _ = spread(strip, masked.mention_targets)
-    rows, owner = concept_rows(layout.entities, strip.mentions), owners(members)
+    rows, owner = concept_rows(settings.entities, strip.mentions), owners(members)
     hidden = np.flatnonzero(masked.mention_targets & (rows >= 0))
     hidden = hidden[np.argsort(strip.mentions["type"][hidden], kind="stable")]
     types = strip.mentions["type"][hidden].astype(np.int64)
-    ids = rows[hidden] - layout.entities.firsts[types]
+    ids = rows[hidden] - settings.entities.firsts[types]
     # In sight is what shows at least one word piece: whatever the encoder can see, counting may.
     hidden_before = np.concatenate([[0], np.cumsum(covered)])
     starts, ends = (strip.mentions[name].astype(np.int64) for name in ("start", "end"))
@@ -78,7 +78,7 @@ def _ask(encoder: PretrainedEncoder, layout: Layout, members: Examples) -> Asked
         rows=rows[hidden],
         types=types,
         ids=ids,
-        ranks=_ranks(encoder, layout, members, types, ids),
+        ranks=_ranks(encoder, settings, members, types, ids),
         surfaces=[
             "".join(join_word_pieces(word_pieces(strip.tokens[start:end], encoder.tokenizer)))
             for start, end in zip(starts[hidden].tolist(), ends[hidden].tolist(), strict=True)
@@ -92,13 +92,13 @@ def _ask(encoder: PretrainedEncoder, layout: Layout, members: Examples) -> Asked
 
 def _ranks(
     encoder: PretrainedEncoder,
-    layout: Layout,
+    settings: BatchSettings,
     members: Examples,
     types: np.ndarray,
     ids: np.ndarray,
 ) -> np.ndarray:
     """(K,) the rank of each true concept, as a run's validation measures it."""
-    batch = make_batch(layout, members, 0, StreamState())
+    batch = make_batch(settings, members, 0, StreamState())
     device = next(encoder.model.parameters()).device
     with torch.inference_mode():
         ranks = encoder.model(batch.to(device))["rank/identifier"].cpu().numpy()

@@ -17,9 +17,10 @@ from embre.model.heads import EntityHead
 from embre.probe.marked_text import HOW, Hidden, parse
 from embre.shards.entities import EntityVocabulary
 from embre.shards.mention_row import MENTION_ROW
-from embre.stream.batch import Batch, StreamState, make_batch
+from embre.stream.batch import Batch, make_batch
 from embre.stream.examples import Examples
-from embre.stream.layout import NUM_SPECIAL, Layout
+from embre.stream.layout import NUM_SPECIAL, BatchSettings
+from embre.stream.source import StreamState
 from embre.tokenization.tokenizer import Pieces
 
 ALL_MENTIONS = MaskingConfig(
@@ -99,8 +100,14 @@ def hide(pieces: Pieces, encoder: PretrainedEncoder) -> Batch:
         offsets=np.zeros(1, dtype=np.int64),
         keys=np.zeros(1, dtype=np.uint64),
     )
-    layout = Layout.of(num_tokens, num_tokens, ALL_MENTIONS, encoder.entities, encoder.tokenizer)
-    return make_batch(layout, members, 0, StreamState())
+    settings = BatchSettings.of(
+        encoder.tokenizer,
+        strip_tokens=num_tokens,
+        max_document_tokens=num_tokens,
+        masking=ALL_MENTIONS,
+        entities=encoder.entities,
+    )
+    return make_batch(settings, members, 0, StreamState())
 
 
 def probabilities(head: EntityHead, vector_H: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from embre.document import Document
-from embre.relations.folder import LoadedModel
+from embre.relations.model_folder import LoadedModel
 from embre.relations.passes import NOT_NOVEL, NOVEL, Pass
 from embre.relations.scored_pairs import ScoredPairs, decide
 from embre.tally import Tally

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from embre.config import PairConfig
+from embre.corpora.assemble import as_checked
 from embre.document import Concept, Document
 from embre.relation_schema import RelationSchema
 from embre.relations.markers import add_markers, cut_windows, mark, marker_ids
@@ -38,7 +39,7 @@ from embre.relations.passes import (
     Pass,
 )
 from embre.shards.concept_hash import concept_hash
-from embre.shards.encode import as_checked, encode_documents
+from embre.shards.encode import encode_documents
 from embre.tally import Tally
 from embre.tokenization.tokenizer import TextTokenizer
 

@@ -104,6 +104,10 @@ class Decision:
     thresholds: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.5})
     metric: str = "pair"
 
+    def at(self, threshold: float) -> "Decision":
+        """The same probabilities, and one threshold for the calibrated one of every pair."""
+        return replace(self, thresholds={OTHERS: threshold}, metric="pair")
+
     def calibrated(self, pairs: ScoredPairs) -> ScoredPairs:
         """The same pairs with calibrated `related` and `novel`."""
         named = {kind: self.shifts.get(kind, self.shifts[OTHERS]) for kind in set(pairs.pair_types)}

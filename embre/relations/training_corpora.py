@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from embre.config import CorpusConfig, SchemaConfig
 from embre.corpora import CORPORA, read_documents
+from embre.corpora.assemble import as_checked
 from embre.corpora.raw import CheckedDocument
 from embre.document import Document
+from embre.held_out import SHIPPED, Fingerprint, Held, fingerprint, names_of, read_held
 from embre.relation_schema import RelationSchema
-from embre.sharding.held_out import SHIPPED, Fingerprint, Held, fingerprint, names_of, read_held
-from embre.shards.encode import as_checked
 from embre.tally import Tally
 from embre.wording import nearest
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from embre.sharding.held_out import Held
+from embre.held_out import Held
 from embre.sharding.parts import INDEX, read_index
 from embre.sharding.selection import choose
 from embre.sharding.work_folder import WorkFolder

@@ -17,7 +17,7 @@ import pyarrow as pa
 from embre.corpora.gather import gather
 from embre.corpora.raw import CheckedDocument
 from embre.durable import commit
-from embre.sharding.held_out import Fingerprint
+from embre.held_out import Fingerprint
 from embre.shards.encode import Encoded
 from embre.shards.mention_row import MENTION_ROW
 

@@ -1,4 +1,4 @@
-"""PubTator files → a shard set. What tools/ runs.
+"""PubTator or BioC files → a shard set: the recipe.
 
     inputs ─read_parts─▶ chunks ─encode_part─▶ parts     some megabytes of input each, by workers
     index of all parts ─choose─▶ the documents that stay, in their order
@@ -24,9 +24,9 @@ from embre.corpora import read_chunks
 from embre.corpora.raw import Chunk
 from embre.corpora.sources import Watch, locate, stored_sha256
 from embre.durable import commit, flush
+from embre.held_out import Held, read_held
 from embre.sharding.concept_counts import COUNT, concept_table
 from embre.sharding.dataset_card import write_card
-from embre.sharding.held_out import Held, read_held
 from embre.sharding.inputs import Input, find_inputs
 from embre.sharding.order import Rows, choose_rows, cut_into_shards
 from embre.sharding.tasks import Progress, ShardTask, TaskSettings, encode_part, write_shards

@@ -18,8 +18,8 @@ from embre.corpora.assemble import check
 from embre.corpora.pubtator_plain import read_plain
 from embre.corpora.raw import CheckedDocument, Chunk
 from embre.durable import commit
+from embre.held_out import Fingerprint, Held, fingerprint
 from embre.sharding.concept_counts import count_concepts, forms_of, write_forms
-from embre.sharding.held_out import Fingerprint, Held, fingerprint
 from embre.sharding.joining import join_pieces
 from embre.sharding.parts import PartRecord, PartRows, index_of, to_table, write_part
 from embre.sharding.work_folder import ShardRecord, WorkFolder

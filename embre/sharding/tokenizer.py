@@ -9,7 +9,7 @@ from pathlib import Path
 from embre.corpora import read_checked
 from embre.corpora.raw import CheckedDocument
 from embre.durable import move_into_place
-from embre.sharding.held_out import Held, fingerprint
+from embre.held_out import Held, fingerprint
 from embre.tally import Tally
 from embre.tokenization.learnt import learn_tokenizer
 from embre.tokenization.tokenizer import copy_tokenizer

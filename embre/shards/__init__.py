@@ -1,1 +1,1 @@
-"""Shard sets: what a document is in one, the tars and their manifest, and reading them back."""
+"""Documents as numbers, and sets of them as shards: written, read back, counted, checked."""

@@ -11,8 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from embre.corpora.raw import CheckedDocument, RawMention
-from embre.document import Document
+from embre.corpora.raw import CheckedDocument
 from embre.shards.mention_columns import NOT_USED, MentionColumns, meaning_of
 from embre.shards.mention_row import MENTION_ROW
 from embre.tally import Tally
@@ -46,17 +45,6 @@ class Encoded:
     passage_starts: np.ndarray
     mentions: np.ndarray
     mention_starts: np.ndarray
-
-
-def as_checked(doc: Document) -> CheckedDocument:
-    """A document as the readers' checks leave it, for what encodes many alike."""
-    mentions = [
-        RawMention(m.start, m.end, m.text, m.source_type, m.source_identifier, doc.doc_id)
-        for m in doc.mentions
-    ]
-    return CheckedDocument(
-        doc.doc_id, doc.pmid, None, doc.text, doc.passages, mentions, file=doc.doc_id
-    )
 
 
 def encode_documents(

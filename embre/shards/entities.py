@@ -51,6 +51,11 @@ class EntityVocabulary:
         spot = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         return np.where(self.hashes[spot] == hashes, self.ids[spot], -1)
 
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """(m,) the id within its type of each mention row's concept, -1 outside the vocabulary or
+        without a concept."""
+        return np.where(rows["concept"] == 0, -1, self.lookup(rows["concept"]))
+
     @property
     def firsts(self) -> np.ndarray:
         """(T,) the row of the table where each entity type begins."""

@@ -1,7 +1,7 @@
 """A micro-batch of pretraining: examples end to end in a strip, masked, padded to one length."""
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from embre.data_hash import data_hash
 from embre.entity_types import TYPE_INDEX
 from embre.shards.entities import EntityVocabulary
 from embre.stream.examples import NO_EXAMPLES, Examples
-from embre.stream.layout import Layout, lay, with_padding
+from embre.stream.layout import BatchSettings, lay, with_padding
+from embre.stream.source import StreamState
 
 # A document of no tokens.
 NOTHING = replace(
@@ -22,14 +23,6 @@ NOTHING = replace(
     offsets=np.zeros(1, dtype=np.int64),
     keys=np.zeros(1, dtype=np.uint64),
 )
-
-
-class StreamState(NamedTuple):
-    """Where a stream stands: examples done in a round of an epoch."""
-
-    epoch: int = 0
-    round: int = 0
-    done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +100,24 @@ def _unpacked(*values: Any) -> Batch:
     return Batch(*tensors)
 
 
-def make_batch(layout: Layout, members: Examples, slot: int, state: StreamState) -> Batch:
+def make_batch(settings: BatchSettings, members: Examples, slot: int, state: StreamState) -> Batch:
     """Lay examples end to end, mask them and pad to the strip's length."""
-    strip, boundaries, positions = lay(layout, members)
-    masked = layout.hide(strip)
-    size = layout.strip_tokens
+    strip, boundaries, positions = lay(settings, members)
+    masked = settings.hide(strip)
+    size = settings.strip_tokens
     targets, known_by_type, ids = _mention_targets(
-        layout.entities, strip.mentions[masked.mention_targets]
+        settings.entities, strip.mentions[masked.mention_targets]
     )
     token_spots = np.flatnonzero(masked.token_targets)
     read = places_read(token_spots, targets["start"], targets["end"], size)
     row_at = np.concatenate([[0], np.cumsum(read)])  # (T + 1,) the row that a place is, if read
     spans = row_at[np.stack([targets["start"], targets["end"]], axis=1)]
-    edges = with_padding(boundaries, layout)
+    edges = with_padding(boundaries, settings)
     return Batch(
-        input_ids=_padded(masked.tokens, size, layout.special["pad"]),
+        input_ids=_padded(masked.tokens, size, settings.special.pad),
         positions=_padded(positions, size, 0),
         boundaries=torch.from_numpy(edges),
-        longest=layout.max_document_tokens,
+        longest=settings.max_document_tokens,
         rows=_tensor(np.flatnonzero(read)),
         row_boundaries=torch.from_numpy(row_at[edges].astype(np.int32)),
         token_spots=_tensor(row_at[token_spots]),
@@ -144,22 +137,17 @@ def _mention_targets(
     entities: EntityVocabulary, rows: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
     """The rows in the order of a Batch, how many of each type are in the vocabulary, their ids."""
-    ids = mention_ids(entities, rows)
+    ids = entities.ids_of(rows)
     order = np.lexsort((rows["type"], ids < 0))
     known = rows["type"][ids >= 0]
     return rows[order], tuple(np.bincount(known, minlength=len(TYPE_INDEX)).tolist()), ids[order]
 
 
-def mention_ids(entities: EntityVocabulary, rows: np.ndarray) -> np.ndarray:
-    """(m,) the id within its type of each row's concept, -1 outside the vocabulary or without."""
-    return np.where(rows["concept"] == 0, -1, entities.lookup(rows["concept"]))
-
-
-def empty_batch(layout: Layout) -> Batch:
+def empty_batch(settings: BatchSettings) -> Batch:
     """A micro-batch without targets, for a rank that has fewer streams than others: it changes
     nothing, because a loss is a sum over a global count. Its one document is [CLS] [SEP], so that
     every weight takes part in the backward pass."""
-    return replace(make_batch(layout, NOTHING, -1, StreamState()), doc_ids=())
+    return replace(make_batch(settings, NOTHING, -1, StreamState()), doc_ids=())
 
 
 def places_read(

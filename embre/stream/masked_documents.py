@@ -7,10 +7,9 @@ from itertools import takewhile
 import numpy as np
 
 from embre.masking.entity import spread
-from embre.stream.batch import StreamState, mention_ids
 from embre.stream.layout import lay
 from embre.stream.order import rounds, strips
-from embre.stream.source import StreamSource
+from embre.stream.source import StreamSource, StreamState
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +50,11 @@ def masked_documents(source: StreamSource, stream: int, epoch: int) -> Iterator[
     found = takewhile(
         lambda here: here[1].epoch == epoch, rounds(source, stream, StreamState(epoch))
     )
-    for members, _ in strips(found, source.data.strip_tokens):
-        strip, boundaries, _ = lay(source.layout, members)
-        masked = source.layout.hide(strip)
+    for members, _ in strips(found, source.settings.strip_tokens):
+        strip, boundaries, _ = lay(source.settings, members)
+        masked = source.settings.hide(strip)
         covered, _ = spread(strip, masked.mention_targets)
-        identifiers = mention_ids(source.layout.entities, strip.mentions)
+        identifiers = source.settings.entities.ids_of(strip.mentions)
         for number, doc_id in enumerate(members.doc_ids):
             tokens = slice(boundaries[number] + 1, boundaries[number + 1] - 1)
             rows = slice(*members.mention_starts[number : number + 2])

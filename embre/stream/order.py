@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from embre.shards.shard_set import DamagedShard, ShardEntry
-from embre.stream.batch import Batch, StreamState, make_batch
+from embre.stream.batch import Batch, make_batch
 from embre.stream.examples import NO_EXAMPLES, Examples, cut, join
 from embre.stream.layout import NUM_SPECIAL
-from embre.stream.source import StreamSource
+from embre.stream.source import StreamSource, StreamState
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +37,21 @@ def stream_batches(
     source: StreamSource, stream: int, state: StreamState = FIRST
 ) -> Iterator[Batch]:
     """The micro-batches of one logical stream, for ever, from a state on."""
-    for members, after in strips(rounds(source, stream, state), source.data.strip_tokens):
-        yield make_batch(source.layout, members, stream, after)
+    for members, after in strips(rounds(source, stream, state), source.settings.strip_tokens):
+        yield make_batch(source.settings, members, stream, after)
 
 
 def validation_batches(source: StreamSource) -> Iterator[Batch]:
     """The first `validation_strips` micro-batches of the validation split; always the same."""
     for members, after in validation_strips(source):
-        yield make_batch(source.layout, members, 0, after)
+        yield make_batch(source.settings, members, 0, after)
 
 
 def validation_strips(source: StreamSource) -> Iterator[tuple[Examples, StreamState]]:
     """What is in them, not masked yet."""
     shards = source.shard_set.shards("validation")
     found = ((read(source, shard, 0), StreamState(0, at)) for at, shard in enumerate(shards))
-    return islice(strips(found, source.data.strip_tokens), source.data.validation_strips)
+    return islice(strips(found, source.settings.strip_tokens), source.data.validation_strips)
 
 
 def rounds(
@@ -105,7 +105,7 @@ def scatter(found: Examples, spread: int, random: np.random.Generator) -> list[E
 def read(source: StreamSource, shard: ShardEntry, epoch: int) -> Examples:
     """The examples of a shard in their order; none where it is damaged and set aside, and then for
     the rest of the run: mended in the middle of it, it would shift what is to come."""
-    limit = source.data.max_document_tokens - NUM_SPECIAL
+    limit = source.settings.max_document_tokens - NUM_SPECIAL
     if source.set_aside is not None and _note(source.set_aside, shard).exists():
         return NO_EXAMPLES
     try:

@@ -1,14 +1,22 @@
-"""What a stream is read from: a shard set, and how its documents become micro-batches."""
+"""What a stream is read from, and where it stands."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from embre.config import DataConfig, MaskingConfig
 from embre.shards.entities import EntityVocabulary
 from embre.shards.shard_set import ShardSet
-from embre.stream.layout import Layout
+from embre.stream.layout import BatchSettings
 from embre.tokenization.tokenizer import TextTokenizer
+
+
+class StreamState(NamedTuple):
+    """Where a stream stands: examples done in a round of an epoch."""
+
+    epoch: int = 0
+    round: int = 0
+    done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,7 @@ class StreamSource:
 
     shard_set: ShardSet
     data: DataConfig
-    layout: Layout
+    settings: BatchSettings
     seed: int
     set_aside: Path | None = None
 
@@ -53,10 +61,15 @@ class StreamSource:
             )
         if data.on_bad_shard == "fail":
             set_aside = None
-        sizes = (data.strip_tokens, data.max_document_tokens)
-        layout = Layout.of(*sizes, masking, entities, tokenizer)
-        return cls(shard_set, data, layout, seed, set_aside)
+        settings = BatchSettings.of(
+            tokenizer,
+            strip_tokens=data.strip_tokens,
+            max_document_tokens=data.max_document_tokens,
+            masking=masking,
+            entities=entities,
+        )
+        return cls(shard_set, data, settings, seed, set_aside)
 
     def with_masking(self, masking: MaskingConfig) -> Self:
         """The same documents, otherwise masked."""
-        return replace(self, layout=replace(self.layout, masking=masking))
+        return replace(self, settings=replace(self.settings, masking=masking))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -40,6 +40,16 @@ class Pieces:
     first: np.ndarray
 
 
+class SpecialTokens(NamedTuple):
+    """The ids of the tokens that stand for no text."""
+
+    pad: int
+    unknown: int
+    first: int
+    last: int
+    mask: int
+
+
 @dataclass(frozen=True, slots=True)
 class TextTokenizer:
     """A WordPiece tokenizer and the ids of its special tokens."""
@@ -51,6 +61,10 @@ class TextTokenizer:
     first: int
     last: int
     mask: int
+
+    @property
+    def special(self) -> SpecialTokens:
+        return SpecialTokens(self.pad, self.unknown, self.first, self.last, self.mask)
 
     def encode(self, texts: Sequence[str], begins: np.ndarray | None = None) -> Pieces:
         """The word pieces of texts, without special tokens.

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from embre.corpora import pubtator
 from embre.entity_types import spell
 from embre.relations.decode import predict
-from embre.relations.folder import load_relation_model
+from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
 
 

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from embre.config import OptimizerConfig
 from embre.data_hash import data_hash
 from embre.engines.compiled_ops import OPS_FOLDER, STALE_AFTER_S, stale_locks
-from embre.engines.engine import StepResult, TorchEngine, learning_rate
+from embre.engines.deepspeed_config import deepspeed_json
+from embre.engines.deepspeed_engine import DeepSpeedEngine, _import_deepspeed
+from embre.engines.engine import StepResult
+from embre.engines.step import learning_rate
 from embre.engines.step_guard import FEWEST, SEEN
-from embre.engines.zero import DeepSpeedEngine, _import_deepspeed, deepspeed_json
+from embre.engines.torch_engine import TorchEngine
 from embre.model.table_rows import TableRows
 from embre.world import World
 from tests.ranks import run_ranks

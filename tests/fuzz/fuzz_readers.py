@@ -31,7 +31,7 @@ with atheris.instrument_imports(
     from embre.corpora import FORMATS, read_documents, read_raw
     from embre.corpora.assemble import check
     from embre.corpora.window import Window
-    from embre.sharding.held_out import fingerprint
+    from embre.held_out import fingerprint
     from embre.sharding.joining import join_pieces
     from embre.shards.encode import encode_documents
 

@@ -29,7 +29,7 @@ def model_of(source: StreamSource, **changes: object) -> PretrainingModel:
     config = tiny_encoder(Path(source.shard_set.url) / "tokenizer", layers=4)
     tokenizer = own_tokenizer(source.shard_set)
     encoder = load_encoder(config.model_copy(update=changes), tokenizer)
-    sizes = source.layout.entities.sizes
+    sizes = source.settings.entities.sizes
     table = ConceptTable(sizes, 16, sample_above=1000, sample_share=0.1)
     return PretrainingModel(encoder, EntityHead(32, len(sizes), table), False)
 
@@ -74,7 +74,7 @@ def test_the_last_layer_at_rows_gives_the_losses_and_gradients_of_all_of_it(
 
 def test_an_empty_micro_batch_reaches_every_weight_and_changes_none(source: StreamSource) -> None:
     model = model_of(source)
-    found = results(model, empty_batch(source.layout))
+    found = results(model, empty_batch(source.settings))
     assert {name for name, _ in model.named_parameters()} <= found.keys()
     assert not any(value.any() for value in found.values())
 

@@ -30,7 +30,7 @@ from embre.prediction.record import RECORD, PredictRecord, is_done, locked, outp
 from embre.prediction.slices import Slices
 from embre.prediction.tasks import PredictSettings, Task, predict_file
 from embre.relations import decode
-from embre.relations.folder import save_relation_model
+from embre.relations.model_folder import save_relation_model
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
 from embre.workers import Processes
@@ -338,6 +338,9 @@ def test_a_file_that_was_changed_under_its_slices(tmp_path: Path) -> None:
     assert list(slices.put_into(DOCS[:10], Tally())) == DOCS[:10]
     with pytest.raises(OSError, match="changed"):
         list(slices.put_into(DOCS[:11], Tally()))
+    slices.path(1).unlink()  # of a file that could not be opened when it was to be made
+    with pytest.raises(OSError, match="changed while it was read; run the same command again"):
+        list(slices.put_into(DOCS[:10], Tally()))
 
 
 def test_one_run_at_a_time_writes_into_a_folder(model: Path, given: Path) -> None:

@@ -56,7 +56,9 @@ def test_counts_are_those_of_the_training_documents_alone(
         mentions.update(named)
         documents.update(set(named))
         together.update(product(set(named), repeat=2))
-    names = [name(source.layout.entities, row) for row in range(sum(source.layout.entities.sizes))]
+    names = [
+        name(source.settings.entities, row) for row in range(sum(source.settings.entities.sizes))
+    ]
     assert len(names) == 7
     asked = np.array([row for row, known in enumerate(names) if known in ("Gene:1", "Disease:D1")])
     told = []
@@ -77,7 +79,7 @@ def test_counts_are_those_of_the_training_documents_alone(
 def test_nothing_in_sight_is_the_order_by_mentions(shard_set: ShardSet) -> None:
     source = source_of(shard_set, streams=1)
     counts = count(source, np.zeros(0, dtype=np.int64))
-    rows = slice(0, sum(source.layout.entities.sizes))
+    rows = slice(0, sum(source.settings.entities.sizes))
     scores, frequency = counts.by_company(rows, []), counts.by_frequency(rows)
     assert np.array_equal(
         np.unique(scores, return_inverse=True)[1], np.unique(frequency, return_inverse=True)[1]

@@ -12,8 +12,8 @@ from embre.document import Document
 from embre.relation_schema import RelationSchema
 from embre.relations import decode
 from embre.relations.decode import predict
-from embre.relations.folder import LoadedModel, load_relation_model, save_relation_model
 from embre.relations.markers import MARKERS
+from embre.relations.model_folder import LoadedModel, load_relation_model, save_relation_model
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
 from tests.tiny import document, tiny_relation_model, tiny_tokenizer

@@ -15,16 +15,16 @@ from torch.utils._pytree import tree_leaves
 from embre.config import CorpusConfig, OptimizerConfig, PairConfig
 from embre.demo.corpus import make_corpus
 from embre.document import Document
-from embre.engines.engine import TorchEngine
+from embre.engines.torch_engine import TorchEngine
 from embre.entity_types import ENTITY_TYPES
 from embre.evaluation.scoring import METRICS, score
 from embre.relations import model as relation_model
 from embre.relations import shared_context
 from embre.relations.decode import predict
 from embre.relations.document_loader import DocumentLoader
-from embre.relations.folder import LoadedModel
 from embre.relations.markers import marker_ids
 from embre.relations.model import concept_vectors, name_markers
+from embre.relations.model_folder import LoadedModel
 from embre.relations.pair_batch import Grids, PairBatch
 from embre.relations.passes import NOVEL, NUM_EIGHTHS, NUM_NEARNESS, NUM_TIMES, UNRELATED
 from embre.relations.shared_context import log_distances

@@ -27,7 +27,7 @@ from embre.prediction.tasks import PredictSettings
 from embre.register import register_run
 from embre.relations.decode import predict
 from embre.relations.document_loader import DocumentLoader
-from embre.relations.folder import load_relation_model
+from embre.relations.model_folder import load_relation_model
 from embre.relations.pairs import PairEncoder
 from embre.relations.passes import NOVEL, UNLABELLED
 from embre.relations.scored_pairs import OTHERS, Decision

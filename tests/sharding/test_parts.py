@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embre.corpora.assemble import as_checked
 from embre.corpora.raw import CheckedDocument
 from embre.demo.corpus import make_corpus
 from embre.document import Passage
-from embre.sharding.held_out import fingerprint
+from embre.held_out import fingerprint
 from embre.sharding.parts import (
     PartRows,
     from_table,
@@ -23,7 +24,7 @@ from embre.sharding.parts import (
     to_table,
     write_part,
 )
-from embre.shards.encode import Encoded, as_checked, encode_documents
+from embre.shards.encode import Encoded, encode_documents
 from embre.tally import Tally
 from embre.tokenization.tokenizer import TextTokenizer
 from tests.tiny import document, tiny_tokenizer

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from embre.corpora import read_documents, write_documents
 from embre.demo.corpus import make_corpus
 from embre.document import Concept
-from embre.sharding.held_out import read_held
+from embre.held_out import read_held
 from embre.sharding.parts import split_and_place
 from embre.sharding.shard import TOKENIZER, ShardSettings, shard
 from embre.sharding.tasks import Progress

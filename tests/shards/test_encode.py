@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from embre.corpora import read_documents
+from embre.corpora.assemble import as_checked
 from embre.demo.corpus import make_corpus
 from embre.document import Concept, Document, Mention, Passage
 from embre.entity_types import TYPE_INDEX
 from embre.shards.concept_hash import concept_hash
-from embre.shards.encode import Encoded, as_checked, encode_documents
+from embre.shards.encode import Encoded, encode_documents
 from embre.tally import Tally
 from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 from tests.tiny import document, tiny_tokenizer

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import webdataset
 
+from embre.corpora.assemble import as_checked
 from embre.demo.corpus import make_corpus
 from embre.entity_types import TYPE_INDEX
 from embre.sharding.shard import TOKENIZER, ShardSettings
-from embre.shards.encode import as_checked, encode_documents
+from embre.shards.encode import encode_documents
 from embre.shards.mention_row import MENTION_ROW
 from embre.shards.shard_set import MANIFEST, Block, ShardSet, pack_block, write_shard
 from embre.tally import Tally

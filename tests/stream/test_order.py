@@ -22,17 +22,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embre.config import DataConfig, MaskingConfig
+from embre.corpora.assemble import as_checked
 from embre.demo.corpus import make_corpus
-from embre.shards.encode import as_checked, encode_documents
+from embre.shards.encode import encode_documents
 from embre.shards.entities import choose_entities
 from embre.shards.mention_row import MENTION_ROW
 from embre.shards.shard_set import Block, DamagedShard, ShardEntry, ShardSet
-from embre.stream.batch import Batch, StreamState, empty_batch, make_batch
+from embre.stream.batch import Batch, empty_batch, make_batch
 from embre.stream.examples import NO_EXAMPLES, Examples, cut, document_keys, join
 from embre.stream.layout import NUM_SPECIAL, with_padding
-from embre.stream.loader import StreamLoader, _ahead
 from embre.stream.order import FIRST, rounds, scatter, stream_batches, strips, validation_batches
-from embre.stream.source import StreamSource
+from embre.stream.source import StreamSource, StreamState
+from embre.stream.stream_loader import StreamLoader, _ahead
 from embre.tally import Tally
 from embre.world import World
 from tests.shard_sets import SMALL, own_tokenizer, source_of, write_shards
@@ -238,7 +239,7 @@ def test_a_document_of_nothing_is_an_example_too() -> None:
 def test_strips_have_one_length_and_documents_start_at_position_zero(
     source: StreamSource,
 ) -> None:
-    special = source.layout.special
+    special = source.settings.special
     for batch in islice(stream_batches(source, 0), 12):
         assert len(batch.input_ids) == len(batch.positions) == source.data.strip_tokens
         bounds = batch.boundaries[: len(batch.doc_ids) + 1].tolist()
@@ -248,9 +249,9 @@ def test_strips_have_one_length_and_documents_start_at_position_zero(
         assert batch.positions[: bounds[-1]].tolist() == [
             n for size in lengths for n in range(size)
         ]
-        assert (batch.input_ids[bounds[-1] :] == special["pad"]).all()
-        assert (batch.input_ids[bounds[:-1]] == special["first"]).all()
-        assert (batch.input_ids[[end - 1 for end in bounds[1:]]] == special["last"]).all()
+        assert (batch.input_ids[bounds[-1] :] == special.pad).all()
+        assert (batch.input_ids[bounds[:-1]] == special.first).all()
+        assert (batch.input_ids[[end - 1 for end in bounds[1:]]] == special.last).all()
         assert (batch.rows[batch.mention_spans[:, 1] - 1] < bounds[-1]).all()
 
 
@@ -261,7 +262,7 @@ def test_padding_is_cut_into_pieces_that_attention_can_afford(source: StreamSour
         assert lengths.min() > 0
         assert lengths.max() <= batch.longest == source.data.max_document_tokens
     full = np.array([0, 60, source.data.strip_tokens])
-    assert with_padding(full, source.layout).tolist() == full.tolist()
+    assert with_padding(full, source.settings).tolist() == full.tolist()
 
 
 def test_rows_are_the_places_that_a_head_reads(source: StreamSource) -> None:
@@ -481,7 +482,7 @@ def test_epochs_differ_in_order_and_in_masks(source: StreamSource) -> None:
     # Of a document in pieces another one may come first.
     same = np.flatnonzero(alike[0].offsets == alike[1].offsets)[:2]
     alike = [order.take(same) for order in alike]
-    masked = [make_batch(source.layout, members, 0, StreamState()) for members in alike]
+    masked = [make_batch(source.settings, members, 0, StreamState()) for members in alike]
     assert masked[0].doc_ids == masked[1].doc_ids
     assert masked[0].input_ids.tolist() != masked[1].input_ids.tolist()
 
@@ -560,14 +561,14 @@ def test_a_stream_without_any_sound_shard_ends_with_an_error(
 
 
 def test_an_empty_micro_batch_has_no_targets(source: StreamSource) -> None:
-    batch = empty_batch(source.layout)
+    batch = empty_batch(source.settings)
     assert batch.counts == {"token": 0, "type": 0, "identifier": 0}
     assert batch.num_tokens == 0 and batch.slot == -1 and batch.doc_ids == ()
     # One document of nothing, so that attention has something to attend to on every rank.
     assert batch.boundaries.tolist() == [0, 2, 50, 98, 128]
-    special = source.layout.special
-    padding = [special["pad"]] * (source.data.strip_tokens - 2)
-    assert batch.input_ids.tolist() == [special["first"], special["last"], *padding]
+    special = source.settings.special
+    padding = [special.pad] * (source.data.strip_tokens - 2)
+    assert batch.input_ids.tolist() == [special.first, special.last, *padding]
     assert batch.mention_spans.shape == (0, 2)
 
 

@@ -38,7 +38,7 @@ def test_made_up_documents_are_as_long_and_dense_as_bioreds() -> None:
     rows, starts = texts.examples.mentions, texts.examples.mention_starts
     assert len(rows) / len(lengths) == pytest.approx(33.8, abs=1.5)
     assert (rows["start"] < rows["end"]).all()
-    assert texts.layout.entities.lookup(rows["concept"]).min() == 0
+    assert texts.settings.entities.lookup(rows["concept"]).min() == 0
     for first, last in pairwise(starts.tolist()):
         assert (rows["end"][first : last - 1] <= rows["start"][first + 1 : last]).all()
 
@@ -46,7 +46,7 @@ def test_made_up_documents_are_as_long_and_dense_as_bioreds() -> None:
 def test_all_rungs_learn_from_the_same_targets(setting: Setting) -> None:
     """Hugging Face's padded BERT and our packed one have the same loss of the same documents."""
     batch = setting.batches("token")[0]
-    (rows,) = padded([batch], len(batch.doc_ids), setting.texts.layout.special["pad"])
+    (rows,) = padded([batch], len(batch.doc_ids), setting.texts.settings.special.pad)
     assert rows.counts["token"] == batch.counts["token"]
     assert rows.num_tokens == batch.num_tokens
     expected = Padded(setting.bert(), half_precision=False)(rows)["token"]
@@ -77,7 +77,7 @@ def test_operations_are_counted_with_what_is_wasted(setting: Setting) -> None:
     mean = (lengths**2).sum() / lengths.sum()
     targets = sum(len(batch.token_labels) for batch in batches) / lengths.sum()
     rows = sum(len(batch.rows) for batch in batches) / lengths.sum()
-    no_concepts = (0,) * len(setting.texts.layout.entities.sizes)
+    no_concepts = (0,) * len(setting.texts.settings.entities.sizes)
     counted = flops_of(setting, [replace(batch) for batch in batches], no_concepts)
     assert counted == pytest.approx(setting.flops(mean, targets, rows))
 

@@ -15,9 +15,9 @@ from embre.config import PretrainConfig, load_config
 from embre.demo.corpus import make_corpus
 from embre.masking import OBJECTIVES
 from embre.shards.shard_set import ShardSet
-from embre.stream.batch import StreamState
 from embre.stream.masked_documents import MaskedDocument, masked_documents
 from embre.stream.order import stream_batches
+from embre.stream.source import StreamState
 from tests.shard_sets import source_of, write_shards
 from tests.tiny import document
 from tools.show_masking import main

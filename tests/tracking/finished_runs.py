@@ -11,7 +11,7 @@ from embre.finetune import RELATION_MODEL, SCORES
 from embre.model.encoder import load_encoder
 from embre.pretrain import ENCODER
 from embre.provenance import LINEAGE
-from embre.relations.folder import save_relation_model
+from embre.relations.model_folder import save_relation_model
 from embre.tokenization.tokenizer import copy_tokenizer
 from embre.tracking.runs import open_run
 from tests.tiny import tiny_encoder, tiny_relation_model, tiny_tokenizer

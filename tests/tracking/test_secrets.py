@@ -15,7 +15,7 @@ from embre.config import ConfigError, PretrainConfig, check_config
 from embre.launch.driver import run_job
 from embre.provenance import folder_digest
 from embre.register import register_run
-from embre.relations.folder import load_relation_model
+from embre.relations.model_folder import load_relation_model
 from embre.tracking.registry import fetch, tracking_at
 from embre.tracking.runs import quiet_mlflow
 from tests.shard_sets import write_shards

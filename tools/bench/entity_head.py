@@ -32,8 +32,8 @@ from step_traffic import Traffic
 from torch import Tensor
 
 from embre.config import OptimizerConfig
-from embre.engines.engine import adamw
 from embre.engines.flops import training_flops_per_token
+from embre.engines.step import adamw
 from embre.model.chunked_softmax import CHUNK_LOGITS, all_rows, cross_entropy_sum
 from embre.model.concept_table import ConceptTable
 from embre.model.sharded_table import ShardedTable

@@ -27,7 +27,7 @@ from step_rungs import OPTIMIZER, Rung, Setting, ours
 from step_texts import made_up_texts
 from torch import Tensor
 
-from embre.engines.engine import adamw
+from embre.engines.step import adamw
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.model.sharded_table import ShardedTable

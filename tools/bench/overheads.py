@@ -30,7 +30,7 @@ from rich.table import Table
 from embre.checkpoints.checkpoints import Checkpoints
 from embre.config import DataConfig, MaskingConfig, OptimizerConfig
 from embre.engines import training_state
-from embre.engines.engine import TorchEngine
+from embre.engines.torch_engine import TorchEngine
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.entities import choose_entities
 from embre.shards.shard_set import ShardSet

@@ -34,8 +34,8 @@ from embre.demo.corpus import make_corpus
 from embre.model.encoder import load_encoder
 from embre.prediction.record import RECORD
 from embre.prediction.slices import FOLDER
-from embre.relations.folder import LoadedModel, save_relation_model
 from embre.relations.model import RelationModel
+from embre.relations.model_folder import LoadedModel, save_relation_model
 from embre.relations.pairs import PairEncoder
 from embre.relations.scored_pairs import Decision
 from embre.tally import Tally

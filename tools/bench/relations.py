@@ -26,11 +26,11 @@ from embre.config import EncoderConfig, NewEncoder, OptimizerConfig, PairConfig
 from embre.corpora import CORPORA, read_documents
 from embre.demo.corpus import make_corpus
 from embre.document import Document
-from embre.engines.engine import TorchEngine
+from embre.engines.torch_engine import TorchEngine
 from embre.model.encoder import load_encoder
 from embre.relations.decode import predict, strips
-from embre.relations.folder import LoadedModel
 from embre.relations.model import RelationModel
+from embre.relations.model_folder import LoadedModel
 from embre.relations.pairs import PairEncoder
 from embre.relations.scored_pairs import Decision
 from embre.tally import Tally

@@ -32,9 +32,8 @@ from embre.config import DataConfig, MaskingConfig
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.entities import choose_entities
 from embre.shards.shard_set import ShardEntry, ShardSet
-from embre.stream.batch import StreamState
 from embre.stream.order import rounds
-from embre.stream.source import StreamSource
+from embre.stream.source import StreamSource, StreamState
 from embre.tokenization.tokenizer import load_tokenizer
 
 BUFFER, SHARD = 5000, 1250

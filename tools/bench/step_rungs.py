@@ -19,9 +19,11 @@ from embre.config import (
     NewEncoder,
     OptimizerConfig,
 )
-from embre.engines.engine import Engine, TorchEngine
+from embre.engines.deepspeed_config import deepspeed_json
+from embre.engines.deepspeed_engine import DeepSpeedEngine
+from embre.engines.engine import Engine
 from embre.engines.flops import training_flops_per_token
-from embre.engines.zero import DeepSpeedEngine, deepspeed_json
+from embre.engines.torch_engine import TorchEngine
 from embre.model.concept_table import ConceptTable
 from embre.model.encoder import compiled, encode_strip, prepare_for_strips
 from embre.model.heads import EntityHead
@@ -64,8 +66,8 @@ class Setting:
         shape = self.shape
         return BertForMaskedLM(
             BertConfig(
-                vocab_size=self.texts.layout.vocabulary_size,
-                pad_token_id=self.texts.layout.special["pad"],
+                vocab_size=self.texts.settings.vocabulary.size,
+                pad_token_id=self.texts.settings.special.pad,
                 num_hidden_layers=shape.layers,
                 hidden_size=shape.hidden,
                 num_attention_heads=shape.heads,
@@ -86,7 +88,7 @@ class Setting:
             shape.layers,
             shape.hidden,
             shape.feed_forward,
-            self.texts.layout.vocabulary_size,
+            self.texts.settings.vocabulary.size,
             tokens,
             target_share,
             row_share,
@@ -126,7 +128,7 @@ def hugging_face(setting: Setting, compile_it: bool) -> Rung:
     bert: Any = setting.bert()
     bert.set_attn_implementation("sdpa")
     num_rows = max(1, setting.strip_tokens // MEAN_TOKENS)
-    batches = padded(setting.batches("token"), num_rows, setting.texts.layout.special["pad"])
+    batches = padded(setting.batches("token"), num_rows, setting.texts.settings.special.pad)
     batches = batches[: len(batches) // setting.micro_batches * setting.micro_batches]
     real = sum(batch.num_tokens for batch in batches) / (len(batches) * num_rows * LONGEST)
     if compile_it:
@@ -143,7 +145,7 @@ def ours(
     if all_rows:
         batches = [with_all_rows(batch) for batch in batches]
     bert = prepare_for_strips(setting.bert(), EncoderConfig(path="", dropout=0.0))
-    sizes = setting.texts.layout.entities.sizes
+    sizes = setting.texts.settings.entities.sizes
     if objective == "token":
         sizes = (0,) * len(sizes)
     table = concept_table(setting, sizes)

@@ -16,19 +16,21 @@ from torch import Tensor
 
 from embre.config import DataConfig, MaskingConfig
 from embre.entity_types import TYPE_INDEX
+from embre.masking import Vocabulary
 from embre.shards.entities import SCHEMA, EntityVocabulary, choose_entities
 from embre.shards.mention_row import MENTION_ROW
 from embre.shards.shard_set import ShardSet
-from embre.stream.batch import Batch, StreamState, make_batch
+from embre.stream.batch import Batch, make_batch
 from embre.stream.examples import Examples, join
-from embre.stream.layout import NUM_SPECIAL, SPECIALS, Layout
+from embre.stream.layout import NUM_SPECIAL, BatchSettings
 from embre.stream.order import rounds, strips
-from embre.stream.source import StreamSource
-from embre.tokenization.tokenizer import load_tokenizer
+from embre.stream.source import StreamSource, StreamState
+from embre.tokenization.tokenizer import SpecialTokens, load_tokenizer
 
 LONGEST = 512
 MEAN_TOKENS, SD_TOKENS = 341, 88
 MEAN_MENTIONS, SD_MENTIONS, MEAN_MENTION_TOKENS = 33.8, 14.0, 2.5
+SPECIAL = SpecialTokens(*range(5))
 IGNORED = -100  # the label that Hugging Face's models leave out
 
 
@@ -36,16 +38,16 @@ IGNORED = -100  # the label that Hugging Face's models leave out
 class Texts:
     """Documents, and how they are laid and masked."""
 
-    layout: Layout
+    settings: BatchSettings
     examples: Examples
 
     def batches(self, objective: str, number: int) -> list[Batch]:
         """The first micro-batches under an objective."""
         masking = MaskingConfig(objective=cast(Any, objective))
-        layout = replace(self.layout, masking=masking)
-        found = strips(iter([(self.examples, StreamState())]), layout.strip_tokens)
+        settings = replace(self.settings, masking=masking)
+        found = strips(iter([(self.examples, StreamState())]), settings.strip_tokens)
         pairs = zip(range(number), found, strict=False)
-        laid = [make_batch(layout, members, slot, after) for slot, (members, after) in pairs]
+        laid = [make_batch(settings, members, slot, after) for slot, (members, after) in pairs]
         assert len(laid) == number, "more documents are needed"
         return laid
 
@@ -61,7 +63,7 @@ def made_up_texts(
     rows = [_mentions(rng, int(length), num_concepts) for length in lengths]
     examples = Examples(
         [str(number) for number in range(num_documents)],
-        rng.integers(len(SPECIALS), vocabulary, lengths.sum()).astype(np.uint16),
+        rng.integers(len(SPECIAL), vocabulary, lengths.sum()).astype(np.uint16),
         np.concatenate([[0], lengths.cumsum()]),
         np.concatenate(rows),
         np.concatenate([[0], np.cumsum([len(some) for some in rows])]),
@@ -72,15 +74,15 @@ def made_up_texts(
     hashes = np.arange(1, num_concepts + 1, dtype=np.uint64)
     ids = ((hashes - 1) // num_types).astype(np.int64)
     sizes = np.bincount((hashes - 1) % num_types, minlength=num_types).tolist()
-    layout = Layout(
-        strip_tokens,
-        LONGEST,
-        MaskingConfig(),
-        EntityVocabulary(hashes, ids, tuple(sizes), SCHEMA.empty_table()),
-        {name: number for number, name in enumerate(SPECIALS)},
-        vocabulary,
+    settings = BatchSettings(
+        strip_tokens=strip_tokens,
+        max_document_tokens=LONGEST,
+        masking=MaskingConfig(),
+        entities=EntityVocabulary(hashes, ids, tuple(sizes), SCHEMA.empty_table()),
+        special=SPECIAL,
+        vocabulary=Vocabulary(SPECIAL.mask, vocabulary, SPECIAL),
     )
-    return Texts(layout, examples)
+    return Texts(settings, examples)
 
 
 def _mentions(rng: np.random.Generator, length: int, num_concepts: int) -> np.ndarray:
@@ -113,7 +115,7 @@ def texts_of(folder: Path, strip_tokens: int, num_strips: int) -> Texts:
         held.append(members)
         num_tokens += len(members.tokens)
         if num_tokens > (num_strips + 1) * strip_tokens:
-            return Texts(source.layout, join(held))
+            return Texts(source.settings, join(held))
     raise AssertionError("a stream has no end")
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from embre.corpora import read_documents, write_documents
+from embre.corpora.assemble import as_checked
 from embre.demo.corpus import make_corpus
 from embre.document import Document, Passage
-from embre.sharding.held_out import (
+from embre.held_out import (
     FEWEST_LETTERS,
     SHIPPED,
     Held,
@@ -23,7 +24,6 @@ from embre.sharding.held_out import (
     read_held,
 )
 from embre.sharding.shard import ShardSettings, shard
-from embre.shards.encode import as_checked
 from embre.shards.shard_set import ShardSet
 from embre.tally import Tally
 from tests.sharding.test_shard import doc_ids
@@ -47,7 +47,7 @@ def print_of(doc: Document) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_list_has_an_id_and_two_fingerprints_a_line(name: str) -> None:
-    text = files("embre.sharding").joinpath("held_lists", f"{name}.tsv").read_text()
+    text = files("embre.held_out").joinpath(f"{name}.tsv").read_text()
     head, *lines = text.splitlines()
     assert head.startswith("# id, fingerprint of text, fingerprint of title")
     assert lines == sorted(set(lines))

@@ -14,9 +14,9 @@ from embre.model.concept_table import ConceptTable
 from embre.model.encoder import compiled, load_encoder, strip_encoder
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
-from embre.stream.batch import Batch, StreamState, empty_batch, make_batch
+from embre.stream.batch import Batch, empty_batch, make_batch
 from embre.stream.order import read, stream_batches
-from embre.stream.source import StreamSource
+from embre.stream.source import StreamSource, StreamState
 from tests.shard_sets import own_tokenizer, source_of, write_shards
 from tests.tiny import tiny_encoder
 
@@ -40,7 +40,7 @@ def model_of(source: StreamSource, dropout: float = 0.0) -> PretrainingModel:
     config = tiny_encoder(Path(source.shard_set.url) / "tokenizer")
     config = config.model_copy(update={"dropout": dropout})
     encoder = load_encoder(config, own_tokenizer(source.shard_set))
-    sizes = source.layout.entities.sizes
+    sizes = source.settings.entities.sizes
     table = ConceptTable(sizes, 16, sample_above=1000, sample_share=0.1)
     return PretrainingModel(encoder, EntityHead(32, len(sizes), table), False)
 
@@ -48,15 +48,15 @@ def model_of(source: StreamSource, dropout: float = 0.0) -> PretrainingModel:
 def batches_of_many_sizes(source: StreamSource) -> list[Batch]:
     """Few and many documents, few and many targets, none at all, and an empty micro-batch."""
     rates = [(0.0, 0.0), (0.15, 0.2), (0.9, 0.9), (0.01, 0.0), (0.3, 0.5), (0.6, 0.1)]
-    found = [empty_batch(source.layout)]
+    found = [empty_batch(source.settings)]
     for token_rate, entity_rate in rates:
-        masking = source.layout.masking.model_copy(
+        masking = source.settings.masking.model_copy(
             update={"token_rate": token_rate, "entity_rate": entity_rate}
         )
         masked = source.with_masking(masking)
         found += islice(stream_batches(masked, 0), 2)
         first = read(source, source.shard_set.shards("train")[0], 0)
-        found += [make_batch(masked.layout, first.part(0, n), 0, StreamState()) for n in (1, 4)]
+        found += [make_batch(masked.settings, first.part(0, n), 0, StreamState()) for n in (1, 4)]
     assert len({len(batch.rows) for batch in found}) > 12
     assert len({len(batch.boundaries) for batch in found}) > 2
     return found

@@ -8,35 +8,16 @@ import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from embre.stream.batch import Batch, StreamState, empty_batch
+from embre.stream.batch import Batch, empty_batch
 from embre.stream.order import stream_batches
-from embre.stream.source import StreamSource
+from embre.stream.source import StreamSource, StreamState
 from embre.world import World
 
 Steps = Generator[list[Batch], None, None]
-
-
-class Loader(Protocol):
-    """Gives a rank its micro-batches, `per_rank` in each step, and says where it stands after the
-    last step given."""
-
-    per_rank: int
-
-    def step(self) -> list[Any]:
-        """This rank's micro-batches of the next step."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Where the step given last ends, as JSON; the ranks' states merge into one."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on after the step that gave this merged state."""
-        ...
 
 
 class StreamLoader:
@@ -71,7 +52,7 @@ class StreamLoader:
         for batch in found:
             self._states[batch.slot] = batch.state
         missing = self.per_rank - len(found)
-        return found + [empty_batch(self.source.layout)] * missing
+        return found + [empty_batch(self.source.settings)] * missing
 
     def state(self) -> dict[str, Any]:
         return {str(stream): list(state) for stream, state in self._states.items()}

@@ -16,10 +16,10 @@ from embre.masking.draws import bernoulli, combine, uniform
 from embre.shards.concept_hash import concept_hash
 from embre.shards.mention_row import MENTION_ROW
 from embre.shards.shard_set import ShardSet
-from embre.stream.batch import Batch, StreamState, make_batch
+from embre.stream.batch import Batch, make_batch
 from embre.stream.examples import Examples
 from embre.stream.layout import lay
-from embre.stream.source import StreamSource
+from embre.stream.source import StreamSource, StreamState
 from tests.shard_sets import own_tokenizer, source_of, whole_examples, write_shards
 from tests.tiny import document
 
@@ -80,8 +80,8 @@ def source(shard_set: ShardSet, **masking: object) -> StreamSource:
 
 def outcome(shard_set: ShardSet, members: Examples, **masking: object) -> Outcome:
     found = source(shard_set, **masking)
-    strip, boundaries, _ = lay(found.layout, members)
-    return Outcome(strip, found.layout.hide(strip), boundaries, found.layout.drawn())
+    strip, boundaries, _ = lay(found.settings, members)
+    return Outcome(strip, found.settings.hide(strip), boundaries, found.settings.vocabulary)
 
 
 def test_rates_are_near_the_nominal_ones(shard_set: ShardSet, members: Examples) -> None:
@@ -121,9 +121,8 @@ def test_special_tokens_are_never_touched(
     edges = np.concatenate([found.boundaries[:-1], found.boundaries[1:] - 1])
     assert found.visible[edges].all()
     assert not found.masked.token_targets[edges].any()
-    assert set(found.strip.tokens[edges].tolist()) == {
-        source(shard_set).layout.special[name] for name in ("first", "last")
-    }
+    special = source(shard_set).settings.special
+    assert set(found.strip.tokens[edges].tolist()) == {special.first, special.last}
 
 
 def concepts_of(found: Outcome) -> dict[tuple[int, int], list[bool]]:
@@ -276,7 +275,7 @@ def test_where_mentions_overlap_the_best_hidden_says_how(objective: str) -> None
 
 
 def batch(shard_set: ShardSet, members: Examples, **masking: object) -> Batch:
-    return make_batch(source(shard_set, **masking).layout, members, 0, StreamState())
+    return make_batch(source(shard_set, **masking).settings, members, 0, StreamState())
 
 
 def test_token_has_no_mention_targets_and_entity_no_token_targets(
@@ -300,7 +299,7 @@ def test_what_is_no_target_stays_in_sight(
 
 
 def test_token_labels_are_the_original_tokens(shard_set: ShardSet, members: Examples) -> None:
-    original, _, _ = lay(source(shard_set).layout, members)
+    original, _, _ = lay(source(shard_set).settings, members)
     found = batch(shard_set, members)
     spots = found.rows[found.token_spots]
     assert found.token_labels.tolist() == original.tokens[spots.numpy()].tolist()
@@ -310,12 +309,12 @@ def test_token_labels_are_the_original_tokens(shard_set: ShardSet, members: Exam
 def test_mention_targets_carry_their_type_and_identifier(
     shard_set: ShardSet, members: Examples
 ) -> None:
-    entities = source(shard_set).layout.entities
+    entities = source(shard_set).settings.entities
     known: dict[tuple[int, int], str] = {}
     for name, index in TYPE_INDEX.items():
         for number, (identifier, _) in enumerate(entities.names(name)):
             known[index, number] = identifier
-    original, _, _ = lay(source(shard_set).layout, members)
+    original, _, _ = lay(source(shard_set).settings, members)
     truth = defaultdict(set)
     for row in original.mentions:
         truth[int(row["start"]), int(row["end"]), int(row["type"])].add(int(row["concept"]))

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from embre.shards.shard_set import ShardSet
-from embre.stream.loader import StreamLoader
+from embre.stream.stream_loader import StreamLoader
 from embre.world import World
 from tests.shard_sets import source_of, write_shards
 

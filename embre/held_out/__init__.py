@@ -22,7 +22,8 @@ _NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).i
 
 _NOT_AN_ID = re.compile(r"[,;\0]|^\d+\s")  # several on a line, or a remark behind one
 HELD_LIST_HEAD = "# id, fingerprint of text, fingerprint of title; 0 where too short"
-# Evaluation documents whose ids and texts are public, in `held_lists/`; held out by default.
+# Evaluation documents whose ids and texts are public: the lists beside this file. Held out by
+# default.
 SHIPPED = ("biored", "bc5cdr")
 
 
@@ -79,9 +80,7 @@ def names_of(doc: CheckedDocument) -> set[str]:
 def read_held(source: str) -> Held:
     """A list that is shipped (`SHIPPED`), a file of ids (one a line), or any corpus."""
     if source in SHIPPED:
-        return _read_list(
-            source, files("embre.sharding").joinpath("held_lists", f"{source}.tsv").read_text()
-        )
+        return _read_list(source, files("embre.held_out").joinpath(f"{source}.tsv").read_text())
     path = Path(source)
     if path.is_file() and path.suffix in (".txt", ".ids", ".pmids", ".tsv"):
         try:

@@ -15,8 +15,7 @@ from embre.config import ConfigError, MaskingConfig
 from embre.model.encoder_folder import PretrainedEncoder, load_pretrained
 from embre.pretrain import validator
 from embre.probe.co_occurrence import concept_rows, owners
-from embre.probe.hidden_mentions import ask
-from embre.probe.shards import (
+from embre.probe.comparison import (
     SYSTEMS,
     Comparison,
     first_of,
@@ -25,6 +24,7 @@ from embre.probe.shards import (
     run_config,
     source_for,
 )
+from embre.probe.hidden_mentions import ask
 from embre.shards.entities import choose_entities
 from embre.shards.shard_set import ShardSet
 from embre.stream.order import validation_strips
@@ -91,9 +91,9 @@ def test_the_mentions_are_those_that_the_run_hides_and_nothing_else_is(
     encoder: PretrainedEncoder, shard_set: ShardSet, found: Comparison
 ) -> None:
     source = found.source
-    assert (source.seed, source.layout.masking.entity_rate) == (5, 0.4)
+    assert (source.seed, source.settings.masking.entity_rate) == (5, 0.4)
     assert (source.data.shards, source.data.strip_tokens) == (shard_set.url, 256)
-    assert (source.layout.masking.objective, source.layout.masking.keep_share) == ("entity", 0)
+    assert (source.settings.masking.objective, source.settings.masking.keep_share) == ("entity", 0)
     assert found.masking_of == "run small" and found.own_shards
     as_trained = MaskingConfig(entity_rate=0.4)
     same = ask(encoder, source.with_masking(as_trained))
@@ -104,7 +104,7 @@ def test_the_mentions_are_those_that_the_run_hides_and_nothing_else_is(
 def test_in_sight_are_the_other_concepts_of_the_document(found: Comparison) -> None:
     source, asked, number = found.source, found.asked, 0
     for members, _ in validation_strips(source):
-        rows, owner = concept_rows(source.layout.entities, members.mentions), owners(members)
+        rows, owner = concept_rows(source.settings.entities, members.mentions), owners(members)
         for doc in range(len(members)):
             known = {*rows[(owner == doc) & (rows >= 0)].tolist()}
             hidden = {*asked.rows[asked.docs == number].tolist()}
@@ -120,12 +120,12 @@ def test_a_mention_behind_a_hidden_one_is_not_in_sight(tmp_path: Path) -> None:
     docs = [document(f"{text} {n}", doc_id=str(n)) for n, text in enumerate(texts)]
     shard_set = write_shards(tmp_path, docs, replace(SMALL, validation_share=0.5))
     source = source_of(shard_set, MaskingConfig(entity_rate=0.5, objective="entity"), streams=1)
-    export(tmp_path / "encoder", Path(shard_set.url) / "tokenizer", source.layout.entities)
+    export(tmp_path / "encoder", Path(shard_set.url) / "tokenizer", source.settings.entities)
     encoder = load_pretrained(tmp_path / "encoder", torch.device("cpu"))
     asked = ask(encoder, source)
     row = {
-        source.layout.entities.row(n)["identifier"]: n
-        for n in range(sum(source.layout.entities.sizes))
+        source.settings.entities.row(n)["identifier"]: n
+        for n in range(sum(source.settings.entities.sizes))
     }
     seen = Counter()
     for doc, visible in enumerate(asked.visible):
@@ -141,12 +141,12 @@ def test_the_counts_rank_by_the_training_split(found: Comparison) -> None:
     shards = found.source.shard_set.shards("train")
     mentions = Counter()
     for block in (block for shard in shards for block in found.source.shard_set.load(shard)):
-        rows = concept_rows(found.source.layout.entities, block.mentions)
+        rows = concept_rows(found.source.settings.entities, block.mentions)
         mentions.update(rows[rows >= 0].tolist())
     for kind in np.unique(found.asked.types).tolist():
         of_type = found.asked.types == kind
-        first = int(found.source.layout.entities.firsts[kind])
-        size = found.source.layout.entities.sizes[kind]
+        first = int(found.source.settings.entities.firsts[kind])
+        size = found.source.settings.entities.sizes[kind]
         most = max(mentions[first + n] for n in range(size))
         for row, rank in zip(
             found.asked.rows[of_type].tolist(),

@@ -1,0 +1,120 @@
+"""A step as every engine takes it: forward and backward, the optimizer, the learning rate.
+
+A loss is a sum and a count: the mean is taken once, over all ranks and micro-batches, or the
+gradient would depend on how micro-batches were cut.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embre import interrupts
+from embre.config import OptimizerConfig
+from embre.engines.engine import MicroBatch, StepResult
+from embre.engines.step_guard import Skip, StepGuard
+from embre.faults import fault_point
+from embre.world import World
+
+# What the faults of a loss make of it.
+SPOILT = {"nan": math.nan, "spike": 50.0}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases and norms do not."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """The optimizer of every run."""
+    return torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.peak_lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        fused=next(model.parameters()).is_cuda or None,
+    )
+
+
+def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """The rate of step 0, 1, …: linear warm-up, then linear decay to `final_lr_share`."""
+    if step < config.warmup_steps:
+        return config.peak_lr * (step + 1) / config.warmup_steps
+    left = (num_steps - step) / max(1, num_steps - config.warmup_steps)
+    share = config.final_lr_share + (1 - config.final_lr_share) * max(0.0, left)
+    return config.peak_lr * share
+
+
+def run_micro_batches(
+    model: Callable[[Any], dict[str, Tensor]],
+    backward: Callable[[Tensor], None],
+    micro_batches: Sequence[MicroBatch],
+    weights: Mapping[str, float],
+    world: World,
+    seed: int,
+    step: int,
+) -> StepResult:
+    """Forward and backward of this rank's micro-batches.
+
+    Each rank's backward adds its share of the gradient of the global mean loss. Dropout is seeded
+    by (seed, step, slot), so it does not depend on the rank. Returns what the step did, its
+    gradient norm still unknown.
+    """
+    local = [sum(b.counts[name] for b in micro_batches) for name in weights]
+    local += [sum(b.num_tokens for b in micro_batches), sum(b.data_hash for b in micro_batches)]
+    # Rank 0 alone asks for a save: another rank may see the request a step later, and ask again.
+    local += [interrupts.asked_to_stop(), world.rank == 0 and interrupts.asked_to_save()]
+    *counts, num_tokens, data_hash, stop, save = world.sum([float(value) for value in local])
+    # Copied at once, and losses read at the end: each would make the device wait for this process.
+    moved = [batch.to(world.device) for batch in micro_batches]
+    sums = {name: torch.zeros((), dtype=torch.float64, device=world.device) for name in weights}
+    for batch in moved:
+        torch.manual_seed(_dropout_seed(seed, step, batch.slot))
+        losses = model(batch)
+        if spoil := fault_point("loss"):
+            factor = SPOILT[spoil]
+            losses = {name: factor * loss for name, loss in losses.items()}
+        total = sum(
+            weights[name] * losses[name] / max(count, 1.0)
+            for name, count in zip(weights, counts, strict=True)
+        )
+        assert isinstance(total, Tensor)
+        backward(total)
+        for name in weights:
+            sums[name] += losses[name].detach()
+    totals = world.sum([float(total) for total in sums.values()])
+    means = {
+        name: total / count
+        for name, total, count in zip(weights, totals, counts, strict=True)
+        if count
+    }
+    return StepResult(means, math.nan, int(num_tokens), int(data_hash), stop > 0, save > 0)
+
+
+def weighted(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The loss that a step minimises."""
+    return sum(weights[name] * loss for name, loss in losses.items())
+
+
+def skipped(
+    why: str | None, micro_batches: Sequence[MicroBatch], guard: StepGuard, world: World
+) -> Skip | None:
+    """What is said of a step whose update is left out: `why`, or nothing; every rank calls it."""
+    if why is None:
+        return None
+    mine = [doc_id for batch in micro_batches for doc_id in batch.doc_ids]
+    doc_ids = sorted({doc_id for of_rank in world.gather(mine) for doc_id in of_rank})
+    return Skip(why, tuple(doc_ids), guard.in_a_row)
+
+
+def _dropout_seed(seed: int, step: int, slot: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/dropout/{step}/{slot}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
