@@ -12,7 +12,6 @@ import numpy as np
 
 from embre.shards.entities import EntityVocabulary
 from embre.stream.examples import Examples
-from embre.stream.order import read
 from embre.stream.source import StreamSource
 
 # Documents of average company added to each concept's own. Of 0.001 to 3000 the one with the best
@@ -79,7 +78,7 @@ def count(
     mentions, documents = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     total, num_documents = Pairs(), 0
     for shard in source.shard_set.shards("train"):
-        members = read(source, shard, 0)
+        members = source.read(shard, 0)
         rows = concept_rows(source.settings.entities, members.mentions)
         known = rows >= 0
         mentions += np.bincount(rows[known], minlength=size)

@@ -13,21 +13,17 @@ the epoch, which is one circle: each example comes once, and no round is thinner
 A stream's state is three integers, so a resumed run opens the shards of one round and goes on.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
-from embre.shards.shard_set import DamagedShard, ShardEntry
+from embre.shards.shard_set import ShardEntry
 from embre.stream.batch import Batch, make_batch
-from embre.stream.examples import NO_EXAMPLES, Examples, cut, join
+from embre.stream.examples import NO_EXAMPLES, Examples, join
 from embre.stream.layout import NUM_SPECIAL
 from embre.stream.source import StreamSource, StreamState
-
-log = logging.getLogger(__name__)
 
 FIRST = StreamState()
 ORDER, MIX, SCATTER = range(3)  # what is drawn
@@ -50,7 +46,7 @@ def validation_batches(source: StreamSource) -> Iterator[Batch]:
 def validation_strips(source: StreamSource) -> Iterator[tuple[Examples, StreamState]]:
     """What is in them, not masked yet."""
     shards = source.shard_set.shards("validation")
-    found = ((read(source, shard, 0), StreamState(0, at)) for at, shard in enumerate(shards))
+    found = ((source.read(shard, 0), StreamState(0, at)) for at, shard in enumerate(shards))
     return islice(strips(found, source.settings.strip_tokens), source.data.validation_strips)
 
 
@@ -67,7 +63,7 @@ def rounds(
         # A negative turn is one of the last shards: what of it comes at the beginning.
         for turn in range(first - spread + 1, len(shards)):
             place = turn % len(shards)
-            found = read(source, shards[place], epoch)
+            found = source.read(shards[place], epoch)
             parts = scatter(found, spread, _random(source, epoch, SCATTER, stream, place))
             for due, part in enumerate(parts, turn):
                 if first <= due < len(shards):
@@ -102,24 +98,6 @@ def scatter(found: Examples, spread: int, random: np.random.Generator) -> list[E
     return [found.take(np.flatnonzero(lags == lag)) for lag in range(spread)]
 
 
-def read(source: StreamSource, shard: ShardEntry, epoch: int) -> Examples:
-    """The examples of a shard in their order; none where it is damaged and set aside, and then for
-    the rest of the run: mended in the middle of it, it would shift what is to come."""
-    limit = source.settings.max_document_tokens - NUM_SPECIAL
-    if source.set_aside is not None and _note(source.set_aside, shard).exists():
-        return NO_EXAMPLES
-    try:
-        blocks = source.shard_set.load(shard)
-    except DamagedShard as error:
-        if source.set_aside is None:
-            raise
-        log.warning("set aside: %s", error)
-        source.set_aside.mkdir(exist_ok=True)
-        _note(source.set_aside, shard).write_text(f"{error}\n")
-        return NO_EXAMPLES
-    return join([cut(block, limit, source.seed, epoch) for block in blocks])
-
-
 def strips(
     found: Iterator[tuple[Examples, StreamState]], strip_tokens: int
 ) -> Iterator[tuple[Examples, StreamState]]:
@@ -142,10 +120,6 @@ def strips(
         held, ended = pool.part(first, len(pool)), StreamState(epoch, turn, done + len(here))
     if len(held):
         yield held, ended
-
-
-def _note(folder: Path, shard: ShardEntry) -> Path:
-    return folder / f"{shard.name}.txt"
 
 
 def _random(source: StreamSource, *numbers: int) -> np.random.Generator:

@@ -1,14 +1,18 @@
 """What a stream is read from, and where it stands."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from embre.config import DataConfig, MaskingConfig
 from embre.shards.entities import EntityVocabulary
-from embre.shards.shard_set import ShardSet
-from embre.stream.layout import BatchSettings
+from embre.shards.shard_set import DamagedShard, ShardEntry, ShardSet
+from embre.stream.examples import NO_EXAMPLES, Examples, cut, join
+from embre.stream.layout import NUM_SPECIAL, BatchSettings
 from embre.tokenization.tokenizer import TextTokenizer
+
+log = logging.getLogger(__name__)
 
 
 class StreamState(NamedTuple):
@@ -69,6 +73,24 @@ class StreamSource:
             entities=entities,
         )
         return cls(shard_set, data, settings, seed, set_aside)
+
+    def read(self, shard: ShardEntry, epoch: int) -> Examples:
+        """The examples of a shard in their order; none where it is damaged and set aside, and then
+        for the rest of the run: mended in the middle of it, it would shift what is to come."""
+        limit = self.settings.max_document_tokens - NUM_SPECIAL
+        note = self.set_aside and self.set_aside / f"{shard.name}.txt"
+        if note and note.exists():
+            return NO_EXAMPLES
+        try:
+            blocks = self.shard_set.load(shard)
+        except DamagedShard as error:
+            if not note:
+                raise
+            log.warning("set aside: %s", error)
+            note.parent.mkdir(exist_ok=True)
+            note.write_text(f"{error}\n")
+            return NO_EXAMPLES
+        return join([cut(block, limit, self.seed, epoch) for block in blocks])
 
     def with_masking(self, masking: MaskingConfig) -> Self:
         """The same documents, otherwise masked."""

@@ -15,7 +15,7 @@ from embre.model.encoder import compiled, load_encoder, strip_encoder
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.stream.batch import Batch, empty_batch, make_batch
-from embre.stream.order import read, stream_batches
+from embre.stream.order import stream_batches
 from embre.stream.source import StreamSource, StreamState
 from tests.shard_sets import own_tokenizer, source_of, write_shards
 from tests.tiny import tiny_encoder
@@ -55,7 +55,7 @@ def batches_of_many_sizes(source: StreamSource) -> list[Batch]:
         )
         masked = source.with_masking(masking)
         found += islice(stream_batches(masked, 0), 2)
-        first = read(source, source.shard_set.shards("train")[0], 0)
+        first = source.read(source.shard_set.shards("train")[0], 0)
         found += [make_batch(masked.settings, first.part(0, n), 0, StreamState()) for n in (1, 4)]
     assert len({len(batch.rows) for batch in found}) > 12
     assert len({len(batch.boundaries) for batch in found}) > 2
