@@ -81,7 +81,7 @@ def prepare(
     config = load_config(KINDS[kind], path, overrides)
     package, name = write_package(PROJECT, path, zipped)
     env_vars = environment(names, os.environ)
-    entrypoint = shlex.join(["python", "-m", "embre.launch", kind, name, *overrides])
+    entrypoint = shlex.join(["python", "-m", "embre", kind, name, *overrides])
     texts = {str(path): path.read_text(), "the overrides": " ".join(overrides)}
     refuse_secrets(texts | {f"--env {key}": value for key, value in env_vars.items()}, os.environ)
     return Submission(

@@ -297,7 +297,7 @@ def test_zero_learns_what_the_plain_engine_learns(
     for name, engine in (("plain", {}), ("zero", zero)):
         config = config_of(folder, name=name, storage=str(tmp_path), data=data, **engine)
         (tmp_path / f"{name}.yaml").write_text(dump_config(config))
-        command = [sys.executable, "-m", "embre.launch", "finetune", str(tmp_path / f"{name}.yaml")]
+        command = [sys.executable, "-m", "embre", "finetune", str(tmp_path / f"{name}.yaml")]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         runs.append(list(read_events(tmp_path / name, "step")))

@@ -198,7 +198,7 @@ def tracking(out: Path) -> str:
 def predict_anew(out: Path, console: Console) -> None:
     """`embre predict` as a user calls it."""
     command = [
-        *(sys.executable, "-m", "embre.launch", "predict", f"models:/{MODEL_NAME}@{ALIAS}"),
+        *(sys.executable, "-m", "embre", "predict", f"models:/{MODEL_NAME}@{ALIAS}"),
         *(str(out / "unread.PubTator"), "--out", str(out / "predicted")),
         *("--tracking-uri", tracking(out)),
     ]

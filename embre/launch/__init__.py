@@ -1,1 +1,1 @@
-"""What is between people and runs: the command, the driver of a job, and how ranks come to be."""
+"""How a run comes to its ranks: the driver of a job, launchers, and workers of other work."""

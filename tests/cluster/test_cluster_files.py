@@ -237,7 +237,7 @@ def test_slurm_starts_the_run_on_every_gpu_and_tries_again(tmp_path: Path) -> No
     assert start(tmp_path, srun).wait(60) == 0
     first, second = (tmp_path / "steps").read_text().splitlines()
     assert "--nproc-per-node=8" in first and "--rdzv-endpoint=node1:" in first
-    asked = f"-m embre.launch pretrain {ROOT}/configs/pretrain/base.yaml storage={tmp_path}"
+    asked = f"-m embre pretrain {ROOT}/configs/pretrain/base.yaml storage={tmp_path}"
     assert first.endswith(f"{asked} launch.launcher=local") and second.endswith("=local")
 
 

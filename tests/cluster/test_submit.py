@@ -35,7 +35,7 @@ def test_a_dry_run_of_every_shipped_config(config: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     sent = json.loads(done.stdout)
     python, _, module, asked, name, *overrides = shlex.split(sent["entrypoint"])
-    assert (python, module, asked) == ("python", "embre.launch", kind)
+    assert (python, module, asked) == ("python", "embre", kind)
     assert name in sent["runtime_env"]["working_dir"]
     assert sent["runtime_env"]["env_vars"].keys() == {"RAY_JOB_STOP_WAIT_TIME_S"}
     assert sent["working_dir_bytes"] < 10 << 20

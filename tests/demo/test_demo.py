@@ -19,7 +19,7 @@ CLEARLY_ABOVE = 1.5
 def test_the_demo_walks_the_whole_way_and_learns(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     done = subprocess.run(
-        [sys.executable, "-m", "embre.launch", "demo", "--out", str(out)],
+        [sys.executable, "-m", "embre", "demo", "--out", str(out)],
         capture_output=True,
         text=True,
         timeout=900,

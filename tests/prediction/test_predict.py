@@ -17,11 +17,12 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
+from embre.cli import app as cli
+from embre.cli import predicting
 from embre.corpora import read_documents, write_documents
 from embre.corpora.sources import Source
 from embre.demo.corpus import make_corpus
 from embre.document import Document
-from embre.launch import cli, predicting
 from embre.prediction import predict
 from embre.prediction import record as predict_record
 from embre.prediction import slices as predict_slices

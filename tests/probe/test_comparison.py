@@ -29,7 +29,7 @@ from embre.shards.entities import choose_entities
 from embre.shards.shard_set import ShardSet
 from embre.stream.order import validation_strips
 from embre.world import World
-from tests.launch.test_cli import call
+from tests.cli.test_app import call
 from tests.probes import export
 from tests.shard_sets import SMALL, source_of, write_shards
 from tests.tiny import document

@@ -13,7 +13,7 @@ from embre.entity_types import TYPE_INDEX
 from embre.model.encoder_folder import HEAD, PretrainedEncoder, load_pretrained
 from embre.probe.marked_text import Hidden, parse
 from embre.probe.text import probe_text
-from tests.launch.test_cli import call
+from tests.cli.test_app import call
 from tests.probes import DIMENSION, export, vocabulary
 from tests.tiny import tiny_tokenizer
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from embre.cli.evaluating import Request, run_evaluation, run_report
 from embre.config import CorpusConfig, FinetuneConfig, PairConfig, SchemaConfig, check_config
 from embre.corpora import CORPORA, read_documents, write_documents
 from embre.demo.corpus import make_corpus
@@ -21,7 +22,6 @@ from embre.document import Document, Relation
 from embre.evaluation.scoring import score
 from embre.finetune import SCORES, check
 from embre.launch.driver import run_job
-from embre.launch.evaluating import Request, run_evaluation, run_report
 from embre.prediction.predict import predict_files
 from embre.prediction.tasks import PredictSettings
 from embre.register import register_run

@@ -118,7 +118,7 @@ def test_a_run_whose_loader_process_meets_the_damage_ends_and_names_it(
         "train": {"steps": 9},
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
-    command = [sys.executable, "-m", "embre.launch", "pretrain", str(tmp_path / "run.yaml")]
+    command = [sys.executable, "-m", "embre", "pretrain", str(tmp_path / "run.yaml")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1, ended.stderr
     (said,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]

@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from embre import durable
+from embre.cli.studying import Done, carry_out_run, carry_out_study
 from embre.config import (
     ConfigError,
     FinetuneConfig,
@@ -36,7 +37,6 @@ from embre.finetune import COUNTS, digests
 from embre.launch.driver import CORRECTED
 from embre.launch.errors import RunFailed
 from embre.launch.ray_workers import RayWorkers
-from embre.launch.studying import Done, carry_out_run, carry_out_study
 from embre.provenance import folder_digest
 from embre.study.cells import (
     cells,
@@ -386,7 +386,7 @@ def test_a_run_saves_and_stops_when_its_study_is_ended(
     given = tmp_path / "study.yaml"
     given.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
     run = tmp_path / "small" / "small.made_up.as_is.both.document.s1"
-    command = [sys.executable, "-m", "embre.launch", "study", str(given)]
+    command = [sys.executable, "-m", "embre", "study", str(given)]
     with subprocess.Popen([*command, f"--processes={processes}"], cwd=ROOT) as started:
         try:
             until(lambda: any(read_events(run, "step")))

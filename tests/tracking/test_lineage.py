@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from embre.launch import cli
-from embre.launch.registering import show_lineage
+from embre.cli import app as cli
+from embre.cli.registering import show_lineage
 from embre.provenance import folder_digest
 from embre.register import register_run
 from embre.tracking.lineage import lineage_of

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from embre.cli import app as cli
 from embre.corpora import CORPORA
 from embre.evaluation.scoring import counting
-from embre.launch import cli
 from embre.provenance import LINEAGE
 from embre.register import NotBetter, check_better, register_run
 from embre.tracking.registry import DIGEST

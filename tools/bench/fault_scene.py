@@ -133,7 +133,7 @@ class Scene:
         self, config: Path, fault: str = "", ranks: int = 0, env: dict[str, str] | None = None
     ) -> "Running":
         """Start a run: under Ray, or with `ranks` under torchrun."""
-        command = ["-m", "embre.launch", "pretrain", str(config)]
+        command = ["-m", "embre", "pretrain", str(config)]
         return self.start_ranks(ranks, command, fault, env)
 
     def start_ranks(

@@ -117,7 +117,7 @@ def build(place: Path, documents: int, files: int) -> Scene:
 
 def start(scene: Scene, out: Path, *more: str) -> subprocess.Popen:
     """`embre predict` as a user calls it."""
-    command = [sys.executable, "-m", "embre.launch", "predict", str(scene.model)]
+    command = [sys.executable, "-m", "embre", "predict", str(scene.model)]
     command += [str(scene.inputs), "--out", str(out), *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

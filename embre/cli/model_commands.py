@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from embre.launch.console import console
+from embre.cli.console import console
 
 TrackingUri = Annotated[
     str | None, typer.Option(help="MLflow; default: MLFLOW_TRACKING_URI or runs/mlflow.db.")
@@ -39,7 +39,7 @@ def evaluate(
     config: CountedBy = None,
 ):
     """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
-    from embre.launch.evaluating import Request, run_evaluation
+    from embre.cli.evaluating import Request, run_evaluation
 
     request = Request(
         gold=gold,
@@ -86,7 +86,7 @@ def predict(
 
     The same command again goes on with the files that are not done.
     """
-    from embre.launch.predicting import Request, run_prediction
+    from embre.cli.predicting import Request, run_prediction
 
     request = Request(
         model=model,
@@ -127,7 +127,7 @@ def probe(
 
     \\[[BRCA1|Gene]] hides a mention, \\[[BRCA1]] asks for its type too, \\[[?]] hides one piece.
     """
-    from embre.launch.probing import Request, run_probe
+    from embre.cli.probing import Request, run_probe
 
     if (text is None) == (shards is None):
         raise ValueError("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
@@ -152,7 +152,7 @@ def register(
 
     With --if-better the alias moves only to a model that scores higher on the same documents.
     """
-    from embre.launch.registering import Request, run_register, show_lineage
+    from embre.cli.registering import Request, run_register, show_lineage
 
     if show is not None and run is None:
         lines = show_lineage(show, tracking_uri)
@@ -175,7 +175,7 @@ def report(
     config: CountedBy = None,
 ):
     """Write a self-contained HTML report for a curator."""
-    from embre.launch.evaluating import run_report
+    from embre.cli.evaluating import run_report
 
     for line in run_report(pred, out, gold, config, every_pair):
         console.print(line)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from embre.cli import app as cli
 from embre.corpora import write_documents
 from embre.demo.corpus import make_corpus
-from embre.launch import cli
 from embre.launch.driver import LAUNCHERS
 from embre.sharding.shard import ShardSettings, shard
 from tests.tiny import document

@@ -2,16 +2,8 @@
 
 from pathlib import Path
 
-from embre.config import (
-    FinetuneConfig,
-    PretrainConfig,
-    RunConfig,
-    load_config,
-    read_values,
-    refuse_secrets,
-)
-from embre.launch.doctor.check import Check
-from embre.launch.doctor.machine import (
+from embre.cli.doctor.check import Check
+from embre.cli.doctor.machine import (
     accelerator,
     compiled_ops,
     nccl,
@@ -20,7 +12,15 @@ from embre.launch.doctor.machine import (
     storage,
     tracking,
 )
-from embre.launch.doctor.run import cluster, expected, job, precision, ray_cluster, shard_files
+from embre.cli.doctor.run import cluster, expected, job, precision, ray_cluster, shard_files
+from embre.config import (
+    FinetuneConfig,
+    PretrainConfig,
+    RunConfig,
+    load_config,
+    read_values,
+    refuse_secrets,
+)
 
 
 def examine(config_path: Path | None) -> list[Check]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import torch.cuda.nccl
 
+from embre.cli.doctor.check import Check
 from embre.config.places import sqlite_file
 from embre.engines.compiled_ops import ops_folder, stale_locks
-from embre.launch.doctor.check import Check
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("torch", "transformers", "deepspeed", "ray", "mlflow", "webdataset")

@@ -13,14 +13,14 @@ import ray
 import torch
 import yaml
 
+from embre.cli.doctor import estimate as estimating
+from embre.cli.doctor import examine, machine
+from embre.cli.doctor import run as of_a_run
+from embre.cli.doctor.estimate import estimate
+from embre.cli.doctor.machine import compiled_ops, nccl, packages, storage, tracking
+from embre.cli.doctor.run import cluster, expected, ray_cluster, shard_files
 from embre.config import FinetuneConfig, LaunchConfig, PretrainConfig, check_config
 from embre.engines.compiled_ops import STALE_AFTER_S
-from embre.launch import estimate as estimating
-from embre.launch.doctor import examine, machine
-from embre.launch.doctor import run as of_a_run
-from embre.launch.doctor.machine import compiled_ops, nccl, packages, storage, tracking
-from embre.launch.doctor.run import cluster, expected, ray_cluster, shard_files
-from embre.launch.estimate import estimate
 from embre.model.encoder import backbone_shape, num_parameters
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import runs

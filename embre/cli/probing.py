@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embre.launch.device import device_named
+from embre.cli.device import device_named
 from embre.model.encoder_folder import PretrainedEncoder, load_pretrained
 from embre.pretrain import ENCODER
 from embre.probe.comparison import SYSTEMS, Comparison, probe_shards

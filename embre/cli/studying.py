@@ -80,7 +80,7 @@ def carry_out_run(kind: str, folder: str) -> Done:
     When this process ends, whatever ends it, the run saves and stops.
     """
     place = Path(folder)
-    command = [sys.executable, "-m", "embre.launch.tied", kind, str(place / CONFIG)]
+    command = [sys.executable, "-m", "embre.cli.tied", kind, str(place / CONFIG)]
     with (
         (place / LOG).open("ab") as log,
         subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE) as run,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from embre.launch.console import console
+from embre.cli.console import console
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")]
 Overrides = Annotated[
@@ -50,8 +50,8 @@ def study(
     table: Annotated[bool, typer.Option("--table", help="Only write the table again.")] = False,
 ):
     """Carry out the runs of a study, what is done not again, and write its table."""
+    from embre.cli.studying import carry_out_study
     from embre.config import StudyConfig, load_config
-    from embre.launch.studying import carry_out_study
     from embre.launch.workers import workers_of
     from embre.study.table import write_results
     from embre.workers import OneProcess
@@ -60,7 +60,7 @@ def study(
     if table:
         written = write_results(wanted)
     else:
-        with workers_of(processes, "embre.launch.studying", ray, gpus) as workers:
+        with workers_of(processes, "embre.cli.studying", ray, gpus) as workers:
             one_by_one = None if ray else OneProcess()
             written = carry_out_study(wanted, workers, console, one_by_one)
     console.print(written.read_text(), markup=False)
@@ -71,7 +71,7 @@ def doctor(
     config: Annotated[Path | None, typer.Argument(help="A run's YAML to check as well.")] = None,
 ):
     """Check this machine, and a run's config, data and storage; every line with its remedy."""
-    from embre.launch.doctor import examine
+    from embre.cli.doctor import examine
 
     checks = examine(config)
     colours = {"ok": "green", "warning": "yellow", "error": "red"}

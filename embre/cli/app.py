@@ -5,10 +5,10 @@ import os
 import typer
 
 from embre import __version__
-from embre.launch.console import console
+from embre.cli.console import console
+from embre.cli.model_commands import evaluate, predict, probe, register, report
+from embre.cli.run_commands import demo, doctor, finetune, pretrain, study
 from embre.launch.errors import told
-from embre.launch.model_commands import evaluate, predict, probe, register, report
-from embre.launch.run_commands import demo, doctor, finetune, pretrain, study
 
 
 def version():

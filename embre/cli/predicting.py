@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from embre.launch.device import device_named
+from embre.cli.device import device_named
 from embre.launch.tables import not_taken
 from embre.launch.workers import workers_of
 from embre.prediction.predict import Predicted, predict_files

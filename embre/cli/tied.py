@@ -1,4 +1,4 @@
-"""`python -m embre.launch.tied …` is the `embre` command of a run that ends with who started it:
+"""`python -m embre.cli.tied …` is the `embre` command of a run that ends with who started it:
 when the other end of its standard input closes, it is asked to stop as by SIGTERM."""
 
 import os
@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 
-from embre.launch.cli import main
+from embre.cli.app import main
 
 
 def stop_with_the_starter() -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import fsspec
 import torch
 
+from embre.cli.doctor.check import Check
+from embre.cli.doctor.machine import first_existing
 from embre.config import LaunchConfig, PretrainConfig, RunConfig
-from embre.launch.doctor.check import Check
-from embre.launch.doctor.machine import first_existing
 from embre.shards.shard_set import ShardSet
 
 if TYPE_CHECKING:
-    from embre.launch.estimate import Estimate
+    from embre.cli.doctor.estimate import Estimate
 
 FAST_ENOUGH = 0.7
 SHARDS_NAMED = 3
@@ -145,7 +145,7 @@ def shard_files(url: str) -> Check:
 def expected(config: PretrainConfig) -> Iterator[Check]:
     """About how long the run will take, how much memory a rank and how much disk its checkpoints,
     and whether that is here."""
-    from embre.launch.estimate import estimate
+    from embre.cli.doctor.estimate import estimate
 
     found = estimate(config)
     yield memory(config, found)

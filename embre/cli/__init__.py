@@ -1,0 +1,1 @@
+"""The `embre` command: what each of its commands is given, does and prints."""
