@@ -332,7 +332,10 @@ def test_two_workers_of_ray_train_learn_what_one_process_learns(
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3)
     scores = [json.loads((run / SCORES).read_text()) for run in (one, two)]
+    told, same = (found.pop("told_apart") for found in scores)
     assert scores[0] == scores[1]
+    for name, numbers in told.items():
+        assert same[name] == pytest.approx(numbers, abs=1e-3), name
 
 
 @pytest.mark.parametrize(
