@@ -153,16 +153,18 @@ def test_a_study_that_cannot_be_is_refused(
 def test_what_the_shipped_study_holds_against_what() -> None:
     study = load_config(StudyConfig, ROOT / "configs/study/embre.yaml")
     compared = {(str(cell), str(against)) for cell, against in pairs_to_compare(study)}
-    base = "biored.{}.both.document.plain.novelty"
+    base = "biored.{}.both.document.plain.novelty.nothing"
     for this, that in (("entity", "token"), ("both", "token"), ("token", "as_is")):
         assert (base.format(this), base.format(that)) in compared
-    three_epochs = "biored.as_is.both.document_3_epochs.plain.novelty"
-    assert ("biored.as_is.both.pairwise.plain.novelty", three_epochs) in compared
-    by_relations = "biored.as_is.{}.document.plain.relation"
+    three_epochs = "biored.as_is.both.document_3_epochs.plain.novelty.nothing"
+    assert ("biored.as_is.both.pairwise.plain.novelty.nothing", three_epochs) in compared
+    by_relations = "biored.as_is.{}.document.plain.relation.nothing"
     assert (by_relations.format("relation"), by_relations.format("both")) in compared
-    papers = "biored.{}.both.pairwise.plain.relation_as_in_the_paper"
+    papers = "biored.{}.both.pairwise.plain.relation_as_in_the_paper.nothing"
     assert (papers.format("as_is"), three_epochs) in compared
     assert (papers.format("entity"), papers.format("as_is")) in compared
+    silver = "biored.as_is.both.document.plain.novelty.silver"
+    assert (silver, base.format("as_is")) in compared
     for differ in study.compare:
         assert pairs_to_compare(study.model_copy(update={"compare": [differ]})), differ
 
