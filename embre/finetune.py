@@ -19,6 +19,7 @@ from embre.engines.engine import Engine
 from embre.evaluation.evaluate import Evaluation, evaluate_documents, write_evaluation
 from embre.evaluation.report import write_report
 from embre.evaluation.scoring import TITLES, Score, counting, only_scored
+from embre.evaluation.told_apart import told_apart
 from embre.job import Job
 from embre.model.encoder import check_length, load_encoder
 from embre.model_card import write_relation_card
@@ -51,7 +52,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     docs = read_annotated(config.data.train, schema, lost)
     dev_docs = read_annotated(config.data.dev, schema, dev_lost)
     dev_docs = only_scored(dev_docs, schema.not_scored, dev_lost, "gold")
-    also = read_also(config.data, others, dev_docs, lost)
+    also = read_also(config.data, others, docs, dev_docs, lost)
     tokenizer = load_tokenizer(config.encoder.path)
     encoder = PairEncoder.build(tokenizer, schema, config.data.max_document_tokens, config.pairs)
     loader = DocumentLoader(docs, encoder, config.data, config.seed, world, lost, also)
@@ -93,7 +94,7 @@ def finish(
         predicted, calibrated = dev.predicted(scored, dev.metrics[-1])
         scores, counts = dev.score(predicted), dev.counts(scored)
         evaluation = evaluate_documents(
-            dev.gold, predicted, dev.encoder.schema, dev.training, calibrated
+            dev.gold, predicted, dev.encoder.schema, dev.training, calibrated, told_apart(scored)
         ).of_metrics(tuple(scores))
         values = {
             "dev": {metric: found.to_json() for metric, found in scores.items()},

@@ -135,7 +135,9 @@ pairs: {novelty_of: related}
 """
 
 
-OTHERWISE = """pairs.novelty_of=all
+OTHER_LEGAL = """pairs.novelty_of=all
+data.also=[{corpus: {name: mine, legal: {Disease Gene: [CID]}, rename: {y: null}}, train: c}]"""
+ALL_LABELS = """pairs.novelty_of=all
 data.also=[{corpus: {name: mine, legal: {Disease ChemicalEntity: [CID]}}, train: c}]"""
 
 
@@ -150,9 +152,10 @@ def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
     assert named.data.corpus.name == "bc5cdr" and named.data.corpus.legal is None
     more = ["data.corpus=bc5cdr", "pairs.novelty_of=all"]  # more of the same corpus
     assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_finds
-    silver = "data.also=[{corpus: {name: biored, novelty: false}, train: c}]"
-    more = ["data.corpus=biored", silver, "pairs.novelty_of=all"]  # and some without novelty
-    assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_finds
+    for silver in ("novelty: false", "rename: {treat: Association}", "novelty: true"):
+        also = f"data.also=[{{corpus: {{name: biored, {silver}}}, train: c}}]"
+        more = ["data.corpus=biored", also, "pairs.novelty_of=all"]  # of another system, say
+        assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_finds
 
 
 @pytest.mark.parametrize(
@@ -167,7 +170,8 @@ def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
         ("data.corpus.legal={Gene Gene: []}", "no relation type; write"),
         ("data.corpus.name=", "data.corpus.name"),
         ("pairs.novelty_of=all", "say of bc5cdr and mine alike which pairs are related"),
-        (OTHERWISE, "say of mine and mine alike which pairs are related"),
+        (OTHER_LEGAL, "say of mine and mine alike which pairs are related"),
+        (ALL_LABELS, "other names, legal pairs or labels left out differ in that"),
     ],
 )
 def test_a_corpus_that_is_wrongly_described_is_named(

@@ -24,11 +24,14 @@ from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
 from embre.corpora import CORPORA, read_documents, write_documents
 from embre.demo.corpus import make_corpus
 from embre.evaluation.scoring import METRICS
+from embre.evaluation.told_apart import told_apart
 from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
 from embre.launch.driver import CORRECTED, run_job, take_up
 from embre.launch.tables import scores_table
 from embre.prediction.predict import predict_files
 from embre.register import register_run
+from embre.relations.decode import score_pairs
+from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
 from embre.tracking import read_events
 from embre.tracking.registry import fetch
@@ -183,6 +186,11 @@ def test_the_run_leaves_scores_predictions_and_a_report(run: Path) -> None:
     for metric in METRICS:
         assert evaluation["scores"][metric]["tp"] == values["dev"][metric]["tp"]
     assert evaluation["of_candidates"] and "seen in training" in evaluation["groups"]
+    assert evaluation["told_apart"] == values["told_apart"]
+    loaded = load_relation_model(run / RELATION_MODEL, torch.device("cpu"))
+    uncalibrated = told_apart(score_pairs(loaded, DOCS[24:], Tally()))
+    for name, numbers in values["told_apart"].items():
+        assert numbers == pytest.approx(uncalibrated[name], abs=1e-3), name
     client, run_id = client_of(run)
     kept = {artifact.path for artifact in client.list_artifacts(run_id)}
     assert {"scores.json", "report.html", "evaluation.json", "errors.tsv", "confusion.png"} <= kept
@@ -334,6 +342,7 @@ def test_two_workers_of_ray_train_learn_what_one_process_learns(
     scores = [json.loads((run / SCORES).read_text()) for run in (one, two)]
     told, same = (found.pop("told_apart") for found in scores)
     assert scores[0] == scores[1]
+    assert told.keys() == same.keys()
     for name, numbers in told.items():
         assert same[name] == pytest.approx(numbers, abs=1e-3), name
 

@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +142,14 @@ def test_every_file_of_the_package_is_in_a_wheel() -> None:
     sent = {Path(file.path) for file in builder.recurse_included_files()}
     there = {path for path in (ROOT / "embre").rglob("*") if path.is_file()}
     assert sent == {path for path in there if "__pycache__" not in path.parts}
+
+
+def test_what_users_have_beside_the_code_is_in_no_archive_of_it() -> None:
+    builder = SdistBuilder(str(ROOT))
+    sent = {Path(file.distribution_path).parts[0] for file in builder.recurse_included_files()}
+    folders = {"embre", "cluster", "configs", "tools", "tests", "docs"}
+    files = {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", ".gitignore"}
+    assert folders < sent <= folders | files
 
 
 def tables_of_the_design() -> Iterator[tuple[str, list[list[str]]]]:

@@ -16,5 +16,6 @@ def stop_with_the_starter() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-threading.Thread(target=stop_with_the_starter, daemon=True).start()
-main()
+if __name__ == "__main__":  # the processes of a loader import this file too
+    threading.Thread(target=stop_with_the_starter, daemon=True).start()
+    main()

@@ -119,6 +119,16 @@ class SchemaConfig(Section):
             raise ValueError("no relation type; write {Chemical Disease: [CID]}")
         return found
 
+    @property
+    def left_out(self) -> set[str]:
+        """The labels that mean nothing here."""
+        return {label for label, ours in self.rename.items() if ours is None}
+
+    def relates_as(self, other: "SchemaConfig") -> bool:
+        """Whether both call the same pairs related, whatever they say of novelty."""
+        same = (self.name, self.legal) == (other.name, other.legal)
+        return same and self.left_out == other.left_out
+
 
 class AlsoConfig(Section):
     """A corpus that is trained on beside the one that the run is scored on."""
@@ -169,14 +179,14 @@ class FinetuneConfig(RunConfig):
     @model_validator(mode="after")
     def _each_corpus_finds_by_its_own_types(self) -> "FinetuneConfig":
         """In BioRED a treated disease is related to the drug, in BC5CDR only one that it causes.
-        More of the same corpus says the same, if it need not say what is novel."""
+        More of the same corpus says the same."""
         scored = self.data.corpus
-        same = (scored, scored.model_copy(update={"novelty": False}))
-        others = [one.corpus.name for one in self.data.also if one.corpus not in same]
+        others = [one.corpus.name for one in self.data.also if not one.corpus.relates_as(scored)]
         if others and self.pairs.novelty_finds:
             raise ValueError(
                 f"pairs.novelty_of: the head of novelty would have to say of {others[0]} and "
-                f"{self.data.corpus.name} alike which pairs are related, but corpora differ in "
-                "that; set it to related, so that each is found by its own types"
+                f"{scored.name} alike which pairs are related, but corpora of other names, legal "
+                "pairs or labels left out differ in that; set it to related, so that each is "
+                "found by its own types"
             )
         return self

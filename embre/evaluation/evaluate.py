@@ -14,7 +14,7 @@ from embre.evaluation.breakdown import Confusion, Error, Groups
 from embre.evaluation.plots import plot_confusion, plot_curves, plot_reliability
 from embre.evaluation.precision_recall import Curve, curve, ranked_pairs, ranked_relations
 from embre.evaluation.scoring import Score, score
-from embre.evaluation.told_apart import Told, told_apart
+from embre.evaluation.told_apart import Told
 from embre.relation_schema import RelationSchema
 from embre.relations.calibration import Reliability, reliabilities, reliability
 from embre.relations.scored_pairs import ScoredPairs
@@ -30,8 +30,8 @@ class Evaluation:
 
     `intervals` are the 95 % ones of the four F1, `groups` the scores by grouping, group and metric.
     `curves` by metric and `reliability`, that of a pair being `related`, of its `type` and of its
-    `novelty`, are empty without probabilities; so is what is `told_apart` where it is not of all
-    candidate pairs. `of_candidates` says whether they are over all
+    `novelty`, are empty without probabilities; so is what the model has `told_apart` where
+    nobody says. `of_candidates` says whether they are over all
     candidate pairs; else they are over the predicted relations, of `related` alone, and know
     nothing of what was not predicted.
     """
@@ -101,13 +101,15 @@ def evaluate_documents(
     schema: RelationSchema | None = None,
     training: Sequence[Document] | None = None,
     scored: ScoredPairs | None = None,
+    told: Told | None = None,
     official: bool = False,
 ) -> Evaluation:
     """Score predicted documents in every way that there is data for.
 
     `schema` names the candidates among which nobody sees a relation; `training` are the documents
     that were learnt from; `scored` are the candidate pairs of the gold documents in their order,
-    with probabilities as they are to be judged (after calibration). With `official`, gold documents
+    with probabilities as they are to be judged (after calibration); `told` is what the model tells
+    apart of them, before it. With `official`, gold documents
     that were not predicted are left out. All relations count, see `scoring.only_scored`.
     """
     if official:
@@ -141,7 +143,7 @@ def evaluate_documents(
         confusion=breakdown.confusion(gold, predicted, schema),
         curves=curves,
         reliability={name: found for name, found in reliable.items() if found.counts.any()},
-        told_apart={} if scored is None else told_apart(scored),
+        told_apart=told or {},
         of_candidates=scored is not None,
         errors=breakdown.errors(gold, predicted, _probabilities(gold, scored)),
     )

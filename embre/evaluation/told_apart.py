@@ -1,4 +1,4 @@
-"""What a model tells apart before anybody decides: related pairs, types, and what is novel.
+"""What a model tells apart before anybody calibrates or decides: related pairs, types, novelty.
 
 F1 judges all of it and the thresholds at once. These say which part is at fault.
 """
@@ -14,10 +14,12 @@ Told = dict[str, dict[str, float]]
 
 
 def told_apart(pairs: ScoredPairs) -> Told:
-    """Of `related`, over all candidate pairs, the `average_precision`; of the `type` of related
-    pairs the `accuracy` of the likeliest and the `log_loss`; of their `novelty` the `auc`, area
-    under the ROC curve, and the `log_loss`. Beside each the number of `pairs`. What model or gold
-    does not say of any pair is left out, and so is a type where a pair can have but one."""
+    """Of pairs as the model scored them: of `related`, over all candidate pairs, the
+    `average_precision`, where relations that are no candidates count for nothing; of the `type` of
+    related pairs the `accuracy` of the likeliest and the `log_loss`; of their `novelty` the `auc`,
+    area under the ROC curve, and the `log_loss`. Beside each the number of `pairs`. What model or
+    gold does not say of any pair is left out; a type is asked of pairs that have a gold one and
+    can have several, and of two gold types the first counts."""
     found = {"related": _related(pairs), "type": _types(pairs), "novelty": _novelty(pairs)}
     return {
         name: {measure: round(value, 4) for measure, value in numbers.items()}
@@ -35,8 +37,8 @@ def _related(pairs: ScoredPairs) -> dict[str, float]:
 
 
 def _types(pairs: ScoredPairs) -> dict[str, float]:
-    rows = np.flatnonzero(pairs.relation_labels > 0)
-    if not len(rows) or pairs.types.shape[1] < 2:
+    rows = np.flatnonzero((pairs.relation_labels > 0) & ((pairs.types > 0).sum(1) > 1))
+    if not len(rows):
         return {}
     types, gold = pairs.types[rows], pairs.relation_labels[rows] - 1
     said = types[np.arange(len(rows)), gold]

@@ -81,16 +81,20 @@ def refuse_unmentioned(tally: Tally, source: str) -> None:
 def read_also(
     data: CorpusConfig,
     schemas: Iterable[RelationSchema],
+    train: Iterable[Document],
     dev: Iterable[Document],
     tally: Tally,
 ) -> list[tuple[list[Document], RelationSchema]]:
     """The documents of `data.also`, each corpus with its schema (`schemas` are theirs).
 
     What the run is scored on is left out and counted: corpora share articles, as BioRED Dev and
-    BC5CDR share 16. So are the evaluation documents on the shipped list of the scored corpus.
+    BC5CDR share 16. So are the evaluation documents on the shipped list of the scored corpus, and
+    of more of the scored corpus the documents of `train`, which would be learnt twice.
     """
     held = read_held(data.corpus.name) if data.corpus.name in SHIPPED else Held(data.corpus.name)
     _hold(held, dev)
+    known = Held("data.train")
+    _hold(known, train)
     found = []
     for one, schema in zip(data.also, schemas, strict=True):
         docs = []
@@ -98,6 +102,8 @@ def read_also(
             checked = as_checked(doc)
             if held.has(checked, fingerprint(checked)):
                 tally.drop("document/held_out", doc.doc_id, f"{schema.name}, of {held.name}")
+            elif schema.name == data.corpus.name and known.has(checked, fingerprint(checked)):
+                tally.drop("document/twice", doc.doc_id, f"{one.train}, of {known.name}")
             else:
                 docs.append(doc)
         found.append((docs, schema))
@@ -124,12 +130,12 @@ def check_corpora(data: CorpusConfig) -> None:
         )
     for number, (one, schema) in enumerate(zip(data.also, schemas[1:], strict=True)):
         _check_file(f"data.also.{number}.train", one.train, schema)
-    others = read_also(data, schemas[1:], dev, Tally())
+    others = read_also(data, schemas[1:], train, dev, Tally())
     for number, (docs, _) in enumerate(others):
         if not docs:
             raise ValueError(
-                f"data.also.{number}.train: every document is one that the run is scored on, or "
-                f"an evaluation document of {data.corpus.name}; give other files"
+                f"data.also.{number}.train: every document is one that the run is scored on, an "
+                f"evaluation document of {data.corpus.name}, or in data.train; give other files"
             )
 
 

@@ -1,4 +1,4 @@
-"""What a stream is read from, and where it stands."""
+"""What a stream is read from, with damaged shards set aside, and where it stands."""
 
 import logging
 from dataclasses import dataclass, replace

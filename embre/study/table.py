@@ -55,9 +55,9 @@ class Result:
         return {metric: f1_of(found.sum(1)) for metric, found in self.counts.items()}
 
     def told(self, name: str, measure: str) -> np.ndarray | None:
-        """(N,) one measure of what was told apart; None where it was not learnt."""
+        """(N,) one measure of what was told apart; None where a run does not say."""
         have = [run[name][measure] for run in self.told_apart if measure in run.get(name, {})]
-        return np.array(have) if have else None
+        return np.array(have) if len(have) == len(self.told_apart) else None
 
 
 def results(study: StudyConfig) -> dict[Cell, Result]:
@@ -69,7 +69,9 @@ def results(study: StudyConfig) -> dict[Cell, Result]:
         if done:
             counts = [json.loads((folder / COUNTS).read_text()) for folder in done]
             of_metrics = {metric: np.array([run[metric] for run in counts]) for metric in counts[0]}
-            told = [json.loads((folder / SCORES).read_text())["told_apart"] for folder in done]
+            told = [
+                json.loads((folder / SCORES).read_text()).get("told_apart", {}) for folder in done
+            ]
             found[cell] = Result(of_metrics, told, np.array([_minutes(one) for one in done]))
     return found
 
@@ -173,9 +175,9 @@ def _table(
     yield from _lines(heads, (_row_of_cell(*one) for one in found.items()))
     yield ""
     yield (
-        "What the models tell apart, whatever is decided from it: related pairs among all, by "
-        "average precision; the types of related pairs, by accuracy and log-loss; which of them "
-        "are novel, by the area under the ROC curve."
+        "What the models tell apart before anything is calibrated or decided: related pairs among "
+        "all candidates, by average precision; the types of related pairs, by accuracy and "
+        "log-loss; which of them are novel, by the area under the ROC curve."
     )
     yield ""
     yield from _lines([*axes, *TOLD], (_row_of_told(*one) for one in found.items()))

@@ -13,6 +13,7 @@ from embre.document import Document
 from embre.evaluation.bootstrap import document_counts, interval
 from embre.evaluation.evaluate import ERRORS, EVALUATION, evaluate_documents, write_evaluation
 from embre.evaluation.scoring import METRICS, score
+from embre.evaluation.told_apart import told_apart
 from embre.relations.pair_labels import label_pairs
 from embre.relations.passes import NOVEL
 from embre.relations.scored_pairs import Decision, ScoredPairs, decide
@@ -55,7 +56,7 @@ def predicted(gold: list[Document], scored: ScoredPairs) -> list[Document]:
 
 
 def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
-    found = evaluate_documents(gold, predicted, SCHEMA, gold, scored)
+    found = evaluate_documents(gold, predicted, SCHEMA, gold, scored, told_apart(scored))
     assert found.scores == score(gold, predicted)
     assert found.intervals["all"] == interval(document_counts(gold, predicted)["all"])
     assert found.confusion.counts.sum() >= len(scored) and set(found.curves) == set(METRICS)

@@ -55,7 +55,8 @@ def test_each_part_is_judged_over_the_pairs_that_it_is_asked_of() -> None:
 def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
     rng = np.random.default_rng(0)
     said, novel = rng.integers(0, 8, 60) / 8, rng.random(60) < 0.4
-    found = told_apart(pairs_of(said, np.ones((60, 1)), said, np.ones(60, dtype=int), novel))
+    only = np.tile([0.0, 1.0], (60, 1))
+    found = told_apart(pairs_of(said, only, said, np.full(60, 2), novel))
     above = [
         0.5 if one == other else float(one > other)
         for one, other in product(said[novel], said[~novel])
@@ -77,5 +78,5 @@ def test_what_nobody_says_or_nothing_contradicts_is_left_out(novel, gold_novel) 
 
 
 def test_a_certain_mistake_costs_much_but_not_without_end() -> None:
-    found = told_apart(pairs_of([1.0], [[1.0, 0.0]], [NAN], [2], [NAN]))
+    found = told_apart(pairs_of([1.0], [[1.0, 1e-12]], [NAN], [2], [NAN]))
     assert found["type"]["accuracy"] == 0 and 20 < found["type"]["log_loss"] < 21

@@ -342,7 +342,23 @@ def test_documents_of_biored_dev_and_test_are_kept_out_of_a_joint_training(corpo
     biored, *others = schemas_of(data)
     dev = read_annotated(str(corpora / "biored" / "Dev.PubTator"), biored, Tally())
     tally = Tally()
-    ((docs, schema),) = read_also(data, others, dev, tally)
+    ((docs, schema),) = read_also(data, others, [], dev, tally)
     assert schema.legal == CORPORA["bc5cdr"].legal
     assert tally.counts == {"document/held_out": 20} and len(docs) == 480
     assert not {doc.doc_id for doc in docs} & {doc.doc_id for doc in dev}
+
+
+def test_more_of_the_scored_corpus_is_not_learnt_twice(tmp_path: Path) -> None:
+    docs = make_corpus(12, seed=2)
+    for name, some in (("train", docs[:6]), ("more", docs[4:10]), ("dev", docs[9:])):
+        write_documents(tmp_path / f"{name}.PubTator", some, like="pubtator")
+    path = str(tmp_path / "more.PubTator")
+    silver = {"corpus": {"name": "biored", "novelty": False}, "train": path}
+    other = {"corpus": {"name": "mine", "legal": {"Gene Disease": ["x"]}}, "train": path}
+    for one, kept in ((silver, docs[6:9]), (other, docs[4:9])):
+        data = CorpusConfig(train="-", dev="-", also=[one])  # type: ignore[list-item]
+        tally = Tally()
+        ((found, _),) = read_also(data, schemas_of(data)[1:], docs[:6], docs[9:], tally)
+        assert [doc.doc_id for doc in found] == [doc.doc_id for doc in kept]
+        twice = 2 if one is silver else 0
+        assert (tally.counts["document/held_out"], tally.counts["document/twice"]) == (1, twice)

@@ -51,6 +51,7 @@ from embre.study.cells import (
 from embre.study.table import comparisons, results, write_results
 from embre.tracking import read_events
 from embre.workers import OneProcess
+from tests.shard_sets import write_shards
 from tests.tiny import tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -397,6 +398,27 @@ def test_a_run_saves_and_stops_when_its_study_is_ended(
     until(lambda: "the same command goes on" in (run / "study.log").read_text())
     (saved,) = (run / "checkpoints").glob("step-*")
     assert (saved / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_of_a_study_may_have_loader_processes(tmp_path: Path) -> None:
+    """They are spawned, and import the file that was run anew: it must not run in them."""
+    shards = write_shards(tmp_path, 12)
+    shape = {"layers": 1, "hidden": 32, "heads": 2, "feed_forward": 32}
+    given = {
+        "name": "loaded",
+        "storage": str(tmp_path),
+        "encoder": {"path": f"{shards.url}/tokenizer", "new": shape},
+        "data": {"shards": shards.url, "streams": 2, "strip_tokens": 512, "loader_workers": 1},
+        "train": {"steps": 2},
+    }
+    place = tmp_path / "loaded"
+    place.mkdir()
+    (place / "config.yaml").write_text(yaml.safe_dump(given))
+    done = carry_out_run("pretrain", str(place))
+    assert done.code == 0, (place / "study.log").read_text()
+    started = [event for event in read_events(place) if event["event"] == "started"]
+    assert len(started) == 1 and (place / "encoder" / "config.json").exists()
 
 
 def until(holds: Callable[[], bool], seconds: float = 90.0) -> None:
