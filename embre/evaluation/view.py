@@ -12,7 +12,7 @@ from embre.evaluation.scoring import SHORT, TITLES, Score
 from embre.relations.calibration import Reliability
 
 SIDE = 300  # of a picture
-# What a model tells apart whatever is decided; the rest is in evaluation.json.
+# What a model tells apart; the rest is in evaluation.json.
 TOLD = {
     "average_precision/related": "related pairs among {pairs} with an average precision of {value}",
     "accuracy/type": "of {pairs} related pairs the type, right for {value}",
