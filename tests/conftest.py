@@ -1,4 +1,4 @@
-"""What tests share: where the real corpora lie on a development machine."""
+"""What tests share: where the real corpora lie on a development machine; a tiny BERT's folder."""
 
 import os
 from collections.abc import Iterator
@@ -37,3 +37,13 @@ def no_tracking_server() -> Iterator[None]:
     """`mlflow.set_tracking_uri` writes into the environment; the next test must not see it."""
     yield
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny BERT's tokenizer; a file that needs more in it has one of its own."""
+    from tests.tiny import tiny_tokenizer  # imports transformers, which reads HF_HUB_OFFLINE
+
+    found = tmp_path_factory.mktemp("bert")
+    tiny_tokenizer(found)
+    return found

@@ -13,17 +13,10 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 from embre.config import EncoderConfig
 from embre.model.encoder import NormAsGiven, encode_strip, load_encoder, max_positions
 from embre.tokenization.tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, refuse_code
-from tests.tiny import tiny_encoder, tiny_tokenizer
+from tests.tiny import tiny_encoder
 
 LENGTHS = (7, 1, 30, 12)
 PADDING = 14
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("bert")
-    tiny_tokenizer(found)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from embre.relations.markers import MARKERS
 from embre.relations.model_folder import LoadedModel, load_relation_model, save_relation_model
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
-from tests.tiny import document, tiny_relation_model, tiny_tokenizer
+from tests.tiny import document, tiny_relation_model
 
 CPU = torch.device("cpu")
 DOCS = [
@@ -29,13 +29,6 @@ DOCS = [
         doc_id="4",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("bert")
-    tiny_tokenizer(found)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -46,13 +46,6 @@ DOCS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("bert")
-    tiny_tokenizer(found)
-    return found
-
-
-@pytest.fixture(scope="module")
 def loaded(folder: Path) -> LoadedModel:
     return tiny_relation_model(folder)
 

@@ -15,7 +15,14 @@ import torch
 from rich.console import Console
 
 from embre.cli.evaluating import Request, run_evaluation, run_report
-from embre.config import CorpusConfig, FinetuneConfig, PairConfig, SchemaConfig, check_config
+from embre.config import (
+    AlsoConfig,
+    CorpusConfig,
+    FinetuneConfig,
+    PairConfig,
+    SchemaConfig,
+    check_config,
+)
 from embre.corpora import CORPORA, read_documents, write_documents
 from embre.demo.corpus import make_corpus
 from embre.document import Document, Relation
@@ -337,7 +344,7 @@ def test_documents_of_biored_dev_and_test_are_kept_out_of_a_joint_training(corpo
     data = CorpusConfig(
         train="-",
         dev="-",
-        also=[{"corpus": "bc5cdr", "train": cdr}],  # type: ignore[list-item]
+        also=[AlsoConfig.model_validate({"corpus": "bc5cdr", "train": cdr})],
     )
     biored, *others = schemas_of(data)
     dev = read_annotated(str(corpora / "biored" / "Dev.PubTator"), biored, Tally())
@@ -356,7 +363,7 @@ def test_more_of_the_scored_corpus_is_not_learnt_twice(tmp_path: Path) -> None:
     silver = {"corpus": {"name": "biored", "novelty": False}, "train": path}
     other = {"corpus": {"name": "mine", "legal": {"Gene Disease": ["x"]}}, "train": path}
     for one, kept in ((silver, docs[6:9]), (other, docs[4:9])):
-        data = CorpusConfig(train="-", dev="-", also=[one])  # type: ignore[list-item]
+        data = CorpusConfig(train="-", dev="-", also=[AlsoConfig.model_validate(one)])
         tally = Tally()
         ((found, _),) = read_also(data, schemas_of(data)[1:], docs[:6], docs[9:], tally)
         assert [doc.doc_id for doc in found] == [doc.doc_id for doc in kept]
