@@ -6,9 +6,9 @@ Task ──predict_file──▶ the output, out of its slices where it has some
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,13 +72,39 @@ def predict_file(
     """Predict one file: its output is there and whole, or it is not there."""
     started, tally = time.monotonic(), Tally()
     found = FileRecord(task.target, task.source.name, task.version)
+    if _can_be_opened(task.source, tally):
+        target = task.out / task.target
+        predicted = partial(_predicted, task, found, tally, progress)
+        is_corpus = copy_with_relations(task.source, target, tally, predicted)
+        if not is_corpus:  # what an earlier version of it gave
+            remove_output(task.out, task.target)
+        elif not task.settings.parquet:  # an earlier table would pass for one of this
+            table_of(task.out, task.target).unlink(missing_ok=True)
+        found.bytes = target.stat().st_size if is_corpus else 0
+    found.not_taken, found.examples = dict(tally.counts), tally.examples
+    found.seconds = round(time.monotonic() - started, 3)
+    return found
 
-    def predicted(docs: Iterator[Document]) -> Iterator[Document]:
-        if task.num_slices > 1:
-            with_relations = task.slices.put_into(docs, tally)
-        else:
-            model = model_of(task.folder, task.digest, task.settings)
-            with_relations = predict(model, docs, tally)
+
+def _predicted(
+    task: Task,
+    found: FileRecord,
+    tally: Tally,
+    progress: Callable[[int], None],
+    docs: Iterator[Document],
+) -> Iterator[Document]:
+    """The documents of a file with their relations, counted in `found`.
+
+    Their table is written as they come by and is whole after the last, before the file has its
+    name: where a file is, its table is too.
+    """
+    if task.num_slices > 1:
+        with_relations = task.slices.put_into(docs, tally)
+    else:
+        with_relations = predict(model_of(task.folder, task.digest, task.settings), docs, tally)
+    parquet = task.settings.parquet
+    table = writing_table(task.out, task.target, task.source.name) if parquet else nullcontext()
+    with table as rows:
         for doc in with_relations:
             found.documents += 1
             found.relations += len(doc.relations)
@@ -86,24 +112,6 @@ def predict_file(
                 rows.add(doc)
             progress(1)
             yield doc
-        table.close()  # before the file has its name: where the file is, its table is too
-
-    if _can_be_opened(task.source, tally):
-        target = task.out / task.target
-        with ExitStack() as table:
-            rows = None
-            if task.settings.parquet:
-                writing = writing_table(task.out, task.target, task.source.name)
-                rows = table.enter_context(writing)
-            is_corpus = copy_with_relations(task.source, target, tally, predicted)
-        if not is_corpus:  # what an earlier version of it gave
-            remove_output(task.out, task.target)
-        elif rows is None:  # a table of an earlier prediction would pass for one of this
-            table_of(task.out, task.target).unlink(missing_ok=True)
-        found.bytes = target.stat().st_size if is_corpus else 0
-    found.not_taken, found.examples = dict(tally.counts), tally.examples
-    found.seconds = round(time.monotonic() - started, 3)
-    return found
 
 
 @lru_cache(maxsize=1)

@@ -35,28 +35,36 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value for each axis."""
+    """A value for each axis, corpus and backbone first, and the first value that each axis knows."""
 
     values: tuple[tuple[str, str], ...]
+    firsts: tuple[str, ...]
 
     def __getitem__(self, axis: str) -> str:
         return dict(self.values)[axis]
 
     def but(self, others: Mapping[str, str]) -> "Cell":
         """The cell with other values on some axes."""
-        return Cell(tuple((axis, others.get(axis, value)) for axis, value in self.values))
+        values = tuple((axis, others.get(axis, value)) for axis, value in self.values)
+        return Cell(values, self.firsts)
 
     def __str__(self) -> str:
-        return ".".join(value for _, value in self.values)
+        """Corpus, backbone and what differs from an axis's first value: runs are named by it, and
+        a new axis whose first value changes nothing leaves those that are done their names."""
+        (_, corpus), (_, backbone), *axes = self.values
+        told = zip(axes, self.firsts[2:], strict=True)
+        differ = [f"{axis}-{value}" for (axis, value), first in told if value != first]
+        return ".".join([corpus, backbone, *differ])
 
 
 def cells(study: StudyConfig) -> list[Cell]:
     """In the order of the parts, each once."""
     found: dict[Cell, None] = {}
+    firsts = tuple(known[0] for known in study.values.values())
     for part in study.parts:
         values = [part.get(axis, known[:1]) for axis, known in study.values.items()]
         for chosen in product(*values):
-            found[Cell(tuple(zip(study.values, chosen, strict=True)))] = None
+            found[Cell(tuple(zip(study.values, chosen, strict=True)), firsts)] = None
     return list(found)
 
 

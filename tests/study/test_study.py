@@ -108,16 +108,16 @@ def test_cells_are_those_of_the_parts_each_once(folder: Path, tmp_path: Path) ->
     parts = [{"backbone": ["as_is", "trained"]}, {"tasks": ["both", "relation"]}]
     study = study_of(folder, tmp_path, parts=parts)
     assert names(study) == [
-        "made_up.as_is.both.document",
-        "made_up.trained.both.document",
-        "made_up.as_is.relation.document",
+        "made_up.as_is",
+        "made_up.trained",
+        "made_up.as_is.tasks-relation",
     ]
     assert [run.config.name for run in pretraining_runs(study)] == ["small.pretrain.trained"]
     assert pretraining_runs(study)[0].config.seed == 3
     runs = finetuning_runs(study)
     assert [run.config.name for run in runs[:2]] == [
-        "small.made_up.as_is.both.document.s1",
-        "small.made_up.as_is.both.document.s2",
+        "small.made_up.as_is.s1",
+        "small.made_up.as_is.s2",
     ]
     assert {run.config.seed for run in runs} == {1, 2}
     assert {run.config.optimizer.peak_lr for run in runs} == {1e-2}
@@ -126,6 +126,19 @@ def test_cells_are_those_of_the_parts_each_once(folder: Path, tmp_path: Path) ->
     relation = finetuning(study, cells(study)[2], 1)
     assert relation.pairs.tasks == "relation" and relation.pairs.encoding == "document"
     assert pretraining_runs(study_of(folder, tmp_path, parts=[{}])) == []
+
+
+def test_a_new_axis_leaves_the_runs_that_are_done_their_names_and_configs(
+    folder: Path, tmp_path: Path
+) -> None:
+    parts = [{"backbone": ["as_is", "trained"]}, {"tasks": ["relation"]}]
+    before = finetuning_runs(study_of(folder, tmp_path, parts=parts))
+    axes = {**AXES, "attention": {"plain": [], "entity_aware": ["pairs.attention=entity_aware"]}}
+    aware = [*parts, {"attention": ["entity_aware"]}]
+    after = finetuning_runs(study_of(folder, tmp_path, axes=axes, parts=aware))
+    assert after[: len(before)] == before
+    added = [run.config.name for run in after[len(before) :]]
+    assert added == [f"small.made_up.as_is.attention-entity_aware.s{seed}" for seed in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -154,17 +167,17 @@ def test_a_study_that_cannot_be_is_refused(
 def test_what_the_shipped_study_holds_against_what() -> None:
     study = load_config(StudyConfig, ROOT / "configs/study/embre.yaml")
     compared = {(str(cell), str(against)) for cell, against in pairs_to_compare(study)}
-    base = "biored.{}.both.document.plain.novelty.nothing"
+    base = "biored.{}"
     for this, that in (("entity", "token"), ("both", "token"), ("token", "as_is")):
         assert (base.format(this), base.format(that)) in compared
-    three_epochs = "biored.as_is.both.document_3_epochs.plain.novelty.nothing"
-    assert ("biored.as_is.both.pairwise.plain.novelty.nothing", three_epochs) in compared
-    by_relations = "biored.as_is.{}.document.plain.relation.nothing"
-    assert (by_relations.format("relation"), by_relations.format("both")) in compared
-    papers = "biored.{}.both.pairwise.plain.relation_as_in_the_paper.nothing"
+    three_epochs = "biored.as_is.encoding-document_3_epochs"
+    assert ("biored.as_is.encoding-pairwise", three_epochs) in compared
+    by_relations = "biored.as_is{}.found_by-relation"
+    assert (by_relations.format(".tasks-relation"), by_relations.format("")) in compared
+    papers = "biored.{}.encoding-pairwise.found_by-relation_as_in_the_paper"
     assert (papers.format("as_is"), three_epochs) in compared
     assert (papers.format("entity"), papers.format("as_is")) in compared
-    silver = "biored.as_is.both.document.plain.novelty.silver"
+    silver = "biored.as_is.beside-silver"
     assert (silver, base.format("as_is")) in compared
     for differ in study.compare:
         assert pairs_to_compare(study.model_copy(update={"compare": [differ]})), differ
@@ -254,7 +267,7 @@ def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
         "| made_up | trained | both | document | 2 |" in text and f"{mean:.1f} ± {sd:.1f}" in text
     )
     assert "| made_up | as_is | relation | document | 2 |" in text and "| – | – | 3.0 |" in text
-    assert "| trained | as_is | made_up.trained.both.document | all |" in text
+    assert "| trained | as_is | made_up.trained | all |" in text
     told = "| 0.900 ± 0.000 | 0.600 ± 0.000 | 1.000 ± 0.000 | 0.815 ± 0.007 |"
     assert f"| made_up | trained | both | document {told}" in text
     told = "| 0.500 ± 0.000 | 0.600 ± 0.000 | 1.000 ± 0.000 | – |"
@@ -273,10 +286,10 @@ def test_what_is_done_is_not_done_again_and_what_fails_is_named(
         carry_out_study(study, first, quiet())
     assert len(first.ran) == 4
     text = write_results(study).read_text()
-    assert "Not with all 2 seeds: made_up.as_is.both.pairwise." in text
+    assert "Not with all 2 seeds: made_up.as_is.encoding-pairwise." in text
     second = Pretended(lambda name: 0.7)
     carry_out_study(study, second, quiet())
-    assert second.ran == ["small.made_up.as_is.both.pairwise.s2"]
+    assert second.ran == ["small.made_up.as_is.encoding-pairwise.s2"]
     changed = study_of(folder, tmp_path, set=["optimizer.peak_lr=1e-3"])
     with pytest.raises(ConfigError, match="another config than the study now gives it"):
         carry_out_study(changed, Pretended(lambda name: 0.7), quiet())
@@ -360,8 +373,8 @@ def test_without_its_encoder_a_cell_waits_and_the_others_go_on(
         carry_out_study(study, workers, quiet())
     assert workers.ran == [
         "small.pretrain.trained",
-        "small.made_up.as_is.both.document.s1",
-        "small.made_up.as_is.both.document.s2",
+        "small.made_up.as_is.s1",
+        "small.made_up.as_is.s2",
     ]
 
 
@@ -388,7 +401,7 @@ def test_a_run_saves_and_stops_when_its_study_is_ended(
     study = study_of(folder, tmp_path, seeds=[1], set=never)
     given = tmp_path / "study.yaml"
     given.write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-    run = tmp_path / "small" / "small.made_up.as_is.both.document.s1"
+    run = tmp_path / "small" / "small.made_up.as_is.s1"
     command = [sys.executable, "-m", "embre", "study", str(given)]
     with subprocess.Popen([*command, f"--processes={processes}"], cwd=ROOT) as started:
         try:
@@ -446,6 +459,6 @@ def test_tasks_of_ray_carry_out_a_study_given_by_relative_paths(
     experiment = client.get_experiment_by_name("embre")
     assert experiment is not None
     assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {
-        "small.made_up.as_is.both.document.s1",
-        "small.made_up.as_is.both.pairwise.s1",
+        "small.made_up.as_is.s1",
+        "small.made_up.as_is.encoding-pairwise.s1",
     }, "no run lost its tracking to another that made the store"
