@@ -20,9 +20,7 @@ def whole(path: Path) -> Iterator[Path]:
     Where the block fails (a full disk), or removes what it wrote, `path` is as it was and nothing
     is left behind.
     """
-    # Of ours alone: a process that outlived its run, here or on another machine, must not write
-    # into our file.
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}{PARTIAL}")
+    partial = _partial(path)
     try:
         yield partial
         if not partial.exists():
@@ -49,13 +47,38 @@ def commit(path: Path, data: bytes | memoryview) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def move_into_place(partial: Path, final: Path) -> None:
-    """Flush a complete folder and give it its name; one that a restarted run wrote before goes."""
-    flush(partial)
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    sync(final.parent)
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Another name to write a folder under; behind the block it is flushed and gets its own, in
+    place of one that is there.
+
+    Where the block fails, `path` is as it was and nothing is left behind.
+    """
+    partial = _partial(path)
+    try:
+        yield partial
+        flush(partial)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    sync(path.parent)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder in which none writes now."""
+    for path in folder.rglob(LEFTOVERS):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    # Of ours alone: a process that outlived its run, here or on another machine, must not write
+    # into it.
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}{PARTIAL}")
 
 
 def flush(folder: Path) -> None:

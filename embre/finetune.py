@@ -13,7 +13,7 @@ from embre.config import FinetuneConfig
 from embre.corpora import write_documents
 from embre.dev_set import DevSet
 from embre.document import Document
-from embre.durable import commit, flush, move_into_place, sync
+from embre.durable import commit, flush, sync, whole_folder
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine
 from embre.evaluation.evaluate import Evaluation, evaluate_documents, write_evaluation
@@ -134,8 +134,6 @@ def write_model(
 ) -> None:
     """The folder of the relation model, with its lineage and its card: whole or not at all."""
     config, schema = job.config, dev.encoder.schema
-    partial = job.folder / f"{RELATION_MODEL}.partial"
-    save_relation_model(partial, loaded, weights)
     lineage = {
         "run": config.name,
         **digests(config),
@@ -143,9 +141,10 @@ def write_model(
         **({"all_f1": values["dev"]["all"]["f1"]} if "all" in values["dev"] else {}),
         "encoder": encoder_lineage(config.encoder.path),
     }
-    (partial / LINEAGE).write_text(json.dumps(lineage, indent=1))
-    write_relation_card(partial, config, schema, values, len(dev.docs))
-    move_into_place(partial, job.folder / RELATION_MODEL)
+    with whole_folder(job.folder / RELATION_MODEL) as folder:
+        save_relation_model(folder, loaded, weights)
+        (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
+        write_relation_card(folder, config, schema, values, len(dev.docs))
 
 
 def write_judgement(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embre.checkpoints.checkpoints import FOLDER, Checkpoints
 from embre.config import ConfigError, PretrainConfig
-from embre.durable import move_into_place
+from embre.durable import whole_folder
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine
 from embre.engines.flops import product_flops_per_s, training_flops_per_token
@@ -205,8 +205,6 @@ def export(
     if rows is not None:
         weights["entity_head.concepts.weight"] = rows.whole()
     if engine.world.rank == 0:
-        # Under its name it is complete: what is half written is never registered.
-        folder = job.folder / f"{ENCODER}.partial"
         model = engine.module
         assert isinstance(model, PretrainingModel)
         prefix = "encoder."
@@ -215,13 +213,13 @@ def export(
             for name, value in weights.items()
             if name.startswith(prefix)
         }
-        model.encoder.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
-        copy_tokenizer(job.config.encoder.path, folder)
-        save_entities(folder, weights, entities)
         lineage = {"run": job.config.name, "shard_set": digest, "steps": job.config.train.steps}
-        (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
-        write_encoder_card(folder, job.config, read_events(job.folder, "validation"))
-        move_into_place(folder, job.folder / ENCODER)
+        with whole_folder(job.folder / ENCODER) as folder:
+            model.encoder.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+            copy_tokenizer(job.config.encoder.path, folder)
+            save_entities(folder, weights, entities)
+            (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
+            write_encoder_card(folder, job.config, read_events(job.folder, "validation"))
     engine.world.wait()
 
 

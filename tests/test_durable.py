@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embre import durable
-from embre.durable import LEFTOVERS, commit, flush, move_into_place, sync, whole
+from embre.durable import LEFTOVERS, clear_leftovers, commit, flush, sync, whole, whole_folder
 
 
 def stop_at(point: str, error: BaseException):
@@ -112,20 +112,45 @@ def test_what_fails_leaves_all_as_it_was(tmp_path: Path, error: BaseException) -
 def test_a_folder_is_flushed_before_it_takes_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    partial, final = tmp_path / "model.partial", tmp_path / "model"
-    for folder, name in ((partial, "new"), (final, "old")):
-        folder.mkdir()
-        (folder / name).write_text("a")
-    wanted = [(partial / "new", "old"), (partial, "old"), (tmp_path, "new")]
-    wanted = [(path.stat().st_ino, holds) for path, holds in wanted]
+    final = tmp_path / "model"
+    final.mkdir()
+    (final / "old").write_text("a")
     flushed: list[tuple[int, str]] = []
 
     def fsync(handle: int) -> None:
         flushed.append((os.fstat(handle).st_ino, next(final.iterdir()).name))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    move_into_place(partial, final)
+    with whole_folder(final) as partial:
+        partial.mkdir()
+        (partial / "new").write_text("a")
+        wanted = [(partial / "new", "old"), (partial, "old"), (tmp_path, "new")]
+        wanted = [(path.stat().st_ino, holds) for path, holds in wanted]
     assert flushed == wanted and not partial.exists()
+
+
+def test_a_folder_that_fails_leaves_nothing_and_another_of_its_name_as_it_was(
+    tmp_path: Path,
+) -> None:
+    final = tmp_path / "model"
+    with whole_folder(final) as first, whole_folder(final) as second:  # as of two attempts
+        for folder in (first, second):
+            folder.mkdir()
+            (folder / "weights").write_text(folder.name)
+    assert (final / "weights").read_text() == first.name and [*tmp_path.iterdir()] == [final]
+    with pytest.raises(RuntimeError, match="broken"), whole_folder(final) as partial:
+        partial.mkdir()
+        raise RuntimeError("broken")
+    assert (final / "weights").read_text() == first.name and [*tmp_path.iterdir()] == [final]
+
+
+def test_what_killed_processes_left_is_cleared_whatever_it_is(tmp_path: Path) -> None:
+    (tmp_path / "in" / "model.0123abcd.partial").mkdir(parents=True)
+    (tmp_path / "in" / "model.0123abcd.partial" / "weights").write_text("a")
+    (tmp_path / "a.tar.89abcdef.partial").write_text("half")
+    (tmp_path / "notes.partial").write_text("of a user")
+    clear_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {"in", "notes.partial"}
 
 
 def test_all_that_is_in_a_folder_is_flushed(

@@ -20,13 +20,13 @@ import torch
 
 from embre.corpora import FORMATS, read_documents
 from embre.corpora.sources import Source, list_files, locate
+from embre.durable import clear_leftovers
 from embre.evaluation.report import write_report
 from embre.prediction.record import (
     RECORD,
     FileRecord,
     Opened,
     PredictRecord,
-    clear_leftovers,
     is_done,
     locked,
     open_record,

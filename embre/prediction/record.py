@@ -9,7 +9,7 @@ import filelock
 import msgspec
 
 from embre.corpora.sources import Source
-from embre.durable import LEFTOVERS, commit, sync
+from embre.durable import commit, sync
 from embre.prediction.relation_rows import table_of
 
 RECORD = "predicted.json"
@@ -180,9 +180,3 @@ def version_of(source: Source) -> str | None:
     marks = [info[key] for key in VERSION_KEYS if info.get(key) is not None]
     said = [one for one in (info.get("size"), *marks[:1]) if one is not None]
     return " ".join(map(str, said)) or None
-
-
-def clear_leftovers(out: Path) -> None:
-    """Remove what runs that were killed left half written."""
-    for path in out.rglob(LEFTOVERS):
-        path.unlink(missing_ok=True)

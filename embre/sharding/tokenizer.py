@@ -1,6 +1,5 @@
 """The tokenizer of a shard set: given, or learnt from the documents that will be in it."""
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from embre.corpora import read_checked
 from embre.corpora.raw import CheckedDocument
-from embre.durable import move_into_place
+from embre.durable import whole_folder
 from embre.held_out import Held, fingerprint
 from embre.tally import Tally
 from embre.tokenization.learnt import learn_tokenizer
@@ -24,17 +23,15 @@ def keep_tokenizer(
 
     Raises ValueError where it is to be learnt and there is no document to learn from.
     """
-    partial = folder.with_name("tokenizer.unfinished")
-    shutil.rmtree(partial, ignore_errors=True)
-    if given:
-        copy_tokenizer(given, partial)
-    else:
+    with whole_folder(folder) as partial:
+        if given:
+            copy_tokenizer(given, partial)
+            return
         tally, num_held = Tally(), Counter[str]()
         docs = islice(_documents(sources, held, tally, num_held), DOCUMENTS_TO_LEARN_FROM)
         if not (texts := [doc.text for doc in docs]):
             raise ValueError(nothing_to_shard(sources, num_held, tally))
         learn_tokenizer(texts, vocabulary, partial)
-    move_into_place(partial, folder)
 
 
 def nothing_to_shard(sources: Sequence[str], num_held: Mapping[str, int], tally: Tally) -> str:

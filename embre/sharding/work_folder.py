@@ -13,7 +13,7 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from embre.durable import LEFTOVERS, commit
+from embre.durable import clear_leftovers, commit
 from embre.sharding.parts import PartRecord
 from embre.shards.shard_set import ShardEntry
 from embre.shards.statistics import ShardStatistics
@@ -135,9 +135,7 @@ class WorkFolder:
                 f"{strange[0]}: a shard that no run of this folder wrote; remove what is there or "
                 "choose another folder"
             )
-        for folder in (self.out, self.folder):
-            for leftover in folder.glob(LEFTOVERS):
-                leftover.unlink()
+        clear_leftovers(self.out)
         if not path.exists():
             commit(path, msgspec.json.encode(plan))
             return

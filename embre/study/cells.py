@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value for each axis, corpus and backbone first, and the first value that each axis knows."""
+    """A value for each axis, corpus and backbone first, and the first that each axis knows."""
 
     values: tuple[tuple[str, str], ...]
     firsts: tuple[str, ...]

@@ -5,11 +5,11 @@ loads with its own requirements alone, and nothing in it is pickled.
 """
 
 import io
-import shutil
 from collections.abc import Mapping
 from contextlib import redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
-from embre.durable import move_into_place
+from embre.durable import whole_folder
 from embre.provenance import folder_digest, read_lineage
 from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
 from embre.tracking.uri import refuse_missing
@@ -102,35 +102,40 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     """
     refuse_missing(tracking_uri)
     quiet_mlflow()
-    try:
-        with tracking_at(tracking_uri):
-            client = MlflowClient(tracking_uri)
-            name, *number = map(str, get_model_name_and_version(client, model_uri))
-            tags = client.get_model_version(name, *number).tags if number else {}
-            # By its number: the alias may move in between.
-            found = download_artifacts("/".join([f"models:/{name}", *number]), dst_path=None)
-    except MlflowException as error:
-        raise ValueError(
-            f"{model_uri}: the registry at {tracking_uri} has no such model ({error.message}); "
-            "register one with `embre register RUN_FOLDER --name NAME --alias ALIAS`"
-        ) from error
-    folders = [path.parent for path in Path(found, "artifacts").rglob("config.json")]
-    if len(folders) != 1:
-        raise ValueError(f"{model_uri}: holds no model of this project (no config.json)")
-    partial = target.with_name(f"{target.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    shutil.copytree(folders[0], partial)
-    digest = folder_digest(partial)
-    registered = tags.get(DIGEST, digest)  # a version that others made has none
-    if digest != registered:
-        shutil.rmtree(partial)
-        raise ValueError(
-            f"{model_uri}: its files have the digest {digest}, and {registered} was registered: "
-            "they are damaged or were changed; register the model again"
-        )
-    move_into_place(partial, target)
+    with whole_folder(target) as partial:
+        registered = _download(model_uri, tracking_uri, partial)
+        digest = folder_digest(partial)
+        if digest != (registered or digest):  # a version that others made has none
+            raise ValueError(
+                f"{model_uri}: its files have the digest {digest}, and {registered} was "
+                "registered: they are damaged or were changed; register the model again"
+            )
     return target
+
+
+def _download(model_uri: str, tracking_uri: str, target: Path) -> str | None:
+    """Write the model folder of a version; returns the digest that it was registered with."""
+    # MLflow would leave what it loads in the system's folder for temporary files.
+    with TemporaryDirectory(dir=target.parent) as scratch:
+        try:
+            with tracking_at(tracking_uri):
+                client = MlflowClient(tracking_uri)
+                name, *number = map(str, get_model_name_and_version(client, model_uri))
+                tags = client.get_model_version(name, *number).tags if number else {}
+                # By its number: the alias may move in between.
+                numbered = "/".join([f"models:/{name}", *number])
+                found = Path(download_artifacts(numbered, dst_path=scratch))
+        except MlflowException as error:
+            raise ValueError(
+                f"{model_uri}: the registry at {tracking_uri} has no such model "
+                f"({error.message}); register one with "
+                "`embre register RUN_FOLDER --name NAME --alias ALIAS`"
+            ) from error
+        folders = [path.parent for path in (found / "artifacts").rglob("config.json")]
+        if len(folders) != 1:
+            raise ValueError(f"{model_uri}: holds no model of this project (no config.json)")
+        folders[0].rename(target)
+    return tags.get(DIGEST)
 
 
 def lineage_tags(folder: Path) -> dict[str, str]:
