@@ -9,6 +9,7 @@ pointer file, no framework's own record is trusted. A folder holds the state by 
 parameters, so any number of ranks can take it up.
 """
 
+import errno
 import json
 import logging
 import shutil
@@ -47,6 +48,8 @@ LEASE = "lease"
 PREFIX = "step-"
 LOOK_EVERY_S = 0.05
 SETTLE_S = 10.0  # a rank that was killed will never write its part
+# What the storage says again however often a run is started; anything else may pass.
+LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class TakenOver(RuntimeError):
@@ -68,7 +71,7 @@ class Checkpoints:
     _lease: str = ""
     _writer: threading.Thread | None = None
     _faults: list[Exception] = field(default_factory=list)
-    _spared: list[Path] = field(default_factory=list)
+    _damaged: list[Path] = field(default_factory=list)
 
     def save(
         self,
@@ -79,8 +82,9 @@ class Checkpoints:
     ) -> None:
         """Copy the state after `step` steps; it is written and committed while training goes on.
 
-        Rank 0 calls `committed` when it is, from a thread. Waits for the save before; raises
-        CheckpointError where that one failed, TakenOver where another attempt has begun since.
+        Rank 0 calls `committed` when it is, from a thread. Waits for the save before, and raises
+        why that one failed: CheckpointError for what only a person can mend, OSError for what may
+        pass, TakenOver where another attempt has begun since.
         """
         self._join()
         state = engine.state()
@@ -125,8 +129,8 @@ class Checkpoints:
             flaws = [flaw for flaw in self.world.gather(verify(path, self.world)) if flaw]
             if flaws:
                 passed_over(_step_of(path), f"{path}: {flaws[0].why}")
-                if all(flaw.may_pass for flaw in flaws):
-                    self._spared.append(path)
+                if not all(flaw.may_pass for flaw in flaws):
+                    self._damaged.append(path)
                 continue
             manifest = read_manifest(path)
             if manifest.fingerprint != self.fingerprint:
@@ -152,10 +156,13 @@ class Checkpoints:
             fault = self._faults.pop()
             if isinstance(fault, (CheckpointError, TakenOver)):
                 raise fault
-            raise CheckpointError(
+            why = (
                 f"{self.folder}: the checkpoint could not be written ({fault}); earlier ones are "
                 "as they were. Make room or mend the storage and run the same command again"
-            ) from fault
+            )
+            if isinstance(fault, OSError) and fault.errno not in LASTING:
+                raise OSError(fault.errno, why) from fault
+            raise CheckpointError(why) from fault
 
     def _write(
         self,
@@ -165,14 +172,18 @@ class Checkpoints:
         committed: Callable[[int], None],
     ) -> None:
         """This rank's file and its note; rank 0 commits when all notes are there."""
-        file = partial / f"rank-{self.world.rank:03d}.safetensors"
+        file, notes = partial / f"rank-{self.world.rank:03d}.safetensors", self._notes_in(partial)
         try:
             partial.mkdir(parents=True, exist_ok=True)
+            if self.world.rank == 0:
+                # A network file system may remember for half a minute that a file is missing.
+                for path in notes:
+                    path.touch()
             save_file(state, file)
             sync(file)
             note = {file.name: (file.stat().st_size, sha256_of(file))}
             fault_point("checkpoint_written")
-            commit(file.with_suffix(".json"), json.dumps(note).encode())
+            _write_note(notes[self.world.rank], note)
             if self.world.rank == 0:
                 final = self._commit(partial, manifest)
                 self._conclude(final, committed)
@@ -182,18 +193,19 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
             else:
                 with suppress(OSError):  # rank 0 waits for this note
-                    commit(file.with_suffix(".json"), json.dumps({"error": str(fault)}).encode())
+                    failed = {"error": str(fault), "errno": getattr(fault, "errno", None)}
+                    _write_note(notes[self.world.rank], failed)
             self._faults.append(fault)
 
     def _commit(self, partial: Path, manifest: CheckpointManifest) -> Path:
-        for rank in range(self.world.size):
-            manifest.files.update(self._note_of(partial / f"rank-{rank:03d}.json"))
+        for path in self._notes_in(partial):
+            manifest.files.update(self._note_of(path))
         commit(
             partial / MANIFEST,
             json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode(),
         )
         final = self.folder / f"{PREFIX}{manifest.step:09d}"
-        if (self.folder / LEASE).read_text() != self._lease:
+        if self._taken_over():
             raise TakenOver(f"{partial}: another attempt at this run has taken over")
         if final.exists():  # a damaged one that a restart went back behind
             shutil.rmtree(final)
@@ -213,23 +225,31 @@ class Checkpoints:
             except Exception as error:
                 log.warning("%s is committed, what follows on it failed: %s", final, error)
 
+    def _taken_over(self) -> bool:
+        return (self.folder / LEASE).read_text() != self._lease
+
+    def _notes_in(self, partial: Path) -> list[Path]:
+        return [partial / f"rank-{rank:03d}.json" for rank in range(self.world.size)]
+
     def _note_of(self, path: Path) -> dict[str, tuple[int, str]]:
         deadline = time.monotonic() + self.timeout_s
-        while not path.exists():
+        while (note := _read_note(path)) is None:
             if time.monotonic() > deadline:
                 raise CheckpointError(f"{path}: this rank has not written its part in time")
             time.sleep(LOOK_EVERY_S)
-        note = json.loads(path.read_text())
         if "error" in note:
-            raise CheckpointError(f"{path}: this rank could not write its part: {note['error']}")
+            why = f"{path}: this rank could not write its part: {note['error']}"
+            raise OSError(note["errno"], why) if note["errno"] else CheckpointError(why)
         return note
 
     def _clean(self, newest: Path) -> None:
-        """Remove what no resume will ask for: old checkpoints, damaged ones that a restart went
-        back behind, and what a killed save left."""
+        """Remove what no resume will ask for: old checkpoints, damaged ones that this attempt went
+        back behind, and what a killed save left. What is newer besides is of a successor."""
+        if self._taken_over():
+            return
         found = _committed(self.folder)
         at = found.index(newest)
-        damaged = [path for path in found[at + 1 :] if path not in self._spared]
+        damaged = [path for path in found[at + 1 :] if path in self._damaged]
         for path in [*found[: max(0, at + 1 - self.keep)], *damaged]:
             shutil.rmtree(path)
         for path in self.folder.glob(f"{PREFIX}*.partial-*"):
@@ -258,8 +278,22 @@ class StoredState(Mapping[str, Tensor]):
 
 
 def has_checkpoints(run_folder: Path) -> bool:
-    """Whether a run has some, whole or not."""
-    return any((run_folder / FOLDER).glob(f"{PREFIX}*"))
+    """Whether a run has some, sound or not."""
+    return bool(_committed(run_folder / FOLDER))
+
+
+def _write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """In place: the reader has looked at the file before, and waits until it can be read."""
+    path.write_text(json.dumps(note))
+    sync(path)
+
+
+def _read_note(path: Path) -> dict[str, Any] | None:
+    """None for one that is not written, or not to its end."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _committed(folder: Path) -> list[Path]:

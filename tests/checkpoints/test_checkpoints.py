@@ -12,7 +12,13 @@ from safetensors.torch import save_file
 
 from embre import faults
 from embre.checkpoints import manifest
-from embre.checkpoints.checkpoints import CheckpointError, Checkpoints, TakenOver
+from embre.checkpoints.checkpoints import (
+    FOLDER,
+    CheckpointError,
+    Checkpoints,
+    TakenOver,
+    has_checkpoints,
+)
 from embre.checkpoints.manifest import MANIFEST, read_manifest
 from embre.world import World
 from tests.ranks import run_ranks
@@ -122,9 +128,10 @@ def test_the_newest_sound_one_stays_when_a_restart_went_back_behind_a_damaged_on
     tmp_path: Path,
 ) -> None:
     checkpoints = at(tmp_path, keep=1)
-    checkpoints.restore(Notes(), Place())  # type: ignore[arg-type]
+    saved(tmp_path, "first")
     for step in (5, 9):
         (tmp_path / f"step-{step:09d}").mkdir()
+    assert restore(checkpoints)[0] == 1
     save(checkpoints, 7, "sound")
     assert steps_in(tmp_path) == ["step-000000007"]
     assert restore(checkpoints)[0] == 7
@@ -144,6 +151,45 @@ def test_an_attempt_that_was_taken_over_cannot_commit(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == ["step-000000001"]
     save(new, 2, "second")
     assert restore(new)[:2] == (2, "second")
+
+
+def test_an_attempt_that_hung_in_a_commit_removes_nothing_of_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked at the lease before the successor had it."""
+    old, new = at(tmp_path, keep=1), at(tmp_path, keep=9)
+    restore(old)
+    save(old, 1, "first")
+    restore(new)
+    save(new, 3, "of the successor")
+    save(new, 4, "and another")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_taken_over", lambda self: False)
+        save(old, 2, "late")
+    assert steps_in(tmp_path)[-2:] == ["step-000000003", "step-000000004"]
+    assert restore(at(tmp_path))[:2] == (4, "and another")
+
+
+def test_an_error_of_the_storage_that_may_pass_is_worth_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(state: dict, file: Path) -> None:
+        raise OSError(116, "Stale file handle")
+
+    checkpoints = saved(tmp_path, "first")
+    with monkeypatch.context() as patch:
+        patch.setattr("embre.checkpoints.checkpoints.save_file", failing)
+        with pytest.raises(OSError, match="Stale file handle.*the same command again") as raised:
+            save(checkpoints, 2, "second")
+    assert raised.value.errno == 116 and steps_in(tmp_path) == ["step-000000001"]
+
+
+def test_what_a_killed_first_save_left_is_no_checkpoint(tmp_path: Path) -> None:
+    partial = tmp_path / FOLDER / "step-000000002.partial-deadbee9"
+    partial.mkdir(parents=True)
+    assert not has_checkpoints(tmp_path)
+    partial.rename(tmp_path / FOLDER / "step-000000002")
+    assert has_checkpoints(tmp_path)
 
 
 @pytest.fixture
