@@ -28,7 +28,9 @@ REMEDY = (
     "a job's metadata can be read by all who see the dashboard; give secrets to the nodes instead "
     "(docs/CLUSTER.md, Secrets)"
 )
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.I)
+SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_(KEY|PASS)$", re.I
+)
 SHORTEST_SECRET = 8  # a shorter value, as "1", stands in too many texts by chance
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-STOPPED_BY_SIGTERM = 143
+from embre.launch.errors import STOPPED_BY_SIGTERM
+
 RUN, STORAGE = "embre.run", "embre.storage"
 LOOK_EVERY_S = 2
 LOST_FOR_S = 300  # a head that does not answer for so long is given up; the job may run on
@@ -89,7 +90,8 @@ class Log:
 
 
 def follow(client: Any, job: str) -> int:
-    """Show what a job says until it ends; its exit code. 143 for one that was stopped.
+    """Show what a job says until it ends; its exit code. 143 for one that was stopped, also where
+    Ray had to kill it before it had saved: its server does not tell the two apart.
 
     A lost connection is taken up again. Raises ServerLost where it stays lost.
     """

@@ -87,7 +87,12 @@ def prepare(
     return Submission(
         submission_id=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}",
         entrypoint=entrypoint,
-        metadata={"embre.kind": kind, RUN: config.name, STORAGE: config.storage},
+        # Without a slash at its end: a run is known by this text.
+        metadata={
+            "embre.kind": kind,
+            RUN: config.name,
+            STORAGE: str(PurePosixPath(config.storage)),
+        },
         env_vars={"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **env_vars},
         package=package,
     )

@@ -69,11 +69,12 @@ def study(
 
 def doctor(
     config: Annotated[Path | None, typer.Argument(help="A run's YAML to check as well.")] = None,
+    overrides: Overrides = None,
 ):
     """Check this machine, and a run's config, data and storage; every line with its remedy."""
     from embre.cli.doctor import examine
 
-    checks = examine(config)
+    checks = examine(config, overrides)
     colours = {"ok": "green", "warning": "yellow", "error": "red"}
     for check in checks:
         console.print(f"[{colours[check.level]}]{check.level:>7}[/]  {check.subject}: ", end="")

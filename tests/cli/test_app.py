@@ -236,6 +236,9 @@ def test_the_doctor_names_what_a_run_would_be_refused_for(
 ) -> None:
     code, shown, _ = call(["doctor", f"{made}/run.yaml"], monkeypatch, capsys)
     assert code == 0 and "pretrain: small: backbone and data are there and fit" in shown
+    words = ["doctor", f"{made}/run.yaml", "launch.workers=2"]
+    code, shown, _ = call(words, monkeypatch, capsys)
+    assert code == 1 and "the local launcher is one process" in shown
     broken = made / "broken.yaml"
     broken.write_text((made / "run.yaml").read_text().replace("/one,", "/other,"))
     code, shown, _ = call(["doctor", str(broken)], monkeypatch, capsys)

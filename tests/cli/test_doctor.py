@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import shutil
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import ray
 import torch
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from embre.cli.doctor import estimate as estimating
 from embre.cli.doctor import examine, machine
@@ -25,6 +27,8 @@ from embre.model.encoder import backbone_shape, num_parameters
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import runs
 from tests.shard_sets import write_shards
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pretraining(folder: Path, **sections: object) -> PretrainConfig:
@@ -166,6 +170,32 @@ def test_the_doctor_refuses_what_the_run_refuses(
     path.write_text(yaml.safe_dump(pretraining(shards, **change).model_dump(mode="json")))
     found = examine(path)[-1]
     assert found.level == "error" and message in found.finding
+
+
+def test_the_doctor_checks_the_run_with_its_overrides(shards: Path, tmp_path: Path) -> None:
+    values = pretraining(shards).model_dump(mode="json")
+    del values["data"]["shards"]  # a path that a cluster's user gives with the command
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    found = examine(path, [f"data.shards={shards}", f"storage={tmp_path}"])
+    assert [check.finding for check in found if check.level == "error"] == []
+    assert any(str(tmp_path) in check.finding for check in found if check.subject == "storage")
+    found = examine(path, ["data.shards=/nowhere"])[-1]
+    assert found.level == "error" and "/nowhere" in found.finding
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [((3, 10, 9), "error"), ((3, 11, 0), "ok"), ((3, 14, 9), "ok"), ((3, 15, 0), "error")],
+)
+def test_the_doctor_knows_the_pythons_of_pyproject(
+    version: tuple[int, ...], level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "sys", SimpleNamespace(version_info=version))
+    assert machine.python().level == level
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = SpecifierSet(project["requires-python"])
+    assert (".".join(map(str, version)) in allowed) == (level == "ok")
 
 
 def test_gpus_that_are_not_there_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from hatchling.builders.wheel import WheelBuilder
+from job_package import SENT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -21,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 LAUNCHER = ["aws.yaml", "gcp.yaml"]
 RAY_JOBS = ["pretrain.yaml", "finetune.yaml"]
+FILES = "kubernetes/files.yaml"
 RAY = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 POSITIVE = {"type": "integer", "minimum": 1}
@@ -108,6 +112,30 @@ def test_a_launched_cluster_asks_for_a_token_and_its_dashboard_is_on_loopback(na
     assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
 
 
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_what_is_mounted_makes_the_whole_package_and_is_nothing_of_a_users(
+    name: str, tmp_path: Path
+) -> None:
+    config, home = read(name), "/home/ubuntu/embre/"
+    mounts = dict(config["file_mounts"])
+    assert mounts.pop("/home/ubuntu/.ray/auth_token") == "~/.ray/auth_token"
+    assert mounts == {home + part: part for part in SENT}, "as with a job"
+    left_out = shutil.ignore_patterns(*config["rsync_exclude"])
+    for place, part in mounts.items():
+        there = tmp_path / place.removeprefix(home)
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, there, ignore=left_out)
+        else:
+            shutil.copy(ROOT / part, there)
+    (wheel,) = WheelBuilder(str(tmp_path)).build(directory=str(tmp_path / "dist"))
+    installed = set(zipfile.ZipFile(wheel).namelist())
+    assert {
+        file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()
+    } <= (installed)
+    assert any(name.endswith("licenses/LICENSE") for name in installed)
+    assert (tmp_path / "cluster/spot_notice.py").exists(), "a node's start needs it"
+
+
 def load_config_of_base() -> Any:
     from embre.config import PretrainConfig
 
@@ -122,7 +150,9 @@ def test_a_ray_job_has_the_fields_of_kuberay(name: str) -> None:
 
 
 def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """The specs of all pods: head, workers, submitter."""
+    """The specs of all pods: head, workers, submitter; of a pod itself."""
+    if job["kind"] == "Pod":
+        return [job["spec"]]
     cluster = job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     templates = [group["template"] for group in groups] + [job["spec"]["submitterPodTemplate"]]
@@ -148,7 +178,18 @@ def test_the_pods_and_the_storage_have_the_fields_of_kubernetes(name: str) -> No
     assert claims == [storage["metadata"]["name"]] * 2, "head and workers share it"
 
 
-@pytest.mark.parametrize("name", RAY_JOBS)
+def test_the_pod_that_fills_the_storage_has_the_image_and_the_claim_of_the_jobs() -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install -e '.[dev]'").validate
+    pod = read(FILES)
+    validate(pod, "1.34", strict=True)
+    head, *_ = pods(read(f"kubernetes/{RAY_JOBS[0]}"))
+    assert pod["spec"]["containers"][0]["image"] == head["containers"][0]["image"]
+    assert pod["spec"]["volumes"][0] == head["volumes"][0]
+    mounts = [spec["containers"][0]["volumeMounts"][0] for spec in (pod["spec"], head)]
+    assert mounts[0] == mounts[1]
+
+
+@pytest.mark.parametrize("name", [*RAY_JOBS, "files.yaml"])
 def test_no_pod_is_root_and_secrets_stand_elsewhere(name: str) -> None:
     job = read(f"kubernetes/{name}")
     for spec in pods(job):
@@ -183,6 +224,7 @@ def test_the_job_of_a_ray_job_is_a_command_of_ours_that_fits_its_pods(name: str)
         overrides,
     )
     assert config.launch.launcher == "ray" and config.launch.use_gpu
+    assert config.encoder.precision == "bf16", "a GPU is there"
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
     limits = container["resources"]["limits"]
@@ -223,6 +265,7 @@ def slurm(folder: Path, srun: str) -> dict[str, str]:
         "SLURM_JOB_NODELIST": "node1",
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_CPUS_PER_TASK": "64",
     }
 
 
@@ -236,6 +279,7 @@ def test_slurm_starts_the_run_on_every_gpu_and_tries_again(tmp_path: Path) -> No
     srun = f'echo "$*" >> {tmp_path}/steps; [ "$(wc -l < {tmp_path}/steps)" = 2 ]'
     assert start(tmp_path, srun).wait(60) == 0
     first, second = (tmp_path / "steps").read_text().splitlines()
+    assert first.startswith("--cpus-per-task=64 "), "srun has one core else, since Slurm 22.05"
     assert "--nproc-per-node=8" in first and "--rdzv-endpoint=node1:" in first
     asked = f"-m embre pretrain {ROOT}/configs/pretrain/base.yaml storage={tmp_path}"
     assert first.endswith(f"{asked} launch.launcher=local") and second.endswith("=local")
@@ -243,8 +287,10 @@ def test_slurm_starts_the_run_on_every_gpu_and_tries_again(tmp_path: Path) -> No
 
 def test_before_the_time_is_up_slurm_makes_the_run_save_and_queues_it_again(tmp_path: Path) -> None:
     stop = tmp_path / "pubtator-base/stop"
-    srun = f"touch {tmp_path}/up; until [ -e {stop} ]; do sleep 0.05; done; sleep 0.2; exit 1"
-    job = start(tmp_path, srun)
+    # Each rank makes the file anew when it starts, without a byte: here two, one after the other.
+    starts = f"rm -f {stop}; mkdir -p {stop.parent}; touch {stop} {tmp_path}/up"
+    asked = f"until [ -s {stop} ]; do sleep 0.05; done"
+    job = start(tmp_path, f"{starts}; {asked}; {starts}; {asked}; exit 1")
     while not (tmp_path / "up").exists():
         assert job.poll() is None
     job.terminate()

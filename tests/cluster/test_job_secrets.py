@@ -72,6 +72,19 @@ def test_ordinary_values_pass(text: str) -> None:
         refuse_secrets({"the overrides": f"{text} note={CANARY}"}, {"MY_TOKEN": CANARY})
 
 
+@pytest.mark.parametrize("name", ["SENDGRID_KEY", "db_pass", "AWS_ACCESS_KEY_ID", "MY_APIKEY"])
+def test_a_name_that_ends_in_key_or_pass_is_that_of_a_secret(name: str) -> None:
+    with pytest.raises(ValueError, match=f"the value of {name} is in it"):
+        refuse_secrets({"the overrides": f"note={CANARY}"}, {name: CANARY})
+    with pytest.raises(ValueError, match="Secrets"):
+        environment([name], {name: CANARY})
+
+
+@pytest.mark.parametrize("name", ["SSH_KEY_PATH", "SIGNING_KEY_FILE", "KEYBOARD", "BYPASS"])
+def test_a_name_that_only_holds_the_word_is_none(name: str) -> None:
+    refuse_secrets({"the overrides": "storage=/home/me/embre"}, {name: "/home/me/embre"})
+
+
 def test_the_token_is_found_as_ray_finds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,14 @@ def test_an_override_reaches_the_job_as_it_was_typed(tmp_path: Path) -> None:
     assert path in shlex.split(job.entrypoint)
 
 
+def test_one_storage_is_one_run_however_it_is_spelt(tmp_path: Path) -> None:
+    plain, other = (
+        made(tmp_path, overrides=(f"storage={storage}",))
+        for storage in ("/mnt/embre/runs", "/mnt//embre/./runs/")
+    )
+    assert plain.metadata == other.metadata
+
+
 def test_a_tracking_file_that_only_the_head_would_see_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tracking.uri: a relative file"):
         made(tmp_path, overrides=("tracking.uri=sqlite:///runs/mlflow.db",))

@@ -23,12 +23,12 @@ from embre.config import (
 )
 
 
-def examine(config_path: Path | None) -> list[Check]:
+def examine(config_path: Path | None, overrides: list[str] | None = None) -> list[Check]:
     """All findings on this machine, and on a run if its config is given."""
     found = [python(), *packages(), accelerator(), *nccl(), *compiled_ops()]
     if config_path is None:
         return [*found, storage(Path("runs")), tracking(Path("runs"), None)]
-    kind, config = read_any(config_path)
+    kind, config = read_any(config_path, overrides or [])
     from embre.launch.driver import refuse_what_cannot_be
 
     try:
@@ -46,9 +46,10 @@ def examine(config_path: Path | None) -> list[Check]:
     return found
 
 
-def read_any(path: Path) -> tuple[str, RunConfig]:
+def read_any(path: Path, overrides: list[str]) -> tuple[str, RunConfig]:
     """A config of either kind, told by its `data` section."""
     data = read_values(path)[0].get("data")
-    if not isinstance(data, dict) or "shards" in data:
-        return "pretrain", load_config(PretrainConfig, path)
-    return "finetune", load_config(FinetuneConfig, path)
+    shards = any(override.startswith("data.shards=") for override in overrides)
+    if shards or not isinstance(data, dict) or "shards" in data:
+        return "pretrain", load_config(PretrainConfig, path, overrides)
+    return "finetune", load_config(FinetuneConfig, path, overrides)

@@ -16,15 +16,15 @@ from embre.cli.doctor.check import Check
 from embre.config.places import sqlite_file
 from embre.engines.compiled_ops import ops_folder, stale_locks
 
-OLDEST_PYTHON = (3, 11)
+OLDEST_PYTHON, TOO_NEW_PYTHON = (3, 11), (3, 15)  # as in pyproject.toml: Ray has no later wheel
 PACKAGES = ("torch", "transformers", "deepspeed", "ray", "mlflow", "webdataset")
 ENOUGH_DISK_GB = 5
 
 
 def python() -> Check:
     running = f"Python {platform.python_version()}, {os.cpu_count()} cores"
-    if sys.version_info < OLDEST_PYTHON:
-        return Check("error", "python", f"{running}; 3.11 or newer is needed")
+    if not OLDEST_PYTHON <= sys.version_info[:2] < TOO_NEW_PYTHON:
+        return Check("error", "python", f"{running}; 3.11 to 3.14 is needed")
     return Check("ok", "python", running)
 
 
