@@ -1,17 +1,17 @@
 """What a run is asked from outside: to stop, or to save and go on; all ranks after the same step.
 
-A launcher asks, from a signal handler or through a file in the run's folder; the question travels
+A launcher asks, from a signal handler or through a file that all ranks see; the question travels
 with the sums of the next step, so every rank learns of it at once.
 """
 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-STOP, SAVE = "stop", "save"  # files in a run's folder: each byte asks
+STOP, SAVE = "stop", "save"  # files in the folder of a run, or of an attempt: each byte asks
 LOOK_EVERY_S = 1.0
 
 _asked = threading.Event()
@@ -24,15 +24,22 @@ class Interrupted(Exception):
     """The run was asked to stop and saved its state; the same command goes on."""
 
 
-@contextmanager
-def stoppable(folder: Path) -> Iterator[None]:
-    """While the body runs, SIGTERM asks all ranks of the run in `folder` to stop.
+class TakenOver(RuntimeError):
+    """Another attempt at the run writes its checkpoints now; it says nothing of the run itself."""
 
-    Where no step comes to its end any more, a second SIGTERM does what it always did.
+
+@contextmanager
+def stoppable(folder: Path, heard: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """While the body runs, SIGTERM asks all ranks that watch `folder` to stop.
+
+    Where no step comes to its end any more, a second SIGTERM does what it always did. Raises
+    Interrupted at once where `heard` says that no rank has begun.
     """
 
     def ask(*_: object) -> None:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        if not heard():
+            raise Interrupted("stopped before it had begun")
         _asked.set()
         with suppress(OSError):  # a full disk; this process knows, and there is a second SIGTERM
             _ask(folder / STOP)
@@ -53,7 +60,7 @@ def stoppable(folder: Path) -> Iterator[None]:
 
 
 def ask_to_save(folder: Path) -> None:
-    """Ask the run in `folder` to save after its next step and go on."""
+    """Ask the ranks that watch `folder` to save after its next step and go on."""
     _ask(folder / SAVE)
 
 

@@ -1,7 +1,13 @@
-"""Words for people: the nearest of those that are known, and text that a terminal does not obey."""
+"""Words for people: the nearest of those that are known, text that a terminal does not obey, and
+which errors speak to them."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = {ROOT / name for name in ("embre", "tools", "cluster")}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -29,3 +35,10 @@ def printable(text: str) -> str:
         else (" " if sign.isspace() else sign.encode("unicode_escape").decode())
         for sign in text
     )
+
+
+def is_for_people(error: Exception) -> bool:
+    """Whether a line of ours raises it, for people, and not what such a line calls."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    inside = not OURS.isdisjoint(Path(last.filename).resolve().parents)
+    return inside and (last.line or "").startswith("raise ")

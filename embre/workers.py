@@ -14,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+from embre.wording import is_for_people
+
 Result = TypeVar("Result")
 AHEAD = 1  # calls that wait for each process
 
@@ -24,7 +26,7 @@ class Workers(Protocol):
     def run(
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Result]:
-        """`function(*call)` for every call, results in any order; the first error is raised."""
+        """`function(*one)` for each of `calls`, results in any order; the first error is raised."""
         ...
 
 
@@ -40,7 +42,29 @@ class OneProcess:
     def run(
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Result]:
-        return (function(*call) for call in calls)
+        return (function(*one) for one in calls)
+
+
+def call(function: Callable[..., Result], *arguments: Any) -> Result:
+    """The function's result, in a process of a worker; its error as another process can take it.
+
+    There nobody sees any more whether a ValueError was raised by a line of ours, for people.
+    """
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        if is_for_people(error):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise sendable(error) from error
+
+
+def sendable(error: Exception) -> Exception:
+    """An error that another process can take; those of some libraries cannot be made again."""
+    if type(error).__module__.split(".")[0] in ("builtins", "embre"):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _end_with_the_parent() -> None:
@@ -83,13 +107,13 @@ class Processes:
         try:
             while True:
                 free = self.number * (1 + AHEAD) - len(waiting)
-                waiting |= {self._pool.submit(function, *call) for call in islice(calls, free)}
+                waiting |= {self._pool.submit(call, function, *one) for one in islice(calls, free)}
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
                     if error := future.exception():
-                        raise error  # here, as one of ours, where `launch.errors` asks who raised
+                        raise error  # here, as a line of ours that `is_for_people` sees
                     yield future.result()
         except BrokenProcessPool as error:
             raise ChildProcessError(

@@ -38,6 +38,7 @@ from embre.checkpoints.manifest import (
 from embre.durable import commit, sync
 from embre.engines.engine import Engine
 from embre.faults import fault_point
+from embre.interrupts import TakenOver
 from embre.loader import Loader
 from embre.world import World
 
@@ -50,10 +51,6 @@ LOOK_EVERY_S = 0.05
 SETTLE_S = 10.0  # a rank that was killed will never write its part
 # What the storage says again however often a run is started; anything else may pass.
 LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-class TakenOver(RuntimeError):
-    """Another attempt at the run writes its checkpoints now; it says nothing of the run itself."""
 
 
 @dataclass(slots=True)

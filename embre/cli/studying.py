@@ -83,7 +83,10 @@ def carry_out_run(kind: str, folder: str) -> Done:
     command = [sys.executable, "-m", "embre.cli.tied", kind, str(place / CONFIG)]
     with (
         (place / LOG).open("ab") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE) as run,
+        # In a session of its own: Ctrl-C at the terminal ends the starter, and by the pipe the run.
+        subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True
+        ) as run,
     ):
         code = run.wait()
     lines = (place / LOG).read_text(errors="replace").strip().splitlines() or [""]

@@ -8,8 +8,12 @@ from embre.config.reading import ConfigError
 from embre.config.run import RunConfig
 
 SECRETS = {
-    "a URL with a password": re.compile(r"://[^/\s:@]*:[^/\s@]+@|\bhttps?://[^/\s@]+@", re.I),
     "a signed URL": re.compile(r"[?&](?:X-Amz-Signature|X-Goog-Signature|sig|Signature)=\w", re.I),
+    "a URL with a password": re.compile(
+        r"://[^/\s:@]*:[^/\s@]+@|\bhttps?://[^/\s@]+@"
+        r"|[?&](?:password|passwd|pwd|token|secret|api_?key|access_?key)=\w",
+        re.I,
+    ),
     "an AWS key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
     "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"),

@@ -110,7 +110,9 @@ class LaunchConfig(Section):
     )
     use_gpu: bool = False
     max_failures: int = Field(
-        default=3, ge=0, description="restarts from a checkpoint before giving up"
+        default=10,
+        ge=0,
+        description="under Ray, restarts from a checkpoint, in all, before the command gives up",
     )
     cpus_per_worker: float = Field(default=1, gt=0)
 

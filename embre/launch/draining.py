@@ -15,7 +15,7 @@ LOOK_EVERY_S = 1.0
 
 @contextmanager
 def saved_when_draining(folder: Path) -> Iterator[None]:
-    """While the body runs, each node that begins to drain asks the run in `folder` to save."""
+    """While the body runs, each node that begins to drain asks the ranks of `folder` to save."""
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(folder, over), daemon=True)
     thread.start()

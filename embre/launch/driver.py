@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from embre import finetune, pretrain
-from embre.checkpoints.checkpoints import TakenOver, has_checkpoints
+from embre.checkpoints.checkpoints import has_checkpoints
 from embre.config import (
     ConfigError,
     FinetuneConfig,
@@ -25,8 +26,9 @@ from embre.config.places import is_url
 from embre.durable import commit
 from embre.engines.build import DEEPSPEED_JSON
 from embre.engines.deepspeed_config import deepspeed_json
-from embre.interrupts import Interrupted
+from embre.interrupts import Interrupted, TakenOver
 from embre.job import Job
+from embre.launch.attempts import NotBegun
 from embre.launch.local import run_local
 from embre.launch.progress import shown
 from embre.provenance import CONFIG
@@ -91,9 +93,9 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     made_of = Job(config, folder, None).fingerprint(*lineage.values())
     refuse_other_data(config, folder, made_of)
     commit(folder / CONFIG, dump_config(config).encode())
-    handle, tags = None, {"embre.kind": kind}
+    handle, before, tags = None, None, {"embre.kind": kind}
     with best_effort("opening the MLflow run"):
-        handle = open_run(config, uri, folder, tags, lineage, made_of)
+        handle, before = open_run(config, uri, folder, tags, lineage, made_of)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status: str | None = "KILLED"
     try:
@@ -104,6 +106,9 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
         raise
     except TakenOver:  # the run is another attempt's now, in MLflow too
         status = None
+        raise
+    except (ConfigError, NotBegun):  # says nothing of the run, at which another may work
+        status = None if before == "RUNNING" else before
         raise
     except Exception:
         status = "FAILED"
@@ -134,6 +139,8 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
         raise ConfigError(
             f"storage: {config.storage} is a URL; give a folder that all machines share"
         )
+    if config.storage.startswith("~"):  # which a shell would have written out
+        raise ConfigError(f"storage: {config.storage} begins with ~; write the path out")
     if config.launch.launcher == "local" and config.launch.workers > 1 and not under_torchrun:
         raise ConfigError(
             f"launch.workers: {config.launch.workers}, but the local launcher is one process; "
@@ -178,8 +185,10 @@ def resolve(config: RunConfig) -> RunConfig:
     backbone = config.encoder.path
     if not backbone.startswith("models:/"):
         return config
-    # Fetched once: a resumed run keeps its backbone though the alias has moved on.
-    fetched = Path(config.storage) / config.name / "backbone"
+    # Fetched once: a resumed run keeps its backbone though the alias has moved on. By its name, so
+    # that another one is not taken for it.
+    name = re.sub(r"[^\w.-]+", "-", backbone.removeprefix("models:/"))
+    fetched = Path(config.storage) / config.name / "backbone" / name
     if not fetched.exists():
         fetch(backbone, tracking_uri(config), fetched)
     encoder = config.encoder.model_copy(update={"path": str(fetched)})

@@ -10,16 +10,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 
 from embre.interrupts import Interrupted
-from embre.wording import printable
+from embre.wording import is_for_people, printable
 
 FAILED, REFUSED, STOPPED_BY_SIGTERM = 1, 2, 143
-ROOT = Path(__file__).resolve().parents[2]
-OURS = {ROOT / name for name in ("embre", "tools", "cluster")}
 
 
 class RunFailed(RuntimeError):
@@ -58,7 +55,7 @@ def verdict(error: Exception) -> tuple[int, str] | None:
         return FAILED, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return FAILED, with_advice(error)
-    if isinstance(error, OSError) or (isinstance(error, ValueError) and _is_ours(error)):
+    if isinstance(error, OSError) or (isinstance(error, ValueError) and is_for_people(error)):
         return REFUSED, str(error)
     if isinstance(error, ValueError):
         return FAILED, f"{type(error).__name__}: {error}; EMBRE_DEBUG=1 shows where"
@@ -69,10 +66,3 @@ def with_advice(error: Exception) -> str:
     """The text of an error, and what to do about a full disk."""
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
     return f"{error}; make room and run the same command again: it goes on" if full else str(error)
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether a line of ours raises it, for people, and not what such a line calls."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    inside = not OURS.isdisjoint(Path(last.filename).resolve().parents)
-    return inside and (last.line or "").startswith("raise ")

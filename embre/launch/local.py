@@ -3,15 +3,20 @@
 import os
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from embre.config import ConfigError
 from embre.interrupts import stoppable
 from embre.job import Job
 from embre.launch.errors import RunFailed, with_advice
 from embre.launch.worker import carry_out
 from embre.world import World
+
+# As Ray's, and as long as rank 0 waits for the parts of a checkpoint; NCCL's own is ten minutes.
+TIMEOUT = timedelta(minutes=30)
 
 
 def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
@@ -21,15 +26,15 @@ def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
     """
     gpu = job.config.launch.use_gpu
     if gpu and not torch.cuda.is_available():
-        raise ValueError("launch.use_gpu: no CUDA device here; set launch.use_gpu=false")
+        raise ConfigError("launch.use_gpu: no CUDA device here; set launch.use_gpu=false")
     alone = _alone() if job.config.engine == "deepspeed" and "RANK" not in os.environ else {}
     os.environ.update(alone)
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else "cpu"
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if gpu else "gloo")
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
     try:
         with stoppable(job.folder):
-            carry_out(recipe, job, torch.device(device))
+            carry_out(recipe, job, torch.device(device), job.folder)
     except (ValueError, OSError) as error:
         raise RunFailed(f"{job.config.name}: {with_advice(error)}") from error
     finally:

@@ -7,11 +7,8 @@ by Ray's own record, which loses a checkpoint whose worker dies within two secon
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,10 +18,11 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from embre.checkpoints.checkpoints import CheckpointError, TakenOver
-from embre.config import LaunchConfig
+from embre.checkpoints.checkpoints import CheckpointError
+from embre.config import ConfigError, LaunchConfig
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
+from embre.launch.attempts import Attempt, NotBegun
 from embre.launch.draining import saved_when_draining
 from embre.launch.errors import RunFailed
 from embre.launch.ray_workers import private_token
@@ -33,11 +31,9 @@ from embre.world import World
 
 log = logging.getLogger(__name__)
 
-# Named after an attempt: another at the same run must not take it for its own.
-FAILURE, STOPPED = "failure-{}.txt", "stopped-{}.txt"
-ATTEMPT = "attempt.txt"  # the one that began last
-# A worker group that cannot start within a minute counts; for an hour nodes may be waited for.
-MAX_CONTROLLER_FAILURES = 60
+# A worker group that cannot start within a minute counts; for a day, all waits of an attempt
+# together, nodes may be waited for.
+MAX_CONTROLLER_FAILURES = 24 * 60
 # Raised by the same data and config every time; a lost peer shows as a bare RuntimeError.
 NOT_WORTH_A_RESTART = (
     ArithmeticError,
@@ -89,97 +85,53 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
 def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     name, launch = job.config.name, job.config.launch
     if lacking := launch.lacking(ray.cluster_resources()):  # Ray would wait for ever
-        raise ValueError(f"launch: {lacking}")
-    attempt = uuid.uuid4().hex[:8]
-    notes = Notes.of_attempt(job.folder, attempt)
-    trainer = _trainer(job, attempt, _rank(recipe, job, notes))
+        raise ConfigError(f"launch: {lacking}")
+    attempt = Attempt.new(job.folder)
+    trainer = _trainer(job, attempt, _rank(recipe, job, attempt))
     try:
-        with stoppable(job.folder), saved_when_draining(job.folder):
+        with stoppable(attempt.folder, attempt.begun), saved_when_draining(attempt.folder):
             trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        notes.refuse_taken_over(name)
-        why = notes.failure.read_text() if notes.failure.exists() else str(error)
-        raise RunFailed(f"{name}: {why}") from error
-    notes.refuse_taken_over(name)
-    if notes.failure.exists():
-        raise RunFailed(f"{name}: {notes.failure.read_text()}")
-    if notes.stopped.exists():
-        raise Interrupted(notes.stopped.read_text())
-
-
-@dataclass(frozen=True, slots=True)
-class Notes:
-    """Files in a run's folder by which the ranks of one attempt say why it is over: to the ranks
-    that a restart makes, and to the driver."""
-
-    folder: Path
-    attempt: str
-
-    @classmethod
-    def of_attempt(cls, folder: Path, attempt: str) -> "Notes":
-        """Those of a new attempt; what older ones said goes."""
-        for kind in (FAILURE, STOPPED):
-            for note in folder.glob(kind.format("*")):
-                note.unlink(missing_ok=True)
-        (folder / ATTEMPT).write_text(attempt)
-        return cls(folder, attempt)
-
-    @property
-    def failure(self) -> Path:
-        """Why it failed, in a way that is not worth a restart."""
-        return self.folder / FAILURE.format(self.attempt)
-
-    @property
-    def stopped(self) -> Path:
-        """That it was asked to stop."""
-        return self.folder / STOPPED.format(self.attempt)
-
-    def say_enough(self) -> bool:
-        """Whether a restart would only end in the same way."""
-        # Taken over: each attempt would take the run back from the other.
-        return self.taken_over() or self.failure.exists() or self.stopped.exists()
-
-    def taken_over(self) -> bool:
-        """Whether another attempt has begun since."""
-        return (self.folder / ATTEMPT).read_text() != self.attempt
-
-    def refuse_taken_over(self, name: str) -> None:
-        """TakenOver, for the driver."""
-        if self.taken_over():
-            raise TakenOver(
-                f"{name}: the same run was started again after this attempt; follow that one"
-            )
+    except (ray.train.TrainingFailedError, Interrupted) as error:
+        if not attempt.begun():
+            raise NotBegun(f"{name}: no worker was ever started: {error}") from error
+        raise RunFailed(f"{name}: {attempt.failed.read_text() or error}") from error
+    finally:
+        attempt.refuse_taken_over(name)
+    if why := attempt.failed.read_text():
+        raise RunFailed(f"{name}: {why}")
+    if why := attempt.stopped.read_text():
+        raise Interrupted(why)
 
 
 def _rank(
-    recipe: Callable[[Job, World], None], job: Job, notes: Notes
+    recipe: Callable[[Job, World], None], job: Job, attempt: Attempt
 ) -> Callable[[dict[str, Any]], None]:
     """What each worker calls."""
     # Outside of `work`: cloudpickle would take its `config` for torch.distributed.config.
     use_gpu = job.config.launch.use_gpu
 
     def work(_: dict[str, Any]) -> None:
-        if notes.say_enough():
+        if not attempt.begin():
             return
         device = get_device() if use_gpu else torch.device("cpu")
         assert isinstance(device, torch.device)
         try:
-            carry_out(recipe, job, device)
+            carry_out(recipe, job, device, attempt.folder)
         except Interrupted as why:  # Ray would start again what raises
-            notes.stopped.write_text(str(why))
+            attempt.stopped.write_text(str(why))
         except NOT_WORTH_A_RESTART as error:
             # Ray, about to restart the workers, takes their process group away in mid-step. What
             # that raises says nothing of the run.
             if dist.is_initialized():
                 plain = isinstance(error, RunFailed)  # a text for people already
                 text = str(error) if plain else f"{type(error).__name__}: {error}"
-                notes.failure.write_text(text)
+                attempt.failed.write_text(text)
             raise
 
     return work
 
 
-def _trainer(job: Job, attempt: str, work: Callable[[dict[str, Any]], None]) -> TorchTrainer:
+def _trainer(job: Job, attempt: Attempt, work: Callable[[dict[str, Any]], None]) -> TorchTrainer:
     launch = job.config.launch
     shutil.rmtree(job.folder / "ray", ignore_errors=True)
     return TorchTrainer(
@@ -195,7 +147,7 @@ def _trainer(job: Job, attempt: str, work: Callable[[dict[str, Any]], None]) -> 
         run_config=RunConfig(
             # A new name each time: Ray must not take up its own record of an earlier attempt,
             # which may be torn.
-            name=f"{job.config.name}-{attempt}",
+            name=f"{job.config.name}-{attempt.number}",
             storage_path=str(job.folder / "ray"),
             failure_config=FailureConfig(
                 max_failures=launch.max_failures, controller_failure_limit=MAX_CONTROLLER_FAILURES

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
-from embre.workers import AHEAD
+from embre.workers import AHEAD, call
 
 Result = TypeVar("Result")
 
@@ -64,14 +64,15 @@ class RayWorkers:
     def run(
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Result]:
-        """`function(*call)` for every call, results in any order; the first error is raised."""
+        """`function(*one)` for each of `calls`, results in any order; the first error is raised."""
         # An error of ours is no reason to try again; a lost node is.
-        task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3)(function)
+        task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3)(call)
         calls, waiting = iter(calls), []
         while True:
             # Asked each time, because a cluster grows and shrinks.
             wanted = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + AHEAD)
-            waiting += [task.remote(*call) for call in islice(calls, max(0, wanted - len(waiting)))]
+            free = max(0, wanted - len(waiting))
+            waiting += [task.remote(function, *one) for one in islice(calls, free)]
             if not waiting:
                 return
             done, waiting = ray.wait(waiting)

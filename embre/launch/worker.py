@@ -5,6 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -19,13 +20,17 @@ from embre.world import World, current_world
 FAULT = "EMBRE_FAULT"
 
 
-def carry_out(recipe: Callable[[Job, World], None], job: Job, device: torch.device) -> None:
+def carry_out(
+    recipe: Callable[[Job, World], None], job: Job, device: torch.device, asked_in: Path
+) -> None:
     """Run the recipe as one rank; the first of each node watches the machine.
 
-    Raises RunFailed with a remedy where the GPU's memory is too small.
+    Files in the folder `asked_in` ask it to stop or to save. Raises RunFailed with a remedy where
+    the GPU's memory is too small.
     """
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     world = prepare(job, device)
+    interrupts.watch(asked_in)
     watched = system_metrics(job.handle if first else None, socket.gethostname())
     with watched, ending_noted(job.folder, world):
         try:
@@ -55,7 +60,6 @@ def prepare(job: Job, device: torch.device) -> World:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
     world = current_world(device)
-    interrupts.watch(job.folder)
     if text := os.environ.get(FAULT):
         faults.arm(text, job.folder, world.rank)
     return world

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from embre.stream.batch import Batch, empty_batch
 from embre.stream.order import stream_batches
 from embre.stream.source import StreamSource, StreamState
+from embre.workers import sendable
 from embre.world import World
 
 Steps = Generator[list[Batch], None, None]
@@ -124,14 +125,7 @@ class StepDataset(IterableDataset):
             yield from self.steps(worker.id, worker.num_workers)
         except Exception as error:
             while True:
-                yield _sendable(error)
-
-
-def _sendable(error: Exception) -> Exception:
-    """An error that another process can take; those of some libraries cannot be made again."""
-    if type(error).__module__.split(".")[0] in ("builtins", "embre"):
-        return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+                yield sendable(error)
 
 
 def _merge(parts: Iterator[list[Batch] | Exception], workers: int) -> Steps:

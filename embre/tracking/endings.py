@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from embre.interrupts import TakenOver
 from embre.world import World
 
 NOTE = "error-{}.txt"  # of a rank, in the run's folder
@@ -18,9 +19,12 @@ NAMED = 4  # silent ranks
 
 @contextmanager
 def ending_noted(folder: Path, world: World) -> Iterator[None]:
-    """What the body raises is noted. A rank that is killed leaves nothing."""
+    """What the body raises is noted. A rank that is killed leaves nothing; nor does one that was
+    taken over, for the run goes on without it."""
     try:
         yield
+    except TakenOver:
+        raise
     except Exception as error:
         # Without its process group a rank raises anything: Ray takes that away before a restart.
         if world.size == 1 or dist.is_initialized():

@@ -5,8 +5,8 @@ loads with its own requirements alone, and nothing in it is pickled.
 """
 
 import io
-from collections.abc import Mapping
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,7 +72,7 @@ def register(
     if found is None:
         # It tells on stderr what the command says in its own words.
         quiet = redirect_stderr(io.StringIO())
-        with tracking_at(handle.uri), quiet, mlflow.start_run(run_id=handle.run_id):
+        with tracking_at(handle.uri), quiet, _reopened(client, handle.run_id):
             info = mlflow.pyfunc.log_model(
                 name=kind,
                 python_model=str(Path(__file__).with_name(MODEL_FILES[kind])),
@@ -92,6 +92,17 @@ def register(
     if alias:
         client.set_registered_model_alias(name, alias, number)
     return number, found is None
+
+
+@contextmanager
+def _reopened(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """MLflow's functions log to a run that has ended; it stays as it ended, and when."""
+    ended = client.get_run(run_id).info
+    try:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    finally:
+        client.set_terminated(run_id, ended.status, ended.end_time)
 
 
 def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
@@ -116,6 +127,7 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
 def _download(model_uri: str, tracking_uri: str, target: Path) -> str | None:
     """Write the model folder of a version; returns the digest that it was registered with."""
     # MLflow would leave what it loads in the system's folder for temporary files.
+    target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent) as scratch:
         try:
             with tracking_at(tracking_uri):

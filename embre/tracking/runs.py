@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import filelock
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, Param
+from mlflow.entities import DatasetInput, LifecycleStage, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 from pydantic import BaseModel
 
@@ -54,6 +56,13 @@ def quiet_mlflow() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
+class Opened(NamedTuple):
+    """An MLflow run, and the status to give back to it where the job then never begins."""
+
+    handle: RunHandle
+    before: str
+
+
 def open_run(
     config: RunConfig,
     uri: str,
@@ -61,10 +70,10 @@ def open_run(
     tags: Mapping[str, str],
     lineage: Mapping[str, str],
     made_of: str,
-) -> RunHandle:
+) -> Opened:
     """The MLflow run of a job: the one that its folder remembers, or a new one, which gets the
     whole curve. New is also what goes to another store, or is `made_of` another config or data:
-    parameters and points in MLflow cannot be taken back.
+    parameters and points in MLflow cannot be taken back. So is one that somebody deleted.
 
     Called by the driver alone. `lineage` maps the names of data sets to their digests. The folder
     remembers a run as soon as there is one, so that no later failure leaves another one behind;
@@ -74,11 +83,12 @@ def open_run(
     (folder / SILENT).unlink(missing_ok=True)
     client = client_of(uri)
     handle = remembered(folder)
-    if handle and (handle.uri, handle.made_of) == (uri, made_of):
+    same = handle and (handle.uri, handle.made_of) == (uri, made_of)
+    if handle and same and (run := _found(client, handle.run_id)):
         client.update_run(handle.run_id, status="RUNNING")
-        if not client.get_run(handle.run_id).data.params:  # they are logged last
+        if not run.data.params:  # they are logged last
             _log_start(client, handle, config, lineage)
-        return handle
+        return Opened(handle, run.info.status)
     experiment = _experiment(client, config, uri)
     run = client.create_run(
         experiment, run_name=config.name, tags={**tags, **_lineage_tags(lineage)}
@@ -87,7 +97,18 @@ def open_run(
     (folder / SENT).unlink(missing_ok=True)
     commit(folder / RUN_FILE, json.dumps(asdict(handle)).encode())
     _log_start(client, handle, config, lineage)
-    return handle
+    return Opened(handle, "FAILED")
+
+
+def _found(client: MlflowClient, run_id: str) -> Run | None:
+    """A run as the store knows it; None for one that is gone, or lies in its bin."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return None
+    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 def remembered(folder: Path) -> RunHandle | None:

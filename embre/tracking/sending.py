@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ SYSTEM_EVERY_S = 10
 GIVE_UP_AFTER_S, SYSTEM_END_S = 8.0, 2.0
 
 Point = Metric | RunTag
+Request = Callable[[MlflowClient], object]
 
 
 @contextmanager
@@ -96,42 +97,42 @@ def sent_step(folder: Path) -> int:
 
 def close_run(handle: RunHandle, folder: Path, status: str) -> None:
     """FINISHED, FAILED or KILLED, as it really ended."""
-    client = MlflowClient(handle.uri)
-    close = partial(client.set_terminated, handle.run_id, status)
-    _at_the_end(folder, "closing the MLflow run", [close])
+    close = methodcaller("set_terminated", handle.run_id, status)
+    _at_the_end(handle, folder, "closing the MLflow run", [close])
 
 
 def log_files(handle: RunHandle, folder: Path, files: Iterable[Path]) -> None:
     """Keep files with the run."""
-    client = MlflowClient(handle.uri)
-    keep = [partial(client.log_artifact, handle.run_id, str(file)) for file in files]
-    _at_the_end(folder, "keeping files with the MLflow run", keep)
+    keep = [methodcaller("log_artifact", handle.run_id, str(file)) for file in files]
+    _at_the_end(handle, folder, "keeping files with the MLflow run", keep)
 
 
 def log_results(handle: RunHandle, folder: Path, metrics: Mapping[str, float]) -> None:
     """Figures of a finished run, without a step."""
     now = int(time.time() * 1000)
     points = [Metric(name, value, now, 0) for name, value in metrics.items()]
-    log = partial(MlflowClient(handle.uri).log_batch, handle.run_id, metrics=points)
-    _at_the_end(folder, "logging the results", [log])
+    log = methodcaller("log_batch", handle.run_id, metrics=points)
+    _at_the_end(handle, folder, "logging the results", [log])
 
 
-def _at_the_end(folder: Path, what: str, requests: Iterable[Callable[[], object]]) -> None:
+def _at_the_end(handle: RunHandle, folder: Path, what: str, requests: Iterable[Request]) -> None:
     """Make requests, up to one that fails; at most GIVE_UP_AFTER_S is waited for each."""
     for request in requests:
         if (folder / SILENT).exists():
             return
         answered = threading.Event()
-        thread = threading.Thread(target=_ask, args=(request, what, answered), daemon=True)
+        thread = threading.Thread(
+            target=_ask, args=(handle.uri, request, what, answered), daemon=True
+        )
         thread.start()
         _wait_for(thread, folder)
         if not answered.is_set():
             return
 
 
-def _ask(request: Callable[[], object], what: str, answered: threading.Event) -> None:
+def _ask(uri: str, request: Request, what: str, answered: threading.Event) -> None:
     with best_effort(what):
-        request()
+        request(MlflowClient(uri))  # which opens a database
         answered.set()
 
 
@@ -155,15 +156,15 @@ def _tell(folder: Path, why: str) -> None:
 def _send_all(
     handle: RunHandle, points: "queue.Queue[Point]", stop: threading.Event, folder: Path
 ) -> None:
-    client = MlflowClient(handle.uri)
     waiting: list[Point] = []
-    warned = False
+    client, warned = None, False
     while not (stop.is_set() and points.empty() and not waiting):
         if stop.wait(SEND_EVERY_S) and waiting:
             time.sleep(SEND_EVERY_S / 4)
         while not points.empty():
             waiting.append(points.get())
         try:
+            client = client or MlflowClient(handle.uri)
             _send(client, handle.run_id, waiting, folder)
             waiting = []
         except Exception as error:  # whatever a store raises, training goes on

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from embre.config import ConfigError
 from embre.config.places import SQLITE, is_url, sqlite_file
+from embre.config.secret_values import SECRETS
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -22,7 +23,9 @@ def resolve_uri(
     if sqlite_file(uri):
         return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
     key = key if given else VARIABLE
-    if "@" in uri.split("://")[-1].split("/")[0]:
+    if "@" in uri.split("://")[-1].split("/")[0] or any(
+        pattern.search(uri) for pattern in SECRETS.values()
+    ):
         raise ConfigError(
             f"{key}: a user or password is in it, and would be written down; set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"

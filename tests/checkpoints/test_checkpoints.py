@@ -16,10 +16,10 @@ from embre.checkpoints.checkpoints import (
     FOLDER,
     CheckpointError,
     Checkpoints,
-    TakenOver,
     has_checkpoints,
 )
 from embre.checkpoints.manifest import MANIFEST, read_manifest
+from embre.interrupts import TakenOver
 from embre.world import World
 from tests.ranks import run_ranks
 

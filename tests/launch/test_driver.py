@@ -6,11 +6,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from embre.checkpoints.checkpoints import TakenOver
 from embre.config import ConfigError, PretrainConfig, check_config
-from embre.interrupts import Interrupted
+from embre.interrupts import Interrupted, TakenOver
 from embre.job import Job
 from embre.launch import driver
+from embre.launch.attempts import NotBegun
 from embre.launch.errors import RunFailed
 from embre.world import World
 
@@ -59,6 +59,19 @@ def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
                 driver.run_job("pretrain", config, Console(quiet=True))
         assert statuses(tmp_path) == [status]
     assert seen == ["RUNNING"] * 4
+
+    def waits(recipe: driver.Recipe, job: Job) -> None:
+        raise NotBegun("no room")
+
+    def refuses(recipe: driver.Recipe, job: Job) -> None:
+        raise ConfigError("no GPU")
+
+    # Nor is it one's that never began.
+    for launcher in (waits, refuses):
+        monkeypatch.setitem(driver.LAUNCHERS, "local", launcher)
+        with pytest.raises((NotBegun, ConfigError), match="no "):
+            driver.run_job("pretrain", config, Console(quiet=True))
+        assert statuses(tmp_path) == ["FINISHED"]
     (tmp_path / "backbone" / "config.json").write_text("another backbone")
     (tmp_path / "small" / "checkpoints" / "step-000000004").mkdir(parents=True)
     with pytest.raises(ConfigError, match="backbone .* or the data is not what this run began"):

@@ -4,11 +4,13 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from lxml import etree
 
 import embre
 from embre import faults
@@ -79,6 +81,19 @@ def test_a_wrong_request_is_known_as_one_whoever_found_it(workers: OneProcess | 
         error = raised(list, workers.run(faults.arm, [("step:7", Path(), 0)]))
     found = verdict(error)
     assert found is not None and found[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "kind"),
+    [(int, "x", "ValueError"), (etree.fromstring, "<a>", "XMLSyntaxError")],
+)
+def test_what_a_library_raises_in_another_process_is_no_wrong_request(
+    function: Callable, given: str, kind: str
+) -> None:
+    with Processes(2, "embre.faults") as workers:
+        error = raised(list, workers.run(function, [(given,)]))
+    found = verdict(error)
+    assert found is not None and found[0] == 1 and found[1].startswith(kind)
 
 
 def test_a_fault_without_a_folder_for_its_mark_is_refused(

@@ -1,6 +1,7 @@
 """What the launcher makes of a cluster without room, and of workers that Ray takes down."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,12 +14,13 @@ import ray
 import torch
 import torch.distributed as dist
 
-from embre.checkpoints.checkpoints import TakenOver
 from embre.config import PretrainConfig, check_config
+from embre.interrupts import TakenOver
 from embre.job import Job
 from embre.launch import ray as launcher
+from embre.launch.attempts import ATTEMPTS, Attempt, NotBegun
 from embre.launch.errors import RunFailed
-from embre.launch.ray import ATTEMPT, WORKER_ENV, run_ray, worker_env
+from embre.launch.ray import WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
 from embre.world import World
 
@@ -75,24 +77,24 @@ def be_taken_over_once(job: Job, world: World) -> None:
     leave_a_note(job, world)
 
 
-def count_attempt(job: Job) -> None:
-    with (job.folder / "attempts").open("a") as file:
+def count_tries(job: Job) -> None:
+    with (job.folder / "tries").open("a") as file:
         file.write("x")
 
 
 def break_a_promise(job: Job, world: World) -> None:
-    count_attempt(job)
+    count_tries(job)
     raise AssertionError("a broken promise")
 
 
 def be_started_elsewhere(job: Job, world: World) -> None:
-    count_attempt(job)
-    (job.folder / ATTEMPT).write_text("another")
+    count_tries(job)
+    Attempt.new(job.folder).begin()
     raise TakenOver("by another driver")
 
 
 def take_too_much_memory(job: Job, world: World) -> None:
-    count_attempt(job)
+    count_tries(job)
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
@@ -107,11 +109,17 @@ def test_a_run_waits_for_room_and_not_for_ever(
 
     rescue = Timer(15 * START_TIMEOUT_S, ray.kill, [tenant])  # of a run that waits for ever
     rescue.start()
+    at_work = Attempt.new(tmp_path)
+    assert at_work.begin()
     with monkeypatch.context() as patch:
         patch.setattr(launcher, "MAX_CONTROLLER_FAILURES", 1)
-        with pytest.raises(RunFailed, match="small: "):
+        with pytest.raises(NotBegun, match="small: no worker was ever started: "):
             run_ray(leave_a_note, job)
+    Timer(2 * START_TIMEOUT_S, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    with pytest.raises(NotBegun, match="no worker was ever started: stopped"):
+        run_ray(leave_a_note, job)
     rescue.cancel()
+    assert not at_work.taken_over(), "by those that waited"
 
     started, wait_s = time.monotonic(), 4 * START_TIMEOUT_S  # more than was too much before
     Timer(wait_s, ray.kill, [tenant]).start()
@@ -126,7 +134,8 @@ def test_what_says_nothing_of_the_run_does_not_end_it(
     one_core: None, tmp_path: Path, recipe: Callable[[Job, World], None]
 ) -> None:
     run_ray(recipe, job_in(tmp_path))
-    assert (tmp_path / "done").exists() and not list(tmp_path.glob("failure-*"))
+    assert (tmp_path / "done").exists()
+    assert not (tmp_path / ATTEMPTS / "000001" / "failed.txt").read_text()
 
 
 @pytest.mark.slow
@@ -144,7 +153,7 @@ def test_what_would_fail_again_is_not_tried_again(
 ) -> None:
     with pytest.raises((RunFailed, TakenOver), match=said):
         run_ray(recipe, job_in(tmp_path))
-    assert (tmp_path / "attempts").read_text() == "x"
+    assert (tmp_path / "tries").read_text() == "x"
 
 
 STARTS_A_CLUSTER = """

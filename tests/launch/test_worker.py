@@ -31,5 +31,5 @@ def test_too_little_memory_of_a_gpu_is_said_with_what_takes_less(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     with pytest.raises(RunFailed, match=f"CUDA out of memory.*{remedy}"):
-        carry_out(recipe, job, torch.device("cpu"))
+        carry_out(recipe, job, torch.device("cpu"), tmp_path)
     assert "CUDA out of memory" in why_ended(tmp_path, 1)

@@ -254,7 +254,7 @@ def _stop_this_process(number: int) -> int:
 
 def _fail(number: int) -> int:
     if number == 3:
-        raise ValueError("number three")
+        raise ChildProcessError("number three")
     return number
 
 
@@ -277,7 +277,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
 @pytest.mark.slow
 def test_workers_give_every_result_and_the_first_error(workers: Workers) -> None:
     assert sorted(workers.run(abs, ((-n,) for n in range(40)))) == list(range(40))
-    with pytest.raises(ValueError, match="number three"):
+    with pytest.raises(ChildProcessError, match="number three"):
         list(workers.run(_fail, ((n,) for n in range(9))))
 
 

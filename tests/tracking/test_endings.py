@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from embre.interrupts import TakenOver
 from embre.tracking.endings import ending_noted, why_ended
 from embre.world import World
 
@@ -24,6 +25,12 @@ def test_the_error_of_a_rank_is_told_once(tmp_path: Path) -> None:
     assert why_ended(tmp_path, 1) == KILLED
     with ending_noted(tmp_path, World()):
         pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_that_was_taken_over_says_nothing_of_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TakenOver), ending_noted(tmp_path, World()):
+        raise TakenOver("by another attempt")
     assert not list(tmp_path.iterdir())
 
 

@@ -14,12 +14,13 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from embre.config import EncoderConfig
-from embre.launch.driver import run_job
+from embre.launch.driver import resolve, run_job
 from embre.model.encoder import encode_strip, load_encoder
 from embre.provenance import folder_digest
 from embre.register import register_run
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking.registry import DIGEST, fetch
+from embre.tracking.runs import remembered
 from tests.shard_sets import write_shards
 from tests.test_pretrain import config_of
 from tests.tracking.finished_runs import finished_run
@@ -60,6 +61,44 @@ def test_a_registered_encoder_gives_vectors_and_names_its_shards(run: Path, tmp_
     assert version.tags["embre.shard_set"] == lineage["shard_set"]
     copied = fetch("models:/encoder-test@champion", found.uri, tmp_path / "encoder")
     assert (copied / "entity_head.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_a_run_keeps_its_backbone_and_takes_no_other_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def fetching(model_uri: str, tracking_uri: str, target: Path) -> Path:
+        fetched.append(model_uri)
+        target.mkdir(parents=True)
+        return target
+
+    monkeypatch.setattr("embre.launch.driver.fetch", fetching)
+    for uri in ("models:/enc@champion", "models:/other@champion", "models:/enc@champion"):
+        config = config_of(tmp_path, storage=str(tmp_path), encoder={"path": uri})
+        found = Path(resolve(config).encoder.path)
+        assert found.name == uri.removeprefix("models:/").replace("@", "-") and found.is_dir()
+    assert fetched == ["models:/enc@champion", "models:/other@champion"]
+
+
+def test_a_registration_leaves_the_run_as_it_ended(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = remembered(run)
+    assert handle is not None
+    before = MlflowClient(handle.uri).get_run(handle.run_id).info
+    assert before.status == "FINISHED"
+    register_run(run, "encoder-again", None)
+
+    def full(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlflow.pyfunc.log_model", full)
+    with pytest.raises(OSError, match="No space"):
+        register_run(run, "encoder-never", None)
+    after = MlflowClient(handle.uri).get_run(handle.run_id).info
+    assert (after.status, after.end_time) == (before.status, before.end_time)
 
 
 def test_a_version_whose_files_were_changed_is_not_fetched(tmp_path: Path) -> None:

@@ -28,10 +28,12 @@ from embre.tracking.events import write_event
 from embre.tracking.runs import (
     RUN_FILE,
     SENT,
+    SILENT,
     RunHandle,
     best_effort,
     client_of,
     open_run,
+    remembered,
 )
 from embre.tracking.sending import (
     close_run,
@@ -58,7 +60,7 @@ def config_of(folder: Path, steps: int = 4) -> PretrainConfig:
 
 def opened(folder: Path, uri: str, steps: int = 4, shards: str = "abc") -> RunHandle:
     config, lineage, made_of = config_of(folder, steps), {"shards": shards}, f"{steps} {shards}"
-    return open_run(config, uri, folder, {"embre.kind": "test"}, lineage, made_of)
+    return open_run(config, uri, folder, {"embre.kind": "test"}, lineage, made_of).handle
 
 
 def history(handle: RunHandle, metric: str) -> list[tuple[int, float]]:
@@ -160,11 +162,25 @@ def test_any_config_can_be_logged(tmp_path: Path, sqlite: str) -> None:
         "train": {"steps": 4},
     }
     config = check_config(FinetuneConfig, values, "test")
-    handle = open_run(config, sqlite, tmp_path, {}, {}, "")
+    handle = open_run(config, sqlite, tmp_path, {}, {}, "").handle
     params = MlflowClient(sqlite).get_run(handle.run_id).data.params
     assert params["data.corpus.rename"].startswith('{"up-regulates(+)": "Association", "label 0": ')
     assert params["deepspeed"] == '{"zero_optimization": {"stage": 2}}'
     assert params["data.corpus.novelty"] == "None" and params["train.steps"] == "4"
+
+
+@pytest.mark.parametrize("deleted", ["into the bin", "for good"])
+def test_a_run_that_somebody_deleted_is_begun_anew(
+    tmp_path: Path, sqlite: str, deleted: str
+) -> None:
+    first, client = opened(tmp_path, sqlite), MlflowClient(sqlite)
+    client.delete_run(first.run_id)
+    if deleted == "for good":
+        client._tracking_client.store._hard_delete_run(first.run_id)
+    (tmp_path / SENT).write_text("7")
+    second = opened(tmp_path, sqlite)
+    assert second.run_id != first.run_id and remembered(tmp_path) == second
+    assert sent_step(tmp_path) == 0, "nothing of it was sent"
 
 
 def test_a_run_whose_start_cannot_be_logged_is_remembered_and_logged_later(
@@ -237,6 +253,27 @@ def test_a_store_that_cannot_be_opened_is_a_warning(
         handle = opened(tmp_path, f"sqlite:///{tmp_path}/file/mlflow.db")
     assert handle is None
     assert "opening the MLflow run failed, the run goes on" in caplog.text
+
+
+def test_a_store_that_this_machine_cannot_open_ends_no_run(
+    tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its database is not reached from a worker, or the package for it is missing."""
+
+    def unable(uri: str) -> MlflowClient:
+        raise ModuleNotFoundError("No module named 'psycopg2'")
+
+    handle = opened(tmp_path, sqlite)
+    monkeypatch.setattr("embre.tracking.sending.MlflowClient", unable)
+    monkeypatch.setattr("embre.tracking.sending.SEND_EVERY_S", 0.01)
+    monkeypatch.setattr("embre.tracking.sending.GIVE_UP_AFTER_S", 0.2)
+    with metric_sender(handle, tmp_path) as send:
+        send(1, {"loss": 1.0})
+    (tmp_path / SILENT).unlink()
+    log_results(handle, tmp_path, {"f1": 0.5})
+    close_run(handle, tmp_path, "FINISHED")
+    first, _ = read_events(tmp_path)
+    assert (first["event"], first["why"]) == ("untracked", "No module named 'psycopg2'")
 
 
 def test_a_server_that_never_answers_is_waited_for_once(

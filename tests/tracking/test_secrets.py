@@ -27,6 +27,8 @@ SECRETS = [
     f"https://me:{CANARY}@host/shards",
     f"https://{CANARY}@host/shards",
     f"https://bucket.s3.amazonaws.com/shards?X-Amz-Signature={CANARY}",
+    f"https://host/shards?user=me&password={CANARY}",
+    f"https://host/shards?token={CANARY}",
     "s3://AKIAABCDEFGHIJKLMNOP/shards",
     f"hf_{CANARY}{CANARY}",
 ]

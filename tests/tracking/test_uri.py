@@ -27,6 +27,7 @@ def test_what_is_given_comes_before_the_environment_and_a_file_in_the_storage(
     ("uri", "message"),
     [
         ("https://me:pw@host/mlflow", "MLFLOW_TRACKING_PASSWORD"),
+        ("postgresql://host/mlflow?user=me&password=pw", "MLFLOW_TRACKING_PASSWORD"),
         ("mlruns", "mlruns is a folder"),
         ("file:///mlruns", "file:///mlruns is a folder"),
     ],

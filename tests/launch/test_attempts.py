@@ -1,0 +1,49 @@
+"""Attempts at a run, by what their drivers and ranks find in its folder."""
+
+from pathlib import Path
+
+import pytest
+
+from embre.interrupts import TakenOver
+from embre.launch.attempts import ATTEMPTS, Attempt
+
+
+def test_one_that_waits_for_room_disturbs_none_that_works(tmp_path: Path) -> None:
+    first = Attempt.new(tmp_path)
+    assert not first.begun() and first.begin() and first.begun()
+    second = Attempt.new(tmp_path)
+    assert second.folder != first.folder and not second.begun()
+    assert first.begin(), "after a restart of its workers"
+    first.refuse_taken_over("run")
+    assert second.begin() and not first.begin(), "each would take the run back from the other"
+    with pytest.raises(TakenOver, match="run: the same run was started again"):
+        first.refuse_taken_over("run")
+    second.refuse_taken_over("run")
+
+
+@pytest.mark.parametrize("end", ["failed", "stopped"])
+def test_what_one_ended_of_is_its_own(tmp_path: Path, end: str) -> None:
+    first = Attempt.new(tmp_path)
+    assert first.begin()
+    getattr(first, end).write_text("so it is")
+    second = Attempt.new(tmp_path)
+    assert not first.begin(), "it would end in the same way"
+    assert second.begin() and getattr(first, end).read_text() == "so it is"
+
+
+def test_two_drivers_that_start_at_once_have_two_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Attempt.new(tmp_path)
+    with monkeypatch.context() as patch:  # the other is not seen yet
+        patch.setattr(Path, "glob", lambda *_: iter(()))
+        assert Attempt.new(tmp_path).number == 2
+
+
+def test_each_file_is_there_before_anybody_looks(tmp_path: Path) -> None:
+    attempt = Attempt.new(tmp_path)
+    assert {path.name: path.read_text() for path in attempt.folder.iterdir()} == {
+        "failed.txt": "",
+        "stopped.txt": "",
+    }
+    assert (tmp_path / ATTEMPTS / "latest").read_text() == ""
