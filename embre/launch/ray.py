@@ -91,9 +91,11 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     try:
         with stoppable(attempt.folder, attempt.begun), saved_when_draining(attempt.folder):
             trainer.fit()
-    except (ray.train.TrainingFailedError, Interrupted) as error:
+    except (ray.train.TrainingFailedError, Interrupted, SystemError) as error:
         if not attempt.begun():
-            raise NotBegun(f"{name}: no worker was ever started: {error}") from error
+            # Of what a signal handler raises Ray's C code makes a SystemError.
+            why = error.__cause__ if isinstance(error, SystemError) else error
+            raise NotBegun(f"{name}: no worker was ever started: {why}") from error
         raise RunFailed(f"{name}: {attempt.failed.read_text() or error}") from error
     finally:
         attempt.refuse_taken_over(name)
