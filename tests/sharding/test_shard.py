@@ -150,6 +150,18 @@ def test_one_text_under_two_ids_is_a_copy(tmp_path: Path) -> None:
     assert shard_set.manifest.dropped == {"document/same_text": 1}
 
 
+def test_a_pmc_article_is_one_whatever_the_format(tmp_path: Path) -> None:
+    docs = make_corpus(3, seed=1)
+    other = replace(docs[1], text=docs[1].text[:-1] + "!", doc_id="PMC12", pmid=None)
+    write_documents(tmp_path / "bioc.json", [other], like="bioc_json")
+    for doc_id in ("PMC12", "pmc12"):
+        pubtator = tmp_path / f"{doc_id}.PubTator"
+        write_documents(pubtator, [replace(other, doc_id=doc_id, text=docs[1].text)], "pubtator")
+        inputs = [str(tmp_path / "bioc.json"), str(pubtator)]
+        manifest, _ = shard(inputs, tmp_path / f"out-{doc_id}", None, [], SMALL)
+        assert manifest.dropped == {"document/same_id": 1} and manifest.total().documents == 1
+
+
 def test_biored_test_ids_are_read_from_a_plain_list(corpora: Path) -> None:
     found = read_held(str(corpora / "biored" / "Test.pmids.txt"))
     assert len(found.ids) == 100 and not found.prints
