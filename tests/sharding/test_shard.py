@@ -2,12 +2,14 @@
 
 import gzip
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -17,9 +19,11 @@ from embre.corpora import read_documents, write_documents
 from embre.demo.corpus import make_corpus
 from embre.document import Concept
 from embre.held_out import read_held
+from embre.sharding.order import Rows
 from embre.sharding.parts import split_and_place
-from embre.sharding.shard import TOKENIZER, ShardSettings, shard
+from embre.sharding.shard import TOKENIZER, ShardSettings, _shards_to_do, shard
 from embre.sharding.tasks import Progress
+from embre.sharding.work_folder import Plan, WorkFolder
 from embre.shards.concept_hash import concept_hash
 from embre.shards.entities import CONCEPTS
 from embre.shards.shard_set import MANIFEST, Manifest, ShardSet
@@ -353,9 +357,35 @@ def test_shards_of_something_else_are_not_touched(demo: Path, tmp_path: Path) ->
     assert (tmp_path / "train-000000.tar").read_text() == "of another set"
 
 
-def test_a_set_is_not_written_into_its_input(demo: Path) -> None:
+@pytest.mark.parametrize("out", ["in/out", "link/out", "elsewhere/../in/out", "in"])
+@pytest.mark.parametrize("source", ["in", "link"])
+def test_a_set_is_not_written_into_its_input(
+    demo: Path, tmp_path: Path, source: str, out: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(demo, tmp_path / "in")
+    (tmp_path / "link").symlink_to("in")
     with pytest.raises(ValueError, match="lies within the input"):
-        shard([str(demo.parent)], demo.parent / "out", None, [], SMALL)
+        shard([str(tmp_path / source)], tmp_path / out, None, [], SMALL)
+
+
+def test_a_set_may_be_written_beside_its_input(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(demo, tmp_path / "in")
+    shard([str(tmp_path / "in")], tmp_path / "in" / ".." / "out", None, [], SMALL)
+    assert (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_a_call_does_not_go_on_past_shards_that_are_done(tmp_path: Path) -> None:
+    """It would read all that lies between its first row and its last."""
+    work, num_shards = WorkFolder(tmp_path), 8
+    work.folder.mkdir()
+    for number in (2, 3, 6):
+        work.shard_record(f"train-{number:06d}").touch()
+    rows = Rows(*np.zeros((3, 4 * num_shards), dtype=np.int64))
+    calls = _shards_to_do({"train": rows}, [], SMALL, work, Plan([], "", [], {}, []))
+    names = [[int(task.name[-6:]) for task in tasks] for *_, tasks in calls]
+    assert names == [[0, 1], [4, 5], [7]]
 
 
 def test_a_hold_out_corpus_that_is_damaged_is_an_error(demo: Path, tmp_path: Path) -> None:
