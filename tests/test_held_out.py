@@ -22,6 +22,7 @@ from embre.held_out import (
     held_lines,
     names_of,
     read_held,
+    read_lists,
 )
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.shard_set import ShardSet
@@ -207,6 +208,18 @@ def test_a_list_and_the_corpus_that_it_was_made_of_hold_the_same(tmp_path: Path)
     assert from_list.ids == from_corpus.ids == {doc.doc_id for doc in docs}
     assert from_list.prints == from_corpus.prints and len(from_list.prints) > 5
     assert from_list.digest == from_corpus.digest
+
+
+def test_two_lists_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Their documents would be counted as if they were one."""
+    paths = [tmp_path / name / "test.txt" for name in ("one", "other")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_text(f"{number}\n")
+    found = read_lists(["biored", str(paths[0])])
+    assert [one.name for one in found] == ["biored", "test.txt"]
+    with pytest.raises(ValueError, match=r"one/test\.txt and .*other/test\.txt: .*; rename one"):
+        read_lists(["biored", *map(str, paths)])
 
 
 def test_the_digest_tells_lists_apart_and_not_their_order(tmp_path: Path) -> None:

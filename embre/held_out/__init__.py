@@ -5,7 +5,7 @@ The text counts because an article has other ids too (a PMC number, a row of som
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -98,6 +98,20 @@ def read_held(source: str) -> Held:
     for doc in _read_all(source):
         held.ids.update(names_of(doc))
         held.add(fingerprint(doc))
+    return held
+
+
+def read_lists(sources: Sequence[str]) -> list[Held]:
+    """Several lists, each of a name of its own: by it their documents are counted."""
+    held = [read_held(source) for source in sources]
+    first: dict[str, str] = {}
+    for one, source in zip(held, sources, strict=True):
+        if one.name in first:
+            raise ValueError(
+                f"{first[one.name]} and {source}: two hold-out lists of one name, whose counts "
+                "nobody could tell apart; rename one, or leave it out where they are the same"
+            )
+        first[one.name] = source
     return held
 
 

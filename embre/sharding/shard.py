@@ -24,7 +24,7 @@ from embre.corpora import read_chunks
 from embre.corpora.raw import Chunk
 from embre.corpora.sources import Watch, locate, stored_sha256
 from embre.durable import commit, flush
-from embre.held_out import Held, read_held
+from embre.held_out import Held, read_lists
 from embre.sharding.concept_counts import COUNT, concept_table
 from embre.sharding.dataset_card import write_card
 from embre.sharding.inputs import Input, find_inputs, place_by_name
@@ -84,7 +84,7 @@ def shard(
     """
     workers, out = workers or OneProcess(), out.absolute()
     found = _inputs_outside_of(out, inputs)
-    held = [read_held(name) for name in hold_out]
+    held = read_lists(hold_out)
     plan = _plan(found, tokenizer_folder, held, settings)
     work = WorkFolder(out)
     with only_writer(work):
