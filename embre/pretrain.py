@@ -78,7 +78,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
             lambda: loader.waited_s,
             sent,
             mfu_of_token_rate(config, encoder.config, shard_set, world),
-            lambda: len(list(set_aside.glob("*.txt"))),
+            source.num_set_aside,
         )
         if world.rank == 0:
             tracker.vocabulary(covered(shard_set, entities))

@@ -35,15 +35,13 @@ class Tally:
             seen = self.examples.setdefault(reason, [])
             seen += places[: EXAMPLES_PER_REASON - len(seen)]
 
-    def lines(self, family: str = "") -> list[str]:
-        """One line per reason, most frequent first, for a terminal or a log.
-
-        What was dropped, or with REPAIRED what was not dropped but mended.
-        """
+    def lines(self, repaired: bool = False) -> list[str]:
+        """One line per reason, most frequent first, for a terminal or a log: of what was dropped,
+        or of what was mended and not dropped."""
         return [
             f"{count:>9,}  {reason}  (first at {self.examples[reason][0]})"
             if self.examples.get(reason)
             else f"{count:>9,}  {reason}"
             for reason, count in self.counts.most_common()
-            if reason.startswith(REPAIRED) == bool(family)
+            if reason.startswith(REPAIRED) == repaired
         ]

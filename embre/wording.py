@@ -1,7 +1,8 @@
-"""Words for people: the nearest of those that are known, text that a terminal does not obey, and
-which errors speak to them."""
+"""Words for people: the nearest of those that are known, text that a terminal does not obey, URLs
+without their secrets; and which errors speak to people."""
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +36,15 @@ def printable(text: str) -> str:
         else (" " if sign.isspace() else sign.encode("unicode_escape").decode())
         for sign in text
     )
+
+
+def without_secrets(text: str) -> str:
+    """A text whose URLs have lost their users, passwords and queries.
+
+    >>> without_secrets("https://me:5eCr3t@host/a.gz?signature=5eCr3t")
+    'https://host/a.gz'
+    """
+    return re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"(?<=://)\S*@", "", text))
 
 
 def is_for_people(error: Exception) -> bool:

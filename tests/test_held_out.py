@@ -22,6 +22,7 @@ from embre.held_out import (
     held_lines,
     names_of,
     read_held,
+    read_lists,
 )
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.shard_set import ShardSet
@@ -157,6 +158,13 @@ def test_a_list_with_other_columns_is_refused_by_name(tmp_path: Path) -> None:
         (b"# only a remark\n\n", "no id in this hold-out list"),
         (b"10491763, 10788334\n", "'10491763, 10788334' is no line"),
         (b"10491763 first\n", "'10491763 first' is no line"),
+        (b"PMC12 first\n", "'PMC12 first' is no line"),
+        (b"PMID:12 first\n", "'PMID:12 first' is no line"),
+        (b"https://pubmed.ncbi.nlm.nih.gov/123/\n", "pubmed.* is no line"),
+        (b"PubMed ID: 123\n", "'PubMed ID: 123' is no line"),
+        (b"PMID\t12345678\n", r"'PMID.t12345678' is no line"),
+        (b"pmcid\t12345678\n", r"'pmcid.t12345678' is no line"),
+        (b"pmid\n12\n", "'pmid' is no line"),
         ("10491763\n".encode("utf-16"), "not UTF-8"),
     ],
 )
@@ -168,9 +176,26 @@ def test_a_list_that_is_not_understood_lets_nothing_through(
         read_held(str(tmp_path / "list.txt"))
 
 
-def test_an_id_may_say_that_it_is_a_pmid(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("PMID:10491763\n")
-    assert read_held(str(tmp_path / "list.txt")).ids == {"10491763"}
+@pytest.mark.parametrize(
+    ("written", "doc_id"),
+    [
+        ("PMID:1005", "1005"),
+        ("PMID: 1005", "1005"),
+        ("pmid:1005", "1005"),
+        ("PMID 1005", "1005"),
+        ("PMCID: PMC12", "PMC12"),
+        ("PMCID:12", "PMC12"),
+        ("pmc12", "PMC12"),
+        ("row 5", "row 5"),
+        ("MED:5", "MED:5"),
+    ],
+)
+@pytest.mark.parametrize("behind", ["", "\t1f\t2f"])
+def test_an_id_is_known_however_it_says_what_it_is(
+    tmp_path: Path, written: str, doc_id: str, behind: str
+) -> None:
+    (tmp_path / "list.txt").write_text(f"{written}{behind}\n")
+    assert read_held(str(tmp_path / "list.txt")).ids == {doc_id}
 
 
 def test_a_list_and_the_corpus_that_it_was_made_of_hold_the_same(tmp_path: Path) -> None:
@@ -183,6 +208,18 @@ def test_a_list_and_the_corpus_that_it_was_made_of_hold_the_same(tmp_path: Path)
     assert from_list.ids == from_corpus.ids == {doc.doc_id for doc in docs}
     assert from_list.prints == from_corpus.prints and len(from_list.prints) > 5
     assert from_list.digest == from_corpus.digest
+
+
+def test_two_lists_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Their documents would be counted as if they were one."""
+    paths = [tmp_path / name / "test.txt" for name in ("one", "other")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_text(f"{number}\n")
+    found = read_lists(["biored", str(paths[0])])
+    assert [one.name for one in found] == ["biored", "test.txt"]
+    with pytest.raises(ValueError, match=r"one/test\.txt and .*other/test\.txt: .*; rename one"):
+        read_lists(["biored", *map(str, paths)])
 
 
 def test_the_digest_tells_lists_apart_and_not_their_order(tmp_path: Path) -> None:
@@ -231,12 +268,14 @@ def test_the_tool_takes_the_ids_asked_for_and_keeps_those_it_did_not_find(tmp_pa
     assert held.prints == {v for n in (1, 4) for v in print_of(docs[n])} - {0}
 
 
-def test_an_id_that_was_asked_for_is_on_the_list(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["PMC8", "pmc8", "PMCID: PMC8", "PMID: 7"])
+def test_an_id_that_was_asked_for_is_on_the_list(tmp_path: Path, asked: str) -> None:
     doc = replace(article(doc_id="PMC8"), pmid="7")
     write_documents(tmp_path / "a.json", [doc], like="bioc_json")
-    (tmp_path / "ids.txt").write_text("PMC8\n")
+    (tmp_path / "ids.txt").write_text(f"{asked}\n")
     make_list(tmp_path / "a.json", "--ids", tmp_path / "ids.txt", "--out", tmp_path / "list.tsv")
-    assert "PMC8" in read_held(str(tmp_path / "list.tsv")).ids
+    held = read_held(str(tmp_path / "list.tsv"))
+    assert held.ids == {"PMC8", "7"} and held.prints
 
 
 def test_the_tool_says_what_is_not_there(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     python tools/shard_pubtator.py BioCXML.*.tar.gz --tokenizer pubmedbert/ --out shards/
 
 Inputs: PubTator text, BioC-XML or BioC-JSON; files, folders, patterns, .gz, .tar.gz, or URLs. All
-cores of this machine work on it, or a Ray cluster's. Stopped in whatever way, the same command goes
+cores that it may use work on it, or a Ray cluster's. Stopped in whatever way, the same command goes
 on where it was.
 """
 
@@ -31,11 +31,19 @@ from embre.sharding.shard import ShardSettings, shard
 from embre.sharding.tasks import Progress as Step
 from embre.shards.shard_set import Manifest
 from embre.shards.tables import SPLIT_COLUMNS, split_rows
-from embre.tally import REPAIRED, Tally
+from embre.tally import Tally
 
 DEFAULTS = ShardSettings()
-NUM_CORES = os.cpu_count() or 1
 
+
+def num_cores() -> int:
+    """Those that this process may use: Slurm and taskset give a job some of a machine's."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+NUM_CORES = num_cores()
 
 Inputs = Annotated[list[str], typer.Argument(help="Files, folders, archives or URLs to read.")]
 Out = Annotated[Path, typer.Option(help="Folder of the shard set.")]
@@ -172,7 +180,7 @@ def show(console: Console, out: Path, manifest: Manifest, tally: Tally) -> None:
     console.print(f"concepts: {manifest.concepts['rows']:,}")
     for name, count in manifest.held_out.items():
         console.print(f"held out: {count:,} documents of {name}")
-    for title, lines in (("repaired", tally.lines(REPAIRED)), ("not taken", tally.lines())):
+    for title, lines in (("repaired", tally.lines(repaired=True)), ("not taken", tally.lines())):
         if lines:
             console.print(f"{title}, by reason:")
         for line in lines:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from embre.corpora.assemble import assemble
-from embre.corpora.bioc import is_number
+from embre.corpora.bioc import ids_of
 from embre.corpora.raw import (
     Chunk,
     RawDocument,
@@ -90,8 +90,8 @@ class _Block:
         passages = [RawPassage(0, self.title, "title")]
         if self.abstract is not None:
             passages.append(RawPassage(len(self.title) + 1, self.abstract, "abstract"))
-        pmid = self.doc_id if is_number(self.doc_id) else None
-        yield RawDocument(self.doc_id, pmid, None, passages, self.mentions, self.relations, file)
+        _, pmid, pmcid = ids_of(self.doc_id, "", ())  # the id stays as its lines have it
+        yield RawDocument(self.doc_id, pmid, pmcid, passages, self.mentions, self.relations, file)
 
 
 def read(stream: BinaryIO, file: str, tally: Tally) -> Iterator[Document]:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from embre.corpora.tar import Member, is_tar, read_members
 from embre.corpora.window import count_fault
 from embre.stored_bytes import SCHEMES
 from embre.tally import Tally
+from embre.wording import without_secrets
 
 HEAD_BYTES = 1 << 16
 MAX_LAYERS = 4  # .gz in .tar in .gz; a file that unpacks to itself must end somewhere
@@ -43,19 +45,23 @@ class Opened(NamedTuple):
 
 def locate(name: str) -> Source:
     """Find a local path or a URL of an allowed scheme; `pipe:` and chained URLs are refused."""
-    scheme = _SCHEME.match(name)
+    scheme, shown = _SCHEME.match(name), without_secrets(name)
     if not Path(name).exists() and (scheme or "::" in name):
         if "::" in name or scheme is None or scheme[1].lower() not in SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise ValueError(f"cannot read {name!r}: give a local path, or a URL with {allowed}")
+            raise ValueError(f"cannot read {shown!r}: give a local path, or a URL with {allowed}")
         filesystem, path = fsspec.url_to_fs(name)
     else:
         filesystem, path = fsspec.filesystem("file"), str(Path(name).absolute())
     if not filesystem.exists(path):
-        if isinstance(filesystem, LocalFileSystem) and os.path.islink(path):
+        if not isinstance(filesystem, LocalFileSystem):  # which does not say why
+            raise FileNotFoundError(
+                f"{shown!r}: it is not there, or it may not be read (has the URL expired?)"
+            )
+        if os.path.islink(path):
             raise FileNotFoundError(_link_to_nothing(path))
         raise FileNotFoundError(
-            f"there is no {name!r}: give a PubTator or BioC file, a folder of them, "
+            f"there is no {shown!r}: give a PubTator or BioC file, a folder of them, "
             "or a .gz, .tar or .tar.gz of them"
         )
     # What is shown and kept has no query: a signed URL carries its secret there.
@@ -112,17 +118,32 @@ class Watch:
         self.sha256.update(data)
 
 
-class _Watched(io.RawIOBase):
-    def __init__(self, stream: Any, watch: Watch) -> None:
-        self._stream, self._watch = stream, watch
+@contextmanager
+def _asking(source: Source) -> Iterator[None]:
+    """Errors of a remote store are told without the URL that it was asked by."""
+    try:
+        yield
+    except Exception as error:  # every store has errors of its own
+        if isinstance(source.filesystem, LocalFileSystem):
+            raise
+        raise OSError(f"{source.name}: cannot be read: {without_secrets(str(error))}") from error
+
+
+class _Stored(io.RawIOBase):
+    """The bytes of a file as they are stored."""
+
+    def __init__(self, stream: Any, source: Source, watch: Watch | None) -> None:
+        self._stream, self._source, self._watch = stream, source, watch
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        data = self._stream.read(len(buffer))
+        with _asking(self._source):
+            data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
-        self._watch.see(memoryview(data))
+        if self._watch:
+            self._watch.see(memoryview(data))
         return len(data)
 
 
@@ -143,8 +164,10 @@ def open_plain(
 
     A watch sees all bytes of the file, also those behind a fault or a mark of the end.
     """
-    with source.filesystem.open(source.path, "rb") as stream:
-        stored = _Watched(stream, watch) if watch else stream
+    with _asking(source):
+        opened = source.filesystem.open(source.path, "rb")
+    with opened as stream:
+        stored = _Stored(stream, source, watch)
         try:
             yield from _unpack(stored, source.name, inside, tally, MAX_LAYERS)
         except BrokenArchive as fault:

@@ -246,7 +246,7 @@ class DeepSpeedEngine:
 
     def weights(self) -> dict[str, Tensor]:
         if self.stage < 3:
-            return {name: value.detach().cpu() for name, value in self.module.state_dict().items()}
+            return training_state.on_cpu(self.module.state_dict())
         deepspeed = sys.modules["deepspeed"]
         full: dict[str, Tensor] = dict(self.module.state_dict())
         gathered: dict[int, Tensor] = {}  # tied weights stay one tensor
@@ -255,4 +255,4 @@ class DeepSpeedEngine:
                 with deepspeed.zero.GatheredParameters([parameter]):
                     gathered[id(parameter)] = parameter.detach().cpu().clone()
             full[name] = gathered[id(parameter)]
-        return {name: value.detach().cpu() for name, value in full.items()}
+        return training_state.on_cpu(full)

@@ -100,7 +100,7 @@ class TorchEngine:
         return parameter if part == WEIGHT else self._optimizer.state[parameter][part]
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu() for name, value in self._model.state_dict().items()}
+        return training_state.on_cpu(self._model.state_dict())
 
 
 def _sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

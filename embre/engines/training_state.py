@@ -41,6 +41,18 @@ def share_of_state(
     return share
 
 
+def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict on the CPU, where tied weights are still one tensor."""
+    copies: dict[tuple[object, ...], Tensor] = {}
+    found = {}
+    for name, value in state.items():
+        key = value.data_ptr(), value.dtype, value.shape, value.stride()
+        if key not in copies:
+            copies[key] = value.detach().cpu()
+        found[name] = copies[key]
+    return found
+
+
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], put: Callable[[nn.Parameter, str, Tensor], None]
 ) -> None:

@@ -5,7 +5,7 @@ The text counts because an article has other ids too (a PMC number, a row of som
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,12 @@ FEWEST_LETTERS = 32
 _SMALL = bytes(range(256)).lower()
 _NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).isalnum()))
 
-_NOT_AN_ID = re.compile(r"[,;\0]|^\d+\s")  # several on a line, or a remark behind one
+# A PMID or PMC number as people write them: "PMID: 1005", "pmc12", "PMCID:PMC12".
+_NUMBER = r"(?:PM(C?)ID\s*:?)?\s*(PMC)?([0-9]+)"
+_ARTICLE = re.compile(_NUMBER, re.IGNORECASE)
+# Several on a line, a link, a label that we do not know, a remark behind an id.
+_NOT_AN_ID = re.compile(rf"[,;\0]|://|:\s|^{_NUMBER}\s", re.IGNORECASE)
+_LABELS = ("", "PMID", "PMCID", "PMC")  # what is no id by itself
 HELD_LIST_HEAD = "# id, fingerprint of text, fingerprint of title; 0 where too short"
 # Evaluation documents whose ids and texts are public: the lists beside this file. Held out by
 # default.
@@ -96,6 +101,20 @@ def read_held(source: str) -> Held:
     return held
 
 
+def read_lists(sources: Sequence[str]) -> list[Held]:
+    """Several lists, each of a name of its own: by it their documents are counted."""
+    held = [read_held(source) for source in sources]
+    first: dict[str, str] = {}
+    for one, source in zip(held, sources, strict=True):
+        if one.name in first:
+            raise ValueError(
+                f"{first[one.name]} and {source}: two hold-out lists of one name, whose counts "
+                "nobody could tell apart; rename one, or leave it out where they are the same"
+            )
+        first[one.name] = source
+    return held
+
+
 def _read_all(source: str) -> Iterator[CheckedDocument]:
     """Every document of a corpus; ValueError in the end where some could not be read.
 
@@ -124,9 +143,9 @@ def _read_list(name: str, text: str) -> Held:
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
             doc_id, *prints = line.split("\t")
-            doc_id = doc_id.strip().removeprefix("PMID:")
+            doc_id = _canonical(doc_id.strip())
             try:
-                if not doc_id or (not prints and _NOT_AN_ID.search(doc_id)):
+                if doc_id.upper() in _LABELS or (not prints and _NOT_AN_ID.search(doc_id)):
                     raise ValueError(doc_id)
                 held.add(int(value, 16) for value in prints)
             except ValueError as error:
@@ -138,6 +157,14 @@ def _read_list(name: str, text: str) -> Held:
     if not held.ids:
         raise ValueError(f"{name}: no id in this hold-out list; give one a line, or leave it out")
     return held
+
+
+def _canonical(doc_id: str) -> str:
+    """A PMID or PMC number as documents have it, any other id as it is."""
+    if not (found := _ARTICLE.fullmatch(doc_id)):
+        return doc_id
+    is_pmcid, is_pmc, number = found.groups()
+    return f"PMC{number}" if is_pmcid or is_pmc else number
 
 
 def held_lines(corpora: Iterable[str], only: set[str] | None) -> Iterator[str]:

@@ -41,10 +41,10 @@ class ConceptTable(nn.Module):
         """
         learning = torch.is_grad_enabled()
         contests = self._contests(ids_K, counts, sampled=learning)
-        loss = cross_entropy_sum(found_KC, self.weight, contests)
         if learning:
-            return loss, None
-        _, label = score(found_KC, self.weight, contests)
+            return cross_entropy_sum(found_KC, self.weight, contests), None
+        others, label = score(found_KC, self.weight, contests)
+        loss = (torch.logaddexp(others, label) - label).sum()
         return loss, num_above(found_KC, self.weight, contests, label) + 1
 
     def _contests(self, ids_K: Tensor, counts: Sequence[int], sampled: bool) -> list[Contest]:

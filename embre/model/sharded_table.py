@@ -51,20 +51,23 @@ class ShardedTable:
         self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
         """What ConceptTable gives: the summed loss of this rank's mentions, and their ranks."""
-        loss = _AcrossRanks.apply(found_KC, ids_K, counts, self, torch.is_grad_enabled())
-        assert isinstance(loss, Tensor)
-        ranks = None if torch.is_grad_enabled() else self._ranks(found_KC, ids_K, counts)
-        return loss, ranks
-
-    def _ranks(self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]) -> Tensor:
-        world = self.rows.world
-        everyone = gather(world, found_KC, ids_K, counts, seed=0)
+        if torch.is_grad_enabled():
+            loss = _AcrossRanks.apply(found_KC, ids_K, counts, self)
+            assert isinstance(loss, Tensor)
+            return loss, None
+        everyone = gather(self.rows.world, found_KC, ids_K, counts, seed=0)
         contests = list(self.contests(everyone, sampled=False))
-        _, label = score(everyone.vectors, self.rows.weight, contests)
-        add_up(world, label)
+        label, log_sums = self.score(everyone, contests)
         above = num_above(everyone.vectors, self.rows.weight, contests, label)
-        add_up(world, above)
-        return above[everyone.mine] + 1
+        add_up(self.rows.world, above)
+        return (log_sums - label)[everyone.mine].sum(), above[everyone.mine] + 1
+
+    def score(self, everyone: Everyone, contests: Sequence[Contest]) -> tuple[Tensor, Tensor]:
+        """(N,) the logit of each label, and the log-sum-exp over the rows of all ranks."""
+        others, label = score(everyone.vectors, self.rows.weight, contests)
+        add_up(self.rows.world, label)
+        others = of_all_ranks(self.rows.world, others[None]).logsumexp(0)
+        return label, torch.logaddexp(others, label)
 
     def contests(self, everyone: Everyone, sampled: bool) -> Iterator[Contest]:
         """All mentions of each type against this rank's rows of it; of a large type, each rank's
@@ -114,27 +117,23 @@ class _AcrossRanks(torch.autograd.Function):
         ids_K: Tensor,
         counts: Sequence[int],
         table: ShardedTable,
-        sampled: bool,
     ) -> Tensor:
-        rows = table.rows
-        everyone = gather(rows.world, found_KC, ids_K, counts, draw_seed() if sampled else 0)
-        contests = list(table.contests(everyone, sampled))
-        others, label = score(everyone.vectors, rows.weight, contests)
-        add_up(rows.world, label)
-        log_sums = torch.logaddexp(of_all_ranks(rows.world, others[None]).logsumexp(0), label)
-        ctx.kept = rows, everyone, contests, label, log_sums  # type: ignore[attr-defined]
+        everyone = gather(table.rows.world, found_KC, ids_K, counts, draw_seed())
+        contests = list(table.contests(everyone, sampled=True))
+        label, log_sums = table.score(everyone, contests)
+        ctx.kept = table.rows, everyone, contests, label, log_sums  # type: ignore[attr-defined]
         return (log_sums - label)[everyone.mine].sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         rows, everyone, contests, label, log_sums = ctx.kept  # type: ignore[attr-defined]
         weights = of_all_ranks(rows.world, gradient.reshape(1))[everyone.owners]
         by_vectors = gradients(
             everyone.vectors, rows.weight, contests, label, log_sums, weights, rows.gradient
         )
         add_up(rows.world, by_vectors)
-        return by_vectors[everyone.mine], None, None, None, None
+        return by_vectors[everyone.mine], None, None, None
 
 
 def gather(

@@ -13,17 +13,17 @@ from embre.shards.entities import SCHEMA
 from embre.shards.mention_columns import MentionColumns, meaning_of
 
 COUNT = np.dtype([("hash", "<u8"), ("count", "<u8")])
-# Tables are added up some at a time, so that memory holds the concepts and not the tables.
-TABLES_AT_ONCE = 128
-
 FORM_KEYS = ["spelling", "name"]  # as a file has them
 NAME_KEYS = ["hash", "concept_type", "concept", "name"]  # as we do
 
 
 def forms_of(columns: MentionColumns) -> pa.Table:
-    """How often each spelling (type, tab, identifier) and surface come together."""
-    arrays = [pa.array(columns.meaning), columns.surfaces]
-    ones = pa.array(np.ones(len(columns.meaning), dtype=np.int64))
+    """How often each spelling (type, tab, identifier) of a concept and surface come together."""
+    meanings = map(meaning_of, columns.spellings.to_pylist())
+    has_concept = np.array([bool(one.identifiers) for one in meanings], dtype=bool)
+    rows = np.flatnonzero(has_concept[columns.meaning])
+    arrays = [pa.array(columns.meaning[rows]), columns.surfaces.take(pa.array(rows))]
+    ones = pa.array(np.ones(len(rows), dtype=np.int64))
     table = pa.table([*arrays, ones], names=["meaning", "name", "count"])
     table = _sum([table], ["meaning", "name"])
     spellings = columns.spellings.take(table["meaning"].combine_chunks())
@@ -94,13 +94,18 @@ def _as_signed(table: pa.Table) -> pa.Table:
 
 
 def _add_up(tables: Iterable[pa.Table], keys: list[str]) -> pa.Table:
-    """One table with a row for each key and the sum of its counts."""
-    waiting: list[pa.Table] = []
+    """One table with a row for each key and the sum of its counts.
+
+    New rows wait until they are as many as those added up, so that memory holds the keys and not
+    the tables, and many tables cost no more than grouping all rows a few times.
+    """
+    total, waiting, num_waiting = [], [], 0
     for table in tables:
         waiting.append(table)
-        if len(waiting) == TABLES_AT_ONCE:
-            waiting = [_sum(waiting, keys)]
-    return _sum(waiting, keys)
+        num_waiting += len(table)
+        if num_waiting > sum(map(len, total)):
+            total, waiting, num_waiting = [_sum(total + waiting, keys)], [], 0
+    return _sum(total + waiting, keys)
 
 
 def _sum(tables: list[pa.Table], keys: list[str]) -> pa.Table:

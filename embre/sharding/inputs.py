@@ -1,6 +1,7 @@
 """What a sharding run is to read: names, patterns and URLs as a list of inputs."""
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import fsspec
 
 from embre.corpora.sources import list_files, locate
+from embre.wording import without_secrets
 
 
 class Input(NamedTuple):
@@ -20,7 +22,8 @@ class Input(NamedTuple):
     @property
     def name(self) -> str:
         """What the manifest calls it: no folder of this machine, no secret of a URL."""
-        return Path(self.source.split("?")[0]).name
+        plain = self.source.split("?")[0]
+        return Path(plain if "://" in plain else os.path.abspath(plain)).name
 
 
 def find_inputs(names: Sequence[str]) -> list[Input]:
@@ -39,6 +42,15 @@ def find_inputs(names: Sequence[str]) -> list[Input]:
     return found
 
 
+def place_by_name(place: str, inputs: Sequence[Input]) -> str:
+    """A place of a tally that begins with the name of its input and not with how it was given."""
+    for one in inputs:
+        before, given, rest = place.partition(one.source.split("?")[0].rstrip("/") or "/")
+        if given and not before and rest[:1] in "/:#":  # what may follow a file's name
+            return one.name + rest
+    return place
+
+
 def _matches(name: str) -> Iterator[str]:
     is_url = "://" in name
     # In a URL `?` begins a query.
@@ -53,5 +65,5 @@ def _matches(name: str) -> Iterator[str]:
     else:
         matches = glob.glob(name, recursive=True)
     if not matches:
-        raise FileNotFoundError(f"nothing matches {name!r}")
+        raise FileNotFoundError(f"nothing matches {without_secrets(name)!r}")
     yield from sorted(matches)

@@ -24,10 +24,10 @@ from embre.corpora import read_chunks
 from embre.corpora.raw import Chunk
 from embre.corpora.sources import Watch, locate, stored_sha256
 from embre.durable import commit, flush
-from embre.held_out import Held, read_held
+from embre.held_out import Held, read_lists
 from embre.sharding.concept_counts import COUNT, concept_table
 from embre.sharding.dataset_card import write_card
-from embre.sharding.inputs import Input, find_inputs
+from embre.sharding.inputs import Input, find_inputs, place_by_name
 from embre.sharding.order import Rows, choose_rows, cut_into_shards
 from embre.sharding.tasks import Progress, ShardTask, TaskSettings, encode_part, write_shards
 from embre.sharding.tokenizer import keep_tokenizer, nothing_to_shard
@@ -84,7 +84,7 @@ def shard(
     """
     workers, out = workers or OneProcess(), out.absolute()
     found = _inputs_outside_of(out, inputs)
-    held = [read_held(name) for name in hold_out]
+    held = read_lists(hold_out)
     plan = _plan(found, tokenizer_folder, held, settings)
     work = WorkFolder(out)
     with only_writer(work):
@@ -121,7 +121,7 @@ def shard(
 def _inputs_outside_of(out: Path, inputs: list[str]) -> list[Input]:
     found = find_inputs(inputs)
     for one in found:
-        if out.is_relative_to(Path(one.source).absolute()):
+        if out.resolve().is_relative_to(Path(one.source).resolve()):
             raise ValueError(
                 f"{out}: lies within the input {one.name!r}; choose a folder outside of it"
             )
@@ -193,13 +193,15 @@ def _shards_to_do(
         for name, first, last in cut_into_shards(
             split, len(rows.parts), settings.shard_documents, settings.block_documents
         ):
-            if work.shard_record(name).exists():
-                continue
-            waiting.append(ShardTask(name, split, rows.parts[first:last], rows.rows[first:last]))
-            num_tokens += int(rows.tokens[first:last].sum())
-            if num_tokens >= TOKENS_AT_ONCE:
+            is_done = work.shard_record(name).exists()
+            # A call reads its parts from its first row to its last: not on past what is done.
+            if waiting and (is_done or num_tokens >= TOKENS_AT_ONCE):
                 yield work, plan.digest, names, waiting
                 waiting, num_tokens = [], 0
+            if not is_done:
+                part = slice(first, last)
+                waiting.append(ShardTask(name, split, rows.parts[part], rows.rows[part]))
+                num_tokens += int(rows.tokens[part].sum())
         if waiting:
             yield work, plan.digest, names, waiting
 
@@ -264,15 +266,11 @@ def _finish(
 
 def _places(tally: Tally, found: list[Input]) -> bytes:
     """What was dropped or repaired, how often, and where first; without folders of this machine."""
-
-    def shown(place: str) -> str:
-        for one in found:
-            if place.startswith(shown_as := one.source.split("?")[0]):
-                return one.name + place.removeprefix(shown_as)
-        return place
-
     reasons = {
-        reason: {"count": count, "first": [*map(shown, tally.examples.get(reason, []))]}
+        reason: {
+            "count": count,
+            "first": [place_by_name(place, found) for place in tally.examples.get(reason, [])],
+        }
         for reason, count in sorted(tally.counts.items())
     }
     return msgspec.json.format(msgspec.json.encode(reasons), indent=1)

@@ -12,6 +12,7 @@ from embre.held_out import Held, fingerprint
 from embre.tally import Tally
 from embre.tokenization.learnt import learn_tokenizer
 from embre.tokenization.tokenizer import copy_tokenizer
+from embre.wording import without_secrets
 
 DOCUMENTS_TO_LEARN_FROM = 20_000
 
@@ -38,8 +39,9 @@ def nothing_to_shard(sources: Sequence[str], num_held: Mapping[str, int], tally:
     """What to say where no document is left."""
     lost = "; ".join(line.strip() for line in tally.lines()) or "nothing was dropped"
     return (
-        f"{', '.join(sources)}: no document to shard ({sum(num_held.values())} held out; {lost}); "
-        "give PubTator, BioC-XML or BioC-JSON files, folders or archives"
+        f"{', '.join(map(without_secrets, sources))}: no document to shard "
+        f"({sum(num_held.values())} held out; {lost}); give PubTator, BioC-XML or BioC-JSON files, "
+        "folders or archives"
     )
 
 

@@ -36,13 +36,19 @@ class EntityVocabulary:
     """The chosen concepts. Within a type, id 0 is the most frequent concept.
 
     `hashes` (V,) sorted; `ids` (V,) the id within its type of each hash; `sizes` the number of
-    concepts of each entity type, in the order of ENTITY_TYPES; `table` all their rows.
+    concepts of each entity type, in the order of ENTITY_TYPES; `table` all their rows, which do
+    not go along to another process.
     """
 
     hashes: np.ndarray
     ids: np.ndarray
     sizes: tuple[int, ...]
     table: pa.Table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Loader processes look up hashes; names and all would be five times as much in each."""
+        none = self.table.schema.empty_table()
+        return EntityVocabulary, (self.hashes, self.ids, self.sizes, none)
 
     def lookup(self, hashes: np.ndarray) -> np.ndarray:
         """(n,) the id within its type of each concept hash, -1 outside the vocabulary."""

@@ -27,7 +27,8 @@ class StreamState(NamedTuple):
 class StreamSource:
     """All that a stream needs to be read; small enough to send to a loader process.
 
-    `set_aside` is the folder where damaged shards are noted and left out; None: they are errors.
+    `set_aside` is the folder where damaged shards of this set are noted and left out; None: they
+    are errors.
     """
 
     shard_set: ShardSet
@@ -65,6 +66,8 @@ class StreamSource:
             )
         if data.on_bad_shard == "fail":
             set_aside = None
+        elif set_aside:  # another set may have sound shards of the same names
+            set_aside /= shard_set.manifest.digest[:16]
         settings = BatchSettings.of(
             tokenizer,
             strip_tokens=data.strip_tokens,
@@ -87,10 +90,14 @@ class StreamSource:
             if not note:
                 raise
             log.warning("set aside: %s", error)
-            note.parent.mkdir(exist_ok=True)
+            note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(f"{error}\n")
             return NO_EXAMPLES
         return join([cut(block, limit, self.seed, epoch) for block in blocks])
+
+    def num_set_aside(self) -> int:
+        """How many shards are left out."""
+        return len(list(self.set_aside.glob("*.txt"))) if self.set_aside else 0
 
     def with_masking(self, masking: MaskingConfig) -> Self:
         """The same documents, otherwise masked."""

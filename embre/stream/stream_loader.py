@@ -103,7 +103,8 @@ def _end_with_the_rank() -> None:
 
 
 class StepDataset(IterableDataset):
-    """A worker's part of every step: one micro-batch from each of its streams."""
+    """A rank's part of every step, one micro-batch from each of its streams; shared among loader
+    processes where there are any."""
 
     def __init__(self, source: StreamSource, streams: list[tuple[int, StreamState]]):
         self.source = source

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from pydantic import BaseModel
 from embre.config import RunConfig, dump_config
 from embre.config.places import sqlite_file
 from embre.durable import commit
+from embre.wording import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -216,8 +216,3 @@ def reachable(uri: str) -> str:
 def short(error: Exception) -> str:
     """An error in one line, without what a URL in it may keep secret."""
     return " ".join(without_secrets(str(error)).split())[:200]
-
-
-def without_secrets(text: str) -> str:
-    """A text whose URLs have lost their users, passwords and queries."""
-    return re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"(?<=://)\S*@", "", text))

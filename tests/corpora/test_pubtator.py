@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embre.corpora import pubtator_write, read_documents
+from embre.corpora import pubtator, pubtator_write, read_documents
 from embre.corpora.biored import SCHEMA
+from embre.corpora.raw import Chunk
 from embre.document import Concept, Document, Relation
 from embre.tally import Tally
 from tests.corpora.from_bytes import read_bytes
@@ -55,6 +56,14 @@ def test_a_document_is_read():
     assert [doc.text[mention.start : mention.end] for mention in doc.mentions] == [
         mention.text for mention in doc.mentions
     ]
+
+
+def test_a_pmc_number_is_one_however_it_is_written() -> None:
+    for doc_id in ("PMC12", "pmc12"):
+        chunk = Chunk("a", "pubtator", 1, SMALL.replace("7|", f"{doc_id}|").encode())
+        (raw,) = pubtator.read_chunk(chunk, Tally())
+        # The id is as its lines have it: a copy with other relations finds them by it.
+        assert (raw.doc_id, raw.pmid, raw.pmcid) == (doc_id, None, "PMC12")
 
 
 def test_relation_lines_have_four_five_or_six_columns():

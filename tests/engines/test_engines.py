@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +79,24 @@ class ToyModel(nn.Module):
                 self.blue(hidden[:half]), batch.labels[:half], reduction="sum"
             ),
         }
+
+
+@pytest.mark.parametrize("make", [TorchEngine, DeepSpeedEngine])
+def test_tied_weights_that_come_from_a_device_are_one_tensor(
+    monkeypatch: pytest.MonkeyPatch, make: type
+) -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5), nn.Linear(3, 5), nn.BatchNorm1d(5))
+    model[1].weight = model[0].weight
+    engine = object.__new__(make)
+    if make is TorchEngine:
+        engine._model = model
+    else:
+        engine.stage, engine._engine = 2, SimpleNamespace(module=model)
+    monkeypatch.setattr(Tensor, "cpu", Tensor.clone)  # as from a device, which copies
+    weights = engine.weights()
+    assert weights["0.weight"] is weights["1.weight"]
+    assert len({value.data_ptr() for value in weights.values()}) == len(weights) - 1
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
 def micro_batches(step: int, world: World) -> list[Toy]:

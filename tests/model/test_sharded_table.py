@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from embre.config import OptimizerConfig
+from embre.model import chunked_softmax
 from embre.model.concept_table import ConceptTable
 from embre.model.sharded_table import ShardedTable
 from embre.model.table_rows import TableRows
@@ -120,6 +121,25 @@ def test_it_is_the_table_that_is_one_matrix() -> None:
     assert torch.equal(*(torch.autograd.grad(loss, vectors)[0] for loss in (found, wanted)))
     (by_rows,) = torch.autograd.grad(plain(vectors, ids, counts)[0], plain.weight)
     torch.testing.assert_close(rows.gradient, by_rows)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_measured_loss_is_that_of_learning_and_logits_are_made_twice(
+    monkeypatch: pytest.MonkeyPatch, sharded: bool
+) -> None:
+    table = ConceptTable(SIZES, DIMENSION, NO_SAMPLE, 0.5).double()
+    if sharded:
+        table = ShardedTable(rows_of(World()), NO_SAMPLE, 0.5)
+    vectors, ids, counts = mentions(0, 3)
+    vectors = vectors.to(torch.float32 if sharded else torch.float64)
+    wanted, _ = table(vectors, ids, counts)
+    made, chunks = [], chunked_softmax._chunks
+    monkeypatch.setattr(chunked_softmax, "_chunks", lambda *a: made.append(a) or chunks(*a))
+    with torch.no_grad():
+        found, ranks = table(vectors, ids, counts)
+    torch.testing.assert_close(found, wanted, rtol=1e-6 if sharded else 1e-10, atol=0)
+    assert ranks is not None and len(ranks) == sum(counts)
+    assert len(made) == 2 * sum(count > 0 for count in counts)
 
 
 def test_one_rank_never_waits_for_its_device() -> None:

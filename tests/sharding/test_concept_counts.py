@@ -46,6 +46,29 @@ def test_spellings_are_added_up_with_64_bit_offsets(
     assert {schema.field("spelling").type for schema in seen} == {pa.large_string()}
 
 
+def test_many_parts_cost_no_more_than_grouping_all_rows_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grouped, plain = [], concept_counts._sum
+
+    def watched(tables: list[pa.Table], keys: list[str]) -> pa.Table:
+        grouped.append(sum(map(len, tables)))
+        return plain(tables, keys)
+
+    monkeypatch.setattr(concept_counts, "_sum", watched)
+    numbers = [*range(1000), *[7] * 1000, *range(1000, 2000)]
+    tables = (pa.table({"hash": [number], "count": [2]}) for number in numbers)
+    found = concept_counts._add_up(tables, ["hash"]).sort_by("hash")
+    assert found["hash"].to_pylist() == [*range(2000)]
+    assert found["count"].to_pylist() == [2] * 7 + [2002] + [2] * 1992
+    assert sum(grouped) < 5 * len(numbers) and max(grouped) < 1.5 * len(numbers)
+
+
+def test_what_names_no_concept_is_not_counted() -> None:
+    forms = [*gene("BRAF"), *gene("a gene", "-"), ("DomainMotif", "3514", "SH2")]
+    assert forms_of(columns_of(forms))["name"].to_pylist() == ["BRAF"]
+
+
 def columns_of(forms: list[Form]) -> MentionColumns:
     found = [RawMention(0, len(name), name, kind, number, 1) for kind, number, name in forms]
     return MentionColumns.of([CheckedDocument("1", "1", None, "", (), found, "a")])
@@ -143,13 +166,6 @@ def test_however_forms_are_cut_into_parts_the_names_are_the_same(
         row["identifier"]: row["name"]
         for row in concept_table(paths, [counts_of(g673=1, g5604=1)]).to_pylist()
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(concept_counts, "TABLES_AT_ONCE", 2)
-        other = {
-            row["identifier"]: row["name"]
-            for row in concept_table(paths, [counts_of(g673=1, g5604=1)]).to_pylist()
-        }
-    assert other == found
     counted: dict[str, Counter[str]] = {}
     for _, identifier, name in (form for batches in parts for forms in batches for form in forms):
         counted.setdefault(identifier, Counter())[name] += 1

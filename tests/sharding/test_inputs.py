@@ -1,17 +1,23 @@
 """Inputs are found by name, pattern, folder or URL; their names keep machine and secret out."""
 
+import json
 import os
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Thread
+from typing import BinaryIO
 
 import pytest
+from fsspec import AbstractFileSystem
 
 from embre.corpora import sources
 from embre.sharding.inputs import Input, find_inputs
 from embre.sharding.shard import ShardSettings, shard
+from embre.sharding.tokenizer import nothing_to_shard
+from embre.tally import Tally
 from tests.tiny import tiny_tokenizer
 
 TEXT = "1|t|the gene\n1|a|in mice\n\n1\t0\t4\tBRAF\tGene\t673\n"
@@ -51,6 +57,14 @@ def test_files_come_in_the_order_given_and_patterns_in_that_of_names(folder: Pat
 def test_a_folder_is_one_input_with_the_bytes_of_all_its_files(folder: Path) -> None:
     assert found(folder) == [(folder.name, 70)]
     assert found(f"{folder}/") == [(folder.name, 70)]
+
+
+@pytest.mark.parametrize("name", [".", "./", "deep/..", "../{}"])
+def test_a_folder_has_its_name_however_it_is_given(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(folder)
+    assert found(name.format(folder.name)) == [(folder.name, 70)]
 
 
 def test_an_input_changes_with_the_youngest_of_its_files(folder: Path) -> None:
@@ -155,6 +169,56 @@ def test_a_file_of_a_web_server_is_found(server: str) -> None:
 
 def test_a_signed_url_is_found_where_its_folder_is_not_readable(server: str) -> None:
     assert found(f"{server}/deep/c.PubTator?token=5eCr3t") == [("c.PubTator", 40)]
+
+
+def test_what_is_said_of_a_url_that_is_not_read_keeps_its_secret(server: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent': .*may not be read.*expired") as absent:
+        find_inputs([f"{server}/absent?token=5eCr3t"])
+    with pytest.raises(ValueError, match="cannot read 'ftp://host/a'") as refused:
+        find_inputs(["ftp://me:5eCr3t@host/a?token=5eCr3t"])
+    said = nothing_to_shard([f"{server}/a?token=5eCr3t", "b"], {}, Tally())
+    assert f"{server}/a, b: no document" in said
+    assert "5eCr3t" not in said + str(absent.value) + str(refused.value)
+
+
+class Expiring(AbstractFileSystem):
+    """A store whose URLs expire, before or after a file is opened."""
+
+    def open(self, path: str, mode: str = "rb", *args: object, **settings: object) -> BinaryIO:
+        if path == "early":
+            self.fail()
+        stream = BytesIO()
+        stream.read = self.fail
+        return stream
+
+    def fail(self, *args: object) -> bytes:
+        raise RuntimeError("403, url=URL('https://me:5eCr3t@host/a?token=5eCr3t')")
+
+
+@pytest.mark.parametrize("path", ["early", "late"])
+def test_a_url_that_expires_while_it_is_read_keeps_its_secret(path: str) -> None:
+    source = sources.Source(Expiring(), path, "https://host/a")
+    with pytest.raises(OSError, match="^https://host/a: cannot be read: 403") as failed:
+        for opened in sources.open_plain(source, False, Tally()):
+            opened.stream.read()
+    assert "5eCr3t" not in str(failed.value)
+
+
+@pytest.mark.parametrize("name", [".", "in", "../{}/in/", "in/in.PubTator", "../{}/in"])
+def test_a_place_is_told_with_the_name_of_its_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "in.PubTator").write_text(TEXT)
+    (tmp_path / "i").write_text(TEXT.replace("1", "2"))
+    tiny_tokenizer(tmp_path / "tokenizer")
+    monkeypatch.chdir(tmp_path / "in" if name == "." else tmp_path)
+    out = tmp_path / "out"
+    inputs = [name.format(tmp_path.name), "../i" if name == "." else "i"]
+    shard(inputs, out, tmp_path / "tokenizer", [], ShardSettings())
+    (lost,) = json.loads((out / "dropped.json").read_text()).values()
+    place = "in.PubTator:4" if name.endswith("in.PubTator") else "in/in.PubTator:4"
+    assert [found.partition(": ")[0] for found in lost["first"]] == [place, "i:4"]
 
 
 def test_what_a_shard_set_says_of_its_inputs_names_no_folder(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import gzip
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -17,16 +19,18 @@ from embre.corpora import read_documents, write_documents
 from embre.demo.corpus import make_corpus
 from embre.document import Concept
 from embre.held_out import read_held
+from embre.sharding.order import Rows
 from embre.sharding.parts import split_and_place
-from embre.sharding.shard import TOKENIZER, ShardSettings, shard
+from embre.sharding.shard import TOKENIZER, ShardSettings, _shards_to_do, shard
 from embre.sharding.tasks import Progress
+from embre.sharding.work_folder import Plan, WorkFolder
 from embre.shards.concept_hash import concept_hash
 from embre.shards.entities import CONCEPTS
 from embre.shards.shard_set import MANIFEST, Manifest, ShardSet
 from embre.tally import Tally
 from tests.shard_sets import SMALL, write_shards
 from tests.tiny import document
-from tools.shard_pubtator import main
+from tools.shard_pubtator import main, num_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 BIORED_FILES = ("Dev.PubTator", "Dev.BioC.XML", "Dev.BioC.JSON")
@@ -148,6 +152,18 @@ def test_one_text_under_two_ids_is_a_copy(tmp_path: Path) -> None:
     docs = make_corpus(3, seed=1)
     shard_set = write_shards(tmp_path, [*docs, replace(docs[1], doc_id="7", pmid=None)])
     assert shard_set.manifest.dropped == {"document/same_text": 1}
+
+
+def test_a_pmc_article_is_one_whatever_the_format(tmp_path: Path) -> None:
+    docs = make_corpus(3, seed=1)
+    other = replace(docs[1], text=docs[1].text[:-1] + "!", doc_id="PMC12", pmid=None)
+    write_documents(tmp_path / "bioc.json", [other], like="bioc_json")
+    for doc_id in ("PMC12", "pmc12"):
+        pubtator = tmp_path / f"{doc_id}.PubTator"
+        write_documents(pubtator, [replace(other, doc_id=doc_id, text=docs[1].text)], "pubtator")
+        inputs = [str(tmp_path / "bioc.json"), str(pubtator)]
+        manifest, _ = shard(inputs, tmp_path / f"out-{doc_id}", None, [], SMALL)
+        assert manifest.dropped == {"document/same_id": 1} and manifest.total().documents == 1
 
 
 def test_biored_test_ids_are_read_from_a_plain_list(corpora: Path) -> None:
@@ -341,9 +357,35 @@ def test_shards_of_something_else_are_not_touched(demo: Path, tmp_path: Path) ->
     assert (tmp_path / "train-000000.tar").read_text() == "of another set"
 
 
-def test_a_set_is_not_written_into_its_input(demo: Path) -> None:
+@pytest.mark.parametrize("out", ["in/out", "link/out", "elsewhere/../in/out", "in"])
+@pytest.mark.parametrize("source", ["in", "link"])
+def test_a_set_is_not_written_into_its_input(
+    demo: Path, tmp_path: Path, source: str, out: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(demo, tmp_path / "in")
+    (tmp_path / "link").symlink_to("in")
     with pytest.raises(ValueError, match="lies within the input"):
-        shard([str(demo.parent)], demo.parent / "out", None, [], SMALL)
+        shard([str(tmp_path / source)], tmp_path / out, None, [], SMALL)
+
+
+def test_a_set_may_be_written_beside_its_input(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(demo, tmp_path / "in")
+    shard([str(tmp_path / "in")], tmp_path / "in" / ".." / "out", None, [], SMALL)
+    assert (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_a_call_does_not_go_on_past_shards_that_are_done(tmp_path: Path) -> None:
+    """It would read all that lies between its first row and its last."""
+    work, num_shards = WorkFolder(tmp_path), 8
+    work.folder.mkdir()
+    for number in (2, 3, 6):
+        work.shard_record(f"train-{number:06d}").touch()
+    rows = Rows(*np.zeros((3, 4 * num_shards), dtype=np.int64))
+    calls = _shards_to_do({"train": rows}, [], SMALL, work, Plan([], "", [], {}, []))
+    names = [[int(task.name[-6:]) for task in tasks] for *_, tasks in calls]
+    assert names == [[0, 1], [4, 5], [7]]
 
 
 def test_a_hold_out_corpus_that_is_damaged_is_an_error(demo: Path, tmp_path: Path) -> None:
@@ -351,3 +393,11 @@ def test_a_hold_out_corpus_that_is_damaged_is_an_error(demo: Path, tmp_path: Pat
     (tmp_path / "dev.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ValueError, match="not all of this hold-out corpus"):
         shard([str(demo)], tmp_path / "out", None, [str(tmp_path / "dev.gz")], SMALL)
+
+
+def test_as_many_processes_as_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
+    assert num_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert num_cores() == 64

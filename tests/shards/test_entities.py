@@ -1,5 +1,6 @@
 """The entity vocabulary: the frequent concepts of each type, the same from shards or a file."""
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 def chosen(path: Path, per_type: dict | None = None, **limits: int) -> EntityVocabulary:
     return vocabulary_of(pq.read_table(path), per_type=per_type, **limits)
+
+
+def test_another_process_gets_the_numbers_and_not_the_names() -> None:
+    size = 5000
+    rows = [(n, "Gene", f"identifier {n}", size - n, f"name of {n}") for n in range(size)]
+    entities = vocabulary_of(table_of(rows))
+    sent = pickle.dumps(entities)
+    assert len(sent) < 16 * size + 2000
+    hashes = np.arange(2 * size, dtype=np.uint64)
+    found = pickle.loads(sent)
+    assert np.array_equal(found.lookup(hashes), entities.lookup(hashes))
+    assert found.sizes == entities.sizes and found.fingerprint == entities.fingerprint
 
 
 def test_ids_follow_frequency_within_a_type_and_ties_the_identifier(table: Path) -> None:

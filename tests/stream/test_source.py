@@ -11,7 +11,7 @@ from embre.shards.entities import choose_entities
 from embre.shards.shard_set import DamagedShard, ShardSet
 from embre.stream.order import stream_batches
 from embre.stream.source import StreamSource
-from tests.shard_sets import own_tokenizer, source_of
+from tests.shard_sets import own_tokenizer, source_of, write_shards
 from tests.stream.steps import epoch_of, open_ranks, take
 from tests.tiny import tiny_tokenizer
 
@@ -39,9 +39,25 @@ def test_a_damaged_shard_stops_a_run_or_is_set_aside_whole(
     epochs = [{n for s in (0, 1) for n in epoch_of(source, epoch, s).doc_ids} for epoch in (0, 1)]
     whole = {n for s in (0, 1) for n in epoch_of(source_of(shard_set, streams=2), 0, s).doc_ids}
     assert epochs == [whole - lost, whole - lost] and lost
-    (note,) = aside.iterdir()
+    (note,) = aside.glob("*/*")
     assert note.name == "train-000000.tar.txt" and "the shard is damaged" in note.read_text()
+    assert source.num_set_aside() == 1
     assert take(open_ranks(source, 2), 9) == take(open_ranks(source, 1), 9)
+
+
+def test_what_was_set_aside_of_another_set_is_read(shard_set: ShardSet, tmp_path: Path) -> None:
+    damaged, lost = damage(shard_set, tmp_path)
+    (tmp_path / "other").mkdir()
+    other = write_shards(tmp_path / "other", 40, seed=2)
+    aside = tmp_path / "set_aside"
+    source, sound = (
+        source_of(one, streams=1, set_aside=aside, on_bad_shard="set_aside")
+        for one in (damaged, other)
+    )
+    first = shard_set.shards("train")[0].name
+    assert not len(source.read(source.shard_set.shards("train")[0], 0)) and lost
+    (entry,) = (one for one in other.shards("train") if one.name == first)
+    assert len(sound.read(entry, 0)) and (source.num_set_aside(), sound.num_set_aside()) == (1, 0)
 
 
 def test_a_stream_without_any_sound_shard_ends_with_an_error(
