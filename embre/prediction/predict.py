@@ -23,13 +23,16 @@ from embre.corpora.sources import Source, list_files, locate
 from embre.durable import clear_leftovers
 from embre.evaluation.report import write_report
 from embre.prediction.record import (
+    LOCK,
     RECORD,
+    REPORT,
     FileRecord,
     Opened,
     PredictRecord,
     is_done,
     locked,
     open_record,
+    refuse_others,
     remove_outputs,
     version_of,
     write_record,
@@ -42,7 +45,6 @@ from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
 from embre.workers import OneProcess, Workers
 
-REPORT = "report.html"
 # A report holds its documents in one page; a curator reads no more than this in one sitting.
 MOST_REPORTED = 500
 RECORD_EVERY_S = 5.0
@@ -83,7 +85,7 @@ def predict_files(
     `overwrite`, which `tell` is told. Beside the files are `predicted.json` and a report of the
     first documents. Raises FileNotFoundError or ValueError for an input that is not there, for no
     document at all, for a model that cannot be loaded, and where `out` holds predictions of another
-    model or threshold.
+    model or threshold, or a file of somebody else in the place of an output.
     """
     settings, workers = settings or PredictSettings(), workers or OneProcess()
     started = time.monotonic()
@@ -105,6 +107,7 @@ def predict_files(
         clear_leftovers(out)
         left = [one for one in tasks if overwrite or not _is_done(one, record)]
         if left:
+            refuse_others(out, opened, [one.target for one in left])
             _try_model(left[0], workers)
             _begin(left, opened, out, tell)
         _carry_out(left, record, out, workers, progress)
@@ -192,7 +195,7 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
         for file in list_files(whole):
             inner = file.name.removeprefix(whole.name).lstrip("/") or Path(file.name).name
             target = _renamed(inner)
-            if target.split("/")[0] in (RECORD, REPORT, RELATIONS, FOLDER):
+            if target.split("/")[0] in (LOCK, RECORD, REPORT, RELATIONS, FOLDER):
                 raise ValueError(f"{file.name}: --out has a {target} of its own; rename the input")
             if target in planned:
                 raise ValueError(
