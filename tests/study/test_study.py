@@ -233,6 +233,10 @@ def leave_events(place: Path, minutes: int) -> None:
     events = [
         {"event": "started", "step": 0, "time": 60.0},
         {"event": "x", "step": 2, "time": 60.0 * (minutes + 1)},
+        # An hour later it is started again, and says something before that is an event.
+        {"event": "passed_over", "step": 2, "time": 60.0 * (minutes + 61)},
+        {"event": "vocabulary", "step": 1, "time": 60.0 * (minutes + 61)},
+        {"event": "started", "step": 1, "time": 60.0 * (minutes + 62)},
     ]
     (place / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
 
