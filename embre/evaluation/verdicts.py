@@ -21,12 +21,12 @@ def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdi
     """Pair each predicted relation with at most one of gold; what gold has left over is missed.
 
     Novelty that one side alone states is wrong, as `scoring` and the official scorer count it: the
-    errors are those that the scores count.
+    errors are those that the scores count. What a side says twice counts once there, and here.
     """
     left: defaultdict[tuple[Concept, Concept], list[Relation]] = defaultdict(list)
-    for relation in gold:
+    for relation in _each_once(gold):
         left[relation.pair].append(relation)
-    verdicts, waiting = [], list(predicted)
+    verdicts, waiting = [], _each_once(predicted)
     # The nearest first: what is wrong must not use up the right answer of another.
     for outcome in ("correct", "wrong novelty", "wrong type"):
         unlike = []
@@ -40,6 +40,14 @@ def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdi
         waiting = unlike
     verdicts += [Verdict(relation, "spurious") for relation in waiting]
     return verdicts + [Verdict(g, "missed") for remaining in left.values() for g in remaining]
+
+
+def _each_once(relations: Iterable[Relation]) -> list[Relation]:
+    """The first of those that say the same, whichever concept they name first."""
+    found: dict[tuple, Relation] = {}
+    for relation in relations:
+        found.setdefault((relation.pair, relation.type, relation.novel), relation)
+    return list(found.values())
 
 
 def _outcome(predicted: Relation, gold: Relation) -> str:
