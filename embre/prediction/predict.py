@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from embre.corpora import FORMATS, read_documents
+from embre.corpora.copying import unpacked_name
 from embre.corpora.sources import Source, list_files, locate
 from embre.durable import clear_leftovers
 from embre.evaluation.report import write_report
@@ -194,7 +195,7 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
             raise ValueError(f"{out}: lies within the input {name}; choose a folder outside of it")
         for file in list_files(whole):
             inner = file.name.removeprefix(whole.name).lstrip("/") or Path(file.name).name
-            target = _renamed(inner)
+            target = unpacked_name(inner)
             if target.split("/")[0] in (LOCK, RECORD, REPORT, RELATIONS, FOLDER):
                 raise ValueError(f"{file.name}: --out has a {target} of its own; rename the input")
             if target in planned:
@@ -240,9 +241,3 @@ def _summary(tasks: list[Task], record: PredictRecord, out: Path) -> Predicted:
         found.relations += one.relations
         found.tally.add(one.not_taken, one.examples)
     return found
-
-
-def _renamed(name: str) -> str:
-    """The name of an output, which is not compressed."""
-    name = name.removesuffix(".gz")
-    return f"{name[:-4]}.tar" if name.endswith(".tgz") else name
