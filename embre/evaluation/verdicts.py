@@ -10,11 +10,19 @@ OUTCOMES = ("correct", "wrong type", "wrong novelty", "spurious", "missed")
 
 
 class Verdict(NamedTuple):
-    """A relation, how it fares against gold ('' where nothing judges it), and its counterpart."""
+    """A predicted and a gold relation that belong together, or one of them alone, and the outcome
+    ('' where nothing judges it)."""
 
-    relation: Relation
+    predicted: Relation | None
+    gold: Relation | None
     outcome: str
-    gold: Relation | None = None
+
+    @property
+    def relation(self) -> Relation:
+        """The predicted one, else what was missed."""
+        relation = self.predicted or self.gold
+        assert relation is not None
+        return relation
 
 
 def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdict]:
@@ -36,10 +44,10 @@ def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdi
                 unlike.append(relation)
                 continue
             left[relation.pair].remove(found)
-            verdicts.append(Verdict(relation, outcome, found))
+            verdicts.append(Verdict(relation, found, outcome))
         waiting = unlike
-    verdicts += [Verdict(relation, "spurious") for relation in waiting]
-    return verdicts + [Verdict(g, "missed") for remaining in left.values() for g in remaining]
+    verdicts += [Verdict(relation, None, "spurious") for relation in waiting]
+    return verdicts + [Verdict(None, g, "missed") for remaining in left.values() for g in remaining]
 
 
 def _each_once(relations: Iterable[Relation]) -> list[Relation]:
@@ -63,13 +71,6 @@ def judged(
     """Each gold document with the verdicts on its relations."""
     said = {doc.doc_id: doc.relations for doc in predicted}
     return [(doc, judge(said.get(doc.doc_id, ()), doc.relations)) for doc in gold]
-
-
-def sides(verdict: Verdict) -> tuple[Relation | None, Relation | None]:
-    """The gold and the predicted relation of a verdict."""
-    if verdict.outcome == "missed":
-        return verdict.relation, None
-    return verdict.gold, verdict.relation
 
 
 def concept_names(mentions: Iterable[Mention]) -> dict[Concept, str]:
