@@ -39,11 +39,15 @@ class DevSet:
         assert isinstance(model, RelationModel)
         return LoadedModel(model, self.encoder, decision)
 
-    def scored(self, engine: Engine) -> ScoredPairs:
-        """All their pairs by the weights as they are, on every rank; each reads its share."""
-        mine = self.docs[self.world.rank :: self.world.size]
-        found = score_pairs(self.loaded(engine, Decision()), mine, Tally())
-        return dealt_together(self.world.gather(found))
+    def scored(self, engine: Engine, tally: Tally) -> ScoredPairs:
+        """All their pairs by the weights as they are, on every rank; each reads its share. `tally`
+        is told of what all of them could not read."""
+        mine, lost = self.docs[self.world.rank :: self.world.size], Tally()
+        found = score_pairs(self.loaded(engine, Decision()), mine, lost)
+        shares, losses = zip(*self.world.gather((found, lost)), strict=True)
+        for one in losses:
+            tally.add(one.counts, one.examples)
+        return dealt_together(shares)
 
     def fitted(self, engine: Engine, scored: ScoredPairs) -> LoadedModel:
         """The model as it is now, with the decision that suits all of them."""
@@ -95,6 +99,6 @@ class DevSet:
 
     def validate(self, engine: Engine) -> dict[str, float]:
         """The F1 that are learnt, under the official counting."""
-        predicted, _ = self.predicted(self.scored(engine), self.metrics[-1])
+        predicted, _ = self.predicted(self.scored(engine, Tally()), self.metrics[-1])
         scores = self.score(predicted)
         return {f"f1/{name}": found.f1 for name, found in scores.items()}

@@ -8,7 +8,7 @@ from functools import lru_cache
 from embre.document import Concept, Document
 from embre.wording import nearest
 
-NOT_NORMALISED = {"", "-", "-1", "none", "null", "nan"}
+NOT_NORMALISED = {"", "-", "-1", "none", "null", "nan", "na", "unknown"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,13 @@ def split_identifiers(source_type: str, source_identifier: str) -> list[tuple[st
         return []
     raw_parts = separator.split(source_identifier) if separator else [source_identifier]
     stripped = [raw.strip() for raw in raw_parts]
-    parts = [(row.canonical(raw), raw) for raw in stripped if raw.lower() not in NOT_NORMALISED]
-    return [(ours, raw) for ours, raw in parts if ours]
+    parts = [(row.canonical(raw), raw) for raw in stripped if raw]
+    return [(ours, raw) for ours, raw in parts if _names_something(ours)]
+
+
+def _names_something(ours: str) -> bool:
+    """A prefix makes no name of what stands for none: `MESH:-1`, `MESH: Unknown`."""
+    return ours.rpartition(":")[2].strip().lower() not in NOT_NORMALISED
 
 
 @lru_cache(maxsize=4096)
@@ -112,6 +117,8 @@ _PREFIXES = {
     *("mesh", "gene", "geneid", "ncbigene", "ncbi gene", "ncbi_gene", "taxid", "tax"),
     *("ncbitaxon", "ncbi taxon", "ncbi_taxon", "ncbitaxonomy", "ncbi taxonomy", "ncbi_taxonomy"),
 }
+_TAXON = re.compile(r"\s*\(tax:", re.I)
+_OMIM = re.compile(r"omim_", re.I)
 _SCORE = re.compile(r"[+-]?\d*\.\d+(?:e[+-]?\d+)?|[+-]?\d+e[+-]?\d+", re.I)
 _CELLOSAURUS = re.compile(r"CVCL[:_](\w+)", re.I)
 _RS_NUMBER = re.compile(r"\b(?:rs|RS#:|RSID:)(\d+)\b", re.I)
@@ -127,14 +134,20 @@ def _without_prefix(identifier: str) -> str:
 
 
 def _gene(identifier: str) -> str:
-    return _without_prefix(identifier.split("(Tax:")[0])
+    return _without_prefix(_TAXON.split(identifier, maxsplit=1)[0])
 
 
 def _mesh(identifier: str) -> str:
-    """MeSH without its prefix; `OMIM:` and `CHEBI:` keep theirs, in capitals."""
+    """MeSH without its prefix; `OMIM:` and `CHEBI:` keep theirs, in capitals.
+
+    >>> _mesh("OMIM_604121")
+    'OMIM:604121'
+    """
     if not identifier[0].isalpha() and _SCORE.fullmatch(identifier):
         return ""  # LitCovid glues a confidence on: `MESH:C000657245;-0.0017`
     namespace, colon, number = _without_prefix(identifier).partition(":")
+    if _OMIM.match(namespace):
+        namespace, colon, number = namespace.partition("_")
     return f"{namespace.upper()}:{number}" if colon else namespace
 
 

@@ -76,19 +76,18 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
         train(engine, loader, checkpoints, tracker, config.train, config.optimizer, dev.validate)
-    not_used = {"train": dict(lost.counts), "dev": dict(dev_lost.counts)}
-    finish(engine, dev, job, not_used)
+    finish(engine, dev, job, lost, dev_lost)
 
 
 def finish(
-    engine: Engine, dev: DevSet, job: Job[FinetuneConfig], not_used: dict[str, dict[str, int]]
+    engine: Engine, dev: DevSet, job: Job[FinetuneConfig], lost: Tally, dev_lost: Tally
 ) -> None:
-    """Write the relation model, what it predicts for the held-out documents, how good that is, and
-    the report.
+    """Write the relation model, what it predicts for the held-out documents, how good that is, what
+    of the training and the held-out documents could not be used, and the report.
 
     A collective: every rank calls it, rank 0 writes.
     """
-    scored = dev.scored(engine)
+    scored = dev.scored(engine, dev_lost)  # each validation encoded them too: counted once
     weights = engine.weights()
     if engine.world.rank == 0:
         predicted, calibrated = dev.predicted(scored, dev.metrics[-1])
@@ -103,7 +102,7 @@ def finish(
             },
             "floor": {metric: found.to_json() for metric, found in dev.floor().items()},
             "told_apart": evaluation.told_apart,
-            "not_used": not_used,
+            "not_used": {"train": dict(lost.counts), "dev": dict(dev_lost.counts)},
         }
         write_model(job, dev, dev.fitted(engine, scored), weights, values)
         write_documents(job.folder / PREDICTED, predicted, like="pubtator")

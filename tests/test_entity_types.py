@@ -14,10 +14,14 @@ from embre.tally import Tally
         ("GeneOrGeneProduct", "3172,3651,6927", "Gene:3172 Gene:3651 Gene:6927"),
         ("gene", "6647;6648", "Gene:6647 Gene:6648"),
         ("GENE-Y", "83817(Tax:10116)", "Gene:83817"),
+        ("Gene", "24513(tax:10116),24514 (Tax:10116)", "Gene:24513 Gene:24514"),
         ("Gene", "NCBIGene:673", "Gene:673"),
         ("Disease", "MESH:D003409", "Disease:D003409"),
         ("Disease", "mesh:D003409", "Disease:D003409"),
         ("Disease", "omim:604121", "Disease:OMIM:604121"),
+        ("Disease", "OMIM_604121", "Disease:OMIM:604121"),
+        ("Chemical", "MESH: Unknown", ""),
+        ("Disease", "MESH:-,MESH:-1;MESH:None|OMIM:-", ""),
         ("Disease", "D014786|D006311", "Disease:D014786 Disease:D006311"),
         ("DiseaseClass", "D020279+D035583", "Disease:D020279 Disease:D035583"),
         ("Disease", "MESH:C000657245;-0.0017055673590066853", "Disease:C000657245"),
@@ -47,7 +51,7 @@ def test_an_identifier_reads_the_same_in_every_dialect(source_type, source_ident
     assert " ".join(map(str, concepts)) == expected
 
 
-@pytest.mark.parametrize("missing", ["", " ", "-", "-1", "None", "null", "NaN"])
+@pytest.mark.parametrize("missing", ["", " ", "-", "-1", "None", "null", "NaN", "NA", "unknown"])
 def test_a_missing_identifier_is_no_concept(missing):
     for name in ENTITY_TYPES:
         assert normalise(name, missing) == (name, ())

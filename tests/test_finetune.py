@@ -50,7 +50,11 @@ ONE_TYPE = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("finetune")
     write_documents(found / "train.PubTator", DOCS[:24], like="pubtator")
-    write_documents(found / "dev.PubTator", DOCS[24:], like="pubtator")
+    first, *others = DOCS[24:]
+    (one, *_) = first.relations
+    itself = replace(one, tail=one.head, source_ids=None)  # scored, and no pair of ours
+    first = replace(first, relations=(*first.relations, itself))
+    write_documents(found / "dev.PubTator", [first, *others], like="pubtator")
     tiny_tokenizer(found / "backbone", [doc.text for doc in DOCS], size=500)
     return found
 
@@ -170,6 +174,8 @@ def test_a_tracking_server_that_is_down_does_not_stop_a_run(
 def test_the_run_leaves_scores_predictions_and_a_report(run: Path) -> None:
     values = json.loads((run / SCORES).read_text())
     assert set(values["dev"]) == set(values["floor"]) == set(METRICS)
+    # Not once more for each validation.
+    assert values["not_used"] == {"train": {}, "dev": {"relation/with_itself": 1}}
     counts = json.loads((run / COUNTS).read_text())
     for metric, found in values["dev_own_thresholds"].items():
         rows = np.array(counts[metric])
@@ -239,7 +245,8 @@ def test_prediction_gives_back_the_same_file_byte_for_byte_with_relations(
     )
     again = list(read_documents(tmp_path / "out" / "a.PubTator", Tally()))
     assert sum(len(doc.relations) for doc in again) == found.relations > 0
-    assert found.tally.counts["relation/replaced"] == sum(len(d.relations) for d in DOCS[24:])
+    num_given = 1 + sum(len(doc.relations) for doc in DOCS[24:])
+    assert found.tally.counts["relation/replaced"] == num_given
     with pytest.raises(ValueError, match="folder of the input"):
         predict_files(
             run / "relation_model", [str(tmp_path / "in" / "a.PubTator")], tmp_path / "in", "test"

@@ -20,7 +20,11 @@ from embre.finetune import REPORT
 from embre.launch.tables import comparison_table, evaluation_table, not_taken
 from embre.prediction.record import outputs_in
 from embre.relation_schema import RelationSchema
-from embre.relations.training_corpora import refuse_unmentioned, schemas_of
+from embre.relations.training_corpora import (
+    refuse_unknown_labels,
+    refuse_unmentioned,
+    schemas_of,
+)
 from embre.tally import Tally
 
 
@@ -121,8 +125,9 @@ def run_report(
     facts = {}
     if annotated:
         refuse_unmentioned(tally, str(pred))
-        counted = counting.counted(annotated, tally, "gold")
-        scores = score(counted, counting.counted(predicted, tally, "predicted"), tally=tally)
+        annotated = counting.counted(annotated, tally, "gold")
+        predicted = counting.counted(predicted, tally, "predicted")
+        scores = score(annotated, predicted, tally=tally)
         facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
     write_report(out, predicted, annotated, title=pred.name, facts=facts)
     yield Text(f"{out}: {len(predicted)} documents")
@@ -148,7 +153,10 @@ def _read(path: Path, tally: Tally, schema: RelationSchema | None = None) -> lis
     docs = list(_documents(path, tally))
     if not docs:
         raise ValueError(f"{path}: no document in it")
-    return [schema.in_our_words(doc, tally) for doc in docs] if schema else docs
+    if schema is None:
+        return docs
+    refuse_unknown_labels(docs, schema, str(path))
+    return [schema.in_our_words(doc, tally) for doc in docs]
 
 
 def _says_novel(docs: list[Document]) -> bool:

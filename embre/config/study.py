@@ -2,6 +2,7 @@
 
 from pydantic import Field, field_validator, model_validator
 
+from embre.config.places import is_url
 from embre.config.sections import Section
 
 
@@ -18,6 +19,12 @@ class BackboneConfig(Section):
             raise ValueError("give either path or pretrain")
         if self.path and self.set:
             raise ValueError("set changes a pretraining run; with path there is none")
+        if self.path and is_url(self.path):  # the digest of a finished run's backbone is looked at
+            raise ValueError(
+                "path: a URL is no folder; copy what is there to one first (a registered model "
+                "with `mlflow artifacts download --artifact-uri models:/… --dst-path FOLDER`), and "
+                "give the folder that has its config.json"
+            )
         return self
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from embre.corpora.raw import (
+    NOVELTY,
     CheckedDocument,
     RawDocument,
     RawMention,
@@ -23,7 +24,7 @@ from embre.tally import Tally
 MAX_GAP_CHARS = 100_000
 # A bare relation id that names two types never means these: no relation of BioRED joins them.
 WEAK_TYPES = {"Species", "CellLine"}
-NOVELTY = {"novel": True, "no": False}
+_IS_NOVEL = {word.lower(): novel for novel, word in NOVELTY.items()}
 
 
 def check(raw: RawDocument, tally: Tally) -> CheckedDocument:
@@ -127,7 +128,7 @@ def resolve(raw: RawRelation, known: dict[str, Concept]) -> Relation | None:
     if head is None or tail is None:
         return None
     source_ids = raw.head[1].strip(), raw.tail[1].strip()
-    novel = NOVELTY.get(raw.novel.strip().lower())
+    novel = _IS_NOVEL.get(raw.novel.strip().lower())
     return Relation(head, tail, raw.type, novel, _probability(raw.score), source_ids)
 
 

@@ -9,7 +9,7 @@ annotations.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from embre.corpora.raw import RawRelation
+from embre.corpora.raw import NOVELTY, RawRelation
 from embre.document import Concept, Document, Relation
 from embre.entity_types import row_of, spell
 from embre.tally import Tally
@@ -137,7 +137,7 @@ def relation_infons(doc: Document, relation: Relation) -> dict[str, Any]:
     """The infons of a relation in BioRED's dialect. A concept that no mention of the document has
     needs PubTator 3's role beside it, a dict of type and identifier."""
     first, second = relation.source_ids or (spell(doc, relation.head), spell(doc, relation.tail))
-    novel = None if relation.novel is None else "Novel" if relation.novel else "No"
+    novel = None if relation.novel is None else NOVELTY[relation.novel]
     score = None if relation.probability is None else str(relation.probability)
     return present(
         entity1=first,

@@ -32,8 +32,8 @@ SEPARATOR = b"\x1e"
 
 
 class _Location(msgspec.Struct):
-    offset: int
-    length: int
+    offset: int | None = None
+    length: int | None = None
 
 
 class _Infons(msgspec.Struct):
@@ -50,8 +50,8 @@ class _Infons(msgspec.Struct):
 
 
 class _Annotation(msgspec.Struct):
-    infons: _Infons
-    locations: list[_Location] = []
+    infons: _Infons | None = None
+    locations: list[_Location] | None = None
     text: str | None = None
     id: Any = None
 
@@ -66,25 +66,21 @@ class _PassageInfons(msgspec.Struct):
 class _Passage(msgspec.Struct):
     offset: int
     text: str | None = None
-    infons: _PassageInfons = msgspec.field(default_factory=_PassageInfons)
-    annotations: list[_Annotation] = []
-    sentences: list[Any] = []
+    infons: _PassageInfons | None = None
+    annotations: list[_Annotation] | None = None
+    sentences: list[Any] | None = None
     relations: Any = None
-
-
-class _Relation(msgspec.Struct):
-    infons: dict[str, Any]
-    nodes: Any = None
 
 
 class _Document(msgspec.Struct):
     id: str | int
     passages: list[_Passage]
-    relations: list[_Relation] = []
+    relations: Any = None
     pmid: str | int | None = None
-    pmcid: str | None = None
+    pmcid: str | int | None = None
 
 
+_NO_PASSAGE_INFONS = _PassageInfons()
 DOCUMENT = msgspec.json.Decoder(_Document, strict=False)
 
 
@@ -134,8 +130,8 @@ def split(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
 def _read(
     found: _Document, file: str, line: int, tally: Tally, with_relations: bool
 ) -> RawDocument:
-    front = found.passages[0].infons if found.passages else _PassageInfons()
-    pmid, pmcs = found.pmid or front.pmid or "", (found.pmcid or "", str(front.pmc or ""))
+    front = (found.passages[0].infons if found.passages else None) or _NO_PASSAGE_INFONS
+    pmid, pmcs = found.pmid or front.pmid or "", (str(found.pmcid or ""), str(front.pmc or ""))
     doc_id, pmid, pmcid = ids_of(str(found.id), str(pmid), pmcs)
     if not doc_id:
         raise ValueError("a document without id")
@@ -144,19 +140,20 @@ def _read(
     mentions: list[RawMention] = []
     new = tuple.__new__  # half the time of RawMention(...)
     for passage in found.passages:
-        infons = passage.infons
+        infons = passage.infons or _NO_PASSAGE_INFONS
         if passage.sentences:
             raise ValueError("its text is in sentences, which are not read")
         kind = kind_of(infons.type or "", not passages)
         section = infons.section_type or ""
         passages.append(RawPassage(passage.offset, passage.text or "", kind, section))
-        for annotation in passage.annotations:
-            text, infons, locations = annotation.text or "", annotation.infons, annotation.locations
-            if len(locations) != 1:
-                drop_mention(len(locations), text, place, file, tally)
+        for annotation in passage.annotations or ():
+            text, locations = annotation.text or "", annotation.locations or []
+            start = locations[0].offset if len(locations) == 1 else None
+            length = locations[0].length if start is not None else None
+            if start is None or length is None:
+                drop_mention(len(locations) > 1, text, place, file, tally)
                 continue
-            start = locations[0].offset
-            values = (start, start + locations[0].length, text, *_meaning(infons), place)
+            values = (start, start + length, text, *_meaning(annotation.infons), place)
             mentions.append(new(RawMention, values))
     relations = _relations(found, place) if with_relations else []
     return RawDocument(doc_id, pmid, pmcid, passages, mentions, relations, file)
@@ -164,34 +161,28 @@ def _read(
 
 def _relations(found: _Document, place: str) -> list[RawRelation]:
     """Those of its passages, which may name any of its annotations, and its own."""
-    relations = [one for passage in found.passages for one in _of_passage(passage.relations)]
-    relations += found.relations
+    given = [passage.relations for passage in found.passages] + [found.relations]
+    relations = [_relation(one) for some in given if isinstance(some, list) for one in some]
     annotations = {}
-    if any(relation.nodes for relation in relations):
+    if any(nodes for _, nodes in relations):
         for passage in found.passages:
-            annotations |= {str(one.id): _meaning(one.infons) for one in passage.annotations}
-    return [relation_of(one.infons, _refids(one.nodes), annotations, place) for one in relations]
+            annotations |= {str(one.id): _meaning(one.infons) for one in passage.annotations or ()}
+    return [relation_of(infons, nodes, annotations, place) for infons, nodes in relations]
 
 
-def _of_passage(given: Any) -> list[_Relation]:
-    found = []
-    for one in _objects(given):
-        infons = one.get("infons")
-        found.append(_Relation(infons if isinstance(infons, dict) else {}, one.get("nodes")))
-    return found
+def _relation(given: Any) -> tuple[dict[str, Any], list[str]]:
+    """Infons, and what the nodes refer to. Another shape costs a relation and no document."""
+    given = given if isinstance(given, dict) else {}
+    infons, nodes = given.get("infons"), given.get("nodes")
+    nodes = nodes if isinstance(nodes, list) else []
+    refids = [str(node.get("refid")) for node in nodes if isinstance(node, dict)]
+    return infons if isinstance(infons, dict) else {}, refids
 
 
-def _refids(nodes: Any) -> list[str]:
-    return [str(node.get("refid")) for node in _objects(nodes)]
-
-
-def _objects(given: Any) -> list[dict[str, Any]]:
-    """The objects of a list. Whatever else stands there costs a relation and no document."""
-    return [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
-
-
-def _meaning(infons: _Infons) -> tuple[str, str]:
+def _meaning(infons: _Infons | None) -> tuple[str, str]:
     """Type and identifier of an annotation."""
+    if infons is None:
+        return "", ""
     identifier = infons.identifier
     if type(identifier) is not str:
         identifier = _identifier(infons)

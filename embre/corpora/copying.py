@@ -1,7 +1,7 @@
 """A file copied as it is, but for its relations.
 
-    file ──▶ Original ─predict─▶ Edit                 a document; with the relations it is to have
-    file again ─write_copy─▶ the same bytes with the relations of the edits
+    file ──▶ Original ─predict─▶ Original             the same with other relations
+    file again ─write_copy─▶ the same bytes with the relations of those
 
 Both go through the file as a stream; only the documents that are between them are held.
 """
@@ -27,20 +27,19 @@ SPOOL_BYTES = 16 << 20  # of a member of an archive that is in memory until its 
 
 
 class Original(NamedTuple):
-    """A document and the bytes that it was read from. `member` counts the plain files of its
-    source; PubTator text has no `data`, because a document is found there by its id."""
+    """A document, as it was read or with the relations that it is to have, and the bytes that it
+    was read from. `member` counts the plain files of its source; PubTator text has no `data`,
+    because a document is found there by its id."""
 
     member: int
     data: bytes
     doc: Document
 
 
-class Edit(NamedTuple):
-    """The bytes of a document, and the document with the relations that it is to have."""
-
-    member: int
-    data: bytes
-    doc: Document
+def unpacked_name(name: str) -> str:
+    """The name of a copy, which is not compressed."""
+    name = name.removesuffix(".gz")
+    return f"{name[:-4]}.tar" if name.endswith(".tgz") else name
 
 
 def one_by_one(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
@@ -58,7 +57,7 @@ def one_by_one(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
 def edit(
     originals: Iterable[Original],
     predict: Callable[[Iterator[Document]], Iterator[Document]],
-) -> Iterator[Edit]:
+) -> Iterator[Original]:
     """What `predict` makes of the documents, one for one and in their order."""
     waiting: deque[Original] = deque()
 
@@ -68,21 +67,21 @@ def edit(
             yield original.doc
 
     for doc in predict(documents()):
-        before = waiting.popleft()
-        yield Edit(before.member, before.data, doc)
+        yield waiting.popleft()._replace(doc=doc)
 
 
 def write_copy(
     target: Path,
     source: str,
     members: Iterable[tuple[Opened, str | None]],
-    edits: Iterator[Edit],
+    edits: Iterator[Original],
 ) -> None:
     """Copy the plain files of a source, each with its format (None is left out) and its edits.
 
     What an archive holds comes out as one tar. Raises OSError where the source is no longer what
-    the edits were made of.
+    the edits were made of, ValueError where two of its files would have one name.
     """
+    names: dict[str, str] = {}
     groups = groupby(edits, key=_member_of)
     ahead = next(groups, None)
     with target.open("wb") as written:
@@ -92,10 +91,16 @@ def write_copy(
             if format and not opened.inside:
                 COPY[format](opened, written, own)
             elif format:
+                inner = opened.name.removeprefix(source).lstrip("/")
+                if (before := names.setdefault(unpacked_name(inner), inner)) != inner:
+                    raise ValueError(
+                        f"{source}: {before} and {inner} would both be {unpacked_name(inner)} in "
+                        "the output; rename one of the two, or unpack the archive"
+                    )
                 archive = archive or tarfile.open(fileobj=written, mode="w")
                 with SpooledTemporaryFile(SPOOL_BYTES, dir=str(target.parent)) as spool:
                     COPY[format](opened, cast(BinaryIO, spool), own)
-                    member = tarfile.TarInfo(opened.name.removeprefix(source).lstrip("/"))
+                    member = tarfile.TarInfo(unpacked_name(inner))
                     member.size = spool.tell()
                     spool.seek(0)
                     archive.addfile(member, cast(BinaryIO, spool))
@@ -107,22 +112,22 @@ def write_copy(
         raise OSError(f"{source}: it was changed while it was read; run the same command again")
 
 
-def _member_of(edit: Edit) -> int:
+def _member_of(edit: Original) -> int:
     return edit.member
 
 
-def _copy_pubtator(opened: Opened, target: BinaryIO, edits: Iterator[Edit]) -> None:
+def _copy_pubtator(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
     pubtator_write.copy_with_relations(opened.stream, target, (one.doc for one in edits))
 
 
-def _copy_bioc_xml(opened: Opened, target: BinaryIO, edits: Iterator[Edit]) -> None:
+def _copy_bioc_xml(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
     window = _window(opened, target)
     as_utf_8(window)
     changed = ((one.data, bioc_xml_write.with_relations(one.data, one.doc)) for one in edits)
     _splice(window, target, changed)
 
 
-def _copy_bioc_json(opened: Opened, target: BinaryIO, edits: Iterator[Edit]) -> None:
+def _copy_bioc_json(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
     changed = ((one.data, bioc_json_write.with_relations(one.data, one.doc)) for one in edits)
     _splice(_window(opened, target), target, changed)
 
@@ -155,7 +160,7 @@ def _splice(window: Window, target: BinaryIO, changed: Iterator[tuple[bytes, byt
             return
 
 
-COPY: dict[str, Callable[[Opened, BinaryIO, Iterator[Edit]], None]] = {
+COPY: dict[str, Callable[[Opened, BinaryIO, Iterator[Original]], None]] = {
     "pubtator": _copy_pubtator,
     "bioc_xml": _copy_bioc_xml,
     "bioc_json": _copy_bioc_json,

@@ -5,13 +5,12 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from embre.corpora.pubtator import HEADING, read_chunk
-from embre.corpora.raw import MAX_DOCUMENT_BYTES, Chunk, RawDocument
+from embre.corpora.raw import MAX_DOCUMENT_BYTES, NOVELTY, Chunk, RawDocument
 from embre.corpora.streams import BrokenArchive
 from embre.document import Document, Relation
 from embre.entity_types import spell
 from embre.tally import Tally
 
-NOVELTY = {True: "Novel", False: "No", None: "None"}
 _BREAKS = str.maketrans("\n\r\0", "   ")
 _BREAKS_AND_TABS = str.maketrans("\n\r\0\t", "    ")
 
@@ -44,7 +43,7 @@ def _relation_columns(doc: Document, relation: Relation) -> list[str]:
     ids = relation.source_ids or (spell(doc, relation.head), spell(doc, relation.tail))
     columns = [relation.type, *ids]
     if relation.novel is not None or relation.probability is not None:
-        columns.append(NOVELTY[relation.novel])
+        columns.append("None" if relation.novel is None else NOVELTY[relation.novel])
     if relation.probability is not None:
         columns.append(f"{relation.probability:.4f}")
     return columns

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from embre.document import Passage
 
+NOVELTY = {True: "Novel", False: "No"}  # as files say it
 CHUNK_BYTES = 8 << 20
 # No article comes near; what is larger is a broken or hostile file.
 MAX_DOCUMENT_BYTES = 64 << 20

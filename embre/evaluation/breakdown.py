@@ -13,7 +13,7 @@ import numpy as np
 
 from embre.document import Concept, Document, Relation
 from embre.evaluation.scoring import Score, score
-from embre.evaluation.verdicts import Verdict, concept_names, judged, sides
+from embre.evaluation.verdicts import concept_names, judged
 from embre.relation_schema import NONE, RelationSchema
 from embre.relations.meeting import Pair, Places
 
@@ -119,7 +119,7 @@ def confusion(
     cells: Counter[tuple[str, str]] = Counter()
     for doc, verdicts in judged(gold, predicted):
         for verdict in verdicts:
-            cells[_label(verdict, "gold"), _label(verdict, "predicted")] += 1
+            cells[_label(verdict.gold), _label(verdict.predicted)] += 1
         if schema is not None:
             taken = {verdict.relation.pair for verdict in verdicts}
             cells[NONE, NONE] += len(set(schema.candidates(doc)) - taken)
@@ -146,7 +146,7 @@ def errors(
         for verdict in verdicts:
             if verdict.outcome == "correct":
                 continue
-            true, said = sides(verdict)
+            said, true, _ = verdict
             first, second = pair = verdict.relation.pair
             probability = said.probability if said else None
             found.append(
@@ -221,7 +221,5 @@ def _pair_type(pair: Pair) -> str:
     return " ".join(sorted(concept.type for concept in pair))
 
 
-def _label(verdict: Verdict, side: str) -> str:
-    true, said = sides(verdict)
-    relation = true if side == "gold" else said
+def _label(relation: Relation | None) -> str:
     return relation.type if relation else NONE

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from embre.corpora.raw import NOVELTY
 from embre.document import Document
 from embre.evaluation import breakdown
 from embre.evaluation.bootstrap import document_counts, interval
@@ -194,7 +195,7 @@ def _probabilities(
 
 
 def _row(error: Error) -> dict[str, str]:
-    novelty = {None: "", True: "Novel", False: "No"}
+    novelty = {None: "", **NOVELTY}
     return {
         "document": error.doc_id,
         "outcome": error.outcome,

@@ -57,7 +57,7 @@ def ranked_relations(gold: Sequence[Document], predicted: Sequence[Document]) ->
         verdict
         for _, verdicts in judged(gold, predicted)
         for verdict in verdicts
-        if verdict.outcome != "missed" and verdict.relation.probability is not None
+        if verdict.predicted and verdict.predicted.probability is not None
     ]
     confidence = np.array([said.relation.probability for said in rows], dtype=np.float64)
     right = [_right(verdict) for verdict in rows]

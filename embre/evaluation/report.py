@@ -60,7 +60,7 @@ def pieces(doc: Document, passage: Passage) -> list[tuple[str, list[int]]]:
 def document_view(doc: Document, gold: Document | None = None) -> dict[str, Any]:
     """All that the page shows of one document, with concepts and mentions as numbers into lists."""
     if gold is None:
-        verdicts = [Verdict(relation, "") for relation in doc.relations]
+        verdicts = [Verdict(relation, None, "") for relation in doc.relations]
     else:
         verdicts = judge(doc.relations, gold.relations)
     # Most probable first; what nobody predicted has no probability and comes last.
@@ -92,13 +92,13 @@ def document_view(doc: Document, gold: Document | None = None) -> dict[str, Any]
 
 
 def _relation_view(verdict: Verdict, numbers: Mapping[Concept, int]) -> dict[str, Any]:
-    relation, outcome, gold = verdict
+    relation, gold = verdict.relation, verdict.gold if verdict.predicted else None
     return {
         "concepts": [numbers[relation.head], numbers[relation.tail]],
         "type": relation.type,
         "novel": relation.novel,
         "probability": relation.probability,
-        "outcome": outcome,
+        "outcome": verdict.outcome,
         "gold": gold and {"type": gold.type, "novel": gold.novel},
     }
 

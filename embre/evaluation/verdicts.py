@@ -10,23 +10,31 @@ OUTCOMES = ("correct", "wrong type", "wrong novelty", "spurious", "missed")
 
 
 class Verdict(NamedTuple):
-    """A relation, how it fares against gold ('' where nothing judges it), and its counterpart."""
+    """A predicted and a gold relation that belong together, or one of them alone, and the outcome
+    ('' where nothing judges it)."""
 
-    relation: Relation
+    predicted: Relation | None
+    gold: Relation | None
     outcome: str
-    gold: Relation | None = None
+
+    @property
+    def relation(self) -> Relation:
+        """The predicted one, else what was missed."""
+        relation = self.predicted or self.gold
+        assert relation is not None
+        return relation
 
 
 def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdict]:
     """Pair each predicted relation with at most one of gold; what gold has left over is missed.
 
     Novelty that one side alone states is wrong, as `scoring` and the official scorer count it: the
-    errors are those that the scores count.
+    errors are those that the scores count. What a side says twice counts once there, and here.
     """
     left: defaultdict[tuple[Concept, Concept], list[Relation]] = defaultdict(list)
-    for relation in gold:
+    for relation in _each_once(gold):
         left[relation.pair].append(relation)
-    verdicts, waiting = [], list(predicted)
+    verdicts, waiting = [], _each_once(predicted)
     # The nearest first: what is wrong must not use up the right answer of another.
     for outcome in ("correct", "wrong novelty", "wrong type"):
         unlike = []
@@ -36,10 +44,18 @@ def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdi
                 unlike.append(relation)
                 continue
             left[relation.pair].remove(found)
-            verdicts.append(Verdict(relation, outcome, found))
+            verdicts.append(Verdict(relation, found, outcome))
         waiting = unlike
-    verdicts += [Verdict(relation, "spurious") for relation in waiting]
-    return verdicts + [Verdict(g, "missed") for remaining in left.values() for g in remaining]
+    verdicts += [Verdict(relation, None, "spurious") for relation in waiting]
+    return verdicts + [Verdict(None, g, "missed") for remaining in left.values() for g in remaining]
+
+
+def _each_once(relations: Iterable[Relation]) -> list[Relation]:
+    """The first of those that say the same, whichever concept they name first."""
+    found: dict[tuple, Relation] = {}
+    for relation in relations:
+        found.setdefault((relation.pair, relation.type, relation.novel), relation)
+    return list(found.values())
 
 
 def _outcome(predicted: Relation, gold: Relation) -> str:
@@ -55,13 +71,6 @@ def judged(
     """Each gold document with the verdicts on its relations."""
     said = {doc.doc_id: doc.relations for doc in predicted}
     return [(doc, judge(said.get(doc.doc_id, ()), doc.relations)) for doc in gold]
-
-
-def sides(verdict: Verdict) -> tuple[Relation | None, Relation | None]:
-    """The gold and the predicted relation of a verdict."""
-    if verdict.outcome == "missed":
-        return verdict.relation, None
-    return verdict.gold, verdict.relation
 
 
 def concept_names(mentions: Iterable[Mention]) -> dict[Concept, str]:

@@ -91,11 +91,15 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     try:
         with stoppable(attempt.folder, attempt.begun), saved_when_draining(attempt.folder):
             trainer.fit()
-    except (ray.train.TrainingFailedError, Interrupted, SystemError) as error:
+    except (Interrupted, SystemError) as error:
+        # Of what a signal handler raises Ray's C code makes a SystemError.
+        why = error if isinstance(error, Interrupted) else error.__cause__
+        if not isinstance(why, Interrupted):
+            raise
+        raise NotBegun(f"{name}: {why}") from error
+    except ray.train.TrainingFailedError as error:
         if not attempt.begun():
-            # Of what a signal handler raises Ray's C code makes a SystemError.
-            why = error.__cause__ if isinstance(error, SystemError) else error
-            raise NotBegun(f"{name}: no worker was ever started: {why}") from error
+            raise NotBegun(f"{name}: no worker was ever started: {error}") from error
         raise RunFailed(f"{name}: {attempt.failed.read_text() or error}") from error
     finally:
         attempt.refuse_taken_over(name)

@@ -19,17 +19,21 @@ from pathlib import Path
 import torch
 
 from embre.corpora import FORMATS, read_documents
+from embre.corpora.copying import unpacked_name
 from embre.corpora.sources import Source, list_files, locate
 from embre.durable import clear_leftovers
 from embre.evaluation.report import write_report
 from embre.prediction.record import (
+    LOCK,
     RECORD,
+    REPORT,
     FileRecord,
     Opened,
     PredictRecord,
     is_done,
     locked,
     open_record,
+    refuse_others,
     remove_outputs,
     version_of,
     write_record,
@@ -42,7 +46,6 @@ from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
 from embre.workers import OneProcess, Workers
 
-REPORT = "report.html"
 # A report holds its documents in one page; a curator reads no more than this in one sitting.
 MOST_REPORTED = 500
 RECORD_EVERY_S = 5.0
@@ -83,7 +86,7 @@ def predict_files(
     `overwrite`, which `tell` is told. Beside the files are `predicted.json` and a report of the
     first documents. Raises FileNotFoundError or ValueError for an input that is not there, for no
     document at all, for a model that cannot be loaded, and where `out` holds predictions of another
-    model or threshold.
+    model or threshold, or a file of somebody else in the place of an output.
     """
     settings, workers = settings or PredictSettings(), workers or OneProcess()
     started = time.monotonic()
@@ -105,6 +108,7 @@ def predict_files(
         clear_leftovers(out)
         left = [one for one in tasks if overwrite or not _is_done(one, record)]
         if left:
+            refuse_others(out, opened, [one.target for one in left])
             _try_model(left[0], workers)
             _begin(left, opened, out, tell)
         _carry_out(left, record, out, workers, progress)
@@ -191,8 +195,8 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
             raise ValueError(f"{out}: lies within the input {name}; choose a folder outside of it")
         for file in list_files(whole):
             inner = file.name.removeprefix(whole.name).lstrip("/") or Path(file.name).name
-            target = _renamed(inner)
-            if target.split("/")[0] in (RECORD, REPORT, RELATIONS, FOLDER):
+            target = unpacked_name(inner)
+            if target.split("/")[0] in (LOCK, RECORD, REPORT, RELATIONS, FOLDER):
                 raise ValueError(f"{file.name}: --out has a {target} of its own; rename the input")
             if target in planned:
                 raise ValueError(
@@ -237,9 +241,3 @@ def _summary(tasks: list[Task], record: PredictRecord, out: Path) -> Predicted:
         found.relations += one.relations
         found.tally.add(one.not_taken, one.examples)
     return found
-
-
-def _renamed(name: str) -> str:
-    """The name of an output, which is not compressed."""
-    name = name.removesuffix(".gz")
-    return f"{name[:-4]}.tar" if name.endswith(".tgz") else name

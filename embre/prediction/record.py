@@ -13,6 +13,7 @@ from embre.durable import commit, sync
 from embre.prediction.relation_rows import table_of
 
 RECORD = "predicted.json"
+REPORT = "report.html"
 FORMAT = 1
 LOCK = ".lock"
 # What file systems call that which changes with a file: local, S3, HTTP, Google's, Azure's.
@@ -147,6 +148,25 @@ def open_record(out: Path, model: str, threshold: float | None, overwrite: bool 
             "remove that and predict the given files"
         )
     return Opened(empty.record, frozenset(there), why)
+
+
+def refuse_others(out: Path, opened: Opened, targets: Iterable[str]) -> None:
+    """ValueError where a file that no run of ours wrote has the name of one that is to be written,
+    or of its table.
+
+    Records name outputs before they are there, so what a killed run left passes for ours.
+    """
+    ours = {*opened.foreign, *_may_be_there(opened.record)}
+    others = [target for target in targets if target not in ours]
+    paths = [path for name in others for path in (out / name, table_of(out, name))]
+    if not (out / RECORD).exists():
+        paths.append(out / REPORT)
+    for path in paths:
+        if path.exists():
+            raise ValueError(
+                f"{path}: is in the way and no output of `embre predict`; move it elsewhere, or "
+                "choose another --out"
+            )
 
 
 def _may_be_there(record: PredictRecord) -> Iterator[str]:

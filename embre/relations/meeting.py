@@ -45,10 +45,10 @@ class Places:
             return Place(None, 0, 0, 0.0, 0.0)
         one, other = (self._sentences[concept] for concept in pair)
         shared = one & other
-        a, b = self._nearest(pair)
-        met = shared or {a, b}
-        end = max(len(self._starts) - 1, 1)
-        return Place(abs(a - b), len(shared), fewest, min(met) / end, max(met) / end)
+        met = shared or {*self._nearest(pair)}
+        low, high, end = min(met), max(met), max(len(self._starts) - 1, 1)
+        apart = 0 if shared else high - low
+        return Place(apart, len(shared), fewest, low / end, high / end)
 
     def text(self, pair: Pair) -> str:
         """The sentence in which two concepts meet first, or the two that are nearest."""

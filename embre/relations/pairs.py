@@ -9,8 +9,8 @@ Shapes: K mentions of concepts, P pairs, L labels.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ from embre.relations.passes import (
     Pass,
 )
 from embre.shards.concept_hash import concept_hash
-from embre.shards.encode import encode_documents
+from embre.shards.encode import SKIPPED_KINDS, encode_documents
 from embre.tally import Tally
 from embre.tokenization.tokenizer import TextTokenizer
 
@@ -78,16 +78,18 @@ class PairEncoder:
         """With markers added to a backbone's tokenizer, where it has none yet."""
         return cls(add_markers(tokenizer), schema, max_document_tokens, config)
 
-    def passes(self, doc: Document, tally: Tally) -> list[Pass]:
+    def passes(self, doc: Document, tally: Tally) -> Iterator[Pass]:
         """What is read to score all pairs of a document, in the order of pairs; nothing where it
-        has none. What cannot be read or learnt from is counted in `tally`."""
+        has none. What cannot be read or learnt from is counted in `tally`.
+
+        One by one, because the passes of all pairs of a full text would fill gigabytes.
+        """
         read = self._read(doc, tally)
         every = range(len(read.candidates))
-        if not every:
-            return []
-        if self.config.encoding == "document":
-            return [self._pass(read, read.rows, read.concepts, every)]
-        return [self._pass_of_pair(read, place) for place in every]
+        if self.config.encoding == "pairwise":
+            yield from (self._pass_of_pair(read, place) for place in every)
+        elif every:
+            yield self._pass(read, read.rows, read.concepts, every)
 
     def _read(self, doc: Document, tally: Tally) -> _Read:
         encoded = encode_documents([as_checked(doc)], self.tokenizer, tally)
@@ -193,7 +195,7 @@ class PairEncoder:
 
 def _meetings(doc: Document, candidates: Sequence[tuple[Concept, Concept]]) -> np.ndarray:
     """(P, 4) codes of how two concepts meet, as in `Pass`."""
-    places = Places(doc)
+    places = Places(_as_read(doc))
     found = []
     for pair in candidates:
         place = places.of(pair)
@@ -205,6 +207,17 @@ def _meetings(doc: Document, candidates: Sequence[tuple[Concept, Concept]]) -> n
         )
         found.append((near, min(place.mentions, NUM_TIMES - 1), first, last))
     return _rows(found, NUM_CODES)
+
+
+def _as_read(doc: Document) -> Document:
+    """The document without the passages that are not encoded, and without their mentions."""
+    passages = tuple(p for p in doc.passages if p.kind not in SKIPPED_KINDS)
+    if len(passages) == len(doc.passages):
+        return doc
+    mentions = (
+        m for m in doc.mentions if any(m.start < p.end and p.start < m.end for p in passages)
+    )
+    return replace(doc, passages=passages, mentions=tuple(mentions))
 
 
 def _roles(

@@ -1,10 +1,13 @@
 """What two concepts of a document both attend to, for thousands of pairs in bounded memory.
 
 Shapes: N tokens of the passes, K mentions, C concepts, P pairs, H hidden size, A heads, E head
-size; D passes; n, c, p: most tokens, concepts, pairs of one.
+size; D passes; n, c, p: most tokens, concepts, pairs of one; k, u, q: mentions, concepts, pairs of
+a share.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from math import isqrt
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,48 +40,84 @@ class SharedContext(nn.Module):
         self.falloff_A = nn.Parameter(torch.linspace(0, STEEPEST_FALLOFF, heads))
 
     def forward(self, states_NH: Tensor, concepts_CH: Tensor, batch: PairBatch) -> Tensor:
-        """(P, H): each head's mean of the pass's tokens, heads side by side."""
+        """(P, H): each head's mean of the pass's tokens, heads side by side.
+
+        What is more than some scores is computed in shares, and again in the backward pass, so
+        that thousands of concepts and pairs of a long document do not fill the memory.
+        """
         grids = batch.grids
         query_CAE = self.query(concepts_CH).unflatten(1, (self.heads, -1))
         key_NAE = self.key(states_NH).unflatten(1, (self.heads, -1))
         value_NAE = self.value(states_NH).unflatten(1, (self.heads, -1))
-        # Grids hold -1 beyond the end of a pass: the last row, which nobody looks at.
-        key_DnAE, value_DnAE = key_NAE[grids.tokens], value_NAE[grids.tokens]
+        rows = max(grids.concepts.shape[1], grids.pairs.shape[1])
+        if rows * self.heads * grids.tokens.numel() <= CHUNK_SCORES:
+            # Grids hold -1 beyond the end of a pass: the last row, which nobody looks at.
+            read = key_NAE[grids.tokens], value_NAE[grids.tokens]
+            found_DpH = self._attend(query_CAE, *read, batch.mentions, grids)
+            return found_DpH.flatten(0, 1)[grids.rows]
+        places: list[Tensor] = []
+        parts: list[Any] = []
+        for number, tokens_n in enumerate(grids.tokens):
+            tokens_n = tokens_n[tokens_n >= 0]
+            read = key_NAE[tokens_n][None], value_NAE[tokens_n][None]
+            for share in shares_of(grids, number, batch.mentions, self.heads):
+                asked = (query_CAE[share.concepts], *read, share.mentions, share.grids)
+                parts.append(
+                    checkpoint(self._attend, *asked, use_reentrant=False, preserve_rng_state=False)
+                )
+                places.append(share.grids.rows)
+        found_PH = torch.cat([part.flatten(0, 1) for part in parts])
+        return found_PH[torch.cat(places).argsort()]
+
+    def _attend(
+        self,
+        query_CAE: Tensor,
+        key_DnAE: Tensor,
+        value_DnAE: Tensor,
+        mentions_K3: Tensor,
+        grids: Grids,
+    ) -> Tensor:
+        """(D, p, H) the means of values that both concepts of each pair look at."""
         scores_DcAn = torch.einsum("dcae,dnae->dcan", query_CAE[grids.concepts], key_DnAE).float()
-        distance_Dcn = log_distances(batch.mentions, len(concepts_CH), grids)
+        distance_Dcn = log_distances(mentions_K3, len(query_CAE), grids)
         scores_DcAn = (
             scores_DcAn / query_CAE.shape[2] ** 0.5
             - self.falloff_A[:, None] * distance_Dcn[:, :, None]
         ).masked_fill((grids.tokens < 0)[:, None, None], -torch.inf)
-        found_DpH = attend_together(scores_DcAn, value_DnAE, grids.pairs).flatten(2)
-        return found_DpH.flatten(0, 1)[grids.rows]
+        pairs_Dp2 = grids.pairs.clamp(min=0)
+        of_pass = torch.arange(len(pairs_Dp2), device=pairs_Dp2.device)[:, None]
+        first, second = (scores_DcAn[of_pass, pairs_Dp2[..., side]] for side in (0, 1))
+        weights_DpAn = (first + second).softmax(3).to(value_DnAE.dtype)
+        return torch.einsum("dpan,dnae->dpae", weights_DpAn, value_DnAE).flatten(2)
 
 
-def attend_together(scores_DcAn: Tensor, value_DnAE: Tensor, pairs_Dp2: Tensor) -> Tensor:
-    """(D, p, A, E) the means of values that both concepts of each pair look at.
+class Share(NamedTuple):
+    """Some pairs of one pass by themselves: which concepts they are of, and those concepts'
+    mentions and the pass's grids with these concepts counted from 0. `grids.rows` stay those of
+    the whole."""
 
-    In chunks that are computed again in the backward pass, so that thousands of pairs of a long
-    document do not fill the memory.
-    """
-    num_passes, _, heads, num_tokens = scores_DcAn.shape
-    size = max(1, CHUNK_SCORES // (num_passes * heads * num_tokens))
-    pairs_Dp2 = pairs_Dp2.clamp(min=0)
-    if pairs_Dp2.shape[1] <= size:
-        return _attend(scores_DcAn, value_DnAE, pairs_Dp2)
-    parts: list[Any] = [
-        checkpoint(
-            _attend, scores_DcAn, value_DnAE, chunk, use_reentrant=False, preserve_rng_state=False
-        )
-        for chunk in pairs_Dp2.split(size, dim=1)
-    ]
-    return torch.cat(parts, dim=1)
+    concepts: Tensor
+    mentions: Tensor
+    grids: Grids
 
 
-def _attend(scores_DcAn: Tensor, value_DnAE: Tensor, pairs_Dp2: Tensor) -> Tensor:
-    of_pass = torch.arange(len(pairs_Dp2), device=pairs_Dp2.device)[:, None]
-    first, second = (scores_DcAn[of_pass, pairs_Dp2[..., side]] for side in (0, 1))
-    weights_DpAn = (first + second).softmax(3)
-    return torch.einsum("dpan,dnae->dpae", weights_DpAn.to(value_DnAE.dtype), value_DnAE)
+def shares_of(grids: Grids, number: int, mentions_K3: Tensor, heads: int) -> Iterator[Share]:
+    """The pairs of a pass in shares of bounded size. Neighbours in a square of first and second
+    concepts come together: the scores of a concept are computed for each share that it is in."""
+    tokens_n, concepts_c, pairs_p2 = (grid[number] for grid in grids[:3])
+    tokens_n, pairs_p2 = tokens_n[tokens_n >= 0], pairs_p2[pairs_p2[:, 0] >= 0]
+    size = max(1, CHUNK_SCORES // (heads * len(tokens_n)))
+    squares_p2 = pairs_p2 // isqrt(2 * size)
+    order_p = (squares_p2[:, 0] * len(concepts_c) + squares_p2[:, 1]).argsort(stable=True)
+    for some_q in order_p.split(size):
+        used_u, pairs_q2 = pairs_p2[some_q].unique(return_inverse=True)
+        concepts_u, places_u = concepts_c[used_u], torch.arange(len(used_u)).to(used_u)
+        owner_K = torch.full_like(grids.owners, -1).scatter(0, concepts_u, places_u)
+        owner_K = owner_K[mentions_K3[:, 2]]
+        mentions_k3 = torch.cat([mentions_K3[:, :2], owner_K[:, None]], 1)[owner_K >= 0]
+        rows_q = number * grids.pairs.shape[1] + some_q
+        own = Grids(tokens_n[None], places_u[None], pairs_q2[None], rows_q, places_u * 0)
+        yield Share(concepts_u, mentions_k3, own)
 
 
 def log_distances(mentions_K3: Tensor, num_concepts: int, grids: Grids) -> Tensor:

@@ -68,14 +68,38 @@ def read_annotated(path: str, schema: RelationSchema, tally: Tally) -> list[Docu
 
 def refuse_unmentioned(tally: Tally, source: str) -> None:
     """ValueError where relations of a file that is scored name a concept that their document does
-    not mention: nobody could find them or count them as wrong, and left out they flatter."""
+    not mention, or several: nobody could find them or count them as wrong, and left out they
+    flatter."""
     reason = "relation/unknown_concept"
     if unknown := tally.counts[reason]:
         raise ValueError(
             f"{source}: {unknown} relations name a concept that their document does not mention, "
-            f"as {tally.examples[reason][0]}; they would be left out of the score: correct their "
-            "identifiers, or those of the mentions"
+            f"or several at one end, as {tally.examples[reason][0]}; they would be left out of the "
+            "score: correct their identifiers, or those of the mentions; of several, give each a "
+            "relation of its own"
         )
+
+
+def refuse_unknown_labels(docs: Iterable[Document], schema: RelationSchema, source: str) -> None:
+    """ValueError where documents, still in their own words, have labels that the schema does not
+    know: their relations would be left out, and of gold ones that flatters."""
+    first: dict[str, str] = {}
+    times = Counter[str]()
+    for doc in docs:
+        for relation in doc.relations:
+            if not schema.knows(relation.type):
+                first.setdefault(relation.type, doc.doc_id)
+                times[relation.type] += 1
+    if not times:
+        return
+    unknown = dict(times.most_common())
+    label = next(iter(unknown))
+    near = difflib.get_close_matches(label, schema.own_types, n=1) or schema.own_types
+    raise ValueError(
+        f"{source} has labels that {schema.name} does not know: {_counts(unknown)}; "
+        f"first in document {first[label]}. Say what each means with rename in the corpus, as "
+        f"{{{label}: {near[0]}}}, or {{{label}: null}} to leave it out"
+    )
 
 
 def read_also(
@@ -116,9 +140,11 @@ def check_corpora(data: CorpusConfig) -> None:
     schemas = schemas_of(data)
     train = _check_file("data.train", data.train, schemas[0])
     if schemas[0].novelty:
-        _check_novelty(data.train, train, schemas[0])
+        _check_novelty(f"data.train: no relation of {data.train}", train, schemas[0])
     held = Held("data.dev")
     dev = _check_file("data.dev", data.dev, schemas[0], scored=True)
+    if schemas[0].novelty:
+        _check_novelty(f"data.dev: no relation of {data.dev}", dev, schemas[0])
     for doc in map(as_checked, dev):
         held.ids.update(names_of(doc))
         held.add(_text_alone(doc))
@@ -163,17 +189,7 @@ def _check_file(
             f"{key}: {path} has document {doc_id} {times} times; "
             "give one file of each document, not a folder of several formats"
         )
-    labels = Counter(relation.type for doc in docs for relation in doc.relations)
-    unknown = {label: n for label, n in labels.most_common() if not schema.knows(label)}
-    if unknown:
-        label = next(iter(unknown))
-        near = difflib.get_close_matches(label, schema.own_types, n=1) or schema.own_types
-        first = next(d.doc_id for d in docs if any(r.type == label for r in d.relations))
-        raise ValueError(
-            f"{key}: {path} has labels that {schema.name} does not know: {_counts(unknown)}; "
-            f"first in document {first}. Say what each means with rename in the corpus, as "
-            f"{{{label}: {near[0]}}}, or {{{label}: null}} to leave it out"
-        )
+    refuse_unknown_labels(docs, schema, f"{key}: {path}")
     if scored:
         refuse_unmentioned(tally, f"{key}: {path}")
     ours = [schema.in_our_words(doc, Tally()) for doc in docs]
@@ -191,10 +207,10 @@ def _check_file(
     return docs
 
 
-def _check_novelty(path: str, docs: Iterable[Document], schema: RelationSchema) -> None:
+def _check_novelty(none_of: str, docs: Iterable[Document], schema: RelationSchema) -> None:
     if all(relation.novel is None for doc in docs for relation in doc.relations):
         raise ValueError(
-            f"data.train: no relation of {path} says Novel or No, and {schema.name} has novelty; "
+            f"{none_of} says Novel or No, and {schema.name} has novelty; "
             f"set data.corpus to {{name: {schema.name}, …, novelty: false}}"
         )
 

@@ -130,8 +130,9 @@ def run_folder(config: RunConfig) -> Path:
 def is_done(run: Run) -> bool:
     """Whether a run has left what the study needs of it.
 
-    Raises ConfigError where it was made by another config: the study has changed since. A config
-    that waits in its folder for a run that has not begun may be another one.
+    Raises ConfigError where it was made by another config: the study has changed since; or where
+    its backbone is gone. A config that waits in its folder for a run that has not begun may be
+    another one.
     """
     folder = run_folder(run.config)
     results = (SCORES, COUNTS) if isinstance(run.config, FinetuneConfig) else (ENCODER,)
@@ -145,6 +146,11 @@ def is_done(run: Run) -> bool:
         return done
     made_of = read_lineage(folder / RELATION_MODEL)
     backbone = Path(run.config.encoder.path)
+    if not backbone.is_dir():
+        raise ConfigError(
+            f"{run.config.name}: its backbone {backbone} is not there any more, by which the run "
+            "is known; put it back"
+        )
     here = {**digests(run.config), "encoder": _digest(backbone, backbone.stat().st_mtime)}
     made_of["encoder"] = made_of.get("encoder", {}).get("digest")
     if changed := [name for name, digest in here.items() if made_of.get(name) != digest]:

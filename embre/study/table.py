@@ -29,6 +29,7 @@ from embre.study.cells import (
 )
 from embre.study.plot import draw_study
 from embre.tracking import read_events
+from embre.tracking.goodput import EARLY
 
 TABLE, RESULTS, PICTURE = "study.md", "study.json", "study.png"
 TOLD = {
@@ -77,9 +78,11 @@ def results(study: StudyConfig) -> dict[Cell, Result]:
 
 
 def _minutes(folder: Path) -> float:
-    """From the first to the last event of each attempt; not what lies between two."""
+    """From the start to the last event of each attempt; not what lies between two."""
     seconds, before = 0.0, None
     for event in read_events(folder):
+        if event["event"] in EARLY:
+            continue
         if before is not None and event["event"] != "started":
             seconds += event["time"] - before
         before = event["time"]

@@ -8,6 +8,8 @@ from mlflow.pyfunc.model import PythonModel
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
+TEXTS_AT_ONCE = 32  # all are as long as the longest of them
+
 
 class EncoderPyfunc(PythonModel):
     """A plain Hugging Face BERT."""
@@ -24,8 +26,13 @@ class EncoderPyfunc(PythonModel):
 
     def predict(self, model_input: list[str]) -> list[list[float]]:
         """(num_texts, hidden size); a text is cut at the encoder's longest input."""
+        starts = range(0, len(model_input), TEXTS_AT_ONCE)
+        parts = [self._vectors(model_input[start : start + TEXTS_AT_ONCE]) for start in starts]
+        return [vector for part in parts for vector in part]
+
+    def _vectors(self, texts: list[str]) -> list[list[float]]:
         inputs = self.tokenizer(
-            model_input,
+            texts,
             padding=True,
             truncation=True,
             max_length=self.model.config.max_position_embeddings,

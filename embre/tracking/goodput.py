@@ -7,6 +7,9 @@ its share of the time from the first start to the last event (Google's ML Goodpu
 from collections.abc import Iterable
 from typing import Any
 
+# What a start says before its first step: of the attempt that begins, and before `started`.
+EARLY = ("vocabulary", "passed_over")
+
 
 def goodput(events: Iterable[dict[str, Any]]) -> float:
     """The share, 0 where nothing was trained."""
@@ -40,9 +43,7 @@ def _up_to(limit: int, first: int, last: int, seconds: float) -> tuple[int, int,
 def lost_by_restart(events: Iterable[dict[str, Any]], step: int, now: float) -> dict[str, Any]:
     """What a start at `step` means for a run with these events: which attempt it is, how many
     steps are done again, and the seconds since the run was last heard of."""
-    # What a start says before its first step is of this attempt already.
-    early = ("vocabulary", "passed_over")
-    events = [event for event in events if event["event"] not in early]
+    events = [event for event in events if event["event"] not in EARLY]
     starts = [at for at, event in enumerate(events) if event["event"] == "started"]
     attempt = 1 + len(starts)
     last = events[starts[-1] :] if starts else []

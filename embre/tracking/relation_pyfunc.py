@@ -1,6 +1,7 @@
 """The registered relation model: PubTator text in, a table of relations out."""
 
 import io
+import logging
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from embre.entity_types import spell
 from embre.relations.decode import predict
 from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
+
+log = logging.getLogger(__name__)
+REFUSED = ("document/", "line/")  # reasons; a mention that is dropped costs its pairs alone
 
 
 class RelationRow(BaseModel):
@@ -40,7 +44,7 @@ class RelationPyfunc(PythonModel):
     def predict(self, model_input: list[str]) -> list[RelationRow]:
         """Each string is PubTator text of one or more documents, mentions included.
 
-        Raises ValueError where a line cannot be read or no document is found.
+        Raises ValueError where a line or a document cannot be read, or no document is found.
         """
         tally = Tally()
         docs = []
@@ -50,9 +54,11 @@ class RelationPyfunc(PythonModel):
             if not found:
                 raise ValueError(f"input {number}: no PubTator document (no line ID|t|title)")
             docs += found
-        unreadable = [line for line in tally.lines() if "line/" in line]
-        if unreadable:
-            raise ValueError("; ".join(line.strip() for line in unreadable))
+        lost = {reason: f"{reason} {places[0]}" for reason, places in tally.examples.items()}
+        if unreadable := [said for reason, said in lost.items() if reason.startswith(REFUSED)]:
+            raise ValueError("; ".join(unreadable))
+        if lost:
+            log.warning("%s", "; ".join(lost.values()))
         return [
             RelationRow(
                 document=doc.doc_id,

@@ -207,6 +207,22 @@ def test_a_report_counts_as_it_is_told(
         assert re.findall(r"<dt>F1 [\w +]+</dt><dd>([\d.]+)</dd>", page.read_text()) == f1
 
 
+def test_a_report_shows_the_relations_that_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "<V600E|Variant|rs113488022> of <BRAF|Gene|673> in <melanoma|Disease|D008545>"
+    ill, variant = ("Gene:673", "Disease:D008545"), ("Variant:rs113488022", "Gene:673")
+    gold = document(text, [(*ill, "Association", True), (*variant, "lies_in", True)])
+    said = document(text, [(*ill, "Association", True)])
+    for name, doc in (("gold", gold), ("said", said)):
+        write_documents(tmp_path / f"{name}.PubTator", [doc], like="pubtator")
+    page = tmp_path / "page.html"
+    words = ["report", "--pred", f"{tmp_path}/said.PubTator", "--out", str(page)]
+    code, _, _ = call([*words, "--gold", f"{tmp_path}/gold.PubTator"], monkeypatch, capsys)
+    assert code == 0 and "<dd>1.000</dd>" in page.read_text()
+    assert "lies_in" not in page.read_text(), "it is not scored, so nobody missed it"
+
+
 def test_an_evaluation_of_no_predicted_document_is_refused_where_those_alone_count(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -180,8 +180,27 @@ def test_relations_of_any_shape_cost_no_document(of_passage, nodes):
     tally = Tally()
     (doc,) = read(given, tally)
     assert doc.relations == ()
-    in_passage = sum(isinstance(one, dict) for one in of_passage or []) if of_passage != 7 else 0
+    in_passage = len(of_passage) if isinstance(of_passage, list) else 0
     assert tally.counts == {"relation/unknown_concept": 1 + in_passage}
+
+
+@pytest.mark.parametrize("of_document", [None, 7, ["x"], [{"infons": None}], [{"infons": 3}]])
+def test_what_is_null_in_a_document_costs_no_document(of_document):
+    annotations = [
+        {"infons": {"type": "Gene", "identifier": "1"}, "text": "BRAF", "locations": locations}
+        for locations in (None, [{"offset": 0, "length": None}], [{"offset": 0, "length": 4}])
+    ]
+    annotations.append({"infons": None, "text": "in", "locations": [{"offset": 5, "length": 2}]})
+    first, nulls = DOCUMENT["passages"][0], {"infons": None, "annotations": None, "sentences": None}
+    second = {"offset": 17, "text": "Yes.", "relations": None, **nulls}
+    passages = [{**first, "infons": None, "annotations": annotations}, second]
+    tally = Tally()
+    given = {"id": "123", "pmcid": 123, "passages": passages, "relations": of_document}
+    (doc,) = read(given, tally)
+    assert (doc.doc_id, len(doc.passages), doc.relations) == ("PMC123", 2, ())
+    assert [mention.text for mention in doc.mentions] == ["BRAF", "in"]
+    costs = {"relation/unknown_concept": len(of_document)} if isinstance(of_document, list) else {}
+    assert tally.counts == {"mention/no_location": 2, **costs}
 
 
 def test_a_full_text_is_called_by_its_pmc_number():

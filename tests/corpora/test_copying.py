@@ -171,6 +171,22 @@ def test_only_relations_of_bioc_json_change(tmp_path: Path, wrap: str) -> None:
     assert stripped(written.read_text()) == stripped(text)
 
 
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_two_files_of_an_archive_that_would_have_one_name_are_refused(tmp_path: Path) -> None:
+    text = b"9|t|A B\n\n"
+    write_archive(tmp_path / "all", {"b.txt": text, "b.txt.gz": gzip.compress(text)})
+    with pytest.raises(ValueError, match="all: b.txt and b.txt.gz would both be b.txt in .*rename"):
+        copy(tmp_path / "all")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_an_archive_comes_out_as_a_tar_of_the_same_files(tmp_path: Path) -> None:
     members = {
         "README": b"nothing",
@@ -179,15 +195,11 @@ def test_an_archive_comes_out_as_a_tar_of_the_same_files(tmp_path: Path) -> None
         "b.txt.gz": gzip.compress(b"9|t|A B\n9\t0\t1\tA\tGene\t1\n9\t2\t3\tB\tGene\t2\n\n"),
         "c.json": json.dumps(json_document("10")).encode(),
     }
-    with tarfile.open(tmp_path / "all", "w:gz") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+    write_archive(tmp_path / "all", members)
     tally = Tally()
     written = copy(tmp_path / "all", tally)
     with tarfile.open(written) as archive:
-        assert archive.getnames() == ["in/a.xml", "in/empty.xml", "b.txt.gz", "c.json"]
+        assert archive.getnames() == ["in/a.xml", "in/empty.xml", "b.txt", "c.json"]
         found = archive.extractfile("in/a.xml")
         assert found and bare(found.read()) == bare(members["in/a.xml"])
     after = {doc.doc_id: len(doc.relations) for doc in read_documents(written, Tally())}

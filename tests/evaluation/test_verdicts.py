@@ -23,6 +23,8 @@ def outcomes(predicted: list[Relation], gold: list[Relation]) -> list[str]:
         ([(BRAF, DRUG, "Bind", True)], [(BRAF, DRUG, "Association", True)], ["wrong type"]),
         ([(BRAF, DRUG, "Bind", True)], [], ["spurious"]),
         ([], [(BRAF, DRUG, "Bind", True)], ["missed"]),
+        ([(BRAF, DRUG, "Bind", True), (DRUG, BRAF, "Bind", True)], [], ["spurious"]),
+        ([(BRAF, DRUG, "Bind", True)], [(DRUG, BRAF, "Bind", True)] * 2, ["correct"]),
     ],
 )
 def test_each_error_class_is_told_apart(predicted, gold, expected):

@@ -589,3 +589,33 @@ def test_only_the_same_file_of_the_same_version_is_done(model: Path, given: Path
     assert is_done(one, one.source, one.version, out, parquet=False)
     assert not is_done(one, "other/a.PubTator", one.version, out, parquet=False)
     assert not is_done(one, one.source, None, out, parquet=False), "nobody can know"
+
+
+@pytest.mark.parametrize("name", ["a.PubTator", "README", REPORT, "relations/a.PubTator.parquet"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_no_run_wrote_is_in_the_way(
+    model: Path, given: Path, name: str, overwrite: bool
+) -> None:
+    out = given.parent / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name}: is in the way .* move it elsewhere, or choose"):
+        run(model, given, overwrite=overwrite)
+    assert files_in(out) == {name: b"mine"}
+
+
+def test_a_file_in_the_place_of_an_input_that_was_no_corpus_stays(model: Path, given: Path) -> None:
+    run(model, given)
+    mine = given.parent / "out" / "README"
+    mine.write_text("mine")
+    assert run(model, given).done_before == 5
+    (given / "README").write_text("still nothing to read")
+    with pytest.raises(ValueError, match="README: is in the way"):
+        run(model, given)
+    assert mine.read_text() == "mine"
+
+
+def test_an_input_with_the_name_of_the_lock_is_refused(model: Path, given: Path) -> None:
+    (given / ".lock").write_text("no corpus")
+    with pytest.raises(ValueError, match="--out has a .lock of its own; rename the input"):
+        run(model, given)

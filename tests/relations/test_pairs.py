@@ -1,5 +1,6 @@
 """Documents become marked windows and candidate pairs, and no pair is lost on the way."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from embre.config import CorpusConfig, PairConfig
 from embre.corpora import CORPORA, read_documents
 from embre.demo.corpus import make_corpus
-from embre.document import Concept, Document
+from embre.document import Concept, Document, Passage
 from embre.entity_types import TYPE_INDEX
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
@@ -194,7 +195,7 @@ def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(encoder: Pai
         f"{DRUG} and <braf|Gene|1,2> <a gene|Gene|->",
         [TREATS, ("Gene:1", "Gene:2", "Bind", False)],
     )
-    whole, passes = pass_of(encoder, doc), pairwise(encoder).passes(doc, Tally())
+    whole, passes = pass_of(encoder, doc), list(pairwise(encoder).passes(doc, Tally()))
     assert len(passes) == len(whole.pairs) == 6
     for place, one in enumerate(passes):
         first, second = (whole.concepts[c] for c in whole.pairs[place])
@@ -211,10 +212,31 @@ def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(encoder: Pai
     assert shared.mentions.tolist() == [[6, 9, 0], [6, 9, 1]]
 
 
+def test_a_pass_is_made_when_it_is_asked_for(
+    encoder: PairEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, real = [], PairEncoder._pass_of_pair
+    monkeypatch.setattr(
+        PairEncoder, "_pass_of_pair", lambda *given: made.append(given[2]) or real(*given)
+    )
+    found = pairwise(encoder).passes(long_document(9), Tally())
+    assert isinstance(found, Iterator) and next(found) and made == [0]
+
+
+def test_what_is_not_read_says_nothing_of_how_concepts_meet(encoder: PairEncoder) -> None:
+    text = "<braf|Gene|1> in mice. <Melanoma|Disease|D1>."
+    one, both = document(text), document(f"{text} <braf|Gene|1> <melanoma|Disease|D1>")
+    end = len(one.text)
+    passages = (Passage(0, end, "abstract"), Passage(end, len(both.text), "table"))
+    whole = pass_of(encoder, replace(both, passages=passages))
+    assert whole.meetings.tolist() == pass_of(encoder, one).meetings.tolist()
+    assert whole.meetings[0, :2].tolist() == [NEXT_SENTENCE, 1]
+
+
 def test_a_document_without_pairs_has_no_pass(encoder: PairEncoder) -> None:
     for found in (encoder, pairwise(encoder)):
-        assert found.passes(document("<braf|Gene|1> and <mice|Species|2>"), Tally()) == []
-        assert found.passes(document(""), Tally()) == []
+        for doc in (document("<braf|Gene|1> and <mice|Species|2>"), document("")):
+            assert list(found.passes(doc, Tally())) == []
 
 
 def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(encoder: PairEncoder) -> None:
@@ -341,7 +363,7 @@ def test_an_epoch_reads_every_document_once(encoder: PairEncoder) -> None:
         assert len(set(seen[epoch * 7 : epoch * 7 + 7])) == 7
 
 
-def labels_of(passes: list[Pass]) -> list[tuple[Concept, Concept, int, int]]:
+def labels_of(passes: Iterable[Pass]) -> list[tuple[Concept, Concept, int, int]]:
     """The pairs of some passes and what they are, in order."""
     return [
         (one.concepts[first], one.concepts[second], relation, novelty)
@@ -374,7 +396,7 @@ def test_no_pair_of_biored_is_lost(corpora: Path, encoding: str) -> None:
     tally, num_related, num_windows, num_pairs = Tally(), 0, 0, {}
     for name in ("Train.PubTator", "Dev.PubTator"):
         for doc in read_documents(corpora / "biored" / name, tally):
-            found = encoder.passes(doc, tally)
+            found = list(encoder.passes(doc, tally))
             for one in found:
                 assert set(one.mentions[:, 2]) == set(range(len(one.concepts)))
                 assert all(end - start <= 510 for start, end in one.windows)

@@ -163,6 +163,41 @@ def test_what_is_scored_may_not_relate_concepts_that_nothing_mentions(
     check(config_of(folder, "flawed", train=str(flawed), dev=str(folder / "mine_train.PubTator")))
 
 
+def test_gold_labels_that_the_config_does_not_know_are_refused_and_not_left_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    data = {"train": "x", "dev": "x", "corpus": MINE | {"rename": {"other": None}}}
+    config = {"name": "x", "encoder": {"path": "x"}, "train": {"steps": 1}, "data": data}
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    gold, known = folder / "mine_dev.PubTator", folder / "dev.PubTator"
+    message = r"mine_dev.PubTator has labels that mine does not know: induces .*rename"
+    with pytest.raises(ValueError, match=message):
+        list(run_evaluation(Request(gold, known, config=tmp_path / "run.yaml")))
+    with pytest.raises(ValueError, match=message):
+        list(run_report(known, tmp_path / "p.html", gold, tmp_path / "run.yaml", False))
+
+
+def test_held_out_documents_without_novelty_are_refused(folder: Path, tmp_path: Path) -> None:
+    docs = list(read_documents(folder / "dev.PubTator", Tally()))
+    bare = [
+        replace(doc, relations=tuple(replace(r, novel=None) for r in doc.relations)) for doc in docs
+    ]
+    write_documents(tmp_path / "bare.PubTator", bare, like="pubtator")
+    data = {"corpus": "biored", "train": str(folder / "train.PubTator")}
+    with pytest.raises(ValueError, match="data.dev: no relation of .*bare.PubTator says Novel"):
+        check(config_of(folder, "bare", **data, dev=str(tmp_path / "bare.PubTator")))
+    check(config_of(folder, "bare", **data, dev=str(folder / "dev.PubTator")))
+
+
+def test_several_identifiers_at_one_end_are_named_as_such(folder: Path, tmp_path: Path) -> None:
+    doc = document(TEXT, [(DRUG, ILLNESS, "treats", None)], doc_id="1")
+    write_documents(tmp_path / "several.PubTator", [doc], like="pubtator")
+    text = (tmp_path / "several.PubTator").read_text().rstrip()
+    (tmp_path / "several.PubTator").write_text(f"{text}\n1\ttreats\tD001241\t673,D008545\n\n")
+    with pytest.raises(ValueError, match="or several at one end, as .*673,D008545.*relation of it"):
+        check(config_of(folder, "several", dev=str(tmp_path / "several.PubTator")))
+
+
 def test_the_digests_name_every_file(folder: Path) -> None:
     also = [{"corpus": "biored", "train": str(folder / "train.PubTator")}]
     config = config_of(folder, "digests", also=also)

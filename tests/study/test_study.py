@@ -153,6 +153,7 @@ def test_a_new_axis_leaves_the_runs_that_are_done_their_names_and_configs(
         ({"axes": {"lr": {}}}, "one at least"),
         ({"backbones": {"a": {}}}, "either path or pretrain"),
         ({"backbones": {"a": {"path": "x", "set": ["seed=1"]}}}, "there is none"),
+        ({"backbones": {"a": {"path": "models:/x@y"}}}, "a URL is no folder; copy .*download"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [3, 1, 2, 1]}, "seeds: .*1 twice; give each seed once"),
     ],
@@ -233,6 +234,10 @@ def leave_events(place: Path, minutes: int) -> None:
     events = [
         {"event": "started", "step": 0, "time": 60.0},
         {"event": "x", "step": 2, "time": 60.0 * (minutes + 1)},
+        # An hour later it is started again, and says something before that is an event.
+        {"event": "passed_over", "step": 2, "time": 60.0 * (minutes + 61)},
+        {"event": "vocabulary", "step": 1, "time": 60.0 * (minutes + 61)},
+        {"event": "started", "step": 1, "time": 60.0 * (minutes + 62)},
     ]
     (place / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
 
@@ -304,6 +309,9 @@ def test_what_is_done_is_not_done_again_and_what_fails_is_named(
     )
     with pytest.raises(ConfigError, match="encoder changed since it was run"):
         carry_out_study(moved, Pretended(lambda name: 0.7), quiet())
+    shutil.rmtree(other)
+    with pytest.raises(ConfigError, match="its backbone .*other is not there any more.* put it ba"):
+        write_results(moved)
     for lineage in study_folder(study).glob("*/relation_model/embre.json"):
         lineage.unlink()
     with pytest.raises(ConfigError, match="train and dev and encoder changed since it was run"):

@@ -113,7 +113,7 @@ def build(
 
 
 def num_passes(loaded: LoadedModel, docs: list[Document]) -> int:
-    return sum(len(loaded.encoder.passes(doc, Tally())) for doc in docs)
+    return sum(1 for doc in docs for _ in loaded.encoder.passes(doc, Tally()))
 
 
 def predicting(loaded: LoadedModel, docs: list[Document]) -> Callable[[], object]:

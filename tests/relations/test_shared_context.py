@@ -1,0 +1,115 @@
+"""What two concepts both attend to is the same whether it is computed at once or in shares."""
+
+import pytest
+import torch
+
+from embre.relations import shared_context
+from embre.relations.model_folder import LoadedModel
+from embre.relations.pair_batch import PairBatch
+from embre.relations.shared_context import SharedContext
+from embre.tally import Tally
+from tests.relations.test_model import Largest
+from tests.tiny import document, tiny_relation_model, tiny_tokenizer
+
+LONG = " and ".join(
+    [f"<braf|Gene|{n % 9}> in <aspirin|Chemical|D{n % 5}>" for n in range(40)]
+    + ["<melanoma|Disease|D7>", "<mice|Species|10090>"]
+)
+TEXTS = ["<braf|Gene|1> and <a gene|Gene|2>", LONG, "<aspirin|Chemical|D1> of <braf|Gene|1>"]
+HIDDEN, HEADS = 8, 2
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer(folder)
+    return tiny_relation_model(folder)
+
+
+def batch_of(loaded: LoadedModel, texts: list[str]) -> PairBatch:
+    passes = [one for text in texts for one in loaded.encoder.passes(document(text), Tally())]
+    return loaded.encoder.lay(passes, slot=0)
+
+
+def random_states(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = (batch.num_read, HIDDEN), (len(batch.concept_types), HIDDEN)
+    states, concepts = (torch.randn(shape, generator=generator) for shape in shapes)
+    return states.requires_grad_(), concepts.requires_grad_()
+
+
+def one_by_one(
+    context: SharedContext, states_NH: torch.Tensor, concepts_CH: torch.Tensor, batch: PairBatch
+) -> torch.Tensor:
+    """The same by its definition: a pair and a head at a time."""
+    size, found = HIDDEN // HEADS, []
+    for first, second in batch.pairs.tolist():
+        tokens_n = batch.grids.tokens[batch.grids.owners[first]]
+        tokens_n = tokens_n[tokens_n >= 0]
+        heads = []
+        for head in range(HEADS):
+            part = slice(head * size, (head + 1) * size)
+            key, value = (f(states_NH)[tokens_n, part] for f in (context.key, context.value))
+            scores = 0
+            for concept in (first, second):
+                starts = batch.mentions[batch.mentions[:, 2] == concept, 0]
+                away = (tokens_n[:, None] - starts).abs().min(1).values
+                scores = scores + key @ context.query(concepts_CH)[concept, part] / size**0.5
+                scores = scores - context.falloff_A[head] * away.float().log1p()
+            heads.append(scores.softmax(0) @ value)  # type: ignore[union-attr]
+        found.append(torch.cat(heads))
+    return torch.stack(found)
+
+
+# All at once; a few pairs of a pass; fewer scores than one pair has.
+@pytest.mark.parametrize("chunk", [1 << 22, 5000, 1])
+def test_shares_are_what_the_definition_says(
+    loaded: LoadedModel, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(2)
+    context, batch = SharedContext(HIDDEN, HEADS), batch_of(loaded, TEXTS)
+    states, concepts = random_states(batch)
+    weighted = torch.randn(len(batch.pairs), HIDDEN)
+    read = [states, concepts, *context.parameters()]
+    expected = one_by_one(context, states, concepts, batch)
+    gradients = torch.autograd.grad((expected * weighted).sum(), read)
+    monkeypatch.setattr(shared_context, "CHUNK_SCORES", chunk)
+    found = context(states, concepts, batch)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    for one, other in zip(
+        torch.autograd.grad((found * weighted).sum(), read), gradients, strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
+
+
+def test_memory_does_not_grow_with_concepts_times_tokens(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, chunk = SharedContext(HIDDEN, HEADS), 1 << 13
+    monkeypatch.setattr(shared_context, "CHUNK_SCORES", chunk)
+    most = []
+    for number in (30, 60):
+        # Species are in no pair, and are concepts all the same.
+        species = " ".join(f"<mice|Species|{n}>" for n in range(1, number))
+        batch = batch_of(loaded, [f"{species} {LONG}"])
+        states, concepts = (one.detach() for one in random_states(batch))
+        for gradient in (False, True):
+            with Largest() as largest:
+                found = context(states.requires_grad_(gradient), concepts, batch)
+                if gradient:
+                    found.sum().backward()
+            most.append(largest.elements)
+        assert HEADS * len(batch.concept_types) * batch.num_read > 3 * chunk
+    assert max(most) <= 2 * chunk
+
+
+def test_scores_of_a_share_are_of_few_concepts(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_of(loaded, [" ".join(f"<braf|Gene|{n}>" for n in range(40))])
+    monkeypatch.setattr(shared_context, "CHUNK_SCORES", 50 * HEADS * batch.num_read)
+    shares = list(shared_context.shares_of(batch.grids, 0, batch.mentions, HEADS))
+    rows = torch.cat([share.grids.rows for share in shares])
+    assert sorted(rows.tolist()) == list(range(len(batch.pairs)))
+    sizes = [len(share.concepts) for share in shares]
+    assert len(shares) == 16 and sum(sizes) / len(sizes) < 21, "28 in the order of pairs"
