@@ -7,7 +7,7 @@ with the sums of the next step, so every rank learns of it at once.
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,17 +29,14 @@ class TakenOver(RuntimeError):
 
 
 @contextmanager
-def stoppable(folder: Path, heard: Callable[[], bool] = lambda: True) -> Iterator[None]:
+def stoppable(folder: Path) -> Iterator[None]:
     """While the body runs, SIGTERM asks all ranks that watch `folder` to stop.
 
-    Where no step comes to its end any more, a second SIGTERM does what it always did. Raises
-    Interrupted at once where `heard` says that no rank has begun.
+    Where no step comes to its end any more, a second SIGTERM does what it always did.
     """
 
     def ask(*_: object) -> None:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        if not heard():
-            raise Interrupted("stopped before it had begun")
         _asked.set()
         with suppress(OSError):  # a full disk; this process knows, and there is a second SIGTERM
             _ask(folder / STOP)

@@ -89,14 +89,8 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     attempt = Attempt.new(job.folder)
     trainer = _trainer(job, attempt, _rank(recipe, job, attempt))
     try:
-        with stoppable(attempt.folder, attempt.begun), saved_when_draining(attempt.folder):
+        with stoppable(attempt.folder), saved_when_draining(attempt.folder):
             trainer.fit()
-    except (Interrupted, SystemError) as error:
-        # Of what a signal handler raises Ray's C code makes a SystemError.
-        why = error if isinstance(error, Interrupted) else error.__cause__
-        if not isinstance(why, Interrupted):
-            raise
-        raise NotBegun(f"{name}: {why}") from error
     except ray.train.TrainingFailedError as error:
         if not attempt.begun():
             raise NotBegun(f"{name}: no worker was ever started: {error}") from error

@@ -1,7 +1,6 @@
 """What the launcher makes of a cluster without room, and of workers that Ray takes down."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -107,7 +106,7 @@ def test_a_run_waits_for_room_and_not_for_ever(
     tenant = ray.remote(num_cpus=1)(Tenant).remote()
     assert ray.get(tenant.here.remote())
 
-    rescue = Timer(60 * START_TIMEOUT_S, ray.kill, [tenant])  # of a run that waits for ever
+    rescue = Timer(15 * START_TIMEOUT_S, ray.kill, [tenant])  # of a run that waits for ever
     rescue.start()
     at_work = Attempt.new(tmp_path)
     assert at_work.begin()
@@ -115,9 +114,6 @@ def test_a_run_waits_for_room_and_not_for_ever(
         patch.setattr(launcher, "MAX_CONTROLLER_FAILURES", 1)
         with pytest.raises(NotBegun, match="small: no worker was ever started: "):
             run_ray(leave_a_note, job)
-    Timer(2 * START_TIMEOUT_S, os.kill, [os.getpid(), signal.SIGTERM]).start()
-    with pytest.raises(NotBegun, match="small: stopped before it had begun"):
-        run_ray(leave_a_note, job)
     rescue.cancel()
     assert not at_work.taken_over(), "by those that waited"
 
