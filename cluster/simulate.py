@@ -97,7 +97,7 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster(nodes: int, cpus: int = 1) -> Iterator[RayCluster]:
+def rehearsal_cluster(nodes: int, cpus: int = 1) -> Iterator[RayCluster]:
     """A head without a CPU for workers, and nodes with some; token authentication is on, and the
     dashboard listens on loopback.
 
@@ -168,7 +168,7 @@ def rehearse(nodes: int, steps: int, out: Path, console: Console) -> None:
     short += [f"train.validate_every_steps={steps}", f"train.log_every_steps={max(1, steps // 4)}"]
     with ExitStack() as stack:
         with stages.stage(f"cluster of {nodes} nodes and a head"):
-            cluster = stack.enter_context(ray_cluster(nodes))
+            cluster = stack.enter_context(rehearsal_cluster(nodes))
         with stages.stage(f"submit.py pretrain, {nodes} workers"):
             submit(cluster, "pretrain", out, [f"launch.workers={nodes}", *short])
         with stages.stage("submit.py finetune, 1 worker"):

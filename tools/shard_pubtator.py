@@ -69,7 +69,7 @@ RayAddress = Annotated[
     str | None,
     typer.Option(
         help="Address of a Ray cluster whose workers do the work instead (`auto` for the one of "
-        "this machine); OUT must be on a file system that all of them see."
+        "this machine); all its nodes have embre, and see the inputs and OUT."
     ),
 ]
 BlockDocuments = Annotated[int, typer.Option(min=1, help="Documents stored together.")]

@@ -76,7 +76,10 @@ def predict(
     processes: Annotated[int, typer.Option(min=1, help="Files or slices at once here.")] = 1,
     ray: Annotated[
         str | None,
-        typer.Option(help="Address of a Ray cluster that sees the model, the inputs and OUT."),
+        typer.Option(
+            help="Address of a Ray cluster, `auto` for the one of this machine; all its nodes have "
+            "embre, and see the model, the inputs and OUT."
+        ),
     ] = None,
     gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a task.")] = 0,
     tracking_uri: TrackingUri = None,

@@ -44,7 +44,11 @@ def study(
         int, typer.Option(min=1, help="Fine-tuning runs at once on this machine.")
     ] = 1,
     ray: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster: runs as tasks.")
+        str | None,
+        typer.Option(
+            help="Address of a Ray cluster, `auto` for the one of this machine: the runs are tasks "
+            "of it; all its nodes have embre, and see all paths."
+        ),
     ] = None,
     gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a run.")] = 0,
     table: Annotated[bool, typer.Option("--table", help="Only write the table again.")] = False,

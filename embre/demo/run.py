@@ -22,8 +22,8 @@ from embre.corpora import write_documents
 from embre.demo.corpus import make_corpus
 from embre.finetune import REPORT
 from embre.launch.driver import run_job
+from embre.launch.rank import FAULT
 from embre.launch.tables import scores_table
-from embre.launch.worker import FAULT
 from embre.register import register_run
 from embre.sharding.shard import TOKENIZER, ShardSettings, shard
 from embre.tracking import read_events

@@ -29,7 +29,8 @@ def _import_deepspeed(device: torch.device) -> Any:
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
     built_for = f"{python}-torch{torch.__version__}-deepspeed{version('deepspeed')}"
     os.environ.setdefault(OPS_FOLDER, str(ops_folder() / built_for))
-    for lock, quiet_s in stale_locks(ops_folder()):
+    if stale := next(iter(stale_locks(ops_folder())), None):
+        lock, quiet_s = stale
         raise ValueError(
             f"{lock}: left {quiet_s / 60:.0f} minutes ago by a build of an op that was killed, and "
             "who needs the op would wait for ever; remove it, if no other machine builds it"

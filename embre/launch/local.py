@@ -12,7 +12,7 @@ from embre.config import ConfigError
 from embre.interrupts import stoppable
 from embre.job import Job
 from embre.launch.errors import RunFailed, with_advice
-from embre.launch.worker import carry_out
+from embre.launch.rank import carry_out
 from embre.world import World
 
 # As Ray's, and as long as rank 0 waits for the parts of a checkpoint; NCCL's own is ten minutes.

@@ -25,8 +25,8 @@ from embre.job import Job
 from embre.launch.attempts import Attempt, NotBegun
 from embre.launch.draining import saved_when_draining
 from embre.launch.errors import RunFailed
+from embre.launch.rank import FAULT, carry_out
 from embre.launch.ray_workers import private_token
-from embre.launch.worker import FAULT, carry_out
 from embre.world import World
 
 log = logging.getLogger(__name__)

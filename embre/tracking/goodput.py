@@ -50,4 +50,5 @@ def lost_by_restart(events: Iterable[dict[str, Any]], step: int, now: float) -> 
     last = [event for event in last if event["time"] >= last[0]["time"]]  # no older heartbeat
     done = max((event["step"] for event in last if event["event"] == "step"), default=0)
     down_s = round(now - max(event["time"] for event in last), 1) if last else 0.0
+    down_s = max(0.0, down_s)  # rank 0 may come back on a machine whose clock is behind
     return {"attempt": attempt, "lost_steps": max(0, done - step), "down_s": down_s}

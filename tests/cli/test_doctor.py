@@ -20,7 +20,7 @@ from embre.cli.doctor import examine, machine
 from embre.cli.doctor import run as of_a_run
 from embre.cli.doctor.estimate import estimate
 from embre.cli.doctor.machine import compiled_ops, nccl, packages, storage, tracking
-from embre.cli.doctor.run import cluster, expected, ray_cluster, shard_files
+from embre.cli.doctor.run import cluster, expected, ray_answers, shard_files
 from embre.config import FinetuneConfig, LaunchConfig, PretrainConfig, check_config
 from embre.engines.compiled_ops import STALE_AFTER_S
 from embre.model.encoder import backbone_shape, num_parameters
@@ -306,17 +306,17 @@ class Cluster:
 
 def test_a_cluster_is_asked_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert list(ray_cluster(finetuning(2))) == []
+    assert list(ray_answers(finetuning(2))) == []
     Cluster(monkeypatch, 4)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert [check.level for check in ray_cluster(finetuning(2))] == ["ok"]
-    (lacking,) = ray_cluster(finetuning(8))
+    assert [check.level for check in ray_answers(finetuning(2))] == ["ok"]
+    (lacking,) = ray_answers(finetuning(8))
     assert lacking.level == "error" and "8 workers need 8 CPU and there are 4" in lacking.finding
     fewer = LaunchConfig(launcher="ray", workers=8, min_workers=4)
-    (enough,) = ray_cluster(finetuning(1).model_copy(update={"launch": fewer}))
+    (enough,) = ray_answers(finetuning(1).model_copy(update={"launch": fewer}))
     assert enough.level == "ok", "the run would start, with four"
     monkeypatch.delenv("RAY_AUTH_MODE")
-    assert [check.level for check in ray_cluster(finetuning(2))] == ["ok", "warning"]
+    assert [check.level for check in ray_answers(finetuning(2))] == ["ok", "warning"]
     Cluster(monkeypatch, None)
-    (silent,) = ray_cluster(finetuning(2))
+    (silent,) = ray_answers(finetuning(2))
     assert silent.level == "error" and "does not answer: no route to host" in silent.finding

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from simulate import RayCluster, free_ports, ray_cluster
+from simulate import RayCluster, free_ports, rehearsal_cluster
 
 from embre.corpora import write_documents
 from embre.demo.corpus import make_corpus
@@ -126,7 +126,7 @@ def test_a_job_that_failed_goes_on_where_it_stopped_when_it_is_sent_again(tmp_pa
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(values))
     send = [sys.executable, str(ROOT / "cluster/submit.py"), "pretrain"]
     send += [str(tmp_path / "again.yaml"), "--root", str(tmp_path)]
-    with ray_cluster(nodes=1) as cluster:
+    with rehearsal_cluster(nodes=1) as cluster:
         send += ["--address", cluster.dashboard]
         environ = {**cluster.environ, "PYTHONPATH": str(ROOT), "EMBRE_FAULT": "step:5:raise"}
         done = subprocess.run(
@@ -142,7 +142,7 @@ def test_a_job_that_failed_goes_on_where_it_stopped_when_it_is_sent_again(tmp_pa
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_cluster_takes_jobs_with_its_token_only_and_their_ends_come_back(tmp_path: Path) -> None:
-    with ray_cluster(nodes=0) as cluster:
+    with rehearsal_cluster(nodes=0) as cluster:
         token = Path(cluster.environ["RAY_AUTH_TOKEN_PATH"])
         assert token.stat().st_mode & 0o077 == 0
         secret = token.read_text()

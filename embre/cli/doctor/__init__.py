@@ -12,7 +12,7 @@ from embre.cli.doctor.machine import (
     storage,
     tracking,
 )
-from embre.cli.doctor.run import cluster, expected, job, precision, ray_cluster, shard_files
+from embre.cli.doctor.run import cluster, expected, job, precision, ray_answers, shard_files
 from embre.config import (
     FinetuneConfig,
     PretrainConfig,
@@ -38,7 +38,7 @@ def examine(config_path: Path | None, overrides: list[str] | None = None) -> lis
         return [*found, Check("error", "config", str(error))]
     folder = Path(config.storage)
     found += [storage(folder), tracking(folder, config.tracking.uri)]
-    found += [cluster(config), *ray_cluster(config), precision(config), job(kind, config)]
+    found += [cluster(config), *ray_answers(config), precision(config), job(kind, config)]
     if isinstance(config, PretrainConfig) and found[-1].level == "ok":
         found.append(shard_files(config.data.shards))
         if not config.encoder.path.startswith("models:/"):

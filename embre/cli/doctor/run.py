@@ -44,7 +44,7 @@ def _workers(launch: LaunchConfig) -> str:
     return f"{fewer}{launch.workers} workers"
 
 
-def ray_cluster(config: RunConfig) -> Iterator[Check]:
+def ray_answers(config: RunConfig) -> Iterator[Check]:
     """Whether the cluster of RAY_ADDRESS answers, has room, and asks for a token."""
     address = os.environ.get("RAY_ADDRESS")
     if config.launch.launcher != "ray" or not address:

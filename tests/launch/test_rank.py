@@ -9,7 +9,7 @@ import torch
 from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.job import Job
 from embre.launch.errors import RunFailed
-from embre.launch.worker import carry_out
+from embre.launch.rank import carry_out
 from embre.tracking.endings import why_ended
 from embre.world import World
 
