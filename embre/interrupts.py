@@ -57,7 +57,7 @@ def stoppable(folder: Path) -> Iterator[None]:
 
 
 def ask_to_save(folder: Path) -> None:
-    """Ask the ranks that watch `folder` to save after its next step and go on."""
+    """Ask the ranks that watch `folder` to save after their next step and go on."""
     _ask(folder / SAVE)
 
 

@@ -57,7 +57,9 @@ def call(function: Callable[..., Result], *arguments: Any) -> Result:
             raise
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
     except Exception as error:
-        raise sendable(error) from error
+        if (sent := sendable(error)) is error:
+            raise
+        raise sent from error
 
 
 def sendable(error: Exception) -> Exception:

@@ -12,6 +12,7 @@ parameters, so any number of ranks can take it up.
 import errno
 import json
 import logging
+import re
 import shutil
 import threading
 import time
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -53,6 +54,10 @@ SETTLE_S = 10.0  # a rank that was killed will never write its part
 LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+class NotWritten(RuntimeError):
+    """A checkpoint that could not be written, for a reason that may pass."""
+
+
 @dataclass(slots=True)
 class Checkpoints:
     """The checkpoints of one run. `fingerprint` is that of its config and data.
@@ -80,8 +85,8 @@ class Checkpoints:
         """Copy the state after `step` steps; it is written and committed while training goes on.
 
         Rank 0 calls `committed` when it is, from a thread. Waits for the save before, and raises
-        why that one failed: CheckpointError for what only a person can mend, OSError for what may
-        pass, TakenOver where another attempt has begun since.
+        why that one failed: CheckpointError for what only a person can mend, NotWritten for what
+        may pass, TakenOver where another attempt has begun since.
         """
         self._join()
         state = engine.state()
@@ -158,7 +163,7 @@ class Checkpoints:
                 "as they were. Make room or mend the storage and run the same command again"
             )
             if isinstance(fault, OSError) and fault.errno not in LASTING:
-                raise OSError(fault.errno, why) from fault
+                raise NotWritten(why) from fault
             raise CheckpointError(why) from fault
 
     def _write(
@@ -176,7 +181,7 @@ class Checkpoints:
                 # A network file system may remember for half a minute that a file is missing.
                 for path in notes:
                     path.touch()
-            save_file(state, file)
+            _save(state, file)
             sync(file)
             note = {file.name: (file.stat().st_size, sha256_of(file))}
             fault_point("checkpoint_written")
@@ -192,7 +197,7 @@ class Checkpoints:
                 with suppress(OSError):  # rank 0 waits for this note
                     failed = {"error": str(fault), "errno": getattr(fault, "errno", None)}
                     _write_note(notes[self.world.rank], failed)
-            self._faults.append(fault)
+            self._faults.append(self._overtaken(partial) or fault)
 
     def _commit(self, partial: Path, manifest: CheckpointManifest) -> Path:
         for path in self._notes_in(partial):
@@ -202,8 +207,8 @@ class Checkpoints:
             json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode(),
         )
         final = self.folder / f"{PREFIX}{manifest.step:09d}"
-        if self._taken_over():
-            raise TakenOver(f"{partial}: another attempt at this run has taken over")
+        if overtaken := self._overtaken(partial):
+            raise overtaken
         if final.exists():  # a damaged one that a restart went back behind
             shutil.rmtree(final)
         partial.rename(final)
@@ -222,8 +227,11 @@ class Checkpoints:
             except Exception as error:
                 log.warning("%s is committed, what follows on it failed: %s", final, error)
 
-    def _taken_over(self) -> bool:
-        return (self.folder / LEASE).read_text() != self._lease
+    def _overtaken(self, path: Path) -> TakenOver | None:
+        """Why what is at `path` is not to be touched any more: its files may be gone already."""
+        if (self.folder / LEASE).read_text() == self._lease:
+            return None
+        return TakenOver(f"{path}: another attempt at this run has taken over")
 
     def _notes_in(self, partial: Path) -> list[Path]:
         return [partial / f"rank-{rank:03d}.json" for rank in range(self.world.size)]
@@ -231,6 +239,8 @@ class Checkpoints:
     def _note_of(self, path: Path) -> dict[str, tuple[int, str]]:
         deadline = time.monotonic() + self.timeout_s
         while (note := _read_note(path)) is None:
+            if overtaken := self._overtaken(path):
+                raise overtaken
             if time.monotonic() > deadline:
                 raise CheckpointError(f"{path}: this rank has not written its part in time")
             time.sleep(LOOK_EVERY_S)
@@ -242,7 +252,7 @@ class Checkpoints:
     def _clean(self, newest: Path) -> None:
         """Remove what no resume will ask for: old checkpoints, damaged ones that this attempt went
         back behind, and what a killed save left. What is newer besides is of a successor."""
-        if self._taken_over():
+        if self._overtaken(newest):
             return
         found = _committed(self.folder)
         at = found.index(newest)
@@ -277,6 +287,16 @@ class StoredState(Mapping[str, Tensor]):
 def has_checkpoints(run_folder: Path) -> bool:
     """Whether a run has some, sound or not."""
     return bool(_committed(run_folder / FOLDER))
+
+
+def _save(state: dict[str, Tensor], file: Path) -> None:
+    """`save_file`, whose error hides in its text what the system said."""
+    try:
+        save_file(state, file)
+    except SafetensorError as error:
+        if not (number := re.search(r"os error (\d+)", str(error))):
+            raise
+        raise OSError(int(number[1]), str(error)) from error
 
 
 def _write_note(path: Path, note: Mapping[str, Any]) -> None:

@@ -20,12 +20,17 @@ FEWEST_LETTERS = 32
 _SMALL = bytes(range(256)).lower()
 _NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).isalnum()))
 
-# A PMID or PMC number as people write them: "PMID: 1005", "pmc12", "PMCID:PMC12".
-_NUMBER = r"(?:PM(C?)ID\s*:?)?\s*(PMC)?([0-9]+)"
+# A PMID or PMC number as people write them: "PMID: 1005", "pmc12", "PMCID:PMC12", "PMC-12".
+_BETWEEN = r"[\s:=#_-]*"
+_NUMBER = rf"(?:PM(C?)ID{_BETWEEN}|PubMed{_BETWEEN})?(?:(PMC){_BETWEEN})?([0-9]+)"
 _ARTICLE = re.compile(_NUMBER, re.IGNORECASE)
-# Several on a line, a link, a label that we do not know, a remark behind an id.
-_NOT_AN_ID = re.compile(rf"[,;\0]|://|:\s|^{_NUMBER}\s", re.IGNORECASE)
-_LABELS = ("", "PMID", "PMCID", "PMC")  # what is no id by itself
+# Several on a line, a link, a label that we do not know, a remark behind an id, quotes, a number
+# that a spreadsheet made a fraction of, what begins like a number of an article and is none.
+_NOT_AN_ID = re.compile(
+    rf"[,;\0]|://|:\s|^{_NUMBER}\s|^[\"']|^\d+\.\d*$|^(?:PMC|PMC?ID|PubMed)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_LABELS = ("", "PMID", "PMCID", "PMC", "PUBMED")  # what is no id by itself
 HELD_LIST_HEAD = "# id, fingerprint of text, fingerprint of title; 0 where too short"
 # Evaluation documents whose ids and texts are public: the lists beside this file. Held out by
 # default.
@@ -143,9 +148,10 @@ def _read_list(name: str, text: str) -> Held:
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
             doc_id, *prints = line.split("\t")
-            doc_id = _canonical(doc_id.strip())
+            doc_id, article = doc_id.strip(), _article(doc_id.strip())
+            bad = doc_id.upper() in _LABELS or (not prints and _NOT_AN_ID.search(doc_id))
             try:
-                if doc_id.upper() in _LABELS or (not prints and _NOT_AN_ID.search(doc_id)):
+                if bad and not article:
                     raise ValueError(doc_id)
                 held.add(int(value, 16) for value in prints)
             except ValueError as error:
@@ -153,16 +159,16 @@ def _read_list(name: str, text: str) -> Held:
                     f"{name}: {line!r} is no line of a hold-out list; give an id a line, or what "
                     "tools/hold_out_list.py writes"
                 ) from error
-            held.ids.add(doc_id)
+            held.ids.add(article or doc_id)
     if not held.ids:
         raise ValueError(f"{name}: no id in this hold-out list; give one a line, or leave it out")
     return held
 
 
-def _canonical(doc_id: str) -> str:
-    """A PMID or PMC number as documents have it, any other id as it is."""
+def _article(doc_id: str) -> str | None:
+    """A PMID or PMC number as documents have it; None for any other id."""
     if not (found := _ARTICLE.fullmatch(doc_id)):
-        return doc_id
+        return None
     is_pmcid, is_pmc, number = found.groups()
     return f"PMC{number}" if is_pmcid or is_pmc else number
 

@@ -6,7 +6,6 @@ by Ray's own record, which loses a checkpoint whose worker dies within two secon
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -91,10 +90,14 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     try:
         with stoppable(attempt.folder), saved_when_draining(attempt.folder):
             trainer.fit()
-    except ray.train.TrainingFailedError as error:
+    except BaseException as error:  # Ctrl-C and a lost cluster too
         if not attempt.begun():
-            raise NotBegun(f"{name}: no worker was ever started: {error}") from error
-        raise RunFailed(f"{name}: {attempt.failed.read_text() or error}") from error
+            raise NotBegun(
+                f"{name}: no rank began; each needs a machine that sees {job.folder}: {error!r}"
+            ) from error
+        if isinstance(error, ray.train.TrainingFailedError):
+            raise RunFailed(f"{name}: {attempt.failed.read_text() or error}") from error
+        raise
     finally:
         attempt.refuse_taken_over(name)
     if why := attempt.failed.read_text():
@@ -133,7 +136,6 @@ def _rank(
 
 def _trainer(job: Job, attempt: Attempt, work: Callable[[dict[str, Any]], None]) -> TorchTrainer:
     launch = job.config.launch
-    shutil.rmtree(job.folder / "ray", ignore_errors=True)
     return TorchTrainer(
         work,
         train_loop_config={},
@@ -148,7 +150,7 @@ def _trainer(job: Job, attempt: Attempt, work: Callable[[dict[str, Any]], None])
             # A new name each time: Ray must not take up its own record of an earlier attempt,
             # which may be torn.
             name=f"{job.config.name}-{attempt.number}",
-            storage_path=str(job.folder / "ray"),
+            storage_path=str(attempt.folder / "ray"),
             failure_config=FailureConfig(
                 max_failures=launch.max_failures, controller_failure_limit=MAX_CONTROLLER_FAILURES
             ),

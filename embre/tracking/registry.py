@@ -102,7 +102,10 @@ def _reopened(client: MlflowClient, run_id: str) -> Iterator[None]:
         with mlflow.start_run(run_id=run_id):
             yield
     finally:
-        client.set_terminated(run_id, ended.status, ended.end_time)
+        if ended.end_time is None:
+            client.update_run(run_id, status=ended.status)
+        else:
+            client.set_terminated(run_id, ended.status, ended.end_time)
 
 
 def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:

@@ -13,7 +13,7 @@ from embre.corpora import pubtator
 from embre.entity_types import spell
 from embre.relations.decode import predict
 from embre.relations.model_folder import load_relation_model
-from embre.tally import Tally
+from embre.tally import REPAIRED, Tally
 
 log = logging.getLogger(__name__)
 REFUSED = ("document/", "line/")  # reasons; a mention that is dropped costs its pairs alone
@@ -54,7 +54,11 @@ class RelationPyfunc(PythonModel):
             if not found:
                 raise ValueError(f"input {number}: no PubTator document (no line ID|t|title)")
             docs += found
-        lost = {reason: f"{reason} {places[0]}" for reason, places in tally.examples.items()}
+        lost = {
+            reason: f"{reason} {places[0]}"
+            for reason, places in tally.examples.items()
+            if not reason.startswith(REPAIRED)
+        }
         if unreadable := [said for reason, said in lost.items() if reason.startswith(REFUSED)]:
             raise ValueError("; ".join(unreadable))
         if lost:

@@ -57,7 +57,8 @@ def quiet_mlflow() -> None:
 
 
 class Opened(NamedTuple):
-    """An MLflow run, and the status to give back to it where the job then never begins."""
+    """An MLflow run, and the status to give back to it where the job then never begins; FAILED for
+    a new one."""
 
     handle: RunHandle
     before: str

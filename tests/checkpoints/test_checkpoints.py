@@ -2,12 +2,13 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from embre import faults
@@ -16,6 +17,8 @@ from embre.checkpoints.checkpoints import (
     FOLDER,
     CheckpointError,
     Checkpoints,
+    NotWritten,
+    _save,
     has_checkpoints,
 )
 from embre.checkpoints.manifest import MANIFEST, read_manifest
@@ -164,24 +167,54 @@ def test_an_attempt_that_hung_in_a_commit_removes_nothing_of_its_successor(
     save(new, 3, "of the successor")
     save(new, 4, "and another")
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "_taken_over", lambda self: False)
+        patch.setattr(Checkpoints, "_overtaken", lambda *_: None)
         save(old, 2, "late")
     assert steps_in(tmp_path)[-2:] == ["step-000000003", "step-000000004"]
     assert restore(at(tmp_path))[:2] == (4, "and another")
 
 
+@pytest.mark.parametrize(
+    ("number", "raised"), [(116, NotWritten), (2, NotWritten), (28, CheckpointError)]
+)
 def test_an_error_of_the_storage_that_may_pass_is_worth_a_restart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[Exception]
 ) -> None:
     def failing(state: dict, file: Path) -> None:
-        raise OSError(116, "Stale file handle")
+        raise SafetensorError(f"Error while serializing: I/O error: so it is (os error {number})")
 
     checkpoints = saved(tmp_path, "first")
     with monkeypatch.context() as patch:
         patch.setattr("embre.checkpoints.checkpoints.save_file", failing)
-        with pytest.raises(OSError, match="Stale file handle.*the same command again") as raised:
+        with pytest.raises(raised, match=f"os error {number}.*the same command again"):
             save(checkpoints, 2, "second")
-    assert raised.value.errno == 116 and steps_in(tmp_path) == ["step-000000001"]
+    assert steps_in(tmp_path) == ["step-000000001"]
+    missing = tmp_path / "gone" / "state.safetensors"
+    with pytest.raises(FileNotFoundError, match="os error 2"):  # as the library says it
+        _save({"a": torch.zeros(1)}, missing)
+
+
+def test_an_attempt_whose_files_a_successor_removed_was_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = saved(tmp_path, "first"), at(tmp_path)
+
+    def hanging(state: dict, file: Path) -> None:
+        restore(new)
+        save(new, 2, "of the successor")
+        assert not file.parent.exists()
+        save_file(state, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("embre.checkpoints.checkpoints._save", hanging_once(hanging, save_file))
+        with pytest.raises(TakenOver, match="another attempt"):
+            save(old, 2, "late")
+    assert restore(at(tmp_path))[:2] == (2, "of the successor")
+
+
+def hanging_once(first: Callable, then: Callable) -> Callable:
+    """A function that is another one after its first call began."""
+    functions = iter((first,))
+    return lambda *given: next(functions, then)(*given)
 
 
 def test_what_a_killed_first_save_left_is_no_checkpoint(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_run_waits_for_room_and_not_for_ever(
     assert at_work.begin()
     with monkeypatch.context() as patch:
         patch.setattr(launcher, "MAX_CONTROLLER_FAILURES", 1)
-        with pytest.raises(NotBegun, match="small: no worker was ever started: "):
+        with pytest.raises(NotBegun, match="small: no rank began; "):
             run_ray(leave_a_note, job)
     rescue.cancel()
     assert not at_work.taken_over(), "by those that waited"
