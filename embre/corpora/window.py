@@ -91,12 +91,15 @@ def cut_at(
     while True:
         if window.size > window.max_bytes:
             end = first_end(window.data, window.at)
-            if not 0 < end - window.at <= window.max_bytes:
+            # A mark that begins at the limit is known when it is read to its end.
+            may_end = not window.ended and window.size <= window.max_bytes + MARK_BYTES
+            if not (0 < end - window.at <= window.max_bytes or (may_end and not end)):
                 _skip_document(window, first_end)
         if end := last_end(window.data, window.at):
             line = window.line
             yield Chunk(window.file, format, line, window.take(end))
-        if not window.more():
+        ended = window.ended
+        if not window.more() and ended:  # once more where the end was not known yet
             return
 
 

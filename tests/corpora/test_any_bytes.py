@@ -90,6 +90,17 @@ def test_documents_or_losses_and_the_same_however_cut(format, data):
     assert parts.counts == whole.counts
 
 
+def test_a_document_of_the_largest_size_is_read_however_it_is_cut():
+    largest = b"1|t|BRAF\n2\t0\t4\tKRAS\tGene\t3845\r3|t|no blank line\n"
+    content = largest + b"4|t|before me\n"
+    for size, lost in ((len(largest), 0), (len(largest) - 1, 1)):
+        for chunk_bytes in (*range(1, 12), len(largest), 1 << 20):
+            tally = Tally()
+            docs = read_bytes("pubtator", content, tally, chunk_bytes, size)
+            assert [doc.doc_id for doc in docs] == ["1", "4"][lost:], (size, chunk_bytes)
+            assert tally.counts["document/too_large"] == lost
+
+
 @given(content=damaged(PUBTATOR))
 def test_a_copy_without_relations_has_the_same_documents(content):
     docs = [replace(doc, relations=()) for doc in read_bytes("pubtator", content)]
