@@ -12,19 +12,15 @@ parameters, so any number of ranks can take it up.
 import errno
 import json
 import logging
-import re
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from embre.checkpoints.manifest import (
@@ -36,6 +32,7 @@ from embre.checkpoints.manifest import (
     sha256_of,
     verify,
 )
+from embre.checkpoints.parts import StoredState, read_note, save_state, write_note
 from embre.durable import commit, sync
 from embre.engines.engine import Engine
 from embre.faults import fault_point
@@ -156,7 +153,9 @@ class Checkpoints:
             self._writer = None
         if self._faults:
             fault = self._faults.pop()
-            if isinstance(fault, (CheckpointError, TakenOver)):
+            if overtaken := self._overtaken(self.folder):  # its files may be gone already
+                raise overtaken from fault
+            if isinstance(fault, CheckpointError):
                 raise fault
             why = (
                 f"{self.folder}: the checkpoint could not be written ({fault}); earlier ones are "
@@ -181,23 +180,24 @@ class Checkpoints:
                 # A network file system may remember for half a minute that a file is missing.
                 for path in notes:
                     path.touch()
-            _save(state, file)
+            save_state(state, file)
             sync(file)
             note = {file.name: (file.stat().st_size, sha256_of(file))}
             fault_point("checkpoint_written")
-            _write_note(notes[self.world.rank], note)
+            write_note(notes[self.world.rank], note)
             if self.world.rank == 0:
                 final = self._commit(partial, manifest)
                 self._conclude(final, committed)
         except Exception as fault:  # a thread has nobody to raise to; `_join` does
-            file.unlink(missing_ok=True)  # a full disk needs the room
+            self._faults.append(fault)
+            with suppress(OSError):
+                file.unlink(missing_ok=True)  # a full disk needs the room
             if self.world.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
             else:
                 with suppress(OSError):  # rank 0 waits for this note
                     failed = {"error": str(fault), "errno": getattr(fault, "errno", None)}
-                    _write_note(notes[self.world.rank], failed)
-            self._faults.append(self._overtaken(partial) or fault)
+                    write_note(notes[self.world.rank], failed)
 
     def _commit(self, partial: Path, manifest: CheckpointManifest) -> Path:
         for path in self._notes_in(partial):
@@ -228,7 +228,7 @@ class Checkpoints:
                 log.warning("%s is committed, what follows on it failed: %s", final, error)
 
     def _overtaken(self, path: Path) -> TakenOver | None:
-        """Why what is at `path` is not to be touched any more: its files may be gone already."""
+        """Why what is at `path` is not to be touched any more."""
         if (self.folder / LEASE).read_text() == self._lease:
             return None
         return TakenOver(f"{path}: another attempt at this run has taken over")
@@ -238,7 +238,7 @@ class Checkpoints:
 
     def _note_of(self, path: Path) -> dict[str, tuple[int, str]]:
         deadline = time.monotonic() + self.timeout_s
-        while (note := _read_note(path)) is None:
+        while (note := read_note(path)) is None:
             if overtaken := self._overtaken(path):
                 raise overtaken
             if time.monotonic() > deadline:
@@ -263,54 +263,9 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)  # a rank that outlived its run may write there
 
 
-@dataclass(frozen=True, slots=True)
-class StoredState(Mapping[str, Tensor]):
-    """The whole state in a checkpoint's files; a tensor is read when it is asked for."""
-
-    files: Mapping[str, Any]
-
-    @classmethod
-    def open(cls, files: Iterable[Path]) -> "StoredState":
-        opened = [safe_open(path, "pt") for path in files]
-        return cls({name: file for file in opened for name in file.keys()})
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.files[name].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.files)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-
 def has_checkpoints(run_folder: Path) -> bool:
     """Whether a run has some, sound or not."""
     return bool(_committed(run_folder / FOLDER))
-
-
-def _save(state: dict[str, Tensor], file: Path) -> None:
-    """`save_file`, whose error hides in its text what the system said."""
-    try:
-        save_file(state, file)
-    except SafetensorError as error:
-        if not (number := re.search(r"os error (\d+)", str(error))):
-            raise
-        raise OSError(int(number[1]), str(error)) from error
-
-
-def _write_note(path: Path, note: Mapping[str, Any]) -> None:
-    """In place: the reader has looked at the file before, and waits until it can be read."""
-    path.write_text(json.dumps(note))
-    sync(path)
-
-
-def _read_note(path: Path) -> dict[str, Any] | None:
-    """None for one that is not written, or not to its end."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def _committed(folder: Path) -> list[Path]:

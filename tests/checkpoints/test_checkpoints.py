@@ -18,10 +18,10 @@ from embre.checkpoints.checkpoints import (
     CheckpointError,
     Checkpoints,
     NotWritten,
-    _save,
     has_checkpoints,
 )
 from embre.checkpoints.manifest import MANIFEST, read_manifest
+from embre.checkpoints.parts import save_state
 from embre.interrupts import TakenOver
 from embre.world import World
 from tests.ranks import run_ranks
@@ -184,13 +184,28 @@ def test_an_error_of_the_storage_that_may_pass_is_worth_a_restart(
 
     checkpoints = saved(tmp_path, "first")
     with monkeypatch.context() as patch:
-        patch.setattr("embre.checkpoints.checkpoints.save_file", failing)
+        patch.setattr("embre.checkpoints.parts.save_file", failing)
         with pytest.raises(raised, match=f"os error {number}.*the same command again"):
             save(checkpoints, 2, "second")
     assert steps_in(tmp_path) == ["step-000000001"]
     missing = tmp_path / "gone" / "state.safetensors"
     with pytest.raises(FileNotFoundError, match="os error 2"):  # as the library says it
-        _save({"a": torch.zeros(1)}, missing)
+        save_state({"a": torch.zeros(1)}, missing)
+
+
+def test_a_storage_that_fails_while_it_is_cleared_hides_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    checkpoints = saved(tmp_path, "first")
+    with monkeypatch.context() as patch:
+        patch.setattr("embre.checkpoints.checkpoints.save_state", failing)
+        patch.setattr(Path, "unlink", failing)
+        with pytest.raises(NotWritten, match="Stale file handle"):
+            save(checkpoints, 2, "second")
+    assert steps_in(tmp_path) == ["step-000000001"]
 
 
 def test_an_attempt_whose_files_a_successor_removed_was_taken_over(
@@ -205,7 +220,7 @@ def test_an_attempt_whose_files_a_successor_removed_was_taken_over(
         save_file(state, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr("embre.checkpoints.checkpoints._save", hanging_once(hanging, save_file))
+        patch.setattr("embre.checkpoints.checkpoints.save_state", hanging_once(hanging, save_file))
         with pytest.raises(TakenOver, match="another attempt"):
             save(old, 2, "late")
     assert restore(at(tmp_path))[:2] == (2, "of the successor")
@@ -318,7 +333,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
         assert may_write.wait(10)
         save_file(state, file)
 
-    monkeypatch.setattr("embre.checkpoints.checkpoints.save_file", slow)
+    monkeypatch.setattr("embre.checkpoints.parts.save_file", slow)
     checkpoints, notes = saved(tmp_path), Notes("as it was")
     checkpoints.save(1, notes, Place(), committed.append)  # type: ignore[arg-type]
     notes.text = "trained on"

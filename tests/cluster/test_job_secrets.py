@@ -83,6 +83,8 @@ def test_a_name_that_ends_in_key_or_pass_is_that_of_a_secret(name: str) -> None:
 @pytest.mark.parametrize("name", ["SSH_KEY_PATH", "SIGNING_KEY_FILE", "KEYBOARD", "BYPASS"])
 def test_a_name_that_only_holds_the_word_is_none(name: str) -> None:
     refuse_secrets({"the overrides": "storage=/home/me/embre"}, {name: "/home/me/embre"})
+    with pytest.raises(ValueError, match="known are"):  # and not: a secret
+        environment([name], {name: "/home/me/embre"})
 
 
 def test_the_token_is_found_as_ray_finds_it(

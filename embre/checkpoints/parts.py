@@ -1,0 +1,59 @@
+"""A rank's part of a checkpoint: its tensors in a file, and the note that says they are there."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from embre.durable import sync
+
+
+def save_state(state: dict[str, Tensor], file: Path) -> None:
+    """`save_file`, whose error hides in its text what the system said."""
+    try:
+        save_file(state, file)
+    except SafetensorError as error:
+        if not (number := re.search(r"os error (\d+)", str(error))):
+            raise
+        raise OSError(int(number[1]), str(error)) from error
+
+
+def write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """In place: the reader has looked at the file before, and waits until it can be read."""
+    path.write_text(json.dumps(note))
+    sync(path)
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """None for one that is not written, or not to its end."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState(Mapping[str, Tensor]):
+    """The whole state in a checkpoint's files; a tensor is read when it is asked for."""
+
+    files: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, files: Iterable[Path]) -> "StoredState":
+        opened = [safe_open(path, "pt") for path in files]
+        return cls({name: file for file in opened for name in file.keys()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.files[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
