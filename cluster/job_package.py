@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from embre.refused import Refused
+
 # At the top of the project: what a job runs, and nothing that only happens to lie there.
 SENT = (
     *("embre", "tools", "cluster", "configs"),
@@ -57,7 +59,7 @@ def _files(path: Path) -> Iterator[Path]:
 def write_package(root: Path, config: Path, out: Path) -> tuple[Package, str]:
     """Zip the project and the config of the run; also the config's name in there.
 
-    Raises ValueError, with the largest files, for more than MAX_PACKAGE_MIB.
+    Raises Refused, with the largest files, for more than MAX_PACKAGE_MIB.
     """
     files = {path.relative_to(root).as_posix(): path for path in files_to_send(root)}
     config = config.resolve()
@@ -70,7 +72,7 @@ def write_package(root: Path, config: Path, out: Path) -> tuple[Package, str]:
     if package.num_bytes > MAX_PACKAGE_MIB << 20:
         largest = sorted(sizes, key=lambda file: -file[1])[:5]
         names = ", ".join(f"{name} ({size / 2**20:.0f} MiB)" for name, size in largest)
-        raise ValueError(
+        raise Refused(
             f"{root}: {package.num_bytes / 2**20:.0f} MiB would be sent, more than "
             f"{MAX_PACKAGE_MIB}; the largest files are {names}. Move data out of the project, to "
             "the storage that all nodes share"

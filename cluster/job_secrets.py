@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from embre.config.secret_values import SECRETS
+from embre.refused import Refused
 
 # Settings, by name; their values are taken from where the job is submitted.
 PASSED = (
@@ -37,25 +38,25 @@ SHORTEST_SECRET = 8  # a shorter value, as "1", stands in too many texts by chan
 def environment(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
     """The named variables with their values here.
 
-    Raises ValueError for a name that is not on the list, that is not set, or whose value has a
+    Raises Refused for a name that is not on the list, that is not set, or whose value has a
     secret in it. The value is never shown.
     """
     found = {}
     for name in names:
         if "=" in name:
             name = name.split("=")[0]
-            raise ValueError(f"--env {name}: give the name alone; its value is taken from here")
+            raise Refused(f"--env {name}: give the name alone; its value is taken from here")
         if name not in PASSED:
             why = REMEDY if SECRET_NAME.search(name) else f"known are {', '.join(PASSED)}"
-            raise ValueError(f"--env {name}: not a variable that a job may carry; {why}")
+            raise Refused(f"--env {name}: not a variable that a job may carry; {why}")
         if name not in environ:
-            raise ValueError(f"--env {name}: it is not set here; export it first")
+            raise Refused(f"--env {name}: it is not set here; export it first")
         found[name] = environ[name]
     return found
 
 
 def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None:
-    """ValueError where a text holds what looks like a secret, or the value of a variable of
+    """Refused where a text holds what looks like a secret, or the value of a variable of
     `environ` whose name says that it is one. `texts` are named by where they came from."""
     known = {
         f"the value of {name}": value.strip()
@@ -67,10 +68,10 @@ def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None
     for place, text in texts.items():
         for what, pattern in SECRETS.items():
             if pattern.search(text):
-                raise ValueError(f"{place}: {what} is in it; {REMEDY}")
+                raise Refused(f"{place}: {what} is in it; {REMEDY}")
         for what, value in known.items():
             if len(value) >= SHORTEST_SECRET and value in text:
-                raise ValueError(f"{place}: {what} is in it; {REMEDY}")
+                raise Refused(f"{place}: {what} is in it; {REMEDY}")
 
 
 def ray_token_file(environ: Mapping[str, str]) -> Path:

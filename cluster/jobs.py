@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from embre.launch.errors import STOPPED_BY_SIGTERM
+from embre.refused import Refused
 
 RUN, STORAGE = "embre.run", "embre.storage"
 LOOK_EVERY_S = 2
@@ -22,16 +23,16 @@ class ServerLost(RuntimeError):
 
 
 def check_address(address: str) -> str:
-    """The address of a job server, with its scheme. ValueError for one with a password in it."""
+    """The address of a job server, with its scheme. Refused for one with a password in it."""
     address = address if "://" in address else f"http://{address}"
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(
+        raise Refused(
             f"--address {address.rsplit('@')[-1]}: give that of the dashboard, as "
             "http://127.0.0.1:8265"
         )
     if parts.username or parts.password:
-        raise ValueError("--address: no user or password in it; Ray's token is RAY_AUTH_TOKEN_PATH")
+        raise Refused("--address: no user or password in it; Ray's token is RAY_AUTH_TOKEN_PATH")
     return address.rstrip("/")
 
 
@@ -44,7 +45,7 @@ def travels_in_clear(address: str) -> bool:
 def connect(address: str) -> Any:
     """A client of the job server at an address and no other.
 
-    Raises ValueError where the token is missing or wrong, OSError where nothing answers.
+    Raises Refused where the token is missing or wrong, OSError where nothing answers.
     """
     # Ray prefers these to the address that it is given.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
@@ -57,7 +58,7 @@ def connect(address: str) -> Any:
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
-        raise ValueError(
+        raise Refused(
             f"{address} refuses the token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the "
             "file with the token of the cluster (docs/CLUSTER.md, Tokens)"
         ) from error

@@ -32,6 +32,7 @@ from rich.console import Console
 from embre.demo.run import ENCODER_NAME, MODEL_NAME, SETTINGS, Stages, make_files, write_configs
 from embre.launch.errors import told
 from embre.launch.tables import scores_table
+from embre.refused import Refused
 from embre.register import register_run
 from embre.sharding.shard import shard
 from embre.tracking import read_events
@@ -205,7 +206,7 @@ def main(
     """Rehearse a cluster job on this machine."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the nodes are stopped
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: not empty; remove it or give another folder")
+        raise Refused(f"{out}: not empty; remove it or give another folder")
     rehearse(nodes, steps, out.absolute(), Console(highlight=False, soft_wrap=True))
 
 

@@ -34,6 +34,7 @@ from jobs import (
 from embre.config import FinetuneConfig, PretrainConfig, RunConfig, load_config
 from embre.config.places import is_url, sqlite_file
 from embre.launch.errors import told
+from embre.refused import Refused
 
 PROJECT = Path(__file__).resolve().parents[1]
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
@@ -70,10 +71,10 @@ def prepare(
 ) -> Submission:
     """A job of a kind from a config; writes its package to `zipped`.
 
-    Raises ValueError, with the remedy, for what cannot be sent.
+    Raises Refused, with the remedy, for what cannot be sent.
     """
     if kind not in KINDS:
-        raise ValueError(f"{kind}: not a kind of job; known are {', '.join(KINDS)}")
+        raise Refused(f"{kind}: not a kind of job; known are {', '.join(KINDS)}")
     config = load_config(KINDS[kind], path, overrides)
     overrides = [*overrides, *shared_paths(config, root)]
     if config.launch.launcher != "ray":  # it would run on the head node alone
@@ -101,13 +102,13 @@ def prepare(
 def shared_paths(config: RunConfig, root: str | None) -> list[str]:
     """Overrides that put a config's relative paths under the folder that all nodes share.
 
-    Raises ValueError where there are such paths and no such folder: a job runs in a folder of the
+    Raises Refused where there are such paths and no such folder: a job runs in a folder of the
     head node that Ray removes.
     """
     if root is not None and not PurePosixPath(root).is_absolute():
-        raise ValueError(f"--root {root}: give an absolute path, as /mnt/embre")
+        raise Refused(f"--root {root}: give an absolute path, as /mnt/embre")
     if (file := sqlite_file(config.tracking.uri or "")) and not file.is_absolute():
-        raise ValueError("tracking.uri: a relative file; leave it out, and it lies in the storage")
+        raise Refused("tracking.uri: a relative file; leave it out, and it lies in the storage")
     moved: dict[str, str] = {}
 
     def shared(key: str, path: str) -> str:
@@ -118,7 +119,7 @@ def shared_paths(config: RunConfig, root: str | None) -> list[str]:
     values = config.with_paths(shared).model_dump(mode="json")
     if moved and root is None:
         named = ", ".join(f"{key}={path}" for key, path in moved.items())
-        raise ValueError(
+        raise Refused(
             f"these paths are relative: {named}; give --root FOLDER, that of the storage which all "
             "nodes share, or absolute paths"
         )
@@ -131,7 +132,7 @@ def shared_paths(config: RunConfig, root: str | None) -> list[str]:
 def is_relative(path: str) -> bool:
     """Whether a path, and no URL or model of the registry, depends on where a process runs."""
     if path.startswith("~"):
-        raise ValueError(f"{path}: ~ is another folder on each node; give an absolute path")
+        raise Refused(f"{path}: ~ is another folder on each node; give an absolute path")
     return not is_url(path) and not PurePosixPath(path).is_absolute()
 
 
@@ -145,9 +146,7 @@ def send(job: Submission, address: str) -> int:
     running = running_job(client, job.metadata[RUN], job.metadata[STORAGE])
     if running:
         run = job.metadata[RUN]
-        raise ValueError(
-            f"{run}: a job of this run is running, {running}; {ways(running, address)}"
-        )
+        raise Refused(f"{run}: a job of this run is running, {running}; {ways(running, address)}")
     client.submit_job(
         entrypoint=job.entrypoint,
         submission_id=job.submission_id,
@@ -202,7 +201,7 @@ def main(
             print(job.shown(address))
             return
         if address is None:
-            raise ValueError("give --address, or --dry-run to see what would be sent")
+            raise Refused("give --address, or --dry-run to see what would be sent")
         code = send(job, address)
     raise typer.Exit(code)
 

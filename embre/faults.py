@@ -15,6 +15,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embre.refused import Refused
+
 ASKED_FOR = ("nan", "spike")  # told to who asks, which does it
 ACTIONS = ("kill9", "stop", "exit", "raise", "enospc", "sleep", *ASKED_FOR)
 FORM = re.compile(rf"(\w+):(\d+):({'|'.join(ACTIONS)})(?::(\d+))?")
@@ -37,11 +39,11 @@ _armed: list[Fault] = []
 
 
 def arm(text: str, marker_folder: Path, rank: int) -> None:
-    """Arm what is meant for this rank; ValueError for another form."""
+    """Arm what is meant for this rank; Refused for another form."""
     for one in text.split(","):
         found = FORM.fullmatch(one)
         if found is None:
-            raise ValueError(
+            raise Refused(
                 f"{one!r} is no fault; write name:n:action or name:n:action:rank, as step:7:kill9, "
                 f"with an action of {', '.join(ACTIONS)}"
             )

@@ -24,6 +24,7 @@ from embre.job import Job
 from embre.model.encoder import check_length, load_encoder
 from embre.model_card import write_relation_card
 from embre.provenance import LINEAGE, folder_digest, read_lineage
+from embre.refused import Refused
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.model import RelationModel, name_markers
 from embre.relations.model_folder import LoadedModel, save_relation_model
@@ -163,10 +164,10 @@ def write_judgement(
 def check(config: FinetuneConfig) -> dict[str, str]:
     """What must hold before any rank is asked for; returns the digests of the documents.
 
-    Raises FileNotFoundError or ValueError that says what to do.
+    Raises FileNotFoundError or Refused that says what to do.
     """
     if config.engine == "deepspeed" and config.zero_stage == 3:
-        raise ValueError(
+        raise Refused(
             "deepspeed.zero_optimization.stage: 3 splits each weight over the ranks and is for "
             "pretraining; fine-tune with 1 or 2"
         )
@@ -174,7 +175,7 @@ def check(config: FinetuneConfig) -> dict[str, str]:
     check_length(config.encoder, config.data.max_document_tokens)
     check_corpora(config.data)
     if config.pairs.tasks == "novelty" and not schemas_of(config.data)[0].novelty:
-        raise ValueError(
+        raise Refused(
             f"pairs.tasks: novelty, and {config.data.corpus.name} states none; set it to relation"
         )
     return digests(config)

@@ -27,6 +27,7 @@ from embre.model.sharded_table import ShardedTable
 from embre.model.table_rows import TableRows
 from embre.model_card import write_encoder_card
 from embre.provenance import LINEAGE
+from embre.refused import Refused
 from embre.shards.entities import EntityVocabulary, chosen, coverage, read_concepts
 from embre.shards.shard_set import ShardSet
 from embre.shards.statistics import stored_statistics
@@ -226,7 +227,7 @@ def export(
 def check(config: PretrainConfig) -> dict[str, str]:
     """What must hold before any rank is asked for; returns the digest of the shard set.
 
-    Raises FileNotFoundError or ValueError that says what to do.
+    Raises FileNotFoundError or Refused that says what to do.
     """
     tokenizer = load_tokenizer(config.encoder.path)
     try:
@@ -237,7 +238,7 @@ def check(config: PretrainConfig) -> dict[str, str]:
     check_length(config.encoder, config.data.max_document_tokens)
     StreamSource.build(shard_set, config.data, config.masking, entities, tokenizer, config.seed)
     if config.launch.launcher == "ray" and config.launch.workers > config.data.streams:
-        raise ValueError(
+        raise Refused(
             f"launch.workers ({config.launch.workers}) is more than data.streams "
             f"({config.data.streams}): raise data.streams or take fewer workers"
         )

@@ -11,6 +11,7 @@ from embre.evaluation.scoring import METRICS
 from embre.finetune import RELATION_MODEL, SCORES
 from embre.pretrain import ENCODER
 from embre.provenance import folder_digest
+from embre.refused import Refused
 from embre.tracking.registry import DIGEST, lineage_tags, register
 from embre.tracking.runs import RUN_FILE, RunHandle
 from embre.tracking.versions import Version, aliased
@@ -41,7 +42,7 @@ def register_run(
     """Register what a run made. The same model is not registered twice.
 
     With `if_better`, one of `F1`, the alias moves only to a model with a higher score than that of
-    the version it points to. Else NotBetter is raised, or ValueError where the two were not scored
+    the version it points to. Else NotBetter is raised, or Refused where the two were not scored
     on the same documents in the same counting; then nothing is registered.
     Raises FileNotFoundError where the folder is no finished run.
     """
@@ -53,7 +54,7 @@ def register_run(
             "`embre finetune` command again, which finishes it, and register then"
         )
     if kind is not None and not remembered.exists():
-        raise ValueError(
+        raise Refused(
             f"{run}: MLflow did not answer when this run was started, so it has no MLflow run; "
             "start the same command again, which only exports, and register then"
         )
@@ -67,7 +68,7 @@ def register_run(
     scores = f1_of(run) if kind == RELATION_MODEL else {}
     if if_better is not None:
         if alias is None:
-            raise ValueError("--if-better compares with the model of an alias: give --alias too")
+            raise Refused("--if-better compares with the model of an alias: give --alias too")
         check_better(
             run / kind, scores, if_better, f"{name}@{alias}", aliased(name, alias, handle.uri)
         )
@@ -76,11 +77,11 @@ def register_run(
 
 
 def check_names(name: str, alias: str | None) -> None:
-    """ValueError for what MLflow would refuse, but only after the model is copied."""
+    """Refused for what MLflow would refuse, but only after the model is copied."""
     if not re.fullmatch(r"[\w. -]+", name):
-        raise ValueError(f"--name {name}: write letters, digits, points, hyphens and spaces")
+        raise Refused(f"--name {name}: write letters, digits, points, hyphens and spaces")
     if alias is not None and not re.fullmatch(r"(?!(latest|v\d+)$)[\w-]+", alias, re.IGNORECASE):
-        raise ValueError(
+        raise Refused(
             f"--alias {alias}: write letters, digits and hyphens, as champion; latest and v1 are "
             "kept for versions"
         )
@@ -97,11 +98,11 @@ def check_better(
 ) -> None:
     """Pass where `now`, the version that the alias `champion` points to, is beaten or absent."""
     if metric not in F1:
-        raise ValueError(f"--if-better {metric}: no such score; known: {', '.join(F1)}")
+        raise Refused(f"--if-better {metric}: no such score; known: {', '.join(F1)}")
     if not scores:
-        raise ValueError(f"{folder}: an encoder has no {metric}; leave out --if-better")
+        raise Refused(f"{folder}: an encoder has no {metric}; leave out --if-better")
     if metric not in scores:
-        raise ValueError(
+        raise Refused(
             f"{folder}: {metric} was not learnt (see pairs.tasks, and whether the corpus has "
             f"novelty); compare by one of {', '.join(scores)}"
         )
@@ -111,7 +112,7 @@ def check_better(
     for key, how in SAME.items():
         before, here = now.tags.get(key), ours.get(key)
         if before is None or here is None or before != here:
-            raise ValueError(
+            raise Refused(
                 f"{champion} (version {now.number}) was scored {how} "
                 f"({key}: {_short(before)} there, {_short(here)} here), so the two cannot be "
                 "compared; fine-tune both with the same data.dev and data.corpus, or set the alias "
@@ -119,7 +120,7 @@ def check_better(
             )
     theirs = float(now.tags.get(f"embre.{metric}", "nan"))
     if not math.isfinite(theirs):
-        raise ValueError(
+        raise Refused(
             f"{champion} (version {now.number}) has no {metric}, which it may not have learnt, so "
             "the two cannot be compared; name another one, or set the alias without --if-better"
         )

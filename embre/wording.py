@@ -1,14 +1,9 @@
 """Words for people: the nearest of those that are known, text that a terminal does not obey, URLs
-without their secrets; and which errors speak to people."""
+without their secrets."""
 
 import difflib
 import re
-import traceback
 from collections.abc import Iterable
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-OURS = {ROOT / name for name in ("embre", "tools", "cluster")}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -45,10 +40,3 @@ def without_secrets(text: str) -> str:
     'https://host/a.gz'
     """
     return re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"(?<=://)\S*@", "", text))
-
-
-def is_for_people(error: Exception) -> bool:
-    """Whether a line of ours raises it, for people, and not what such a line calls."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    inside = not OURS.isdisjoint(Path(last.filename).resolve().parents)
-    return inside and (last.line or "").startswith("raise ")

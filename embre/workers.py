@@ -14,8 +14,6 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from embre.wording import is_for_people
-
 Result = TypeVar("Result")
 AHEAD = 1  # calls that wait for each process
 
@@ -46,16 +44,9 @@ class OneProcess:
 
 
 def call(function: Callable[..., Result], *arguments: Any) -> Result:
-    """The function's result, in a process of a worker; its error as another process can take it.
-
-    There nobody sees any more whether a ValueError was raised by a line of ours, for people.
-    """
+    """The function's result, in a process of a worker; its error as another process can take it."""
     try:
         return function(*arguments)
-    except ValueError as error:
-        if is_for_people(error):
-            raise
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
     except Exception as error:
         if (sent := sendable(error)) is error:
             raise
@@ -114,8 +105,6 @@ class Processes:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
-                    if error := future.exception():
-                        raise error  # here, as a line of ours that `is_for_people` sees
                     yield future.result()
         except BrokenProcessPool as error:
             raise ChildProcessError(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up; a room is a file or a folder of `embre/`.
 FLOORS = (
     "document tally entity_types relation_schema wording config world workers interrupts faults"
-    " durable stored_bytes data_hash provenance drawing loader",
+    " refused durable stored_bytes data_hash provenance drawing loader",
     "corpora tokenization held_out",
     "shards masking stream",
     "model probe relations",
@@ -144,6 +144,19 @@ def test_what_is_slow_to_import_is_imported_where_it_is_wanted(
         check=True,
     )
     assert not without & set(found.stdout.split())
+
+
+def test_a_value_error_of_ours_is_one_for_people() -> None:
+    paths = [path for top in ("embre", "cluster", "tools") for path in (ROOT / top).rglob("*.py")]
+    plain = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and ast.unparse(node.exc.func) == "ValueError"
+    ]
+    assert len(paths) > 100 and plain == []
 
 
 def test_every_file_of_the_package_is_in_a_wheel() -> None:

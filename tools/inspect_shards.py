@@ -25,6 +25,7 @@ from rich.text import Text
 from embre.config import EntitiesConfig
 from embre.entity_types import TYPE_INDEX
 from embre.launch.errors import told
+from embre.refused import Refused
 from embre.shards.check import check_shards
 from embre.shards.documents import (
     COLOURS,
@@ -196,7 +197,7 @@ def show_documents(
 ) -> None:
     """Documents as text, with their mentions in colour.
 
-    Raises ValueError for a tokenizer that is not the set's, and for ids that it does not have.
+    Raises Refused for a tokenizer that is not the set's, and for ids that it does not have.
     """
     tokenizer = tokenizer_of(shard_set, folder)
     names = ConceptNames.of(shard_set)
@@ -218,7 +219,7 @@ def show_documents(
                 console.print(Text(more, "dim"))
             missing.pop(doc.doc_id, None)
     if missing:
-        raise ValueError(f"{shard_set.url}: no document {', '.join(missing)}")
+        raise Refused(f"{shard_set.url}: no document {', '.join(missing)}")
 
 
 def document_text(
@@ -248,14 +249,14 @@ def document_text(
 def tokenizer_of(shard_set: ShardSet, folder: Path | None) -> TextTokenizer:
     """The tokenizer of a folder, else the one beside the shards.
 
-    Raises ValueError where there is none, or where it is not the one of the manifest.
+    Raises Refused where there is none, or where it is not the one of the manifest.
     """
     with tempfile.TemporaryDirectory() as own:
         if folder is None:
             fetch_tokenizer(shard_set, Path(own))
         tokenizer = load_tokenizer(folder or own)
     if tokenizer.fingerprint != shard_set.manifest.tokenizer:
-        raise ValueError(
+        raise Refused(
             f"{folder or TOKENIZER}: its tokenizer {tokenizer.fingerprint} is not the one of the "
             f"shard set, {shard_set.manifest.tokenizer}"
         )
@@ -268,7 +269,7 @@ def fetch_tokenizer(shard_set: ShardSet, folder: Path) -> None:
         try:
             (folder / name).write_bytes(read_bytes(f"{shard_set.url}/{TOKENIZER}/{name}"))
         except FileNotFoundError as error:
-            raise ValueError(
+            raise Refused(
                 f"{shard_set.url}: keeps no tokenizer; give its folder with --tokenizer "
                 f"(fingerprint {shard_set.manifest.tokenizer})"
             ) from error

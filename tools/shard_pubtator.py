@@ -27,6 +27,7 @@ from embre.faults import arm
 from embre.held_out import SHIPPED
 from embre.launch.errors import told
 from embre.launch.workers import workers_of
+from embre.refused import Refused
 from embre.sharding.shard import ShardSettings, shard
 from embre.sharding.tasks import Progress as Step
 from embre.shards.shard_set import Manifest
@@ -114,7 +115,7 @@ def _arm_faults() -> None:
         return
     marks = os.environ.get("EMBRE_FAULT_FOLDER")
     if not marks:
-        raise ValueError(
+        raise Refused(
             "EMBRE_FAULT is set: set EMBRE_FAULT_FOLDER too, a folder for the marks of faults that "
             "have happened"
         )

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from embre.config import PretrainConfig, load_config
 from embre.launch.errors import told
+from embre.refused import Refused
 from embre.shards.documents import COLOURS, ConceptNames, join_word_pieces, word_pieces
 from embre.shards.entities import chosen
 from embre.shards.shard_set import ShardSet
@@ -62,7 +63,7 @@ def read_documents(
 ) -> tuple[TextTokenizer, ConceptNames, list[MaskedDocument]]:
     """The first documents of a stream in an epoch, and what it takes to write them out."""
     if stream >= run.data.streams:
-        raise ValueError(f"--stream {stream}: the last one of the run is {run.data.streams - 1}")
+        raise Refused(f"--stream {stream}: the last one of the run is {run.data.streams - 1}")
     tokenizer, shard_set = load_tokenizer(run.encoder.path), ShardSet.open(run.data.shards)
     entities = chosen(shard_set, run)
     # Damaged shards are left out where the run would leave them out, and not noted in its folder.

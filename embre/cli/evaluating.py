@@ -19,6 +19,7 @@ from embre.evaluation.scoring import TITLES, only_scored, score
 from embre.finetune import REPORT
 from embre.launch.tables import comparison_table, evaluation_table, not_taken
 from embre.prediction.record import outputs_in
+from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.relations.training_corpora import (
     refuse_unknown_labels,
@@ -56,7 +57,7 @@ class Counting(NamedTuple):
         if config is None:
             return cls(None, () if every_pair else NOT_SCORED)
         if every_pair:
-            raise ValueError("--every-pair and --config both say which pairs count; give one")
+            raise Refused("--every-pair and --config both say which pairs count; give one")
         schema = schemas_of(load_config(FinetuneConfig, config).data)[0]
         return cls(schema, schema.not_scored)
 
@@ -86,7 +87,7 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
     scores = score(gold, predicted, request.official, tally)
     counts = document_counts(gold, predicted, request.official)
     if not len(counts["all"]):
-        raise ValueError(f"no document of {request.gold} was predicted")
+        raise Refused(f"no document of {request.gold} was predicted")
     yield evaluation_table(scores, {metric: interval(found) for metric, found in counts.items()})
     dropped = tally.counts["gold_relation/not_scored"]
     yield f"{len(gold)} gold documents, {num_relations:,} relations; {dropped} are not scored"
@@ -119,7 +120,7 @@ def run_report(
     """Write the curator's page, with scores where there is gold to count by."""
     tally, counting = Tally(), Counting.of(config, every_pair)
     if gold is None and (config or every_pair):
-        raise ValueError("--config and --every-pair say how to count against --gold; give it too")
+        raise Refused("--config and --every-pair say how to count against --gold; give it too")
     annotated = _scored(gold, tally, counting.schema) if gold else None
     predicted = list(_documents(pred, tally))
     facts = {}
@@ -152,7 +153,7 @@ def _scored(path: Path, tally: Tally, schema: RelationSchema | None = None) -> l
 def _read(path: Path, tally: Tally, schema: RelationSchema | None = None) -> list[Document]:
     docs = list(_documents(path, tally))
     if not docs:
-        raise ValueError(f"{path}: no document in it")
+        raise Refused(f"{path}: no document in it")
     if schema is None:
         return docs
     refuse_unknown_labels(docs, schema, str(path))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from embre.cli.console import console
+from embre.refused import Refused
 
 TrackingUri = Annotated[
     str | None, typer.Option(help="MLflow; default: MLFLOW_TRACKING_URI or runs/mlflow.db.")
@@ -133,7 +134,7 @@ def probe(
     from embre.cli.probing import Request, run_probe
 
     if (text is None) == (shards is None):
-        raise ValueError("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
+        raise Refused("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
     request = Request(text, shards, top, strips)
     for line in run_probe(encoder, request, as_json, tracking_uri, device):
         console.print(line)
@@ -162,7 +163,7 @@ def register(
     elif show is None and run is not None and name is not None and tracking_uri is None:
         lines = run_register(Request(run, name, alias, if_better))
     else:
-        raise ValueError(
+        raise Refused(
             "give RUN and --name NAME to register it where its MLflow run is, or --show NAME "
             "(with --tracking-uri, if need be) to look"
         )

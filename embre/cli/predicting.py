@@ -17,6 +17,7 @@ from embre.launch.workers import workers_of
 from embre.prediction.predict import Predicted, predict_files
 from embre.prediction.record import locked
 from embre.prediction.tasks import PredictSettings
+from embre.refused import Refused
 from embre.tracking.registry import fetch
 from embre.tracking.uri import resolve_uri
 
@@ -102,11 +103,11 @@ def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
 def check(request: Request) -> None:
     """Refuse what would fail later, or do something else than is meant."""
     if request.gpus and request.ray is None:
-        raise ValueError("--gpus is for the tasks of --ray; without it give --device cuda alone")
+        raise Refused("--gpus is for the tasks of --ray; without it give --device cuda alone")
     if request.ray is not None and request.processes > 1:
-        raise ValueError("--processes are of this machine: with --ray the cluster says how many")
+        raise Refused("--processes are of this machine: with --ray the cluster says how many")
     if request.ray is not None and request.device.startswith("cuda") and not request.gpus:
-        raise ValueError("--device cuda with --ray needs a share of a GPU a task, as --gpus 0.5")
+        raise Refused("--device cuda with --ray needs a share of a GPU a task, as --gpus 0.5")
     device_named(request.device, here=request.ray is None)
 
 

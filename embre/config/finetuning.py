@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from embre.config.run import RunConfig
 from embre.config.sections import Section
 from embre.entity_types import row_of, unknown_type
+from embre.refused import Refused
 
 
 class PairConfig(Section):
@@ -50,16 +51,16 @@ class PairConfig(Section):
     @model_validator(mode="after")
     def _pairs_are_found(self) -> "PairConfig":
         if self.tasks == "novelty" and self.novelty_of == "related":
-            raise ValueError(
+            raise Refused(
                 "tasks: novelty alone does not say which pairs are related; set novelty_of to all"
             )
         if self.novelty_finds and self.loss == "adaptive_threshold":
-            raise ValueError(
+            raise Refused(
                 "loss: an adaptive threshold is one of the relation head, and with novelty_of all "
                 "the head of novelty says which pairs are related; set novelty_of to related"
             )
         if self.novelty_finds and self.tasks == "both" and not self.type_weight:
-            raise ValueError(
+            raise Refused(
                 "type_weight: with novelty_of all nothing else learns relation types; give it a "
                 "weight, or set novelty_of to related"
             )
@@ -103,20 +104,20 @@ class SchemaConfig(Section):
         for pair, labels in legal.items():
             words = pair.split()
             if len(words) != 2:
-                raise ValueError(f"{pair!r}: write a pair as two entity types, Chemical Disease")
+                raise Refused(f"{pair!r}: write a pair as two entity types, Chemical Disease")
             rows = [row_of(word) for word in words]
             for word, row in zip(words, rows, strict=True):
                 if row is None:
-                    raise ValueError(unknown_type(word))
+                    raise Refused(unknown_type(word))
             ours = " ".join(sorted(row.name for row in rows if row))
             if ours in found:
-                raise ValueError(f"{pair}: {ours} is there twice; put its relation types together")
+                raise Refused(f"{pair}: {ours} is there twice; put its relation types together")
             for label in labels:
                 if label in ("", "None") or not label.isprintable():
-                    raise ValueError(f"{pair}: {label!r} cannot be the name of a relation type")
+                    raise Refused(f"{pair}: {label!r} cannot be the name of a relation type")
             found[ours] = labels
         if not any(found.values()):
-            raise ValueError("no relation type; write {Chemical Disease: [CID]}")
+            raise Refused("no relation type; write {Chemical Disease: [CID]}")
         return found
 
     @property
@@ -170,7 +171,7 @@ class FinetuneConfig(RunConfig):
     @model_validator(mode="after")
     def _is_not_compiled(self) -> "FinetuneConfig":
         if self.encoder.compile:
-            raise ValueError(
+            raise Refused(
                 "encoder.compile is for pretraining: a strip of documents with pairs "
                 "has another length each time; remove it"
             )
@@ -183,7 +184,7 @@ class FinetuneConfig(RunConfig):
         scored = self.data.corpus
         others = [one.corpus.name for one in self.data.also if not one.corpus.relates_as(scored)]
         if others and self.pairs.novelty_finds:
-            raise ValueError(
+            raise Refused(
                 f"pairs.novelty_of: the head of novelty would have to say of {others[0]} and "
                 f"{scored.name} alike which pairs are related, but corpora of other names, legal "
                 "pairs or labels left out differ in that; set it to related, so that each is "

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from embre.config.run import RunConfig
 from embre.config.sections import Section
 from embre.entity_types import ENTITY_TYPES, unknown_type
+from embre.refused import Refused
 
 
 class DataConfig(Section):
@@ -36,7 +37,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _documents_fit(self) -> "DataConfig":
         if self.strip_tokens < self.max_document_tokens:
-            raise ValueError(
+            raise Refused(
                 f"strip_tokens ({self.strip_tokens}) must hold a document of "
                 f"max_document_tokens ({self.max_document_tokens})"
             )
@@ -65,7 +66,7 @@ class MaskingConfig(Section):
     @model_validator(mode="after")
     def _shares_fit(self) -> "MaskingConfig":
         if self.replace_share + self.keep_share > 1:
-            raise ValueError("replace_share + keep_share must not exceed 1")
+            raise Refused("replace_share + keep_share must not exceed 1")
         return self
 
 
@@ -114,7 +115,7 @@ class EntitiesConfig(Section):
     def _types_known(cls, per_type: dict[str, TypeLimits]) -> dict[str, TypeLimits]:
         for name in per_type:
             if name not in ENTITY_TYPES:
-                raise ValueError(unknown_type(name))
+                raise Refused(unknown_type(name))
         return per_type
 
 
@@ -129,7 +130,7 @@ class PretrainConfig(RunConfig):
     @model_validator(mode="after")
     def _can_be_compiled(self) -> "PretrainConfig":
         if self.encoder.compile and self.engine == "deepspeed" and self.zero_stage == 3:
-            raise ValueError(
+            raise Refused(
                 "encoder.compile does not go with ZeRO stage 3, which takes weights away between "
                 "layers; set it to false, or deepspeed.zero_optimization.stage to 2 or less"
             )

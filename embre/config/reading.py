@@ -15,10 +15,11 @@ from yaml.constructor import ConstructorError
 
 from embre.config.run import RunConfig
 from embre.config.sections import Section
+from embre.refused import Refused
 from embre.wording import nearest
 
 
-class ConfigError(ValueError):
+class ConfigError(Refused):
     """A config that cannot be used; the message names the file, the key and the remedy."""
 
 

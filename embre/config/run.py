@@ -14,6 +14,7 @@ from embre.config.sections import (
     TrackingConfig,
     TrainConfig,
 )
+from embre.refused import Refused
 
 # What decides where and how a run is carried out, and not what it computes.
 # Paths are left out too: the digest of what lies there is what counts (see `job`).
@@ -54,7 +55,7 @@ class RunConfig(Section):
     @classmethod
     def _sections(cls, given: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(given.get("zero_optimization", {}), dict):
-            raise ValueError("zero_optimization is a section: zero_optimization: {stage: 1}")
+            raise Refused("zero_optimization is a section: zero_optimization: {stage: 1}")
         return given
 
     @property

@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from embre.refused import Refused
+
 
 class Section(BaseModel):
     """A frozen part of a config; unknown keys are refused. `PATHS` are its keys that name a file
@@ -42,7 +44,7 @@ class NewEncoder(Section):
     @model_validator(mode="after")
     def _heads_share(self) -> "NewEncoder":
         if self.hidden % self.heads:
-            raise ValueError(f"{self.heads} heads cannot share {self.hidden} numbers: change one")
+            raise Refused(f"{self.heads} heads cannot share {self.hidden} numbers: change one")
         return self
 
 

@@ -4,6 +4,7 @@ from pydantic import Field, field_validator, model_validator
 
 from embre.config.places import is_url
 from embre.config.sections import Section
+from embre.refused import Refused
 
 
 class BackboneConfig(Section):
@@ -16,11 +17,11 @@ class BackboneConfig(Section):
     @model_validator(mode="after")
     def _one_of_both(self) -> "BackboneConfig":
         if (self.path is None) == (self.pretrain is None):
-            raise ValueError("give either path or pretrain")
+            raise Refused("give either path or pretrain")
         if self.path and self.set:
-            raise ValueError("set changes a pretraining run; with path there is none")
+            raise Refused("set changes a pretraining run; with path there is none")
         if self.path and is_url(self.path):  # the digest of a finished run's backbone is looked at
-            raise ValueError(
+            raise Refused(
                 "path: a URL is no folder; copy what is there to one first (a registered model "
                 "with `mlflow artifacts download --artifact-uri models:/… --dst-path FOLDER`), and "
                 "give the folder that has its config.json"
@@ -55,7 +56,7 @@ class StudyConfig(Section):
     def _each_once(cls, seeds: list[int]) -> list[int]:
         # Two runs of one seed are one run: in one folder at once, and counted as two.
         if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-            raise ValueError(f"{', '.join(map(str, twice))} twice; give each seed once")
+            raise Refused(f"{', '.join(map(str, twice))} twice; give each seed once")
         return seeds
 
     @property
@@ -68,22 +69,22 @@ class StudyConfig(Section):
     def _values_known(self) -> "StudyConfig":
         known = self.values
         if len(known) < 2 + len(self.axes):
-            raise ValueError("axes: corpus and backbone are axes already")
+            raise Refused("axes: corpus and backbone are axes already")
         for axis, values in known.items():
             bad = [value for value in (axis, *values) if not value.replace("_", "").isalnum()]
             if bad or not values:
-                raise ValueError(f"axes.{axis}: names are letters, digits and _, one at least")
+                raise Refused(f"axes.{axis}: names are letters, digits and _, one at least")
         for key, listed in (("parts", self.parts), ("compare", self.compare)):
             for number, some in enumerate(listed):
                 for axis, values in some.items():
                     place = f"{key}.{number}"
                     if axis not in known:
-                        raise ValueError(f"{place}: no axis {axis}; known: {', '.join(known)}")
+                        raise Refused(f"{place}: no axis {axis}; known: {', '.join(known)}")
                     if unknown := set(values) - set(known[axis]):
-                        raise ValueError(
+                        raise Refused(
                             f"{place}.{axis}: no value {unknown.pop()}; known: "
                             f"{', '.join(known[axis])}"
                         )
         if any("corpus" in some for some in self.compare):
-            raise ValueError("compare: scores of two corpora have nothing to do with each other")
+            raise Refused("compare: scores of two corpora have nothing to do with each other")
         return self

@@ -26,6 +26,7 @@ from embre.corpora.sources import HEAD_BYTES, Opened, Source, Watch, list_files,
 from embre.corpora.window import Window
 from embre.document import Document
 from embre.durable import whole
+from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
@@ -106,7 +107,7 @@ def _cut_plain(opened: Opened, tally: Tally) -> Iterator[Chunk]:
     elif opened.inside:
         tally.drop("file/unknown_format", opened.name)
     else:
-        raise ValueError(
+        raise Refused(
             f"cannot tell the format of {opened.name!r}: it looks like none of {', '.join(FORMATS)}"
         )
 
@@ -128,7 +129,7 @@ def write_documents(path: str | Path, documents: Iterable[Document], like: str) 
     write = FORMATS[like].write if like in FORMATS else None
     if write is None:
         writable = ", ".join(name for name, format in FORMATS.items() if format.write)
-        raise ValueError(f"cannot write {like!r}: choose one of {writable}")
+        raise Refused(f"cannot write {like!r}: choose one of {writable}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial, partial.open("wb") as file:

@@ -26,6 +26,7 @@ from embre.corpora.raw import (
     RawRelation,
 )
 from embre.corpora.window import Window
+from embre.refused import Refused
 from embre.tally import Tally
 
 SEPARATOR = b"\x1e"
@@ -134,7 +135,7 @@ def _read(
     pmid, pmcs = found.pmid or front.pmid or "", (str(found.pmcid or ""), str(front.pmc or ""))
     doc_id, pmid, pmcid = ids_of(str(found.id), str(pmid), pmcs)
     if not doc_id:
-        raise ValueError("a document without id")
+        raise Refused("a document without id")
     place = f"{line}#{doc_id}"
     passages: list[RawPassage] = []
     mentions: list[RawMention] = []
@@ -142,7 +143,7 @@ def _read(
     for passage in found.passages:
         infons = passage.infons or _NO_PASSAGE_INFONS
         if passage.sentences:
-            raise ValueError("its text is in sentences, which are not read")
+            raise Refused("its text is in sentences, which are not read")
         kind = kind_of(infons.type or "", not passages)
         section = infons.section_type or ""
         passages.append(RawPassage(passage.offset, passage.text or "", kind, section))

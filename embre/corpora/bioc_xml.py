@@ -21,6 +21,7 @@ from embre.corpora.raw import (
     RawRelation,
 )
 from embre.corpora.window import Window, cut_at
+from embre.refused import Refused
 from embre.tally import Tally
 
 OPEN, CLOSE = b"<document", b"</document"
@@ -122,11 +123,11 @@ def make_parser(keep_comments: bool = False) -> Any:
 
 
 def read_any(data: bytes, parser: Any, file: str, line: int, tally: Tally) -> RawDocument:
-    """Any document that the parser can read; ValueError or an error of lxml for another."""
+    """Any document that the parser can read; Refused or an error of lxml for another."""
     document = etree.fromstring(data, parser)
     doc_id = (document.findtext("id") or "").strip()
     if not doc_id:
-        raise ValueError("a document without id")
+        raise Refused("a document without id")
     place = f"{line}#{doc_id}"
     passages: list[RawPassage] = []
     mentions: list[RawMention] = []
@@ -166,9 +167,9 @@ def _read_passage(
         elif tag == "text":
             text = _text(child)
         elif tag == "sentence":
-            raise ValueError("its text is in sentences, which are not read")
+            raise Refused("its text is in sentences, which are not read")
     if offset is None:
-        raise ValueError("a passage without offset")
+        raise Refused("a passage without offset")
     kind = kind_of(infons.get("type", ""), not passages)
     passages.append(RawPassage(offset, text, kind, infons.get("section_type", "")))
     return infons
@@ -213,5 +214,5 @@ def _read_annotation(annotation: Any, place: str) -> tuple[tuple, int]:
 
 def _text(element: Any) -> str:
     if len(element):
-        raise ValueError(f"<{element.tag}> holds more than text")
+        raise Refused(f"<{element.tag}> holds more than text")
     return element.text or ""

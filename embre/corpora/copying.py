@@ -21,6 +21,7 @@ from embre.corpora.raw import Chunk
 from embre.corpora.sources import HEAD_BYTES, Opened
 from embre.corpora.window import Window
 from embre.document import Document
+from embre.refused import Refused
 from embre.tally import Tally
 
 SPOOL_BYTES = 16 << 20  # of a member of an archive that is in memory until its size is known
@@ -79,7 +80,7 @@ def write_copy(
     """Copy the plain files of a source, each with its format (None is left out) and its edits.
 
     What an archive holds comes out as one tar. Raises OSError where the source is no longer what
-    the edits were made of, ValueError where two of its files would have one name.
+    the edits were made of, Refused where two of its files would have one name.
     """
     names: dict[str, str] = {}
     groups = groupby(edits, key=_member_of)
@@ -93,7 +94,7 @@ def write_copy(
             elif format:
                 inner = opened.name.removeprefix(source).lstrip("/")
                 if (before := names.setdefault(unpacked_name(inner), inner)) != inner:
-                    raise ValueError(
+                    raise Refused(
                         f"{source}: {before} and {inner} would both be {unpacked_name(inner)} in "
                         "the output; rename one of the two, or unpack the archive"
                     )

@@ -17,6 +17,7 @@ from embre.corpora.gunzip import Gunzip
 from embre.corpora.streams import BrokenArchive
 from embre.corpora.tar import Member, is_tar, read_members
 from embre.corpora.window import count_fault
+from embre.refused import Refused
 from embre.stored_bytes import SCHEMES
 from embre.tally import Tally
 from embre.wording import without_secrets
@@ -49,7 +50,7 @@ def locate(name: str) -> Source:
     if not Path(name).exists() and (scheme or "::" in name):
         if "::" in name or scheme is None or scheme[1].lower() not in SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise ValueError(f"cannot read {shown!r}: give a local path, or a URL with {allowed}")
+            raise Refused(f"cannot read {shown!r}: give a local path, or a URL with {allowed}")
         filesystem, path = fsspec.url_to_fs(name)
     else:
         filesystem, path = fsspec.filesystem("file"), str(Path(name).absolute())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from embre.config import OptimizerConfig
+from embre.refused import Refused
 from embre.world import World
 
 # What the run already says. Naming it again in `deepspeed:` could only contradict it.
@@ -28,14 +29,14 @@ def deepspeed_json(
 ) -> dict[str, Any]:
     """The complete DeepSpeed config of a run, from its `deepspeed:` section.
 
-    Raises ValueError for a key that the run says elsewhere and for values left at "auto", which
+    Raises Refused for a key that the run says elsewhere and for values left at "auto", which
     DeepSpeed itself does not resolve.
     """
     for key, place in FILLED_IN.items():
         if key in given:
-            raise ValueError(f"deepspeed.{key}: the run says this by {place}; remove the key")
+            raise Refused(f"deepspeed.{key}: the run says this by {place}; remove the key")
     if _has_auto(given):
-        raise ValueError('deepspeed: "auto" is resolved by nobody; remove the key or give a value')
+        raise Refused('deepspeed: "auto" is resolved by nobody; remove the key or give a value')
     zero: dict[str, Any] = {"stage": 1, **given.get("zero_optimization", {})}
     if world.device.type == "cpu":
         zero = {"reduce_bucket_size": CPU_BUCKET, "allgather_bucket_size": CPU_BUCKET, **zero}

@@ -19,6 +19,7 @@ from embre.engines.step import adamw, run_micro_batches, skipped, weighted
 from embre.engines.step_guard import StepGuard
 from embre.engines.training_state import WEIGHT
 from embre.model.table_rows import TableRows
+from embre.refused import Refused
 from embre.world import World
 
 
@@ -31,7 +32,7 @@ def _import_deepspeed(device: torch.device) -> Any:
     os.environ.setdefault(OPS_FOLDER, str(ops_folder() / built_for))
     if stale := next(iter(stale_locks(ops_folder())), None):
         lock, quiet_s = stale
-        raise ValueError(
+        raise Refused(
             f"{lock}: left {quiet_s / 60:.0f} minutes ago by a build of an op that was killed, and "
             "who needs the op would wait for ever; remove it, if no other machine builds it"
         )

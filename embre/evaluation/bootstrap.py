@@ -11,6 +11,7 @@ import numpy as np
 
 from embre.document import Document
 from embre.evaluation.scoring import score_documents
+from embre.refused import Refused
 
 SAMPLES = 1_000  # of an interval
 PAIRED_SAMPLES = 10_000  # of a p-value, which is wanted to 0.001
@@ -63,7 +64,7 @@ def paired_p(
     """
     runs_a, runs_b = _runs(counts_a), _runs(counts_b)
     if runs_a.shape[1] != runs_b.shape[1]:
-        raise ValueError(
+        raise Refused(
             f"{runs_a.shape[1]} documents against {runs_b.shape[1]}: a paired test needs the same"
         )
     rng = np.random.default_rng(seed)
@@ -86,7 +87,7 @@ def _document_weights(
     """(S, D) how often each document is in each sample of as many as there are, some samples at a
     time: whole it is 1.6 GB of 20,000 documents. What is drawn does not depend on the pieces."""
     if not num_documents:
-        raise ValueError("there are no documents to draw from")
+        raise Refused("there are no documents to draw from")
     at_once = max(1, CHUNK_DRAWS // num_documents)
     evenly = np.full(num_documents, 1 / num_documents)
     for done in range(0, samples, at_once):

@@ -16,6 +16,7 @@ from embre.evaluation.plots import plot_confusion, plot_curves, plot_reliability
 from embre.evaluation.precision_recall import Curve, curve, ranked_pairs, ranked_relations
 from embre.evaluation.scoring import Score, score
 from embre.evaluation.told_apart import Told
+from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.relations.calibration import Reliability, reliabilities, reliability
 from embre.relations.scored_pairs import ScoredPairs
@@ -183,7 +184,7 @@ def _probabilities(
     if scored is None:
         return {}
     if scored.num_documents != len(gold):
-        raise ValueError(
+        raise Refused(
             f"pairs of {scored.num_documents} documents are not those of {len(gold)} gold ones"
         )
     return {

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 
 from embre.document import Document, Relation
+from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
@@ -181,7 +182,7 @@ def _by_id(docs: Iterable[Document], side: str) -> dict[str, Document]:
     by_id: dict[str, Document] = {}
     for doc in docs:
         if doc.doc_id in by_id:
-            raise ValueError(
+            raise Refused(
                 f"document {doc.doc_id} occurs twice among the {side} ones; leave one out"
             )
         by_id[doc.doc_id] = doc

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from embre.corpora import read_checked
 from embre.corpora.raw import CheckedDocument
+from embre.refused import Refused
 from embre.tally import Tally
 
 # Fewer letters than this say too little: many articles are called "Editorial" or "In reply".
@@ -96,7 +97,7 @@ def read_held(source: str) -> Held:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{source}: not UTF-8 ({error}); save the list as UTF-8") from error
+            raise Refused(f"{source}: not UTF-8 ({error}); save the list as UTF-8") from error
         if "|" not in text and all(line.count("\t") <= 2 for line in text.splitlines()):
             return _read_list(path.name, text)
     held = Held(path.name)
@@ -112,7 +113,7 @@ def read_lists(sources: Sequence[str]) -> list[Held]:
     first: dict[str, str] = {}
     for one, source in zip(held, sources, strict=True):
         if one.name in first:
-            raise ValueError(
+            raise Refused(
                 f"{first[one.name]} and {source}: two hold-out lists of one name, whose counts "
                 "nobody could tell apart; rename one, or leave it out where they are the same"
             )
@@ -121,7 +122,7 @@ def read_lists(sources: Sequence[str]) -> list[Held]:
 
 
 def _read_all(source: str) -> Iterator[CheckedDocument]:
-    """Every document of a corpus; ValueError in the end where some could not be read.
+    """Every document of a corpus; Refused in the end where some could not be read.
 
     A list that is shorter than it should be lets evaluation documents through.
     """
@@ -132,7 +133,7 @@ def _read_all(source: str) -> Iterator[CheckedDocument]:
     lost = [reason for reason in tally.counts if reason.startswith(("file/", "document/"))]
     if lost or not num_read:
         why = ", ".join(lost) or "it is empty"
-        raise ValueError(
+        raise Refused(
             f"{source}: not all of this hold-out corpus can be read ({why}); repair it, or give "
             "the files that are whole"
         )
@@ -141,7 +142,7 @@ def _read_all(source: str) -> Iterator[CheckedDocument]:
 def _read_list(name: str, text: str) -> Held:
     """Lines of an id, or of an id and the fingerprints of its text and title in hexadecimal.
 
-    Raises ValueError for a list without any and for a line that is neither: a list that is not
+    Raises Refused for a list without any and for a line that is neither: a list that is not
     understood lets evaluation documents through.
     """
     held = Held(name)
@@ -152,16 +153,16 @@ def _read_list(name: str, text: str) -> Held:
             bad = doc_id.upper() in _LABELS or (not prints and _NOT_AN_ID.search(doc_id))
             try:
                 if bad and not article:
-                    raise ValueError(doc_id)
+                    raise Refused(doc_id)
                 held.add(int(value, 16) for value in prints)
             except ValueError as error:
-                raise ValueError(
+                raise Refused(
                     f"{name}: {line!r} is no line of a hold-out list; give an id a line, or what "
                     "tools/hold_out_list.py writes"
                 ) from error
             held.ids.add(article or doc_id)
     if not held.ids:
-        raise ValueError(f"{name}: no id in this hold-out list; give one a line, or leave it out")
+        raise Refused(f"{name}: no id in this hold-out list; give one a line, or leave it out")
     return held
 
 
@@ -177,7 +178,7 @@ def held_lines(corpora: Iterable[str], only: set[str] | None) -> Iterator[str]:
     """The lines of a list of all documents of some corpora, or of those that `only` names.
 
     An id of `only` that no corpus has gets a line of its own, without fingerprints. Raises
-    ValueError for a corpus that cannot be read to its end.
+    Refused for a corpus that cannot be read to its end.
     """
     missing = set(only or ())
     lines: set[str] = set()

@@ -134,7 +134,7 @@ def finish(handle: RunHandle | None, folder: Path, status: str) -> None:
 
 
 def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
-    """ValueError for what a launcher or an engine cannot do."""
+    """Refused for what a launcher or an engine cannot do."""
     if is_url(config.storage):
         raise ConfigError(
             f"storage: {config.storage} is a URL; give a folder that all machines share"

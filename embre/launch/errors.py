@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from embre.interrupts import Interrupted
-from embre.wording import is_for_people, printable
+from embre.refused import Refused
+from embre.wording import printable
 
 FAILED, REFUSED, STOPPED_BY_SIGTERM = 1, 2, 143
 
@@ -55,7 +56,7 @@ def verdict(error: Exception) -> tuple[int, str] | None:
         return FAILED, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return FAILED, with_advice(error)
-    if isinstance(error, OSError) or (isinstance(error, ValueError) and is_for_people(error)):
+    if isinstance(error, OSError | Refused):
         return REFUSED, str(error)
     if isinstance(error, ValueError):
         return FAILED, f"{type(error).__name__}: {error}; EMBRE_DEBUG=1 shows where"

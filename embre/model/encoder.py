@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from embre.config import EncoderConfig, NewEncoder
 from embre.model.strip_attention import strip_attention
+from embre.refused import Refused
 from embre.tokenization.tokenizer import TextTokenizer, refuse_code
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
 def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedModel:
     """A BERT with its masked-language-modelling head, ready for strips.
 
-    Raises FileNotFoundError where `config.path` has no checkpoint, ValueError where the
+    Raises FileNotFoundError where `config.path` has no checkpoint, Refused where the
     checkpoint is no BERT, does not fit its tokenizer, names code to run or is a pickle.
     """
     # Its report of missing heads is said below in a line; its bars do not belong in a log.
@@ -73,7 +74,7 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
     folder = Path(config.path)
     backbone = _read_config(folder)
     if backbone.vocab_size < tokenizer.vocabulary:
-        raise ValueError(
+        raise Refused(
             f"{folder}: {backbone.vocab_size} embeddings for {tokenizer.vocabulary} tokens; "
             "the tokenizer belongs to another checkpoint"
         )
@@ -116,10 +117,10 @@ def max_positions(config: EncoderConfig) -> int:
 
 
 def check_length(config: EncoderConfig, max_document_tokens: int) -> None:
-    """Raises ValueError where documents may be longer than the backbone can read."""
+    """Raises Refused where documents may be longer than the backbone can read."""
     longest = max_positions(config)
     if max_document_tokens > longest:
-        raise ValueError(
+        raise Refused(
             f"data.max_document_tokens: {max_document_tokens}, and the encoder reads at most "
             f"{longest} tokens; lower it"
         )
@@ -146,12 +147,12 @@ def empty_encoder(config: dict[str, Any]) -> PreTrainedModel:
 def strip_encoder(config: EncoderConfig, device: torch.device) -> Callable[..., Tensor]:
     """`encode_strip` as the config wants it carried out.
 
-    Raises ValueError where it cannot be compiled.
+    Raises Refused where it cannot be compiled.
     """
     if not config.compile:
         return encode_strip
     if device.type == "cuda" and config.precision == "fp32":
-        raise ValueError(
+        raise Refused(
             "encoder.compile: the attention kernel of CUDA is for half precision; set "
             "encoder.precision to bf16, or encoder.compile to false"
         )
@@ -280,7 +281,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         str(folder), local_files_only=True, trust_remote_code=False
     )
     if backbone.model_type != "bert":
-        raise ValueError(f"{folder}: a {backbone.model_type} model; only BERT checkpoints are read")
+        raise Refused(f"{folder}: a {backbone.model_type} model; only BERT checkpoints are read")
     _refuse_pickles(folder)
     return backbone
 
@@ -288,7 +289,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
 def _refuse_pickles(folder: Path) -> None:
     """Weights of old checkpoints are pickles, of which no reader is safe for ever."""
     if not any(folder.glob("model*.safetensors")):
-        raise ValueError(
+        raise Refused(
             f"{folder}: no model.safetensors, and weights in pickles (pytorch_model.bin) are not "
             "read; where you trust the folder, convert it: "
             'python -c "import torch; from safetensors.torch import save_file; '

@@ -18,6 +18,7 @@ from embre.model.concept_table import ConceptTable
 from embre.model.encoder import load_encoder
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
+from embre.refused import Refused
 from embre.shards.entities import CONCEPTS, SCHEMA, EntityVocabulary, save_vocabulary, vocabulary_of
 from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 
@@ -50,7 +51,7 @@ def save_entities(folder: Path, weights: dict[str, Tensor], entities: EntityVoca
 def load_pretrained(folder: str | Path, device: torch.device) -> PretrainedEncoder:
     """Read an exported encoder in float32, ready to be asked; runs no code from the folder.
 
-    Raises FileNotFoundError where the folder holds something else, ValueError where its parts do
+    Raises FileNotFoundError where the folder holds something else, Refused where its parts do
     not fit together.
     """
     folder = Path(folder)
@@ -74,9 +75,9 @@ def _read_vocabulary(path: Path) -> EntityVocabulary:
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: damaged ({error}); export or copy the encoder again") from error
+        raise Refused(f"{path}: damaged ({error}); export or copy the encoder again") from error
     if not table.schema.equals(SCHEMA):
-        raise ValueError(f"{path}: not the concept table of an encoder; copy the encoder again")
+        raise Refused(f"{path}: not the concept table of an encoder; copy the encoder again")
     return vocabulary_of(table)
 
 
@@ -90,7 +91,7 @@ def _load_head(path: Path, hidden: int, sizes: tuple[int, ...]) -> EntityHead:
             head = EntityHead(hidden, len(sizes), table)
         head.load_state_dict(state, assign=True)
     except (KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
+        raise Refused(
             f"{path}: does not fit {CONCEPTS} and config.json beside it; copy the encoder again "
             f"({error})"
         ) from error

@@ -42,6 +42,7 @@ from embre.prediction.relation_rows import RELATIONS
 from embre.prediction.slices import FOLDER, num_slices, remove_slices
 from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.provenance import folder_digest
+from embre.refused import Refused
 from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
 from embre.workers import OneProcess, Workers
@@ -84,7 +85,7 @@ def predict_files(
     same model and threshold is not predicted again unless the input has changed or `overwrite` is
     given, and outputs of other inputs stay. Those of another model or threshold go with
     `overwrite`, which `tell` is told. Beside the files are `predicted.json` and a report of the
-    first documents. Raises FileNotFoundError or ValueError for an input that is not there, for no
+    first documents. Raises FileNotFoundError or Refused for an input that is not there, for no
     document at all, for a model that cannot be loaded, and where `out` holds predictions of another
     model or threshold, or a file of somebody else in the place of an output.
     """
@@ -118,7 +119,7 @@ def predict_files(
     result.predicted_now = sum(record.files[one.target].documents for one in left)
     result.seconds = time.monotonic() - started
     if not result.documents:
-        raise ValueError(
+        raise Refused(
             f"{', '.join(inputs)}: no document to predict; give files of {', '.join(FORMATS)}"
             + "".join(f"; {line.strip()}" for line in result.tally.lines()[:3])
         )
@@ -185,27 +186,27 @@ def _carry_out(
 def plan(inputs: list[str], out: Path) -> dict[str, Source]:
     """The output of every file to predict, as a name below `out`, before the first is.
 
-    A folder keeps its inner paths. Raises ValueError where two inputs would share a target, a
+    A folder keeps its inner paths. Raises Refused where two inputs would share a target, a
     target lies where an input does, or `out` is in a folder of inputs, which would be read again.
     """
     planned: dict[str, Source] = {}
     for name in inputs:
         whole = locate(name)
         if Path(name).is_dir() and out.resolve().is_relative_to(Path(name).resolve()):
-            raise ValueError(f"{out}: lies within the input {name}; choose a folder outside of it")
+            raise Refused(f"{out}: lies within the input {name}; choose a folder outside of it")
         for file in list_files(whole):
             inner = file.name.removeprefix(whole.name).lstrip("/") or Path(file.name).name
             target = unpacked_name(inner)
             if target.split("/")[0] in (LOCK, RECORD, REPORT, RELATIONS, FOLDER):
-                raise ValueError(f"{file.name}: --out has a {target} of its own; rename the input")
+                raise Refused(f"{file.name}: --out has a {target} of its own; rename the input")
             if target in planned:
-                raise ValueError(
+                raise Refused(
                     f"{file.name}: its output is called {target}, as that of "
                     f"{planned[target].name}; rename one of the two, or give the files by name, "
                     "these two with two --out"
                 )
             if (out / target).parent.resolve() == Path(file.name).parent.resolve():
-                raise ValueError(f"{file.name}: --out is the folder of the input; choose another")
+                raise Refused(f"{file.name}: --out is the folder of the input; choose another")
             planned[target] = file
     return planned
 

@@ -11,6 +11,7 @@ import msgspec
 from embre.corpora.sources import Source
 from embre.durable import commit, sync
 from embre.prediction.relation_rows import table_of
+from embre.refused import Refused
 
 RECORD = "predicted.json"
 REPORT = "report.html"
@@ -64,14 +65,14 @@ def locked(out: Path) -> Iterator[None]:
     """One run at a time writes into a folder: another would take its unfinished files for rubbish.
 
     The thread that holds the lock may take it once more, as a run does that first fetches a model.
-    Raises ValueError where another run holds it.
+    Raises Refused where another run holds it.
     """
     out.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(out.resolve() / LOCK, is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise ValueError(
+        raise Refused(
             f"{out}: another run predicts into it; wait for its end, or choose another --out"
         ) from error
     try:
@@ -110,7 +111,7 @@ def open_record(out: Path, model: str, threshold: float | None, overwrite: bool 
     """What earlier runs into `out` have done, to go on with; an empty record where there is
     nothing of them.
 
-    Raises ValueError where the outputs that are there are of another model or threshold and not
+    Raises Refused where the outputs that are there are of another model or threshold and not
     to be overwritten, and where nobody can know of what they are.
     """
     empty = Opened(PredictRecord(FORMAT, model, threshold, {}))
@@ -119,7 +120,7 @@ def open_record(out: Path, model: str, threshold: float | None, overwrite: bool 
     try:
         record = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord)
     except msgspec.DecodeError as error:
-        raise ValueError(
+        raise Refused(
             f"{out / RECORD}: {error}; nobody knows which model predicted the files beside it: "
             "choose another --out, or remove the folder"
         ) from error
@@ -143,7 +144,7 @@ def open_record(out: Path, model: str, threshold: float | None, overwrite: bool 
         return empty
     why = " and ".join(different)
     if not overwrite:
-        raise ValueError(
+        raise Refused(
             f"{out}: holds what was predicted {why}; choose another --out, or give --overwrite to "
             "remove that and predict the given files"
         )
@@ -151,7 +152,7 @@ def open_record(out: Path, model: str, threshold: float | None, overwrite: bool 
 
 
 def refuse_others(out: Path, opened: Opened, targets: Iterable[str]) -> None:
-    """ValueError where a file that no run of ours wrote has the name of one that is to be written,
+    """Refused where a file that no run of ours wrote has the name of one that is to be written,
     or of its table.
 
     Records name outputs before they are there, so what a killed run left passes for ours.
@@ -163,7 +164,7 @@ def refuse_others(out: Path, opened: Opened, targets: Iterable[str]) -> None:
         paths.append(out / REPORT)
     for path in paths:
         if path.exists():
-            raise ValueError(
+            raise Refused(
                 f"{path}: is in the way and no output of `embre predict`; move it elsewhere, or "
                 "choose another --out"
             )

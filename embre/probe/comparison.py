@@ -18,6 +18,7 @@ from embre.model.identifier_scores import GROUPS, frequency_bounds, score_sums
 from embre.probe.co_occurrence import TrainCounts, count
 from embre.probe.hidden_mentions import Asked, ask
 from embre.provenance import CONFIG, read_lineage
+from embre.refused import Refused
 from embre.shards.entities import EntityVocabulary
 from embre.shards.shard_set import ShardSet
 from embre.stream.source import StreamSource
@@ -72,11 +73,11 @@ def source_for(
 ) -> StreamSource:
     """The validation split of a shard set with the mentions hidden that the run of the encoder
     hides there, all of them behind [MASK], but nothing else hidden. Without the config of the run
-    its defaults hold. Raises ValueError where the set has no validation split.
+    its defaults hold. Raises Refused where the set has no validation split.
     """
     shard_set = ShardSet.open(shards)
     if not shard_set.shards("validation"):
-        raise ValueError(
+        raise Refused(
             f"{shards}: no validation split; shard again with a larger --validation-share"
         )
     data = config.data if config else DataConfig(shards=shards)

@@ -9,6 +9,7 @@ import torch
 from embre.masking.entity import spread
 from embre.model.encoder_folder import PretrainedEncoder
 from embre.probe.co_occurrence import concept_rows, owners
+from embre.refused import Refused
 from embre.shards.documents import join_word_pieces, word_pieces
 from embre.stream.batch import make_batch
 from embre.stream.examples import Examples
@@ -44,7 +45,7 @@ def ask(
     """Hide mentions of the first `validation_strips` and let the encoder identify them.
 
     A document that is longer than the encoder reads counts as several, here and in training.
-    Raises ValueError where nothing is hidden of which the encoder knows the concept.
+    Raises Refused where nothing is hidden of which the encoder knows the concept.
     """
     parts: list[Asked] = []
     for members, _ in validation_strips(source):
@@ -52,7 +53,7 @@ def ask(
         progress()
     found = _join(parts) if parts else None
     if found is None or not len(found.rows):
-        raise ValueError(
+        raise Refused(
             f"{source.shard_set.url}: no mention to be hidden in {len(parts)} strips of its "
             "validation split is of a concept that the encoder knows; take more with --strips, "
             "or a set with a larger --validation-share"

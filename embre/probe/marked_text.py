@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from embre.entity_types import ENTITY_TYPES, row_of
+from embre.refused import Refused
 from embre.wording import nearest
 
 MARKED = re.compile(r"\[\[(.*?)\]\](?!\])", re.DOTALL)
@@ -46,20 +47,20 @@ def parse(text: str) -> Question:
     parts = MARKED.split(text)
     texts = tuple(parts[::2])
     if any(mark in part for part in texts for mark in ("[[", "]]")):
-        raise ValueError(f"a mark in the text is not closed or not opened; {HOW}")
+        raise Refused(f"a mark in the text is not closed or not opened; {HOW}")
     if len(parts) == 1:
-        raise ValueError(f"the text hides no mention; {HOW}")
+        raise Refused(f"the text hides no mention; {HOW}")
     return Question(texts, tuple(_read_mark(mark) for mark in parts[1::2]))
 
 
 def _read_mark(mark: str) -> Hidden:
     surface, bar, kind = mark.rpartition("|") if "|" in mark else (mark, "", "")
     if not surface.strip():
-        raise ValueError(f"[[{mark}]] hides nothing; {HOW}")
+        raise Refused(f"[[{mark}]] hides nothing; {HOW}")
     if not bar:
         return Hidden(surface.strip(), None)
     row = row_of(kind)
     if row is None:
         hint = nearest(kind.strip().capitalize(), ENTITY_TYPES)
-        raise ValueError(f"[[{mark}]]: {kind.strip()!r} is no entity type; {hint}")
+        raise Refused(f"[[{mark}]]: {kind.strip()!r} is no entity type; {hint}")
     return Hidden(surface.strip(), row.name)

@@ -15,6 +15,7 @@ from embre.model.concept_table import ConceptTable
 from embre.model.encoder_folder import PretrainedEncoder
 from embre.model.heads import EntityHead
 from embre.probe.marked_text import HOW, Hidden, parse
+from embre.refused import Refused
 from embre.shards.entities import EntityVocabulary
 from embre.shards.mention_row import MENTION_ROW
 from embre.stream.batch import Batch, make_batch
@@ -57,7 +58,7 @@ class Answer:
 def probe_text(encoder: PretrainedEncoder, text: str, top: int) -> list[Answer]:
     """The answers for each hidden mention of a text, in its order.
 
-    Raises ValueError where the text hides nothing, names an unknown type or is too long.
+    Raises Refused where the text hides nothing, names an unknown type or is too long.
     """
     question = parse(text)
     for hidden in question.hidden:
@@ -82,7 +83,7 @@ def hide(pieces: Pieces, encoder: PretrainedEncoder) -> Batch:
     """
     num_tokens = len(pieces.ids) + NUM_SPECIAL
     if num_tokens > encoder.max_tokens:
-        raise ValueError(
+        raise Refused(
             f"the text has {num_tokens} tokens and the encoder reads at most {encoder.max_tokens}; "
             "shorten it"
         )
@@ -90,7 +91,7 @@ def hide(pieces: Pieces, encoder: PretrainedEncoder) -> Batch:
     rows = np.zeros(len(pieces.first) // 2 - 1, dtype=MENTION_ROW)
     rows["start"], rows["end"] = pieces.first[1:-1:2], pieces.first[2::2]
     if np.any(rows["start"] == rows["end"]):
-        raise ValueError(f"a mark in the text hides no word piece; {HOW}")
+        raise Refused(f"a mark in the text hides no word piece; {HOW}")
     members = Examples(
         doc_ids=["text"],
         tokens=pieces.ids,
@@ -148,7 +149,7 @@ def _answer(
 
 def _check_known(hidden: Hidden, entities: EntityVocabulary) -> None:
     if hidden.type is not None and not entities.sizes[TYPE_INDEX[hidden.type]]:
-        raise ValueError(
+        raise Refused(
             f"[[{hidden.surface}|{hidden.type}]]: the encoder has learnt no concept of this type; "
             f"leave the type out: [[{hidden.surface}]]"
         )

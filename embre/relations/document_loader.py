@@ -8,6 +8,7 @@ from typing import Any
 
 from embre.config import CorpusConfig
 from embre.document import Document
+from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.relations.pair_batch import PairBatch
 from embre.relations.pairs import PairEncoder
@@ -36,7 +37,7 @@ class DocumentLoader:
         also: Sequence[tuple[Sequence[Document], RelationSchema]] = (),
     ):
         if not docs:
-            raise ValueError(f"{data.train}: no document to learn from; see data.train")
+            raise Refused(f"{data.train}: no document to learn from; see data.train")
         self.encoder = encoder
         self.passes_per_micro_batch = data.passes_per_micro_batch
         self.micro_batches = data.micro_batches
@@ -48,7 +49,7 @@ class DocumentLoader:
             other = replace(encoder, schema=schema)
             self._passes += [found for doc in others for found in other.passes(doc, tally)]
         if not self._passes:
-            raise ValueError(f"{data.train}: no document has a pair of {encoder.schema.name}")
+            raise Refused(f"{data.train}: no document has a pair of {encoder.schema.name}")
         self._next_step = 0
 
     def step(self) -> list[PairBatch]:

@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
 from embre.entity_types import ENTITY_TYPES
+from embre.refused import Refused
 from embre.tokenization.tokenizer import TextTokenizer
 
 # The start and the end marker of each type, in the order of the table of types.
@@ -34,7 +35,7 @@ def marker_ids(tokenizer: TextTokenizer) -> np.ndarray:
     """(num_types, 2) the ids of the start and end marker of each type."""
     found = [tokenizer.backend.token_to_id(marker) for marker in MARKERS]
     if None in found:
-        raise ValueError("the tokenizer has no entity markers; extend it with add_markers")
+        raise Refused("the tokenizer has no entity markers; extend it with add_markers")
     return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
@@ -81,7 +82,7 @@ def cut_windows(num_tokens: int, spans: np.ndarray, size: int, overlap: int) -> 
     a mention is whole in every window that reads it; only one longer than a window is cut.
     """
     if not overlap < size:
-        raise ValueError(
+        raise Refused(
             f"windows of {size} tokens cannot overlap by {overlap}: lower pairs.window_overlap "
             "or raise data.max_document_tokens"
         )

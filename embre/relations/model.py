@@ -21,6 +21,7 @@ from embre.config import PairConfig
 from embre.entity_types import ENTITY_TYPES
 from embre.model.encoder import encode_strip
 from embre.model.heads import span_means
+from embre.refused import Refused
 from embre.relations.entity_attention import EntityAttention
 from embre.relations.losses import LOSSES, novelty_loss, type_loss
 from embre.relations.markers import marker_names
@@ -182,7 +183,7 @@ class RelationModel(nn.Module):
     def _document_states(self, batch: PairBatch) -> Tensor:
         """(N, H) float32: the state of each token of a pass, its mean over the windows it is in."""
         if batch.longest > self.max_positions:
-            raise ValueError(
+            raise Refused(
                 f"a window of {batch.longest} tokens for an encoder of {self.max_positions} "
                 "positions: lower data.max_document_tokens"
             )

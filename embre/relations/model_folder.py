@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from embre.config import PairConfig
 from embre.model.encoder import empty_encoder
+from embre.refused import Refused
 from embre.relation_schema import schema_as_json, schema_of_json
 from embre.relations.model import RelationModel
 from embre.relations.pairs import PairEncoder
@@ -65,7 +66,7 @@ def save_relation_model(
 def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel:
     """Read what `save_relation_model` wrote, ready to predict; runs no code from the folder.
 
-    Raises FileNotFoundError where a file is missing, ValueError where the folder names code to
+    Raises FileNotFoundError where a file is missing, Refused where the folder names code to
     run, holds something else than a relation model, or one in a format not read here.
     """
     folder = Path(folder)
@@ -96,12 +97,12 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
 
 def _check_settings(folder: Path, settings: Any) -> dict[str, Any]:
     if not isinstance(settings, dict) or settings.get("kind") != "relation_model":
-        raise ValueError(
+        raise Refused(
             f"{folder}: config.json has no {SETTINGS_KEY!r} settings of a relation model; an "
             "encoder alone predicts nothing: fine-tune it first (embre finetune)"
         )
     if settings["format"] != FORMAT:
-        raise ValueError(
+        raise Refused(
             f"{folder}: written in format {settings['format']}, this version reads {FORMAT}"
         )
     return settings
@@ -111,6 +112,4 @@ def _load_weights(folder: Path, model: nn.Module) -> None:
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except RuntimeError as error:
-        raise ValueError(
-            f"{folder}: model.safetensors does not fit config.json: {error}"
-        ) from error
+        raise Refused(f"{folder}: model.safetensors does not fit config.json: {error}") from error

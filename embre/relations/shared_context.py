@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from embre.refused import Refused
 from embre.relations.pair_batch import Grids, PairBatch
 
 # At 4 a head sees little but the sentence, at 0 the whole document. Demo corpus, random encoder,
@@ -32,7 +33,7 @@ class SharedContext(nn.Module):
     def __init__(self, hidden: int, heads: int):
         super().__init__()
         if hidden % heads:
-            raise ValueError(f"pairs.context_heads ({heads}) must divide the hidden size {hidden}")
+            raise Refused(f"pairs.context_heads ({heads}) must divide the hidden size {hidden}")
         self.heads = heads
         self.query = nn.Linear(hidden, hidden)
         self.key = nn.Linear(hidden, hidden)

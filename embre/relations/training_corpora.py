@@ -14,6 +14,7 @@ from embre.corpora.assemble import as_checked
 from embre.corpora.raw import CheckedDocument
 from embre.document import Document
 from embre.held_out import SHIPPED, Fingerprint, Held, fingerprint, names_of, read_held
+from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 from embre.wording import nearest
@@ -24,7 +25,7 @@ def schemas_of(data: CorpusConfig) -> list[RelationSchema]:
 
     All have the same `relation_types`, in order of appearance, so one model can learn them all;
     the same name is the same label. Each corpus keeps its own legal pairs.
-    Raises ValueError with the key and the remedy.
+    Raises Refused with the key and the remedy.
     """
     schemas = [schema_of(data.corpus, "data.corpus")]
     schemas += [schema_of(one.corpus, f"data.also.{n}.corpus") for n, one in enumerate(data.also)]
@@ -33,15 +34,15 @@ def schemas_of(data: CorpusConfig) -> list[RelationSchema]:
 
 
 def schema_of(config: SchemaConfig, key: str) -> RelationSchema:
-    """The schema that a config names or describes; ValueError with `key` and the remedy."""
+    """The schema that a config names or describes; Refused with `key` and the remedy."""
     known = CORPORA.get(config.name)
     if known is None and config.legal is None:
-        raise ValueError(
+        raise Refused(
             f"{key}: no corpus {config.name!r}; known: {', '.join(CORPORA)}; for one of your own "
             "give its relations too: {name: …, legal: {Chemical Disease: [CID]}}"
         )
     if known is not None and config.legal is not None:
-        raise ValueError(
+        raise Refused(
             f"{key}: {config.name} is a known corpus; leave out legal, or take another name"
         )
     if known is None:
@@ -56,7 +57,7 @@ def schema_of(config: SchemaConfig, key: str) -> RelationSchema:
     for label, ours in config.rename.items():
         if ours is not None and ours not in known.relation_types:
             hint = nearest(ours, known.relation_types)
-            raise ValueError(f"{key}.rename: {label!r} becomes {ours!r}, no relation type; {hint}")
+            raise Refused(f"{key}.rename: {label!r} becomes {ours!r}, no relation type; {hint}")
     novelty = known.novelty if config.novelty is None else config.novelty
     return replace(known, rename=config.rename, novelty=novelty)
 
@@ -67,12 +68,12 @@ def read_annotated(path: str, schema: RelationSchema, tally: Tally) -> list[Docu
 
 
 def refuse_unmentioned(tally: Tally, source: str) -> None:
-    """ValueError where relations of a file that is scored name a concept that their document does
+    """Refused where relations of a file that is scored name a concept that their document does
     not mention, or several: nobody could find them or count them as wrong, and left out they
     flatter."""
     reason = "relation/unknown_concept"
     if unknown := tally.counts[reason]:
-        raise ValueError(
+        raise Refused(
             f"{source}: {unknown} relations name a concept that their document does not mention, "
             f"or several at one end, as {tally.examples[reason][0]}; they would be left out of the "
             "score: correct their identifiers, or those of the mentions; of several, give each a "
@@ -81,7 +82,7 @@ def refuse_unmentioned(tally: Tally, source: str) -> None:
 
 
 def refuse_unknown_labels(docs: Iterable[Document], schema: RelationSchema, source: str) -> None:
-    """ValueError where documents, still in their own words, have labels that the schema does not
+    """Refused where documents, still in their own words, have labels that the schema does not
     know: their relations would be left out, and of gold ones that flatters."""
     first: dict[str, str] = {}
     times = Counter[str]()
@@ -95,7 +96,7 @@ def refuse_unknown_labels(docs: Iterable[Document], schema: RelationSchema, sour
     unknown = dict(times.most_common())
     label = next(iter(unknown))
     near = difflib.get_close_matches(label, schema.own_types, n=1) or schema.own_types
-    raise ValueError(
+    raise Refused(
         f"{source} has labels that {schema.name} does not know: {_counts(unknown)}; "
         f"first in document {first[label]}. Say what each means with rename in the corpus, as "
         f"{{{label}: {near[0]}}}, or {{{label}: null}} to leave it out"
@@ -135,7 +136,7 @@ def read_also(
 
 
 def check_corpora(data: CorpusConfig) -> None:
-    """ValueError or FileNotFoundError, with key and remedy, for documents that teach nothing or
+    """Refused or FileNotFoundError, with key and remedy, for documents that teach nothing or
     that a score on them would mean nothing."""
     schemas = schemas_of(data)
     train = _check_file("data.train", data.train, schemas[0])
@@ -150,7 +151,7 @@ def check_corpora(data: CorpusConfig) -> None:
         held.add(_text_alone(doc))
     checked = map(as_checked, train)
     if both := sorted(doc.doc_id for doc in checked if held.has(doc, _text_alone(doc))):
-        raise ValueError(
+        raise Refused(
             f"data.train and data.dev share {len(both)} documents by id or text, as {both[0]}: a "
             "score on what was learnt from means nothing; give other files"
         )
@@ -159,7 +160,7 @@ def check_corpora(data: CorpusConfig) -> None:
     others = read_also(data, schemas[1:], train, dev, Tally())
     for number, (docs, _) in enumerate(others):
         if not docs:
-            raise ValueError(
+            raise Refused(
                 f"data.also.{number}.train: every document is one that the run is scored on, an "
                 f"evaluation document of {data.corpus.name}, or in data.train; give other files"
             )
@@ -182,10 +183,10 @@ def _check_file(
     tally = Tally()
     docs = list(read_documents(path, tally))
     if not docs:
-        raise ValueError(f"{key}: {path} holds no document")
+        raise Refused(f"{key}: {path} holds no document")
     doc_id, times = Counter(doc.doc_id for doc in docs).most_common(1)[0]
     if times > 1:
-        raise ValueError(
+        raise Refused(
             f"{key}: {path} has document {doc_id} {times} times; "
             "give one file of each document, not a folder of several formats"
         )
@@ -200,7 +201,7 @@ def _check_file(
             for r in doc.relations
         )
         legal = "; ".join(f"{a} {b}: {', '.join(sorted(t))}" for (a, b), t in schema.legal.items())
-        raise ValueError(
+        raise Refused(
             f"{key}: {path} has no relation that {schema.name} allows ({legal}); it has "
             f"{_counts(pairs) or 'none at all'}; give annotated documents, or the right corpus"
         )
@@ -209,7 +210,7 @@ def _check_file(
 
 def _check_novelty(none_of: str, docs: Iterable[Document], schema: RelationSchema) -> None:
     if all(relation.novel is None for doc in docs for relation in doc.relations):
-        raise ValueError(
+        raise Refused(
             f"{none_of} says Novel or No, and {schema.name} has novelty; "
             f"set data.corpus to {{name: {schema.name}, …, novelty: false}}"
         )

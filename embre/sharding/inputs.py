@@ -30,7 +30,7 @@ def find_inputs(names: Sequence[str]) -> list[Input]:
     """Every input, patterns spelt out in order.
 
     Raises FileNotFoundError for a name that is not there or a pattern that matches nothing,
-    ValueError for a URL that may not be read.
+    Refused for a URL that may not be read.
     """
     found = []
     for source in (match for name in names for match in _matches(name)):

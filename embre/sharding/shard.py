@@ -25,6 +25,7 @@ from embre.corpora.raw import Chunk
 from embre.corpora.sources import Watch, locate, stored_sha256
 from embre.durable import commit, flush
 from embre.held_out import Held, read_lists
+from embre.refused import Refused
 from embre.sharding.concept_counts import COUNT, concept_table
 from embre.sharding.dataset_card import write_card
 from embre.sharding.inputs import Input, find_inputs, place_by_name
@@ -78,7 +79,7 @@ def shard(
     Documents of the `hold_out` lists (shipped lists, files of ids, corpora) are left out and
     counted. A run that was stopped is finished by the same call; where the set is complete already
     the call changes nothing. Raises FileExistsError where another shard set or another run is in
-    `out`, ValueError where an unfinished run had another plan, an input is no longer what the
+    `out`, Refused where an unfinished run had another plan, an input is no longer what the
     complete set was made of or there is no document to write, OSError where `out` is a file or the
     disk is full.
     """
@@ -108,7 +109,7 @@ def shard(
         tally = _add_up_tallies(work, len(found))
         order, num_held = choose_rows(work, names, held, tally)
         if not any(len(rows.parts) for rows in order.values()):
-            raise ValueError(nothing_to_shard(inputs, num_held, tally))
+            raise Refused(nothing_to_shard(inputs, num_held, tally))
         num_chosen = sum(len(rows.parts) for rows in order.values())
         progress(Progress(documents_chosen=num_chosen))
         for step in workers.run(write_shards, _shards_to_do(order, names, settings, work, plan)):
@@ -122,7 +123,7 @@ def _inputs_outside_of(out: Path, inputs: list[str]) -> list[Input]:
     found = find_inputs(inputs)
     for one in found:
         if out.resolve().is_relative_to(Path(one.source).resolve()):
-            raise ValueError(
+            raise Refused(
                 f"{out}: lies within the input {one.name!r}; choose a folder outside of it"
             )
     return found
@@ -287,7 +288,7 @@ def _complete(out: Path, plan: Plan, found: list[Input]) -> Manifest:
     finished = (out / MANIFEST).stat().st_mtime
     for one, source in zip(found, manifest.sources, strict=True):
         if one.modified >= finished and stored_sha256(locate(one.source)) != source["sha256"]:
-            raise ValueError(
+            raise Refused(
                 f"{out}: holds a complete shard set of another {one.name!r}, which has changed "
                 "since; choose another --out or remove the folder"
             )

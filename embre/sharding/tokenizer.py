@@ -9,6 +9,7 @@ from embre.corpora import read_checked
 from embre.corpora.raw import CheckedDocument
 from embre.durable import whole_folder
 from embre.held_out import Held, fingerprint
+from embre.refused import Refused
 from embre.tally import Tally
 from embre.tokenization.learnt import learn_tokenizer
 from embre.tokenization.tokenizer import copy_tokenizer
@@ -22,7 +23,7 @@ def keep_tokenizer(
 ) -> None:
     """Put the tokenizer where every worker finds it, whole or not at all.
 
-    Raises ValueError where it is to be learnt and there is no document to learn from.
+    Raises Refused where it is to be learnt and there is no document to learn from.
     """
     with whole_folder(folder) as partial:
         if given:
@@ -31,7 +32,7 @@ def keep_tokenizer(
         tally, num_held = Tally(), Counter[str]()
         docs = islice(_documents(sources, held, tally, num_held), DOCUMENTS_TO_LEARN_FROM)
         if not (texts := [doc.text for doc in docs]):
-            raise ValueError(nothing_to_shard(sources, num_held, tally))
+            raise Refused(nothing_to_shard(sources, num_held, tally))
         learn_tokenizer(texts, vocabulary, partial)
 
 

@@ -14,6 +14,7 @@ import filelock
 import msgspec
 
 from embre.durable import clear_leftovers, commit
+from embre.refused import Refused
 from embre.sharding.parts import PartRecord
 from embre.shards.shard_set import ShardEntry
 from embre.shards.statistics import ShardStatistics
@@ -126,7 +127,7 @@ class WorkFolder:
     def begin(self, plan: Plan) -> None:
         """Go on with the work that is there, or clear what another run left and start.
 
-        Raises ValueError where the work that is there had another plan.
+        Raises Refused where the work that is there had another plan.
         """
         path = self.folder / "plan.json"
         strange = [] if path.exists() else [f for name in SHARD_NAMES for f in self.out.glob(name)]
@@ -145,7 +146,7 @@ class WorkFolder:
         ]
         if different:
             named = ", ".join(WORDS.get(name, name) for name in different)
-            raise ValueError(
+            raise Refused(
                 f"{self.folder}: an unfinished run was told otherwise ({named}); give the same "
                 "command again to finish it, or remove that folder to begin anew"
             )

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from embre.config import PretrainConfig, TypeLimits
 from embre.entity_types import TYPE_INDEX
+from embre.refused import Refused
 from embre.shards.shard_set import ShardSet
 from embre.stored_bytes import read_bytes
 
@@ -105,10 +106,10 @@ def save_vocabulary(path: Path, entities: EntityVocabulary) -> None:
 
 
 def read_concepts(shard_set: ShardSet) -> pa.Table:
-    """The concept table of a shard set; ValueError where it is not the one of the manifest."""
+    """The concept table of a shard set; Refused where it is not the one of the manifest."""
     data = read_bytes(f"{shard_set.url}/{CONCEPTS}")
     if hashlib.sha256(data).hexdigest() != shard_set.manifest.concepts["sha256"]:
-        raise ValueError(
+        raise Refused(
             f"{shard_set.url}/{CONCEPTS}: not the table of the manifest (another SHA-256); "
             "copy or write the shard set again"
         )

@@ -23,6 +23,7 @@ from webdataset.writer import TarWriter
 
 from embre.durable import commit
 from embre.entity_types import TYPE_INDEX
+from embre.refused import Refused
 from embre.shards.mention_row import count_types, last_of_span
 from embre.stored_bytes import SCHEMES, read_bytes, waits
 
@@ -35,7 +36,7 @@ MEMBERS = frozenset({"docs.npy", "mentions.npy", "meta.json", "tokens.npy"})  # 
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")  # a file of the set's own folder
 
 
-class DamagedShard(ValueError):
+class DamagedShard(Refused):
     """A shard whose bytes are not those of the manifest."""
 
 
@@ -176,14 +177,14 @@ class ShardSet:
     def open(cls, url: str | Path) -> "ShardSet":
         """Read the manifest at a folder or URL prefix.
 
-        Raises FileNotFoundError where there is none, ValueError for a scheme or format that is
+        Raises FileNotFoundError where there is none, Refused for a scheme or format that is
         not ours, for a chain of file systems, and for a shard whose name leads elsewhere.
         """
         url = str(url).rstrip("/")
         scheme = url.split("://")[0] if "://" in url else "file"
         # fsspec takes what stands before "::" for a file system that wraps the next.
         if scheme not in SCHEMES or url.startswith("pipe:") or "::" in url:
-            raise ValueError(f"{url}: only {', '.join(SCHEMES)} are read")
+            raise Refused(f"{url}: only {', '.join(SCHEMES)} are read")
         try:
             data = read_bytes(f"{url}/{MANIFEST}")
         except FileNotFoundError as error:
@@ -194,13 +195,13 @@ class ShardSet:
         try:
             written_in = msgspec.json.decode(data, type=ManifestFormat).format
             if written_in != FORMAT:
-                raise ValueError(f"{url}: shard format {written_in}, not {FORMAT}: shard it again")
+                raise Refused(f"{url}: shard format {written_in}, not {FORMAT}: shard it again")
             manifest = msgspec.json.decode(data, type=Manifest)
         except msgspec.MsgspecError as error:
-            raise ValueError(f"{url}/{MANIFEST}: not a shard manifest: {error}") from error
+            raise Refused(f"{url}/{MANIFEST}: not a shard manifest: {error}") from error
         for number, shard in enumerate(manifest.shards):
             if not SHARD_NAME.fullmatch(shard.name):
-                raise ValueError(
+                raise Refused(
                     f"{url}/{MANIFEST}: shards.{number}: {shard.name!r} is no plain name of a tar "
                     "in the set's own folder"
                 )
@@ -252,7 +253,7 @@ def _read_blocks(data: bytes, path: str) -> Iterator[Block]:
     for sample in group_by_keys(files):
         members = set(sample) - {"__key__", "__url__"}
         if members != MEMBERS:  # other readers run what is in a .pkl or a .pth
-            raise ValueError(
+            raise Refused(
                 f"{path}: the members of {sample['__key__']!r} are {sorted(members)}, and not "
                 f"{sorted(MEMBERS)}"
             )
@@ -269,7 +270,7 @@ def _array(sample: dict[str, Any], member: str) -> np.ndarray:
         return np.lib.format.read_array(io.BytesIO(sample[member]), allow_pickle=False)
     except ValueError as error:
         place = f"{sample['__url__']}: {member} of {sample['__key__']!r}"
-        raise ValueError(f"{place} is no array of numbers: {error}") from error
+        raise Refused(f"{place} is no array of numbers: {error}") from error
 
 
 def _mentions_by_type(blocks: Iterable[Block]) -> dict[str, int]:

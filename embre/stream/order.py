@@ -19,6 +19,7 @@ from itertools import islice
 
 import numpy as np
 
+from embre.refused import Refused
 from embre.shards.shard_set import ShardEntry
 from embre.stream.batch import Batch, make_batch
 from embre.stream.examples import NO_EXAMPLES, Examples, join
@@ -74,7 +75,7 @@ def rounds(
                 yield here.take(order[done:]), StreamState(epoch, turn, done)
                 num_examples, done = num_examples + len(here), 0
         if not num_examples and not first:
-            raise ValueError(
+            raise Refused(
                 f"{source.shard_set.url}: stream {stream} has no document in an epoch; write the "
                 "damaged shards again or lower data.streams"
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from embre.config import DataConfig, MaskingConfig
+from embre.refused import Refused
 from embre.shards.entities import EntityVocabulary
 from embre.shards.shard_set import DamagedShard, ShardEntry, ShardSet
 from embre.stream.examples import NO_EXAMPLES, Examples, cut, join
@@ -50,17 +51,17 @@ class StreamSource:
     ) -> Self:
         """Check that shards, tokenizer and settings belong together.
 
-        Raises ValueError where the set was made with another tokenizer or has too few shards.
+        Raises Refused where the set was made with another tokenizer or has too few shards.
         """
         if shard_set.manifest.tokenizer != tokenizer.fingerprint:
-            raise ValueError(
+            raise Refused(
                 f"{shard_set.url}: made with another tokenizer than the encoder's "
                 f"({shard_set.manifest.vocabulary:,} against {tokenizer.vocabulary:,} tokens); "
                 "shard again with --tokenizer set to the encoder's folder"
             )
         num_shards = len(shard_set.shards("train"))
         if num_shards < data.streams:
-            raise ValueError(
+            raise Refused(
                 f"{shard_set.url}: {num_shards} training shards for {data.streams} streams; lower "
                 "data.streams or shard again with a smaller --shard-documents"
             )

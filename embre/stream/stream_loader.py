@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from embre.refused import Refused
 from embre.stream.batch import Batch, empty_batch
 from embre.stream.order import stream_batches
 from embre.stream.source import StreamSource, StreamState
@@ -33,7 +34,7 @@ class StreamLoader:
     def __init__(self, source: StreamSource, world: World):
         streams = range(source.data.streams)
         if world.size > len(streams):
-            raise ValueError(
+            raise Refused(
                 f"{world.size} workers for {len(streams)} streams: "
                 "raise data.streams or take fewer workers"
             )

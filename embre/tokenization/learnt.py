@@ -11,6 +11,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from embre.refused import Refused
 from embre.tokenization.tokenizer import SMALLEST_VOCABULARY
 
 SPECIALS = {
@@ -34,7 +35,7 @@ def learn_tokenizer(texts: Iterable[str], num_tokens: int, folder: Path) -> None
         words.update(word for word, _ in splitter.pre_tokenize_str(clean))
     pieces = [*SPECIALS.values(), *choose_pieces(words, num_tokens - len(SPECIALS))]
     if len(pieces) < SMALLEST_VOCABULARY:
-        raise ValueError(
+        raise Refused(
             f"only {len(pieces)} word pieces could be learnt: give more documents, or the "
             "tokenizer of a backbone with --tokenizer"
         )

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from embre.refused import Refused
+
 SMALLEST_VOCABULARY = 32
 MOST_CASED = 100  # pieces with capitals that an uncased vocabulary may have
 JSON_FILES = ("config.json", "tokenizer_config.json")
@@ -95,13 +97,13 @@ class TextTokenizer:
 
 
 def refuse_code(folder: str | Path) -> None:
-    """ValueError where a Hugging Face folder names code to run, at any depth of its JSON files."""
+    """Refused where a Hugging Face folder names code to run, at any depth of its JSON files."""
     for path in (Path(folder) / name for name in JSON_FILES):
 
         def refuse(pairs: list[tuple[str, Any]], path: Path = path) -> dict[str, Any]:
             for key, value in pairs:
                 if CODE_KEYS.fullmatch(key) and value not in NO_CODE:
-                    raise ValueError(
+                    raise Refused(
                         f"{path}: the key {key!r} can have code run that came with the folder or "
                         "from the hub, and none is needed to read a BERT; take the key out"
                     )
@@ -111,7 +113,7 @@ def refuse_code(folder: str | Path) -> None:
             try:
                 json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=refuse)
             except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise ValueError(
+                raise Refused(
                     f"{path}: no JSON that can be read; copy the folder again ({error})"
                 ) from error
 
@@ -119,7 +121,7 @@ def refuse_code(folder: str | Path) -> None:
 def load_tokenizer(folder: str | Path) -> TextTokenizer:
     """The tokenizer of a Hugging Face folder, without truncation, padding or special tokens.
 
-    Raises FileNotFoundError where the folder is missing, ValueError where it names code to run,
+    Raises FileNotFoundError where the folder is missing, Refused where it names code to run,
     holds no usable WordPiece tokenizer (transformers 5 builds one of five tokens, silently, from
     some folders), or would lower-case the text of a cased vocabulary.
     """
@@ -133,7 +135,7 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
             str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise Refused(
             f"{folder}: no tokenizer that can be read; give a Hugging Face folder with "
             f"tokenizer.json or vocab.txt ({type(error).__name__})"
         ) from error
@@ -145,13 +147,13 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
         "mask": loaded.mask_token_id,
     }
     if len(loaded) < SMALLEST_VOCABULARY or None in specials.values():
-        raise ValueError(
+        raise Refused(
             f"{folder}: its tokenizer has {len(loaded)} tokens and the special tokens {specials}; "
             "a BERT-type tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] is needed"
         )
     backend = loaded.backend_tokenizer
     if not isinstance(backend.model, WordPiece):
-        raise ValueError(
+        raise Refused(
             f"{folder}: a {type(backend.model).__name__} tokenizer; encoders here are of BERT's "
             "kind, whose tokenizer is WordPiece"
         )
@@ -169,7 +171,7 @@ def _refuse_lost_case(folder: str | Path, backend: Tokenizer) -> None:
     lowercases = getattr(backend.normalizer, "lowercase", False)
     cased = [t for t in backend.get_vocab() if not t.startswith("[") and t != t.lower()]
     if lowercases and len(cased) > MOST_CASED:
-        raise ValueError(
+        raise Refused(
             f"{folder}: its vocabulary has {len(cased):,} pieces with capitals, as {cased[0]}, "
             'and its text would be lower-cased; write {"do_lower_case": false} into its '
             "tokenizer_config.json"

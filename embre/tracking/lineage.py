@@ -8,6 +8,7 @@ A relation model names the digest of its encoder, an encoder that of its shard s
 import re
 from dataclasses import dataclass
 
+from embre.refused import Refused
 from embre.tracking.registry import DIGEST
 from embre.tracking.versions import Version, names, versions_of, versions_tagged
 
@@ -29,7 +30,7 @@ class Lineage:
 
 def lineage_of(name: str, uri: str) -> Lineage:
     """All that hangs together with a registered name, or with a shard set by (the begin of) its
-    digest. Raises ValueError where the registry has neither."""
+    digest. Raises Refused where the registry has neither."""
     found = versions_of(name, uri)
     models = [version for version in found if ENCODER_DIGEST in version.tags]
     encoders = [version for version in found if ENCODER_DIGEST not in version.tags]
@@ -43,7 +44,7 @@ def lineage_of(name: str, uri: str) -> Lineage:
         digest = model.tags[ENCODER_DIGEST]
         encoders += versions_tagged(DIGEST, digest, uri) or [_unregistered(model)]
     if not models and not encoders:
-        raise ValueError(
+        raise Refused(
             f"{name}: no such name or digest of a shard set in the registry, which has "
             f"{', '.join(names(uri)) or 'none'}"
         )

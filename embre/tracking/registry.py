@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from embre.durable import whole_folder
 from embre.provenance import folder_digest, read_lineage
+from embre.refused import Refused
 from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
 from embre.tracking.uri import refuse_missing
 from embre.tracking.versions import versions_of
@@ -111,7 +112,7 @@ def _reopened(client: MlflowClient, run_id: str) -> Iterator[None]:
 def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     """Copy the model folder of a registered version (`models:/name@alias`) to `target`.
 
-    Raises ValueError where the registry has no such model, and where what the store gives is not
+    Raises Refused where the registry has no such model, and where what the store gives is not
     what was registered; `target` is then as it was. FileNotFoundError where there is no registry.
     """
     refuse_missing(tracking_uri)
@@ -120,7 +121,7 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
         registered = _download(model_uri, tracking_uri, partial)
         digest = folder_digest(partial)
         if digest != (registered or digest):  # a version that others made has none
-            raise ValueError(
+            raise Refused(
                 f"{model_uri}: its files have the digest {digest}, and {registered} was "
                 "registered: they are damaged or were changed; register the model again"
             )
@@ -141,14 +142,14 @@ def _download(model_uri: str, tracking_uri: str, target: Path) -> str | None:
                 numbered = "/".join([f"models:/{name}", *number])
                 found = Path(download_artifacts(numbered, dst_path=scratch))
         except MlflowException as error:
-            raise ValueError(
+            raise Refused(
                 f"{model_uri}: the registry at {tracking_uri} has no such model "
                 f"({error.message}); register one with "
                 "`embre register RUN_FOLDER --name NAME --alias ALIAS`"
             ) from error
         folders = [path.parent for path in (found / "artifacts").rglob("config.json")]
         if len(folders) != 1:
-            raise ValueError(f"{model_uri}: holds no model of this project (no config.json)")
+            raise Refused(f"{model_uri}: holds no model of this project (no config.json)")
         folders[0].rename(target)
     return tags.get(DIGEST)
 

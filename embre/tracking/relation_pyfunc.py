@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from embre.corpora import pubtator
 from embre.entity_types import spell
+from embre.refused import Refused
 from embre.relations.decode import predict
 from embre.relations.model_folder import load_relation_model
 from embre.tally import REPAIRED, Tally
@@ -44,7 +45,7 @@ class RelationPyfunc(PythonModel):
     def predict(self, model_input: list[str]) -> list[RelationRow]:
         """Each string is PubTator text of one or more documents, mentions included.
 
-        Raises ValueError where a line or a document cannot be read, or no document is found.
+        Raises Refused where a line or a document cannot be read, or no document is found.
         """
         tally = Tally()
         docs = []
@@ -52,7 +53,7 @@ class RelationPyfunc(PythonModel):
             stream = io.BytesIO(text.encode())
             found = list(pubtator.read(stream, f"input {number}", tally))
             if not found:
-                raise ValueError(f"input {number}: no PubTator document (no line ID|t|title)")
+                raise Refused(f"input {number}: no PubTator document (no line ID|t|title)")
             docs += found
         lost = {
             reason: f"{reason} {places[0]}"
@@ -60,7 +61,7 @@ class RelationPyfunc(PythonModel):
             if not reason.startswith(REPAIRED)
         }
         if unreadable := [said for reason, said in lost.items() if reason.startswith(REFUSED)]:
-            raise ValueError("; ".join(unreadable))
+            raise Refused("; ".join(unreadable))
         if lost:
             log.warning("%s", "; ".join(lost.values()))
         return [

@@ -38,6 +38,7 @@ from embre.model.chunked_softmax import CHUNK_LOGITS, all_rows, cross_entropy_su
 from embre.model.concept_table import ConceptTable
 from embre.model.sharded_table import ShardedTable
 from embre.model.table_rows import TableRows
+from embre.refused import Refused
 from embre.world import World, current_world
 
 MB = 1 << 20
@@ -92,7 +93,7 @@ def main(
 
 
 def max_abs_error() -> float:
-    """The largest difference in loss and gradients over a few shapes, in float64; ValueError where
+    """The largest difference in loss and gradients over a few shapes, in float64; Refused where
     the numeric gradient is another."""
     worst, several = 0.0, 5 * CHUNK_LOGITS // 2 // 200  # rows that take three chunks
     for seed, (num, rows, dimension) in enumerate(((1, 1, 4), (7, 50, 8), (200, several, 32))):
@@ -109,7 +110,7 @@ def max_abs_error() -> float:
         if num < 10 and not torch.autograd.gradcheck(
             lambda v, t, names=labels: chunked(v, t, names), (vectors, table)
         ):
-            raise ValueError("the gradient is not the numeric one")
+            raise Refused("the gradient is not the numeric one")
     return worst
 
 
