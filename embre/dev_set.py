@@ -12,7 +12,7 @@ from embre.relations.calibration import cross_fitted, fit_decision
 from embre.relations.decode import score_pairs
 from embre.relations.model import RelationModel
 from embre.relations.model_folder import LoadedModel
-from embre.relations.pairs import PairEncoder
+from embre.relations.pass_builder import PassBuilder
 from embre.relations.scored_pairs import Decision, ScoredPairs, dealt_together
 from embre.tally import Tally
 from embre.world import World
@@ -25,19 +25,19 @@ class DevSet:
 
     docs: list[Document]
     training: list[Document]
-    encoder: PairEncoder
+    builder: PassBuilder
     world: World
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Those that are learnt, the last the strictest: for that one the run decides."""
-        return learnt_metrics(self.encoder.schema, self.encoder.config.tasks)
+        return learnt_metrics(self.builder.schema, self.builder.config.tasks)
 
     def loaded(self, engine: Engine, decision: Decision) -> LoadedModel:
         """The model as it is now."""
         model = engine.module
         assert isinstance(model, RelationModel)
-        return LoadedModel(model, self.encoder, decision)
+        return LoadedModel(model, self.builder, decision)
 
     def scored(self, engine: Engine, tally: Tally) -> ScoredPairs:
         """All their pairs by the weights as they are, on every rank; each reads its share. `tally`
@@ -51,12 +51,12 @@ class DevSet:
 
     def fitted(self, engine: Engine, scored: ScoredPairs) -> LoadedModel:
         """The model as it is now, with the decision that suits all of them."""
-        return self.loaded(engine, fit_decision(scored, self.encoder.schema, self.metrics[-1]))
+        return self.loaded(engine, fit_decision(scored, self.builder.schema, self.metrics[-1]))
 
     def predicted(self, scored: ScoredPairs, metric: str) -> tuple[list[Document], ScoredPairs]:
         """All of them with the relations of decisions that were fitted to other documents, for a
         metric, and the pairs calibrated alike."""
-        found, calibrated = cross_fitted(scored, self.encoder.schema, metric)
+        found, calibrated = cross_fitted(scored, self.builder.schema, metric)
         docs = [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
         return docs, calibrated
 
@@ -76,14 +76,14 @@ class DevSet:
 
     def floor(self) -> dict[str, Score]:
         """The scores of the trivial system."""
-        return self.score(floor(self.docs, self.encoder.schema))
+        return self.score(floor(self.docs, self.builder.schema))
 
     @property
     def gold(self) -> list[Document]:
         """What predictions are judged by, one by one: without the novelty that a model of relations
         alone never states, and with the type that one of novelty alone gives to a pair, or each of
         its relations would be wrong."""
-        schema, tasks = self.encoder.schema, self.encoder.config.tasks
+        schema, tasks = self.builder.schema, self.builder.config.tasks
 
         def as_learnt(relation: Relation) -> Relation:
             if tasks == "relation":

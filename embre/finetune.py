@@ -28,7 +28,7 @@ from embre.refused import Refused
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.model import RelationModel, name_markers
 from embre.relations.model_folder import LoadedModel, save_relation_model
-from embre.relations.pairs import PairEncoder
+from embre.relations.pass_builder import PassBuilder
 from embre.relations.training_corpora import check_corpora, read_also, read_annotated, schemas_of
 from embre.tally import Tally
 from embre.tokenization.tokenizer import load_tokenizer
@@ -55,24 +55,24 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     dev_docs = only_scored(dev_docs, schema.not_scored, dev_lost, "gold")
     also = read_also(config.data, others, docs, dev_docs, lost)
     tokenizer = load_tokenizer(config.encoder.path)
-    encoder = PairEncoder.build(tokenizer, schema, config.data.max_document_tokens, config.pairs)
-    loader = DocumentLoader(docs, encoder, config.data, config.seed, world, lost, also)
+    builder = PassBuilder.build(tokenizer, schema, config.data.max_document_tokens, config.pairs)
+    loader = DocumentLoader(docs, builder, config.data, config.seed, world, lost, also)
     model = RelationModel(
         load_encoder(config.encoder, tokenizer),
         config.pairs,
         len(schema.labels),
-        encoder.tokenizer.vocabulary,
+        builder.tokenizer.vocabulary,
         config.encoder.precision == "bf16",
     )
-    if encoder.tokenizer.vocabulary > tokenizer.vocabulary:
-        name_markers(model, encoder.tokenizer)
+    if builder.tokenizer.vocabulary > tokenizer.vocabulary:
+        name_markers(model, builder.tokenizer)
     engine = build_engine(config, model, model.loss_weights, world, loader.per_rank, job.folder)
     fingerprint = job.fingerprint(*digests(config).values())
     checkpoints = Checkpoints(
         job.folder / FOLDER, world, fingerprint, config.train.keep_checkpoints
     )
     learnt = docs + [doc for others, _ in also for doc in others]
-    dev = DevSet(dev_docs, learnt, encoder, world)
+    dev = DevSet(dev_docs, learnt, builder, world)
     sent = sent_step(job.folder)
     with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
         tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
@@ -94,7 +94,7 @@ def finish(
         predicted, calibrated = dev.predicted(scored, dev.metrics[-1])
         scores, counts = dev.score(predicted), dev.counts(scored)
         evaluation = evaluate_documents(
-            dev.gold, predicted, dev.encoder.schema, dev.training, calibrated, told_apart(scored)
+            dev.gold, predicted, dev.builder.schema, dev.training, calibrated, told_apart(scored)
         ).of_metrics(tuple(scores))
         values = {
             "dev": {metric: found.to_json() for metric, found in scores.items()},
@@ -133,7 +133,7 @@ def write_model(
     values: dict[str, Any],
 ) -> None:
     """The folder of the relation model, with its lineage and its card: whole or not at all."""
-    config, schema = job.config, dev.encoder.schema
+    config, schema = job.config, dev.builder.schema
     lineage = {
         "run": config.name,
         **digests(config),

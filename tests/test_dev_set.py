@@ -28,6 +28,6 @@ def test_what_any_rank_could_not_read_is_counted(tmp_path: Path) -> None:
     loaded, tally = tiny_relation_model(tmp_path), Tally()
     docs = [document(TEXT, [ITSELF], doc_id=doc_id) for doc_id in ("1", "2")]
     engine = cast(Engine, SimpleNamespace(module=loaded.model))
-    dev = DevSet(docs, [], loaded.encoder, Twins(rank=0, size=2))
+    dev = DevSet(docs, [], loaded.builder, Twins(rank=0, size=2))
     assert dev.scored(engine, tally).documents.tolist() == [0, 1]
     assert tally.counts == {"relation/with_itself": 2}

@@ -20,7 +20,7 @@ from embre.entity_types import ENTITY_TYPES, normalise
 from embre.model.encoder import load_encoder
 from embre.relations.model import RelationModel
 from embre.relations.model_folder import LoadedModel
-from embre.relations.pairs import PairEncoder
+from embre.relations.pass_builder import PassBuilder
 from embre.relations.scored_pairs import Decision
 from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 
@@ -76,15 +76,15 @@ def tiny_relation_model(
     torch.manual_seed(5)
     tokenizer, schema = load_tokenizer(folder), CORPORA[corpus]
     config = PairConfig(hidden=16, window_overlap=window_overlap, **pairs)
-    encoder = PairEncoder.build(tokenizer, schema, max_document_tokens, config)
+    builder = PassBuilder.build(tokenizer, schema, max_document_tokens, config)
     model = RelationModel(
         load_encoder(tiny_encoder(folder), tokenizer),
         config,
         len(schema.labels),
-        encoder.tokenizer.vocabulary,
+        builder.tokenizer.vocabulary,
         half_precision=False,
     )
-    return LoadedModel(model.eval(), encoder, Decision())
+    return LoadedModel(model.eval(), builder, Decision())
 
 
 def document(

@@ -117,9 +117,13 @@ def _predicted(
 @lru_cache(maxsize=1)
 def model_of(folder: Path, digest: str, settings: PredictSettings) -> LoadedModel:
     """The model of a process; its files are read once."""
+    from embre.tokenization.cached import CachedTokenizer  # of what predicts, this alone has numba
+
     if settings.one_thread:
         torch.set_num_threads(1)
     loaded = load_relation_model(folder, torch.device(settings.device))
+    words = CachedTokenizer(loaded.builder.tokenizer)
+    loaded = replace(loaded, builder=replace(loaded.builder, words=words))
     if settings.threshold is None:
         return loaded
     return replace(loaded, decision=loaded.decision.at(settings.threshold))

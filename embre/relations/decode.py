@@ -34,7 +34,7 @@ def predict(
         # A gold relation is no loss here, so what cannot be learnt from it is not counted.
         bare = [replace(doc, relations=()) for doc in some]
         scored = score_pairs(loaded, bare, tally)
-        found = decide(scored, loaded.decision, loaded.encoder.schema)
+        found = decide(scored, loaded.decision, loaded.builder.schema)
         for doc, relations in zip(bare, found, strict=True):
             yield replace(doc, relations=relations)
 
@@ -43,23 +43,23 @@ def predict(
 def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> ScoredPairs:
     """The probabilities of all candidate pairs of some documents, beside the labels that their
     own relations give them."""
-    model, encoder = loaded.model.eval(), loaded.encoder
+    model, builder = loaded.model.eval(), loaded.builder
     device = next(model.parameters()).device
     found, concepts, passes = [], [], []
 
     def read() -> Iterator[Pass]:
         for place, doc in enumerate(docs):
-            for one in encoder.passes(doc, tally):
+            for one in builder.passes(doc, tally):
                 passes.append((place, len(one.pairs), one.relation_labels, one.novelty_labels))
                 yield one
 
     for some in strips(read()):
-        batch = encoder.lay(some, slot=0)
+        batch = builder.lay(some, slot=0)
         concepts += [(candidate.first, candidate.second) for candidate in batch.candidates]
         found.append([part.cpu().numpy() for part in model.probabilities(batch.to(device))])
     novelty_labels = _column([labels for *_, labels in passes], np.int64)
     known = [np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)]
-    nothing = [np.zeros(0), np.zeros((0, len(encoder.schema.relation_types))), np.zeros(0)]
+    nothing = [np.zeros(0), np.zeros((0, len(builder.schema.relation_types))), np.zeros(0)]
     related, types, novel = known or nothing
     return ScoredPairs(
         num_documents=len(docs),
@@ -67,7 +67,7 @@ def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> 
         concepts=concepts,
         related=related,
         types=types,
-        novel=novel if encoder.schema.novelty else np.full(len(novel), np.nan),
+        novel=novel if builder.schema.novelty else np.full(len(novel), np.nan),
         relation_labels=_column([labels for *_, labels, _ in passes], np.int64),
         gold_novel=np.select(
             [novelty_labels == NOVEL, novelty_labels == NOT_NOVEL], [1.0, 0.0], np.nan

@@ -11,7 +11,7 @@ from embre.document import Document
 from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.relations.pair_batch import PairBatch
-from embre.relations.pairs import PairEncoder
+from embre.relations.pass_builder import PassBuilder
 from embre.relations.passes import Pass
 from embre.tally import Tally
 from embre.world import World
@@ -29,7 +29,7 @@ class DocumentLoader:
     def __init__(
         self,
         docs: Sequence[Document],
-        encoder: PairEncoder,
+        builder: PassBuilder,
         data: CorpusConfig,
         seed: int,
         world: World,
@@ -38,18 +38,18 @@ class DocumentLoader:
     ):
         if not docs:
             raise Refused(f"{data.train}: no document to learn from; see data.train")
-        self.encoder = encoder
+        self.builder = builder
         self.passes_per_micro_batch = data.passes_per_micro_batch
         self.micro_batches = data.micro_batches
         self.per_rank = -(-data.micro_batches // world.size)
         self.seed = seed
         self.world = world
-        self._passes = [found for doc in docs for found in encoder.passes(doc, tally)]
+        self._passes = [found for doc in docs for found in builder.passes(doc, tally)]
         for others, schema in also:
-            other = replace(encoder, schema=schema)
+            other = replace(builder, schema=schema)
             self._passes += [found for doc in others for found in other.passes(doc, tally)]
         if not self._passes:
-            raise Refused(f"{data.train}: no document has a pair of {encoder.schema.name}")
+            raise Refused(f"{data.train}: no document has a pair of {builder.schema.name}")
         self._next_step = 0
 
     def step(self) -> list[PairBatch]:
@@ -58,7 +58,7 @@ class DocumentLoader:
         found = [self._micro_batch(self._next_step, slot) for slot in slots]
         missing = self.per_rank - len(found)
         self._next_step += 1
-        return found + [self.encoder.lay([], slot=-1)] * missing
+        return found + [self.builder.lay([], slot=-1)] * missing
 
     def state(self) -> dict[str, Any]:
         """How many steps were given."""
@@ -71,7 +71,7 @@ class DocumentLoader:
     def _micro_batch(self, step: int, slot: int) -> PairBatch:
         first = (step * self.micro_batches + slot) * self.passes_per_micro_batch
         places = range(first, first + self.passes_per_micro_batch)
-        return self.encoder.lay([self._pass_at(place) for place in places], slot)
+        return self.builder.lay([self._pass_at(place) for place in places], slot)
 
     def _pass_at(self, place: int) -> Pass:
         epoch, within = divmod(place, len(self._passes))

@@ -19,7 +19,7 @@ from embre.model.encoder import empty_encoder
 from embre.refused import Refused
 from embre.relation_schema import schema_as_json, schema_of_json
 from embre.relations.model import RelationModel
-from embre.relations.pairs import PairEncoder
+from embre.relations.pass_builder import PassBuilder
 from embre.relations.scored_pairs import Decision
 from embre.tokenization.tokenizer import load_tokenizer, refuse_code, save_tokenizer
 
@@ -32,7 +32,7 @@ class LoadedModel:
     """A relation model and what it takes to use it on documents."""
 
     model: RelationModel
-    encoder: PairEncoder
+    builder: PassBuilder
     decision: Decision
 
 
@@ -42,7 +42,7 @@ def save_relation_model(
     weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a relation model; `weights` where the engine has gathered them (`Engine.weights`)."""
-    model, encoder = loaded.model, loaded.encoder
+    model, builder = loaded.model, loaded.builder
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if weights is None else weights
     plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
@@ -52,15 +52,15 @@ def save_relation_model(
     values[SETTINGS_KEY] = {
         "format": FORMAT,
         "kind": "relation_model",
-        "schema": schema_as_json(encoder.schema),
-        "max_document_tokens": encoder.max_document_tokens,
+        "schema": schema_as_json(builder.schema),
+        "max_document_tokens": builder.max_document_tokens,
         "half_precision": model.half_precision,
-        "pairs": encoder.config.model_dump(mode="json"),
+        "pairs": builder.config.model_dump(mode="json"),
         "decision": asdict(loaded.decision),
     }
     text = json.dumps(values, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    save_tokenizer(folder, encoder.tokenizer)
+    save_tokenizer(folder, builder.tokenizer)
 
 
 def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel:
@@ -79,20 +79,20 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings = _check_settings(folder, values.pop(SETTINGS_KEY, None))
     schema, config = schema_of_json(settings["schema"]), PairConfig(**settings["pairs"])
-    encoder = PairEncoder.build(
+    builder = PassBuilder.build(
         load_tokenizer(folder), schema, settings["max_document_tokens"], config
     )
     model = RelationModel(
         empty_encoder(values),
         config,
         len(schema.labels),
-        encoder.tokenizer.vocabulary,
+        builder.tokenizer.vocabulary,
         # A CPU that has no bf16 instructions is several times slower with it.
         half_precision=settings["half_precision"] and device.type == "cuda",
     )
     _load_weights(folder, model)
     decision = msgspec.convert(settings["decision"], Decision)
-    return LoadedModel(model.to(device).eval(), encoder, decision)
+    return LoadedModel(model.to(device).eval(), builder, decision)
 
 
 def _check_settings(folder: Path, settings: Any) -> dict[str, Any]:

@@ -29,11 +29,12 @@ from embre.prediction import slices as predict_slices
 from embre.prediction.predict import REPORT, Predicted, predict_files
 from embre.prediction.record import RECORD, PredictRecord, is_done, locked, outputs_in
 from embre.prediction.slices import Slices
-from embre.prediction.tasks import PredictSettings, Task, predict_file
+from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file
 from embre.relations import decode
-from embre.relations.model_folder import save_relation_model
+from embre.relations.model_folder import load_relation_model, save_relation_model
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
+from embre.tokenization.cached import CachedTokenizer
 from embre.workers import Processes
 from tests.tiny import tiny_relation_model, tiny_tokenizer
 
@@ -179,6 +180,20 @@ def test_the_threshold_decides(model: Path, given: Path) -> None:
     middle = sorted(p for p in found if p is not None)[len(found) // 2]
     fewer = run(model, given, PredictSettings(threshold=middle), overwrite=True)
     assert 0 < fewer.relations < every.relations == len(found)
+
+
+def test_files_are_cut_as_documents_are(model: Path, given: Path) -> None:
+    loaded = load_relation_model(model, torch.device("cpu"))
+    mine = replace(loaded, decision=loaded.decision.at(0.0))
+    docs = [*read_documents(given / "a.PubTator", Tally())]
+    (file,) = predict_files(
+        model, [str(given / "a.PubTator")], given.parent / "out", "test", EVERY
+    ).files
+    relations = [doc.relations for doc in read_documents(file, Tally())]
+    assert [len(some) for some in relations] == [
+        len(doc.relations) for doc in decode.predict(mine, docs)
+    ]
+    assert isinstance(model_of(model, "this test", EVERY).builder.words, CachedTokenizer)
 
 
 def test_tables_beside_the_files(model: Path, given: Path) -> None:

@@ -61,7 +61,7 @@ def test_every_document_comes_back_in_order(loaded: LoadedModel) -> None:
     ]
     assert [len(doc.relations) for doc in found] == [1, 0, 0, 40 * 39 // 2]
     relation = found[0].relations[0]
-    assert relation.type in loaded.encoder.schema.legal_types(relation.head, relation.tail)
+    assert relation.type in loaded.builder.schema.legal_types(relation.head, relation.tail)
     assert relation.novel in (True, False)
     assert relation.probability is not None and 0 < relation.probability < 1
     assert relation.source_ids is None
@@ -78,7 +78,7 @@ def test_batches_change_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyP
 def test_a_strip_is_as_full_as_its_longest_pass_says(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes = [one for doc in DOCS for one in loaded.encoder.passes(doc, Tally())]
+    passes = [one for doc in DOCS for one in loaded.builder.passes(doc, Tally())]
     short, long = passes
     monkeypatch.setattr(decode, "STRIP_TOKENS", 2 * len(long.tokens))
     assert [len(some) for some in decode.strips([short, short, long, long, short])] == [2, 2, 1]
@@ -105,8 +105,8 @@ def test_a_saved_model_predicts_the_same(loaded: LoadedModel, tmp_path: Path) ->
     save(loaded, tmp_path)
     again = load_relation_model(tmp_path, CPU)
     assert again.decision == loaded.decision
-    assert again.encoder.max_document_tokens == 64
-    assert again.encoder.config == loaded.encoder.config
+    assert again.builder.max_document_tokens == 64
+    assert again.builder.config == loaded.builder.config
     assert_same(list(predict(again, DOCS)), list(predict(loaded, DOCS)))
 
 
@@ -120,7 +120,7 @@ def test_the_folder_is_a_plain_bert_too(loaded: LoadedModel, tmp_path: Path) -> 
     ]
     tokenizer = AutoTokenizer.from_pretrained(str(tmp_path), local_files_only=True)
     assert tokenizer.convert_tokens_to_ids(list(MARKERS)) == list(
-        range(loaded.encoder.tokenizer.vocabulary - 12, loaded.encoder.tokenizer.vocabulary)
+        range(loaded.builder.tokenizer.vocabulary - 12, loaded.builder.tokenizer.vocabulary)
     )
     plain, info = AutoModel.from_pretrained(
         str(tmp_path), local_files_only=True, output_loading_info=True, add_pooling_layer=False
@@ -150,13 +150,13 @@ def test_another_format_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
 
 
 def test_a_model_of_a_corpus_that_no_table_knows_loads(loaded: LoadedModel, tmp_path: Path) -> None:
-    types = ("likes", *loaded.encoder.schema.relation_types[1:])
+    types = ("likes", *loaded.builder.schema.relation_types[1:])
     legal = {("Disease", "Gene"): frozenset({"likes"})}
     schema = RelationSchema("mine", types, legal, novelty=False)
-    mine = replace(loaded, encoder=replace(loaded.encoder, schema=schema))
+    mine = replace(loaded, builder=replace(loaded.builder, schema=schema))
     save(mine, tmp_path)
     again = load_relation_model(tmp_path, CPU)
-    assert again.encoder.schema == schema
+    assert again.builder.schema == schema
     found = list(predict(again, DOCS))
     assert_same(found, list(predict(mine, DOCS)))
     (relation,) = found[0].relations

@@ -51,8 +51,8 @@ def loaded(folder: Path) -> LoadedModel:
 
 
 def batch_of(loaded: LoadedModel, docs: list[Document], slot: int = 0) -> PairBatch:
-    passes = [one for doc in docs for one in loaded.encoder.passes(doc, Tally())]
-    return loaded.encoder.lay(passes, slot)
+    passes = [one for doc in docs for one in loaded.builder.passes(doc, Tally())]
+    return loaded.builder.lay(passes, slot)
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -200,7 +200,7 @@ def test_attention_that_knows_entities_begins_as_plain_attention(folder: Path) -
 
 
 def test_an_empty_micro_batch_adds_nothing(loaded: LoadedModel) -> None:
-    empty = loaded.encoder.lay([], slot=-1)
+    empty = loaded.builder.lay([], slot=-1)
     assert empty.doc_ids == ()
     assert empty.counts == {"relation": 0, "type": 0, "novelty": 0}
     loaded.model.zero_grad()
@@ -222,8 +222,8 @@ def test_every_weight_is_trained(loaded: LoadedModel) -> None:
 @torch.no_grad()
 def states_one_by_one(loaded: LoadedModel, doc: Document) -> torch.Tensor:
     """What plain BERT makes of each window alone, and of each token the mean over its windows."""
-    (one,), (first, last) = loaded.encoder.passes(doc, Tally()), (0, -1)
-    ends = loaded.encoder.tokenizer
+    (one,), (first, last) = loaded.builder.passes(doc, Tally()), (0, -1)
+    ends = loaded.builder.tokenizer
     sums = torch.zeros(len(one.tokens) + 2, loaded.model.bert.config.hidden_size)
     times = torch.zeros(len(sums), 1)
     for start, end in one.windows:
@@ -313,7 +313,7 @@ def test_chunks_of_pairs_change_nothing(
 
 def test_new_markers_begin_near_the_names_of_their_types(folder: Path) -> None:
     loaded = tiny_relation_model(folder)
-    tokenizer = loaded.encoder.tokenizer
+    tokenizer = loaded.builder.tokenizer
     rows = loaded.model.bert.embeddings.word_embeddings.weight
     expected = rows.detach().clone()
     for both, name in zip(marker_ids(tokenizer).tolist(), ENTITY_TYPES, strict=True):
@@ -383,7 +383,7 @@ def engine_of(loaded: LoadedModel) -> TorchEngine:
 def test_it_learns(folder: Path, way: dict[str, str]) -> None:
     loaded = tiny_relation_model(folder, **way)
     data = CorpusConfig(train="-", dev="-", passes_per_micro_batch=3, micro_batches=1)
-    loader = DocumentLoader(DOCS, loaded.encoder, data, 1, World(), Tally())
+    loader = DocumentLoader(DOCS, loaded.builder, data, 1, World(), Tally())
     engine = engine_of(loaded)
     results = [engine.step(loader.step(), step, lr=3e-3) for step in range(30)]
     for name in loaded.model.loss_weights:
@@ -399,7 +399,7 @@ def test_it_learns_eight_documents_by_heart(tmp_path: Path, way: dict[str, str])
     tiny_tokenizer(tmp_path, [doc.text for doc in docs], size=500)
     loaded = tiny_relation_model(tmp_path, **way)
     data = CorpusConfig(train="-", dev="-", passes_per_micro_batch=8, micro_batches=1)
-    loader = DocumentLoader(docs, loaded.encoder, data, 1, World(), Tally())
+    loader = DocumentLoader(docs, loaded.builder, data, 1, World(), Tally())
     engine = engine_of(loaded)
     num_steps = 250
     for step in range(num_steps):

@@ -27,8 +27,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def batch_of(loaded: LoadedModel, texts: list[str]) -> PairBatch:
-    passes = [one for text in texts for one in loaded.encoder.passes(document(text), Tally())]
-    return loaded.encoder.lay(passes, slot=0)
+    passes = [one for text in texts for one in loaded.builder.passes(document(text), Tally())]
+    return loaded.builder.lay(passes, slot=0)
 
 
 def random_states(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:

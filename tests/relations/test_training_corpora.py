@@ -35,7 +35,7 @@ from embre.register import register_run
 from embre.relations.decode import predict
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.model_folder import load_relation_model
-from embre.relations.pairs import PairEncoder
+from embre.relations.pass_builder import PassBuilder
 from embre.relations.passes import NOVEL, UNLABELLED
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.relations.training_corpora import read_also, read_annotated, schema_of, schemas_of
@@ -227,10 +227,10 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
         document(TEXT, [(DRUG, ILLNESS, "induces", True)], doc_id="2"), Tally()
     )
     tokenizer = tiny_tokenizer(folder / "words")
-    encoder = PairEncoder.build(
+    builder = PassBuilder.build(
         tokenizer, biored, 64, PairConfig(window_overlap=8, novelty_of="related")
     )
-    loader = DocumentLoader([first], encoder, data, 1, World(), Tally(), also=[([second], mine)])
+    loader = DocumentLoader([first], builder, data, 1, World(), Tally(), also=[([second], mine)])
     (batch,) = loader.step()
     seen = {}
     for row, candidate in enumerate(batch.candidates):
@@ -300,7 +300,7 @@ def test_an_own_corpus_is_learnt_scored_and_predicted(
             k: counted[k] for k in ("tp", "fp", "fn")
         }
     loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
-    assert loaded.encoder.schema.name == "mine"
+    assert loaded.builder.schema.name == "mine"
     given, every = [str(folder / "mine_dev.PubTator")], PredictSettings(threshold=0.0)
     found = predict_files(run / "relation_model", given, tmp_path / "out", "test", every)
     predicted = list(read_documents(found.files[0], Tally()))
@@ -338,7 +338,7 @@ def test_a_joint_run_is_scored_on_its_first_corpus(folder: Path) -> None:
     )
     found = run_job("finetune", config, Console(file=StringIO()))
     loaded = load_relation_model(found / "relation_model", torch.device("cpu"))
-    schema = loaded.encoder.schema
+    schema = loaded.builder.schema
     assert schema.name == "biored" and schema.labels[-2:] == ("CID", "treats")
     every = replace(loaded, decision=Decision(thresholds={OTHERS: 0.0}))
     predicted = list(predict(every, read_documents(folder / "dev.PubTator", Tally())))

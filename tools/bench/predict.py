@@ -36,7 +36,7 @@ from embre.prediction.record import RECORD
 from embre.prediction.slices import FOLDER
 from embre.relations.model import RelationModel
 from embre.relations.model_folder import LoadedModel, save_relation_model
-from embre.relations.pairs import PairEncoder
+from embre.relations.pass_builder import PassBuilder
 from embre.relations.scored_pairs import Decision
 from embre.tally import Tally
 from embre.tokenization.learnt import learn_tokenizer
@@ -93,17 +93,17 @@ def build(place: Path, documents: int, files: int) -> Scene:
     learn_tokenizer((doc.text for doc in docs), 2000, place / "tokenizer")
     tokenizer, schema = load_tokenizer(place / "tokenizer"), CORPORA["biored"]
     config = PairConfig()
-    encoder = PairEncoder.build(tokenizer, schema, 512, config)
+    builder = PassBuilder.build(tokenizer, schema, 512, config)
     torch.manual_seed(1)
     settings = EncoderConfig(path=str(place / "tokenizer"), new=SMALL)
     model = RelationModel(
         load_encoder(settings, tokenizer),
         config,
         len(schema.labels),
-        encoder.tokenizer.vocabulary,
+        builder.tokenizer.vocabulary,
         half_precision=False,
     )
-    save_relation_model(place / "model", LoadedModel(model, encoder, Decision()))
+    save_relation_model(place / "model", LoadedModel(model, builder, Decision()))
     ids: dict[str, list[str]] = {}
     for file in range(files):
         numbers = range(file * documents // files, (file + 1) * documents // files)

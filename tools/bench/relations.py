@@ -31,7 +31,7 @@ from embre.model.encoder import load_encoder
 from embre.relations.decode import predict, strips
 from embre.relations.model import RelationModel
 from embre.relations.model_folder import LoadedModel
-from embre.relations.pairs import PairEncoder
+from embre.relations.pass_builder import PassBuilder
 from embre.relations.scored_pairs import Decision
 from embre.tally import Tally
 from embre.tokenization.learnt import learn_tokenizer
@@ -101,7 +101,7 @@ def build(
     settings = EncoderConfig(path=str(encoder or scratch), new=None if encoder else SMALL)
     tokenizer, schema = load_tokenizer(settings.path), CORPORA["biored"]
     config = PairConfig.model_validate({"encoding": encoding})
-    pair_encoder = PairEncoder.build(tokenizer, schema, 512, config)
+    pair_encoder = PassBuilder.build(tokenizer, schema, 512, config)
     model = RelationModel(
         load_encoder(settings, tokenizer),
         config,
@@ -113,7 +113,7 @@ def build(
 
 
 def num_passes(loaded: LoadedModel, docs: list[Document]) -> int:
-    return sum(1 for doc in docs for _ in loaded.encoder.passes(doc, Tally()))
+    return sum(1 for doc in docs for _ in loaded.builder.passes(doc, Tally()))
 
 
 def predicting(loaded: LoadedModel, docs: list[Document]) -> Callable[[], object]:
@@ -124,8 +124,8 @@ def predicting(loaded: LoadedModel, docs: list[Document]) -> Callable[[], object
 def training(loaded: LoadedModel, docs: list[Document]) -> Callable[[], object]:
     """An epoch over documents that are encoded already, as a run has them; in strips of the same
     size for both."""
-    passes = [one for doc in docs for one in loaded.encoder.passes(doc, Tally())]
-    batches = [loaded.encoder.lay(some, slot=0) for some in strips(passes)]
+    passes = [one for doc in docs for one in loaded.builder.passes(doc, Tally())]
+    batches = [loaded.builder.lay(some, slot=0) for some in strips(passes)]
     device = next(loaded.model.parameters()).device
     world = World(device=device)
     engine = TorchEngine(loaded.model, OptimizerConfig(), loaded.model.loss_weights, world, 1)

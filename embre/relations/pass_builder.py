@@ -39,7 +39,7 @@ from embre.relations.passes import (
     Pass,
 )
 from embre.shards.concept_hash import concept_hash
-from embre.shards.encode import SKIPPED_KINDS, encode_documents
+from embre.shards.encode import SKIPPED_KINDS, AnyTokenizer, encode_documents
 from embre.tally import Tally
 from embre.tokenization.tokenizer import TextTokenizer
 
@@ -59,10 +59,12 @@ class _Read(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PairEncoder:
-    """Turns documents into numbers. The tokenizer has markers; sizes are in tokens."""
+class PassBuilder:
+    """Turns documents into numbers. The tokenizer has markers; texts are cut by `words`, the same
+    or one that cuts alike and sooner; sizes are in tokens."""
 
     tokenizer: TextTokenizer
+    words: AnyTokenizer
     schema: RelationSchema
     max_document_tokens: int
     config: PairConfig
@@ -74,9 +76,10 @@ class PairEncoder:
         schema: RelationSchema,
         max_document_tokens: int,
         config: PairConfig,
-    ) -> "PairEncoder":
+    ) -> "PassBuilder":
         """With markers added to a backbone's tokenizer, where it has none yet."""
-        return cls(add_markers(tokenizer), schema, max_document_tokens, config)
+        tokenizer = add_markers(tokenizer)
+        return cls(tokenizer, tokenizer, schema, max_document_tokens, config)
 
     def passes(self, doc: Document, tally: Tally) -> Iterator[Pass]:
         """What is read to score all pairs of a document, in the order of pairs; nothing where it
@@ -92,7 +95,7 @@ class PairEncoder:
             yield self._pass(read, read.rows, read.concepts, every)
 
     def _read(self, doc: Document, tally: Tally) -> _Read:
-        encoded = encode_documents([as_checked(doc)], self.tokenizer, tally)
+        encoded = encode_documents([as_checked(doc)], self.words, tally)
         rows = encoded.mentions.tolist()
         hashes = {value for *_, value in rows}
         known = {concept_hash(c): c for c in doc.mentions_by_concept() if concept_hash(c) in hashes}

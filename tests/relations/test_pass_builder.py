@@ -15,7 +15,7 @@ from embre.entity_types import TYPE_INDEX
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
 from embre.relations.pair_batch import Candidate, PairBatch
-from embre.relations.pairs import PairEncoder
+from embre.relations.pass_builder import PassBuilder
 from embre.relations.passes import (
     FARTHER,
     NEXT_SENTENCE,
@@ -41,18 +41,18 @@ TREATS = ("Chemical:D001241", "Disease:D008545", "Negative_Correlation", True)
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> PairEncoder:
+def builder(tmp_path_factory: pytest.TempPathFactory) -> PassBuilder:
     tokenizer = tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    return PairEncoder.build(tokenizer, SCHEMA, 24, PairConfig(window_overlap=8))
+    return PassBuilder.build(tokenizer, SCHEMA, 24, PairConfig(window_overlap=8))
 
 
-def pass_of(encoder: PairEncoder, doc: Document, tally: Tally | None = None) -> Pass:
-    (found,) = encoder.passes(doc, tally or Tally())
+def pass_of(builder: PassBuilder, doc: Document, tally: Tally | None = None) -> Pass:
+    (found,) = builder.passes(doc, tally or Tally())
     return found
 
 
-def words(encoder: PairEncoder, ids: np.ndarray) -> str:
-    return " ".join(encoder.tokenizer.backend.id_to_token(int(i)) for i in ids)
+def words(builder: PassBuilder, ids: np.ndarray) -> str:
+    return " ".join(builder.tokenizer.backend.id_to_token(int(i)) for i in ids)
 
 
 def long_document(num_genes: int) -> Document:
@@ -71,14 +71,14 @@ def test_markers_come_after_the_vocabulary(tmp_path: Path) -> None:
         marker_ids(tokenizer)
 
 
-def test_a_text_that_spells_a_marker_is_no_marker(encoder: PairEncoder) -> None:
-    encoded = pass_of(encoder, document("the [Gene] <braf|Gene|1> and <gene|Gene|2>"))
-    assert words(encoder, encoded.tokens).startswith("the [ gene ] [Gene] braf [/Gene] and")
+def test_a_text_that_spells_a_marker_is_no_marker(builder: PassBuilder) -> None:
+    encoded = pass_of(builder, document("the [Gene] <braf|Gene|1> and <gene|Gene|2>"))
+    assert words(builder, encoded.tokens).startswith("the [ gene ] [Gene] braf [/Gene] and")
 
 
-def test_every_mention_is_marked(encoder: PairEncoder) -> None:
-    encoded = pass_of(encoder, document(DRUG))
-    assert words(encoder, encoded.tokens) == (
+def test_every_mention_is_marked(builder: PassBuilder) -> None:
+    encoded = pass_of(builder, document(DRUG))
+    assert words(builder, encoded.tokens) == (
         "[Chemical] aspirin [/Chemical] treats [Disease] melanoma [/Disease] "
         "in [Species] mice [/Species]"
     )
@@ -90,9 +90,9 @@ def test_every_mention_is_marked(encoder: PairEncoder) -> None:
     assert encoded.mentions.tolist() == [[0, 3, 0], [4, 7, 1], [8, 11, 2]]
 
 
-def test_a_mention_of_two_concepts_has_one_pair_of_markers(encoder: PairEncoder) -> None:
-    encoded = pass_of(encoder, document("<gene|Gene|1,2> and <braf|Gene|->"))
-    assert words(encoder, encoded.tokens) == "[Gene] gene [/Gene] and [Gene] braf [/Gene]"
+def test_a_mention_of_two_concepts_has_one_pair_of_markers(builder: PassBuilder) -> None:
+    encoded = pass_of(builder, document("<gene|Gene|1,2> and <braf|Gene|->"))
+    assert words(builder, encoded.tokens) == "[Gene] gene [/Gene] and [Gene] braf [/Gene]"
     assert encoded.mentions.tolist() == [[0, 3, 0], [0, 3, 1]]
 
 
@@ -103,8 +103,8 @@ def test_nested_and_touching_mentions() -> None:
     assert places.tolist() == [[2, 5], [0, 8], [1, 7], [8, 11]]
 
 
-def test_labels_of_candidates(encoder: PairEncoder) -> None:
-    encoded = pass_of(encoder, document(DRUG, [TREATS]))
+def test_labels_of_candidates(builder: PassBuilder) -> None:
+    encoded = pass_of(builder, document(DRUG, [TREATS]))
     assert encoded.pairs.tolist() == [[0, 1]]  # species have no relations in BioRED
     assert encoded.relation_labels.tolist() == [SCHEMA.labels.index("Negative_Correlation")]
     assert encoded.novelty_labels.tolist() == [NOVEL]
@@ -114,30 +114,30 @@ def test_labels_of_candidates(encoder: PairEncoder) -> None:
     assert legal == {"None", "Association", "Positive_Correlation", "Negative_Correlation"}
 
 
-def test_where_in_the_document_two_concepts_meet_is_told(encoder: PairEncoder) -> None:
+def test_where_in_the_document_two_concepts_meet_is_told(builder: PassBuilder) -> None:
     drug, illness, gene = "<Aspirin|Chemical|D1>", "<Melanoma|Disease|D2>", "<Braf|Gene|3>"
     sentences = ["It is so."] * 17
     for place in (0, 9, 15):
         sentences[place] = f"{drug} treats {illness}."
     sentences[16] = f"{gene} is known."
-    encoded = pass_of(encoder, document(" ".join(sentences)))
+    encoded = pass_of(builder, document(" ".join(sentences)))
     ends = {
         tuple(sorted(encoded.concepts[place].identifier for place in pair)): codes[2:]
         for pair, codes in zip(encoded.pairs.tolist(), encoded.meetings.tolist(), strict=True)
     }
     assert ends == {("D1", "D2"): [0, 7], ("3", "D1"): [7, 7], ("3", "D2"): [7, 7]}
     sentences[15] = sentences[0] = sentences[16]
-    encoded = pass_of(encoder, document(" ".join(sentences)))
+    encoded = pass_of(builder, document(" ".join(sentences)))
     assert encoded.meetings[:, 2:].tolist() == [[4, 4], *[[4, 7]] * 2]  # 9, and 15 of 16
 
 
-def test_how_near_two_concepts_come_and_how_often_is_told(encoder: PairEncoder) -> None:
+def test_how_near_two_concepts_come_and_how_often_is_told(builder: PassBuilder) -> None:
     drug, illness, gene = "<Aspirin|Chemical|D1>", "<Melanoma|Disease|D2>", "<Braf|Gene|3>"
     once = f"{drug} treats {illness}. {gene} is known. This is far."
     # The gene comes next to both, and the second gene is two sentences from all but the first.
     for times, near in ((1, SAME_SENTENCE), (2, SAME_SENTENCE + 1), (4, NUM_NEARNESS - 1)):
         text = " ".join([f"{drug} treats {illness}."] * (times - 1) + [once, "<Gene|Gene|4> too."])
-        encoded = pass_of(encoder, document(text))
+        encoded = pass_of(builder, document(text))
         found = {
             tuple(encoded.concepts[place].identifier for place in pair): codes[:2]
             for pair, codes in zip(encoded.pairs.tolist(), encoded.meetings.tolist(), strict=True)
@@ -151,11 +151,11 @@ def test_how_near_two_concepts_come_and_how_often_is_told(encoder: PairEncoder) 
             ("4", "D2"): [FARTHER, 1],
         }
     many = " ".join([f"{drug} treats {illness}."] * 9)
-    codes = pass_of(encoder, document(many)).meetings[:, :2]
+    codes = pass_of(builder, document(many)).meetings[:, :2]
     assert codes.tolist() == [[NUM_NEARNESS - 1, NUM_TIMES - 1]]
 
 
-def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:
+def test_gold_that_cannot_be_learnt_is_counted(builder: PassBuilder) -> None:
     drug, illness, animal = "Chemical:D001241", "Disease:D008545", "Species:10090"
     relations = [
         (drug, drug, "Association", True),
@@ -164,7 +164,7 @@ def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:
         (illness, drug, "Conversion", True),
     ]
     tally = Tally()
-    encoded = pass_of(encoder, document(DRUG, relations), tally)
+    encoded = pass_of(builder, document(DRUG, relations), tally)
     assert tally.counts == {
         "relation/with_itself": 1,
         "relation/not_a_candidate_pair": 1,
@@ -174,28 +174,28 @@ def test_gold_that_cannot_be_learnt_is_counted(encoder: PairEncoder) -> None:
     assert encoded.novelty_labels.tolist() == [NOT_NOVEL]
 
 
-def test_a_legal_relation_counts_whatever_stands_beside_it(encoder: PairEncoder) -> None:
+def test_a_legal_relation_counts_whatever_stands_beside_it(builder: PassBuilder) -> None:
     drug, illness = "Chemical:D001241", "Disease:D008545"
     legal = (drug, illness, "Association", True)
     second, illegal = (drug, illness, "Negative_Correlation", False), (drug, illness, "Bind", False)
     for relations in ([illegal, legal, second], [legal, second, illegal], [legal, illegal, second]):
         tally = Tally()
-        encoded = pass_of(encoder, document(DRUG, relations), tally)
-        assert encoded.relation_labels.tolist() == [encoder.schema.labels.index("Association")]
+        encoded = pass_of(builder, document(DRUG, relations), tally)
+        assert encoded.relation_labels.tolist() == [builder.schema.labels.index("Association")]
         assert encoded.novelty_labels.tolist() == [NOVEL]
         assert tally.counts == {"relation/illegal_type": 1, "relation/second_of_its_pair": 1}
 
 
-def pairwise(encoder: PairEncoder) -> PairEncoder:
-    return replace(encoder, config=encoder.config.model_copy(update={"encoding": "pairwise"}))
+def pairwise(builder: PassBuilder) -> PassBuilder:
+    return replace(builder, config=builder.config.model_copy(update={"encoding": "pairwise"}))
 
 
-def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(encoder: PairEncoder) -> None:
+def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(builder: PassBuilder) -> None:
     doc = document(
         f"{DRUG} and <braf|Gene|1,2> <a gene|Gene|->",
         [TREATS, ("Gene:1", "Gene:2", "Bind", False)],
     )
-    whole, passes = pass_of(encoder, doc), list(pairwise(encoder).passes(doc, Tally()))
+    whole, passes = pass_of(builder, doc), list(pairwise(builder).passes(doc, Tally()))
     assert len(passes) == len(whole.pairs) == 6
     for place, one in enumerate(passes):
         first, second = (whole.concepts[c] for c in whole.pairs[place])
@@ -203,56 +203,56 @@ def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(encoder: Pai
         assert one.relation_labels.tolist() == [whole.relation_labels[place]]
         assert one.novelty_labels.tolist() == [whole.novelty_labels[place]]
         assert one.legal.tolist() == [whole.legal[place].tolist()]
-    assert words(encoder, passes[0].tokens) == (
+    assert words(builder, passes[0].tokens) == (
         "[Chemical] aspirin [/Chemical] treats [Disease] melanoma [/Disease] "
         "in mice and braf a gene"
     )
     shared = passes[-1]  # two concepts of one mention: one pair of markers, both concepts there
-    assert words(encoder, shared.tokens).endswith("in mice and [Gene] braf [/Gene] a gene")
+    assert words(builder, shared.tokens).endswith("in mice and [Gene] braf [/Gene] a gene")
     assert shared.mentions.tolist() == [[6, 9, 0], [6, 9, 1]]
 
 
 def test_a_pass_is_made_when_it_is_asked_for(
-    encoder: PairEncoder, monkeypatch: pytest.MonkeyPatch
+    builder: PassBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, real = [], PairEncoder._pass_of_pair
+    made, real = [], PassBuilder._pass_of_pair
     monkeypatch.setattr(
-        PairEncoder, "_pass_of_pair", lambda *given: made.append(given[2]) or real(*given)
+        PassBuilder, "_pass_of_pair", lambda *given: made.append(given[2]) or real(*given)
     )
-    found = pairwise(encoder).passes(long_document(9), Tally())
+    found = pairwise(builder).passes(long_document(9), Tally())
     assert isinstance(found, Iterator) and next(found) and made == [0]
 
 
-def test_what_is_not_read_says_nothing_of_how_concepts_meet(encoder: PairEncoder) -> None:
+def test_what_is_not_read_says_nothing_of_how_concepts_meet(builder: PassBuilder) -> None:
     text = "<braf|Gene|1> in mice. <Melanoma|Disease|D1>."
     one, both = document(text), document(f"{text} <braf|Gene|1> <melanoma|Disease|D1>")
     end = len(one.text)
     passages = (Passage(0, end, "abstract"), Passage(end, len(both.text), "table"))
-    whole = pass_of(encoder, replace(both, passages=passages))
-    assert whole.meetings.tolist() == pass_of(encoder, one).meetings.tolist()
+    whole = pass_of(builder, replace(both, passages=passages))
+    assert whole.meetings.tolist() == pass_of(builder, one).meetings.tolist()
     assert whole.meetings[0, :2].tolist() == [NEXT_SENTENCE, 1]
 
 
-def test_a_document_without_pairs_has_no_pass(encoder: PairEncoder) -> None:
-    for found in (encoder, pairwise(encoder)):
+def test_a_document_without_pairs_has_no_pass(builder: PassBuilder) -> None:
+    for found in (builder, pairwise(builder)):
         for doc in (document("<braf|Gene|1> and <mice|Species|2>"), document("")):
             assert list(found.passes(doc, Tally())) == []
 
 
-def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(encoder: PairEncoder) -> None:
+def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(builder: PassBuilder) -> None:
     doc = document(f"{DRUG} <braf|Gene|1>", [TREATS])
-    of_all = pass_of(encoder, doc)
+    of_all = pass_of(builder, doc)
     assert of_all.novelty_labels.tolist() == [NOVEL, UNRELATED, UNRELATED]
     untold = document(f"{DRUG} <braf|Gene|1>", [(*TREATS[:3], None)])
-    assert pass_of(encoder, untold).novelty_labels.tolist() == [RELATED, UNRELATED, UNRELATED]
-    config = encoder.config.model_copy(update={"novelty_of": "related"})
-    of_related = pass_of(replace(encoder, config=config), doc)
+    assert pass_of(builder, untold).novelty_labels.tolist() == [RELATED, UNRELATED, UNRELATED]
+    config = builder.config.model_copy(update={"novelty_of": "related"})
+    of_related = pass_of(replace(builder, config=config), doc)
     assert of_related.novelty_labels.tolist() == [NOVEL, UNLABELLED, UNLABELLED]
 
 
-def test_roles_say_type_and_concept_of_each_token(encoder: PairEncoder) -> None:
+def test_roles_say_type_and_concept_of_each_token(builder: PassBuilder) -> None:
     text = "<gene|Gene|1> <mice|Gene|2> a <gene|Gene|1> <braf|Gene|->"
-    encoded = pass_of(encoder, document(text))
+    encoded = pass_of(builder, document(text))
     kind = TYPE_INDEX["Gene"] + 1
     most, other = [kind, 1], [kind, 2]  # the concept with more mentions has the first slot
     assert encoded.roles.tolist() == [
@@ -262,9 +262,9 @@ def test_roles_say_type_and_concept_of_each_token(encoder: PairEncoder) -> None:
         *[most] * 3,
         *[[kind, 0]] * 3,
     ]
-    many = pass_of(encoder, long_document(NUM_SLOTS + 3))
+    many = pass_of(builder, long_document(NUM_SLOTS + 3))
     assert many.roles.max() <= NUM_SLOTS and (many.roles[many.mentions[:, 0], 1] == 0).sum() == 4
-    batch = encoder.lay([many], slot=0)
+    batch = builder.lay([many], slot=0)
     flat = np.pad(many.roles, ((1, 1), (0, 0)))
     assert batch.roles.tolist() == flat[batch.reads.numpy()].tolist()
 
@@ -290,34 +290,34 @@ def test_an_overlap_as_long_as_a_window_is_refused() -> None:
         cut_windows(100, np.zeros((0, 2)), size=10, overlap=10)
 
 
-def test_a_long_document_loses_nothing(encoder: PairEncoder) -> None:
-    encoded = pass_of(encoder, long_document(12))
+def test_a_long_document_loses_nothing(builder: PassBuilder) -> None:
+    encoded = pass_of(builder, long_document(12))
     assert len(encoded.windows) > 1
     assert len(encoded.pairs) == 12 * 11 // 2 + 12
-    batch = encoder.lay([encoded], slot=0)
+    batch = builder.lay([encoded], slot=0)
     assert batch.longest <= 24
     assert sorted(set(batch.reads.tolist())) == list(range(len(encoded.tokens) + 2))
-    assert_reads_right(batch, [encoded.tokens], encoder)
+    assert_reads_right(batch, [encoded.tokens], builder)
 
 
-def assert_reads_right(batch: PairBatch, tokens: list[np.ndarray], encoder: PairEncoder) -> None:
+def assert_reads_right(batch: PairBatch, tokens: list[np.ndarray], builder: PassBuilder) -> None:
     """Each token of the strip is the document token that `reads` says."""
-    first, last = encoder.tokenizer.first, encoder.tokenizer.last
+    first, last = builder.tokenizer.first, builder.tokenizer.last
     flat = np.concatenate([np.r_[first, part, last] for part in tokens])
     assert batch.input_ids.tolist() == flat[batch.reads.numpy()].tolist()
 
 
-def test_indices_of_a_batch_point_at_the_right_documents(encoder: PairEncoder) -> None:
+def test_indices_of_a_batch_point_at_the_right_documents(builder: PassBuilder) -> None:
     docs = [document(DRUG, [TREATS]), long_document(9), document(DRUG)]
-    encoded = [pass_of(encoder, doc) for doc in docs]
-    batch = encoder.lay(encoded, slot=2)
-    assert_reads_right(batch, [one.tokens for one in encoded], encoder)
+    encoded = [pass_of(builder, doc) for doc in docs]
+    batch = builder.lay(encoded, slot=2)
+    assert_reads_right(batch, [one.tokens for one in encoded], builder)
     assert [candidate.member for candidate in batch.candidates] == [0] + [1] * 45 + [2]
     assert batch.counts == {"relation": 47, "type": 1, "novelty": 47}
     assert batch.num_tokens == len(batch.input_ids) == int(batch.boundaries[-1])
     concepts = [concept for one in encoded for concept in one.concepts]
     flat = np.concatenate([np.r_[-1, one.tokens, -1] for one in encoded])
-    starts, ends = marker_ids(encoder.tokenizer).T
+    starts, ends = marker_ids(builder.tokenizer).T
     for start, end, concept in batch.mentions.tolist():
         kind = int(batch.concept_types[concept])
         assert (flat[start], flat[end - 1]) == (starts[kind], ends[kind])
@@ -326,19 +326,19 @@ def test_indices_of_a_batch_point_at_the_right_documents(encoder: PairEncoder) -
         assert candidate == Candidate(candidate.member, concepts[first], concepts[second])
 
 
-def loader(encoder: PairEncoder, world: World) -> DocumentLoader:
+def loader(builder: PassBuilder, world: World) -> DocumentLoader:
     docs = [document(f"<aspirin|Chemical|D{i}> treats <gene|Gene|{i}>") for i in range(7)]
     data = CorpusConfig(train="-", dev="-", passes_per_micro_batch=2, micro_batches=3)
-    return DocumentLoader(docs, encoder, data, 1, world, Tally())
+    return DocumentLoader(docs, builder, data, 1, world, Tally())
 
 
 def read(batches: list[PairBatch]) -> list[tuple[int, list[Candidate]]]:
     return [(batch.slot, list(batch.candidates)) for batch in batches]
 
 
-def test_micro_batches_do_not_depend_on_the_ranks(encoder: PairEncoder) -> None:
-    alone = loader(encoder, World())
-    pair = [loader(encoder, World(rank, 2)) for rank in (0, 1)]
+def test_micro_batches_do_not_depend_on_the_ranks(builder: PassBuilder) -> None:
+    alone = loader(builder, World())
+    pair = [loader(builder, World(rank, 2)) for rank in (0, 1)]
     for _ in range(5):
         parts = [rank.step() for rank in pair]
         assert [len(part) for part in parts] == [2, 2]
@@ -348,16 +348,16 @@ def test_micro_batches_do_not_depend_on_the_ranks(encoder: PairEncoder) -> None:
         assert together == read(alone.step())
 
 
-def test_a_loader_goes_on_where_it_was(encoder: PairEncoder) -> None:
-    whole, resumed = loader(encoder, World()), loader(encoder, World())
+def test_a_loader_goes_on_where_it_was(builder: PassBuilder) -> None:
+    whole, resumed = loader(builder, World()), loader(builder, World())
     for _ in range(3):
         whole.step()
     resumed.restore(whole.state())
     assert read(resumed.step()) == read(whole.step())
 
 
-def test_an_epoch_reads_every_document_once(encoder: PairEncoder) -> None:
-    found = loader(encoder, World())
+def test_an_epoch_reads_every_document_once(builder: PassBuilder) -> None:
+    found = loader(builder, World())
     seen = [c.first for _ in range(7) for batch in found.step() for c in batch.candidates]
     for epoch in range(6):
         assert len(set(seen[epoch * 7 : epoch * 7 + 7])) == 7
@@ -377,11 +377,11 @@ def labels_of(passes: Iterable[Pass]) -> list[tuple[Concept, Concept, int, int]]
     ]
 
 
-def test_no_pair_of_a_made_up_corpus_is_lost(encoder: PairEncoder) -> None:
+def test_no_pair_of_a_made_up_corpus_is_lost(builder: PassBuilder) -> None:
     for doc in make_corpus(6, seed=3):
         tally = Tally()
-        whole = labels_of(encoder.passes(doc, tally))
-        assert whole == labels_of(pairwise(encoder).passes(doc, Tally()))
+        whole = labels_of(builder.passes(doc, tally))
+        assert whole == labels_of(pairwise(builder).passes(doc, Tally()))
         assert [pair[:2] for pair in whole] == list(SCHEMA.candidates(doc))
         related = {pair[:2]: SCHEMA.labels[pair[2]] for pair in whole if pair[2]}
         assert related == {tuple(sorted(r.pair)): r.type for r in doc.relations}
@@ -392,11 +392,11 @@ def test_no_pair_of_a_made_up_corpus_is_lost(encoder: PairEncoder) -> None:
 def test_no_pair_of_biored_is_lost(corpora: Path, encoding: str) -> None:
     tokenizer = load_tokenizer(corpora / "pubmedbert")
     config = PairConfig.model_validate({"encoding": encoding})
-    encoder = PairEncoder.build(tokenizer, SCHEMA, 512, config)
+    builder = PassBuilder.build(tokenizer, SCHEMA, 512, config)
     tally, num_related, num_windows, num_pairs = Tally(), 0, 0, {}
     for name in ("Train.PubTator", "Dev.PubTator"):
         for doc in read_documents(corpora / "biored" / name, tally):
-            found = list(encoder.passes(doc, tally))
+            found = list(builder.passes(doc, tally))
             for one in found:
                 assert set(one.mentions[:, 2]) == set(range(len(one.concepts)))
                 assert all(end - start <= 510 for start, end in one.windows)
