@@ -1,6 +1,10 @@
 """Configs: every shipped one loads; a wrong one is refused in one line that says what to do."""
 
+import ast
+import importlib.util
 import itertools
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from embre.config import (
     dump_config,
     load_config,
 )
+from embre.config.deepspeed_section import FILLED_IN, KNOWN, KNOWN_OF_ZERO
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "study": StudyConfig}
@@ -111,6 +116,15 @@ def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None
         ("data.also=[&a x, *a]", "data.also: .*anchors and aliases"),
         ("deepspeed.zero_optimization=1", "deepspeed: .*is a section: .*{stage: 1}"),
         ("deepspeed.zero_optimization=", "deepspeed: .*is a section: .*{stage: 1}"),
+        ("deepspeed.zero_optimisation.stage=3", "zero_optimisation: .*mean zero_optimization?"),
+        ("deepspeed.zero_optimization.stge=3", "zero_optimization.stge: .*did you mean stage?"),
+        ("deepspeed.gradient_clipping=1", "gradient_clipping: .*says this by optimizer.clip_norm"),
+        ("deepspeed.bf16.enabled=true", "bf16: the run says this by encoder.precision"),
+        ("deepspeed.amp.enabled=true", "amp: the run says this by encoder.precision"),
+        ("deepspeed.optimizer={type: Lamb, params: {lr: auto}}", "optimizer: the run says this"),
+        ("deepspeed.optimizer={type: AdamW, params: {lr: 1}}", "optimizer: the run says this"),
+        ("deepspeed=[]", "deepspeed: .*a section of DeepSpeed's keys, or the path of a JSON file"),
+        ("deepspeed=/nowhere/ds.json", "deepspeed: .*/nowhere/ds.json: no such file"),
         ("encoder.new={heads: 3}", "encoder.new: .*3 heads cannot share 128 numbers"),
     ],
 )
@@ -120,6 +134,70 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as error:
         load_config(PretrainConfig, small, [override])
     assert "\n" not in str(error.value)
+
+
+# As Hugging Face's trainers take it.
+DS_JSON = {
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": "auto", "loss_scale": 0, "hysteresis": 2},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto"}},
+    "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": "auto"}},
+    "zero_optimization": {
+        "stage": 3,
+        "overlap_comm": True,
+        "offload_optimizer": {"device": "auto"},
+        "reduce_bucket_size": "auto",
+        "stage3_prefetch_bucket_size": "auto",
+    },
+    "gradient_accumulation_steps": "auto",
+    "train_batch_size": "auto",
+    "wall_clock_breakdown": False,
+}
+
+
+def test_deepspeed_settings_may_be_a_json_file_with_auto(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(DS_JSON))
+    config = load_config(PretrainConfig, small, [f"deepspeed={path}"])
+    zero = {"stage": 3, "overlap_comm": True}
+    assert config.deepspeed == {"zero_optimization": zero, "wall_clock_breakdown": False}
+    assert config.zero_stage == 3
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    path.unlink()  # the run keeps the values
+    assert load_config(PretrainConfig, tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"zero_optimisation": {}}', "zero_optimisation: no key .* did you mean zero_opt"),
+        ('{"train_batch_size": 8}', "train_batch_size: the run says this by data.streams"),
+        ("{stage: 1}", "not a JSON file: .*line 1"),
+        ("[1]", "give a section"),
+    ],
+)
+def test_a_wrong_json_file_is_named(small: Path, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"small.yaml: deepspeed: {path}: {message}"):
+        load_config(PretrainConfig, small, [f"deepspeed={path}"])
+
+
+def test_the_known_keys_are_those_of_the_installed_deepspeed() -> None:
+    """As its sources say, for importing it takes seconds."""
+    found = importlib.util.find_spec("deepspeed")
+    assert found and found.submodule_search_locations
+    package = Path(found.submodule_search_locations[0])
+    texts = [path.read_text() for path in package.rglob("*.py") if path.parent.name != "ops"]
+    quoted = set(re.findall(r"""["'](\w+)["']""", "".join(texts)))
+    assert {*KNOWN, *FILLED_IN} <= quoted
+    tree = ast.parse((package / "runtime/zero/config.py").read_text())
+    (model,) = (n for n in tree.body if getattr(n, "name", "") == "DeepSpeedZeroConfig")
+    assert isinstance(model, ast.ClassDef)
+    fields = [ast.unparse(node) for node in model.body if isinstance(node, ast.AnnAssign)]
+    wanted = [field for field in fields if "'deprecated'" not in field]
+    names = [re.search(r"alias='(\w+)'", field) or re.match(r"(\w+)", field) for field in wanted]
+    assert {found[1] for found in names if found} == set(KNOWN_OF_ZERO)
 
 
 CORPUS = """

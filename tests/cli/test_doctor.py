@@ -160,7 +160,6 @@ def test_a_secret_in_a_config_is_reported_without_its_value(tmp_path: Path) -> N
     [
         ({"storage": "s3://bucket/runs"}, "storage: s3://bucket/runs is a URL"),
         ({"launch": {"workers": 2}}, "the local launcher is one process"),
-        ({"engine": "deepspeed", "deepspeed": {"fp16": {}}}, "deepspeed.fp16: the run says this"),
     ],
 )
 def test_the_doctor_refuses_what_the_run_refuses(
