@@ -5,18 +5,27 @@ import importlib.util
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from embre.config import (
+    AlsoConfig,
+    BackboneConfig,
     ConfigError,
     FinetuneConfig,
+    NewEncoder,
     PretrainConfig,
+    Section,
     StudyConfig,
     TypeLimits,
     dump_config,
+    explained,
     load_config,
 )
 from embre.config.deepspeed_section import FILLED_IN, KNOWN, KNOWN_OF_ZERO
@@ -61,6 +70,43 @@ def test_all_paths_of_a_config_are_known_and_decide_no_numbers(path: Path) -> No
     assert texts["encoder"]["path"].startswith("/moved/")
     for number, _ in enumerate(texts["data"].get("also", [])):
         assert texts["data"]["also"][number]["train"].startswith("/moved/")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_an_explained_config_is_the_same_config(path: Path) -> None:
+    config = load_config(KINDS[path.parent.name], path)
+    text = explained(config)
+    assert yaml.safe_load(text) == config.model_dump(mode="json")
+    assert "seeds:" in text or "  steps: " in text and "  # optimizer updates\n" in text
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_fits_the_schema_for_editors(path: Path) -> None:
+    schema = KINDS[path.parent.name].model_json_schema()
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+
+
+def sections(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A section and those within it, also in lists and by name."""
+    yield kind
+    waiting: list[Any] = [field.annotation for field in kind.model_fields.values()]
+    while waiting:
+        part = waiting.pop()
+        waiting += getattr(part, "__args__", ())
+        if isinstance(part, type) and issubclass(part, Section):
+            yield from sections(part)
+
+
+def test_every_key_that_a_user_sets_says_what_it_means() -> None:
+    found = {section for kind in KINDS.values() for section in sections(kind)}
+    assert {TypeLimits, NewEncoder, AlsoConfig, BackboneConfig} <= found
+    for section in found:
+        assert section.__doc__, section
+        for name, field in section.model_fields.items():
+            of_section = isinstance(field.annotation, type) and issubclass(
+                field.annotation, Section
+            )
+            assert field.description or of_section, f"{section.__name__}.{name}: give a description"
 
 
 def test_there_are_shipped_configs() -> None:

@@ -38,16 +38,24 @@ class RunConfig(Section):
 
     PATHS = ("storage",)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
-    seed: int = Field(default=13, ge=0, lt=1 << 32)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="of the run and of its folder in storage",
+    )
+    seed: int = Field(
+        default=13, ge=0, lt=1 << 32, description="of weights, dropout, masking and order"
+    )
     storage: str = Field(default="runs", description="folder of all runs; shared by all machines")
     encoder: EncoderConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig
-    engine: Literal["torch", "deepspeed"] = "torch"
+    engine: Literal["torch", "deepspeed"] = Field(
+        default="torch", description="plain torch, or DeepSpeed ZeRO"
+    )
     deepspeed: dict[str, Any] = Field(
         default={},
         description="DeepSpeed's own keys, or the path of a JSON file with them",
+        json_schema_extra={"type": ["object", "string"]},
     )
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()

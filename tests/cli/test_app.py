@@ -140,15 +140,26 @@ def test_an_unknown_command_has_exit_code_2(
     assert call(["pretrian"], monkeypatch, capsys)[0] == 2
 
 
-@pytest.mark.parametrize(
-    "command",
-    "pretrain finetune evaluate predict register report doctor demo".split(),
-)
+COMMANDS = [
+    command.callback.__name__ for command in cli.app.registered_commands if command.callback
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, shown, _ = call([command, "--help"], monkeypatch, capsys)
-    assert code == 0 and "Usage" in shown
+    assert len(COMMANDS) > 10 and code == 0 and "Usage" in shown
+
+
+@pytest.mark.parametrize(("kind", "key"), [("pretrain", "masking"), ("study", "seeds")])
+def test_the_schema_of_a_config_is_printed(
+    kind: str, key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown, _ = call(["schema", kind], monkeypatch, capsys)
+    assert code == 0 and key in json.loads(shown)["properties"]
+    assert call(["schema", "predict"], monkeypatch, capsys)[0] == 2
 
 
 def test_print_config_shows_defaults_and_overrides(

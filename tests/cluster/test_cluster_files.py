@@ -132,6 +132,7 @@ def test_what_is_mounted_makes_the_whole_package_and_is_nothing_of_a_users(
     assert {
         file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()
     } <= (installed)
+    assert "embre/py.typed" in installed, "type checkers take its annotations"
     assert any(name.endswith("licenses/LICENSE") for name in installed)
     assert (tmp_path / "cluster/spot_notice.py").exists(), "a node's start needs it"
 
