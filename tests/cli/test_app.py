@@ -170,6 +170,23 @@ def test_print_config_shows_defaults_and_overrides(
     assert code == 0 and "steps: 7" in shown and "entity_rate: 0.2" in shown
 
 
+def test_a_table_of_a_study_is_written_without_a_run(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made / "fine.yaml").write_text(
+        "name: x\nencoder: {path: x}\ntrain: {steps: 1}\ndata: {train: x, dev: x}\n"
+    )
+    (made / "study.yaml").write_text(
+        f"name: small\nstorage: {made}/studies\nseeds: [1]\n"
+        f"backbones: {{plain: {{path: {made}/one/tokenizer}}}}\n"
+        f"corpora: {{biored: {made}/fine.yaml}}\n"
+    )
+    code, shown, _ = call(["study", f"{made}/study.yaml", "--table"], monkeypatch, capsys)
+    table = made / "studies/small/study.md"
+    assert code == 0 and f"table: {table}" in shown and table.read_text() in shown
+    assert not list(table.parent.glob("*/"))
+
+
 def test_evaluating_gold_against_itself_gives_ones(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
