@@ -86,6 +86,12 @@ def test_a_shipped_config_fits_the_schema_for_editors(path: Path) -> None:
     jsonschema.validate(yaml.safe_load(path.read_text()), schema)
 
 
+def test_a_long_path_is_explained_in_one_line(small: Path) -> None:
+    storage = "my runs/" * 30
+    config = load_config(PretrainConfig, small, [f"storage={storage}"])
+    assert yaml.safe_load(explained(config))["storage"] == storage
+
+
 def sections(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
     """A section and those within it, also in lists and by name."""
     yield kind
@@ -169,6 +175,8 @@ def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None
         ("deepspeed.amp.enabled=true", "amp: the run says this by encoder.precision"),
         ("deepspeed.optimizer={type: Lamb, params: {lr: auto}}", "optimizer: the run says this"),
         ("deepspeed.optimizer={type: AdamW, params: {lr: 1}}", "optimizer: the run says this"),
+        ("deepspeed.optimizer={type: AdamW}", "optimizer: the run says this by optimizer"),
+        ("deepspeed.fp16={}", "fp16: the run says this by encoder.precision"),
         ("deepspeed=[]", "deepspeed: .*a section of DeepSpeed's keys, or the path of a JSON file"),
         ("deepspeed=/nowhere/ds.json", "deepspeed: .*/nowhere/ds.json: no such file"),
         ("encoder.new={heads: 3}", "encoder.new: .*3 heads cannot share 128 numbers"),
