@@ -79,6 +79,8 @@ def prepare(
     overrides = [*overrides, *shared_paths(config, root)]
     if config.launch.launcher != "ray":  # it would run on the head node alone
         overrides.append("launch.launcher=ray")
+    if config.deepspeed:  # which a JSON file may hold that only this machine has
+        overrides.append(f"deepspeed={json.dumps(config.deepspeed)}")
     config = load_config(KINDS[kind], path, overrides)
     package, name = write_package(PROJECT, path, zipped)
     env_vars = environment(names, os.environ)

@@ -1,20 +1,34 @@
 """Configs: every shipped one loads; a wrong one is refused in one line that says what to do."""
 
+import ast
+import importlib.util
 import itertools
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from embre.config import (
+    AlsoConfig,
+    BackboneConfig,
     ConfigError,
     FinetuneConfig,
+    NewEncoder,
     PretrainConfig,
+    Section,
     StudyConfig,
     TypeLimits,
     dump_config,
+    explained,
     load_config,
 )
+from embre.config.deepspeed_section import FILLED_IN, KNOWN, KNOWN_OF_ZERO
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "study": StudyConfig}
@@ -56,6 +70,49 @@ def test_all_paths_of_a_config_are_known_and_decide_no_numbers(path: Path) -> No
     assert texts["encoder"]["path"].startswith("/moved/")
     for number, _ in enumerate(texts["data"].get("also", [])):
         assert texts["data"]["also"][number]["train"].startswith("/moved/")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_an_explained_config_is_the_same_config(path: Path) -> None:
+    config = load_config(KINDS[path.parent.name], path)
+    text = explained(config)
+    assert yaml.safe_load(text) == config.model_dump(mode="json")
+    assert "seeds:" in text or "  steps: " in text and "  # optimizer updates\n" in text
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_fits_the_schema_for_editors(path: Path) -> None:
+    schema = KINDS[path.parent.name].model_json_schema()
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+
+
+def test_a_long_path_is_explained_in_one_line(small: Path) -> None:
+    storage = "my runs/" * 30
+    config = load_config(PretrainConfig, small, [f"storage={storage}"])
+    assert yaml.safe_load(explained(config))["storage"] == storage
+
+
+def sections(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A section and those within it, also in lists and by name."""
+    yield kind
+    waiting: list[Any] = [field.annotation for field in kind.model_fields.values()]
+    while waiting:
+        part = waiting.pop()
+        waiting += getattr(part, "__args__", ())
+        if isinstance(part, type) and issubclass(part, Section):
+            yield from sections(part)
+
+
+def test_every_key_that_a_user_sets_says_what_it_means() -> None:
+    found = {section for kind in KINDS.values() for section in sections(kind)}
+    assert {TypeLimits, NewEncoder, AlsoConfig, BackboneConfig} <= found
+    for section in found:
+        assert section.__doc__, section
+        for name, field in section.model_fields.items():
+            of_section = isinstance(field.annotation, type) and issubclass(
+                field.annotation, Section
+            )
+            assert field.description or of_section, f"{section.__name__}.{name}: give a description"
 
 
 def test_there_are_shipped_configs() -> None:
@@ -111,6 +168,17 @@ def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None
         ("data.also=[&a x, *a]", "data.also: .*anchors and aliases"),
         ("deepspeed.zero_optimization=1", "deepspeed: .*is a section: .*{stage: 1}"),
         ("deepspeed.zero_optimization=", "deepspeed: .*is a section: .*{stage: 1}"),
+        ("deepspeed.zero_optimisation.stage=3", "zero_optimisation: .*mean zero_optimization?"),
+        ("deepspeed.zero_optimization.stge=3", "zero_optimization.stge: .*did you mean stage?"),
+        ("deepspeed.gradient_clipping=1", "gradient_clipping: .*says this by optimizer.clip_norm"),
+        ("deepspeed.bf16.enabled=true", "bf16: the run says this by encoder.precision"),
+        ("deepspeed.amp.enabled=true", "amp: the run says this by encoder.precision"),
+        ("deepspeed.optimizer={type: Lamb, params: {lr: auto}}", "optimizer: the run says this"),
+        ("deepspeed.optimizer={type: AdamW, params: {lr: 1}}", "optimizer: the run says this"),
+        ("deepspeed.optimizer={type: AdamW}", "optimizer: the run says this by optimizer"),
+        ("deepspeed.fp16={}", "fp16: the run says this by encoder.precision"),
+        ("deepspeed=[]", "deepspeed: .*a section of DeepSpeed's keys, or the path of a JSON file"),
+        ("deepspeed=/nowhere/ds.json", "deepspeed: .*/nowhere/ds.json: no such file"),
         ("encoder.new={heads: 3}", "encoder.new: .*3 heads cannot share 128 numbers"),
     ],
 )
@@ -120,6 +188,70 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as error:
         load_config(PretrainConfig, small, [override])
     assert "\n" not in str(error.value)
+
+
+# As Hugging Face's trainers take it.
+DS_JSON = {
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": "auto", "loss_scale": 0, "hysteresis": 2},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto"}},
+    "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": "auto"}},
+    "zero_optimization": {
+        "stage": 3,
+        "overlap_comm": True,
+        "offload_optimizer": {"device": "auto"},
+        "reduce_bucket_size": "auto",
+        "stage3_prefetch_bucket_size": "auto",
+    },
+    "gradient_accumulation_steps": "auto",
+    "train_batch_size": "auto",
+    "wall_clock_breakdown": False,
+}
+
+
+def test_deepspeed_settings_may_be_a_json_file_with_auto(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(DS_JSON))
+    config = load_config(PretrainConfig, small, [f"deepspeed={path}"])
+    zero = {"stage": 3, "overlap_comm": True}
+    assert config.deepspeed == {"zero_optimization": zero, "wall_clock_breakdown": False}
+    assert config.zero_stage == 3
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    path.unlink()  # the run keeps the values
+    assert load_config(PretrainConfig, tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"zero_optimisation": {}}', "zero_optimisation: no key .* did you mean zero_opt"),
+        ('{"train_batch_size": 8}', "train_batch_size: the run says this by data.streams"),
+        ("{stage: 1}", "not a JSON file: .*line 1"),
+        ("[1]", "give a section"),
+    ],
+)
+def test_a_wrong_json_file_is_named(small: Path, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"small.yaml: deepspeed: {path}: {message}"):
+        load_config(PretrainConfig, small, [f"deepspeed={path}"])
+
+
+def test_the_known_keys_are_those_of_the_installed_deepspeed() -> None:
+    """As its sources say, for importing it takes seconds."""
+    found = importlib.util.find_spec("deepspeed")
+    assert found and found.submodule_search_locations
+    package = Path(found.submodule_search_locations[0])
+    texts = [path.read_text() for path in package.rglob("*.py") if path.parent.name != "ops"]
+    quoted = set(re.findall(r"""["'](\w+)["']""", "".join(texts)))
+    assert {*KNOWN, *FILLED_IN} <= quoted
+    tree = ast.parse((package / "runtime/zero/config.py").read_text())
+    (model,) = (n for n in tree.body if getattr(n, "name", "") == "DeepSpeedZeroConfig")
+    assert isinstance(model, ast.ClassDef)
+    fields = [ast.unparse(node) for node in model.body if isinstance(node, ast.AnnAssign)]
+    wanted = [field for field in fields if "'deprecated'" not in field]
+    names = [re.search(r"alias='(\w+)'", field) or re.match(r"(\w+)", field) for field in wanted]
+    assert {found[1] for found in names if found} == set(KNOWN_OF_ZERO)
 
 
 CORPUS = """

@@ -70,7 +70,7 @@ RayAddress = Annotated[
     str | None,
     typer.Option(
         help="Address of a Ray cluster whose workers do the work instead (`auto` for the one of "
-        "this machine); all its nodes have embre, and see the inputs and OUT."
+        "this machine); all its nodes have embre, and see OUT. This machine reads the inputs."
     ),
 ]
 BlockDocuments = Annotated[int, typer.Option(min=1, help="Documents stored together.")]

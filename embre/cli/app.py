@@ -1,6 +1,8 @@
 """The `embre` command; how it ends is said in `errors`."""
 
+import json
 import os
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +18,16 @@ def version():
     console.print(__version__)
 
 
+def schema(
+    kind: Annotated[Literal["pretrain", "finetune", "study"], typer.Argument(help="Of config.")],
+):
+    """The JSON schema of a config: editors complete and check its keys by it."""
+    from embre.config import FinetuneConfig, PretrainConfig, StudyConfig
+
+    kinds = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "study": StudyConfig}
+    console.print(json.dumps(kinds[kind].model_json_schema(), indent=1), markup=False)
+
+
 app = typer.Typer(
     name="embre",
     help="Pretrain by masking entities, fine-tune for relations and novelty, predict.",
@@ -26,7 +38,7 @@ app = typer.Typer(
 )
 for command in (pretrain, finetune, study, evaluate, predict, probe, register, report):
     app.command()(command)
-for command in (doctor, demo, version):
+for command in (doctor, demo, schema, version):
     app.command()(command)
 
 

@@ -131,12 +131,19 @@ def probe(
 
     \\[[BRCA1|Gene]] hides a mention, \\[[BRCA1]] asks for its type too, \\[[?]] hides one piece.
     """
-    from embre.cli.probing import Request, run_probe
+    from embre.cli.probing import run_probe
 
-    if (text is None) == (shards is None):
-        raise Refused("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
-    request = Request(text, shards, top, strips)
-    for line in run_probe(encoder, request, as_json, tracking_uri, device):
+    lines = run_probe(
+        encoder,
+        text,
+        shards,
+        top=top,
+        strips=strips,
+        as_json=as_json,
+        tracking_uri=tracking_uri,
+        device=device,
+    )
+    for line in lines:
         console.print(line)
 
 

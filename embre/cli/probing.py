@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +17,7 @@ from embre.pretrain import ENCODER
 from embre.probe.comparison import SYSTEMS, Comparison, probe_shards
 from embre.probe.text import Answer, probe_text
 from embre.provenance import read_lineage
+from embre.refused import Refused
 from embre.tracking.registry import fetch
 from embre.tracking.uri import resolve_uri
 from embre.wording import printable
@@ -24,29 +25,33 @@ from embre.wording import printable
 NUM_TYPES = 3  # likeliest types that are named
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of an encoder: about a text, or about the validation split of a shard set."""
-
-    text: str | None
-    shards: str | None
-    top: int
-    strips: int | None
-
-
 def run_probe(
-    name: str, request: Request, as_json: bool, tracking_uri: str | None, device: str
+    name: str,
+    text: str | None,
+    shards: str | None,
+    *,
+    top: int,
+    strips: int | None,
+    as_json: bool,
+    tracking_uri: str | None,
+    device: str,
 ) -> list[RenderableType]:
-    """What is to be printed of an encoder: its folder, its run's, or `models:/…`."""
+    """What is to be printed of an encoder: its folder, its run's, or `models:/…`; asked about a
+    text, or about the validation split of a shard set.
+
+    Raises Refused unless one of the two is given.
+    """
+    if (text is None) == (shards is None):
+        raise Refused("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
     errors, found_device = Console(stderr=True, highlight=False), device_named(device)
     with TemporaryDirectory() as scratch, errors.status("loading the encoder") as status:
         folder = encoder_within(Path(name))
         if name.startswith("models:/"):
             folder = fetch(name, resolve_uri(tracking_uri), Path(scratch) / "model")
         encoder = load_pretrained(folder, found_device)
-        if request.text is not None:
-            answers = probe_text(encoder, request.text, request.top)
-            values, lines = answers_json(encoder, request.text, answers), answer_lines(answers)
+        if text is not None:
+            answers = probe_text(encoder, text, top)
+            values, lines = answers_json(encoder, text, answers), answer_lines(answers)
         else:
             done = 0
 
@@ -55,8 +60,8 @@ def run_probe(
                 done += 1
                 status.update(f"{done:,} strips and training shards read")
 
-            assert request.shards is not None
-            found = probe_shards(encoder, request.shards, request.strips, progress)
+            assert shards is not None
+            found = probe_shards(encoder, shards, strips, progress)
             values, lines = comparison_json(encoder, found), comparison_lines(encoder, found)
         return [Text(json.dumps(values))] if as_json else [*lines]
 

@@ -13,7 +13,8 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="section.key=value, as train.steps=200.")
 ]
 PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Show the resolved config and stop.")
+    bool,
+    typer.Option("--print-config", help="Show the resolved config, what each key means, and stop."),
 ]
 
 
@@ -98,12 +99,12 @@ def demo(
 
 
 def _job(kind: str, path: Path, overrides: list[str] | None, print_config: bool) -> Path | None:
-    from embre.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config, load_config
+    from embre.config import FinetuneConfig, PretrainConfig, RunConfig, explained, load_config
 
     kinds: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
     config = load_config(kinds[kind], path, overrides)
     if print_config:
-        console.print(dump_config(config), markup=False, end="")
+        console.print(explained(config), markup=False)
         return None
     from embre.launch.driver import run_job
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from embre.config.run import RunConfig
 from embre.config.sections import Section
@@ -27,7 +27,9 @@ class PairConfig(Section):
         description="pairs that novelty is learnt of; all: its head says which are related, too, "
         "for which all documents must agree on what is",
     )
-    loss: Literal["cross_entropy", "adaptive_threshold"] = "cross_entropy"
+    loss: Literal["cross_entropy", "adaptive_threshold"] = Field(
+        default="cross_entropy", description="of the relation head; the second is ATLOP's"
+    )
     none_weight: float = Field(
         default=1.0,
         gt=0,
@@ -43,7 +45,7 @@ class PairConfig(Section):
     context_heads: int = Field(
         default=4, gt=0, description="ways in which two concepts share a context"
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="within the two MLPs")
     window_overlap: int = Field(
         default=128, ge=0, description="tokens two windows of a document share"
     )
@@ -78,7 +80,12 @@ class SchemaConfig(Section):
     A name in `embre.corpora.CORPORA` says all; another name needs `legal`.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    model_config = ConfigDict(json_schema_extra={"type": ["object", "string"]})
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="biored, bc5cdr, or another with `legal`",
+    )
     legal: dict[str, list[str]] | None = Field(
         default=None, description="the relation types of each pair of entity types"
     )

@@ -47,7 +47,9 @@ class DataConfig(Section):
 class MaskingConfig(Section):
     """What is hidden. The paper publishes none of these numbers: they are ours."""
 
-    objective: Literal["entity", "token", "entity_token"] = "entity_token"
+    objective: Literal["entity", "token", "entity_token"] = Field(
+        default="entity_token", description="hide whole mentions, tokens as BERT does, or both"
+    )
     unit: Literal["concept", "mention"] = Field(
         default="concept",
         description="hide all mentions of a chosen concept or name, or single ones",
@@ -74,16 +76,18 @@ class LossWeights(Section):
     """What each loss counts in the sum; each is a mean over its targets. The paper has no numbers
     for them: ours."""
 
-    token: float = Field(default=1.0, ge=0)
-    type: float = Field(default=1.0, ge=0)
-    identifier: float = Field(default=1.0, ge=0)
+    token: float = Field(default=1.0, ge=0, description="of hidden tokens")
+    type: float = Field(default=1.0, ge=0, description="of the types of hidden mentions")
+    identifier: float = Field(default=1.0, ge=0, description="of their identifiers")
 
 
 class TypeLimits(Section):
     """Limits of one entity type; what is not given is as for all types."""
 
-    min_count: int | None = Field(default=None, gt=0)
-    max_per_type: int | None = Field(default=None, ge=0, description="0: no concept of this type")
+    min_count: int | None = Field(default=None, gt=0, description="mentions a concept needs")
+    max_per_type: int | None = Field(
+        default=None, ge=0, description="most frequent concepts; 0: none of this type"
+    )
 
 
 class EntitiesConfig(Section):

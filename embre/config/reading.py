@@ -3,6 +3,7 @@
 Unknown keys are refused with the nearest known one; `section.key=value` overrides a value.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -97,8 +98,30 @@ def check_config(
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved config as YAML: what `--print-config` shows and a run directory keeps."""
+    """The resolved config as YAML, as a run directory keeps it."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def explained(config: Section, indent: str = "") -> str:
+    """The resolved config as YAML, each key with what it means behind it."""
+    lines = []
+    for name, value in config:
+        if isinstance(value, Section):
+            lines += [
+                f"{indent}{name}:  # {_summary(type(value))}",
+                explained(value, f"{indent}  "),
+            ]
+            continue
+        values = config.model_dump(mode="json", include={name})
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=math.inf)
+        first, *rest = text.splitlines()
+        said = type(config).model_fields[name].description
+        lines += [f"{indent}{first}  # {said}", *(f"{indent}{line}" for line in rest)]
+    return "\n".join(lines)
+
+
+def _summary(kind: type[Section]) -> str:
+    return " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
 
 
 def _parse(text: str, place: Path | str, what: str) -> tuple[Any, Lines]:

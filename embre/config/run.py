@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from embre.config.deepspeed_section import deepspeed_section
 from embre.config.sections import (
     EncoderConfig,
     LaunchConfig,
@@ -14,7 +15,6 @@ from embre.config.sections import (
     TrackingConfig,
     TrainConfig,
 )
-from embre.refused import Refused
 
 # What decides where and how a run is carried out, and not what it computes.
 # Paths are left out too: the digest of what lies there is what counts (see `job`).
@@ -38,25 +38,32 @@ class RunConfig(Section):
 
     PATHS = ("storage",)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
-    seed: int = Field(default=13, ge=0, lt=1 << 32)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="of the run and of its folder in storage",
+    )
+    seed: int = Field(
+        default=13, ge=0, lt=1 << 32, description="of weights, dropout, masking and order"
+    )
     storage: str = Field(default="runs", description="folder of all runs; shared by all machines")
     encoder: EncoderConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig
-    engine: Literal["torch", "deepspeed"] = "torch"
+    engine: Literal["torch", "deepspeed"] = Field(
+        default="torch", description="plain torch, or DeepSpeed ZeRO"
+    )
     deepspeed: dict[str, Any] = Field(
-        default={}, description="DeepSpeed's own keys; the rest is filled in"
+        default={},
+        description="DeepSpeed's own keys, or the path of a JSON file with them",
+        json_schema_extra={"type": ["object", "string"]},
     )
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()
 
-    @field_validator("deepspeed")
+    @field_validator("deepspeed", mode="before")
     @classmethod
-    def _sections(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(given.get("zero_optimization", {}), dict):
-            raise Refused("zero_optimization is a section: zero_optimization: {stage: 1}")
-        return given
+    def _resolved(cls, given: Any) -> dict[str, Any]:
+        return deepspeed_section(given)
 
     @property
     def zero_stage(self) -> int:

@@ -35,11 +35,11 @@ class Section(BaseModel):
 class NewEncoder(Section):
     """The shape of a BERT that starts from random weights."""
 
-    layers: int = Field(default=2, gt=0)
-    hidden: int = Field(default=128, gt=0)
-    heads: int = Field(default=2, gt=0)
-    feed_forward: int = Field(default=512, gt=0)
-    max_positions: int = Field(default=512, gt=0)
+    layers: int = Field(default=2, gt=0, description="transformer layers")
+    hidden: int = Field(default=128, gt=0, description="width; a multiple of heads")
+    heads: int = Field(default=2, gt=0, description="attention heads of a layer")
+    feed_forward: int = Field(default=512, gt=0, description="width within a layer")
+    max_positions: int = Field(default=512, gt=0, description="longest input in tokens")
 
     @model_validator(mode="after")
     def _heads_share(self) -> "NewEncoder":
@@ -57,8 +57,12 @@ class EncoderConfig(Section):
     new: NewEncoder | None = Field(
         default=None, description="start from random weights of this shape"
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="of embeddings and layers; none of attention weights"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of the arithmetic; weights stay in fp32"
+    )
     compile: bool = Field(default=False, description="of pretraining: torch.compile the forward")
     activation_checkpointing: bool = Field(
         default=False,
@@ -69,14 +73,16 @@ class EncoderConfig(Section):
 class OptimizerConfig(Section):
     """AdamW with linear warm-up and linear decay to `final_lr_share` of the peak."""
 
-    peak_lr: float = Field(default=1e-4, gt=0)
-    warmup_steps: int = Field(default=100, ge=0)
-    final_lr_share: float = Field(default=0.0, ge=0, le=1)
-    weight_decay: float = Field(default=0.01, ge=0)
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.98, ge=0, lt=1)
-    epsilon: float = Field(default=1e-6, gt=0)
-    clip_norm: float = Field(default=1.0, gt=0)
+    peak_lr: float = Field(default=1e-4, gt=0, description="learning rate after warm-up")
+    warmup_steps: int = Field(default=100, ge=0, description="steps up to peak_lr")
+    final_lr_share: float = Field(
+        default=0.0, ge=0, le=1, description="of peak_lr, left at the end"
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="of matrices alone")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
+    beta2: float = Field(default=0.98, ge=0, lt=1, description="decay of the second moment")
+    epsilon: float = Field(default=1e-6, gt=0, description="AdamW's, added to the divisor")
+    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     spike_sigmas: float | None = Field(
         default=None,
         gt=0,
@@ -89,16 +95,18 @@ class TrainConfig(Section):
     """How long, and what happens on the way."""
 
     steps: int = Field(gt=0, description="optimizer updates")
-    save_every_steps: int = Field(default=500, gt=0)
-    keep_checkpoints: int = Field(default=2, gt=0)
-    log_every_steps: int = Field(default=10, gt=0)
-    validate_every_steps: int = Field(default=500, gt=0)
+    save_every_steps: int = Field(default=500, gt=0, description="steps between checkpoints")
+    keep_checkpoints: int = Field(default=2, gt=0, description="the newest that stay")
+    log_every_steps: int = Field(default=10, gt=0, description="steps between logged ones")
+    validate_every_steps: int = Field(default=500, gt=0, description="steps between validations")
 
 
 class LaunchConfig(Section):
     """Where the ranks run."""
 
-    launcher: Literal["local", "ray"] = "local"
+    launcher: Literal["local", "ray"] = Field(
+        default="local", description="this process, or torchrun's; or workers of Ray Train"
+    )
     workers: int = Field(
         default=1, gt=0, description="ranks under Ray; torchrun decides under `local`"
     )
@@ -110,13 +118,13 @@ class LaunchConfig(Section):
     resize_every_s: float = Field(
         default=60, gt=0, description="with `min_workers`, how often to look for more workers"
     )
-    use_gpu: bool = False
+    use_gpu: bool = Field(default=False, description="under Ray, a GPU for each worker")
     max_failures: int = Field(
         default=10,
         ge=0,
         description="under Ray, restarts from a checkpoint, in all, before the command gives up",
     )
-    cpus_per_worker: float = Field(default=1, gt=0)
+    cpus_per_worker: float = Field(default=1, gt=0, description="under Ray, cores of a worker")
 
     @property
     def fewest(self) -> int:
@@ -146,4 +154,4 @@ class TrackingConfig(Section):
     uri: str | None = Field(
         default=None, description="default: MLFLOW_TRACKING_URI, else sqlite in storage"
     )
-    experiment: str = "embre"
+    experiment: str = Field(default="embre", description="of MLflow, that the run belongs to")

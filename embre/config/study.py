@@ -33,16 +33,20 @@ class StudyConfig(Section):
     """Axes and their values; `parts` say which cells of the grid are run, in order, and `compare`
     which of them are held against which."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,49}$")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,49}$", description="the names of its runs begin so"
+    )
     storage: str = Field(default="runs", description="the study is a folder in it")
-    backbones: dict[str, BackboneConfig] = Field(min_length=1)
+    backbones: dict[str, BackboneConfig] = Field(
+        min_length=1, description="by name: {path: FOLDER} or {pretrain: YAML}"
+    )
     corpora: dict[str, str] = Field(min_length=1, description="YAML of a fine-tuning run each")
     axes: dict[str, dict[str, list[str]]] = Field(
         default={}, description="by axis and value: section.key=value of fine-tuning"
     )
     set: list[str] = Field(default=[], description="section.key=value of every fine-tuning run")
     set_pretraining: list[str] = Field(default=[], description="and of every pretraining run")
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1, description="a run of each cell for each")
     parts: list[dict[str, list[str]]] = Field(
         default=[{}], description="values by axis; an axis that is not named has its first value"
     )

@@ -25,7 +25,6 @@ from embre.config import (
 from embre.config.places import is_url
 from embre.durable import commit
 from embre.engines.build import DEEPSPEED_JSON
-from embre.engines.deepspeed_config import deepspeed_json
 from embre.interrupts import Interrupted, TakenOver
 from embre.job import Job
 from embre.launch.attempts import NotBegun
@@ -150,8 +149,6 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
         raise ConfigError("launch.min_workers: more than launch.workers; lower it")
     if under_torchrun and config.encoder.path.startswith("models:/"):
         raise ConfigError("encoder.path: under torchrun give the folder of the model, not its name")
-    if config.engine == "deepspeed":
-        deepspeed_json(config.deepspeed, config.optimizer, 1, World())
 
 
 def take_up(config: RunConfig, folder: Path) -> None:

@@ -140,15 +140,26 @@ def test_an_unknown_command_has_exit_code_2(
     assert call(["pretrian"], monkeypatch, capsys)[0] == 2
 
 
-@pytest.mark.parametrize(
-    "command",
-    "pretrain finetune evaluate predict register report doctor demo".split(),
-)
+COMMANDS = [
+    command.callback.__name__ for command in cli.app.registered_commands if command.callback
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, shown, _ = call([command, "--help"], monkeypatch, capsys)
-    assert code == 0 and "Usage" in shown
+    assert len(COMMANDS) > 10 and code == 0 and "Usage" in shown
+
+
+@pytest.mark.parametrize(("kind", "key"), [("pretrain", "masking"), ("study", "seeds")])
+def test_the_schema_of_a_config_is_printed(
+    kind: str, key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown, _ = call(["schema", kind], monkeypatch, capsys)
+    assert code == 0 and key in json.loads(shown)["properties"]
+    assert call(["schema", "predict"], monkeypatch, capsys)[0] == 2
 
 
 def test_print_config_shows_defaults_and_overrides(
@@ -157,6 +168,23 @@ def test_print_config_shows_defaults_and_overrides(
     words = ["pretrain", f"{made}/run.yaml", "train.steps=7", "--print-config"]
     code, shown, _ = call(words, monkeypatch, capsys)
     assert code == 0 and "steps: 7" in shown and "entity_rate: 0.2" in shown
+
+
+def test_a_table_of_a_study_is_written_without_a_run(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made / "fine.yaml").write_text(
+        "name: x\nencoder: {path: x}\ntrain: {steps: 1}\ndata: {train: x, dev: x}\n"
+    )
+    (made / "study.yaml").write_text(
+        f"name: small\nstorage: {made}/studies\nseeds: [1]\n"
+        f"backbones: {{plain: {{path: {made}/one/tokenizer}}}}\n"
+        f"corpora: {{biored: {made}/fine.yaml}}\n"
+    )
+    code, shown, _ = call(["study", f"{made}/study.yaml", "--table"], monkeypatch, capsys)
+    table = made / "studies/small/study.md"
+    assert code == 0 and f"table: {table}" in shown and table.read_text() in shown
+    assert not list(table.parent.glob("*/"))
 
 
 def test_evaluating_gold_against_itself_gives_ones(

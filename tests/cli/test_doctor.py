@@ -160,7 +160,6 @@ def test_a_secret_in_a_config_is_reported_without_its_value(tmp_path: Path) -> N
     [
         ({"storage": "s3://bucket/runs"}, "storage: s3://bucket/runs is a URL"),
         ({"launch": {"workers": 2}}, "the local launcher is one process"),
-        ({"engine": "deepspeed", "deepspeed": {"fp16": {}}}, "deepspeed.fp16: the run says this"),
     ],
 )
 def test_the_doctor_refuses_what_the_run_refuses(
@@ -170,6 +169,30 @@ def test_the_doctor_refuses_what_the_run_refuses(
     path.write_text(yaml.safe_dump(pretraining(shards, **change).model_dump(mode="json")))
     found = examine(path)[-1]
     assert found.level == "error" and message in found.finding
+
+
+@pytest.mark.parametrize(
+    ("chosen", "bf16_per_s", "level", "said"),
+    [
+        ("bf16", 0.5, "warning", "bf16 takes 2.0 × the time of fp32 on this CPU; set encoder.prec"),
+        ("bf16", 2.0, "ok", "bf16; "),
+        ("fp32", 2.0, "ok", "encoder.precision=bf16 is worth a try"),
+    ],
+)
+def test_the_doctor_says_which_precision_pays(
+    shards: Path,
+    chosen: str,
+    bf16_per_s: float,
+    level: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates = {torch.float32: 1.0, torch.bfloat16: bf16_per_s}
+    monkeypatch.setattr(of_a_run, "product_flops_per_s", lambda device, dtype: rates[dtype])
+    config = pretraining(shards)
+    encoder = config.encoder.model_copy(update={"precision": chosen})
+    found = of_a_run.precision(config.model_copy(update={"encoder": encoder}))
+    assert found.level == level and said in found.finding
 
 
 def test_the_doctor_checks_the_run_with_its_overrides(shards: Path, tmp_path: Path) -> None:

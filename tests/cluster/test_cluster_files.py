@@ -3,10 +3,14 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +136,7 @@ def test_what_is_mounted_makes_the_whole_package_and_is_nothing_of_a_users(
     assert {
         file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()
     } <= (installed)
+    assert "embre/py.typed" in installed, "type checkers take its annotations"
     assert any(name.endswith("licenses/LICENSE") for name in installed)
     assert (tmp_path / "cluster/spot_notice.py").exists(), "a node's start needs it"
 
@@ -247,54 +252,117 @@ def test_the_slurm_script_is_clean_shell() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def slurm(folder: Path, srun: str) -> dict[str, str]:
-    """An environment with commands that stand in for Slurm's."""
+def test_slurm_is_asked_for_what_the_script_counts_on() -> None:
+    head = SCRIPT.read_text().partition("\nset -")[0].splitlines()
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", "\n".join(head), re.MULTILINE))
+    assert asked["signal"] == "B:TERM@300", "the script alone, while a run has time to save"
+    assert "requeue" in asked and asked["open-mode"] == "append"
+    assert asked["ntasks-per-node"] == "1", "torchrun starts the ranks of a node"
+    assert all(line.startswith("#") for line in head), "sbatch reads none after a command"
+
+
+@contextmanager
+def slurm(folder: Path, srun: str, *more: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The script as a job, with commands that stand in for Slurm's; nothing of it stays behind."""
     commands = {
         "srun": srun,
-        "scontrol": f'echo "$*" >> {folder}/asked; [ "$1" != show ] || echo node1',
+        "scontrol": f'#!/bin/bash\necho "$*" >> {folder}/asked\n[ "$1" != show ] || '
+        "seq -f node%g 20000",  # more than a pipe holds
     }
     for name, text in commands.items():
-        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    return {
+    environ = {
         **os.environ,
         "PATH": f"{folder}:{os.environ['PATH']}",
         "EMBRE_PYTHON": sys.executable,
         "PYTHONPATH": str(ROOT),
         "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NODELIST": "node1",
+        "SLURM_JOB_NODELIST": "node[1-2]",
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_GPUS_ON_NODE": "8",
         "SLURM_CPUS_PER_TASK": "64",
+        **environ,
     }
-
-
-def start(folder: Path, srun: str) -> subprocess.Popen[bytes]:
     config = ROOT / "configs/pretrain/base.yaml"
-    command = ["bash", str(SCRIPT), "pretrain", str(config), f"storage={folder}"]
-    return subprocess.Popen(command, env=slurm(folder, srun))
+    command = ["bash", str(SCRIPT), "pretrain", str(config), f"storage={folder}", *more]
+    job = subprocess.Popen(command, env=environ, start_new_session=True)
+    try:
+        yield job
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+
+
+def counting(folder: Path, last: str) -> str:
+    """An `srun` that notes how it was called and ends as `last` says."""
+    return f'#!/bin/bash\necho "$*" >> {folder}/steps\n{last}'
 
 
 def test_slurm_starts_the_run_on_every_gpu_and_tries_again(tmp_path: Path) -> None:
-    srun = f'echo "$*" >> {tmp_path}/steps; [ "$(wc -l < {tmp_path}/steps)" = 2 ]'
-    assert start(tmp_path, srun).wait(60) == 0
+    srun = counting(tmp_path, f'[ "$(wc -l < {tmp_path}/steps)" = 2 ]')
+    with slurm(tmp_path, srun, SLURM_JOB_NUM_NODES="2") as job:
+        assert job.wait(60) == 0
     first, second = (tmp_path / "steps").read_text().splitlines()
-    assert first.startswith("--cpus-per-task=64 "), "srun has one core else, since Slurm 22.05"
-    assert "--nproc-per-node=8" in first and "--rdzv-endpoint=node1:" in first
-    asked = f"-m embre pretrain {ROOT}/configs/pretrain/base.yaml storage={tmp_path}"
-    assert first.endswith(f"{asked} launch.launcher=local") and second.endswith("=local")
+    options, module, asked = first.partition(" -m torch.distributed.run ")
+    assert module and options.split()[:-1] == ["--cpus-per-task=64", "--kill-on-bad-exit=1"], (
+        "srun has one core else, since Slurm 22.05; and the other nodes would wait for ever"
+    )
+    nodes, gpus, backend, endpoint, run_id, *command = asked.split()
+    assert (nodes, gpus) == ("--nnodes=2", "--nproc-per-node=8")
+    assert (backend, run_id) == ("--rdzv-backend=c10d", "--rdzv-id=7")
+    assert endpoint.startswith("--rdzv-endpoint=node1:"), "the first node alone is the head"
+    config = f"{ROOT}/configs/pretrain/base.yaml"
+    assert command[:4] == ["-m", "embre", "pretrain", config]
+    assert command[4:] == [f"storage={tmp_path}", "launch.launcher=local"]
+    assert second.endswith(" ".join(command)) and "requeue" not in (tmp_path / "asked").read_text()
+
+
+def test_slurm_gives_up_after_four_tries(tmp_path: Path) -> None:
+    with slurm(tmp_path, counting(tmp_path, "exit 3")) as job:
+        assert job.wait(60) == 1
+    assert len((tmp_path / "steps").read_text().splitlines()) == 4
+    assert "requeue" not in (tmp_path / "asked").read_text()
+
+
+def test_a_wrong_config_is_no_use_to_slurm(tmp_path: Path) -> None:
+    with slurm(tmp_path, counting(tmp_path, ""), "trian.steps=3") as job:
+        assert job.wait(60) == 2
+    assert not (tmp_path / "steps").exists()
+
+
+# A rank: it forgets what was asked before it began, and is here started twice.
+RANK = """#!{python}
+import sys, time
+from pathlib import Path
+from embre.interrupts import asked_to_stop, stoppable, watch
+run = Path("{folder}/pubtator-base")
+run.mkdir(exist_ok=True)
+deadline = time.monotonic() + 40
+for start in ("first", "second"):
+    with stoppable(run):
+        watch(run)
+        Path("{folder}", start).touch()
+        while not asked_to_stop():
+            time.sleep(0.05)
+            if time.monotonic() > deadline:
+                sys.exit(1)
+Path("{folder}/saved").touch()
+sys.exit(1)
+"""
 
 
 def test_before_the_time_is_up_slurm_makes_the_run_save_and_queues_it_again(tmp_path: Path) -> None:
-    stop = tmp_path / "pubtator-base/stop"
-    # Each rank makes the file anew when it starts, without a byte: here two, one after the other.
-    starts = f"rm -f {stop}; mkdir -p {stop.parent}; touch {stop} {tmp_path}/up"
-    asked = f"until [ -s {stop} ]; do sleep 0.05; done"
-    job = start(tmp_path, f"{starts}; {asked}; {starts}; {asked}; exit 1")
-    while not (tmp_path / "up").exists():
-        assert job.poll() is None
-    job.terminate()
-    assert job.wait(60) == 143
+    srun = RANK.format(python=sys.executable, folder=tmp_path)
+    with slurm(tmp_path, srun) as job:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "first").exists():
+            assert job.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        job.terminate()
+        assert job.wait(60) == 143
+    assert (tmp_path / "saved").exists(), "no rank was asked to stop"
     assert "requeue 7" in (tmp_path / "asked").read_text()
 
 
@@ -304,6 +372,8 @@ def test_the_container_is_pinned_and_not_root() -> None:
     assert re.fullmatch(r"FROM python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", base)
     users = [line for line in lines if line.startswith("USER")]
     assert users == ["USER 10001"]
+    (apt,) = (line for line in lines if "apt-get install" in line)
+    assert {"g++", "wget"} <= set(apt.split()), "DeepSpeed compiles; KubeRay's health checks"
     installs = [line for line in lines if "pip install" in line]
     assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
     assert all("--no-build-isolation" in line for line in installs), "a build fetches unchecked"

@@ -1,5 +1,8 @@
 """What goes to a cluster with a job: all of the code, and nothing else."""
 
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -25,6 +28,22 @@ def test_code_and_configs_go_and_data_and_keys_stay(tmp_path: Path) -> None:
     root = project(tmp_path / "p")
     sent = [path.relative_to(root).as_posix() for path in files_to_send(root)]
     assert sent == ["README.md", "configs/a.yaml", "embre/corpora/raw.py", "embre/train.py"]
+
+
+def test_the_zip_holds_what_is_listed_and_the_job_imports_embre_from_it(tmp_path: Path) -> None:
+    package, name = write_package(ROOT, ROOT / "configs/pretrain/base.yaml", tmp_path / "a.zip")
+    with zipfile.ZipFile(package.path) as archive:
+        names = archive.namelist()
+        assert name in names and names == [sent for sent, _ in package.files]
+        assert set(names) == {path.relative_to(ROOT).as_posix() for path in files_to_send(ROOT)}
+        for sent, size in package.files:
+            text = archive.read(sent)
+            assert text == (ROOT / sent).read_bytes() and size == len(text)
+        archive.extractall(tmp_path / "job")
+    command = [sys.executable, "-c", "import embre; print(embre.__file__)"]  # as `python -m embre`
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    found = subprocess.check_output(command, cwd=tmp_path / "job", env=environ, text=True)
+    assert found.strip() == str(tmp_path / "job/embre/__init__.py")
 
 
 def test_no_file_of_the_package_embre_stays_behind() -> None:

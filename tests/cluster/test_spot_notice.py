@@ -1,5 +1,7 @@
 """A cloud's notice is read as the cloud gives it, and reaches Ray as a node that drains."""
 
+import inspect
+import shlex
 import subprocess
 import sys
 import threading
@@ -10,11 +12,36 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import spot_notice
+import yaml
 from spot_notice import aws_notice, gcp_notice, hand_over, wait_for
 
 from embre.launch.draining import draining_nodes
 from tests.cluster.conftest import CLUSTER
 from tests.launch.test_draining import busy_node
+
+
+@pytest.mark.parametrize(
+    ("cloud", "asks"),
+    [
+        ("aws", "http://169.254.169.254/latest"),
+        ("gcp", "http://metadata.google.internal/computeMetadata/v1"),
+    ],
+)
+def test_a_worker_machine_starts_the_watch_for_its_own_cloud(cloud: str, asks: str) -> None:
+    config = yaml.safe_load((CLUSTER / f"{cloud}.yaml").read_text())
+    (start,) = (c for c in config["worker_start_ray_commands"] if "python" in c)
+    asked, _, _ = start.partition(">>")
+    token, nohup, python, script, *arguments = shlex.split(asked)
+    assert (token, nohup, python) == ("RAY_AUTH_MODE=token", "nohup", "~/venv/bin/python")
+    assert arguments[0] == cloud and start.endswith("&"), "or the node would never be up"
+    place = script.replace("~", "/home/ubuntu")
+    (mount,) = (there for there in config["file_mounts"] if place.startswith(f"{there}/"))
+    here = CLUSTER.parent / config["file_mounts"][mount] / place.removeprefix(f"{mount}/")
+    command = [sys.executable, str(here), *arguments, "--help"]  # which looks at the options first
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "notice of a spot machine" in done.stdout, done.stderr
+    (base,) = inspect.signature(spot_notice.CLOUDS[cloud]).parameters.values()
+    assert base.default == asks
 
 
 class Machine(ThreadingHTTPServer):

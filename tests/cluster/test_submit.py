@@ -82,6 +82,34 @@ def test_an_override_reaches_the_job_as_it_was_typed(tmp_path: Path) -> None:
     assert path in shlex.split(job.entrypoint)
 
 
+def test_deepspeed_settings_of_a_file_here_reach_the_job(tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 2}}')
+    job = made(tmp_path, overrides=(f"deepspeed={tmp_path}/ds.json",))
+    (tmp_path / "ds.json").unlink()
+    _, _, _, kind, name, *overrides = shlex.split(job.entrypoint)
+    sent = [text for text in overrides if "ds.json" not in text]
+    assert load_config(KINDS[kind], ROOT / name, sent).zero_stage == 2
+    assert load_config(KINDS[kind], ROOT / name, overrides).zero_stage == 2
+
+
+def test_nothing_in_the_environment_sends_job_and_token_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray.job_submission
+
+    seen: list[tuple[str, set[str]]] = []
+    others = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"}
+    for name in others:
+        monkeypatch.setenv(name, "http://elsewhere:8265")
+    monkeypatch.setattr(
+        ray.job_submission,
+        "JobSubmissionClient",
+        lambda address: seen.append((address, others & os.environ.keys())),
+    )
+    jobs.connect("http://here:8265")
+    assert seen == [("http://here:8265", set())], "Ray prefers theirs to the address it is given"
+
+
 def test_one_storage_is_one_run_however_it_is_spelt(tmp_path: Path) -> None:
     plain, other = (
         made(tmp_path, overrides=(f"storage={storage}",))

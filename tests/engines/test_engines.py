@@ -290,20 +290,6 @@ def test_rows_beside_the_weights_are_left_alone_too() -> None:
         assert not rows.gradient.any(), "or the next step would add to it"
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"gradient_clipping": 1.0}, "optimizer.clip_norm"),
-        ({"bf16": {"enabled": True}}, "encoder.precision"),
-        ({"amp": {"enabled": True}}, "encoder.precision"),
-        ({"zero_optimization": {"stage": "auto"}}, "auto"),
-    ],
-)
-def test_deepspeed_keys_that_contradict_the_run_are_refused(given: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        deepspeed_json(given, OPTIMIZER, 1, World())
-
-
 def test_the_learning_rate_warms_up_and_decays() -> None:
     config = OptimizerConfig(peak_lr=1.0, warmup_steps=10, final_lr_share=0.1)
     rates = [learning_rate(config, step, 110) for step in range(111)]

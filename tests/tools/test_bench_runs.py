@@ -43,7 +43,7 @@ def test_a_run_that_was_broken_and_came_to_the_same_has_survived(
     whole: Path, tmp_path: Path
 ) -> None:
     found = against(whole, run_folder(tmp_path / "a", [5, 6, 7], [3.0, 2.0, 1.0], attempts=2))
-    assert found.survived and (found.lost_steps, found.repeated_steps, found.curve) == (
+    assert found.survived and (found.lost, found.repeated, found.curve) == (
         0,
         0,
         "equal",
@@ -75,7 +75,7 @@ def test_whatever_differs_is_no_survival(
 ) -> None:
     found = against(whole, run_folder(tmp_path / "a", data, losses, attempts, weights))
     assert not found.survived
-    assert (found.lost_steps, found.repeated_steps, found.curve) == (lost, repeated, curve)
+    assert (found.lost, found.repeated, found.curve) == (lost, repeated, curve)
 
 
 def test_what_is_left_behind_is_no_survival(whole: Path, tmp_path: Path) -> None:
@@ -98,14 +98,14 @@ def test_the_last_line_counts_what_survived() -> None:
     outcomes = {
         "a": Outcome(True, "", curve="equal"),
         "b": Outcome(True, "", curve="equal to 3e-07"),
-        "c": Outcome(False, "", lost_steps=2, repeated_steps=1, curve="1e-01 apart"),
+        "c": Outcome(False, "", lost=2, repeated=1, curve="1e-01 apart"),
         "d": Outcome(True, "refused", curve="–"),
     }
     assert json.loads(as_json(outcomes)) == {
         "faults": 4,
         "survived": 3,
-        "lost_steps": 2,
-        "repeated_steps": 1,
+        "lost": 2,
+        "repeated": 1,
         "curves_equal": 2,
     }
 

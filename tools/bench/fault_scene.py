@@ -40,15 +40,18 @@ QUICK_TO_NOTICE = {
 
 @dataclass(slots=True)
 class Outcome:
-    """What a fault came to. `lost_steps` saw other data than those of the undisturbed run, or are
-    not there; `repeated_steps` are there beyond it; `recovery_s` from the fault to the next step.
+    """What a fault came to.
+
+    Documents are counted by steps, each of which has a hash of all that it saw: `lost` are steps
+    that saw other data than in the undisturbed run, or are not there, `repeated` are there beyond
+    it. `recovery_s` is from the fault to the next step.
     """
 
     survived: bool
     happened: str
     recovery_s: float | None = None
-    lost_steps: int = 0
-    repeated_steps: int = 0
+    lost: int = 0
+    repeated: int = 0
     curve: str = "equal"
     clean: bool = True  # a fault broke something, and nothing was left behind
 
@@ -251,8 +254,8 @@ def against(reference: Path, folder: Path, happened: str = "", attempts: int = 2
         clean=not left and started >= attempts,
         happened=happened,
         recovery_s=recovery_s(folder),
-        lost_steps=len(lost),
-        repeated_steps=len(repeated),
+        lost=len(lost),
+        repeated=len(repeated),
         curve=curve,
     )
 
@@ -339,8 +342,8 @@ def as_json(outcomes: dict[str, Outcome]) -> str:
         {
             "faults": len(found),
             "survived": sum(one.survived for one in found),
-            "lost_steps": sum(one.lost_steps for one in found),
-            "repeated_steps": sum(one.repeated_steps for one in found),
+            "lost": sum(one.lost for one in found),
+            "repeated": sum(one.repeated for one in found),
             "curves_equal": sum(one.curve.startswith("equal") for one in found),
         }
     )

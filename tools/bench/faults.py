@@ -253,7 +253,7 @@ def resized(scene: Scene) -> Outcome:
 def as_resized(outcome: Outcome, came_and_went: bool = True) -> Outcome:
     """The outcome of a run at other numbers of ranks: sums are added in another order."""
     apart = float(outcome.curve.split()[0]) if "apart" in outcome.curve else 0.0
-    same_data = not outcome.lost_steps and not outcome.repeated_steps
+    same_data = not outcome.lost and not outcome.repeated
     outcome.survived = came_and_went and outcome.clean and same_data and apart <= 1e-5
     outcome.curve = f"equal to {apart:.0e}" if outcome.survived else outcome.curve
     return outcome
@@ -301,11 +301,11 @@ def left_out(scene: Scene) -> Outcome:
     before = all(numbers(wanted[step]) == numbers(found[step]) for step in range(1, at))
     after = all(math.isfinite(n) for step in range(at + 1, STEPS + 1) for n in numbers(found[step]))
     return Outcome(
-        survived=before and after and not outcome.lost_steps and not outcome.repeated_steps,
+        survived=before and after and not outcome.lost and not outcome.repeated,
         happened=f"all ranks left out the update of step {at}, counted, with its {documents} "
         "documents named; went on",
-        lost_steps=outcome.lost_steps,
-        repeated_steps=outcome.repeated_steps,
+        lost=outcome.lost,
+        repeated=outcome.repeated,
         curve="without that step",
     )
 
@@ -439,7 +439,7 @@ def as_table(faults: list[Fault], outcomes: dict[str, Outcome]) -> Table:
         one = outcomes[fault.name]
         seconds = "–" if one.recovery_s is None else f"{one.recovery_s:.0f}"
         happened = one.happened if one.survived else f"NOT SURVIVED: {one.happened}"
-        numbers = (seconds, str(one.lost_steps), str(one.repeated_steps), one.curve)
+        numbers = (seconds, str(one.lost), str(one.repeated), one.curve)
         table.add_row(fault.name, happened, fault.bare, *numbers)
     return table
 

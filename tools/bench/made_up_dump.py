@@ -64,7 +64,7 @@ POINT, SENTENCE = SEPARATORS.index("."), SEPARATORS.index(". ")
 FOREIGN = (("-", "\u2013"), ("e", "\u00e9"), ("a", "\u03b1"), ("u", "\u00b5"), ("o", "\u00f6"))
 FOREIGN += (("b", "\u03b2"), ("=", "\u2248"), ("i", "\u0131"), ("s", "\U0001d6fc"), (" ", "\u00a0"))
 
-END_OF_RANKED, END_OF_CAPITALS = NUM_RANKED, 2 * NUM_RANKED
+END_OF_CAPITALS = 2 * NUM_RANKED
 NUM_NUMBERS = 10_000
 FIRST_NAME = END_OF_CAPITALS + NUM_NUMBERS
 

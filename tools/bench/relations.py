@@ -20,6 +20,7 @@ from typing import Annotated
 
 import torch
 import typer
+from measuring import Rate
 from rich.console import Console
 
 from embre.config import EncoderConfig, NewEncoder, OptimizerConfig, PairConfig
@@ -37,7 +38,6 @@ from embre.tally import Tally
 from embre.tokenization.learnt import learn_tokenizer
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.world import World
-from tools.bench.measuring import Rate
 
 ENCODINGS = ("document", "pairwise")
 SMALL = NewEncoder(layers=2, hidden=128, heads=2, feed_forward=512)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from embre.cli.doctor.check import Check
 from embre.cli.doctor.machine import (
+    Check,
     accelerator,
     compiled_ops,
     nccl,

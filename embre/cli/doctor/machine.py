@@ -7,18 +7,28 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.cuda.nccl
 
-from embre.cli.doctor.check import Check
 from embre.config.places import sqlite_file
 from embre.engines.compiled_ops import ops_folder, stale_locks
 
 OLDEST_PYTHON, TOO_NEW_PYTHON = (3, 11), (3, 15)  # as in pyproject.toml: Ray has no later wheel
 PACKAGES = ("torch", "transformers", "deepspeed", "ray", "mlflow", "webdataset")
 ENOUGH_DISK_GB = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding."""
+
+    level: Literal["ok", "warning", "error"]
+    subject: str
+    finding: str
 
 
 def python() -> Check:

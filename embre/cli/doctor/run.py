@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 import fsspec
 import torch
 
-from embre.cli.doctor.check import Check
-from embre.cli.doctor.machine import first_existing
+from embre.cli.doctor.machine import Check, first_existing
 from embre.config import LaunchConfig, PretrainConfig, RunConfig
+from embre.engines.flops import product_flops_per_s
 from embre.shards.shard_set import ShardSet
 
 if TYPE_CHECKING:
@@ -82,24 +81,16 @@ def precision(config: RunConfig) -> Check:
     chosen = config.encoder.precision
     if config.launch.use_gpu:
         return Check("ok", "precision", f"{chosen} on a GPU")
-    slower = product_s(torch.bfloat16) / product_s(torch.float32)
+    fp32, bf16 = (
+        product_flops_per_s(torch.device("cpu"), dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
+    slower = fp32 / bf16
     seen = f"a matrix product in bf16 takes {slower:.1f} × the time of fp32 on this CPU"
     if chosen == "bf16" and slower > 1:
         return Check("warning", "precision", f"{seen}; set encoder.precision=fp32")
     if chosen == "fp32" and slower < FAST_ENOUGH:
         return Check("ok", "precision", f"fp32; {seen}: encoder.precision=bf16 is worth a try")
     return Check("ok", "precision", f"{chosen}; {seen}")
-
-
-def product_s(dtype: torch.dtype) -> float:
-    """Seconds of one matrix product of a small encoder's size, the better of two."""
-    left, right = torch.ones(512, 384, dtype=dtype), torch.ones(384, 384, dtype=dtype)
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        torch.matmul(left, right)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
 
 
 def job(kind: str, config: RunConfig) -> Check:
