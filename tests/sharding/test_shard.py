@@ -309,6 +309,12 @@ def test_the_validation_split_is_stable_when_the_corpus_grows(tmp_path: Path) ->
         assert before and len(after) > len(before)
 
 
+def test_a_place_is_what_it_always_was() -> None:
+    """Else a grown dump would mix training and validation documents of an earlier set."""
+    assert split_and_place("12345678", 0.01) == (False, 2592667933772731912)
+    assert split_and_place("PMC4272812", 0.5) == (False, 12670800032751989323)
+
+
 def test_the_validation_split_has_its_share_and_grows_with_it() -> None:
     names = [str(number) for number in range(20_000)]
     chosen = {
