@@ -34,7 +34,7 @@ DOORS = {
     "webdataset": ("shards.shard_set",),
     "transformers": ("tokenization", "model.encoder", "tracking.encoder_pyfunc"),
     "lxml": ("corpora",),
-    "numba": ("corpora", "tokenization.word_table"),
+    "numba": ("corpora", "tokenization.word_table", "tokenization.words"),
     "typer": ("cli",),
     "jinja2": ("evaluation.report",),
     "matplotlib": (
