@@ -10,17 +10,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from embre.entity_types import ENTITY_TYPES
+
 INK, QUIET, RULE = "#23272d", "#5c646e", "#e3dfd7"
 STRONG, SOFT = "#2b5f8c", "#bcd0e2"
-# The hues of the report, dark enough for a line on white.
-TYPE_COLOURS = {
-    "Gene": "#866ec5",
-    "Disease": "#c16048",
-    "Chemical": "#3b9555",
-    "Variant": "#9e7b00",
-    "Species": "#008bc2",
-    "CellLine": "#b85c8b",
-}
+TYPE_COLOURS = {name: row.colour for name, row in ENTITY_TYPES.items()}
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # hides the grid behind words
 
 

@@ -18,6 +18,9 @@ class EntityType:
     `official` is BioRED's name, which the official scorer compares. `separators` are what stands
     between identifiers in a list, '' where one never holds several; `canonical` turns one
     identifier into ours, or into '' where it means none.
+
+    `hue` is the report's, in degrees of OKLCH, `colour` the same dark enough for a line on white,
+    `terminal` the nearest that every terminal has.
     """
 
     name: str
@@ -25,6 +28,9 @@ class EntityType:
     spellings: frozenset[str]
     separators: str
     canonical: Callable[[str], str]
+    hue: int
+    colour: str
+    terminal: str
 
 
 @lru_cache(maxsize=1 << 18)  # most mentions of a dump are of few concepts
@@ -185,10 +191,11 @@ def _row(
     official: str,
     spellings: str,
     canonical: Callable[[str], str],
+    colours: tuple[int, str, str],
     separators: str = ",;|+",  # NCBI-Disease joins with "+" what one mention means together
 ) -> EntityType:
     known = frozenset(_plain(word) for word in (name, official, *spellings.split()))
-    return EntityType(name, official, known, separators, canonical)
+    return EntityType(name, official, known, separators, canonical, *colours)
 
 
 # FamilyName, DomainMotif, Chromosome, RefSeq and the like have no row on purpose: their
@@ -196,24 +203,32 @@ def _row(
 ENTITY_TYPES: dict[str, EntityType] = {
     row.name: row
     for row in (
-        _row("Gene", "GeneOrGeneProduct", "Protein GENE-Y GENE-N GeneProduct", _gene),
+        _row(
+            "Gene",
+            "GeneOrGeneProduct",
+            "Protein GENE-Y GENE-N GeneProduct",
+            _gene,
+            (295, "#866ec5", "magenta"),
+        ),
         _row(
             "Disease",
             "DiseaseOrPhenotypicFeature",
             "SpecificDisease DiseaseClass CompositeMention Modifier Phenotype",
             _mesh,
+            (35, "#c16048", "red"),
         ),
-        _row("Chemical", "ChemicalEntity", "Drug", _mesh),
+        _row("Chemical", "ChemicalEntity", "Drug", _mesh, (150, "#3b9555", "green")),
         _row(
             "Variant",
             "SequenceVariant",
             "Mutation ProteinMutation DNAMutation OtherMutation SNP AcidChange Allele "
             "ProteinAllele DNAAllele CopyNumberVariant",
             _variant,
+            (90, "#9e7b00", "yellow"),
             separators="",  # `|`, `,` and `;` all occur inside one
         ),
-        _row("Species", "OrganismTaxon", "Organism Strain", _species),
-        _row("CellLine", "CellLine", "", _cell_line),
+        _row("Species", "OrganismTaxon", "Organism Strain", _species, (235, "#008bc2", "blue")),
+        _row("CellLine", "CellLine", "", _cell_line, (350, "#b85c8b", "cyan")),
     )
 }
 ROW_BY_SPELLING = {word: row for row in ENTITY_TYPES.values() for word in row.spellings}

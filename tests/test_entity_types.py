@@ -1,11 +1,18 @@
 """Every dialect of type names and identifiers comes out as one."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from embre.corpora import read_documents
 from embre.document import Concept, Document, Mention
 from embre.entity_types import ENTITY_TYPES, normalise, read_identifiers, row_of, spell
 from embre.tally import Tally
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -97,3 +104,35 @@ def test_no_two_concepts_of_a_biored_document_become_one(corpora):
 def test_a_bar_separates_cell_lines() -> None:
     _, concepts = normalise("CellLine", "CVCL_0030|CVCL_0031")
     assert [concept.identifier for concept in concepts] == ["CVCL_0030", "CVCL_0031"]
+
+
+ANOTHER_TYPE = """
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from embre import entity_types as table
+
+table.ENTITY_TYPES["Organ"] = replace(table.ENTITY_TYPES["Gene"], name="Organ", hue=7)
+table.TYPE_INDEX["Organ"] = len(table.TYPE_INDEX)
+
+from embre.evaluation.report import ENTITY_HUES, with_hues
+from embre.sharding.dataset_card.plots import plot_concepts
+from embre.shards.documents import COLOURS
+from embre.tracking import curves  # noqa: F401
+
+plot_concepts(Path("concepts.png"), {name: np.array([3, 1]) for name in table.TYPE_INDEX})
+assert list(COLOURS) == list(table.TYPE_INDEX)
+assert with_hues(["Organ"], ENTITY_HUES) == [{"name": "Organ", "hue": 7}]
+"""
+
+
+def test_another_type_is_one_row(tmp_path: Path) -> None:
+    """Every table by type is made of the rows."""
+    command = [sys.executable, "-c", ANOTHER_TYPE]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0
+
+
+def test_types_are_told_apart_by_their_colours() -> None:
+    for colour in ("hue", "colour", "terminal"):
+        assert len({getattr(row, colour) for row in ENTITY_TYPES.values()}) == len(ENTITY_TYPES)

@@ -27,7 +27,7 @@ from embre.held_out import (
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.shard_set import ShardSet
 from embre.tally import Tally
-from tests.sharding.test_shard import doc_ids
+from tests.sharding.test_shard import doc_ids, run_tool
 from tools.hold_out_list import main
 
 TITLE = "Hepatocyte nuclear factor-6: associations with MODY"
@@ -68,6 +68,58 @@ def test_the_shipped_lists_are_biored_dev_and_test_and_bc5cdr_dev(corpora: Path)
     assert biored.ids == test.ids | dev.ids and len(biored.ids) == 200
     assert bc5cdr.ids == cdr.ids and len(bc5cdr.ids) == 500
     assert dev.prints <= biored.prints and cdr.prints == bc5cdr.prints
+
+
+@pytest.mark.parametrize(
+    ("name", "doc_id", "title"),
+    [
+        ("biored", "15096016", "Pallidal stimulation: an alternative to pallidotomy?"),
+        (
+            "bc5cdr",
+            "6794356",
+            "Tricuspid valve regurgitation and lithium carbonate toxicity in a newborn infant.",
+        ),
+        (
+            "bc5cdr",
+            "6504332",
+            "Phenobarbital-induced dyskinesia in a neurologically-impaired child.",
+        ),
+    ],
+)
+def test_a_shipped_list_knows_its_documents_by_their_titles(
+    name: str, doc_id: str, title: str
+) -> None:
+    """Another way to make fingerprints would let all of them in under other ids."""
+    (line,) = (
+        line.split("\t")
+        for line in files("embre.held_out").joinpath(f"{name}.tsv").read_text().splitlines()
+        if line.startswith(f"{doc_id}\t")
+    )
+    assert print_of(article(title=title.upper()))[1] == int(line[2], 16)
+    assert read_held(name).has(as_checked(article(title)), fingerprint(as_checked(article(title))))
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_the_shard_tool_leaves_out_what_is_shipped_and_what_it_is_given(
+    tmp_path: Path, shipped: bool
+) -> None:
+    docs = make_corpus(8, seed=1)
+    known = [
+        replace(docs[0], doc_id="14510914", pmid="14510914"),  # of BioRED Dev
+        article(title="Phenobarbital-induced dyskinesia in a neurologically-impaired child."),
+    ]
+    mine = tmp_path / "mine.txt"
+    mine.write_text(f"{docs[1].doc_id}\n")
+    write_documents(tmp_path / "in.PubTator", [*docs[1:], *known], like="pubtator")
+    command = [tmp_path / "in.PubTator", "--out", tmp_path / "out", "--hold-out", mine]
+    command += ["--vocabulary", 600, "--processes", 1]
+    code, said = run_tool(*command, *([] if shipped else ["--no-shipped-hold-out"]))
+    assert code == 0, said
+    found = ShardSet.open(tmp_path / "out")
+    left = [doc.doc_id for doc in (*docs[2:], *([] if shipped else known))]
+    assert sorted(doc_ids(found, "train") + doc_ids(found, "validation")) == sorted(left)
+    counted = {"biored": 1, "bc5cdr": 1, "mine.txt": 1} if shipped else {"mine.txt": 1}
+    assert found.manifest.held_out == counted
 
 
 def test_no_training_document_of_biored_is_on_a_shipped_list(corpora: Path) -> None:

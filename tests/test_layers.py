@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up; a room is a file or a folder of `embre/`.
 FLOORS = (
     "document tally entity_types relation_schema wording config world workers interrupts faults"
-    " refused durable stored_bytes data_hash provenance drawing loader",
+    " refused durable end_to_end stored_bytes data_hash provenance drawing loader",
     "corpora tokenization held_out",
     "shards masking stream",
     "model probe relations",
@@ -34,7 +34,7 @@ DOORS = {
     "webdataset": ("shards.shard_set",),
     "transformers": ("tokenization", "model.encoder", "tracking.encoder_pyfunc"),
     "lxml": ("corpora",),
-    "numba": ("corpora", "tokenization.word_table"),
+    "numba": ("corpora", "tokenization.word_table", "tokenization.words"),
     "typer": ("cli",),
     "jinja2": ("evaluation.report",),
     "matplotlib": (

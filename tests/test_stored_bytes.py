@@ -1,6 +1,7 @@
 """Shards in an object store that stumbles: asked again, never skipped, never believed unread."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from embre import stored_bytes
+from embre.shards import shard_set
 from embre.shards.shard_set import ShardSet
+from embre.stored_bytes import StoreFailed, asked
 from tests.shard_sets import write_shards
+from tests.slow_time import Clock
 
 SHARD = "train-000000.tar"
 
@@ -41,6 +45,45 @@ class Stumbling(MemoryFileSystem):
         return file
 
 
+class Status(Exception):
+    """As aiohttp tells it."""
+
+    def __init__(self, status: int):
+        super().__init__(f"{status}, url='https://me:5eCr3t@host/a?token=5eCr3t'")
+        self.status = status
+
+
+class HttpError(Exception):
+    """As gcsfs tells it."""
+
+    def __init__(self, code: int):
+        super().__init__(str(code))
+        self.code = code
+
+
+class NoCredentialsError(Exception):
+    """As botocore tells it."""
+
+
+def by_web(status: int | None) -> FileNotFoundError:
+    """As fsspec tells whatever a web server says, or that it says nothing."""
+    error = FileNotFoundError("https://host/a?token=5eCr3t")
+    error.__cause__ = TimeoutError() if status is None else Status(status)
+    return error
+
+
+def failing(error: Exception, times: int = 99) -> Callable[[], bytes]:
+    """What fails some times and then gives bytes."""
+    left = [error] * times
+
+    def ask() -> bytes:
+        if left:
+            raise left.pop()
+        return b"bytes"
+
+    return ask
+
+
 class _Bytes:
     def __init__(self, data: bytes):
         self.data = data
@@ -52,8 +95,13 @@ class _Bytes:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShardSet]:
-    monkeypatch.setattr(stored_bytes, "RETRY_AFTER_S", (0.01, 0.01, 0.01))
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[ShardSet]:
+    monkeypatch.setattr(shard_set, "time", clock)
     monkeypatch.setitem(_registry, "gs", Stumbling)
     local = write_shards(tmp_path, 20)
     store = Stumbling()
@@ -79,9 +127,76 @@ def test_what_stays_wrong_is_an_error_that_names_the_shard(store: ShardSet) -> N
     Stumbling.troubles = ["wrong"] * 9
     with pytest.raises(ValueError, match=f"gs://bucket/{SHARD}: .* bytes that are not those"):
         store.load(store.shards("train")[0])
+    assert Stumbling.asked == 1 + shard_set.ASK_AGAIN
+
+
+def test_an_outage_of_minutes_is_waited_for_and_a_longer_one_is_told(
+    store: ShardSet, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     Stumbling.troubles = ["503"] * 9
-    with pytest.raises(OSError, match=f"gs://bucket/{SHARD}: cannot be read: 503"):
+    store.load(store.shards("train")[0])
+    assert 100 < clock.now < stored_bytes.GIVE_UP_AFTER_S
+    assert "asking again in" in caplog.text
+    Stumbling.troubles, clock.slept = ["503"] * 99, []
+    with pytest.raises(StoreFailed, match=f"gs://bucket/{SHARD}: cannot be read: 503.* 5 minutes"):
         store.load(store.shards("train")[0])
+    assert sum(clock.slept) == pytest.approx(stored_bytes.GIVE_UP_AFTER_S)
+    assert max(clock.slept) <= stored_bytes.LONGEST_WAIT_S
+
+
+def test_two_processes_do_not_come_back_at_once(clock: Clock) -> None:
+    one, other = (list(islice(stored_bytes.waits("gs://bucket/x"), 8)) for _ in "ab")
+    assert one != other
+    for waited in (one, other):
+        assert all(2**n / 2 <= wait_s <= 2**n for n, wait_s in enumerate(waited[:5]))
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (FileNotFoundError("x"), FileNotFoundError),
+        (by_web(404), FileNotFoundError),
+        (Status(404), FileNotFoundError),
+        (by_web(403), PermissionError),
+        (Status(401), PermissionError),
+        (HttpError(401), PermissionError),
+        (OSError("Forbidden: bucket/x\nanonymous caller"), PermissionError),
+        (NoCredentialsError("Unable to locate credentials"), PermissionError),
+        (PermissionError("AccessDenied"), PermissionError),
+        (Status(400), OSError),
+        (ImportError("install s3fs"), OSError),
+    ],
+    ids=repr,
+)
+def test_what_does_not_get_better_is_told_at_once(
+    error: Exception, raised: type[OSError], clock: Clock
+) -> None:
+    with pytest.raises(raised, match="^gs://bucket/x: ") as told:
+        asked("gs://me:5eCr3t@bucket/x?token=5eCr3t", failing(error))
+    assert type(told.value) is raised and not clock.slept
+    assert "5eCr3t" not in str(told.value)
+    if raised is PermissionError:
+        assert "give every machine credentials" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        by_web(503),
+        by_web(429),
+        by_web(None),
+        Status(500),
+        HttpError(503),
+        TimeoutError(),
+        OSError("reset"),
+    ],
+    ids=repr,
+)
+def test_what_may_pass_is_asked_again(error: Exception, clock: Clock) -> None:
+    assert asked("gs://bucket/x", failing(error, times=3)) == b"bytes"
+    assert len(clock.slept) == 3
+    with pytest.raises(type(error)):
+        asked("/here/x", failing(error))
 
 
 def test_a_shard_that_is_not_there_is_missed_at_once(store: ShardSet) -> None:

@@ -25,9 +25,10 @@ from rich.table import Table
 
 from embre.faults import arm
 from embre.held_out import SHIPPED
-from embre.launch.errors import told
+from embre.launch.errors import RunFailed, told
 from embre.launch.workers import workers_of
 from embre.refused import Refused
+from embre.sharding.damage import MAX_UNREADABLE, damaged
 from embre.sharding.shard import ShardSettings, shard
 from embre.sharding.tasks import Progress as Step
 from embre.shards.shard_set import Manifest
@@ -84,6 +85,14 @@ ValidationShare = Annotated[
 Vocabulary = Annotated[
     int, typer.Option(help="Word pieces to learn where no --tokenizer is given.")
 ]
+AcceptDamaged = Annotated[
+    bool,
+    typer.Option(
+        "--accept-damaged",
+        help="End with 0 although an input could not be read to its end, or more than "
+        f"{MAX_UNREADABLE:.0%} of its documents not at all.",
+    ),
+]
 
 
 @told()
@@ -99,6 +108,7 @@ def main(
     shard_documents: ShardDocuments = DEFAULTS.shard_documents,
     validation_share: ValidationShare = DEFAULTS.validation_share,
     vocabulary: Vocabulary = DEFAULTS.vocabulary,
+    accept_damaged: AcceptDamaged = False,
 ) -> None:
     """Write a shard set of PubTator documents, or finish one."""
     settings = ShardSettings(block_documents, shard_documents, validation_share, vocabulary)
@@ -108,6 +118,11 @@ def main(
     with workers_of(processes, "embre.sharding.tasks", ray) as workers, _Bar(console) as bar:
         manifest, tally = shard(inputs, out, tokenizer, lists, settings, bar.step, workers)
     show(console, out, manifest, tally)
+    if (missing := damaged(manifest.sources)) and not accept_damaged:
+        raise RunFailed(
+            f"the set is made, but not of all of its inputs: {'; '.join(missing)}. Get these files "
+            f"anew, remove {out} and shard again; or accept it as it is: --accept-damaged"
+        )
 
 
 def _arm_faults() -> None:

@@ -20,7 +20,15 @@ from embre.corpora import (
     pubtator_write,
 )
 from embre.corpora.assemble import assemble, check
-from embre.corpora.copying import Original, edit, one_by_one, write_copy
+from embre.corpora.copying import (
+    Copy,
+    Original,
+    copy_bioc_json,
+    copy_bioc_xml,
+    copy_pubtator,
+    edit,
+    write_copy,
+)
 from embre.corpora.raw import CheckedDocument, Chunk, RawDocument
 from embre.corpora.sources import HEAD_BYTES, Opened, Source, Watch, list_files, locate, open_plain
 from embre.corpora.window import Window
@@ -32,11 +40,17 @@ from embre.tally import Tally
 
 
 class Format(NamedTuple):
-    """How a file of a format begins, and what cuts, reads and writes it."""
+    """How a file of a format begins, and what cuts, reads, copies and writes it.
+
+    `split` gives the documents of a chunk one by one: the bytes of each in the file, and the chunk
+    that is read for it. `copy` copies a file with other relations.
+    """
 
     sign: re.Pattern[bytes]
     cut: Callable[[Window], Iterator[Chunk]]
     read: Callable[[Chunk, Tally, bool], Iterator[RawDocument]]
+    split: Callable[[Chunk], Iterator[tuple[bytes, Chunk]]]
+    copy: Copy
     write: Callable[[BinaryIO, Iterable[Document]], None] | None = None
 
 
@@ -45,15 +59,28 @@ _JSON_SIGN = rb'\A(?:\xef\xbb\xbf)?\s*[\[{].*?"(?:documents|PubTator3|passages)"
 _PUBTATOR_SIGN = rb"^(?:\xef\xbb\xbf)?[^|\t\r\n]+\|[ta]\|"
 
 FORMATS: dict[str, Format] = {
-    "bioc_xml": Format(re.compile(_XML_SIGN, re.DOTALL), bioc_xml.cut, bioc_xml.read_chunk),
+    "bioc_xml": Format(
+        re.compile(_XML_SIGN, re.DOTALL),
+        bioc_xml.cut,
+        bioc_xml.read_chunk,
+        bioc_xml.split,
+        copy_bioc_xml,
+    ),
     "bioc_json": Format(
         re.compile(_JSON_SIGN, re.DOTALL),
         bioc_json.cut,
         bioc_json.read_chunk,
+        bioc_json.split,
+        copy_bioc_json,
         bioc_json_write.write,
     ),
     "pubtator": Format(
-        re.compile(_PUBTATOR_SIGN, re.M), pubtator.cut, pubtator.read_chunk, pubtator_write.write
+        re.compile(_PUBTATOR_SIGN, re.M),
+        pubtator.cut,
+        pubtator.read_chunk,
+        pubtator.split,
+        copy_pubtator,
+        pubtator_write.write,
     ),
 }
 
@@ -157,7 +184,8 @@ def copy_with_relations(
     formats: list[str | None] = []
     edits = edit(_originals(source, tally, formats), predict)
     again = open_plain(source, inside=False, tally=Tally())
-    members = ((opened, detect_format(opened.stream.peek(HEAD_BYTES))) for opened in again)
+    names = ((opened, detect_format(opened.stream.peek(HEAD_BYTES))) for opened in again)
+    members = ((opened, FORMATS[name].copy if name else None) for opened, name in names)
     with whole(target) as partial:
         write_copy(partial, source.name, members, edits)
         if not any(formats):
@@ -179,6 +207,6 @@ def _originals(source: Source, tally: Tally, formats: list[str | None]) -> Itera
             tally.drop("file/unknown_format", opened.name)
             continue
         for chunk in FORMATS[name].cut(Window(opened.stream, opened.name, tally)):
-            for data, one in one_by_one(chunk):
+            for data, one in FORMATS[name].split(chunk):
                 for raw in read_raw(one, tally):
                     yield Original(member, data, assemble(raw, tally))

@@ -15,9 +15,8 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, NamedTuple, cast
 
-from embre.corpora import bioc_json, bioc_json_write, bioc_xml, bioc_xml_write, pubtator_write
+from embre.corpora import bioc_json_write, bioc_xml_write, pubtator_write
 from embre.corpora.encodings import as_utf_8
-from embre.corpora.raw import Chunk
 from embre.corpora.sources import HEAD_BYTES, Opened
 from embre.corpora.window import Window
 from embre.document import Document
@@ -25,6 +24,9 @@ from embre.refused import Refused
 from embre.tally import Tally
 
 SPOOL_BYTES = 16 << 20  # of a member of an archive that is in memory until its size is known
+
+
+Copy = Callable[[Opened, BinaryIO, Iterator["Original"]], None]
 
 
 class Original(NamedTuple):
@@ -41,18 +43,6 @@ def unpacked_name(name: str) -> str:
     """The name of a copy, which is not compressed."""
     name = name.removesuffix(".gz")
     return f"{name[:-4]}.tar" if name.endswith(".tgz") else name
-
-
-def one_by_one(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
-    """A chunk cut into chunks of one document each, with the document's bytes in the file.
-
-    PubTator text stays whole: its lines are told by the id.
-    """
-    split = {"bioc_xml": bioc_xml.split, "bioc_json": bioc_json.split}.get(chunk.format)
-    if split is None:
-        yield b"", chunk
-    else:
-        yield from split(chunk)
 
 
 def edit(
@@ -74,10 +64,11 @@ def edit(
 def write_copy(
     target: Path,
     source: str,
-    members: Iterable[tuple[Opened, str | None]],
+    members: Iterable[tuple[Opened, Copy | None]],
     edits: Iterator[Original],
 ) -> None:
-    """Copy the plain files of a source, each with its format (None is left out) and its edits.
+    """Copy the plain files of a source, each with what copies its format (None: it is left out)
+    and its edits.
 
     What an archive holds comes out as one tar. Raises OSError where the source is no longer what
     the edits were made of, Refused where two of its files would have one name.
@@ -87,11 +78,11 @@ def write_copy(
     ahead = next(groups, None)
     with target.open("wb") as written:
         archive: tarfile.TarFile | None = None
-        for number, (opened, format) in enumerate(members):
+        for number, (opened, copy) in enumerate(members):
             own = ahead[1] if ahead and ahead[0] == number else iter(())
-            if format and not opened.inside:
-                COPY[format](opened, written, own)
-            elif format:
+            if copy and not opened.inside:
+                copy(opened, written, own)
+            elif copy:
                 inner = opened.name.removeprefix(source).lstrip("/")
                 if (before := names.setdefault(unpacked_name(inner), inner)) != inner:
                     raise Refused(
@@ -100,7 +91,7 @@ def write_copy(
                     )
                 archive = archive or tarfile.open(fileobj=written, mode="w")
                 with SpooledTemporaryFile(SPOOL_BYTES, dir=str(target.parent)) as spool:
-                    COPY[format](opened, cast(BinaryIO, spool), own)
+                    copy(opened, cast(BinaryIO, spool), own)
                     member = tarfile.TarInfo(unpacked_name(inner))
                     member.size = spool.tell()
                     spool.seek(0)
@@ -117,18 +108,18 @@ def _member_of(edit: Original) -> int:
     return edit.member
 
 
-def _copy_pubtator(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
+def copy_pubtator(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
     pubtator_write.copy_with_relations(opened.stream, target, (one.doc for one in edits))
 
 
-def _copy_bioc_xml(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
+def copy_bioc_xml(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
     window = _window(opened, target)
     as_utf_8(window)
     changed = ((one.data, bioc_xml_write.with_relations(one.data, one.doc)) for one in edits)
     _splice(window, target, changed)
 
 
-def _copy_bioc_json(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
+def copy_bioc_json(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
     changed = ((one.data, bioc_json_write.with_relations(one.data, one.doc)) for one in edits)
     _splice(_window(opened, target), target, changed)
 
@@ -159,10 +150,3 @@ def _splice(window: Window, target: BinaryIO, changed: Iterator[tuple[bytes, byt
         target.write(window.take(len(window.data)))
         if not window.more():
             return
-
-
-COPY: dict[str, Callable[[Opened, BinaryIO, Iterator[Original]], None]] = {
-    "pubtator": _copy_pubtator,
-    "bioc_xml": _copy_bioc_xml,
-    "bioc_json": _copy_bioc_json,
-}

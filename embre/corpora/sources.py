@@ -5,7 +5,8 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from embre.corpora.streams import BrokenArchive
 from embre.corpora.tar import Member, is_tar, read_members
 from embre.corpora.window import count_fault
 from embre.refused import Refused
-from embre.stored_bytes import SCHEMES
+from embre.stored_bytes import SCHEMES, StoreFailed, asked
 from embre.tally import Tally
 from embre.wording import without_secrets
 
@@ -45,7 +46,10 @@ class Opened(NamedTuple):
 
 
 def locate(name: str) -> Source:
-    """Find a local path or a URL of an allowed scheme; `pipe:` and chained URLs are refused."""
+    """Find a local path or a URL of an allowed scheme; `pipe:` and chained URLs are refused.
+
+    Errors of a remote store are those of `asked`.
+    """
     scheme, shown = _SCHEME.match(name), without_secrets(name)
     if not Path(name).exists() and (scheme or "::" in name):
         if "::" in name or scheme is None or scheme[1].lower() not in SCHEMES:
@@ -54,11 +58,9 @@ def locate(name: str) -> Source:
         filesystem, path = fsspec.url_to_fs(name)
     else:
         filesystem, path = fsspec.filesystem("file"), str(Path(name).absolute())
-    if not filesystem.exists(path):
-        if not isinstance(filesystem, LocalFileSystem):  # which does not say why
-            raise FileNotFoundError(
-                f"{shown!r}: it is not there, or it may not be read (has the URL expired?)"
-            )
+    if not isinstance(filesystem, LocalFileSystem):
+        asked(name, partial(filesystem.info, path))
+    elif not filesystem.exists(path):
         if os.path.islink(path):
             raise FileNotFoundError(_link_to_nothing(path))
         raise FileNotFoundError(
@@ -80,7 +82,8 @@ def list_files(source: Source) -> list[Source]:
         return [source]
     folder = source.path.rstrip("/")
     here = isinstance(source.filesystem, LocalFileSystem)
-    found = sorted(_walk(folder) if here else source.filesystem.find(folder))
+    find = _walk if here else source.filesystem.find
+    found = asked(source.name, lambda: sorted(find(folder)))
     if not found:
         raise FileNotFoundError(f"the folder {source.name!r} is empty")
     shown = source.name.rstrip("/")
@@ -119,42 +122,88 @@ class Watch:
         self.sha256.update(data)
 
 
-@contextmanager
-def _asking(source: Source) -> Iterator[None]:
-    """Errors of a remote store are told without the URL that it was asked by."""
-    try:
-        yield
-    except Exception as error:  # every store has errors of its own
-        if isinstance(source.filesystem, LocalFileSystem):
-            raise
-        raise OSError(f"{source.name}: cannot be read: {without_secrets(str(error))}") from error
+# What file systems call that which changes with a file: local, S3, HTTP, Google's, Azure's.
+VERSION_KEYS = (
+    *("mtime", "ETag", "LastModified", "Last-Modified", "last_modified", "updated"),
+    *("Content-MD5", "created"),
+)
 
 
-class _Stored(io.RawIOBase):
-    """The bytes of a file as they are stored."""
+def version_of(source: Source) -> str | None:
+    """What changes when a file does: its size, and what else its file system says of it; None
+    where it says nothing, so that nobody can know."""
+    info = source.filesystem.info(source.path)
+    marks = [info[key] for key in VERSION_KEYS if info.get(key) is not None]
+    said = [one for one in (info.get("size"), *marks[:1]) if one is not None]
+    return " ".join(map(str, said)) or None
 
-    def __init__(self, stream: Any, source: Source, watch: Watch | None) -> None:
-        self._stream, self._source, self._watch = stream, source, watch
+
+class StoredFile(io.RawIOBase):
+    """The bytes of a file as they are stored. Where a remote store fails, the file is opened again
+    and read on behind the last byte; errors are those of `asked`, and StoreFailed where the store
+    cannot begin there or has another file by then."""
+
+    def __init__(self, source: Source, watch: Watch | None = None) -> None:
+        super().__init__()
+        self._source, self._watch, self._num_read = source, watch, 0
+        self._version = asked(source.name, partial(version_of, source))
+        self._stream = asked(source.name, self._open)
+
+    def _open(self) -> Any:
+        return self._source.filesystem.open(self._source.path, "rb")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with _asking(self._source):
-            data = self._stream.read(len(buffer))
+        data = asked(self._source.name, partial(self._read, len(buffer)))
         buffer[: len(data)] = data
+        self._num_read += len(data)
         if self._watch:
             self._watch.see(memoryview(data))
         return len(data)
+
+    def _read(self, most: int) -> bytes:
+        stream, self._stream = self._stream or self._open_again(), None
+        try:
+            data = stream.read(most)
+        except Exception:
+            with suppress(Exception):
+                stream.close()
+            raise
+        self._stream = stream
+        return data
+
+    def _open_again(self) -> Any:
+        self._source.filesystem.invalidate_cache()
+        if version_of(self._source) != self._version:
+            raise StoreFailed(
+                f"{self._source.name}: it was changed while it was read; run the same command again"
+            )
+        stream = self._open()
+        try:
+            stream.seek(self._num_read)
+        except ValueError as error:  # as of a web server without ranges
+            stream.close()
+            raise StoreFailed(
+                f"{self._source.name}: the store failed after {self._num_read:,} bytes and cannot "
+                "begin there; run the same command again, or fetch the file first"
+            ) from error
+        return stream
+
+    def close(self) -> None:
+        if not self.closed and self._stream:
+            self._stream.close()
+        super().close()
 
 
 def stored_sha256(source: Source) -> str:
     """What a watch makes of all files of a source, without unpacking them."""
     watch = Watch()
     for file in list_files(source):
-        with file.filesystem.open(file.path, "rb") as stream:
-            while data := stream.read(1 << 20):
-                watch.see(memoryview(data))
+        with StoredFile(file, watch) as stream:
+            while stream.read(1 << 20):
+                pass
     return watch.sha256.hexdigest()
 
 
@@ -165,10 +214,7 @@ def open_plain(
 
     A watch sees all bytes of the file, also those behind a fault or a mark of the end.
     """
-    with _asking(source):
-        opened = source.filesystem.open(source.path, "rb")
-    with opened as stream:
-        stored = _Stored(stream, source, watch)
+    with StoredFile(source, watch) as stored:
         try:
             yield from _unpack(stored, source.name, inside, tally, MAX_LAYERS)
         except BrokenArchive as fault:

@@ -9,20 +9,14 @@ from typing import Any
 import jinja2
 
 from embre.document import Concept, Document, Passage
+from embre.entity_types import ENTITY_TYPES
 from embre.evaluation.evaluate import Evaluation
 from embre.evaluation.verdicts import OUTCOMES, Verdict, concept_names, judge
 from embre.evaluation.view import evaluation_view
 
 # Hues in degrees of OKLCH; lightness and chroma are the page's, so that contrast holds in the
 # dark as well. A name that is not here takes the next hue by the golden angle.
-ENTITY_HUES = {
-    "Gene": 295,
-    "Disease": 35,
-    "Chemical": 150,
-    "Variant": 90,
-    "Species": 235,
-    "CellLine": 350,
-}
+ENTITY_HUES = {name: row.hue for name, row in ENTITY_TYPES.items()}
 RELATION_HUES = {
     "Association": 250,
     "Positive_Correlation": 150,

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from embre.interrupts import Interrupted
 from embre.refused import Refused
+from embre.stored_bytes import StoreFailed
 from embre.wording import printable
 
 FAILED, REFUSED, STOPPED_BY_SIGTERM = 1, 2, 143
@@ -56,6 +57,8 @@ def verdict(error: Exception) -> tuple[int, str] | None:
         return FAILED, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return FAILED, with_advice(error)
+    if isinstance(error, StoreFailed):
+        return FAILED, str(error)
     if isinstance(error, OSError | Refused):
         return REFUSED, str(error)
     if isinstance(error, ValueError):

@@ -41,6 +41,7 @@ NOT_WORTH_A_RESTART = (
     CheckpointError,
     LookupError,
     FileNotFoundError,
+    PermissionError,
     RunFailed,
     TypeError,
     ValueError,

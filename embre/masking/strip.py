@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embre.end_to_end import within
+
 
 @dataclass(frozen=True, slots=True)
 class Strip:
@@ -51,5 +53,4 @@ def spots_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     lengths = (rows["end"] - rows["start"]).astype(np.int64)
     owner = np.repeat(np.arange(len(rows)), lengths)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return rows["start"].astype(np.int64)[owner] + within, owner
+    return rows["start"].astype(np.int64)[owner] + within(lengths), owner

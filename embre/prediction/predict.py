@@ -20,7 +20,7 @@ import torch
 
 from embre.corpora import FORMATS, read_documents
 from embre.corpora.copying import unpacked_name
-from embre.corpora.sources import Source, list_files, locate
+from embre.corpora.sources import Source, list_files, locate, version_of
 from embre.durable import clear_leftovers
 from embre.evaluation.report import write_report
 from embre.prediction.record import (
@@ -35,7 +35,6 @@ from embre.prediction.record import (
     open_record,
     refuse_others,
     remove_outputs,
-    version_of,
     write_record,
 )
 from embre.prediction.relation_rows import RELATIONS

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import filelock
 import msgspec
 
-from embre.corpora.sources import Source
 from embre.durable import commit, sync
 from embre.prediction.relation_rows import table_of
 from embre.refused import Refused
@@ -17,11 +16,6 @@ RECORD = "predicted.json"
 REPORT = "report.html"
 FORMAT = 1
 LOCK = ".lock"
-# What file systems call that which changes with a file: local, S3, HTTP, Google's, Azure's.
-VERSION_KEYS = (
-    *("mtime", "ETag", "LastModified", "Last-Modified", "last_modified", "updated"),
-    *("Content-MD5", "created"),
-)
 
 
 class FileRecord(msgspec.Struct):
@@ -192,12 +186,3 @@ def is_done(record: FileRecord, source: str, version: str | None, out: Path, par
     target = out / record.target
     whole = target.is_file() and target.stat().st_size == record.bytes
     return whole and (not parquet or table_of(out, record.target).is_file())
-
-
-def version_of(source: Source) -> str | None:
-    """What changes when a file does: its size, and what else its file system says of it; None
-    where it says nothing, so that nobody can know."""
-    info = source.filesystem.info(source.path)
-    marks = [info[key] for key in VERSION_KEYS if info.get(key) is not None]
-    said = [one for one in (info.get("size"), *marks[:1]) if one is not None]
-    return " ".join(map(str, said)) or None

@@ -16,7 +16,7 @@ import torch
 
 from embre import __version__
 from embre.corpora import copy_with_relations, documents_to_copy
-from embre.corpora.sources import Source
+from embre.corpora.sources import Source, StoredFile
 from embre.document import Document
 from embre.prediction.record import FileRecord, remove_output
 from embre.prediction.relation_rows import table_of, writing_table
@@ -131,7 +131,7 @@ def model_of(folder: Path, digest: str, settings: PredictSettings) -> LoadedMode
 
 def _can_be_opened(source: Source, tally: Tally) -> bool:
     try:
-        with source.filesystem.open(source.path, "rb") as stream:
+        with StoredFile(source) as stream:
             stream.read(1)
     except OSError as error:
         tally.drop("file/unreadable", source.name, str(error))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embre.end_to_end import within
 from embre.shards.entities import EntityVocabulary
 from embre.stream.examples import Examples
 from embre.stream.source import StreamSource
@@ -137,5 +138,4 @@ def _keys(owner: np.ndarray, rows: np.ndarray, asked: np.ndarray, size: int) -> 
     first = np.searchsorted(owner, owner[hits], side="left")
     lengths = np.searchsorted(owner, owner[hits], side="right") - first
     of_hit = np.repeat(np.arange(len(hits)), lengths)
-    within = np.arange(len(of_hit)) - (np.cumsum(lengths) - lengths)[of_hit]
-    return place[hits][of_hit] * size + rows[first[of_hit] + within]
+    return place[hits][of_hit] * size + rows[first[of_hit] + within(lengths)]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from embre.end_to_end import starts_of, within
 from embre.held_out import Held
 from embre.sharding.parts import INDEX, read_index
 from embre.sharding.selection import choose
@@ -28,12 +29,12 @@ def choose_rows(
 ) -> tuple[dict[str, Rows], dict[str, int]]:
     """The documents that stay, by split, and how many each list held out."""
     sizes = np.array([work.read_part_record(name).documents for name in names], dtype=np.int64)
-    ends = np.cumsum(sizes)
-    index = np.empty(sizes.sum(), dtype=INDEX)
-    for name, end, size in zip(names, ends.tolist(), sizes.tolist(), strict=True):
-        index[end - size : end] = read_index(work.part(name))
+    begins = starts_of(sizes)
+    index = np.empty(begins[-1], dtype=INDEX)
+    for name, begin, end in zip(names, begins[:-1], begins[1:], strict=True):
+        index[begin:end] = read_index(work.part(name))
     parts = np.repeat(np.arange(len(names), dtype=np.uint32), sizes)
-    rows = (np.arange(len(index)) - np.repeat(ends - sizes, sizes)).astype(np.uint32)
+    rows = within(sizes).astype(np.uint32)
     num_held = Counter({one.name: 0 for one in held})
     prints = [set(one.prints) for one in held]
     for name in work.part_names():

@@ -17,6 +17,7 @@ import pyarrow as pa
 from embre.corpora.gather import gather
 from embre.corpora.raw import CheckedDocument
 from embre.durable import commit
+from embre.end_to_end import within
 from embre.held_out import Fingerprint
 from embre.shards.encode import Encoded
 from embre.shards.mention_row import MENTION_ROW
@@ -90,8 +91,8 @@ def _hash_runs(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     The sum of each value mixed with its place, in the manner of SplitMix64. It only has to tell
     versions of one article apart, so it need not be hard to forge.
     """
-    place = np.arange(len(values)) - np.repeat(starts[:-1], np.diff(starts))
-    mixed = values.astype(np.uint64) + place.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    place = within(np.diff(starts)).astype(np.uint64)
+    mixed = values.astype(np.uint64) + place * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
     sums = np.append(np.uint64(0), np.cumsum(mixed, dtype=np.uint64))

@@ -27,6 +27,7 @@ from embre.durable import commit, flush
 from embre.held_out import Held, read_lists
 from embre.refused import Refused
 from embre.sharding.concept_counts import COUNT, concept_table
+from embre.sharding.damage import sources_of
 from embre.sharding.dataset_card import write_card
 from embre.sharding.inputs import Input, find_inputs, place_by_name
 from embre.sharding.order import Rows, choose_rows, cut_into_shards
@@ -251,7 +252,7 @@ def _finish(
             "rows": concepts.num_rows,
         },
         settings=plan.settings,
-        sources=[work.read_input_record(number).source for number in range(len(found))],
+        sources=sources_of(work, found),
         documents_read=sum(part.documents_read for part in parts),
         dropped={r: n for r, n in sorted(tally.counts.items()) if not r.startswith(REPAIRED)},
         repaired={r: n for r, n in sorted(tally.counts.items()) if r.startswith(REPAIRED)},

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from embre.entity_types import TYPE_INDEX
+from embre.entity_types import ENTITY_TYPES
 from embre.shards.entities import read_concepts
 from embre.shards.shard_set import Block, ShardSet
 from embre.tokenization.tokenizer import TextTokenizer
 from embre.wording import printable
 
-COLOURS = dict(zip(TYPE_INDEX, ("magenta", "red", "green", "yellow", "blue", "cyan"), strict=True))
+COLOURS = {name: row.terminal for name, row in ENTITY_TYPES.items()}
 NO_SPACE_BEFORE = frozenset(".,;:!?%)]}'-/")
 NO_SPACE_AFTER = frozenset("([{'-/")
 

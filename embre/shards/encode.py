@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from embre.corpora.raw import CheckedDocument
+from embre.end_to_end import starts_of, within
 from embre.shards.mention_columns import NOT_USED, MentionColumns, meaning_of
 from embre.shards.mention_row import MENTION_ROW
 from embre.tally import Tally
@@ -68,8 +69,8 @@ def encode_documents(
         for p in passages
     ]
     # All documents on one axis of characters: a document's own offset and where it begins.
-    bases = _starts([len(doc.text) + 1 for doc in docs])
-    passage_starts = _starts([len(passages) for passages in kept])
+    bases = starts_of([len(doc.text) + 1 for doc in docs])
+    passage_starts = starts_of([len(passages) for passages in kept])
     doc_of_passage = np.repeat(np.arange(len(docs)), np.diff(passage_starts))
     begins = np.array([p.start for passages in kept for p in passages], dtype=np.int64)
     pieces = tokenizer.encode(texts, begins + bases[doc_of_passage])
@@ -88,7 +89,7 @@ def encode_documents(
         tokens=pieces.ids,
         token_starts=np.append(token_starts[index], token_starts[-1]),
         passages=(pieces.first[:-1] - token_starts[doc_of_passage])[filled],
-        passage_starts=_starts(np.diff(passage_starts)[index]),
+        passage_starts=starts_of(np.diff(passage_starts)[index]),
         mentions=rows,
         mention_starts=np.searchsorted(doc_of_row, np.append(index, len(docs))),
     )
@@ -120,10 +121,10 @@ def _mention_rows(
     meaning = columns.meaning[keep]
     copies = num_hashes[meaning]
     of = np.repeat(np.flatnonzero(keep), copies)
-    nth = np.arange(len(of)) - np.repeat(_starts(copies)[:-1], copies)
+    nth = within(copies)
     rows = np.empty(len(of), dtype=MENTION_ROW)
     rows["start"], rows["end"], rows["type"] = first[of], last[of], kinds[of]
-    rows["concept"] = hashes[np.repeat(_starts(num_hashes)[:-1][meaning], copies) + nth]
+    rows["concept"] = hashes[np.repeat(starts_of(num_hashes)[:-1][meaning], copies) + nth]
     # Nearly in order: a stable sort by one number is quick. Concepts of one span seldom need more.
     key = ((first << 34) | (np.minimum(last - first, (1 << 26) - 1) << 8) | (kinds & 0xFF))[of]
     order = np.argsort(key, kind="stable")
@@ -150,7 +151,3 @@ def _count_lost(
             tally.drop("mention/in_references_or_table", doc.doc_id, surface)
         else:
             tally.drop("mention/without_token", doc.doc_id, surface)
-
-
-def _starts(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
-    return np.append(0, np.cumsum(sizes, dtype=np.int64))

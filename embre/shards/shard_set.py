@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # a run reads shards without what writes them
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+ASK_AGAIN = 3  # times, for bytes that a store gave and that are not those of the shard
 MEMBERS = frozenset({"docs.npy", "mentions.npy", "meta.json", "tokens.npy"})  # of a block
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")  # a file of the set's own folder
 
@@ -219,18 +221,16 @@ class ShardSet:
         store again.
         """
         path = f"{self.url}/{shard.name}"
-        for wait_s in waits(path):
+        for wait_s in (*islice(waits(path), ASK_AGAIN), None):
             data = read_bytes(path)
             if len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256:
                 return list(_read_blocks(data, path))
-            if wait_s is None:
-                raise DamagedShard(
-                    f"{path}: {len(data)} bytes that are not those of the manifest "
-                    f"({shard.bytes} bytes, another SHA-256): the shard is damaged; copy or write "
-                    "it again"
-                )
-            time.sleep(wait_s)
-        raise AssertionError("the last wait is None")
+            if wait_s is not None:
+                time.sleep(wait_s)
+        raise DamagedShard(
+            f"{path}: {len(data)} bytes that are not those of the manifest ({shard.bytes} bytes, "
+            "another SHA-256): the shard is damaged; copy or write it again"
+        )
 
 
 def _members(block: Block) -> dict[str, bytes]:

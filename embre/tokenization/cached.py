@@ -10,26 +10,23 @@ goes to Hugging Face as it is, and may come back as several words.
 import json
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from embre.tokenization.tokenizer import Pieces, TextTokenizer
 from embre.tokenization.word_table import (
     NOT_CUT,
-    PUNCTUATION,
-    SPACE,
-    WORD,
     WordTable,
     add_missing,
     cut_words,
     empty_table,
-    lay_pieces,
     look_up,
     random_seed,
-    scan_words,
     table_of,
     words_of,
 )
+from embre.tokenization.words import PUNCTUATION, SPACE, WORD, lay_pieces, scan_words
 
 # Some 100 MB. A full cache is emptied; most words come back at once.
 MAX_WORDS, MAX_LETTERS = 1 << 20, 1 << 26
@@ -54,29 +51,24 @@ def _folded(lower: bool) -> np.ndarray:
 CLASSES = _classes()
 
 
-class _PiecesKnown:
-    """The pieces that can begin a word, and those that can go on with one."""
+class _PiecesKnown(NamedTuple):
+    """The pieces that can begin a word, and those that can go on with one; as `cut_words` has
+    them."""
 
-    def __init__(self, model: dict, seed: np.ndarray):
+    beginnings: WordTable
+    begin_ids: np.ndarray
+    continuations: WordTable
+    continue_ids: np.ndarray
+    longest_piece: int
+    longest_word: int
+
+    @classmethod
+    def of(cls, model: dict, seed: np.ndarray) -> "_PiecesKnown":
         prefix = model["continuing_subword_prefix"]
         pieces = [(piece, number) for piece, number in model["vocab"].items() if piece.isascii()]
         further = [(p.removeprefix(prefix), n) for p, n in pieces if p.startswith(prefix)]
-        self.beginnings, self.begin_ids = _as_table(pieces, seed)
-        self.continuations, self.continue_ids = _as_table(further, seed)
-        self.longest_piece = max(len(piece) for piece, _ in pieces)
-        self.longest_word = model["max_input_chars_per_word"]
-
-    def cut(self, table: WordTable, first_row: int) -> tuple[np.ndarray, ...]:
-        return cut_words(
-            table,
-            first_row,
-            self.beginnings,
-            self.begin_ids,
-            self.continuations,
-            self.continue_ids,
-            self.longest_piece,
-            self.longest_word,
-        )
+        longest = max(len(piece) for piece, _ in pieces), model["max_input_chars_per_word"]
+        return cls(*_as_table(pieces, seed), *_as_table(further, seed), *longest)
 
 
 def _as_table(pieces: list[tuple[str, int]], seed: np.ndarray) -> tuple[WordTable, np.ndarray]:
@@ -105,7 +97,7 @@ class CachedTokenizer:
         )
         if self._by_word:
             self._seed = random_seed()
-            self._pieces_known = _PiecesKnown(parts["model"], self._seed)
+            self._pieces_known = _PiecesKnown.of(parts["model"], self._seed)
             self._folded = _folded(lower=bool(parts["normalizer"]["lowercase"]))
             self._forget()
 
@@ -132,7 +124,7 @@ class CachedTokenizer:
 
     def _learn(self, first_row: int) -> None:
         """Cut the words from a row of the table on, and keep their pieces."""
-        counts, *cut = self._pieces_known.cut(self._table, first_row)
+        counts, *cut = cut_words(self._table, first_row, *self._pieces_known)
         others = np.flatnonzero(counts == NOT_CUT)
         whole = self._tokenizer.encode(words_of(self._table, others + first_row))
         first = np.cumsum(np.maximum(counts, 0)) - np.maximum(counts, 0)

@@ -1,6 +1,6 @@
-"""Words in bytes, found, looked up and cut: the compiled loops of `CachedTokenizer`.
+"""Different words, looked up, added and cut: compiled loops of `CachedTokenizer`.
 
-    bytes ─scan_words─▶ Words ─look_up, add_missing─▶ their rows in a table ─lay_pieces─▶ tokens
+    Words ─look_up, add_missing─▶ their rows in a table
     rows that are new ─cut_words─▶ their pieces
 
 A table holds different words, each once. Its rows never move, so what is kept beside them stays
@@ -8,8 +8,8 @@ true as it grows. Words are hashed as FNV-1a does, with a start and a multiplier
 tokenizer, so that a file made up beforehand does not make its words meet in one slot. The hash
 decides nothing else: rows are numbered in the order in which words come.
 
-All in one file: Numba keeps what it compiled until the file of a function changes, and would not
-see a change of what the function calls in another one.
+What calls each other stands in this one file: Numba keeps what it compiled until the file of a
+function changes, and would not see a change of what the function calls in another one.
 """
 
 import secrets
@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-WORD, SPACE, PUNCTUATION = 0, 1, 2
+from embre.tokenization.words import Words
+
 NOT_CUT = -1  # in place of the number of pieces
 
 _ROWS, _LETTERS = 1 << 10, 1 << 13  # of an empty table
@@ -155,66 +156,6 @@ def _add_all(table: WordTable, letters: np.ndarray, ends: np.ndarray) -> WordTab
     return table
 
 
-class Words(NamedTuple):
-    """The words of some texts.
-
-    Hash, place in `letters`, and first character (num_words,) of each. `first` (num_texts + 1,) is
-    the first word of each text.
-    """
-
-    keys: np.ndarray
-    begins: np.ndarray
-    ends: np.ndarray
-    chars: np.ndarray
-    first: np.ndarray
-    letters: np.ndarray
-
-
-@njit(cache=True)
-def scan_words(
-    data: np.ndarray,
-    folded: np.ndarray,
-    classes: np.ndarray,
-    text_starts: np.ndarray,
-    seed: np.ndarray,
-) -> Words:
-    """The words of texts in UTF-8 that lie end to end, a space between them.
-
-    `folded` and `classes` (256,) say what each byte becomes and what it is. `text_starts`
-    (num_texts,) is the character at which each text begins.
-    """
-    size = len(data)
-    keys, letters = np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint8)
-    begins, ends = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
-    chars = np.empty(size, dtype=np.int32)
-    first = np.empty(len(text_starts) + 1, dtype=np.int64)
-    empty, multiplier = seed[0], seed[1]
-    text, word, char, at = 0, 0, 0, 0
-    while at < size:
-        kind = classes[data[at]]
-        if kind == SPACE:
-            at += 1
-            char += 1
-            continue
-        while text < len(text_starts) and text_starts[text] <= char:
-            first[text] = word
-            text += 1
-        begins[word], chars[word] = at, char
-        key = empty
-        while True:
-            letter = folded[data[at]]
-            letters[at] = letter
-            char += (letter & 0xC0) != 0x80
-            key = (key ^ np.uint64(letter)) * multiplier
-            at += 1
-            if kind == PUNCTUATION or at == size or classes[data[at]] != WORD:
-                break
-        ends[word], keys[word] = at, key
-        word += 1
-    first[text:] = word
-    return Words(keys[:word], begins[:word], ends[:word], chars[:word], first, letters)
-
-
 @njit(cache=True)
 def look_up(table: WordTable, words: Words) -> np.ndarray:
     """(num_words,) the row of each word, -1 for those that the table does not have."""
@@ -298,42 +239,3 @@ def cut_words(
             counts[word] = piece - num_pieces
             num_pieces = piece
     return counts, ids[:num_pieces], starts[:num_pieces], ends[:num_pieces]
-
-
-@njit(cache=True)
-def lay_pieces(
-    rows: np.ndarray,
-    chars: np.ndarray,
-    shifts: np.ndarray,
-    first_word: np.ndarray,
-    first: np.ndarray,
-    counts: np.ndarray,
-    ids: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The tokens of words: id, first and last character (num_tokens,) and each text's first token.
-
-    `shifts` (num_texts,) is added to the characters of each text. The pieces of a row are
-    `counts[row]` from `first[row]` on in `ids`, `starts` and `ends`.
-    """
-    num_tokens = 0
-    for row in rows:
-        num_tokens += counts[row]
-    all_ids = np.empty(num_tokens, dtype=np.int32)
-    all_starts, all_ends = (
-        np.empty(num_tokens, dtype=np.int64),
-        np.empty(num_tokens, dtype=np.int64),
-    )
-    first_token = np.empty(len(first_word), dtype=np.int64)
-    token = 0
-    for text in range(len(first_word) - 1):
-        first_token[text] = token
-        for word in range(first_word[text], first_word[text + 1]):
-            row, char = rows[word], chars[word] + shifts[text]
-            for piece in range(first[row], first[row] + counts[row]):
-                all_ids[token] = ids[piece]
-                all_starts[token], all_ends[token] = char + starts[piece], char + ends[piece]
-                token += 1
-    first_token[-1] = token
-    return all_ids, all_starts, all_ends, first_token

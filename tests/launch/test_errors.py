@@ -17,6 +17,7 @@ from embre import faults
 from embre.config import LaunchConfig, read_values
 from embre.interrupts import Interrupted
 from embre.launch.errors import RunFailed, told, verdict
+from embre.stored_bytes import StoreFailed
 from embre.workers import OneProcess, Processes
 from tools.shard_pubtator import main as shard_pubtator
 
@@ -67,6 +68,8 @@ def test_the_exit_code_says_whose_fault_it_is(tmp_path: Path) -> None:
         assert code == 1 and text.endswith("EMBRE_DEBUG=1 shows where")
     assert code_and_text(raised(Path("none").read_text))[0] == 2
     assert "make room" in code_and_text(raised(a_full_disk))[1]
+    assert code_and_text(StoreFailed("503"))[0] == 1
+    assert code_and_text(PermissionError("403"))[0] == 2
     assert code_and_text(Interrupted("saved"))[0] == 143
     assert code_and_text(RunFailed("failed"))[0] == code_and_text(ZeroDivisionError("0"))[0] == 1
     for passes in (typer.Exit(7), typer.BadParameter("which"), KeyError("a mistake of ours")):

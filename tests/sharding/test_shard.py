@@ -309,6 +309,12 @@ def test_the_validation_split_is_stable_when_the_corpus_grows(tmp_path: Path) ->
         assert before and len(after) > len(before)
 
 
+def test_a_place_is_what_it_always_was() -> None:
+    """Else a grown dump would mix training and validation documents of an earlier set."""
+    assert split_and_place("12345678", 0.01) == (False, 2592667933772731912)
+    assert split_and_place("PMC4272812", 0.5) == (False, 12670800032751989323)
+
+
 def test_the_validation_split_has_its_share_and_grows_with_it() -> None:
     names = [str(number) for number in range(20_000)]
     chosen = {
@@ -401,3 +407,55 @@ def test_as_many_processes_as_cores_that_may_be_used(monkeypatch: pytest.MonkeyP
     assert num_cores() == 2
     monkeypatch.delattr(os, "sched_getaffinity")
     assert num_cores() == 64
+
+
+def run_tool(*given: object) -> tuple[int, str]:
+    """Exit code and output of `tools/shard_pubtator.py`."""
+    app = typer.Typer()
+    app.command()(main)
+    result = CliRunner().invoke(app, [str(one) for one in given])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def damaged_gzip(data: bytes) -> bytes:
+    packed = gzip.compress(data)
+    return packed[: len(packed) // 2]
+
+
+def one_unreadable_in(num_documents: int) -> bytes:
+    lines = [f"{n}|t|gene number {n} in mice\n\n" for n in range(1, num_documents)]
+    return "".join(lines).encode() + b"999999|t|a \0 in a title\n\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "missing"),
+    [
+        ("half.gz", damaged_gzip(one_unreadable_in(3000)), "half.gz: .*(file/broken_archive, 1)"),
+        ("half.xml", b"<collection><document><id>1</id>", "half.xml:1 (document/cut_off, 1)"),
+        ("two.txt", one_unreadable_in(50), "two.txt: 1 of 50 documents cannot be read"),
+        ("few.txt", one_unreadable_in(200), None),
+        ("README", b"no corpus", None),
+    ],
+)
+def test_an_input_that_is_not_read_to_its_end_fails_the_tool_unless_accepted(
+    demo: Path, tmp_path: Path, name: str, data: bytes, missing: str | None
+) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(demo, tmp_path / "in")
+    (tmp_path / "in" / name).write_bytes(data)
+    folder = name == "README" or name.endswith((".gz", ".xml"))
+    source, out = tmp_path / "in" / ("" if folder else name), tmp_path / "out"
+    command = [source, demo, "--out", out, "--vocabulary", 600, "--processes", 1]
+    code, said = run_tool(*command)
+    manifest = ShardSet.open(out).manifest  # made in any case
+    assert [one["name"] for one in manifest.sources if "damaged" in one] == (
+        [source.name] if missing else []
+    )
+    assert code == (1 if missing else 0)
+    if missing:
+        before, _, after = missing.partition(".*")
+        assert f"error: the set is made, but not of all of its inputs: {source.name}: " in said
+        assert before in said and after in said and "--accept-damaged" in said
+        assert str(tmp_path / "in") not in (out / MANIFEST).read_text()
+        assert run_tool(*command)[0] == 1, "also when it is there already"
+        assert run_tool(*command, "--accept-damaged")[0] == 0

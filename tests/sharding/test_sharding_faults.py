@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -121,6 +122,25 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
     assert files_of(tmp_path) == files_of(whole)
 
 
+def test_all_of_a_set_is_on_the_disk_before_its_manifest(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest that outlives a power cut must not name files that do not."""
+    flushed: list[str] = []
+
+    def fsync(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}")).relative_to(tmp_path.resolve())
+        flushed.append(re.sub(r"\.[0-9a-f]{8}\.partial$", "", str(path)))
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(durable.os, "fsync", fsync)
+    shard(inputs, out, None, [], SETTINGS)
+    before = flushed[: flushed.index(f"out/{MANIFEST}")]
+    for path in out.rglob("*"):
+        assert path.name == MANIFEST or str(path.relative_to(tmp_path)) in before
+    assert "out" in before[-len(list(out.rglob("*"))) :], "and the list of their names"
+
+
 def stop_after_a_part(inputs: list[str], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a run into `out` that was stopped in the middle."""
 
@@ -198,11 +218,22 @@ def test_kill_9_at_random_moments_changes_nothing(
     command = [sys.executable, "tools/shard_pubtator.py", *inputs, "--out", str(tmp_path / "out")]
     command += ["--no-shipped-hold-out", "--processes", "2", "--vocabulary", "600"]
     command += ["--block-documents", "4", "--shard-documents", "16"]
+    out = tmp_path / "out"
+
+    def done_so_far() -> set[str]:
+        kinds = ("part-*.json", "input-*.json", "shard-*.json", "../*.tar")
+        return {path.name for kind in kinds for path in (out / WORK).glob(kind)}
+
     for _ in range(4):
+        before = done_so_far()
         run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(2 + random_.random() * 4)
+        while done_so_far() <= before and run.poll() is None:
+            time.sleep(0.002)
+        time.sleep(random_.random() * 0.05)
+        assert run.poll() is None, "it ended before it was killed"
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
+        assert done_so_far() > before and not (out / MANIFEST).exists()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert files_of(tmp_path / "out") == files_of(whole)

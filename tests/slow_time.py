@@ -1,0 +1,21 @@
+"""Waiting that takes no time."""
+
+import pytest
+
+from embre import stored_bytes
+
+
+class Clock:
+    """Time that passes only while somebody sleeps: that of whoever waits for a store."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+        monkeypatch.setattr(stored_bytes, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)
