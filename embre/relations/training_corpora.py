@@ -4,6 +4,7 @@ data ──schemas_of──▶ a RelationSchema each ──read_annotated, read_
 """
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,6 +19,11 @@ from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 from embre.wording import nearest
+
+# Reasons of a tally: what was not read, as against what was mended or is not used; and of that
+# where a file ends before its end.
+UNREAD = re.compile(r"(file|member|line)/|document/(unreadable|cut_off|too_large)$")
+CUT = re.compile(r"file/(broken_archive|bomb|cut_off)$|document/cut_off$")
 
 
 def schemas_of(data: CorpusConfig) -> list[RelationSchema]:
@@ -67,10 +73,11 @@ def read_annotated(path: str, schema: RelationSchema, tally: Tally) -> list[Docu
     return [schema.in_our_words(doc, tally) for doc in read_documents(path, tally)]
 
 
-def refuse_unmentioned(tally: Tally, source: str) -> None:
-    """Refused where relations of a file that is scored name a concept that their document does
-    not mention, or several: nobody could find them or count them as wrong, and left out they
-    flatter."""
+def refuse_gaps(tally: Tally, source: str) -> None:
+    """Refused where a file that is scored was not read as a whole, or has relations that name a
+    concept that their document does not mention, or several: nobody could find them or count them
+    as wrong, and left out they flatter."""
+    refuse_unread(tally, source, UNREAD, "left out of the score")
     reason = "relation/unknown_concept"
     if unknown := tally.counts[reason]:
         raise Refused(
@@ -78,6 +85,18 @@ def refuse_unmentioned(tally: Tally, source: str) -> None:
             f"or several at one end, as {tally.examples[reason][0]}; they would be left out of the "
             "score: correct their identifiers, or those of the mentions; of several, give each a "
             "relation of its own"
+        )
+
+
+def refuse_unread(tally: Tally, source: str, reasons: re.Pattern[str], loss: str) -> None:
+    """Refused where some of these reasons were counted; `loss` is what the gap would do."""
+    found = {reason: times for reason, times in tally.counts.items() if reasons.match(reason)}
+    if found:
+        places = "; ".join(f"{reason} at {tally.examples[reason][0]}" for reason in found)
+        raise Refused(
+            f"{source}: {_counts(found)} not read, and would be {loss}; first {places}. Fetch a "
+            "damaged file again, correct what cannot be read, and take what is no corpus out of "
+            "the folder or archive"
         )
 
 
@@ -182,6 +201,7 @@ def _check_file(
 ) -> list[Document]:
     tally = Tally()
     docs = list(read_documents(path, tally))
+    refuse_unread(tally, f"{key}: {path}", CUT, "missing")
     if not docs:
         raise Refused(f"{key}: {path} holds no document")
     doc_id, times = Counter(doc.doc_id for doc in docs).most_common(1)[0]
@@ -192,7 +212,7 @@ def _check_file(
         )
     refuse_unknown_labels(docs, schema, f"{key}: {path}")
     if scored:
-        refuse_unmentioned(tally, f"{key}: {path}")
+        refuse_gaps(tally, f"{key}: {path}")
     ours = [schema.in_our_words(doc, Tally()) for doc in docs]
     if not any(r.type in schema.legal_types(*r.pair) for doc in ours for r in doc.relations):
         pairs = Counter(
