@@ -30,6 +30,9 @@ RUN_FILE = "mlflow_run.json"
 SENT = "mlflow_sent_step.txt"
 SILENT = "mlflow_silent"  # while it is there nothing more is asked of the store
 MAX_PARAM_LENGTH = 500
+# What a server may take to answer: about a run, and when it passes on a model.
+QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "600"}
 WAIT_FOR_STORE_S = 120.0  # making a database takes some ten seconds on a busy machine
 
 
@@ -46,14 +49,26 @@ class RunHandle:
 def quiet_mlflow() -> None:
     """A server that is down must not hold anything up for minutes; nothing is reported home, and
     nothing is unpickled."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    for name, limit in QUICK.items():
+        os.environ.setdefault(name, limit)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Our models are code and safetensors; what somebody else registered as a pickle is not loaded.
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@contextmanager
+def patient_mlflow() -> Iterator[None]:
+    """While the body copies a model a server may take minutes to answer: it is gigabytes, which it
+    passes on before it does. Limits that the user gave stay."""
+    ours = [name for name, limit in QUICK.items() if os.environ.get(name) == limit]
+    os.environ.update({name: PATIENT[name] for name in ours})
+    try:
+        yield
+    finally:
+        os.environ.update({name: QUICK[name] for name in ours})
 
 
 class Opened(NamedTuple):
