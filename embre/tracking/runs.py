@@ -22,6 +22,8 @@ from pydantic import BaseModel
 from embre.config import RunConfig, dump_config
 from embre.config.places import sqlite_file
 from embre.durable import commit
+from embre.refused import Refused
+from embre.tracking.origin import origin_tags
 from embre.wording import without_secrets
 
 log = logging.getLogger(__name__)
@@ -93,7 +95,8 @@ def open_run(
 
     Called by the driver alone. `lineage` maps the names of data sets to their digests. The folder
     remembers a run as soon as there is one, so that no later failure leaves another one behind;
-    what could not be logged of it then is logged when it goes on.
+    what could not be logged of it then is logged when it goes on. Tags tell the code that makes
+    the run, and where it goes on the code that does.
     """
     quiet_mlflow()
     (folder / SILENT).unlink(missing_ok=True)
@@ -102,13 +105,14 @@ def open_run(
     same = handle and (handle.uri, handle.made_of) == (uri, made_of)
     if handle and same and (run := _found(client, handle.run_id)):
         client.update_run(handle.run_id, status="RUNNING")
+        for key, value in origin_tags().items():
+            client.set_tag(handle.run_id, key, value)
         if not run.data.params:  # they are logged last
             _log_start(client, handle, config, lineage)
         return Opened(handle, run.info.status)
     experiment = _experiment(client, config, uri)
-    run = client.create_run(
-        experiment, run_name=config.name, tags={**tags, **_lineage_tags(lineage)}
-    )
+    known = {**origin_tags(), **tags, **_lineage_tags(lineage)}
+    run = client.create_run(experiment, run_name=config.name, tags=known)
     handle = RunHandle(uri, run.info.run_id, made_of)
     (folder / SENT).unlink(missing_ok=True)
     commit(folder / RUN_FILE, json.dumps(asdict(handle)).encode())
@@ -161,11 +165,19 @@ def tracking_at(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def best_effort(what: str) -> Iterator[None]:
-    """A tracking store that fails must not fail the run: warn, and go on without it."""
+def best_effort(what: str, required: bool = False) -> Iterator[None]:
+    """A tracking store that fails must not fail the run: warn, and go on without it. Refused where
+    it is `required`."""
     try:
         yield
     except Exception as error:  # whatever a store raises
+        if required and isinstance(error, Refused):
+            raise
+        if required:
+            raise Refused(
+                f"{what} failed, and tracking.required is set: {short(error)}; correct "
+                "tracking.uri or wait for the server"
+            ) from error
         log.warning("%s failed, the run goes on; its events are on disk: %s", what, short(error))
 
 
@@ -189,8 +201,8 @@ def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
 def _log_start(
     client: MlflowClient, handle: RunHandle, config: RunConfig, lineage: Mapping[str, str]
 ) -> None:
-    """The config as a file and as parameters, the data as inputs. Failing is a warning."""
-    with best_effort("logging the config and the data"):
+    """The config as a file and as parameters, the data as inputs."""
+    with best_effort("logging the config and the data", config.tracking.required):
         client.log_text(handle.run_id, dump_config(config), "config.yaml")
         for name, digest in lineage.items():
             data = MetaDataset(CodeDatasetSource({}), name=name, digest=digest[:36])

@@ -95,16 +95,16 @@ def sent_step(folder: Path) -> int:
     return 0
 
 
-def close_run(handle: RunHandle, folder: Path, status: str) -> None:
-    """FINISHED, FAILED or KILLED, as it really ended."""
+def close_run(handle: RunHandle, folder: Path, status: str) -> bool:
+    """FINISHED, FAILED or KILLED, as it really ended; returns whether MLflow has it."""
     close = methodcaller("set_terminated", handle.run_id, status)
-    _at_the_end(handle, folder, "closing the MLflow run", [close])
+    return _at_the_end(handle, folder, "closing the MLflow run", [close])
 
 
-def log_files(handle: RunHandle, folder: Path, files: Iterable[Path]) -> None:
-    """Keep files with the run."""
+def log_files(handle: RunHandle, folder: Path, files: Iterable[Path]) -> bool:
+    """Keep files with the run; returns whether MLflow has them."""
     keep = [methodcaller("log_artifact", handle.run_id, str(file)) for file in files]
-    _at_the_end(handle, folder, "keeping files with the MLflow run", keep)
+    return _at_the_end(handle, folder, "keeping files with the MLflow run", keep)
 
 
 def log_results(handle: RunHandle, folder: Path, metrics: Mapping[str, float]) -> None:
@@ -115,11 +115,12 @@ def log_results(handle: RunHandle, folder: Path, metrics: Mapping[str, float]) -
     _at_the_end(handle, folder, "logging the results", [log])
 
 
-def _at_the_end(handle: RunHandle, folder: Path, what: str, requests: Iterable[Request]) -> None:
-    """Make requests, up to one that fails; at most GIVE_UP_AFTER_S is waited for each."""
+def _at_the_end(handle: RunHandle, folder: Path, what: str, requests: Iterable[Request]) -> bool:
+    """Make requests, up to one that fails; at most GIVE_UP_AFTER_S is waited for each. Returns
+    whether all were answered."""
     for request in requests:
         if (folder / SILENT).exists():
-            return
+            return False
         answered = threading.Event()
         thread = threading.Thread(
             target=_ask, args=(handle.uri, request, what, answered), daemon=True
@@ -127,7 +128,8 @@ def _at_the_end(handle: RunHandle, folder: Path, what: str, requests: Iterable[R
         thread.start()
         _wait_for(thread, folder)
         if not answered.is_set():
-            return
+            return False
+    return True
 
 
 def _ask(uri: str, request: Request, what: str, answered: threading.Event) -> None:

@@ -20,6 +20,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
+import embre
 from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.launch.driver import finish, run_job
 from embre.launch.progress import describe
@@ -91,6 +92,37 @@ def test_a_run_goes_on_in_the_run_that_its_folder_remembers(tmp_path: Path, sqli
     assert client.get_run(first.run_id).info.status == "RUNNING"
     assert len(client.search_runs([client.get_run(first.run_id).info.experiment_id])) == 1
     assert client.get_run(first.run_id).data.params["train.steps"] == "4"
+
+
+def test_a_run_says_what_code_makes_it_and_in_which_job(
+    tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tags() -> dict[str, str]:
+        return MlflowClient(sqlite).get_run(opened(tmp_path, sqlite).run_id).data.tags
+
+    checkout = tmp_path / "checkout"
+    monkeypatch.setattr("embre.tracking.origin.CHECKOUT", checkout)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    found = tags()
+    assert found["embre.version"] == embre.__version__ and found["embre.kind"] == "test"
+    assert not {"mlflow.source.git.commit", "mlflow.source.git.dirty", "embre.ray_job"} & set(found)
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        command = ["git", "-C", str(checkout), *who, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    checkout.mkdir()
+    (checkout / "code.py").touch()
+    for words in (["init"], ["add", "code.py"], ["commit", "-m", "first"]):
+        git(*words)
+    told = {"metadata": {"job_submission_id": "small-1", "job_name": "small-1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(told))
+    found = tags()  # a restart goes on with this code
+    assert found["mlflow.source.git.commit"] == git("rev-parse", "HEAD")
+    assert (found["mlflow.source.git.dirty"], found["embre.ray_job"]) == ("false", "small-1")
+    (checkout / "code.py").write_text("changed")
+    assert tags()["mlflow.source.git.dirty"] == "true"
 
 
 @pytest.mark.parametrize("changed", [{"steps": 5}, {"shards": "def"}], ids=["config", "data"])
