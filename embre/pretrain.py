@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from embre.checkpoints.checkpoints import FOLDER, Checkpoints
-from embre.config import ConfigError, PretrainConfig
+from embre.config import ConfigError, EncoderConfig, PretrainConfig
 from embre.durable import whole_folder
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine
@@ -26,10 +26,10 @@ from embre.model.pretraining_model import LOSSES, PretrainingModel
 from embre.model.sharded_table import ShardedTable
 from embre.model.table_rows import TableRows
 from embre.model_card import write_encoder_card
-from embre.provenance import LINEAGE
+from embre.provenance import LINEAGE, read_lineage
 from embre.refused import Refused
 from embre.shards.entities import EntityVocabulary, chosen, coverage, read_concepts
-from embre.shards.shard_set import ShardSet
+from embre.shards.shard_set import Manifest, ShardSet
 from embre.shards.statistics import stored_statistics
 from embre.stream.batch import Batch, empty_batch
 from embre.stream.order import validation_batches
@@ -92,7 +92,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
             config.optimizer,
             validator(source, world),
         )
-    export(engine, entities, rows, job, shard_set.manifest.digest)
+    export(engine, entities, rows, job, shard_set.manifest)
 
 
 def concept_table(
@@ -196,7 +196,7 @@ def export(
     entities: EntityVocabulary,
     rows: TableRows | None,
     job: Job[PretrainConfig],
-    digest: str,
+    manifest: Manifest,
 ) -> None:
     """Write `encoder/`: a plain Hugging Face BERT, and beside it what identifies entities.
 
@@ -214,7 +214,12 @@ def export(
             for name, value in weights.items()
             if name.startswith(prefix)
         }
-        lineage = {"run": job.config.name, "shard_set": digest, "steps": job.config.train.steps}
+        lineage = {
+            "run": job.config.name,
+            "shard_set": manifest.digest,
+            "steps": job.config.train.steps,
+            "held_out": held_out(job.config.encoder, manifest),
+        }
         with whole_folder(job.folder / ENCODER) as folder:
             model.encoder.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
             copy_tokenizer(job.config.encoder.path, folder)
@@ -222,6 +227,16 @@ def export(
             (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
             write_encoder_card(folder, job.config, read_events(job.folder, "validation"))
     engine.world.wait()
+
+
+def held_out(config: EncoderConfig, manifest: Manifest) -> list[str]:
+    """The names of the lists that no training has seen: neither this one, nor that of the encoder
+    of ours that it began with."""
+    before = {} if config.new else read_lineage(config.path)
+    names = set(manifest.held_out)
+    if "shard_set" in before:
+        names &= set(before.get("held_out", []))
+    return sorted(names)
 
 
 def check(config: PretrainConfig) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A pretraining run as a whole: it exports a plain BERT, and a killed one repeats the whole one."""
 
+import json
 import math
 import multiprocessing
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,7 +17,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from embre import faults
 from embre.checkpoints.checkpoints import CheckpointError
-from embre.config import EntitiesConfig, PretrainConfig, TypeLimits, check_config
+from embre.config import EncoderConfig, EntitiesConfig, PretrainConfig, TypeLimits, check_config
+from embre.config.sections import NewEncoder
 from embre.corpora import write_documents
 from embre.demo.corpus import make_corpus
 from embre.engines.step_guard import Diverged
@@ -23,7 +26,8 @@ from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.model.encoder_folder import load_pretrained
 from embre.model.pretraining_model import LOSSES
-from embre.pretrain import check, chosen, covered, pretrain, validator
+from embre.pretrain import check, chosen, covered, held_out, pretrain, validator
+from embre.provenance import LINEAGE
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.entities import vocabulary_of
 from embre.shards.shard_set import ShardSet
@@ -108,6 +112,22 @@ def test_the_encoder_is_a_plain_bert_with_its_tokenizer(whole: tuple[Path, list]
         torch.testing.assert_close(masked.cls(hidden), masked(**inputs).logits)
     entities = vocabulary_of(pq.read_table(encoder / "concepts.parquet"))
     assert sum(entities.sizes) == len(entities.hashes) > 20
+
+
+def test_an_encoder_names_what_no_training_of_it_has_seen(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path
+) -> None:
+    told = json.loads((whole[0] / "encoder" / LINEAGE).read_text())
+    assert told["held_out"] == [], "its shard set holds nothing out"
+    manifest = msgspec.structs.replace(
+        ShardSet.open(shards).manifest, held_out={"dev.PubTator": 3, "biored": 0}
+    )
+    again = EncoderConfig(path=str(tmp_path))
+    assert held_out(again, manifest) == ["biored", "dev.PubTator"]
+    (tmp_path / LINEAGE).write_text(json.dumps({"shard_set": "5" * 64, "held_out": ["biored"]}))
+    assert held_out(again, manifest) == ["biored"]
+    anew = again.model_copy(update={"new": NewEncoder()})
+    assert held_out(anew, manifest) == ["biored", "dev.PubTator"]
 
 
 def test_what_the_vocabulary_covers_is_said_before_the_first_step(

@@ -6,8 +6,10 @@ data ──schemas_of──▶ a RelationSchema each ──read_annotated, read_
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from embre.config import CorpusConfig, SchemaConfig
 from embre.corpora import CORPORA, read_documents
@@ -154,9 +156,33 @@ def read_also(
     return found
 
 
-def check_corpora(data: CorpusConfig) -> None:
-    """Refused or FileNotFoundError, with key and remedy, for documents that teach nothing or
-    that a score on them would mean nothing."""
+def may_be_known(encoder: Mapping[str, Any], dev: Sequence[Document], source: str) -> str:
+    """What to say of a score where the encoder may have been pretrained on what is scored, '' where
+    it was not, or is not ours. `encoder` is its lineage, `source` the file of `dev`.
+
+    An encoder names the lists that its shard set held out. A shipped one is looked into; one that
+    is called as the scored file is taken to be of it.
+    """
+    while "encoder" in encoder:  # a relation model that is trained on
+        encoder = encoder["encoder"]
+    lists = encoder.get("held_out", [])
+    if "shard_set" not in encoder or Path(source).name in lists:
+        return ""
+    held = [read_held(name) for name in lists if name in SHIPPED]
+    docs = [(doc, fingerprint(doc)) for doc in map(as_checked, dev)]
+    open_to = [doc for doc, prints in docs if not any(one.has(doc, prints) for one in held)]
+    if not open_to:
+        return ""
+    return (
+        f"{len(open_to)} of {len(dev)} scored documents, as {open_to[0].doc_id}, are on no list "
+        f"that the encoder's shard set is known to hold out ({', '.join(lists) or 'none'}), so it "
+        "may have been pretrained on them and the score be too high"
+    )
+
+
+def check_corpora(data: CorpusConfig) -> list[Document]:
+    """The documents that are scored. Refused or FileNotFoundError, with key and remedy, for those
+    that teach nothing or that a score on them would mean nothing."""
     schemas = schemas_of(data)
     train = _check_file("data.train", data.train, schemas[0])
     if schemas[0].novelty:
@@ -183,6 +209,7 @@ def check_corpora(data: CorpusConfig) -> None:
                 f"data.also.{number}.train: every document is one that the run is scored on, an "
                 f"evaluation document of {data.corpus.name}, or in data.train; give other files"
             )
+    return dev
 
 
 def _text_alone(doc: CheckedDocument) -> Fingerprint:

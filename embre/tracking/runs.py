@@ -131,6 +131,13 @@ def _found(client: MlflowClient, run_id: str) -> Run | None:
     return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
+def files_of(handle: RunHandle) -> str | None:
+    """Where the store keeps the files of a run; None where it has no such run."""
+    quiet_mlflow()
+    run = _found(client_of(handle.uri), handle.run_id)
+    return run and run.info.artifact_uri
+
+
 def remembered(folder: Path) -> RunHandle | None:
     """The MLflow run that a folder remembers."""
     path = folder / RUN_FILE

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from embre.demo.corpus import make_corpus
 from embre.document import Document, Relation
 from embre.evaluation.scoring import score
 from embre.finetune import SCORES, check
+from embre.held_out import read_held
 from embre.launch.driver import run_job
 from embre.prediction.predict import predict_files
 from embre.prediction.tasks import PredictSettings
@@ -40,7 +42,13 @@ from embre.relations.model_folder import load_relation_model
 from embre.relations.pass_builder import PassBuilder
 from embre.relations.passes import NOVEL, UNLABELLED
 from embre.relations.scored_pairs import OTHERS, Decision
-from embre.relations.training_corpora import read_also, read_annotated, schema_of, schemas_of
+from embre.relations.training_corpora import (
+    may_be_known,
+    read_also,
+    read_annotated,
+    schema_of,
+    schemas_of,
+)
 from embre.tally import Tally
 from embre.world import World
 from tests.tiny import document, tiny_tokenizer
@@ -199,6 +207,20 @@ def test_what_is_scored_is_read_as_a_whole_or_refused(
             list(run_evaluation(Request(gold, predicted)))
         with pytest.raises(ValueError, match=message):
             list(run_report(predicted, tmp_path / "report.html", gold, None, False))
+
+
+def test_an_encoder_of_ours_must_have_held_out_what_is_scored(folder: Path) -> None:
+    shipped = sorted(read_held("biored").ids)
+    dev = [document(TEXT, [], doc_id=doc_id) for doc_id in (*shipped[:2], "1")]
+    ours = {"run": "ours", "shard_set": "5" * 64, "held_out": ["bc5cdr", "biored"]}
+    said = r"^1 of 3 scored documents, as 1, are on no list .*\(bc5cdr, biored\)"
+    assert re.match(said, may_be_known(ours, dev, "dev.PubTator"))
+    assert re.match(said, may_be_known({"encoder": ours}, dev, "dev.PubTator"))
+    assert not may_be_known(ours, dev[:2], "dev.PubTator")
+    without = {"run": "ours", "shard_set": "5" * 64}
+    assert re.match(r"^3 of 3 .*\(none\)", may_be_known(without, dev, "dev.PubTator"))
+    assert not may_be_known(without | {"held_out": ["dev.PubTator"]}, dev, "some/dev.PubTator")
+    assert not may_be_known({"digest": "e" * 64}, dev, "dev.PubTator"), "it is not ours"
 
 
 def test_training_documents_may_have_a_broken_line_but_no_lost_end(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
+from embre.cli import app as cli
 from embre.config import EncoderConfig
 from embre.launch.driver import resolve, run_job
 from embre.model.encoder import encode_strip, load_encoder
@@ -204,3 +206,36 @@ def test_a_model_goes_through_a_server_that_takes_longer_than_a_run_waits(
         server.shutdown()
     assert folder_digest(copied) == folder_digest(run / "relation_model")
     assert {name: os.environ[name] for name in quick} == quick, "a run is quick again"
+
+
+def test_a_run_that_was_moved_with_its_store_is_registered_where_the_store_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, now = tmp_path / "before", tmp_path / "now"
+    finished_run(before, "moved", 0.5)
+    before.rename(now)
+    run, uri = now / "runs" / "moved", f"sqlite:///{now}/mlflow.db"
+
+    def call(*options: str) -> tuple[int, str]:
+        words = ["embre", "register", str(run), "--name", "moved", *options]
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    code, error = call()
+    assert code == 2 and f"sqlite:///{before}/mlflow.db, which is not here" in error
+    assert "say where it is with --tracking-uri" in error and not before.exists()
+    empty = f"sqlite:///{tmp_path}/empty.db"
+    code, error = call("--tracking-uri", empty)
+    assert code == 2 and f"is kept at {empty}, which is not here" in error
+    client_of(empty).search_experiments()
+    code, error = call("--tracking-uri", empty)
+    assert code == 2 and f"the store at {empty} has no run " in error
+    code, error = call("--tracking-uri", uri)
+    files = before / "runs" / "mlartifacts"
+    assert code == 2 and f"keeps the files of this run in {files}/" in error
+    shutil.copytree(now / "runs" / "mlartifacts", files)
+    assert call("--tracking-uri", uri) == (0, "")
+    copied = fetch("models:/moved/1", uri, tmp_path / "copied")
+    assert folder_digest(copied) == folder_digest(run / "relation_model")
