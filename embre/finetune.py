@@ -40,8 +40,7 @@ from embre.relations.training_corpora import (
 )
 from embre.tally import Tally
 from embre.tokenization.tokenizer import load_tokenizer
-from embre.tracking import Tracker
-from embre.tracking.sending import log_files, log_results, metric_sender, sent_step
+from embre.tracking.sending import log_files, log_results, tracker_of
 from embre.train import train
 from embre.world import World
 
@@ -83,9 +82,8 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     )
     learnt = docs + [doc for others, _ in also for doc in others]
     dev = DevSet(dev_docs, learnt, builder, world)
-    sent = sent_step(job.folder)
-    with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
-        tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
+    every = config.train.log_every_steps
+    with tracker_of(job.handle, job.folder, world, every) as tracker:
         train(engine, loader, checkpoints, tracker, config.train, config.optimizer, dev.validate)
     finish(engine, dev, job, lost, dev_lost)
 

@@ -26,7 +26,7 @@ from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.model.encoder_folder import load_pretrained
 from embre.model.pretraining_model import LOSSES
-from embre.pretrain import check, chosen, covered, held_out, pretrain, validator
+from embre.pretrain import check, chosen, covered, held_out, pretrain
 from embre.provenance import LINEAGE
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.entities import vocabulary_of
@@ -35,6 +35,7 @@ from embre.stream.batch import Batch
 from embre.stream.source import StreamSource
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import read_events
+from embre.validation_set import ValidationSet
 from embre.world import World
 from tests.ranks import run_ranks
 
@@ -161,7 +162,7 @@ def test_nothing_that_validation_asks_for_is_in_sight(shards: Path) -> None:
         return found | {"rank/identifier": torch.ones(batch.counts["identifier"])}
 
     engine: Any = SimpleNamespace(module=SimpleNamespace(eval=lambda: model))
-    validator(source, World())(engine)
+    ValidationSet(source, World()).validate(engine)
     assert sum(batch.counts["type"] for batch in asked) > 50
     for batch in asked:
         spots = [batch.rows[start:end] for start, end in batch.mention_spans.tolist()]

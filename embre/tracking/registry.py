@@ -24,7 +24,7 @@ from embre.provenance import folder_digest, read_lineage
 from embre.refused import Refused
 from embre.tracking.runs import RunHandle, patient_mlflow, quiet_mlflow, tracking_at
 from embre.tracking.uri import refuse_missing
-from embre.tracking.versions import versions_of
+from embre.tracking.versions import ABSENT, versions_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ARTIFACT = "model"
@@ -143,6 +143,8 @@ def _download(model_uri: str, tracking_uri: str, target: Path) -> str | None:
                 with patient_mlflow():
                     found = Path(download_artifacts(numbered, dst_path=scratch))
         except MlflowException as error:
+            if error.error_code not in ABSENT:  # a server that does not answer says nothing of it
+                raise
             raise Refused(
                 f"{model_uri}: the registry at {tracking_uri} has no such model "
                 f"({error.message}); register one with "

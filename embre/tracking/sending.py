@@ -18,8 +18,9 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 
 from embre.durable import commit
-from embre.tracking.events import write_event
+from embre.tracking.events import Tracker, write_event
 from embre.tracking.runs import SENT, SILENT, RunHandle, best_effort, quiet_mlflow, short
+from embre.world import World
 
 SEND_EVERY_S = 2.0
 SYSTEM_EVERY_S = 10
@@ -28,6 +29,17 @@ GIVE_UP_AFTER_S, SYSTEM_END_S = 8.0, 2.0
 
 Point = Metric | RunTag
 Request = Callable[[MlflowClient], object]
+
+
+@contextmanager
+def tracker_of(
+    handle: RunHandle | None, folder: Path, world: World, log_every_steps: int, **more: Any
+) -> Iterator[Tracker]:
+    """The tracker of a rank; that of rank 0 sends to MLflow, from where an attempt before ended.
+    `more` is what else a Tracker is given."""
+    sent = sent_step(folder)
+    with metric_sender(handle if world.rank == 0 else None, folder) as send:
+        yield Tracker(folder, world, log_every_steps, send, sent=sent, **more)
 
 
 @contextmanager
