@@ -33,13 +33,15 @@ from embre.model.encoder import load_encoder
 from embre.prediction.predict import predict_files
 from embre.register import register_run
 from embre.relations.decode import score_pairs
+from embre.relations.document_loader import DocumentLoader
 from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import read_events
 from embre.tracking.registry import fetch
 from embre.tracking.runs import RUN_FILE
-from tests.tiny import tiny_encoder, tiny_tokenizer
+from embre.world import World
+from tests.tiny import tiny_encoder, tiny_relation_model, tiny_tokenizer
 
 DOCS = make_corpus(36, seed=5)
 ONE_TYPE = {
@@ -130,6 +132,9 @@ def test_ranks_that_would_do_nothing_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="5 ranks for 4 micro-batches a step, so 1 would do noth"):
         check(config_of(folder, launch=ray_of))
     check(config_of(folder, launch=ray_of | {"workers": 4}))
+    data, builder = config_of(folder).data, tiny_relation_model(folder / "backbone").builder
+    with pytest.raises(ValueError, match="5 ranks for 4 micro-batches"):  # as under torchrun
+        DocumentLoader(DOCS, builder, data, 1, World(rank=4, size=5), Tally())
 
 
 def test_an_encoder_that_may_know_what_is_scored_is_told_of(
