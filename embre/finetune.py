@@ -2,6 +2,7 @@
 scores the held-out documents."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from embre.document import Document
 from embre.durable import commit, flush, sync, whole_folder
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine
+from embre.evaluation.breakdown import Groups
 from embre.evaluation.evaluate import Evaluation, evaluate_documents, write_evaluation
 from embre.evaluation.report import write_report
 from embre.evaluation.scoring import TITLES, Score, counting, only_scored
@@ -25,17 +27,24 @@ from embre.model.encoder import check_length, load_encoder
 from embre.model_card import write_relation_card
 from embre.provenance import LINEAGE, folder_digest, read_lineage
 from embre.refused import Refused
-from embre.relations.document_loader import DocumentLoader
+from embre.relations.document_loader import DocumentLoader, refuse_idle_ranks
 from embre.relations.model import RelationModel, name_markers
 from embre.relations.model_folder import LoadedModel, save_relation_model
 from embre.relations.pass_builder import PassBuilder
-from embre.relations.training_corpora import check_corpora, read_also, read_annotated, schemas_of
+from embre.relations.training_corpora import (
+    check_corpora,
+    may_be_known,
+    read_also,
+    read_annotated,
+    schemas_of,
+)
 from embre.tally import Tally
 from embre.tokenization.tokenizer import load_tokenizer
-from embre.tracking import Tracker
-from embre.tracking.sending import log_files, log_results, metric_sender, sent_step
+from embre.tracking.sending import log_files, log_results, tracker_of
 from embre.train import train
 from embre.world import World
+
+log = logging.getLogger(__name__)
 
 RELATION_MODEL = "relation_model"
 SCORES = "scores.json"
@@ -73,9 +82,8 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     )
     learnt = docs + [doc for others, _ in also for doc in others]
     dev = DevSet(dev_docs, learnt, builder, world)
-    sent = sent_step(job.folder)
-    with metric_sender(job.handle if world.rank == 0 else None, job.folder) as send:
-        tracker = Tracker(job.folder, world, config.train.log_every_steps, send, sent=sent)
+    every = config.train.log_every_steps
+    with tracker_of(job.handle, job.folder, world, every) as tracker:
         train(engine, loader, checkpoints, tracker, config.train, config.optimizer, dev.validate)
     finish(engine, dev, job, lost, dev_lost)
 
@@ -96,6 +104,7 @@ def finish(
         evaluation = evaluate_documents(
             dev.gold, predicted, dev.builder.schema, dev.training, calibrated, told_apart(scored)
         ).of_metrics(tuple(scores))
+        known = known_to_encoder(job.config, dev.docs)
         values = {
             "dev": {metric: found.to_json() for metric, found in scores.items()},
             "dev_own_thresholds": {
@@ -104,10 +113,12 @@ def finish(
             "floor": {metric: found.to_json() for metric, found in dev.floor().items()},
             "told_apart": evaluation.told_apart,
             "not_used": {"train": dict(lost.counts), "dev": dict(dev_lost.counts)},
+            **({"may_be_known": known} if known else {}),
         }
-        write_model(job, dev, dev.fitted(engine, scored), weights, values)
+        by_type = evaluation.groups.get("relation type", {})
+        write_model(job, dev, dev.fitted(engine, scored), weights, values, by_type)
         write_documents(job.folder / PREDICTED, predicted, like="pubtator")
-        written = write_judgement(job, dev, predicted, evaluation)
+        written = write_judgement(job, dev, predicted, evaluation, known)
         of_documents = {metric: found.tolist() for metric, found in counts.items()}
         commit(job.folder / COUNTS, json.dumps(of_documents).encode())
         commit(job.folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
@@ -131,6 +142,7 @@ def write_model(
     loaded: LoadedModel,
     weights: dict[str, Tensor],
     values: dict[str, Any],
+    by_type: Groups,
 ) -> None:
     """The folder of the relation model, with its lineage and its card: whole or not at all."""
     config, schema = job.config, dev.builder.schema
@@ -138,22 +150,27 @@ def write_model(
         "run": config.name,
         **digests(config),
         "counting": counting(schema),
-        **({"all_f1": values["dev"]["all"]["f1"]} if "all" in values["dev"] else {}),
         "encoder": encoder_lineage(config.encoder.path),
     }
     with whole_folder(job.folder / RELATION_MODEL) as folder:
         save_relation_model(folder, loaded, weights)
         (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
-        write_relation_card(folder, config, schema, values, len(dev.docs))
+        write_relation_card(folder, config, schema, values, by_type, len(dev.docs))
 
 
 def write_judgement(
-    job: Job[FinetuneConfig], dev: DevSet, predicted: list[Document], evaluation: Evaluation
+    job: Job[FinetuneConfig],
+    dev: DevSet,
+    predicted: list[Document],
+    evaluation: Evaluation,
+    known: str,
 ) -> list[Path]:
-    """The evaluation of what was predicted, whose files it returns, and the curator's page."""
+    """The evaluation of what was predicted, whose files it returns, and the curator's page; `known`
+    is what to say of documents that the encoder may know."""
     written = write_evaluation(job.folder / EVALUATION_FOLDER, evaluation)
     scores = evaluation.scores
     facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
+    facts |= {"Careful": known} if known else {}
     title = f"{job.config.name}: held out"
     write_report(job.folder / REPORT, predicted, dev.gold, title, facts, evaluation)
     flush(job.folder / EVALUATION_FOLDER)
@@ -171,9 +188,12 @@ def check(config: FinetuneConfig) -> dict[str, str]:
             "deepspeed.zero_optimization.stage: 3 splits each weight over the ranks and is for "
             "pretraining; fine-tune with 1 or 2"
         )
+    refuse_idle_ranks(config.launch.workers, config.data.micro_batches)
     load_tokenizer(config.encoder.path)
     check_length(config.encoder, config.data.max_document_tokens)
-    check_corpora(config.data)
+    dev = check_corpora(config.data)
+    if known := known_to_encoder(config, dev):
+        log.warning("data.dev: %s; shard again with --hold-out %s", known, config.data.dev)
     if config.pairs.tasks == "novelty" and not schemas_of(config.data)[0].novelty:
         raise Refused(
             f"pairs.tasks: novelty, and {config.data.corpus.name} states none; set it to relation"
@@ -186,6 +206,12 @@ def digests(config: FinetuneConfig) -> dict[str, str]:
     paths = {key: getattr(config.data, key) for key in ("train", "dev")}
     paths |= {f"also.{number}": one.train for number, one in enumerate(config.data.also)}
     return {name: folder_digest(path) for name, path in paths.items()}
+
+
+def known_to_encoder(config: FinetuneConfig, dev: list[Document]) -> str:
+    """What to say where the encoder may have been pretrained on the scored documents, else ''."""
+    encoder = {} if config.encoder.new else read_lineage(config.encoder.path)
+    return may_be_known(encoder, dev, config.data.dev)
 
 
 def encoder_lineage(path: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import yaml
 
 from embre import __version__
 from embre.config import EncoderConfig, FinetuneConfig, PretrainConfig
+from embre.evaluation.breakdown import Groups
 from embre.evaluation.scoring import TITLES, learnt_metrics
 from embre.provenance import CARD, read_lineage
 from embre.relation_schema import RelationSchema
@@ -66,11 +67,13 @@ def write_relation_card(
     config: FinetuneConfig,
     schema: RelationSchema,
     scores: Mapping[str, Any],
+    by_type: Groups,
     num_documents: int,
 ) -> None:
     """Write the card of a relation model into its folder, where its lineage lies already.
 
-    `scores` are `dev` and `floor` as in scores.json, measured on `num_documents` documents.
+    `scores` are those of scores.json, `by_type` by relation type, both measured on `num_documents`
+    documents.
     """
     lineage = read_lineage(folder)
     base = base_model(config.encoder, lineage["encoder"])
@@ -97,6 +100,8 @@ def write_relation_card(
         f"{_what_it_finds(schema, names)}\n"
         f"Fine-tuned by embre {__version__} from {start} in {config.train.steps} steps.",
         _results(scores, names, measured),
+        *([_by_type(by_type)] if "pair_type" in names and by_type else []),
+        *([f"**Careful**: {scores['may_be_known']}."] if "may_be_known" in scores else []),
         USE_RELATIONS.rstrip(),
         LIMITS.format(
             more="Mentions\nand identifiers must come with the documents, as PubTator or BioC; "
@@ -219,6 +224,22 @@ def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str)
         for metric, name in names.items()
     ]
     return "\n".join([*lines, *_table(("metric", "precision", "recall", "F1", "floor F1"), rows)])
+
+
+def _by_type(groups: Groups) -> str:
+    """Of each relation type how much is found and right, the most frequent in gold first."""
+    found = [(name, scores["pair_type"]) for name, scores in groups.items()]
+    found.sort(key=lambda one: (-one[1].tp - one[1].fn, one[0]))
+    rows = [
+        (
+            name,
+            f"{score.tp + score.fn:,}",
+            *(f"{value:.4f}" for value in (score.precision, score.recall, score.f1)),
+        )
+        for name, score in found
+    ]
+    heads = ("relation type", "in gold", "precision", "recall", "F1 pair + type")
+    return "\n".join(_table(heads, rows))
 
 
 def _encoder_lines(encoder: Mapping[str, Any]) -> str:

@@ -4,16 +4,19 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+from embre.config.places import is_url, sqlite_file
 from embre.evaluation.scoring import METRICS
 from embre.finetune import RELATION_MODEL, SCORES
 from embre.pretrain import ENCODER
 from embre.provenance import folder_digest
 from embre.refused import Refused
 from embre.tracking.registry import DIGEST, lineage_tags, register
-from embre.tracking.runs import RUN_FILE, RunHandle
+from embre.tracking.runs import RUN_FILE, RunHandle, files_of
+from embre.tracking.uri import resolve_uri
 from embre.tracking.versions import Version, aliased
 
 KINDS = (ENCODER, RELATION_MODEL)
@@ -37,9 +40,14 @@ class Registered:
 
 
 def register_run(
-    run: Path, name: str, alias: str | None, if_better: str | None = None
+    run: Path,
+    name: str,
+    alias: str | None,
+    if_better: str | None = None,
+    tracking_uri: str | None = None,
 ) -> Registered:
-    """Register what a run made. The same model is not registered twice.
+    """Register what a run made. The same model is not registered twice. `tracking_uri` is for a run
+    whose store was moved.
 
     With `if_better`, one of `F1`, the alias moves only to a model with a higher score than that of
     the version it points to. Else NotBetter is raised, or Refused where the two were not scored
@@ -64,16 +72,41 @@ def register_run(
             "give the folder that `embre pretrain` or `embre finetune` printed"
         )
     check_names(name, alias)
+    if if_better is not None and alias is None:
+        raise Refused("--if-better compares with the model of an alias: give --alias too")
     handle = RunHandle(**json.loads(remembered.read_text()))
+    if tracking_uri is not None:
+        handle = replace(handle, uri=resolve_uri(tracking_uri))
+    refuse_moved(handle, run)
     scores = f1_of(run) if kind == RELATION_MODEL else {}
-    if if_better is not None:
-        if alias is None:
-            raise Refused("--if-better compares with the model of an alias: give --alias too")
-        check_better(
-            run / kind, scores, if_better, f"{name}@{alias}", aliased(name, alias, handle.uri)
-        )
+    if if_better is not None and alias is not None:
+        now = aliased(name, alias, handle.uri)
+        check_better(run / kind, scores, if_better, f"{name}@{alias}", now)
     version, new = register(run / kind, kind, name, alias, handle, scores)
     return Registered(name, version, kind, new, handle.uri)
+
+
+def refuse_moved(handle: RunHandle, run: Path) -> None:
+    """Refused where a store is not at hand, has no such run, or keeps files where there is nothing,
+    as after a move to another machine."""
+    file = sqlite_file(handle.uri)
+    if file and not file.exists():
+        raise Refused(
+            f"{run}: its MLflow run is kept at {handle.uri}, which is not here; if the store was "
+            "moved, say where it is with --tracking-uri"
+        )
+    files = files_of(handle)
+    if files is None:
+        raise Refused(
+            f"{run}: the store at {handle.uri} has no run {handle.run_id}, which it was made in; "
+            "give --tracking-uri of the store that has it"
+        )
+    folder = Path(unquote(urlsplit(files).path))
+    if (files.startswith("file:") or not is_url(files)) and not folder.exists():
+        raise Refused(
+            f"{run}: the store at {handle.uri} keeps the files of this run in {folder}, which is "
+            "not here; copy them to that folder, or make it"
+        )
 
 
 def check_names(name: str, alias: str | None) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: no test asks the hub
+# A developer's server and cluster are not for tests; module fixtures come before other fixtures.
+for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+    os.environ.pop(name, None)
 
 # Under pytest-xdist (`make test`) what shares a group runs in one process, one after the other.
 RAY_GROUP = "ray"

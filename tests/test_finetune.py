@@ -1,6 +1,7 @@
 """From annotated documents to a registered relation model and a predicted file, on one rank."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -28,15 +29,19 @@ from embre.evaluation.told_apart import told_apart
 from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
 from embre.launch.driver import CORRECTED, run_job, take_up
 from embre.launch.tables import scores_table
+from embre.model.encoder import load_encoder
 from embre.prediction.predict import predict_files
 from embre.register import register_run
 from embre.relations.decode import score_pairs
+from embre.relations.document_loader import DocumentLoader
 from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
+from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import read_events
 from embre.tracking.registry import fetch
 from embre.tracking.runs import RUN_FILE
-from tests.tiny import tiny_tokenizer
+from embre.world import World
+from tests.tiny import tiny_encoder, tiny_relation_model, tiny_tokenizer
 
 DOCS = make_corpus(36, seed=5)
 ONE_TYPE = {
@@ -109,6 +114,51 @@ def test_a_failed_run_goes_on_as_one_mlflow_run_with_an_honest_status(run: Path)
     history = client.get_metric_history(run_id, "loss/type")
     assert sorted(point.step for point in history) == [1, 2, 3, 4, 5, 6], "each step once"
     assert [event["step"] for event in read_events(run, "started")] == [0, 2]
+
+
+def test_a_resumed_run_has_the_very_weights_of_an_undisturbed_one(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    undisturbed = run_job(
+        "finetune", config_of(folder, storage=str(tmp_path)), Console(file=StringIO())
+    )
+    weights = Path(RELATION_MODEL) / "model.safetensors"
+    assert (undisturbed / weights).read_bytes() == (run / weights).read_bytes()
+    assert (undisturbed / SCORES).read_text() == (run / SCORES).read_text()
+
+
+def test_ranks_that_would_do_nothing_are_refused(folder: Path) -> None:
+    ray_of = {"launcher": "ray", "workers": 5}  # for the 4 micro-batches of a step
+    with pytest.raises(ValueError, match="5 ranks for 4 micro-batches a step, so 1 would do noth"):
+        check(config_of(folder, launch=ray_of))
+    check(config_of(folder, launch=ray_of | {"workers": 4}))
+    data, builder = config_of(folder).data, tiny_relation_model(folder / "backbone").builder
+    with pytest.raises(ValueError, match="5 ranks for 4 micro-batches"):  # as under torchrun
+        DocumentLoader(DOCS, builder, data, 1, World(rank=4, size=5), Tally())
+
+
+def test_an_encoder_that_may_know_what_is_scored_is_told_of(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = tmp_path / "encoder"
+    shutil.copytree(folder / "backbone", encoder)
+    shape = tiny_encoder(encoder, max_positions=512)
+    load_encoder(shape, load_tokenizer(encoder)).save_pretrained(encoder)
+    told = {"run": "ours", "shard_set": "5" * 64, "steps": 7, "held_out": ["biored"]}
+    (encoder / "embre.json").write_text(json.dumps(told))
+    given = {"encoder": {"path": str(encoder)}, "train": {"steps": 1}, "storage": str(tmp_path)}
+    known = run_job("finetune", config_of(folder, **given), Console(file=StringIO()))
+    said = r"12 of 12 scored documents, as \d+, are on no list .* hold out \(biored\), so it may"
+    assert re.search(f"{said}.* shard again with --hold-out .*dev.PubTator", caplog.text)
+    assert re.search(said, json.loads((known / SCORES).read_text())["may_be_known"])
+    card = (known / RELATION_MODEL / "README.md").read_text()
+    assert re.search(rf"\*\*Careful\*\*: {said}", card)
+    assert re.search(said, (known / "report.html").read_text())
+    caplog.clear()
+    told["held_out"] = ["biored", "dev.PubTator"]
+    (encoder / "embre.json").write_text(json.dumps(told))
+    check(config_of(folder, **given))
+    assert "scored documents" not in caplog.text
 
 
 def test_markers_are_named_where_they_are_new(
@@ -385,7 +435,6 @@ def test_what_a_run_has_not_learnt_is_nowhere_a_result(
     front, text = (run / RELATION_MODEL / "README.md").read_text().split("# one-task")
     assert "pair + type + novelty" not in front + text and front.count("type: f1") == 2
     assert ("as new" in text) == ("novelty" in front) == (silent == "type")
-    assert "all_f1" not in json.loads((run / RELATION_MODEL / "embre.json").read_text())
     evaluation = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert list(evaluation["scores"]) == learnt and "all" not in evaluation["average_precision"]
     errors = (run / "evaluation" / "errors.tsv").read_text()

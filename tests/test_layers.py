@@ -23,7 +23,7 @@ FLOORS = (
     "model probe relations",
     "evaluation engines checkpoints tracking job model_card",
     "train",
-    "sharding pretrain dev_set finetune prediction register study",
+    "sharding pretrain validation_set dev_set finetune prediction register study",
     "launch demo cli",
 )
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}

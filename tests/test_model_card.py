@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from embre.config import FinetuneConfig, PairConfig, PretrainConfig, check_config
 from embre.corpora import CORPORA
-from embre.evaluation.scoring import METRICS
+from embre.evaluation.scoring import METRICS, Score
 from embre.model_card import base_model, write_encoder_card, write_relation_card
 from embre.provenance import CARD, LINEAGE, folder_digest
 from embre.relations.model_folder import save_relation_model
@@ -22,6 +22,12 @@ ENCODER = {"run": "base", "steps": 7, "shard_set": "5" * 64, "digest": "e" * 64}
 SCORES = {
     kind: {metric: {"precision": 0.5, "recall": 0.25, "f1": value} for metric in METRICS}
     for kind, value in (("dev", 0.3333), ("floor", 0.1))
+}
+
+
+BY_TYPE = {
+    "Bind": {"pair_type": Score(1, 1, 1), "all": Score(0, 2, 2)},
+    "Association": {"pair_type": Score(3, 1, 0), "all": Score(2, 2, 1)},
 }
 
 
@@ -48,7 +54,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_relation_model(folder / "model", tiny_relation_model(folder / "backbone"))
     told = {"run": "biored-small", "train": "a" * 64, "dev": "b" * 64, "also.0": "c" * 64}
     (folder / "model" / LINEAGE).write_text(json.dumps({**told, "encoder": ENCODER}))
-    write_relation_card(folder / "model", config_of(folder), CORPORA["biored"], SCORES, 100)
+    config, schema = config_of(folder), CORPORA["biored"]
+    write_relation_card(folder / "model", config, schema, SCORES, BY_TYPE, 100)
     return folder / "model"
 
 
@@ -69,6 +76,7 @@ def test_the_card_says_what_for_and_out_of_what(model: Path) -> None:
     text = (model / CARD).read_text()
     for said in (
         "| pair + type + novelty | 0.5000 | 0.2500 | 0.3333 | 0.1000 |",
+        "| Association | 3 | 0.7500 | 1.0000 | 0.8571 |\n| Bind | 2 | 0.5000 | 0.5000 | 0.5000 |",
         "thresholds fitted to other documents",
         "not for diagnosis",
         f"| train | {'a' * 64} |",
@@ -105,7 +113,7 @@ def test_the_code_in_the_readme_runs(
 
 def test_without_novelty_the_card_says_nothing_of_it(tmp_path: Path, model: Path) -> None:
     (tmp_path / LINEAGE).write_text((model / LINEAGE).read_text())
-    write_relation_card(tmp_path, config_of(tmp_path), CORPORA["bc5cdr"], SCORES, 100)
+    write_relation_card(tmp_path, config_of(tmp_path), CORPORA["bc5cdr"], SCORES, {}, 100)
     text = (tmp_path / CARD).read_text()
     head, body = text.split("# biored-small")
     assert "novelty" not in head and "states it as new" not in body and "pair + novelty" not in body
@@ -127,7 +135,7 @@ def test_the_card_claims_no_task_that_was_not_learnt(
 ) -> None:
     (tmp_path / LINEAGE).write_text((model / LINEAGE).read_text())
     config = config_of(tmp_path).model_copy(update={"pairs": PairConfig.model_validate(pairs)})
-    write_relation_card(tmp_path, config, CORPORA["biored"], SCORES, 100)
+    write_relation_card(tmp_path, config, CORPORA["biored"], SCORES, BY_TYPE, 100)
     text = (tmp_path / CARD).read_text()
     for words in said:
         assert words in text, words

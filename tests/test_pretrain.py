@@ -1,5 +1,6 @@
 """A pretraining run as a whole: it exports a plain BERT, and a killed one repeats the whole one."""
 
+import json
 import math
 import multiprocessing
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,7 +17,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from embre import faults
 from embre.checkpoints.checkpoints import CheckpointError
-from embre.config import EntitiesConfig, PretrainConfig, TypeLimits, check_config
+from embre.config import EncoderConfig, EntitiesConfig, PretrainConfig, TypeLimits, check_config
+from embre.config.sections import NewEncoder
 from embre.corpora import write_documents
 from embre.demo.corpus import make_corpus
 from embre.engines.step_guard import Diverged
@@ -23,7 +26,8 @@ from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.model.encoder_folder import load_pretrained
 from embre.model.pretraining_model import LOSSES
-from embre.pretrain import check, chosen, covered, pretrain, validator
+from embre.pretrain import check, chosen, covered, held_out, pretrain
+from embre.provenance import LINEAGE
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.entities import vocabulary_of
 from embre.shards.shard_set import ShardSet
@@ -31,6 +35,7 @@ from embre.stream.batch import Batch
 from embre.stream.source import StreamSource
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import read_events
+from embre.validation_set import ValidationSet
 from embre.world import World
 from tests.ranks import run_ranks
 
@@ -110,6 +115,22 @@ def test_the_encoder_is_a_plain_bert_with_its_tokenizer(whole: tuple[Path, list]
     assert sum(entities.sizes) == len(entities.hashes) > 20
 
 
+def test_an_encoder_names_what_no_training_of_it_has_seen(
+    whole: tuple[Path, list], shards: Path, tmp_path: Path
+) -> None:
+    told = json.loads((whole[0] / "encoder" / LINEAGE).read_text())
+    assert told["held_out"] == [], "its shard set holds nothing out"
+    manifest = msgspec.structs.replace(
+        ShardSet.open(shards).manifest, held_out={"dev.PubTator": 3, "biored": 0}
+    )
+    again = EncoderConfig(path=str(tmp_path))
+    assert held_out(again, manifest) == ["biored", "dev.PubTator"]
+    (tmp_path / LINEAGE).write_text(json.dumps({"shard_set": "5" * 64, "held_out": ["biored"]}))
+    assert held_out(again, manifest) == ["biored"]
+    anew = again.model_copy(update={"new": NewEncoder()})
+    assert held_out(anew, manifest) == ["biored", "dev.PubTator"]
+
+
 def test_what_the_vocabulary_covers_is_said_before_the_first_step(
     whole: tuple[Path, list], shards: Path, tmp_path: Path
 ) -> None:
@@ -141,7 +162,7 @@ def test_nothing_that_validation_asks_for_is_in_sight(shards: Path) -> None:
         return found | {"rank/identifier": torch.ones(batch.counts["identifier"])}
 
     engine: Any = SimpleNamespace(module=SimpleNamespace(eval=lambda: model))
-    validator(source, World())(engine)
+    ValidationSet(source, World()).validate(engine)
     assert sum(batch.counts["type"] for batch in asked) > 50
     for batch in asked:
         spots = [batch.rows[start:end] for start, end in batch.mention_spans.tolist()]

@@ -15,15 +15,15 @@ from embre.document import Document
 from embre.evaluation.bootstrap import document_counts, f1_of, interval, paired_p
 from embre.evaluation.evaluate import evaluate_documents, write_evaluation
 from embre.evaluation.report import write_report
-from embre.evaluation.scoring import TITLES, only_scored, score
+from embre.evaluation.scoring import TITLES, only_predicted, only_scored, score
 from embre.finetune import REPORT
 from embre.launch.tables import comparison_table, evaluation_table, not_taken
 from embre.prediction.record import outputs_in
 from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.relations.training_corpora import (
+    refuse_gaps,
     refuse_unknown_labels,
-    refuse_unmentioned,
     schemas_of,
 )
 from embre.tally import Tally
@@ -84,29 +84,26 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
     num_relations = sum(len(doc.relations) for doc in gold)
     gold = counting.counted(gold, tally, "gold")
     predicted = counting.counted(predicted, tally, "predicted")
-    scores = score(gold, predicted, request.official, tally)
-    counts = document_counts(gold, predicted, request.official)
-    if not len(counts["all"]):
+    num_documents = len(gold)
+    if request.official:
+        gold = only_predicted(gold, predicted, tally)
+    if not gold:
         raise Refused(f"no document of {request.gold} was predicted")
+    scores, counts = score(gold, predicted, tally), document_counts(gold, predicted)
     yield evaluation_table(scores, {metric: interval(found) for metric, found in counts.items()})
     dropped = tally.counts["gold_relation/not_scored"]
-    yield f"{len(gold)} gold documents, {num_relations:,} relations; {dropped} are not scored"
+    yield f"{num_documents} gold documents, {num_relations:,} relations; {dropped} are not scored"
     yield from counting.remark(dropped)
     silent = [side for side, docs in (("gold", gold), ("pred", predicted)) if not _says_novel(docs)]
     if silent:
         yield f"{' and '.join(silent)} without novelty: look at the two metrics without it"
     if other is not None:
         other = counting.counted(other, Tally(), "other")
+        both = only_predicted(gold, other, Tally()) if request.official else gold
         yield ""
-        yield comparison_table(_compare(gold, predicted, other, request.official))
+        yield comparison_table(_compare(both, predicted, other))
     if request.out is not None:
-        evaluation = evaluate_documents(
-            gold,
-            predicted,
-            schema,
-            training=training,
-            official=request.official,
-        )
+        evaluation = evaluate_documents(gold, predicted, schema, training=training)
         paths = write_evaluation(request.out, evaluation)
         report = request.out / REPORT
         write_report(report, predicted, gold, request.pred.name, evaluation=evaluation)
@@ -125,7 +122,7 @@ def run_report(
     predicted = list(_documents(pred, tally))
     facts = {}
     if annotated:
-        refuse_unmentioned(tally, str(pred))
+        refuse_gaps(tally, str(pred))
         annotated = counting.counted(annotated, tally, "gold")
         predicted = counting.counted(predicted, tally, "predicted")
         scores = score(annotated, predicted, tally=tally)
@@ -146,7 +143,7 @@ def _documents(path: Path, tally: Tally) -> Iterator[Document]:
 
 def _scored(path: Path, tally: Tally, schema: RelationSchema | None = None) -> list[Document]:
     docs = _read(path, tally, schema)
-    refuse_unmentioned(tally, str(path))
+    refuse_gaps(tally, str(path))
     return docs
 
 
@@ -165,15 +162,9 @@ def _says_novel(docs: list[Document]) -> bool:
 
 
 def _compare(
-    gold: list[Document],
-    predicted: list[Document],
-    other: list[Document],
-    official: bool,
+    gold: list[Document], predicted: list[Document], other: list[Document]
 ) -> dict[str, tuple[float, float, float]]:
     """Of each metric the F1 of both and the p-value of the difference, over the same documents."""
-    if official:
-        have = {doc.doc_id for doc in predicted} & {doc.doc_id for doc in other}
-        gold = [doc for doc in gold if doc.doc_id in have]
     ours, theirs = document_counts(gold, predicted), document_counts(gold, other)
     return {
         metric: (

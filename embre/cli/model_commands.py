@@ -167,12 +167,12 @@ def register(
 
     if show is not None and run is None:
         lines = show_lineage(show, tracking_uri)
-    elif show is None and run is not None and name is not None and tracking_uri is None:
-        lines = run_register(Request(run, name, alias, if_better))
+    elif show is None and run is not None and name is not None:
+        lines = run_register(Request(run, name, alias, if_better, tracking_uri))
     else:
         raise Refused(
-            "give RUN and --name NAME to register it where its MLflow run is, or --show NAME "
-            "(with --tracking-uri, if need be) to look"
+            "give RUN and --name NAME to register it where its MLflow run is, or --show NAME to "
+            "look; --tracking-uri says where the store is now"
         )
     for line in lines:
         console.print(line, markup=False)

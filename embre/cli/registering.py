@@ -23,11 +23,14 @@ class Request:
     name: str
     alias: str | None
     if_better: str | None
+    tracking_uri: str | None
 
 
 def run_register(request: Request) -> Iterator[str]:
     """Register what a run made."""
-    found = register_run(request.run, request.name, request.alias, request.if_better)
+    found = register_run(
+        request.run, request.name, request.alias, request.if_better, request.tracking_uri
+    )
     what = "registered" if found.new else "was registered before:"
     yield f"{found.kind} {what} {request.name} version {found.version} in {found.uri}"
     if request.alias:

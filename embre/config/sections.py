@@ -155,3 +155,7 @@ class TrackingConfig(Section):
         default=None, description="default: MLFLOW_TRACKING_URI, else sqlite in storage"
     )
     experiment: str = Field(default="embre", description="of MLflow, that the run belongs to")
+    required: bool = Field(
+        default=False,
+        description="refuse to start without MLflow, and fail at the end where it lacks something",
+    )

@@ -6,8 +6,13 @@ again does not count.
 """
 
 import time
+from typing import Any
 
 import torch
+
+from embre.config import PretrainConfig
+from embre.shards.shard_set import ShardSet
+from embre.world import World
 
 REPEATS = 5
 
@@ -36,6 +41,33 @@ def training_flops_per_token(
     attention = layers_of_rows * 2 * hidden * mean_document_tokens
     head = target_share * (hidden * hidden + hidden * vocabulary)
     return 6 * (linear + attention + head)
+
+
+def mfu_of_token_rate(
+    config: PretrainConfig, shape: Any, shard_set: ShardSet, world: World
+) -> float:
+    """The MFU at one token a second of all ranks, measured by rank 0 against its own product."""
+    if world.rank != 0:
+        return 0.0
+    half = config.encoder.precision == "bf16"
+    dtype = torch.bfloat16 if half else torch.float32
+    flops = flops_per_token(config, shape, shard_set)
+    return flops / (product_flops_per_s(world.device, dtype) * world.size)
+
+
+def flops_per_token(config: PretrainConfig, shape: Any, shard_set: ShardSet) -> float:
+    """The arithmetic of a token, at the least: what the entity head reads is not known before."""
+    split = shard_set.manifest.total("train")
+    share = config.masking.token_rate if "token" in config.masking.objective else 0.0
+    return training_flops_per_token(
+        shape.num_hidden_layers,
+        shape.hidden_size,
+        shape.intermediate_size,
+        shape.vocab_size,
+        min(split.tokens / max(split.documents, 1), config.data.max_document_tokens),
+        share,
+        share,
+    )
 
 
 def product_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:

@@ -19,11 +19,11 @@ CHUNK_DRAWS = 1 << 21  # documents of samples held at once: 16 MB each time they
 
 
 def document_counts(
-    gold: Iterable[Document], predicted: Iterable[Document], official: bool = False
+    gold: Iterable[Document], predicted: Iterable[Document]
 ) -> dict[str, np.ndarray]:
     """For each metric the counts (D, 3) of the gold documents in their order; their sum is
     `scoring.score`."""
-    by_document = score_documents(gold, predicted, official)
+    by_document = score_documents(gold, predicted)
     return {
         metric: np.array([(s.tp, s.fp, s.fn) for s in scores], dtype=np.int64).reshape(-1, 3)
         for metric, scores in by_document.items()

@@ -104,19 +104,15 @@ def evaluate_documents(
     training: Sequence[Document] | None = None,
     scored: ScoredPairs | None = None,
     told: Told | None = None,
-    official: bool = False,
 ) -> Evaluation:
     """Score predicted documents in every way that there is data for.
 
     `schema` names the candidates among which nobody sees a relation; `training` are the documents
     that were learnt from; `scored` are the candidate pairs of the gold documents in their order,
     with probabilities as they are to be judged (after calibration); `told` is what the model tells
-    apart of them, before it. With `official`, gold documents
-    that were not predicted are left out. All relations count, see `scoring.only_scored`.
+    apart of them, before it. All documents and relations count, see `scoring.only_scored` and
+    `only_predicted`.
     """
-    if official:
-        have = {doc.doc_id for doc in predicted}
-        gold = [doc for doc in gold if doc.doc_id in have]
     scores = score(gold, predicted)
     groups = {
         "relation type": breakdown.by_relation_type(gold, predicted),

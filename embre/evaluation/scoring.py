@@ -57,11 +57,10 @@ class Score:
 def score(
     gold: Iterable[Document],
     predicted: Iterable[Document],
-    official: bool = False,
     tally: Tally | None = None,
 ) -> dict[str, Score]:
     """One `Score` for each of `METRICS`; see `score_documents`."""
-    by_document = score_documents(gold, predicted, official, tally)
+    by_document = score_documents(gold, predicted, tally)
     return {
         metric: Score(
             tp=sum(found.tp for found in scores),
@@ -75,13 +74,12 @@ def score(
 def score_documents(
     gold: Iterable[Document],
     predicted: Iterable[Document],
-    official: bool = False,
     tally: Tally | None = None,
 ) -> dict[str, list[Score]]:
     """For each of `METRICS` the `Score` of each gold document, in their order.
 
-    A gold document that the prediction lacks counts as missed; the official scorer skips it, and
-    so do we where `official` is set. A predicted document that gold lacks is left out either way.
+    A gold document that the prediction lacks counts as missed; the official scorer skips it, as
+    `only_predicted` does. A predicted document that gold lacks is left out either way.
     `tally` is told of these documents. All relations count: take those that a corpus does not
     annotate away before, on both sides (`only_scored`).
     Where neither side states novelty, the metrics with it equal those without. Where one side alone
@@ -97,8 +95,6 @@ def score_documents(
 
     by_document: dict[str, list[Score]] = {metric: [] for metric in METRICS}
     for doc_id, doc in gold_docs.items():
-        if official and doc_id not in predicted_docs:
-            continue
         found = predicted_docs.get(doc_id)
         relations = found.relations if found else ()
         said, true = _facts(relations), _facts(doc.relations)
@@ -159,6 +155,21 @@ def only_scored(
             else:
                 kept.append(relation)
         found.append(replace(doc, relations=tuple(kept)))
+    return found
+
+
+def only_predicted(
+    gold: Iterable[Document], predicted: Iterable[Document], tally: Tally
+) -> list[Document]:
+    """The gold documents that were predicted: the official scorer knows no others. `tally` is told
+    of the rest."""
+    have = {doc.doc_id for doc in predicted}
+    found = []
+    for doc in gold:
+        if doc.doc_id in have:
+            found.append(doc)
+        else:
+            tally.drop("gold_document/not_predicted", doc.doc_id)
     return found
 
 

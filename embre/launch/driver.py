@@ -28,6 +28,7 @@ from embre.engines.build import DEEPSPEED_JSON
 from embre.interrupts import Interrupted, TakenOver
 from embre.job import Job
 from embre.launch.attempts import NotBegun
+from embre.launch.errors import RunFailed
 from embre.launch.local import run_local
 from embre.launch.progress import shown
 from embre.provenance import CONFIG
@@ -93,7 +94,7 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     refuse_other_data(config, folder, made_of)
     commit(folder / CONFIG, dump_config(config).encode())
     handle, before, tags = None, None, {"embre.kind": kind}
-    with best_effort("opening the MLflow run"):
+    with best_effort("opening the MLflow run", config.tracking.required):
         handle, before = open_run(config, uri, folder, tags, lineage, made_of)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status: str | None = "KILLED"
@@ -113,23 +114,28 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
         status = "FAILED"
         raise
     finally:
-        if status:
-            finish(handle, folder, status)
+        complete = bool(status) and finish(handle, folder, status)
+    if config.tracking.required and not complete:
+        raise RunFailed(
+            f"{config.name}: it is finished and saved, but MLflow lacks some of it, and "
+            "tracking.required is set; give the same command again when the server answers"
+        )
     return folder
 
 
-def finish(handle: RunHandle | None, folder: Path, status: str) -> None:
-    """Keep the events with the run and close it as it really ended."""
-    if handle is not None:
-        close_run(handle, folder, status)
+def finish(handle: RunHandle | None, folder: Path, status: str) -> bool:
+    """Keep the events with the run and close it as it really ended; returns whether MLflow has
+    all of it."""
+    complete = handle is not None and close_run(handle, folder, status)
     pictures: list[Path] = []
     with best_effort("drawing the curves"):
         pictures = draw_curves(folder)
     if handle is not None:
         kept = (folder / EVENTS, folder / DEEPSPEED_JSON, *pictures)
-        log_files(handle, folder, [path for path in kept if path.exists()])
+        complete &= log_files(handle, folder, [path for path in kept if path.exists()])
         if (folder / SILENT).exists():
             log.warning("MLflow does not answer: its run is not closed, or lacks what came last")
+    return complete
 
 
 def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:

@@ -36,6 +36,7 @@ class DocumentLoader:
         tally: Tally,
         also: Sequence[tuple[Sequence[Document], RelationSchema]] = (),
     ):
+        refuse_idle_ranks(world.size, data.micro_batches)
         if not docs:
             raise Refused(f"{data.train}: no document to learn from; see data.train")
         self.builder = builder
@@ -76,6 +77,16 @@ class DocumentLoader:
     def _pass_at(self, place: int) -> Pass:
         epoch, within = divmod(place, len(self._passes))
         return self._passes[epoch_order(self.seed, epoch, len(self._passes))[within]]
+
+
+def refuse_idle_ranks(ranks: int, micro_batches: int) -> None:
+    """Refused where some ranks would get an empty micro-batch at each step."""
+    if ranks > micro_batches:
+        raise Refused(
+            f"{ranks} ranks for {micro_batches} micro-batches a step, so {ranks - micro_batches} "
+            "would do nothing: raise data.micro_batches (with fewer data.passes_per_micro_batch "
+            "the step stays as large), or lower launch.workers or the ranks of torchrun"
+        )
 
 
 @lru_cache(maxsize=4)

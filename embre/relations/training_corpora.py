@@ -4,9 +4,12 @@ data ──schemas_of──▶ a RelationSchema each ──read_annotated, read_
 """
 
 import difflib
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from embre.config import CorpusConfig, SchemaConfig
 from embre.corpora import CORPORA, read_documents
@@ -18,6 +21,11 @@ from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 from embre.wording import nearest
+
+# Reasons of a tally: what was not read, as against what was mended or is not used; and of that
+# where a file ends before its end.
+UNREAD = re.compile(r"(file|member|line)/|document/(unreadable|cut_off|too_large)$")
+CUT = re.compile(r"file/(broken_archive|bomb|cut_off)$|document/cut_off$")
 
 
 def schemas_of(data: CorpusConfig) -> list[RelationSchema]:
@@ -67,10 +75,11 @@ def read_annotated(path: str, schema: RelationSchema, tally: Tally) -> list[Docu
     return [schema.in_our_words(doc, tally) for doc in read_documents(path, tally)]
 
 
-def refuse_unmentioned(tally: Tally, source: str) -> None:
-    """Refused where relations of a file that is scored name a concept that their document does
-    not mention, or several: nobody could find them or count them as wrong, and left out they
-    flatter."""
+def refuse_gaps(tally: Tally, source: str) -> None:
+    """Refused where a file that is scored was not read as a whole, or has relations that name a
+    concept that their document does not mention, or several: nobody could find them or count them
+    as wrong, and left out they flatter."""
+    refuse_unread(tally, source, UNREAD, "left out of the score")
     reason = "relation/unknown_concept"
     if unknown := tally.counts[reason]:
         raise Refused(
@@ -78,6 +87,18 @@ def refuse_unmentioned(tally: Tally, source: str) -> None:
             f"or several at one end, as {tally.examples[reason][0]}; they would be left out of the "
             "score: correct their identifiers, or those of the mentions; of several, give each a "
             "relation of its own"
+        )
+
+
+def refuse_unread(tally: Tally, source: str, reasons: re.Pattern[str], loss: str) -> None:
+    """Refused where some of these reasons were counted; `loss` is what the gap would do."""
+    found = {reason: times for reason, times in tally.counts.items() if reasons.match(reason)}
+    if found:
+        places = "; ".join(f"{reason} at {tally.examples[reason][0]}" for reason in found)
+        raise Refused(
+            f"{source}: {_counts(found)} not read, and would be {loss}; first {places}. Fetch a "
+            "damaged file again, correct what cannot be read, and take what is no corpus out of "
+            "the folder or archive"
         )
 
 
@@ -135,9 +156,33 @@ def read_also(
     return found
 
 
-def check_corpora(data: CorpusConfig) -> None:
-    """Refused or FileNotFoundError, with key and remedy, for documents that teach nothing or
-    that a score on them would mean nothing."""
+def may_be_known(encoder: Mapping[str, Any], dev: Sequence[Document], source: str) -> str:
+    """What to say of a score where the encoder may have been pretrained on what is scored, '' where
+    it was not, or is not ours. `encoder` is its lineage, `source` the file of `dev`.
+
+    An encoder names the lists that its shard set held out. A shipped one is looked into; one that
+    is called as the scored file is taken to be of it.
+    """
+    while "encoder" in encoder:  # a relation model that is trained on
+        encoder = encoder["encoder"]
+    lists = encoder.get("held_out", [])
+    if "shard_set" not in encoder or Path(source).name in lists:
+        return ""
+    held = [read_held(name) for name in lists if name in SHIPPED]
+    docs = [(doc, fingerprint(doc)) for doc in map(as_checked, dev)]
+    open_to = [doc for doc, prints in docs if not any(one.has(doc, prints) for one in held)]
+    if not open_to:
+        return ""
+    return (
+        f"{len(open_to)} of {len(dev)} scored documents, as {open_to[0].doc_id}, are on no list "
+        f"that the encoder's shard set is known to hold out ({', '.join(lists) or 'none'}), so it "
+        "may have been pretrained on them and the score be too high"
+    )
+
+
+def check_corpora(data: CorpusConfig) -> list[Document]:
+    """The documents that are scored. Refused or FileNotFoundError, with key and remedy, for those
+    that teach nothing or that a score on them would mean nothing."""
     schemas = schemas_of(data)
     train = _check_file("data.train", data.train, schemas[0])
     if schemas[0].novelty:
@@ -164,6 +209,7 @@ def check_corpora(data: CorpusConfig) -> None:
                 f"data.also.{number}.train: every document is one that the run is scored on, an "
                 f"evaluation document of {data.corpus.name}, or in data.train; give other files"
             )
+    return dev
 
 
 def _text_alone(doc: CheckedDocument) -> Fingerprint:
@@ -182,6 +228,7 @@ def _check_file(
 ) -> list[Document]:
     tally = Tally()
     docs = list(read_documents(path, tally))
+    refuse_unread(tally, f"{key}: {path}", CUT, "missing")
     if not docs:
         raise Refused(f"{key}: {path} holds no document")
     doc_id, times = Counter(doc.doc_id for doc in docs).most_common(1)[0]
@@ -192,7 +239,7 @@ def _check_file(
         )
     refuse_unknown_labels(docs, schema, f"{key}: {path}")
     if scored:
-        refuse_unmentioned(tally, f"{key}: {path}")
+        refuse_gaps(tally, f"{key}: {path}")
     ours = [schema.in_our_words(doc, Tally()) for doc in docs]
     if not any(r.type in schema.legal_types(*r.pair) for doc in ours for r in doc.relations):
         pairs = Counter(

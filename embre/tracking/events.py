@@ -97,17 +97,20 @@ class Tracker:
         if self.active:
             ranks = [event["world_size"] for event in known if event["event"] == "started"]
             why = why_ended(self.folder, ranks[-1] if ranks else 0)
-            if ranks:
-                told["why"] = why
-                self._mark(step, lost, why)
+            told |= {"why": why} if ranks else {}
+            self._mark(step, lost, told.get("why"))
         self._write("started", step, told)
 
-    def _mark(self, step: int, lost: dict[str, Any], why: str) -> None:
-        """A restart in MLflow's curves too; it is no step and may come at any."""
-        if self.send:
-            marks = {f"restart/{name}": float(value) for name, value in lost.items()}
-            reason = f"after step {step}: {why}"
-            self.send(step, {**marks, f"embre.restart.{lost['attempt']}": reason})
+    def _mark(self, step: int, lost: dict[str, Any], why: str | None) -> None:
+        """A start in MLflow's curves too, with what it cost where it is a restart; it is no step
+        and may come at any."""
+        if not self.send:
+            return
+        marks: dict[str, float | str] = {"world_size": float(self.world_size)}
+        if why is not None:
+            marks |= {f"restart/{name}": float(value) for name, value in lost.items()}
+            marks[f"embre.restart.{lost['attempt']}"] = f"after step {step}: {why}"
+        self.send(step, marks)
 
     def vocabulary(self, shares: Metrics) -> None:
         """The shares of mentions that the entity vocabulary knows, before the first step."""

@@ -22,9 +22,9 @@ from mlflow.tracking import MlflowClient
 from embre.durable import whole_folder
 from embre.provenance import folder_digest, read_lineage
 from embre.refused import Refused
-from embre.tracking.runs import RunHandle, quiet_mlflow, tracking_at
+from embre.tracking.runs import RunHandle, patient_mlflow, quiet_mlflow, tracking_at
 from embre.tracking.uri import refuse_missing
-from embre.tracking.versions import versions_of
+from embre.tracking.versions import ABSENT, versions_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ARTIFACT = "model"
@@ -73,7 +73,7 @@ def register(
     if found is None:
         # It tells on stderr what the command says in its own words.
         quiet = redirect_stderr(io.StringIO())
-        with tracking_at(handle.uri), quiet, _reopened(client, handle.run_id):
+        with tracking_at(handle.uri), quiet, _reopened(client, handle.run_id), patient_mlflow():
             info = mlflow.pyfunc.log_model(
                 name=kind,
                 python_model=str(Path(__file__).with_name(MODEL_FILES[kind])),
@@ -140,8 +140,11 @@ def _download(model_uri: str, tracking_uri: str, target: Path) -> str | None:
                 tags = client.get_model_version(name, *number).tags if number else {}
                 # By its number: the alias may move in between.
                 numbered = "/".join([f"models:/{name}", *number])
-                found = Path(download_artifacts(numbered, dst_path=scratch))
+                with patient_mlflow():
+                    found = Path(download_artifacts(numbered, dst_path=scratch))
         except MlflowException as error:
+            if error.error_code not in ABSENT:  # a server that does not answer says nothing of it
+                raise
             raise Refused(
                 f"{model_uri}: the registry at {tracking_uri} has no such model "
                 f"({error.message}); register one with "

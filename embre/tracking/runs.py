@@ -22,6 +22,8 @@ from pydantic import BaseModel
 from embre.config import RunConfig, dump_config
 from embre.config.places import sqlite_file
 from embre.durable import commit
+from embre.refused import Refused
+from embre.tracking.origin import origin_tags
 from embre.wording import without_secrets
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,9 @@ RUN_FILE = "mlflow_run.json"
 SENT = "mlflow_sent_step.txt"
 SILENT = "mlflow_silent"  # while it is there nothing more is asked of the store
 MAX_PARAM_LENGTH = 500
+# What a server may take to answer: about a run, and when it passes on a model.
+QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "600"}
 WAIT_FOR_STORE_S = 120.0  # making a database takes some ten seconds on a busy machine
 
 
@@ -46,14 +51,26 @@ class RunHandle:
 def quiet_mlflow() -> None:
     """A server that is down must not hold anything up for minutes; nothing is reported home, and
     nothing is unpickled."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    for name, limit in QUICK.items():
+        os.environ.setdefault(name, limit)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Our models are code and safetensors; what somebody else registered as a pickle is not loaded.
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@contextmanager
+def patient_mlflow() -> Iterator[None]:
+    """While the body copies a model a server may take minutes to answer: it is gigabytes, which it
+    passes on before it does. Limits that the user gave stay."""
+    ours = [name for name, limit in QUICK.items() if os.environ.get(name) == limit]
+    os.environ.update({name: PATIENT[name] for name in ours})
+    try:
+        yield
+    finally:
+        os.environ.update({name: QUICK[name] for name in ours})
 
 
 class Opened(NamedTuple):
@@ -78,7 +95,8 @@ def open_run(
 
     Called by the driver alone. `lineage` maps the names of data sets to their digests. The folder
     remembers a run as soon as there is one, so that no later failure leaves another one behind;
-    what could not be logged of it then is logged when it goes on.
+    what could not be logged of it then is logged when it goes on. Tags tell the code that makes
+    the run, and where it goes on the code that does.
     """
     quiet_mlflow()
     (folder / SILENT).unlink(missing_ok=True)
@@ -87,13 +105,14 @@ def open_run(
     same = handle and (handle.uri, handle.made_of) == (uri, made_of)
     if handle and same and (run := _found(client, handle.run_id)):
         client.update_run(handle.run_id, status="RUNNING")
+        for key, value in origin_tags().items():
+            client.set_tag(handle.run_id, key, value)
         if not run.data.params:  # they are logged last
             _log_start(client, handle, config, lineage)
         return Opened(handle, run.info.status)
     experiment = _experiment(client, config, uri)
-    run = client.create_run(
-        experiment, run_name=config.name, tags={**tags, **_lineage_tags(lineage)}
-    )
+    known = {**origin_tags(), **tags, **_lineage_tags(lineage)}
+    run = client.create_run(experiment, run_name=config.name, tags=known)
     handle = RunHandle(uri, run.info.run_id, made_of)
     (folder / SENT).unlink(missing_ok=True)
     commit(folder / RUN_FILE, json.dumps(asdict(handle)).encode())
@@ -110,6 +129,13 @@ def _found(client: MlflowClient, run_id: str) -> Run | None:
             raise
         return None
     return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+
+def files_of(handle: RunHandle) -> str | None:
+    """Where the store keeps the files of a run; None where it has no such run."""
+    quiet_mlflow()
+    run = _found(client_of(handle.uri), handle.run_id)
+    return run and run.info.artifact_uri
 
 
 def remembered(folder: Path) -> RunHandle | None:
@@ -146,11 +172,19 @@ def tracking_at(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def best_effort(what: str) -> Iterator[None]:
-    """A tracking store that fails must not fail the run: warn, and go on without it."""
+def best_effort(what: str, required: bool = False) -> Iterator[None]:
+    """A tracking store that fails must not fail the run: warn, and go on without it. Refused where
+    it is `required`."""
     try:
         yield
     except Exception as error:  # whatever a store raises
+        if required and isinstance(error, Refused):
+            raise
+        if required:
+            raise Refused(
+                f"{what} failed, and tracking.required is set: {short(error)}; correct "
+                "tracking.uri or wait for the server"
+            ) from error
         log.warning("%s failed, the run goes on; its events are on disk: %s", what, short(error))
 
 
@@ -174,8 +208,8 @@ def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
 def _log_start(
     client: MlflowClient, handle: RunHandle, config: RunConfig, lineage: Mapping[str, str]
 ) -> None:
-    """The config as a file and as parameters, the data as inputs. Failing is a warning."""
-    with best_effort("logging the config and the data"):
+    """The config as a file and as parameters, the data as inputs."""
+    with best_effort("logging the config and the data", config.tracking.required):
         client.log_text(handle.run_id, dump_config(config), "config.yaml")
         for name, digest in lineage.items():
             data = MetaDataset(CodeDatasetSource({}), name=name, digest=digest[:36])

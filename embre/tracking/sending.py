@@ -18,8 +18,9 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 
 from embre.durable import commit
-from embre.tracking.events import write_event
+from embre.tracking.events import Tracker, write_event
 from embre.tracking.runs import SENT, SILENT, RunHandle, best_effort, quiet_mlflow, short
+from embre.world import World
 
 SEND_EVERY_S = 2.0
 SYSTEM_EVERY_S = 10
@@ -28,6 +29,17 @@ GIVE_UP_AFTER_S, SYSTEM_END_S = 8.0, 2.0
 
 Point = Metric | RunTag
 Request = Callable[[MlflowClient], object]
+
+
+@contextmanager
+def tracker_of(
+    handle: RunHandle | None, folder: Path, world: World, log_every_steps: int, **more: Any
+) -> Iterator[Tracker]:
+    """The tracker of a rank; that of rank 0 sends to MLflow, from where an attempt before ended.
+    `more` is what else a Tracker is given."""
+    sent = sent_step(folder)
+    with metric_sender(handle if world.rank == 0 else None, folder) as send:
+        yield Tracker(folder, world, log_every_steps, send, sent=sent, **more)
 
 
 @contextmanager
@@ -95,16 +107,16 @@ def sent_step(folder: Path) -> int:
     return 0
 
 
-def close_run(handle: RunHandle, folder: Path, status: str) -> None:
-    """FINISHED, FAILED or KILLED, as it really ended."""
+def close_run(handle: RunHandle, folder: Path, status: str) -> bool:
+    """FINISHED, FAILED or KILLED, as it really ended; returns whether MLflow has it."""
     close = methodcaller("set_terminated", handle.run_id, status)
-    _at_the_end(handle, folder, "closing the MLflow run", [close])
+    return _at_the_end(handle, folder, "closing the MLflow run", [close])
 
 
-def log_files(handle: RunHandle, folder: Path, files: Iterable[Path]) -> None:
-    """Keep files with the run."""
+def log_files(handle: RunHandle, folder: Path, files: Iterable[Path]) -> bool:
+    """Keep files with the run; returns whether MLflow has them."""
     keep = [methodcaller("log_artifact", handle.run_id, str(file)) for file in files]
-    _at_the_end(handle, folder, "keeping files with the MLflow run", keep)
+    return _at_the_end(handle, folder, "keeping files with the MLflow run", keep)
 
 
 def log_results(handle: RunHandle, folder: Path, metrics: Mapping[str, float]) -> None:
@@ -115,11 +127,12 @@ def log_results(handle: RunHandle, folder: Path, metrics: Mapping[str, float]) -
     _at_the_end(handle, folder, "logging the results", [log])
 
 
-def _at_the_end(handle: RunHandle, folder: Path, what: str, requests: Iterable[Request]) -> None:
-    """Make requests, up to one that fails; at most GIVE_UP_AFTER_S is waited for each."""
+def _at_the_end(handle: RunHandle, folder: Path, what: str, requests: Iterable[Request]) -> bool:
+    """Make requests, up to one that fails; at most GIVE_UP_AFTER_S is waited for each. Returns
+    whether all were answered."""
     for request in requests:
         if (folder / SILENT).exists():
-            return
+            return False
         answered = threading.Event()
         thread = threading.Thread(
             target=_ask, args=(handle.uri, request, what, answered), daemon=True
@@ -127,7 +140,8 @@ def _at_the_end(handle: RunHandle, folder: Path, what: str, requests: Iterable[R
         thread.start()
         _wait_for(thread, folder)
         if not answered.is_set():
-            return
+            return False
+    return True
 
 
 def _ask(uri: str, request: Request, what: str, answered: threading.Event) -> None:

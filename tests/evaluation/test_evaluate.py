@@ -113,16 +113,6 @@ def test_with_probabilities_of_the_predicted_ones_the_curve_ends_at_what_was_pre
         assert found.curves[metric].precision[-1] == pytest.approx(found.scores[metric].precision)
 
 
-def test_documents_that_were_not_predicted_are_missed_but_not_for_the_official_scorer(
-    gold, predicted
-):
-    some = predicted[:-3]
-    assert evaluate_documents(gold, some).scores == score(gold, some)
-    found = evaluate_documents(gold, some, official=True)
-    assert found.num_documents == len(some)
-    assert found.scores == score(gold, some, official=True)
-
-
 def test_pairs_of_other_documents_are_refused(gold, predicted, scored):
     with pytest.raises(ValueError, match="are not those of"):
         evaluate_documents(gold[1:], predicted, scored=scored)

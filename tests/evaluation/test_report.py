@@ -156,7 +156,6 @@ def test_a_browser_draws_the_chosen_document(tmp_path: Path):
 
 
 CURATOR = """<script>
-const opened_ms = performance.now();
 const count = (what) => document.querySelectorAll(what).length;
 const seen = [[count("#list li"), count("tr[data-relation]")]];
 for (const name of ["Association", "correct", "Association"]) {
@@ -167,13 +166,13 @@ for (const name of ["Association", "correct", "Association"]) {
 const shown = document.createElement("pre");
 shown.id = "seen";
 const found = document.getElementById("found").textContent;
-shown.textContent = JSON.stringify({ opened_ms, seen, found });
+shown.textContent = JSON.stringify({ seen, found });
 document.body.append(shown);
 </script>"""
 
 
 @pytest.mark.slow
-def test_500_documents_open_at_once_and_chips_leave_what_they_name(tmp_path: Path):
+def test_of_500_documents_one_is_drawn_and_chips_leave_what_they_name(tmp_path: Path):
     predicted, gold = [], []
     for number in range(500):
         types = ("Association", "Bind") if number % 2 else ("Bind", "Association")
@@ -186,10 +185,9 @@ def test_500_documents_open_at_once_and_chips_leave_what_they_name(tmp_path: Pat
     write_report(page, predicted, gold)
     page.write_text(page.read_text("utf-8").replace("</body>", CURATOR + "</body>"), "utf-8")
     told = json.loads(re.findall(r'<pre id="seen">(.*?)</pre>', browse(page))[0])
-    # All; what is called an Association; what is rightly called one; whatever is right.
+    # All, one of them drawn; what is called an Association; what rightly is; whatever is right.
     assert told["seen"] == [[500, 2], [250, 1], [125, 1], [250, 1]]
     assert told["found"] == "250 of 500 documents"
-    assert told["opened_ms"] < 5000
 
 
 def test_an_evaluation_has_a_part_of_its_own_and_asks_the_network_for_nothing(tmp_path):

@@ -13,7 +13,6 @@ import yaml
 
 from embre.config import ConfigError, MaskingConfig
 from embre.model.encoder_folder import PretrainedEncoder, load_pretrained
-from embre.pretrain import validator
 from embre.probe.co_occurrence import concept_rows, owners
 from embre.probe.comparison import (
     SYSTEMS,
@@ -28,6 +27,7 @@ from embre.probe.hidden_mentions import ask
 from embre.shards.entities import choose_entities
 from embre.shards.shard_set import ShardSet
 from embre.stream.order import validation_strips
+from embre.validation_set import ValidationSet
 from embre.world import World
 from tests.cli.test_app import call
 from tests.probes import export
@@ -75,7 +75,7 @@ def test_the_encoder_is_scored_as_the_run_scores_it(
     encoder: PretrainedEncoder, found: Comparison
 ) -> None:
     engine = SimpleNamespace(module=encoder.model)
-    wanted = validator(found.source, World())(engine)  # type: ignore[arg-type]
+    wanted = ValidationSet(found.source, World()).validate(engine)  # type: ignore[arg-type]
     scores = found.scores(encoder.entities)["encoder"]
     named = {}
     for group, values in scores.items():

@@ -1,9 +1,12 @@
 """Corpora through config alone: read in their own words, trained on together, refused in time."""
 
+import gzip
 import json
 import os
+import re
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -28,6 +31,7 @@ from embre.demo.corpus import make_corpus
 from embre.document import Document, Relation
 from embre.evaluation.scoring import score
 from embre.finetune import SCORES, check
+from embre.held_out import read_held
 from embre.launch.driver import run_job
 from embre.prediction.predict import predict_files
 from embre.prediction.tasks import PredictSettings
@@ -38,7 +42,13 @@ from embre.relations.model_folder import load_relation_model
 from embre.relations.pass_builder import PassBuilder
 from embre.relations.passes import NOVEL, UNLABELLED
 from embre.relations.scored_pairs import OTHERS, Decision
-from embre.relations.training_corpora import read_also, read_annotated, schema_of, schemas_of
+from embre.relations.training_corpora import (
+    may_be_known,
+    read_also,
+    read_annotated,
+    schema_of,
+    schemas_of,
+)
 from embre.tally import Tally
 from embre.world import World
 from tests.tiny import document, tiny_tokenizer
@@ -161,6 +171,68 @@ def test_what_is_scored_may_not_relate_concepts_that_nothing_mentions(
             list(run_report(predicted, tmp_path / "report.html", gold, None, False))
     list(run_report(flawed, tmp_path / "report.html", None, None, False))
     check(config_of(folder, "flawed", train=str(flawed), dev=str(folder / "mine_train.PubTator")))
+
+
+def cut(path: Path, to: Path) -> Path:
+    """A gzip of a file as a broken transfer leaves it; some of its documents can be read."""
+    data = gzip.compress(path.read_bytes())
+    to.write_bytes(data[: len(data) * 3 // 4])
+    return to
+
+
+def with_a_broken_line(path: Path, to: Path) -> Path:
+    lines = path.read_text().splitlines()
+    to.write_text("\n".join([*lines[:2], "no line of this format", *lines[2:], ""]))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        (cut, r"file/broken_archive \(1\).*; first file/broken_archive at .*dev.gz"),
+        (with_a_broken_line, r"line/unreadable \(1\).* at .*dev.gz:3"),
+    ],
+)
+def test_what_is_scored_is_read_as_a_whole_or_refused(
+    folder: Path, tmp_path: Path, damaged: Callable[[Path, Path], Path], reason: str
+) -> None:
+    dev = folder / "mine_dev.PubTator"
+    flawed = damaged(dev, tmp_path / "dev.gz")
+    assert list(read_documents(flawed, Tally())), "else it is refused for holding nothing"
+    message = f"dev.gz: .*{reason}.*Fetch a damaged file again, correct"
+    with pytest.raises(ValueError, match=f"data.dev: .*{message}"):
+        check(config_of(folder, "flawed", dev=str(flawed)))
+    for gold, predicted in ((flawed, dev), (dev, flawed)):
+        with pytest.raises(ValueError, match=message):
+            list(run_evaluation(Request(gold, predicted)))
+        with pytest.raises(ValueError, match=message):
+            list(run_report(predicted, tmp_path / "report.html", gold, None, False))
+
+
+def test_an_encoder_of_ours_must_have_held_out_what_is_scored(folder: Path) -> None:
+    shipped = sorted(read_held("biored").ids)
+    dev = [document(TEXT, [], doc_id=doc_id) for doc_id in (*shipped[:2], "1")]
+    ours = {"run": "ours", "shard_set": "5" * 64, "held_out": ["bc5cdr", "biored"]}
+    said = r"^1 of 3 scored documents, as 1, are on no list .*\(bc5cdr, biored\)"
+    assert re.match(said, may_be_known(ours, dev, "dev.PubTator"))
+    assert re.match(said, may_be_known({"encoder": ours}, dev, "dev.PubTator"))
+    assert not may_be_known(ours, dev[:2], "dev.PubTator")
+    without = {"run": "ours", "shard_set": "5" * 64}
+    assert re.match(r"^3 of 3 .*\(none\)", may_be_known(without, dev, "dev.PubTator"))
+    assert not may_be_known(without | {"held_out": ["dev.PubTator"]}, dev, "some/dev.PubTator")
+    assert not may_be_known({"digest": "e" * 64}, dev, "dev.PubTator"), "it is not ours"
+
+
+def test_training_documents_may_have_a_broken_line_but_no_lost_end(
+    folder: Path, tmp_path: Path
+) -> None:
+    train = folder / "mine_train.PubTator"
+    check(config_of(folder, "flawed", train=str(with_a_broken_line(train, tmp_path / "t.txt"))))
+    lost = str(cut(train, tmp_path / "t.gz"))
+    with pytest.raises(ValueError, match="data.train: .*t.gz: file/broken_archive"):
+        check(config_of(folder, "flawed", train=lost))
+    with pytest.raises(ValueError, match="data.also.0.train: .*t.gz: file/broken_archive"):
+        check(config_of(folder, "flawed", also=[{"corpus": MINE, "train": lost}]))
 
 
 def test_gold_labels_that_the_config_does_not_know_are_refused_and_not_left_out(

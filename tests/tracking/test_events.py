@@ -25,7 +25,7 @@ def walk(folder: Path, first: int, last: int, sent: int) -> list[tuple[int, list
 
 
 def test_every_logged_step_is_passed_on(tmp_path: Path) -> None:
-    assert [step for step, _ in walk(tmp_path, 0, 4, sent=0)] == [1, 2, 3, 4, 4]
+    assert [step for step, _ in walk(tmp_path, 0, 4, sent=0)] == [0, 1, 2, 3, 4, 4]
     assert [event["event"] for event in read_events(tmp_path)] == [
         "started",
         *["step"] * 4,
@@ -39,7 +39,7 @@ def test_a_restart_repeats_nothing_and_sends_what_a_kill_left_unsent(tmp_path: P
     given = walk(tmp_path, 5, 8, sent=3)  # goes on from the checkpoint of step 5
     assert [step for step, _ in given] == [4, 5, 5, 6, 7, 8, 8]
     assert given[-1][1] == ["validation/f1"]
-    marks = ["restart/attempt", "restart/down_s", "restart/lost_steps"]
+    marks = ["restart/attempt", "restart/down_s", "restart/lost_steps", "world_size"]
     assert given[2] == (5, ["embre.restart.2", *marks])
     (_, again) = read_events(tmp_path, "started")
     assert (again["attempt"], again["lost_steps"]) == (2, 1)

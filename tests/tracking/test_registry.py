@@ -2,10 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import mlflow
 import pytest
@@ -13,6 +18,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
+from embre.cli import app as cli
 from embre.config import EncoderConfig
 from embre.launch.driver import resolve, run_job
 from embre.model.encoder import encode_strip, load_encoder
@@ -20,7 +26,7 @@ from embre.provenance import folder_digest
 from embre.register import register_run
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking.registry import DIGEST, fetch
-from embre.tracking.runs import remembered
+from embre.tracking.runs import client_of, remembered
 from tests.shard_sets import write_shards
 from tests.test_pretrain import config_of
 from tests.tracking.finished_runs import finished_run
@@ -142,3 +148,94 @@ def test_an_exported_encoder_gives_our_logits_where_embre_is_not(run: Path) -> N
         hidden = encode_strip(model.bert, torch.tensor(ids), torch.arange(len(ids)), ends, len(ids))
         ours = model.cls(hidden)
     torch.testing.assert_close(ours, torch.tensor(logits), atol=1e-5, rtol=1e-5)
+
+
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+
+
+class SlowStore(BaseHTTPRequestHandler):
+    """Files as a server of MLflow keeps them; for weights it takes longer than a run waits."""
+
+    files: dict[str, bytes] = {}
+
+    def do_PUT(self) -> None:
+        self.files[self.path.removeprefix(f"{ARTIFACTS}/")] = self.rfile.read(
+            int(self.headers["Content-Length"])
+        )
+        self.answer(b"{}")
+
+    def do_GET(self) -> None:
+        asked = urlsplit(self.path)
+        if asked.path != ARTIFACTS:
+            self.answer(self.files[asked.path.removeprefix(f"{ARTIFACTS}/")])
+            return
+        within = f"{parse_qs(asked.query)['path'][0]}/"
+        below = [path.removeprefix(within) for path in self.files if path.startswith(within)]
+        found = {path.split("/")[0]: "/" in path for path in below}
+        files = [{"path": name, "is_dir": folder} for name, folder in found.items()]
+        self.answer(json.dumps({"files": files}).encode())
+
+    def answer(self, content: bytes) -> None:
+        if self.path.endswith(".safetensors"):
+            time.sleep(1.5)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_model_goes_through_a_server_that_takes_longer_than_a_run_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
+    monkeypatch.setattr("embre.tracking.runs.QUICK", quick)
+    for name in quick:
+        monkeypatch.setenv(name, "")  # which puts it back when the test is over
+        monkeypatch.delenv(name)
+    with ThreadingHTTPServer(("127.0.0.1", 0), SlowStore) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        files = f"http://127.0.0.1:{server.server_port}{ARTIFACTS}/kept"
+        client_of(uri).create_experiment("embre", artifact_location=files)
+        run = finished_run(tmp_path, "slow", 0.5)
+        register_run(run, "slow", "champion")
+        copied = fetch("models:/slow@champion", uri, tmp_path / "copied")
+        server.shutdown()
+    assert folder_digest(copied) == folder_digest(run / "relation_model")
+    assert {name: os.environ[name] for name in quick} == quick, "a run is quick again"
+
+
+def test_a_run_that_was_moved_with_its_store_is_registered_where_the_store_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, now = tmp_path / "before", tmp_path / "now"
+    finished_run(before, "moved", 0.5)
+    before.rename(now)
+    run, uri = now / "runs" / "moved", f"sqlite:///{now}/mlflow.db"
+
+    def call(*options: str) -> tuple[int, str]:
+        words = ["embre", "register", str(run), "--name", "moved", *options]
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    code, error = call()
+    assert code == 2 and f"sqlite:///{before}/mlflow.db, which is not here" in error
+    assert "say where it is with --tracking-uri" in error and not before.exists()
+    empty = f"sqlite:///{tmp_path}/empty.db"
+    code, error = call("--tracking-uri", empty)
+    assert code == 2 and f"is kept at {empty}, which is not here" in error
+    client_of(empty).search_experiments()
+    code, error = call("--tracking-uri", empty)
+    assert code == 2 and f"the store at {empty} has no run " in error
+    code, error = call("--tracking-uri", uri)
+    files = before / "runs" / "mlartifacts"
+    assert code == 2 and f"keeps the files of this run in {files}/" in error
+    shutil.copytree(now / "runs" / "mlartifacts", files)
+    assert call("--tracking-uri", uri) == (0, "")
+    copied = fetch("models:/moved/1", uri, tmp_path / "copied")
+    assert folder_digest(copied) == folder_digest(run / "relation_model")

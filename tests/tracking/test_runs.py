@@ -8,18 +8,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
+import embre
 from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.launch.driver import finish, run_job
 from embre.launch.progress import describe
@@ -91,6 +95,37 @@ def test_a_run_goes_on_in_the_run_that_its_folder_remembers(tmp_path: Path, sqli
     assert client.get_run(first.run_id).info.status == "RUNNING"
     assert len(client.search_runs([client.get_run(first.run_id).info.experiment_id])) == 1
     assert client.get_run(first.run_id).data.params["train.steps"] == "4"
+
+
+def test_a_run_says_what_code_makes_it_and_in_which_job(
+    tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tags() -> dict[str, str]:
+        return MlflowClient(sqlite).get_run(opened(tmp_path, sqlite).run_id).data.tags
+
+    checkout = tmp_path / "checkout"
+    monkeypatch.setattr("embre.tracking.origin.CHECKOUT", checkout)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    found = tags()
+    assert found["embre.version"] == embre.__version__ and found["embre.kind"] == "test"
+    assert not {"mlflow.source.git.commit", "mlflow.source.git.dirty", "embre.ray_job"} & set(found)
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        command = ["git", "-C", str(checkout), *who, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    checkout.mkdir()
+    (checkout / "code.py").touch()
+    for words in (["init"], ["add", "code.py"], ["commit", "-m", "first"]):
+        git(*words)
+    told = {"metadata": {"job_submission_id": "small-1", "job_name": "small-1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(told))
+    found = tags()  # a restart goes on with this code
+    assert found["mlflow.source.git.commit"] == git("rev-parse", "HEAD")
+    assert (found["mlflow.source.git.dirty"], found["embre.ray_job"]) == ("false", "small-1")
+    (checkout / "code.py").write_text("changed")
+    assert tags()["mlflow.source.git.dirty"] == "true"
 
 
 @pytest.mark.parametrize("changed", [{"steps": 5}, {"shards": "def"}], ids=["config", "data"])
@@ -215,6 +250,27 @@ def test_every_point_is_there_once_and_the_last_step_is_remembered(
     assert sent_step(tmp_path) == 5
 
 
+def test_training_never_waits_for_a_store(
+    tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_given, log_batch = threading.Event(), MlflowClient.log_batch
+
+    def late(*args: Any, **values: Any) -> None:
+        assert all_given.wait(60), "a step waits for the store, and the store for the last step"
+        log_batch(*args, **values)
+
+    handle = opened(tmp_path, sqlite)
+    monkeypatch.setattr(MlflowClient, "log_batch", late)
+    monkeypatch.setattr("embre.tracking.sending.SEND_EVERY_S", 0.01)
+    with metric_sender(handle, tmp_path) as send:
+        for step in range(1, 20):
+            send(step, {"loss": 1.0 / step})
+            time.sleep(0.01)  # so that the sender takes some of them
+        assert sent_step(tmp_path) == 0
+        all_given.set()
+    assert history(handle, "loss") == [(step, 1.0 / step) for step in range(1, 20)]
+
+
 def test_the_mark_of_a_restart_takes_nothing_back(tmp_path: Path, sqlite: str) -> None:
     handle = opened(tmp_path, sqlite)
     for step in (45, 40):
@@ -292,10 +348,8 @@ def test_a_server_that_never_answers_is_waited_for_once(
                 monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
                 write_event(tmp_path, "step", 1, {})
                 send(1, {"loss": 1.0})
-                begun = time.monotonic()
             log_results(handle, tmp_path, {"f1": 0.5})
         finish(handle, tmp_path, "FINISHED")
-        assert time.monotonic() - begun < 4
         told = [event["event"] for event in read_events(tmp_path)]
     assert told == ["step", "untracked"], "waited for more than once"
     assert "MLflow does not answer" in caplog.text
@@ -334,31 +388,39 @@ class Server:
             env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
         )
         deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with suppress(OSError), urlopen(f"{self.uri}/health", timeout=5) as answer:
+                if answer.status == 200:
                     return
             time.sleep(0.2)
-        raise RuntimeError("mlflow server does not come up")
-
-    def signal(self, number: int) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, number)
+        self.stop()
+        raise RuntimeError(f"mlflow server does not come up at port {self.port}")
 
     def stop(self) -> None:
-        self.signal(signal.SIGKILL)
         if self.process is not None:
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.process = None
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def begun_server(folder: Path, tries: int = 3) -> Server:
+    """A server at a free port, which somebody else may take before it does: then at another."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    found = Server(tmp_path_factory.mktemp("server"), port)
-    found.start()
+        found = Server(folder, free.getsockname()[1])
+    try:
+        found.start()
+    except RuntimeError:
+        if tries == 1:
+            raise
+        return begun_server(folder, tries - 1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    found = begun_server(tmp_path_factory.mktemp("server"))
     try:
         yield found
     finally:
@@ -397,9 +459,7 @@ def test_a_server_that_dies_and_comes_back_gets_every_point_once(
             time.sleep(0.1)
         server.stop()
         for step in range(2, 20):
-            asked = time.monotonic()
             send(step, {"loss": 1.0 / step})
-            assert time.monotonic() - asked < 0.1, "training waited for the server"
         time.sleep(3)  # the sender fails meanwhile
         assert sent_step(tmp_path) == 1
         server.start()

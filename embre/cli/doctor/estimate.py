@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from embre.config import PretrainConfig
-from embre.engines.flops import product_flops_per_s
+from embre.engines.flops import flops_per_token, product_flops_per_s
 from embre.model.encoder import backbone_shape, num_parameters
-from embre.pretrain import flops_per_token
 from embre.shards.entities import chosen
 from embre.shards.shard_set import ShardSet
 from embre.tokenization.tokenizer import load_tokenizer
