@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 # Logits that exist at once, 32 MB of float32: large enough for the products to be fast.
 CHUNK_LOGITS = 1 << 23
+ALIGNED_ROWS = 256  # of which a chunk has a multiple, or the products have no fast kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,8 @@ def _chunks(
 ) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
     """Shifted logits (M, r) of a few rows at a time, where they are those of the label, and the
     rows."""
-    num_rows = max(1, CHUNK_LOGITS // max(len(vectors_MC), 1))
+    num_rows = CHUNK_LOGITS // max(len(vectors_MC), 1) // ALIGNED_ROWS * ALIGNED_ROWS
+    num_rows = max(num_rows, ALIGNED_ROWS)
     for first in range(0, len(contest.names) if len(vectors_MC) else 0, num_rows):
         names = contest.names[first : first + num_rows]
         if isinstance(contest.rows, Tensor):

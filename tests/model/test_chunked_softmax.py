@@ -21,6 +21,7 @@ NUM_ROWS, NUM_VECTORS, DIMENSION = 40, 9, 6
 @pytest.fixture(params=[1, 5 * NUM_VECTORS, 1 << 20], ids=["row by row", "five rows", "at once"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_softmax, "CHUNK_LOGITS", request.param)
+    monkeypatch.setattr(chunked_softmax, "ALIGNED_ROWS", 1)
 
 
 @pytest.fixture
@@ -80,6 +81,7 @@ class Largest(TorchDispatchMode):
 def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) -> None:
     size, chunk = 2000, 900
     monkeypatch.setattr(chunked_softmax, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(chunked_softmax, "ALIGNED_ROWS", 1)
     vectors, table = torch.ones(NUM_VECTORS, 1), torch.ones(size, 1).requires_grad_()
     labels, rows = torch.arange(NUM_VECTORS), torch.arange(size)
     contest = all_rows(slice(None), 0, size, labels)
@@ -96,6 +98,18 @@ def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) 
         num_above(vectors, table.detach(), [contest], torch.zeros(NUM_VECTORS))
     assert chunk <= largest.found <= size < NUM_VECTORS * size
     assert kept and sum(kept) < 2 * size
+
+
+@pytest.mark.parametrize("num_vectors", [1, 1400, 9999, 40_000])
+def test_chunks_are_as_wide_as_fast_products_want_them(num_vectors: int) -> None:
+    device = torch.device("meta")  # which computes nothing
+    vectors, table = (torch.empty(n, 1, device=device) for n in (num_vectors, 1 << 20))
+    labels = torch.empty(num_vectors, dtype=torch.int64, device=device)
+    contest = all_rows(slice(None), 0, len(table), labels)
+    widths = [logits.shape[1] for logits, *_ in chunked_softmax._chunks(vectors, table, contest)]
+    assert sum(widths) == len(table)
+    assert all(width % 256 == 0 for width in widths)
+    assert max(widths) == 256 or max(widths) * num_vectors <= chunked_softmax.CHUNK_LOGITS
 
 
 @pytest.mark.usefixtures("chunk")
