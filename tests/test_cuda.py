@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 
 from embre import faults
 from embre.config import PretrainConfig
-from embre.model.encoder import compiled
+from embre.model.compiling import compiled
 from embre.model.pretraining_model import LOSSES, PretrainingModel
 from embre.model.strip_attention import strip_attention
 from embre.relations.decode import score_pairs
@@ -243,11 +243,11 @@ def test_one_compiled_graph_serves_every_size_in_bf16(shard_set: ShardSet) -> No
     expected = walk(model, batches) + evaluate(model, batches)
     torch._dynamo.reset()
     counters.clear()
-    model.encode = compiled("inductor")
+    model.heavy = compiled("inductor")
     walk(model, batches[:1]), evaluate(model, batches[:1])  # one micro-batch is enough to warm up
     with torch._dynamo.config.patch(error_on_recompile=True):
         found = walk(model, batches) + evaluate(model, batches)
-    assert counters["stats"]["unique_graphs"] == 2, "one for training, one for evaluation"
+    assert counters["stats"]["unique_graphs"] == 4, "two for training, two for evaluation"
     assert not counters["graph_break"]
     np.testing.assert_allclose(flat(found), flat(expected), rtol=2e-2, atol=1e-2)
 

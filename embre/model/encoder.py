@@ -144,52 +144,6 @@ def empty_encoder(config: dict[str, Any]) -> PreTrainedModel:
     return AutoModelForMaskedLM.from_config(BertConfig.from_dict(config))
 
 
-def strip_encoder(config: EncoderConfig, device: torch.device) -> Callable[..., Tensor]:
-    """`encode_strip` as the config wants it carried out.
-
-    Raises Refused where it cannot be compiled.
-    """
-    if not config.compile:
-        return encode_strip
-    if device.type == "cuda" and config.precision == "fp32":
-        raise Refused(
-            "encoder.compile: the attention kernel of CUDA is for half precision; set "
-            "encoder.precision to bf16, or encoder.compile to false"
-        )
-    return compiled("inductor")
-
-
-def compiled(backend: str) -> Callable[..., Tensor]:
-    """`encode_strip` of some rows, its layers compiled in one piece for any number of documents and
-    rows.
-
-    Not the embeddings: compiled, their backward pass would add up in the order of threads, and a
-    run would no longer repeat itself to the last bit.
-    """
-    whole = torch.compile(_layers, fullgraph=True, backend=backend)
-
-    def encode(
-        bert: Any,
-        input_ids_T: Tensor,
-        positions_T: Tensor,
-        boundaries: Tensor,
-        longest: int,
-        rows_R: Tensor,
-        row_boundaries: Tensor,
-    ) -> Tensor:
-        # Code is made for sizes of this order, and not for those of the micro-batch that comes
-        # first, which is another after a restart.
-        num_tokens = len(input_ids_T)
-        num_documents = max(2, num_tokens // longest)
-        torch._dynamo.mark_dynamic(rows_R, 0, hint_override=max(2, num_tokens // 4))
-        for cuts in (boundaries, row_boundaries):
-            torch._dynamo.mark_dynamic(cuts, 0, hint_override=num_documents)
-        hidden_TH = _embed(bert, input_ids_T, positions_T)
-        return whole(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries)
-
-    return encode
-
-
 def encode_strip(
     bert: Any,
     input_ids_T: Tensor,
