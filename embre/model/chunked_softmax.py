@@ -80,29 +80,31 @@ def gradients(
     `label_M` is the logit of each label and `log_sums_M` the log-sum-exp over all rows.
     """
     found = torch.zeros_like(vectors_MC)
-    at_label_M = torch.expm1(label_M - log_sums_M) * weights_M
+    # Weights are for what is as large as the vectors, and spare a pass over the logits.
+    weighted_MC = vectors_MC * weights_M[:, None]
+    at_label_M = torch.expm1(label_M - log_sums_M)
     for contest in contests:
-        mine, weights = vectors_MC[contest.vectors], weights_M[contest.vectors]
-        log_sums = log_sums_M[contest.vectors]
+        mine, weighted = vectors_MC[contest.vectors], weighted_MC[contest.vectors]
+        log_sums, at_label = log_sums_M[contest.vectors], at_label_M[contest.vectors]
         gradient = found[contest.vectors]
         # In the product with the others the label's row has its turn at no cost, and in an order
         # that is always the same; a sample may not have it, or more than once.
         sampled = isinstance(contest.rows, Tensor)
-        at_label = torch.zeros_like(weights) if sampled else at_label_M[contest.vectors]
+        in_product = (torch.zeros_like(at_label) if sampled else at_label)[:, None]
         for logits, is_label, rows in _chunks(mine, table_VC, contest):
-            share = logits.sub_(log_sums[:, None]).exp_().mul_(weights[:, None])
-            share = torch.where(is_label, at_label[:, None], share)
+            share = logits.sub_(log_sums[:, None]).exp_()
+            torch.where(is_label, in_product, share, out=share)
             gradient.addmm_(share, table_VC[rows])
             if isinstance(rows, Tensor):
-                into_VC.index_add_(0, rows, share.T @ mine)
+                into_VC.index_add_(0, rows, share.T @ weighted)
             else:
-                into_VC[rows].addmm_(share.T, mine)
+                into_VC[rows].addmm_(share.T, weighted)
         if sampled:
             known = contest.label_rows >= 0
-            rows, factor = contest.label_rows[known], at_label_M[contest.vectors][known, None]
+            rows, factor = contest.label_rows[known], at_label[known, None]
             gradient[known] += factor * table_VC[rows]
-            into_VC.index_add_(0, rows, factor * mine[known])
-    return found
+            into_VC.index_add_(0, rows, factor * weighted[known])
+    return found.mul_(weights_M[:, None])
 
 
 def num_above(
