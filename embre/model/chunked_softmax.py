@@ -27,7 +27,8 @@ class Contest:
     `vectors` which of the M they are; `rows` the R rows of the table, a range or their numbers;
     `names` (R,) what the labels call these rows; `labels` (m,); `label_rows` (m,) the table's row
     of each label, -1 where the table has not got it. `shifts` (R,) are added to the logits of all
-    rows but the label's: how many rows each one stands for, as a logarithm; None: each for itself.
+    rows but the label's: how many rows each one stands for, as a logarithm, minus infinity where it
+    stands for none; None: each for itself.
     """
 
     vectors: slice
@@ -99,11 +100,11 @@ def gradients(
                 into_VC.index_add_(0, rows, share.T @ weighted)
             else:
                 into_VC[rows].addmm_(share.T, weighted)
-        if sampled:
-            known = contest.label_rows >= 0
-            rows, factor = contest.label_rows[known], at_label[known, None]
-            gradient[known] += factor * table_VC[rows]
-            into_VC.index_add_(0, rows, factor * weighted[known])
+        if sampled and len(table_VC):
+            rows = contest.label_rows.clamp(min=0)
+            factor = at_label.masked_fill(contest.label_rows < 0, 0)[:, None]
+            gradient += factor * table_VC[rows]
+            into_VC.index_add_(0, rows, factor * weighted)
     return found.mul_(weights_M[:, None])
 
 
