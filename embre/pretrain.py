@@ -17,9 +17,9 @@ from embre.engines.build import build_engine
 from embre.engines.engine import Engine
 from embre.engines.flops import product_flops_per_s, training_flops_per_token
 from embre.job import Job
+from embre.model.backbone import check_length, load_encoder
 from embre.model.compiling import heavy_parts
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import check_length, load_encoder
 from embre.model.encoder_folder import save_entities
 from embre.model.heads import EntityHead
 from embre.model.identifier_scores import NAMES, frequency_bounds, score_sums, scores

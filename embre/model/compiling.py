@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from embre.config import EncoderConfig
-from embre.model.encoder import _embed, _layers, encode_strip
+from embre.model.strip_forward import embed, encode_strip, layers_of_strip
 from embre.model.token_head import NO_LABEL, TokenLosses, token_losses
 from embre.refused import Refused
 
@@ -41,7 +41,7 @@ def compiled(backend: str) -> HeavyParts:
     Not the embeddings: compiled, their backward pass would add up in the order of threads, and a
     run would no longer repeat itself to the last bit.
     """
-    layers = torch.compile(_layers, fullgraph=True, backend=backend)
+    layers = torch.compile(layers_of_strip, fullgraph=True, backend=backend)
     losses = torch.compile(token_losses, fullgraph=True, backend=backend)
 
     def encode(
@@ -60,7 +60,7 @@ def compiled(backend: str) -> HeavyParts:
         torch._dynamo.mark_dynamic(rows_R, 0, hint_override=max(2, num_tokens // 4))
         for cuts in (boundaries, row_boundaries):
             torch._dynamo.mark_dynamic(cuts, 0, hint_override=num_documents)
-        hidden_TH = _embed(bert, input_ids_T, positions_T)
+        hidden_TH = embed(bert, input_ids_T, positions_T)
         return layers(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries)
 
     def token(head: Any, asked_KH: Tensor, labels_K: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -10,9 +10,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from embre.config import EncoderConfig
+from embre.model.backbone import load_encoder
 from embre.model.compiling import compiled, heavy_parts
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import load_encoder
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.stream.batch import Batch, empty_batch, make_batch

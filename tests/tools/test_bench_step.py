@@ -15,7 +15,8 @@ from step_rungs import Padded, Setting, flops_of, hugging_face, ours, with_all_r
 from step_texts import LONGEST, NUM_SPECIAL, made_up_texts, padded
 
 from embre.config import EncoderConfig, NewEncoder
-from embre.model.encoder import NormAsGiven, load_encoder
+from embre.model.backbone import load_encoder
+from embre.model.strip_forward import NormAsGiven
 from embre.model.token_head import AlignedLinear, align
 from embre.world import World
 from tests.tiny import tiny_tokenizer

@@ -24,9 +24,9 @@ from embre.engines.deepspeed_engine import DeepSpeedEngine
 from embre.engines.engine import Engine
 from embre.engines.flops import training_flops_per_token
 from embre.engines.torch_engine import TorchEngine
+from embre.model.backbone import prepare_for_strips
 from embre.model.compiling import compiled
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import prepare_for_strips
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.model.sharded_table import ShardedTable
