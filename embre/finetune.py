@@ -23,7 +23,7 @@ from embre.evaluation.report import write_report
 from embre.evaluation.scoring import TITLES, Score, counting, only_scored
 from embre.evaluation.told_apart import told_apart
 from embre.job import Job
-from embre.model.encoder import check_length, load_encoder
+from embre.model.backbone import check_length, load_encoder
 from embre.model_card import write_relation_card
 from embre.provenance import LINEAGE, folder_digest, read_lineage
 from embre.refused import Refused

@@ -12,8 +12,9 @@ from embre.engines.build import build_engine
 from embre.engines.engine import Engine
 from embre.engines.flops import mfu_of_token_rate
 from embre.job import Job
+from embre.model.backbone import check_length, load_encoder
+from embre.model.compiling import heavy_parts
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import check_length, load_encoder, strip_encoder
 from embre.model.encoder_folder import save_entities
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
@@ -52,8 +53,8 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     encoder = load_encoder(config.encoder, tokenizer)
     table = concept_table(config, entities.sizes, world)
     head = EntityHead(encoder.config.hidden_size, len(entities.sizes), table)
-    encode = strip_encoder(config.encoder, world.device)
-    model = PretrainingModel(encoder, head, config.encoder.precision == "bf16", encode)
+    half = config.encoder.precision == "bf16"
+    model = PretrainingModel(encoder, head, half, heavy_parts(config.encoder, world.device))
     rows = table.rows if isinstance(table, ShardedTable) else None
     weights = config.losses.model_dump()
     engine = build_engine(config, model, weights, world, loader.per_rank, job.folder, rows)

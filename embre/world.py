@@ -6,6 +6,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+# Memory of CUDA that grows where it lies: the numbers of targets differ from strip to strip, and
+# pieces of fixed sizes would be left between. Told before CUDA is touched; a user's own wins.
+ALLOCATOR, GROWING = "PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"
+
 
 @dataclass(frozen=True, slots=True)
 class World:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from embre.model.backbone import load_encoder
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import load_encoder
 from embre.model.encoder_folder import PREFIX, save_entities
 from embre.model.heads import EntityHead
 from embre.provenance import LINEAGE

@@ -18,14 +18,15 @@ from torch._dynamo.utils import counters
 
 from embre import faults
 from embre.config import PretrainConfig
-from embre.model.encoder import compiled
+from embre.model.compiling import compiled
 from embre.model.pretraining_model import LOSSES, PretrainingModel
 from embre.model.strip_attention import strip_attention
+from embre.relations import shared_context
 from embre.relations.decode import score_pairs
 from embre.relations.model_folder import load_relation_model, save_relation_model
 from embre.sharding.shard import ShardSettings
 from embre.shards.shard_set import ShardSet
-from embre.stream.batch import Batch
+from embre.stream.batch import Batch, empty_batch
 from embre.tally import Tally
 from embre.world import World
 from tests.model.test_compile import batches_of_many_sizes, flat, model_of, walk
@@ -67,7 +68,7 @@ def as_it_was() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("documents", [FEW, MANY], ids=["few tokens", "many"])
-@pytest.mark.parametrize("head_size", [8, 32, 64])
+@pytest.mark.parametrize("head_size", [8, 32, 64, 72])  # 72: a head that sees entities too
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 def test_attention_and_its_gradients_are_those_of_each_document(
     documents: tuple[tuple[int, int], ...], head_size: int, dtype: torch.dtype
@@ -125,19 +126,20 @@ def with_gradients(
 
 
 @pytest.mark.parametrize(
-    ("precision", "entities", "near"),
+    ("precision", "entities", "compiled", "near"),
     [
-        ("fp32", {"dimension": 8}, 1e-4),
-        ("fp32", SHARED, 1e-4),
-        ("bf16", {"dimension": 8}, 3e-2),
+        ("fp32", {"dimension": 8}, False, 1e-4),
+        ("fp32", SHARED, False, 1e-4),
+        ("bf16", {"dimension": 8}, False, 3e-2),
+        ("bf16", SHARED, True, 3e-2),
     ],
-    ids=["fp32", "fp32, shared table", "bf16"],
+    ids=["fp32", "fp32, shared table", "bf16", "bf16, shared table, compiled"],
 )
 def test_a_run_walks_the_curve_of_a_cpu(
-    shard_set: ShardSet, tmp_path: Path, precision: str, entities: dict, near: float
+    shard_set: ShardSet, tmp_path: Path, precision: str, entities: dict, compiled: bool, near: float
 ) -> None:
     on_cpu = losses(run(World(), config(shard_set, entities=entities), str(tmp_path / "cpu")))
-    settings = config(shard_set, precision, entities)
+    settings = config(shard_set, precision, entities, compiled=compiled)
     found = losses(run(World(device=CUDA), settings, str(tmp_path / "cuda")))
     print("largest relative difference", largest_difference(found, on_cpu))
     for ours, theirs in zip(found, on_cpu, strict=True):
@@ -200,12 +202,12 @@ def test_a_cpu_takes_up_what_a_gpu_has_saved(shard_set: ShardSet, tmp_path: Path
             assert ours == pytest.approx(theirs, rel=1e-4)
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize(("stage", "compiled"), [(1, False), (1, True), (3, False)])
 def test_zero_walks_the_curve_of_torch_and_goes_on(
-    shard_set: ShardSet, tmp_path: Path, stage: int
+    shard_set: ShardSet, tmp_path: Path, stage: int, compiled: bool
 ) -> None:
     """On one rank, by NCCL, in bf16 with dropout; stopped in step 4 and taken up."""
-    plain = config(shard_set, "bf16", dropout=0.1)
+    plain = config(shard_set, "bf16", dropout=0.1, compiled=compiled)
     expected = losses(run(World(device=CUDA), plain, str(tmp_path / "torch")))
     update = {"engine": "deepspeed", "deepspeed": zero(stage)}
     settings = plain.model_copy(update=update)
@@ -221,18 +223,43 @@ def test_zero_walks_the_curve_of_torch_and_goes_on(
         assert again == pytest.approx(ours, rel=1e-3)
 
 
-def test_a_relation_model_scores_pairs_as_on_a_cpu(tmp_path: Path) -> None:
-    """Loaded from its folder, which makes it read in bf16 on CUDA."""
+@pytest.mark.parametrize(("half", "near"), [(True, 2e-2), (False, 1e-4)], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("attention", ["plain", "entity_aware"])
+@pytest.mark.parametrize("chunk", [1 << 22, 2000], ids=["at once", "in shares"])
+def test_a_relation_model_scores_pairs_as_on_a_cpu(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    half: bool,
+    near: float,
+    attention: str,
+    chunk: int,
+) -> None:
+    """Loaded from its folder; on a CPU it reads in float32 in any case."""
+    monkeypatch.setattr(shared_context, "CHUNK_SCORES", chunk)
     tiny_tokenizer(tmp_path)
-    save_relation_model(tmp_path / "model", tiny_relation_model(tmp_path, 64, 16))
+    made = tiny_relation_model(tmp_path, 64, 16, attention=attention)
+    made.model.half_precision = half
+    save_relation_model(tmp_path / "model", made)
     on_cpu, on_gpu = (
         score_pairs(load_relation_model(tmp_path / "model", device), DOCS, Tally())
         for device in (torch.device("cpu"), CUDA)
     )
     assert on_gpu.concepts == on_cpu.concepts and len(on_gpu.concepts) == 1 + 40 * 39 // 2
-    np.testing.assert_allclose(on_gpu.related, on_cpu.related, atol=2e-2)
-    np.testing.assert_allclose(on_gpu.types, on_cpu.types, atol=2e-2)
-    np.testing.assert_allclose(on_gpu.novel, on_cpu.novel, atol=2e-2)
+    np.testing.assert_allclose(on_gpu.related, on_cpu.related, atol=near)
+    np.testing.assert_allclose(on_gpu.types, on_cpu.types, atol=near)
+    np.testing.assert_allclose(on_gpu.novel, on_cpu.novel, atol=near)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+def test_an_empty_micro_batch_reaches_every_weight_and_changes_none(
+    shard_set: ShardSet, half: bool
+) -> None:
+    source = source_of(shard_set, strip_tokens=1000, max_document_tokens=100)
+    model = model_of(source).to(CUDA)
+    model.half_precision = half
+    ((*losses, norm),) = walk(model, [empty_batch(source.settings).to(CUDA)])
+    assert losses == [0.0, 0.0, 0.0] and norm == 0.0
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_one_compiled_graph_serves_every_size_in_bf16(shard_set: ShardSet) -> None:
@@ -243,11 +270,11 @@ def test_one_compiled_graph_serves_every_size_in_bf16(shard_set: ShardSet) -> No
     expected = walk(model, batches) + evaluate(model, batches)
     torch._dynamo.reset()
     counters.clear()
-    model.encode = compiled("inductor")
+    model.heavy = compiled("inductor")
     walk(model, batches[:1]), evaluate(model, batches[:1])  # one micro-batch is enough to warm up
     with torch._dynamo.config.patch(error_on_recompile=True):
         found = walk(model, batches) + evaluate(model, batches)
-    assert counters["stats"]["unique_graphs"] == 2, "one for training, one for evaluation"
+    assert counters["stats"]["unique_graphs"] == 4, "two for training, two for evaluation"
     assert not counters["graph_break"]
     np.testing.assert_allclose(flat(found), flat(expected), rtol=2e-2, atol=1e-2)
 
@@ -266,10 +293,12 @@ def config(
     precision: str = "fp32",
     entities: dict | None = None,
     dropout: float = 0.0,
+    compiled: bool = False,
 ) -> PretrainConfig:
     """The small run of the tests without a GPU; a CPU has no such dropout as a GPU."""
     small = config_of(Path(shard_set.url))
-    encoder = small.encoder.model_dump() | {"precision": precision, "dropout": dropout}
+    wanted = {"precision": precision, "dropout": dropout, "compile": compiled}
+    encoder = small.encoder.model_dump() | wanted
     return config_of(
         Path(shard_set.url), encoder=encoder, entities=entities or small.entities.model_dump()
     )

@@ -32,7 +32,7 @@ DOORS = {
     "ray": ("launch", "cli.doctor"),
     "mlflow": ("tracking",),
     "webdataset": ("shards.shard_set",),
-    "transformers": ("tokenization", "model.encoder", "tracking.encoder_pyfunc"),
+    "transformers": ("tokenization", "model.backbone", "tracking.encoder_pyfunc"),
     "lxml": ("corpora",),
     "numba": ("corpora", "tokenization.word_table", "tokenization.words"),
     "typer": ("cli",),

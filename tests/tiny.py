@@ -17,7 +17,7 @@ from embre.config import EncoderConfig, NewEncoder, PairConfig
 from embre.corpora import CORPORA
 from embre.document import Document, Mention, Passage, Relation
 from embre.entity_types import ENTITY_TYPES, normalise
-from embre.model.encoder import load_encoder
+from embre.model.backbone import load_encoder
 from embre.relations.model import RelationModel
 from embre.relations.model_folder import LoadedModel
 from embre.relations.pass_builder import PassBuilder

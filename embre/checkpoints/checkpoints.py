@@ -16,6 +16,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -87,8 +88,9 @@ class Checkpoints:
         """
         self._join()
         state = engine.state()
-        parts = self.world.gather((uuid.uuid4().hex[:8], loader.state()))
-        merged = {stream: at for _, part in parts for stream, at in part.items()}
+        parts = self.world.gather((uuid.uuid4().hex[:8], loader.state(), engine.checksum()))
+        _refuse_drift(self.folder, step, [checksum for *_, checksum in parts])
+        merged = {stream: at for _, part, _ in parts for stream, at in part.items()}
         partial = self.folder / f"{PREFIX}{step:09d}.partial-{parts[0][0]}"
         manifest = CheckpointManifest(step, self.world.size, self.fingerprint, merged, {})
         self._writer = threading.Thread(
@@ -261,6 +263,18 @@ class Checkpoints:
             shutil.rmtree(path)
         for path in self.folder.glob(f"{PREFIX}*.partial-*"):
             shutil.rmtree(path, ignore_errors=True)  # a rank that outlived its run may write there
+
+
+def _refuse_drift(folder: Path, step: int, checksums: list[int]) -> None:
+    """Raises CheckpointError where ranks that should have the same weights have not."""
+    ((usual, _),) = Counter(checksums).most_common(1)
+    if others := [rank for rank, checksum in enumerate(checksums) if checksum != usual]:
+        ranks = ", ".join(map(str, others))
+        raise CheckpointError(
+            f"{folder}: after step {step} the weights of rank {ranks} are not those of the others, "
+            "as after an error of a GPU or its memory; nothing was saved. The same command goes on "
+            "from the checkpoint before; where it comes again, leave out the machine of that rank"
+        )
 
 
 def has_checkpoints(run_folder: Path) -> bool:

@@ -1,9 +1,10 @@
 """Carries out a study: its runs as processes of this machine or as tasks of a Ray cluster."""
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from embre.launch.errors import RunFailed
 from embre.provenance import CONFIG
 from embre.study.cells import Run, finetuning_runs, is_done, pretraining_runs, study_folder
 from embre.study.table import write_results
-from embre.workers import Workers
+from embre.workers import Processes, Workers
 
 TABLE_EVERY_S = 60
 LOG = "study.log"  # in a run's folder: what it printed
@@ -56,7 +57,7 @@ def carry_out_study(
         runs = [r for r in runs if Path(r.config.encoder.path).parent.name not in lost]
         left = [run for run in runs if not is_done(run)]
         console.print(f"{what}: {len(runs) - len(left)} of {len(runs)} runs are done")
-        for done in who.run(carry_out_run, _calls(left)):
+        for done in who.run(carry_out_run, _calls(left, _threads(who))):
             if time.monotonic() - written > TABLE_EVERY_S:
                 write_results(study)
                 written = time.monotonic()
@@ -74,8 +75,10 @@ def carry_out_study(
     return table
 
 
-def carry_out_run(kind: str, folder: str) -> Done:
+def carry_out_run(kind: str, folder: str, threads: Mapping[str, str]) -> Done:
     """One run, by the command that a user would give; what it prints goes into its folder.
+
+    `threads` are for its environment, where that does not say otherwise.
 
     When this process ends, whatever ends it, the run saves and stops.
     """
@@ -85,7 +88,12 @@ def carry_out_run(kind: str, folder: str) -> Done:
         (place / LOG).open("ab") as log,
         # In a session of its own: Ctrl-C at the terminal ends the starter, and by the pipe the run.
         subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            env={**threads, **os.environ},
         ) as run,
     ):
         code = run.wait()
@@ -93,11 +101,20 @@ def carry_out_run(kind: str, folder: str) -> Done:
     return Done(place.name, code, lines[-1])
 
 
-def _calls(runs: Iterable[Run]) -> Iterable[tuple[str, str]]:
+def _threads(workers: Workers) -> dict[str, str]:
+    """What runs that share a machine may take of it; each would take all cores."""
+    if not isinstance(workers, Processes):
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers.number))}
+
+
+def _calls(
+    runs: Iterable[Run], threads: Mapping[str, str]
+) -> Iterable[tuple[str, str, Mapping[str, str]]]:
     for run in runs:
         config = resolve(run.config)  # a worker of a cluster is in another folder
         folder = Path(config.storage) / config.name
         folder.mkdir(parents=True, exist_ok=True)
         take_up(config, folder)
         commit(folder / CONFIG, dump_config(config).encode())
-        yield run.kind, str(folder)
+        yield run.kind, str(folder), threads

@@ -172,6 +172,9 @@ class DeepSpeedEngine:
         share |= self.guard.state() if self.world.rank == 0 else {}
         return share | (self.rows.state() if self.rows is not None else {})
 
+    def checksum(self) -> int:
+        return 0 if self.stage == 3 else training_state.checksum(self.module.parameters())
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self._begin_adam(int(state[training_state.UPDATES]))
         self._link()

@@ -73,6 +73,10 @@ class Engine(Protocol):
         """This rank's share of weights and optimizer state, copied to the CPU; a collective."""
         ...
 
+    def checksum(self) -> int:
+        """Of the weights that every rank has in full, so the same on all; 0 under ZeRO-3."""
+        ...
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up the whole state: the shares of all ranks, of however many."""
         ...

@@ -83,6 +83,9 @@ class TorchEngine:
         share |= self.guard.state() if self.world.rank == 0 else {}
         return share | (self.rows.state() if self.rows is not None else {})
 
+    def checksum(self) -> int:
+        return training_state.checksum(self._model.parameters())
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         updates = int(state[training_state.UPDATES])
         training_state.begin_adam(self._optimizer, self._model.parameters(), updates)

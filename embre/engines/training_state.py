@@ -41,6 +41,19 @@ def share_of_state(
     return share
 
 
+def checksum(parameters: Iterable[Tensor]) -> int:
+    """64 bits that change with any bit of the parameters, for one wait for the device."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = torch.stack(
+        [
+            parameter.detach().reshape(-1).view(bits[parameter.element_size()]).sum()
+            for parameter in parameters
+        ]
+    )
+    # By odd numbers, so that what moves from one parameter to another is seen.
+    return int((sums * (2 * torch.arange(len(sums), device=sums.device) + 1)).sum())
+
+
 def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict on the CPU, where tied weights are still one tensor."""
     copies: dict[tuple[object, ...], Tensor] = {}

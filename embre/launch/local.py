@@ -13,7 +13,7 @@ from embre.interrupts import stoppable
 from embre.job import Job
 from embre.launch.errors import RunFailed, with_advice
 from embre.launch.rank import carry_out
-from embre.world import World
+from embre.world import ALLOCATOR, GROWING, World
 
 # As Ray's, and as long as rank 0 waits for the parts of a checkpoint; NCCL's own is ten minutes.
 TIMEOUT = timedelta(minutes=30)
@@ -25,6 +25,7 @@ def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
     Raises RunFailed where the recipe finds what before it began would have been a wrong request.
     """
     gpu = job.config.launch.use_gpu
+    os.environ.setdefault(ALLOCATOR, GROWING)
     if gpu and not torch.cuda.is_available():
         raise ConfigError("launch.use_gpu: no CUDA device here; set launch.use_gpu=false")
     alone = _alone() if job.config.engine == "deepspeed" and "RANK" not in os.environ else {}

@@ -26,7 +26,7 @@ from embre.launch.draining import saved_when_draining
 from embre.launch.errors import RunFailed
 from embre.launch.rank import FAULT, carry_out
 from embre.launch.ray_workers import private_token
-from embre.world import World
+from embre.world import ALLOCATOR, GROWING, World
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ NOT_WORTH_A_RESTART = (
 WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    ALLOCATOR: GROWING,
 }
 
 
@@ -163,4 +164,5 @@ def _trainer(job: Job, attempt: Attempt, work: Callable[[dict[str, Any]], None])
 def worker_env(launch: LaunchConfig) -> dict[str, str]:
     """What Ray is told for workers on any node. It keeps all of it, so no secret goes along."""
     threads = {"OMP_NUM_THREADS": str(max(1, int(launch.cpus_per_worker)))}
-    return {**WORKER_ENV, **threads, **{k: os.environ[k] for k in (FAULT,) if k in os.environ}}
+    given = {name: os.environ[name] for name in (FAULT, ALLOCATOR) if name in os.environ}
+    return {**WORKER_ENV, **threads, **given}

@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 # Logits that exist at once, 32 MB of float32: large enough for the products to be fast.
 CHUNK_LOGITS = 1 << 23
+ALIGNED_ROWS = 256  # of which a chunk has a multiple, or the products have no fast kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Contest:
     `vectors` which of the M they are; `rows` the R rows of the table, a range or their numbers;
     `names` (R,) what the labels call these rows; `labels` (m,); `label_rows` (m,) the table's row
     of each label, -1 where the table has not got it. `shifts` (R,) are added to the logits of all
-    rows but the label's: how many rows each one stands for, as a logarithm; None: each for itself.
+    rows but the label's: how many rows each one stands for, as a logarithm, minus infinity where it
+    stands for none; None: each for itself.
     """
 
     vectors: slice
@@ -79,29 +81,31 @@ def gradients(
     `label_M` is the logit of each label and `log_sums_M` the log-sum-exp over all rows.
     """
     found = torch.zeros_like(vectors_MC)
-    at_label_M = torch.expm1(label_M - log_sums_M) * weights_M
+    # Weights are for what is as large as the vectors, and spare a pass over the logits.
+    weighted_MC = vectors_MC * weights_M[:, None]
+    at_label_M = torch.expm1(label_M - log_sums_M)
     for contest in contests:
-        mine, weights = vectors_MC[contest.vectors], weights_M[contest.vectors]
-        log_sums = log_sums_M[contest.vectors]
+        mine, weighted = vectors_MC[contest.vectors], weighted_MC[contest.vectors]
+        log_sums, at_label = log_sums_M[contest.vectors], at_label_M[contest.vectors]
         gradient = found[contest.vectors]
         # In the product with the others the label's row has its turn at no cost, and in an order
         # that is always the same; a sample may not have it, or more than once.
         sampled = isinstance(contest.rows, Tensor)
-        at_label = torch.zeros_like(weights) if sampled else at_label_M[contest.vectors]
+        in_product = (torch.zeros_like(at_label) if sampled else at_label)[:, None]
         for logits, is_label, rows in _chunks(mine, table_VC, contest):
-            share = logits.sub_(log_sums[:, None]).exp_().mul_(weights[:, None])
-            share = torch.where(is_label, at_label[:, None], share)
+            share = logits.sub_(log_sums[:, None]).exp_()
+            torch.where(is_label, in_product, share, out=share)
             gradient.addmm_(share, table_VC[rows])
             if isinstance(rows, Tensor):
-                into_VC.index_add_(0, rows, share.T @ mine)
+                into_VC.index_add_(0, rows, share.T @ weighted)
             else:
-                into_VC[rows].addmm_(share.T, mine)
-        if sampled:
-            known = contest.label_rows >= 0
-            rows, factor = contest.label_rows[known], at_label_M[contest.vectors][known, None]
-            gradient[known] += factor * table_VC[rows]
-            into_VC.index_add_(0, rows, factor * mine[known])
-    return found
+                into_VC[rows].addmm_(share.T, weighted)
+        if sampled and len(table_VC):
+            rows = contest.label_rows.clamp(min=0)
+            factor = at_label.masked_fill(contest.label_rows < 0, 0)[:, None]
+            gradient += factor * table_VC[rows]
+            into_VC.index_add_(0, rows, factor * weighted)
+    return found.mul_(weights_M[:, None])
 
 
 def num_above(
@@ -151,7 +155,8 @@ def _chunks(
 ) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
     """Shifted logits (M, r) of a few rows at a time, where they are those of the label, and the
     rows."""
-    num_rows = max(1, CHUNK_LOGITS // max(len(vectors_MC), 1))
+    num_rows = CHUNK_LOGITS // max(len(vectors_MC), 1) // ALIGNED_ROWS * ALIGNED_ROWS
+    num_rows = max(num_rows, ALIGNED_ROWS)
     for first in range(0, len(contest.names) if len(vectors_MC) else 0, num_rows):
         names = contest.names[first : first + num_rows]
         if isinstance(contest.rows, Tensor):

@@ -74,20 +74,38 @@ def draw_seed() -> int:
 
 
 def draw(size: int, share: float, seed: int, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(R,) ids of a type to learn against, and their shifts; the same for a seed on any rank.
+    """(R,) ids of a type to learn against, and their shifts; the same for a seed on any rank, and
+    nobody waits for a device.
 
     The labels of the micro-batch are always there, each for itself: a concept that one mention has
     is a likely mistake about another. `share` of the type is drawn evenly, with repeats, and what
-    is no label stands for all that is none: the log-Q correction of sampled softmax (Bengio &
-    Senécal, "Adaptive importance sampling to accelerate training of a neural probabilistic language
-    model", 2008). The sum over the others is then right on average.
+    is no label stands for as many as it is a share of: the log-Q correction of sampled softmax
+    (Bengio & Senécal, "Adaptive importance sampling to accelerate training of a neural
+    probabilistic language model", 2008). The sum over the others is then right on average.
     """
-    known = labels.unique()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(size, (max(1, round(share * size)),), generator=generator)
-    drawn = drawn.to(known.device)
-    drawn = drawn[~torch.isin(drawn, known)]
-    shifts = torch.zeros(len(known) + len(drawn), device=known.device)
-    if len(drawn):
-        shifts[len(known) :] = math.log((size - len(known)) / len(drawn))
+    known = labels.sort().values
+    drawn = _hashes(max(1, round(share * size)), seed, labels.device) % size
+    standing_for = math.log(size / len(drawn))
+    shifts = torch.zeros(len(known) + len(drawn), device=labels.device)
+    # What is there already has no share: a label for the second time, and one that is drawn.
+    shifts[1 : len(known)].masked_fill_(known[1:] == known[:-1], -torch.inf)
+    shifts[len(known) :].fill_(standing_for).masked_fill_(torch.isin(drawn, known), -torch.inf)
     return torch.cat([known, drawn]), shifts
+
+
+def _hashes(number: int, seed: int, device: torch.device) -> Tensor:
+    """(number,) numbers of 63 bits, as good as drawn and equal on any device: SplitMix64 (Steele,
+    Lea & Flood, "Fast splittable pseudorandom number generators", 2014)."""
+    found = torch.arange(1, number + 1, device=device).mul_(_signed(0x9E3779B97F4A7C15)).add_(seed)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        found.bitwise_xor_(_shifted(found, shift)).mul_(_signed(factor))
+    return found.bitwise_xor_(_shifted(found, 31)).bitwise_and_((1 << 63) - 1)
+
+
+def _shifted(numbers: Tensor, shift: int) -> Tensor:
+    """To the right, with zeros from the left."""
+    return (numbers >> shift).bitwise_and_((1 << 64 - shift) - 1)
+
+
+def _signed(bits: int) -> int:
+    return bits - (1 << 64)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from embre.config import EncoderConfig
+from embre.model.backbone import load_encoder
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import load_encoder
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.refused import Refused

@@ -1,13 +1,14 @@
 """The model of pretraining: backbone, token head and entity head over one strip."""
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embre.model.encoder import encode_strip
+from embre.model.compiling import HeavyParts
 from embre.model.heads import EntityHead, span_means
+from embre.model.token_head import align
 from embre.stream.batch import Batch
 
 LOSSES: tuple[str, ...] = ("token", "type", "identifier")
@@ -16,8 +17,8 @@ LOSSES: tuple[str, ...] = ("token", "type", "identifier")
 class PretrainingModel(nn.Module):
     """A strip in, the sum of each loss out. Means are taken by the engine, over all ranks.
 
-    `encoder` is a Hugging Face BERT for masked language modelling; it is what is exported. `encode`
-    carries out its forward pass (see `strip_encoder`).
+    `encoder` is a Hugging Face BERT for masked language modelling; it is what is exported. `heavy`
+    are the parts of its forward pass that may be compiled.
     """
 
     def __init__(
@@ -25,13 +26,14 @@ class PretrainingModel(nn.Module):
         encoder: nn.Module,
         entity_head: EntityHead,
         half_precision: bool,
-        encode: Callable[..., Tensor] = encode_strip,
+        heavy: HeavyParts | None = None,
     ):
         super().__init__()
-        self.encoder = encoder
+        align(encoder)
+        self.encoder: Any = encoder
         self.entity_head = entity_head
         self.half_precision = half_precision
-        self.encode = encode
+        self.heavy = heavy or HeavyParts()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The summed losses `token`, `type` and `identifier`; 0 where there is no target.
@@ -39,21 +41,18 @@ class PretrainingModel(nn.Module):
         Without gradients also `right/token` (K,), whether the most likely token is the true one,
         and what EntityHead adds.
         """
-        token_logits, vectors = self.hidden_targets(batch)
-        found = self.entity_head(
-            vectors, batch.mention_types, batch.mention_ids, batch.known_by_type
+        asked_KH, vectors_MH = self.hidden_targets(batch)
+        with self._precision(batch):
+            token, right = self.heavy.token_losses(self.encoder.cls, asked_KH, batch.token_labels)
+        found = {"token": token} if right is None else {"token": token, "right/token": right}
+        return found | self.entity_head(
+            vectors_MH, batch.mention_types, batch.mention_ids, batch.known_by_type
         )
-        found["token"] = F.cross_entropy(token_logits.float(), batch.token_labels, reduction="sum")
-        if not torch.is_grad_enabled():
-            found["right/token"] = token_logits.argmax(1) == batch.token_labels
-        return found
 
     def hidden_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Token logits (K, V) at the token targets only, and mention vectors (M, H)."""
-        with torch.autocast(
-            batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
-        ):
-            rows_RH = self.encode(
+        """The hidden states (K, H) at the token targets, and mention vectors (M, H)."""
+        with self._precision(batch):
+            rows_RH = self.heavy.encode(
                 self.encoder.bert,
                 batch.input_ids,
                 batch.positions,
@@ -62,8 +61,10 @@ class PretrainingModel(nn.Module):
                 batch.rows,
                 batch.row_boundaries,
             )
-            asked_KH = rows_RH.index_select(0, batch.token_spots)
-            token_logits = self.encoder.cls(asked_KH)  # type: ignore[operator]
-            return token_logits, span_means(
+            return rows_RH.index_select(0, batch.token_spots), span_means(
                 rows_RH.float(), batch.mention_spans, batch.num_span_rows
             )
+
+    def _precision(self, batch: Batch) -> AbstractContextManager[Any]:
+        device = batch.input_ids.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.half_precision)

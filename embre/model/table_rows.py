@@ -19,7 +19,7 @@ from embre.world import World
 
 ROWS, SQUARES, UPDATES = "table_rows", "table_squares", "table_updates"
 INIT_ROWS = 4096  # drawn together, so that any rank can begin with its part
-UPDATE_ROWS = 1 << 16  # at a time, which bounds what an update needs beside the table
+SENT_ROWS = 1 << 16  # at a time, where one rank gathers all
 
 
 class TableRows:
@@ -51,16 +51,15 @@ class TableRows:
 
     def update(self, lr: float, scale: float) -> None:
         """One step by the gradient gathered since the last, times `scale`."""
+        # As few passes over the table as there can be: what is of a row costs nothing beside them.
         beta, epsilon = self.optimizer.beta2, self.optimizer.epsilon
         self.updates += 1
-        for first in range(0, len(self.weight), UPDATE_ROWS):
-            rows = slice(first, first + UPDATE_ROWS)
-            gradient = self.gradient[rows].mul_(scale)
-            squares = self.squares[rows]
-            squares.lerp_(gradient.square().mean(1), 1 - beta)
-            length = (squares / (1 - beta**self.updates)).sqrt_().add_(epsilon)
-            self.weight[rows].mul_(1 - lr * self.optimizer.weight_decay)
-            self.weight[rows].sub_(gradient.div_(length[:, None]).mul_(lr))
+        length = torch.linalg.vector_norm(self.gradient, dim=1)
+        self.squares.lerp_(length.square_().mul_(scale**2 / self.gradient.shape[1]), 1 - beta)
+        rate = (self.squares / (1 - beta**self.updates)).sqrt_().add_(epsilon)
+        rate = rate.reciprocal_().mul_(-lr * scale)
+        self.weight.mul_(1 - lr * self.optimizer.weight_decay)
+        self.weight.addcmul_(self.gradient, rate[:, None])
         self.forget()
 
     def forget(self) -> None:
@@ -106,8 +105,8 @@ class TableRows:
         for number, size in enumerate(self.sizes):
             for rank in range(self.world.size):
                 part = range(rank, size, self.world.size)
-                for at in range(0, len(part), UPDATE_ROWS):
-                    ids = part[at : at + UPDATE_ROWS]
+                for at in range(0, len(part), SENT_ROWS):
+                    ids = part[at : at + SENT_ROWS]
                     rows = self.weight.new_empty(len(ids), dimension)
                     if rank == self.world.rank:
                         first = self.firsts[number] + at

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from embre.config import PairConfig
 from embre.entity_types import ENTITY_TYPES
-from embre.model.encoder import encode_strip
 from embre.model.heads import span_means
+from embre.model.strip_forward import encode_strip
 from embre.refused import Refused
 from embre.relations.entity_attention import EntityAttention
 from embre.relations.losses import LOSSES, novelty_loss, type_loss

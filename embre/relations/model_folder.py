@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from embre.config import PairConfig
-from embre.model.encoder import empty_encoder
+from embre.model.backbone import empty_encoder
 from embre.refused import Refused
 from embre.relation_schema import schema_as_json, schema_of_json
 from embre.relations.model import RelationModel

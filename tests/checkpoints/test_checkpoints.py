@@ -22,6 +22,8 @@ from embre.checkpoints.checkpoints import (
 )
 from embre.checkpoints.manifest import MANIFEST, read_manifest
 from embre.checkpoints.parts import save_state
+from embre.config import OptimizerConfig
+from embre.engines.torch_engine import TorchEngine
 from embre.interrupts import TakenOver
 from embre.world import World
 from tests.ranks import run_ranks
@@ -33,8 +35,12 @@ class Notes:
     def __init__(self, text: str = ""):
         self.text = text
         self.rank = 0
+        self.weights = 7
 
     # of an engine
+    def checksum(self) -> int:
+        return self.weights
+
     def state(self) -> dict[str, Any]:
         return {f"notes/{self.rank}": torch.tensor(list(self.text.encode()), dtype=torch.uint8)}
 
@@ -341,6 +347,49 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     may_write.set()
     checkpoints.finish()
     assert committed == [1] and restore(checkpoints)[:2] == (1, "as it was")
+
+
+class ManyRanks(World):
+    """Stands in for five ranks, whose third has other weights."""
+
+    __slots__ = ()
+
+    def gather(self, value: Any) -> list[Any]:
+        name, states, checksum = value
+        return [(name, states, checksum + (rank == 2)) for rank in range(5)]
+
+
+def test_weights_that_have_drifted_apart_are_never_committed(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, "sound")
+    checkpoints.world = ManyRanks()
+    with pytest.raises(CheckpointError, match="after step 2 the weights of rank 2 are not those"):
+        checkpoints.save(2, Notes("spoilt"), Place())  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-000000001"]
+    assert restore(at(tmp_path))[:2] == (1, "sound")
+
+
+def _drift(world: World, folder: str) -> str:
+    engine = TorchEngine(torch.nn.Linear(3, 2), OptimizerConfig(), {}, world, seed=0)
+    with torch.no_grad():
+        for value in engine.module.parameters():
+            value.fill_(0.5)
+    checkpoints = Checkpoints(Path(folder), world, "a", keep=3)
+    checkpoints.restore(engine, Place())  # type: ignore[arg-type]
+    checkpoints.save(1, engine, Place())  # type: ignore[arg-type]
+    checkpoints.finish()
+    if world.rank == 1:
+        with torch.no_grad():
+            engine.module.bias[1] = torch.nextafter(torch.tensor(0.5), torch.tensor(1.0))
+    with pytest.raises(CheckpointError) as raised:
+        checkpoints.save(2, engine, Place())  # type: ignore[arg-type]
+    return str(raised.value)
+
+
+@pytest.mark.slow
+def test_the_last_bit_of_one_weight_on_one_rank_is_drift(tmp_path: Path) -> None:
+    for said in run_ranks(_drift, 2, str(tmp_path)):
+        assert "the weights of rank 1 are not those of the others" in said
+    assert steps_in(tmp_path) == ["step-000000001"]
 
 
 def _two_ranks(world: World, folder: str) -> tuple[int, str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from embre.cli.doctor.machine import compiled_ops, nccl, packages, storage, trac
 from embre.cli.doctor.run import cluster, expected, ray_answers, shard_files
 from embre.config import FinetuneConfig, LaunchConfig, PretrainConfig, check_config
 from embre.engines.compiled_ops import STALE_AFTER_S
-from embre.model.encoder import backbone_shape, num_parameters
+from embre.model.backbone import backbone_shape, num_parameters
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking import runs
 from tests.shard_sets import write_shards

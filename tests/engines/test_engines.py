@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from embre.config import OptimizerConfig
 from embre.data_hash import data_hash
+from embre.engines import training_state
 from embre.engines.compiled_ops import OPS_FOLDER, STALE_AFTER_S, stale_locks
 from embre.engines.deepspeed_config import deepspeed_json
 from embre.engines.deepspeed_engine import DeepSpeedEngine, _import_deepspeed
@@ -193,6 +194,40 @@ def test_any_number_of_ranks_and_any_stage_takes_up_a_state(
     after, end = walk_on(*taken_up, 5, STEPS, state)
     assert_alike(before + after, reference)
     assert end["updates"] == STEPS and end.keys() == state.keys()
+
+
+def checksums(world: World, stage: int | None) -> tuple[int, int, int]:
+    """Of a new engine, after some steps, and where a weight of the last rank is another."""
+    engine = toy_engine(world, stage)
+    found = [engine.checksum()]
+    for n in range(3):
+        engine.step(micro_batches(n, world), n, lr=1e-2)
+    found.append(engine.checksum())
+    if world.rank == world.size - 1 and stage != 3:
+        *_, last = engine.module.parameters()
+        last.data[0] += 1e-3
+    return *found, engine.checksum()  # type: ignore[return-value]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
+def test_a_checksum_is_the_same_on_all_ranks_until_a_weight_is_not(stage: int | None) -> None:
+    (before, after, last), (same, as_well, other) = run_ranks(checksums, 2, stage)
+    assert (before, after) == (same, as_well) and after == last
+    assert (before == after == other == 0) if stage == 3 else before != after != other
+
+
+def test_a_checksum_changes_with_any_bit_and_with_the_place_of_a_value() -> None:
+    found = [
+        training_state.checksum(map(torch.tensor, values))
+        for values in (
+            [[0.5, 1.0], [2.0]],
+            [[0.5, 1.0000001], [2.0]],
+            [[0.5, 2.0], [1.0]],
+            [[0.5, 1.0], [-2.0]],
+        )
+    ]
+    assert len({*found}) == len(found)
 
 
 def walk_past(

@@ -1,6 +1,7 @@
 """What the local launcher makes of a recipe that fails: the same as the one of Ray does."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from embre.interrupts import Interrupted
 from embre.job import Job
 from embre.launch.errors import RunFailed
 from embre.launch.local import run_local
-from embre.world import World
+from embre.world import ALLOCATOR, GROWING, World
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -42,3 +43,15 @@ def test_a_recipe_that_fails_is_a_run_that_failed_and_no_wrong_request(
 
     with pytest.raises(raised, match=said):
         run_local(recipe, job_in(tmp_path))
+
+
+@pytest.mark.parametrize("given", [None, "max_split_size_mb:64"])
+def test_memory_of_a_gpu_grows_where_it_lies_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    monkeypatch.setenv(ALLOCATOR, given or "so that what is set meanwhile is undone")
+    if given is None:
+        monkeypatch.delenv(ALLOCATOR)
+    found = []
+    run_local(lambda job, world: found.append(os.environ[ALLOCATOR]), job_in(tmp_path))
+    assert found == [given or GROWING]

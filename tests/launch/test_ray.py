@@ -21,7 +21,7 @@ from embre.launch.attempts import ATTEMPTS, Attempt, NotBegun
 from embre.launch.errors import RunFailed
 from embre.launch.ray import WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
-from embre.world import World
+from embre.world import ALLOCATOR, GROWING, World
 
 START_TIMEOUT_S = 2
 
@@ -231,3 +231,6 @@ def test_ray_is_told_nothing_of_the_environment_but_the_fault(
     }
     monkeypatch.delenv("EMBRE_FAULT")
     assert worker_env(launch).keys() == {*WORKER_ENV, "OMP_NUM_THREADS"}
+    assert worker_env(launch)[ALLOCATOR] == GROWING
+    monkeypatch.setenv(ALLOCATOR, "max_split_size_mb:64")
+    assert worker_env(launch)[ALLOCATOR] == "max_split_size_mb:64", "a user's own wins"

@@ -1,5 +1,6 @@
 """The loss in chunks is F.cross_entropy, in value and gradient, and keeps no logits."""
 
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from embre.model import chunked_softmax
+from embre.model import chunked_softmax, concept_table
 from embre.model.chunked_softmax import Contest, all_rows, cross_entropy_sum, num_above, score
 from embre.model.concept_table import draw
 
@@ -21,6 +22,7 @@ NUM_ROWS, NUM_VECTORS, DIMENSION = 40, 9, 6
 @pytest.fixture(params=[1, 5 * NUM_VECTORS, 1 << 20], ids=["row by row", "five rows", "at once"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_softmax, "CHUNK_LOGITS", request.param)
+    monkeypatch.setattr(chunked_softmax, "ALIGNED_ROWS", 1)
 
 
 @pytest.fixture
@@ -80,6 +82,7 @@ class Largest(TorchDispatchMode):
 def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) -> None:
     size, chunk = 2000, 900
     monkeypatch.setattr(chunked_softmax, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(chunked_softmax, "ALIGNED_ROWS", 1)
     vectors, table = torch.ones(NUM_VECTORS, 1), torch.ones(size, 1).requires_grad_()
     labels, rows = torch.arange(NUM_VECTORS), torch.arange(size)
     contest = all_rows(slice(None), 0, size, labels)
@@ -96,6 +99,18 @@ def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) 
         num_above(vectors, table.detach(), [contest], torch.zeros(NUM_VECTORS))
     assert chunk <= largest.found <= size < NUM_VECTORS * size
     assert kept and sum(kept) < 2 * size
+
+
+@pytest.mark.parametrize("num_vectors", [1, 1400, 9999, 40_000])
+def test_chunks_are_as_wide_as_fast_products_want_them(num_vectors: int) -> None:
+    device = torch.device("meta")  # which computes nothing
+    vectors, table = (torch.empty(n, 1, device=device) for n in (num_vectors, 1 << 20))
+    labels = torch.empty(num_vectors, dtype=torch.int64, device=device)
+    contest = all_rows(slice(None), 0, len(table), labels)
+    widths = [logits.shape[1] for logits, *_ in chunked_softmax._chunks(vectors, table, contest)]
+    assert sum(widths) == len(table)
+    assert all(width % 256 == 0 for width in widths)
+    assert max(widths) == 256 or max(widths) * num_vectors <= chunked_softmax.CHUNK_LOGITS
 
 
 @pytest.mark.usefixtures("chunk")
@@ -168,12 +183,32 @@ def test_a_sample_is_right_on_average_about_the_other_rows(given: tuple) -> None
 def test_a_sample_has_the_labels_once_each_and_some_of_the_rest() -> None:
     labels = torch.tensor([7, 900, 7, 3])
     names, shifts = draw(1000, 0.1, seed=1, labels=labels)
-    assert names[:3].tolist() == [3, 7, 900] and not shifts[:3].any()
-    rest = names[3:].tolist()
-    assert 90 < len(rest) <= 100 and not {3, 7, 900} & {*rest} and min(rest) < 200 < 800 < max(rest)
-    assert shifts[3:].exp().tolist() == pytest.approx([997 / len(rest)] * len(rest))
+    assert names[:4].tolist() == [3, 7, 7, 900]
+    assert shifts[:4].tolist() == [0, 0, -math.inf, 0], "each once"
+    rest = names[4:]
+    assert len(rest) == 100 and rest.min() < 200 and 800 < rest.max() < 1000
+    there = torch.isin(rest, labels)
+    assert shifts[4:].exp().tolist() == pytest.approx([0 if is_label else 10 for is_label in there])
     again, other = (draw(1000, 0.1, seed, labels)[0] for seed in (1, 2))
     assert torch.equal(names, again) and not torch.equal(names, other)
+
+
+def test_what_is_drawn_is_even_and_is_known_beforehand() -> None:
+    counts = torch.zeros(50, dtype=torch.int64)
+    for seed in range(200):
+        names, _ = draw(50, 2.0, seed, torch.tensor([0]))
+        counts += names[1:].bincount(minlength=50)
+    # 20,000 draws of 50: a standard deviation is 20 at 400 of each.
+    assert (counts - 400).abs().max() < 90 and 10 < counts.double().std() < 30
+    assert concept_table._hashes(3, 1234567, torch.device("cpu")).tolist() == [
+        value & (1 << 63) - 1
+        for value in (6457827717110365317, 3203168211198807973, 9817491932198370423)
+    ]
+
+
+def test_drawing_never_waits_for_the_device() -> None:
+    names, shifts = draw(1000, 0.1, 1, torch.tensor([7, 900, 7, 3], device="meta"))
+    assert len(names) == len(shifts) == 104
 
 
 def test_a_table_that_says_nothing_knows_nothing(given: tuple) -> None:
@@ -187,7 +222,7 @@ def test_a_table_that_says_nothing_knows_nothing(given: tuple) -> None:
 
 def test_the_smallest_type_has_a_sample_too() -> None:
     names, shifts = draw(1, 0.1, seed=1, labels=torch.tensor([0]))
-    assert names.tolist() == [0] and shifts.tolist() == [0]
+    assert names.tolist() == [0, 0] and shifts.tolist() == [0, -math.inf]
 
 
 def test_a_sample_without_others_is_no_contest(given: tuple) -> None:

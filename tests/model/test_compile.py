@@ -10,8 +10,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from embre.config import EncoderConfig
+from embre.model.backbone import load_encoder
+from embre.model.compiling import compiled, heavy_parts
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import compiled, load_encoder, strip_encoder
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.stream.batch import Batch, empty_batch, make_batch
@@ -94,7 +95,7 @@ def compiled_and_not(
     model = model_of(source)
     model.encoder.bert.gradient_checkpointing = checkpointing  # type: ignore[union-attr]
     expected = walk(model, batches) + evaluate(model, batches)
-    model.encode = compiled(backend)
+    model.heavy = compiled(backend)
     walk(model, batches[:1]), evaluate(model, batches[:1])  # one micro-batch is enough to warm up
     with torch._dynamo.config.patch(error_on_recompile=True):
         found = walk(model, batches) + evaluate(model, batches)
@@ -103,7 +104,7 @@ def compiled_and_not(
 
 def test_one_graph_serves_every_size(source: StreamSource) -> None:
     found, expected = compiled_and_not(source, "aot_eager")
-    assert counters["stats"]["unique_graphs"] == 2, "one for training, one for evaluation"
+    assert counters["stats"]["unique_graphs"] == 4, "two for training, two for evaluation"
     assert not counters["graph_break"]
     np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-5, atol=1e-5)
 
@@ -117,7 +118,7 @@ def flat(results: list[list[float]]) -> list[float]:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_one_graph_of_inductor_serves_every_size(source: StreamSource, checkpointing: bool) -> None:
     found, expected = compiled_and_not(source, "inductor", checkpointing)
-    assert counters["stats"]["unique_graphs"] == 2, "one for training, one for evaluation"
+    assert counters["stats"]["unique_graphs"] == 4, "two for training, two for evaluation"
     assert not counters["graph_break"]
     np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-5, atol=1e-5)
 
@@ -129,7 +130,7 @@ def test_dropout_of_a_compiled_pass_depends_on_the_seed_alone(source: StreamSour
     for order in (batches, batches[::-1]):
         torch._dynamo.reset()
         model = model_of(source, dropout=0.3)
-        model.encode = compiled("inductor")
+        model.heavy = compiled("inductor")
         walked = {id(batch): losses for batch in order for losses in walk(model, [batch])}
         found.append([walked[id(batch)] for batch in batches])
     assert found[0] == found[1]
@@ -139,7 +140,7 @@ def test_dropout_of_a_compiled_pass_depends_on_the_seed_alone(source: StreamSour
 def test_the_attention_of_cuda_is_traced_in_one_piece(source: StreamSource) -> None:
     """On the device "meta" the kernel is what torch tells a compiler of it: shapes alone."""
     model = model_of(source).to("meta", torch.bfloat16)
-    encode = compiled("aot_eager")
+    encode = compiled("aot_eager").encode
     for batch in batches_of_many_sizes(source)[:6]:
         cut = [part.to("meta") for part in (batch.boundaries, batch.rows, batch.row_boundaries)]
         ids, positions = batch.input_ids.to("meta"), batch.positions.to("meta")
@@ -153,4 +154,4 @@ def test_the_attention_of_cuda_is_traced_in_one_piece(source: StreamSource) -> N
 def test_float32_on_cuda_is_not_compiled() -> None:
     config = EncoderConfig(path="bert", compile=True)
     with pytest.raises(ValueError, match="set encoder.precision to bf16"):
-        strip_encoder(config, torch.device("cuda"))
+        heavy_parts(config, torch.device("cuda"))

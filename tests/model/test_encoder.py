@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from embre.config import EncoderConfig
-from embre.model.encoder import NormAsGiven, encode_strip, load_encoder, max_positions
+from embre.model.backbone import check_length, load_encoder
+from embre.model.strip_forward import NormAsGiven, encode_strip
 from embre.tokenization.tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, refuse_code
 from tests.tiny import tiny_encoder
 
@@ -152,7 +153,7 @@ def test_a_folder_that_names_code_is_refused_before_it_is_read(
         lambda: load_tokenizer(tmp_path),
         lambda: copy_tokenizer(tmp_path, tmp_path / "copied"),
         lambda: load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer),
-        lambda: max_positions(EncoderConfig(path=str(tmp_path))),
+        lambda: check_length(EncoderConfig(path=str(tmp_path)), 1),
     ]
     for reader in readers:
         with pytest.raises(ValueError, match=rf"{name}: the key '{key}' .* take the key out"):
@@ -184,7 +185,7 @@ def test_pickled_weights_are_refused_and_converted_by_the_line_that_is_told(
     with pytest.raises(ValueError, match="pytorch_model.bin"):
         load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
     with pytest.raises(ValueError, match="pytorch_model.bin"):  # asked before any rank
-        max_positions(EncoderConfig(path=str(tmp_path)))
+        check_length(EncoderConfig(path=str(tmp_path)), 1)
     assert not canary.exists()
 
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")

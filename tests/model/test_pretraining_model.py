@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from embre.model.backbone import load_encoder
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import load_encoder
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.stream.batch import Batch, empty_batch

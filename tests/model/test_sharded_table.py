@@ -142,10 +142,11 @@ def test_a_measured_loss_is_that_of_learning_and_logits_are_made_twice(
     assert len(made) == 2 * sum(count > 0 for count in counts)
 
 
-def test_one_rank_never_waits_for_its_device() -> None:
+@pytest.mark.parametrize("sample_above", [NO_SAMPLE, LARGE])
+def test_one_rank_never_waits_for_its_device(sample_above: int) -> None:
     """The device `meta` has no values, so whatever asks it for one is an error."""
     device = torch.device("meta")
-    table = ShardedTable(rows_of(World(device=device)), NO_SAMPLE, 0.5)
+    table = ShardedTable(rows_of(World(device=device)), sample_above, 0.5)
     vectors, ids, counts = mentions(0, 3, device)
     table(vectors, ids, counts)[0].backward()
     assert vectors.grad is not None

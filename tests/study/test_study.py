@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from embre import durable
-from embre.cli.studying import Done, carry_out_run, carry_out_study
+from embre.cli.studying import Done, _threads, carry_out_run, carry_out_study
 from embre.config import (
     ConfigError,
     FinetuneConfig,
@@ -50,7 +50,7 @@ from embre.study.cells import (
 )
 from embre.study.table import comparisons, results, write_results
 from embre.tracking import read_events
-from embre.workers import OneProcess
+from embre.workers import OneProcess, Processes
 from tests.shard_sets import write_shards
 from tests.tiny import tiny_tokenizer
 
@@ -193,7 +193,8 @@ class Pretended:
 
     def run(self, function: Any, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         assert function is carry_out_run
-        for kind, place in calls:
+        for kind, place, threads in calls:
+            assert threads == {}, "one by one, a run has all cores"
             name = Path(place).name
             self.ran.append(name)
             if self.fails in name:
@@ -384,6 +385,26 @@ def test_without_its_encoder_a_cell_waits_and_the_others_go_on(
         "small.made_up.as_is.s1",
         "small.made_up.as_is.s2",
     ]
+
+
+def test_runs_that_share_a_machine_share_its_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    for number, threads in ((2, "3"), (9, "1")):
+        with Processes(number, "embre.cli.studying") as workers:
+            assert _threads(workers) == {"OMP_NUM_THREADS": threads}
+    assert _threads(OneProcess()) == {}
+    command = tmp_path / "python"
+    command.write_text("#!/bin/sh\necho $OMP_NUM_THREADS threads\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(command))
+    for given, threads in ((None, "3 threads"), ("5", "5 threads")):
+        monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+        if given is None:
+            monkeypatch.delenv("OMP_NUM_THREADS")
+        done = carry_out_run("finetune", str(tmp_path), {"OMP_NUM_THREADS": "3"})
+        assert done.last_words == threads
 
 
 @pytest.mark.slow

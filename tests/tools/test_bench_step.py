@@ -15,7 +15,9 @@ from step_rungs import Padded, Setting, flops_of, hugging_face, ours, with_all_r
 from step_texts import LONGEST, NUM_SPECIAL, made_up_texts, padded
 
 from embre.config import EncoderConfig, NewEncoder
-from embre.model.encoder import NormAsGiven, load_encoder
+from embre.model.backbone import load_encoder
+from embre.model.strip_forward import NormAsGiven
+from embre.model.token_head import AlignedLinear, align
 from embre.world import World
 from tests.tiny import tiny_tokenizer
 
@@ -59,13 +61,15 @@ def test_our_rungs_have_the_modules_of_a_run(setting: Setting, tmp_path: Path) -
     tokenizer = tiny_tokenizer(tmp_path)
     model: Any = ours(setting, "token", False).engine.module
     run = load_encoder(EncoderConfig(path=str(tmp_path), new=setting.shape), tokenizer)
+    align(run)
     kinds, expected = (
         {name: type(module) for name, module in bert.named_modules()}
         for bert in (model.encoder, run)
     )
     assert kinds == expected
-    assert NormAsGiven in kinds.values()
-    assert NormAsGiven not in map(type, setting.bert().modules()), "what others measure is plain"
+    assert {NormAsGiven, AlignedLinear} <= {*kinds.values()}
+    plain = {*map(type, setting.bert().modules())}
+    assert not plain & {NormAsGiven, AlignedLinear}, "what others measure is plain"
 
 
 def test_operations_are_counted_with_what_is_wasted(setting: Setting) -> None:

@@ -8,7 +8,7 @@ from embre.config import FinetuneConfig, PretrainConfig, RunConfig, check_config
 from embre.corpora import CORPORA
 from embre.evaluation.scoring import METRICS, counting
 from embre.finetune import RELATION_MODEL, SCORES
-from embre.model.encoder import load_encoder
+from embre.model.backbone import load_encoder
 from embre.pretrain import ENCODER
 from embre.provenance import LINEAGE
 from embre.relations.model_folder import save_relation_model

@@ -21,7 +21,8 @@ from rich.console import Console
 from embre.cli import app as cli
 from embre.config import EncoderConfig
 from embre.launch.driver import resolve, run_job
-from embre.model.encoder import encode_strip, load_encoder
+from embre.model.backbone import load_encoder
+from embre.model.strip_forward import encode_strip
 from embre.provenance import folder_digest
 from embre.register import register_run
 from embre.tokenization.tokenizer import load_tokenizer

@@ -31,7 +31,7 @@ from rich.console import Console
 from embre.config import EncoderConfig, NewEncoder, PairConfig
 from embre.corpora import CORPORA, read_documents, write_documents
 from embre.demo.corpus import make_corpus
-from embre.model.encoder import load_encoder
+from embre.model.backbone import load_encoder
 from embre.prediction.record import RECORD
 from embre.prediction.slices import FOLDER
 from embre.relations.model import RelationModel

@@ -7,21 +7,24 @@
     python tools/bench/pretrain_step.py --leave-out b --leave-out e     without these rungs
 
 All rungs train on texts of BioRED's lengths, without dropout, with the same engine, AdamW (fused on
-CUDA) and number of tokens a step. They take turns, so that a noisy machine is noisy for all. A
-rate is in tokens that are not padding. The operations of a token are counted by arithmetic, padding
-and a head on every token with them, so the MFU, held against a matrix product between the turns,
-says how well a rung uses the device and not how much it has to do. Recompilations and graph breaks
-are of the timed steps. The small model has a vocabulary that makes the token head as large a part
-of it as of BERT-base. The last line is one JSON object; null is what was not measured.
+CUDA) and number of tokens a step. They take turns, each time in another order, so that a noisy
+machine is noisy for all and none always follows the same one. A rate is in tokens that are not
+padding. The operations of a token are counted by arithmetic, padding and a head on every token with
+them, so the MFU, held against a matrix product between the turns, says how well a rung uses the
+device and not how much it has to do. Recompilations, graph breaks and allocations of the device are
+of the timed steps. The small model has a vocabulary that makes the token head as large a part of it
+as of BERT-base. The last line is one JSON object; null is what was not measured.
 """
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Annotated, Any
 
@@ -45,7 +48,7 @@ from torch._dynamo.utils import counters
 
 from embre.config import NewEncoder
 from embre.engines.flops import product_flops_per_s
-from embre.world import World
+from embre.world import ALLOCATOR, GROWING, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,8 @@ class Size:
 BASE = NewEncoder(layers=12, hidden=768, heads=12, feed_forward=3072)
 SMALL = NewEncoder(layers=4, hidden=256, heads=4, feed_forward=1024)
 TINY = NewEncoder(layers=4, hidden=128, heads=2, feed_forward=512)
-CUDA = Size(BASE, 30_592, 1_000_000, 16_384, 4, warm_up=20, turns=5, steps=10)
-CUDA_QUICK = Size(BASE, 30_592, 1_000_000, 16_384, 4, warm_up=5, turns=3, steps=3)
+CUDA = Size(BASE, 30_522, 1_000_000, 16_384, 4, warm_up=20, turns=5, steps=10)
+CUDA_QUICK = Size(BASE, 30_522, 1_000_000, 16_384, 4, warm_up=5, turns=3, steps=10)
 CPU = Size(SMALL, 3_200, 20_000, 4096, 1, warm_up=1, turns=7, steps=1)
 CPU_QUICK = Size(TINY, 1_600, 2000, 2048, 2, warm_up=1, turns=3, steps=1)
 
@@ -82,6 +85,7 @@ class Measured:
     peak_bytes: int | None = None
     compiled_again: int = 0
     graph_breaks: int = 0
+    allocations: int = 0
 
     @property
     def rate(self) -> Rate:
@@ -94,6 +98,7 @@ class Measured:
     def as_json(self, product: float) -> dict[str, Any]:
         peak = None if self.peak_bytes is None else round(self.peak_bytes / 1e9, 2)
         of_token = {"mflop_per_token": round(self.rung.flops / 1e6, 1), "peak_gb": peak}
+        of_token["allocations"] = self.allocations
         return self.rate.as_json() | {"mfu": round(self.mfu(product), 4)} | of_token
 
 
@@ -106,6 +111,7 @@ def main(
     """Measure the ladder."""
     console = Console(width=120, highlight=False)
     cuda = torch.cuda.is_available()
+    os.environ.setdefault(ALLOCATOR, GROWING)  # as a run does
     device = torch.device("cuda" if cuda else "cpu")
     size = (CUDA_QUICK if quick else CUDA) if cuda else (CPU_QUICK if quick else CPU)
     if cuda:
@@ -135,10 +141,11 @@ def main(
             if name != ZERO_1:
                 raise
             console.print(f"ZeRO-1 left out: {error}", markup=False)
-    products = []
+    products, in_turn, drawn = [], list(found.values()), Random(0)
     for _ in range(size.turns):
         products.append(product_flops_per_s(device, torch.bfloat16 if cuda else torch.float32))
-        for one in found.values():
+        drawn.shuffle(in_turn)
+        for one in in_turn:
             take_turn(one, size.steps, device)
     with suppress(ValueError, AssertionError, RuntimeError):
         dist.destroy_process_group()
@@ -158,7 +165,7 @@ def prepare(build: Any, size: Size, device: torch.device) -> Measured:
 
 def take_turn(one: Measured, steps: int, device: torch.device) -> None:
     graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
-    before = 0
+    before, calls = 0, allocator_calls(device)
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -172,8 +179,17 @@ def take_turn(one: Measured, steps: int, device: torch.device) -> None:
     if device.type == "cuda":
         peak = one.own_bytes + torch.cuda.max_memory_allocated(device) - before
         one.peak_bytes = max(one.peak_bytes or 0, peak)
+    one.allocations += allocator_calls(device) - calls
     one.compiled_again += counters["stats"]["unique_graphs"] - graphs
     one.graph_breaks += sum(counters["graph_break"].values()) - breaks
+
+
+def allocator_calls(device: torch.device) -> int:
+    """How often memory was asked of CUDA, or given back, for which the device waits."""
+    if device.type != "cuda":
+        return 0
+    of_device = torch.cuda.memory_stats(device)
+    return sum(of_device.get(f"num_device_{what}", 0) for what in ("alloc", "free"))
 
 
 def ratio(found: Mapping[str, Measured], over: str, under: str) -> float | None:
@@ -200,6 +216,7 @@ def show(console: Console, found: Mapping[str, Measured], product: float, size: 
         "peak GB",
         "compiled again",
         "graph breaks",
+        "allocations",
     ):
         table.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for name, one in found.items():
@@ -213,6 +230,7 @@ def show(console: Console, found: Mapping[str, Measured], product: float, size: 
             "" if one.peak_bytes is None else f"{one.peak_bytes / 1e9:.1f}",
             str(one.compiled_again),
             str(one.graph_breaks),
+            str(one.allocations),
         )
     console.print(table)
 

@@ -28,7 +28,7 @@ from embre.corpora import CORPORA, read_documents
 from embre.demo.corpus import make_corpus
 from embre.document import Document
 from embre.engines.torch_engine import TorchEngine
-from embre.model.encoder import load_encoder
+from embre.model.backbone import load_encoder
 from embre.relations.decode import predict, strips
 from embre.relations.model import RelationModel
 from embre.relations.model_folder import LoadedModel

@@ -25,8 +25,8 @@ from rich.progress import track
 from torch import Tensor
 
 from embre.config import DataConfig, EncoderConfig, MaskingConfig
+from embre.model.backbone import load_encoder
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import load_encoder
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.shards.entities import EntityVocabulary, choose_entities

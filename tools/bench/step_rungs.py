@@ -24,8 +24,9 @@ from embre.engines.deepspeed_engine import DeepSpeedEngine
 from embre.engines.engine import Engine
 from embre.engines.flops import training_flops_per_token
 from embre.engines.torch_engine import TorchEngine
+from embre.model.backbone import prepare_for_strips
+from embre.model.compiling import compiled
 from embre.model.concept_table import ConceptTable
-from embre.model.encoder import compiled, encode_strip, prepare_for_strips
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
 from embre.model.sharded_table import ShardedTable
@@ -45,6 +46,7 @@ OURS = "c  and last layer at rows"
 OURS_COMPILED = "   the same, compiled"
 ENTITIES = "d  entity_token"
 ZERO_1 = "e  the same, ZeRO-1"
+ONE_STRIP = "f  d in one micro-batch"
 COMPILED = (HF_COMPILED, OURS_COMPILED)
 
 
@@ -151,8 +153,8 @@ def ours(
     table = concept_table(setting, sizes)
     rows = table.rows if isinstance(table, ShardedTable) else None
     head = EntityHead(setting.shape.hidden, len(sizes), table)
-    encode = compiled("inductor") if compile_it else encode_strip
-    model = PretrainingModel(bert, head, setting.half_precision, encode)
+    heavy = compiled("inductor") if compile_it else None
+    model = PretrainingModel(bert, head, setting.half_precision, heavy)
     flops = flops_of(setting, batches, sizes)
     engine: Engine
     if zero:
@@ -160,6 +162,14 @@ def ours(
     else:
         engine = TorchEngine(model, OPTIMIZER, LOSS_WEIGHTS, setting.world, 0, rows)
     return Rung(engine, batches, setting.micro_batches, flops)
+
+
+def in_one_strip(setting: Setting) -> Setting:
+    """As many tokens a step, in one micro-batch."""
+    size = setting.strip_tokens * setting.micro_batches
+    settings = replace(setting.texts.settings, strip_tokens=size)
+    texts = replace(setting.texts, settings=settings)
+    return replace(setting, strip_tokens=size, micro_batches=1, texts=texts)
 
 
 def concept_table(setting: Setting, sizes: Sequence[int]) -> ConceptTable | ShardedTable:
@@ -220,4 +230,6 @@ def ladder(setting: Setting, compile_it: bool) -> dict[str, partial[Rung]]:
         ENTITIES: partial(ours, setting, "entity_token", compile_it),
         ZERO_1: partial(ours, setting, "entity_token", compile_it, zero=True),
     }
+    if setting.micro_batches > 1:
+        rungs[ONE_STRIP] = partial(ours, in_one_strip(setting), "entity_token", compile_it)
     return {n: build for n, build in rungs.items() if compile_it or n not in COMPILED}

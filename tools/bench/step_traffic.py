@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForMaskedLM, BertConfig
 
-from embre.model.encoder import NormAsGiven, encode_strip
+from embre.model.strip_forward import NormAsGiven, encode_strip
 
 DOCUMENT = 256
 PRODUCTS = ("aten.mm.default", "aten.addmm.default")

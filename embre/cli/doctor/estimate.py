@@ -11,7 +11,7 @@ import torch
 
 from embre.config import PretrainConfig
 from embre.engines.flops import flops_per_token, product_flops_per_s
-from embre.model.encoder import backbone_shape, num_parameters
+from embre.model.backbone import backbone_shape, num_parameters
 from embre.shards.entities import chosen
 from embre.shards.shard_set import ShardSet
 from embre.tokenization.tokenizer import load_tokenizer

@@ -1,0 +1,123 @@
+"""The forward pass of a BERT over packed strips.
+
+Documents lie end to end in one strip, and attention keeps each to itself. The modules are Hugging
+Face's own and only called in another way.
+
+Shapes: T tokens of a strip, R rows of it that are wanted, H hidden size.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from embre.model.strip_attention import strip_attention
+
+# Layer, query, key, value (T, A, E) → the last three with more entries to a head.
+Extend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class NormAsGiven(nn.LayerNorm):
+    """A norm in the precision of its input; mean and variance are float32 within.
+
+    Autocast would have every norm read and write float32, and every product cast it back: half of
+    the bytes that a layer moves. As MosaicBERT's low precision LayerNorm (Portes et al., 2023,
+    arXiv 2312.17482).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+        with without_autocast(input.device.type):
+            return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Autocast switched off, on a device that has it."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def encode_strip(
+    bert: Any,
+    input_ids_T: Tensor,
+    positions_T: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    rows_R: Tensor | None = None,
+    row_boundaries: Tensor | None = None,
+    extend: Extend | None = None,
+) -> Tensor:
+    """The last hidden states (T, H) of a strip of documents, which `boundaries` cut from 0 to T.
+
+    Where `rows_R`, sorted, says which of them are wanted, only those (R, H): the last layer asks
+    for them alone. `row_boundaries` cut the rows by document. `extend` adds to query, key and
+    value of each layer, where all rows are wanted (see `entity_attention`).
+    """
+    hidden_TH = embed(bert, input_ids_T, positions_T)
+    return layers_of_strip(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries, extend)
+
+
+def embed(bert: Any, input_ids_T: Tensor, positions_T: Tensor) -> Tensor:
+    embedded = bert.embeddings(input_ids=input_ids_T[None], position_ids=positions_T[None])[0]
+    device = input_ids_T.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return embedded.to(torch.get_autocast_dtype(device))
+    return embedded
+
+
+def layers_of_strip(
+    bert: Any,
+    hidden_TH: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    rows_R: Tensor | None,
+    row_boundaries: Tensor | None,
+    extend: Extend | None = None,
+) -> Tensor:
+    run = _layer_again if bert.gradient_checkpointing and bert.training else _layer
+    *layers, last = bert.encoder.layer
+    number = 0
+    for number, layer in enumerate(layers, start=1):
+        more = extend and partial(extend, number - 1)
+        hidden_TH = run(layer, hidden_TH, hidden_TH, boundaries, boundaries, longest, more)
+    if rows_R is None or row_boundaries is None:
+        more = extend and partial(extend, number)
+        return run(last, hidden_TH, hidden_TH, boundaries, boundaries, longest, more)
+    wanted_RH = hidden_TH.index_select(0, rows_R)
+    return run(last, wanted_RH, hidden_TH, row_boundaries, boundaries, longest)
+
+
+def _layer_again(*of_layer: Any) -> Tensor:
+    """The same, of which only the input is kept for the backward pass."""
+    found = checkpoint(_layer, *of_layer, use_reentrant=False)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _layer(
+    layer: Any,
+    rows_RH: Tensor,
+    hidden_TH: Tensor,
+    row_boundaries: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    extend: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
+) -> Tensor:
+    """(R, H): a BertLayer at some rows of its input."""
+    heads = layer.attention.self
+    query, key, value = (
+        part.unflatten(1, (heads.num_attention_heads, -1))
+        for part in (heads.query(rows_RH), heads.key(hidden_TH), heads.value(hidden_TH))
+    )
+    size = query.shape[2]
+    if extend is not None:
+        query, key, value = extend(query, key, value)
+    found = strip_attention(query, key, value, row_boundaries, boundaries, longest)
+    found = found[..., :size].flatten(1)
+    return layer.feed_forward_chunk(layer.attention.output(found, rows_RH))
