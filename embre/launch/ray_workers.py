@@ -45,7 +45,9 @@ class RayWorkers:
     """Does calls as Ray tasks of one CPU each, and a share of a GPU, for one `with` block.
 
     A task whose node goes away is done again elsewhere; the files that calls write must be on a
-    file system that all nodes see.
+    file system that all nodes see. A process does one call after the other and keeps what it has
+    loaded, on the GPU that it had first. Ray gives a call to the process that was idle last, so
+    there are not more of them than shares.
     """
 
     def __init__(self, address: str, gpus: float = 0):
@@ -65,8 +67,9 @@ class RayWorkers:
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Result]:
         """`function(*one)` for each of `calls`, results in any order; the first error is raised."""
-        # An error of ours is no reason to try again; a lost node is.
-        task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3)(call)
+        # An error of ours is no reason to try again; a lost node is. Without `max_calls=0` a
+        # process with a share of a GPU ends after one call, and its model is loaded anew.
+        task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3, max_calls=0)(call)
         calls, waiting = iter(calls), []
         while True:
             # Asked each time, because a cluster grows and shrinks.
