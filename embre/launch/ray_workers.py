@@ -1,5 +1,6 @@
 """The workers of a Ray cluster, for work that is cut into calls."""
 
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -63,6 +64,13 @@ class RayWorkers:
     def __exit__(self, *error: object) -> None:
         ray.shutdown()
 
+    @property
+    def number(self) -> int:
+        """Calls at once, as many as the cluster has room for now: it grows and shrinks."""
+        have = ray.cluster_resources()
+        room = have.get("GPU", 0) / self._gpus if self._gpus else math.inf
+        return max(1, int(min(have.get("CPU", 1), room)))
+
     def run(
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Result]:
@@ -72,9 +80,7 @@ class RayWorkers:
         task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3, max_calls=0)(call)
         calls, waiting = iter(calls), []
         while True:
-            # Asked each time, because a cluster grows and shrinks.
-            wanted = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + AHEAD)
-            free = max(0, wanted - len(waiting))
+            free = max(0, self.number * (1 + AHEAD) - len(waiting))
             waiting += [task.remote(function, *one) for one in islice(calls, free)]
             if not waiting:
                 return

@@ -21,7 +21,7 @@ class OneWorker:
 
     @staticmethod
     def cluster_resources() -> dict[str, float]:
-        return {"CPU": 2.0}
+        return {"CPU": 4.0, "GPU": 0.5}
 
     @staticmethod
     def wait(results: list) -> tuple[list, list]:
@@ -38,4 +38,5 @@ def test_a_process_is_used_again_on_a_gpu_too(gpus: float, monkeypatch: pytest.M
     ray = OneWorker()
     monkeypatch.setattr(ray_workers, "ray", ray)
     assert [*RayWorkers("auto", gpus).run(abs, ((-n,) for n in range(7)))] == [*range(7)]
+    assert RayWorkers("auto", gpus).number == (2 if gpus else 4)
     assert ray.options == {"num_cpus": 1, "num_gpus": gpus, "max_retries": 3, "max_calls": 0}
