@@ -49,10 +49,9 @@ def ask(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> Callable
     said, concepts, passes = [], [], []
 
     def read() -> Iterator[Pass]:
-        for place, doc in enumerate(docs):
-            for one in builder.passes(doc, tally):
-                passes.append((place, len(one.pairs), one.relation_labels, one.novelty_labels))
-                yield one
+        for place, one in builder.passes_of(docs, tally):
+            passes.append((place, len(one.pairs), one.relation_labels, one.novelty_labels))
+            yield one
 
     for some in strips(read()):
         batch = builder.lay(some, slot=0)

@@ -1,7 +1,7 @@
 """Documents become marked windows and candidate pairs, and no pair is lost on the way."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -416,3 +416,20 @@ def test_no_pair_of_biored_is_lost(corpora: Path, encoding: str) -> None:
         "relation/not_a_candidate_pair": 1,
         "relation/illegal_type": 1,
     }
+
+
+@pytest.mark.parametrize("encoding", ["document", "pairwise"])
+def test_documents_that_are_encoded_together_give_the_same_passes(
+    builder: PassBuilder, encoding: str
+) -> None:
+    one = replace(builder, config=builder.config.model_copy(update={"encoding": encoding}))
+    docs = [document(DRUG, [TREATS]), document(""), long_document(9), document(""), document(DRUG)]
+    alone, together = Tally(), Tally()
+    wanted = [(i, found) for i, doc in enumerate(docs) for found in one.passes(doc, alone)]
+    found = list(one.passes_of(docs, together))
+    assert [place for place, _ in found] == [place for place, _ in wanted]
+    for (_, ours), (_, theirs) in zip(found, wanted, strict=True):
+        for field in fields(ours):
+            np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name))
+    assert together == alone and together.counts["document/without_text"] == 2
+    assert list(one.passes_of([], together)) == []
