@@ -19,7 +19,10 @@ AHEAD = 1  # calls that wait for each process
 
 
 class Workers(Protocol):
-    """Something that runs a function of a module many times."""
+    """Something that runs a function of a module many times, `number` calls at once."""
+
+    @property
+    def number(self) -> int: ...
 
     def run(
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
@@ -30,6 +33,8 @@ class Workers(Protocol):
 
 class OneProcess:
     """Does the work here, one call after the other."""
+
+    number = 1
 
     def __enter__(self) -> "OneProcess":
         return self

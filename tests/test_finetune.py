@@ -29,7 +29,7 @@ from embre.evaluation.told_apart import told_apart
 from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
 from embre.launch.driver import CORRECTED, run_job, take_up
 from embre.launch.tables import scores_table
-from embre.model.encoder import load_encoder
+from embre.model.backbone import load_encoder
 from embre.prediction.predict import predict_files
 from embre.register import register_run
 from embre.relations.decode import score_pairs

@@ -1,21 +1,23 @@
 """What `embre predict` does around a prediction: the model, the workers, what is shown."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from embre.cli.device import device_named
+from embre.launch.errors import RunFailed
 from embre.launch.tables import not_taken
 from embre.launch.workers import workers_of
 from embre.prediction.predict import Predicted, predict_files
-from embre.prediction.record import locked
+from embre.prediction.record import RECORD, locked
 from embre.prediction.tasks import PredictSettings
 from embre.refused import Refused
 from embre.tracking.registry import fetch
@@ -24,6 +26,7 @@ from embre.tracking.uri import resolve_uri
 SHOW_EVERY_S = 0.5
 LOG_EVERY_S = 30.0  # where there is no terminal, as in a job
 FETCHED = ".model-"  # begins the name of the folder of a registered model in --out
+NAMED = 5  # of the inputs that could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ class Request:
 def run_prediction(
     request: Request, tracking_uri: str | None, console: Console
 ) -> Iterator[RenderableType]:
-    """Predict, show on `console` how far it is, and say what came of it."""
+    """Predict, show on `console` how far it is, and say what came of it.
+
+    Raises RunFailed at the end, with all outputs there, where an input was not read to its end.
+    """
     check(request)
     several = request.ray is not None or request.processes > 1
     settings = PredictSettings(request.device, request.threshold, request.parquet, several)
@@ -82,7 +88,15 @@ def run_prediction(
             progress,
             lambda line: console.print(Text(line)),
         )
-    return summary(found, request.out)
+    yield from summary(found, request.out)
+    if found.not_read:
+        named = ", ".join(found.not_read[:NAMED])
+        more = len(found.not_read) - NAMED
+        raise RunFailed(
+            f"{named}{f' and {more} more' if more > 0 else ''}: not read to the end, "
+            f"{request.out / RECORD} says why; what could be read is predicted. Mend the input and "
+            "run the same command again"
+        )
 
 
 def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
@@ -118,9 +132,13 @@ def model_folder(model: str, out: Path, tracking_uri: str | None) -> Iterator[Pa
     `out` is locked; what a killed run left of its model there goes.
     """
     for leftover in out.glob(f"{FETCHED}*"):
-        rmtree(leftover)
+        if re.fullmatch(r"[0-9a-f]{32}", leftover.name.removeprefix(FETCHED)):
+            rmtree(leftover)
     if not model.startswith("models:/"):
         yield Path(model)
         return
-    with TemporaryDirectory(prefix=FETCHED, dir=out) as scratch:
-        yield fetch(model, resolve_uri(tracking_uri), Path(scratch) / "model")
+    scratch = out / f"{FETCHED}{uuid4().hex}"
+    try:
+        yield fetch(model, resolve_uri(tracking_uri), scratch / "model")
+    finally:
+        rmtree(scratch, ignore_errors=True)

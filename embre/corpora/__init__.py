@@ -7,6 +7,7 @@ write_documents("predicted.PubTator", docs, like="pubtator")
 import gzip
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import compress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -193,13 +194,23 @@ def copy_with_relations(
     return any(formats)
 
 
-def documents_to_copy(source: Source, tally: Tally) -> Iterator[Document]:
-    """The documents of a file as `copy_with_relations` hands them to `predict`."""
-    return (original.doc for original in _originals(source, tally, []))
+def documents_to_copy(source: Source, tally: Tally, wanted: Iterator[bool]) -> Iterator[Document]:
+    """Those `wanted` of the documents that `copy_with_relations` hands to `predict`; of the others
+    the most expensive part of reading, to assemble them, is left out."""
+    raws = _raws(source, tally, [])
+    return (assemble(raw, tally) for _, _, raw in compress(raws, wanted))
 
 
 def _originals(source: Source, tally: Tally, formats: list[str | None]) -> Iterator[Original]:
     """The documents of a source with their bytes; the formats of its files go into `formats`."""
+    for member, data, raw in _raws(source, tally, formats):
+        yield Original(member, data, assemble(raw, tally))
+
+
+def _raws(
+    source: Source, tally: Tally, formats: list[str | None]
+) -> Iterator[tuple[int, bytes, RawDocument]]:
+    """The same before they are assembled, with the number of the file and their bytes."""
     for member, opened in enumerate(open_plain(source, inside=False, tally=tally)):
         name = detect_format(opened.stream.peek(HEAD_BYTES))
         formats.append(name)
@@ -208,5 +219,4 @@ def _originals(source: Source, tally: Tally, formats: list[str | None]) -> Itera
             continue
         for chunk in FORMATS[name].cut(Window(opened.stream, opened.name, tally)):
             for data, one in FORMATS[name].split(chunk):
-                for raw in read_raw(one, tally):
-                    yield Original(member, data, assemble(raw, tally))
+                yield from ((member, data, raw) for raw in read_raw(one, tally))

@@ -1,5 +1,6 @@
 """The workers of a Ray cluster, for work that is cut into calls."""
 
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -45,7 +46,9 @@ class RayWorkers:
     """Does calls as Ray tasks of one CPU each, and a share of a GPU, for one `with` block.
 
     A task whose node goes away is done again elsewhere; the files that calls write must be on a
-    file system that all nodes see.
+    file system that all nodes see. A process does one call after the other and keeps what it has
+    loaded, on the GPU that it had first. Ray gives a call to the process that was idle last, so
+    there are not more of them than shares.
     """
 
     def __init__(self, address: str, gpus: float = 0):
@@ -61,17 +64,23 @@ class RayWorkers:
     def __exit__(self, *error: object) -> None:
         ray.shutdown()
 
+    @property
+    def number(self) -> int:
+        """Calls at once, as many as the cluster has room for now: it grows and shrinks."""
+        have = ray.cluster_resources()
+        room = have.get("GPU", 0) / self._gpus if self._gpus else math.inf
+        return max(1, int(min(have.get("CPU", 1), room)))
+
     def run(
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Result]:
         """`function(*one)` for each of `calls`, results in any order; the first error is raised."""
-        # An error of ours is no reason to try again; a lost node is.
-        task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3)(call)
+        # An error of ours is no reason to try again; a lost node is. Without `max_calls=0` a
+        # process with a share of a GPU ends after one call, and its model is loaded anew.
+        task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3, max_calls=0)(call)
         calls, waiting = iter(calls), []
         while True:
-            # Asked each time, because a cluster grows and shrinks.
-            wanted = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + AHEAD)
-            free = max(0, wanted - len(waiting))
+            free = max(0, self.number * (1 + AHEAD) - len(waiting))
             waiting += [task.remote(function, *one) for one in islice(calls, free)]
             if not waiting:
                 return

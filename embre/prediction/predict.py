@@ -11,7 +11,7 @@ are not done.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,7 @@ from embre.prediction.record import (
     open_record,
     refuse_others,
     remove_outputs,
+    was_read,
     write_record,
 )
 from embre.prediction.relation_rows import RELATIONS
@@ -54,14 +55,15 @@ RECORD_EVERY_S = 5.0
 @dataclass
 class Predicted:
     """What came out: files in order of the inputs, documents and relations in them, and what was
-    not read. `done_before` files were done by earlier runs, `predicted_now` documents predicted by
-    this one, in `seconds`."""
+    not read. `not_read` names the inputs that were not read to their end. `done_before` files were
+    done by earlier runs, `predicted_now` documents predicted by this one, in `seconds`."""
 
     files: list[Path]
     documents: int
     relations: int
     tally: Tally
     report: Path
+    not_read: list[str] = field(default_factory=list)
     done_before: int = 0
     predicted_now: int = 0
     seconds: float = 0.0
@@ -101,7 +103,7 @@ def predict_files(
         for target, source in planned.items()
     ]
     if not isinstance(workers, OneProcess):
-        tasks = in_slices(tasks)
+        tasks = in_slices(tasks, workers.number)
     with locked(out):
         opened = open_record(out, digest, settings.threshold, overwrite)
         record = opened.record
@@ -210,11 +212,11 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
     return planned
 
 
-def in_slices(tasks: list[Task]) -> list[Task]:
+def in_slices(tasks: list[Task], processes: int) -> list[Task]:
     """Tasks whose large files are cut into slices, so that a few files keep many workers busy."""
     sizes = [task.source.filesystem.size(task.source.path) or 0 for task in tasks]
     return [
-        task._replace(num_slices=num_slices(size, sum(sizes)))
+        task._replace(num_slices=num_slices(size, sum(sizes), processes))
         for task, size in zip(tasks, sizes, strict=True)
     ]
 
@@ -237,6 +239,7 @@ def _summary(tasks: list[Task], record: PredictRecord, out: Path) -> Predicted:
     for task in tasks:
         one = record.files[task.target]
         found.files += [out / one.target] if one.bytes else []
+        found.not_read += [] if was_read(one) else [one.source]
         found.documents += one.documents
         found.relations += one.relations
         found.tally.add(one.not_taken, one.examples)

@@ -16,6 +16,7 @@ RECORD = "predicted.json"
 REPORT = "report.html"
 FORMAT = 1
 LOCK = ".lock"
+NO_CORPUS = {"file/unknown_format", "file/without_document"}
 
 
 class FileRecord(msgspec.Struct):
@@ -175,6 +176,12 @@ def _may_be_there(record: PredictRecord) -> Iterator[str]:
 def write_record(out: Path, record: PredictRecord) -> None:
     """Replace the record, whole or not at all."""
     commit(out / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=1))
+
+
+def was_read(record: FileRecord) -> bool:
+    """Whether an input was read to its end, or is no corpus."""
+    lost = {reason for reason in record.not_taken if reason.startswith("file/")} - NO_CORPUS
+    return not lost and "document/cut_off" not in record.not_taken
 
 
 def is_done(record: FileRecord, source: str, version: str | None, out: Path, parquet: bool) -> bool:

@@ -1,13 +1,14 @@
 """A large file predicted by several workers, each of which does some blocks of its documents.
 
-A worker reads the whole file, which costs little beside predicting, and keeps the relations of its
-documents in a slice. When all slices are there, the file is copied with the relations out of them.
+A worker goes through the whole file, which costs little beside predicting, and keeps the relations
+of its documents in a slice. When all slices are there, the file is copied with the relations out of
+them.
 """
 
 import hashlib
-import shutil
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -22,7 +23,7 @@ from embre.tally import Tally
 
 CHANGED = "a file was changed while it was read; run the same command again"
 FOLDER = ".slices"
-SLICES = 32  # of all that a run has to do; each reads its whole file
+SLICES_EACH = 2  # of all that a run has to do, for each process; each goes through its whole file
 SLICE_BYTES = 1 << 20  # as they are stored; below that starting costs more than it gains
 
 
@@ -52,11 +53,10 @@ class Slices(NamedTuple):
     def is_done(self, nth: int) -> bool:
         return self.path(nth).exists()
 
-    def documents(self, docs: Iterable[Document], nth: int) -> Iterator[Document]:
-        """The documents of a slice: every so-manyth block, as they are predicted at once."""
-        for doc, owner in zip(docs, self._owners(), strict=False):
-            if owner == nth:
-                yield doc
+    def has(self, nth: int) -> Iterator[bool]:
+        """Whether a slice has each document of the file, without end: every so-manyth block of
+        those that are predicted at once."""
+        return (owner == nth for owner in self._owners())
 
     def write(self, nth: int, docs: Iterable[Document], tally: Tally) -> int:
         """Keep the relations of a slice's documents, and how many these are is the answer."""
@@ -95,11 +95,17 @@ class Slices(NamedTuple):
             yield from (nth for _ in range(DOCUMENTS_AT_ONCE))
 
 
-def num_slices(stored_bytes: int, in_all: int) -> int:
+def num_slices(stored_bytes: int, in_all: int, processes: int) -> int:
     """Into how many slices a file is cut that is part of so much: as its share of it is."""
-    return max(1, min(stored_bytes // SLICE_BYTES, SLICES * stored_bytes // max(in_all, 1)))
+    share = SLICES_EACH * processes * stored_bytes // max(in_all, 1)
+    return max(1, min(stored_bytes // SLICE_BYTES, share))
 
 
 def remove_slices(out: Path) -> None:
-    """When all files are there nobody needs the slices, those of other runs neither."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    """When all files are there nobody needs the slices, those of other runs neither. What no run
+    of ours has made stays."""
+    for path in (out / FOLDER).glob("*"):
+        if re.fullmatch(r"[0-9a-f]{16}-\d+-of-\d+", path.name):
+            path.unlink()
+    with suppress(OSError):  # there is none, or it holds something of somebody else
+        (out / FOLDER).rmdir()

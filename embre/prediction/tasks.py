@@ -62,7 +62,7 @@ def predict_slice(task: Task, nth: int) -> int:
     model, tally = model_of(task.folder, task.digest, task.settings), Tally()
     if not _can_be_opened(task.source, Tally()):  # counted when the file is written
         return 0
-    docs = task.slices.documents(documents_to_copy(task.source, Tally()), nth)
+    docs = documents_to_copy(task.source, Tally(), task.slices.has(nth))
     return task.slices.write(nth, predict(model, docs, tally), tally)
 
 

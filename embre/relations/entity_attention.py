@@ -7,16 +7,18 @@ nothing.
 
 The biases are products of further entries of query and key, so any attention kernel can carry
 them out. Shapes: T tokens, R rows that ask, A heads, E head size, Y roles of types (none first),
-S slots of concepts.
+S slots of concepts, F both.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embre.entity_types import ENTITY_TYPES
+from embre.model.strip_forward import Extend
 from embre.relations.passes import NUM_SLOTS
 
 NUM_ROLES = 1 + len(ENTITY_TYPES)
@@ -31,17 +33,24 @@ class EntityAttention(nn.Module):
         self.types = nn.Parameter(torch.zeros(layers, heads, NUM_ROLES, NUM_ROLES))
         self.same = nn.Parameter(torch.zeros(layers, heads))
 
+    def by_roles(self, roles_T2: Tensor) -> Extend:
+        """What extends every layer of a strip whose tokens have these roles."""
+        types_TY = F.one_hot(roles_T2[:, 0], NUM_ROLES)
+        slots_TS = F.one_hot(roles_T2[:, 1], 1 + NUM_SLOTS)[:, 1:]
+        return partial(self.extend, found_TF=torch.cat([types_TY, slots_TS], dim=1).bool())
+
     def extend(
-        self, layer: int, query_TAE: Tensor, key_TAE: Tensor, value_TAE: Tensor, roles_T2: Tensor
+        self, layer: int, query_TAE: Tensor, key_TAE: Tensor, value_TAE: Tensor, found_TF: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of one layer with more entries to a head; the first E of what
-        attention makes of the longer values are the result."""
+        attention makes of the longer values are the result. `found_TF` marks each token's role and
+        slot."""
         heads, size = query_TAE.shape[1:]
-        types_TY = F.one_hot(roles_T2[:, 0], NUM_ROLES).to(query_TAE.dtype)
-        slots_TS = F.one_hot(roles_T2[:, 1], 1 + NUM_SLOTS)[:, 1:].to(query_TAE.dtype)
+        found_TF = found_TF.to(query_TAE.dtype)
+        types_TY, slots_TS = found_TF.split([NUM_ROLES, NUM_SLOTS], dim=1)
         by_type = torch.einsum("ty,ayz->taz", types_TY, self.types[layer].to(query_TAE.dtype))
         by_slot = slots_TS[:, None] * self.same[layer].to(query_TAE.dtype)[:, None]
-        found = torch.cat([types_TY, slots_TS], dim=1)[:, None].expand(-1, heads, -1)
+        found = found_TF[:, None].expand(-1, heads, -1)
         wide = size + found.shape[2]
         more = math.ceil(wide / MULTIPLE) * MULTIPLE
         # Kernels divide all scores by the root of the longer head's size; it is taken back here,

@@ -34,15 +34,15 @@ def adaptive_threshold(logits_PL: Tensor, labels_P: Tensor, none_weight: float) 
     None is the threshold class: the true type must rise above it, all others stay below. A pair
     has one label here, so the first softmax is over the true type and the threshold.
     """
-    known = labels_P != UNLABELLED
-    logits_PL, labels_P = logits_PL[known], labels_P[known]
+    # Pairs without label count nothing. Taking them out would have the host wait for a GPU.
+    known, labels_P = labels_P != UNLABELLED, labels_P.clamp(min=0)
     threshold_P, related_P = logits_PL[:, 0], labels_P > 0
     true_P = logits_PL.gather(1, labels_P[:, None])[:, 0]
     above_P = F.softplus(threshold_P - true_P)
     # The true type does not compete with the threshold from below; None itself always stays.
     left_out = F.one_hot(labels_P, logits_PL.shape[1]).bool() & related_P[:, None]
     below_P = logits_PL.masked_fill(left_out, -torch.inf).logsumexp(1) - threshold_P
-    weight_P = torch.where(related_P, 1.0, none_weight)
+    weight_P = torch.where(related_P, 1.0, none_weight) * known
     return (weight_P * (below_P + torch.where(related_P, above_P, 0.0))).sum()
 
 
@@ -65,8 +65,8 @@ def novelty_loss(logits_P3: Tensor, labels_P: Tensor, none_weight: float) -> Ten
         ignore_index=UNLABELLED,
         reduction="sum",
     )
-    logits_R3 = logits_P3[open_P]
-    return told + (logits_R3.logsumexp(1) - logits_R3[:, UNRELATED + 1 :].logsumexp(1)).sum()
+    either_P = logits_P3.logsumexp(1) - logits_P3[:, UNRELATED + 1 :].logsumexp(1)
+    return told + torch.where(open_P, either_P, 0.0).sum()
 
 
 def softmax_probabilities(logits_PL: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Where two concepts of a document come nearest to each other."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from embre.document import Concept, Document
 from embre.relations.sentences import sentence_of, sentence_starts, sentence_text
@@ -8,8 +8,7 @@ from embre.relations.sentences import sentence_of, sentence_starts, sentence_tex
 Pair = tuple[Concept, Concept]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The nearest mentions of two concepts.
 
     `sentences` lie from one to the other, 0 where they share one; None where one of them has no
@@ -37,18 +36,24 @@ class Places:
             concept: {sentence_of(self._starts, mention.start) for mention in some}
             for concept, some in mentions.items()
         }
+        # As bits of a number: what two concepts share is one operation on thousands of pairs.
+        self._bits = {
+            concept: sum(1 << number for number in some)
+            for concept, some in self._sentences.items()
+        }
 
     def of(self, pair: Pair) -> Place:
         """Without a mention of both there is no place."""
-        fewest = min(self._times.get(concept, 0) for concept in pair)
+        one, other = pair
+        fewest = min(self._times.get(one, 0), self._times.get(other, 0))
         if not fewest:
             return Place(None, 0, 0, 0.0, 0.0)
-        one, other = (self._sentences[concept] for concept in pair)
-        shared = one & other
-        met = shared or {*self._nearest(pair)}
-        low, high, end = min(met), max(met), max(len(self._starts) - 1, 1)
-        apart = 0 if shared else high - low
-        return Place(apart, len(shared), fewest, low / end, high / end)
+        end = max(len(self._starts) - 1, 1)
+        if shared := self._bits[one] & self._bits[other]:
+            low, high = (shared & -shared).bit_length() - 1, shared.bit_length() - 1
+            return Place(0, shared.bit_count(), fewest, low / end, high / end)
+        low, high = sorted(self._nearest(pair))
+        return Place(high - low, 0, fewest, low / end, high / end)
 
     def text(self, pair: Pair) -> str:
         """The sentence in which two concepts meet first, or the two that are nearest."""
@@ -61,4 +66,5 @@ class Places:
     def _nearest(self, pair: Pair) -> tuple[int, int]:
         """A sentence of each concept, as near as they come; the first where several are."""
         one, other = (self._sentences[concept] for concept in pair)
-        return min(((a, b) for a in one for b in other), key=lambda ab: (abs(ab[0] - ab[1]), ab))
+        _, a, b = min((abs(a - b), a, b) for a in one for b in other)
+        return a, b

@@ -10,7 +10,6 @@ Shapes: T tokens of the strip, N tokens of the passes, K mentions, C concepts, P
 H hidden size.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -187,7 +186,7 @@ class RelationModel(nn.Module):
                 f"a window of {batch.longest} tokens for an encoder of {self.max_positions} "
                 "positions: lower data.max_document_tokens"
             )
-        extend = self.entities and partial(self.entities.extend, roles_T2=batch.roles)
+        extend = self.entities and self.entities.by_roles(batch.roles)
         states_TH = encode_strip(
             self.bert,
             batch.input_ids,
@@ -199,9 +198,8 @@ class RelationModel(nn.Module):
         num_tokens = batch.num_read
         if num_tokens == len(states_TH):
             return states_TH
-        times_N = torch.bincount(batch.reads, minlength=num_tokens)
         sums_NH = states_TH.new_zeros(num_tokens, states_TH.shape[1])
-        return sums_NH.index_add(0, batch.reads, states_TH) / times_N[:, None]
+        return sums_NH.index_add(0, batch.reads, states_TH) / times(batch.reads, num_tokens)
 
 
 def concept_vectors(
@@ -222,8 +220,13 @@ def concept_vectors(
     sums_CH = states_KH.new_zeros(shape).index_add(
         0, owner_K, (states_KH - highest_CH[owner_K]).exp()
     )
-    times_C = torch.bincount(owner_K, minlength=num_concepts)
-    return (sums_CH / times_C[:, None]).log() + highest_CH
+    return (sums_CH / times(owner_K, num_concepts)).log() + highest_CH
+
+
+def times(places_K: Tensor, number: int) -> Tensor:
+    """(number, 1) how often each place comes; `bincount` would have the host wait for a GPU."""
+    ones_K = torch.ones(len(places_K), device=places_K.device)
+    return torch.zeros(number, device=places_K.device).index_add(0, places_K, ones_K)[:, None]
 
 
 def name_markers(model: RelationModel, tokenizer: TextTokenizer) -> None:

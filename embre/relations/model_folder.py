@@ -54,7 +54,6 @@ def save_relation_model(
         "kind": "relation_model",
         "schema": schema_as_json(builder.schema),
         "max_document_tokens": builder.max_document_tokens,
-        "half_precision": model.half_precision,
         "pairs": builder.config.model_dump(mode="json"),
         "decision": asdict(loaded.decision),
     }
@@ -87,12 +86,20 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
         config,
         len(schema.labels),
         builder.tokenizer.vocabulary,
-        # A CPU that has no bf16 instructions is several times slower with it.
-        half_precision=settings["half_precision"] and device.type == "cuda",
+        half_precision=in_half_precision(device),
     )
     _load_weights(folder, model)
     decision = msgspec.convert(settings["decision"], Decision)
     return LoadedModel(model.to(device).eval(), builder, decision)
+
+
+def in_half_precision(device: torch.device) -> bool:
+    """Whether a model predicts in bf16 there, whatever it was trained in.
+
+    A GPU that has bf16 attends to all documents of a strip at once in it alone; a CPU without its
+    instructions is several times slower with it.
+    """
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _check_settings(folder: Path, settings: Any) -> dict[str, Any]:

@@ -34,14 +34,6 @@ class Grids(NamedTuple):
     owners: Tensor
 
 
-class Candidate(NamedTuple):
-    """A pair of a batch: which of its passes, and which two concepts."""
-
-    member: int
-    first: Concept
-    second: Concept
-
-
 @dataclass(frozen=True, slots=True)
 class PairBatch:
     """A micro-batch as tensors.
@@ -54,7 +46,8 @@ class PairBatch:
     are concepts, `meetings` (P, 4) as in `Pass`; `legal` (P, L) the labels allowed.
     `relation_labels` (P,) has 0 for None, `novelty_labels` (P,) is UNRELATED, NOT_NOVEL, NOVEL or
     RELATED; both UNLABELLED where nobody knows. `num_read` is N, `grids` are the passes' shares.
-    `slot` is the place in the step (-1: empty), `doc_ids` what is in it.
+    `concept_pairs` names the concepts of each pair, `slot` is the place in the step (-1: empty),
+    `doc_ids` what is in it.
     """
 
     input_ids: Tensor
@@ -73,7 +66,7 @@ class PairBatch:
     num_read: int
     num_marked: int
     grids: Grids
-    candidates: tuple[Candidate, ...]
+    concept_pairs: tuple[tuple[Concept, Concept], ...]
     slot: int
     doc_ids: tuple[str, ...]
 
@@ -103,8 +96,8 @@ class PairBatch:
             return self
         values = {name: getattr(self, name) for name in self.__slots__}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
-        grids = Grids(*(grid.to(device, non_blocking=True) for grid in self.grids))
+        moved = {name: _moved(value, device) for name, value in tensors.items()}
+        grids = Grids(*(_moved(grid, device) for grid in self.grids))
         return replace(self, grids=grids, **moved)
 
 
@@ -151,14 +144,20 @@ def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatc
             _tensor([d * most_pairs + np.arange(n) for d, n in enumerate(num_pairs)]),
             torch.from_numpy(np.repeat(np.arange(len(passes)), num_concepts)),
         ),
-        candidates=tuple(
-            Candidate(number, one.concepts[first], one.concepts[second])
-            for number, one in enumerate(passes)
+        concept_pairs=tuple(
+            (one.concepts[first], one.concepts[second])
+            for one in passes
             for first, second in one.pairs.tolist()
         ),
         slot=slot,
         doc_ids=tuple(dict.fromkeys(one.doc_id for one in passes)) if slot >= 0 else (),
     )
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On a device. A GPU copies out of pinned memory alone while the host goes on."""
+    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.to(device, non_blocking=True)
 
 
 def _starts(lengths: Sequence[int]) -> np.ndarray:

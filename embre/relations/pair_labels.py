@@ -22,9 +22,11 @@ def label_pairs(
     illegal for its pair where a legal one stands beside it, be it before or behind. Alone it leaves
     the pair without relation label: it is related, but not as the schema says.
     """
-    index = {pair: row for row, pair in enumerate(candidates)}
     relations = np.zeros(len(candidates), dtype=np.int64)
     novelties = np.full(len(candidates), UNLABELLED, dtype=np.int64)
+    if not doc.relations:  # as all that is predicted
+        return relations, novelties
+    index = {pair: row for row, pair in enumerate(candidates)}
     labelled = set()
 
     def is_legal(relation: Relation) -> bool:

@@ -87,18 +87,34 @@ class PassBuilder:
 
         One by one, because the passes of all pairs of a full text would fill gigabytes.
         """
-        read = self._read(doc, tally)
-        every = range(len(read.candidates))
-        if self.config.encoding == "pairwise":
-            yield from (self._pass_of_pair(read, place) for place in every)
-        elif every:
-            yield self._pass(read, read.rows, read.concepts, every)
+        return (one for _, one in self.passes_of([doc], tally))
 
-    def _read(self, doc: Document, tally: Tally) -> _Read:
-        encoded = encode_documents([as_checked(doc)], self.words, tally)
-        rows = encoded.mentions.tolist()
+    def passes_of(self, docs: Sequence[Document], tally: Tally) -> Iterator[tuple[int, Pass]]:
+        """The same of some documents, which are encoded together: each pass with the place of its
+        document."""
+        encoded = encode_documents([as_checked(doc) for doc in docs], self.words, tally)
+        # A document without a token was left out.
+        cuts = np.searchsorted(encoded.index, np.arange(1, len(docs)))
+        tokens = np.split(encoded.tokens, encoded.token_starts[cuts])
+        mentions = np.split(encoded.mentions, encoded.mention_starts[cuts])
+        for place, doc in enumerate(docs):
+            read = self._read(doc, tokens[place], mentions[place].tolist(), tally)
+            every = range(len(read.candidates))
+            if self.config.encoding == "pairwise":
+                yield from ((place, self._pass_of_pair(read, number)) for number in every)
+            elif every:
+                yield place, self._pass(read, read.rows, read.concepts, every)
+
+    def _read(
+        self,
+        doc: Document,
+        tokens: np.ndarray,
+        rows: Sequence[tuple[int, int, int, int]],
+        tally: Tally,
+    ) -> _Read:
         hashes = {value for *_, value in rows}
-        known = {concept_hash(c): c for c in doc.mentions_by_concept() if concept_hash(c) in hashes}
+        concepts = ((concept_hash(concept), concept) for concept in doc.mentions_by_concept())
+        known = {value: concept for value, concept in concepts if value in hashes}
         candidates = self._candidates(doc, set(known.values()), tally)
         relation_labels, novelty_labels = label_pairs(doc, self.schema, candidates, tally)
         if self.config.novelty_of == "all":
@@ -106,7 +122,7 @@ class PassBuilder:
             novelty_labels = np.where(novelty_labels == UNLABELLED, not_told, novelty_labels)
         return _Read(
             doc.doc_id,
-            encoded.tokens,
+            tokens,
             [(start, end, kind, known.get(value)) for start, end, kind, value in rows],
             sorted(known.values()),
             candidates,
@@ -191,25 +207,28 @@ class PassBuilder:
         return found
 
     def _legal(self, candidates: Sequence[tuple[Concept, Concept]]) -> np.ndarray:
-        allowed = [self.schema.legal_types(first, second) for first, second in candidates]
+        of_kind = {(first.type, second.type): (first, second) for first, second in candidates}
+        allowed = [self.schema.legal_types(*pair) for pair in of_kind.values()]
         rows = [[True, *(t in types for t in self.schema.relation_types)] for types in allowed]
-        return _rows(rows, len(self.schema.labels)).astype(bool)
+        number = {kind: row for row, kind in enumerate(of_kind)}
+        wanted = [number[first.type, second.type] for first, second in candidates]
+        return _rows(rows, len(self.schema.labels)).astype(bool)[wanted]
 
 
 def _meetings(doc: Document, candidates: Sequence[tuple[Concept, Concept]]) -> np.ndarray:
     """(P, 4) codes of how two concepts meet, as in `Pass`."""
     places = Places(_as_read(doc))
-    found = []
-    for pair in candidates:
-        place = places.of(pair)
-        near = NEXT_SENTENCE if place.sentences == 1 else FARTHER
-        if place.shared:
-            near = min(SAME_SENTENCE + place.shared - 1, NUM_NEARNESS - 1)
-        first, last = (
-            min(int(place * NUM_EIGHTHS), NUM_EIGHTHS - 1) for place in (place.first, place.last)
-        )
-        found.append((near, min(place.mentions, NUM_TIMES - 1), first, last))
-    return _rows(found, NUM_CODES)
+    met = [places.of(pair) for pair in candidates]
+    shared, mentions = (
+        np.array(column, dtype=np.int64)
+        for column in ([place.shared for place in met], [place.mentions for place in met])
+    )
+    next_to = np.array([place.sentences == 1 for place in met], dtype=bool)
+    near = np.where(next_to, NEXT_SENTENCE, FARTHER)
+    near = np.where(shared > 0, np.minimum(SAME_SENTENCE - 1 + shared, NUM_NEARNESS - 1), near)
+    ends = np.array([(place.first, place.last) for place in met]).reshape(-1, 2)
+    eighths = np.minimum((ends * NUM_EIGHTHS).astype(np.int64), NUM_EIGHTHS - 1)
+    return np.column_stack([near, np.minimum(mentions, NUM_TIMES - 1), eighths])
 
 
 def _as_read(doc: Document) -> Document:

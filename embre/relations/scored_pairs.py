@@ -110,8 +110,8 @@ class Decision:
 
     def calibrated(self, pairs: ScoredPairs) -> ScoredPairs:
         """The same pairs with calibrated `related` and `novel`."""
-        named = {kind: self.shifts.get(kind, self.shifts[OTHERS]) for kind in set(pairs.pair_types)}
-        related_shift = np.array([named[kind] for kind in pairs.pair_types])
+        named = [self.shifts.get(kind, self.shifts[OTHERS]) for kind in pairs.pair_types]
+        related_shift = np.array(named)
         scale, shift = self.novelty
         return replace(
             pairs,

@@ -6,6 +6,7 @@ a share.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from embre.relations.pair_batch import Grids, PairBatch
 # mean `all` F1 of three seeds: 0.62 with heads from 0 to 4, 0.50 from 0 to 2, 0.59 from 1 to 4.
 STEEPEST_FALLOFF = 4.0
 CHUNK_SCORES = 1 << 22  # attention scores held at once: 16 MB each time they are kept
+# A GPU waits for the host in every share, and has the room: full strips of BioRED, which have up to
+# 4.6 times as many, go at once.
+TIMES_ON_CUDA = 16
 
 
 class SharedContext(nn.Module):
@@ -51,21 +55,21 @@ class SharedContext(nn.Module):
         key_NAE = self.key(states_NH).unflatten(1, (self.heads, -1))
         value_NAE = self.value(states_NH).unflatten(1, (self.heads, -1))
         rows = max(grids.concepts.shape[1], grids.pairs.shape[1])
-        if rows * self.heads * grids.tokens.numel() <= CHUNK_SCORES:
+        if rows * self.heads * grids.tokens.numel() <= most_scores(grids.tokens.device):
             # Grids hold -1 beyond the end of a pass: the last row, which nobody looks at.
             read = key_NAE[grids.tokens], value_NAE[grids.tokens]
             found_DpH = self._attend(query_CAE, *read, batch.mentions, grids)
             return found_DpH.flatten(0, 1)[grids.rows]
         places: list[Tensor] = []
         parts: list[Any] = []
+        attend = self._attend
+        if torch.is_grad_enabled():
+            attend = partial(checkpoint, attend, use_reentrant=False, preserve_rng_state=False)
         for number, tokens_n in enumerate(grids.tokens):
             tokens_n = tokens_n[tokens_n >= 0]
             read = key_NAE[tokens_n][None], value_NAE[tokens_n][None]
             for share in shares_of(grids, number, batch.mentions, self.heads):
-                asked = (query_CAE[share.concepts], *read, share.mentions, share.grids)
-                parts.append(
-                    checkpoint(self._attend, *asked, use_reentrant=False, preserve_rng_state=False)
-                )
+                parts.append(attend(query_CAE[share.concepts], *read, share.mentions, share.grids))
                 places.append(share.grids.rows)
         found_PH = torch.cat([part.flatten(0, 1) for part in parts])
         return found_PH[torch.cat(places).argsort()]
@@ -102,12 +106,17 @@ class Share(NamedTuple):
     grids: Grids
 
 
+def most_scores(device: torch.device) -> int:
+    """How many scores are held at once on a device."""
+    return CHUNK_SCORES * (TIMES_ON_CUDA if device.type == "cuda" else 1)
+
+
 def shares_of(grids: Grids, number: int, mentions_K3: Tensor, heads: int) -> Iterator[Share]:
     """The pairs of a pass in shares of bounded size. Neighbours in a square of first and second
     concepts come together: the scores of a concept are computed for each share that it is in."""
     tokens_n, concepts_c, pairs_p2 = (grid[number] for grid in grids[:3])
     tokens_n, pairs_p2 = tokens_n[tokens_n >= 0], pairs_p2[pairs_p2[:, 0] >= 0]
-    size = max(1, CHUNK_SCORES // (heads * len(tokens_n)))
+    size = max(1, most_scores(tokens_n.device) // (heads * len(tokens_n)))
     squares_p2 = pairs_p2 // isqrt(2 * size)
     order_p = (squares_p2[:, 0] * len(concepts_c) + squares_p2[:, 1]).argsort(stable=True)
     for some_q in order_p.split(size):
@@ -128,7 +137,7 @@ def log_distances(mentions_K3: Tensor, num_concepts: int, grids: Grids) -> Tenso
     """
     num_tokens = grids.tokens.shape[1]
     nearest_Cn = torch.full((num_concepts, num_tokens), torch.inf, device=mentions_K3.device)
-    for some_K3 in mentions_K3.split(max(1, CHUNK_SCORES // num_tokens)):
+    for some_K3 in mentions_K3.split(max(1, most_scores(mentions_K3.device) // num_tokens)):
         places_Kn = grids.tokens[grids.owners[some_K3[:, 2]]]
         distance_Kn = (some_K3[:, :1] - places_Kn).abs().float()
         owner_Kn = some_K3[:, 2:].expand_as(distance_Kn)

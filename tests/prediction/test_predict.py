@@ -1,11 +1,13 @@
 """`embre predict` as a run: what is done stays done, what changed is done again."""
 
+import gzip
 import json
 import re
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -17,6 +19,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
+from embre import corpora
 from embre.cli import app as cli
 from embre.cli import predicting
 from embre.corpora import read_documents, write_documents
@@ -28,8 +31,8 @@ from embre.prediction import record as predict_record
 from embre.prediction import slices as predict_slices
 from embre.prediction.predict import REPORT, Predicted, predict_files
 from embre.prediction.record import RECORD, PredictRecord, is_done, locked, outputs_in
-from embre.prediction.slices import Slices
-from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file
+from embre.prediction.slices import Slices, num_slices
+from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.relations import decode
 from embre.relations.model_folder import load_relation_model, save_relation_model
 from embre.relations.scored_pairs import OTHERS, Decision
@@ -297,8 +300,73 @@ def test_the_command_says_how_fast_and_what_was_not_taken(
     assert (out / "relations" / "sub" / "b.json.parquet").is_file()
 
 
+def test_an_input_that_was_not_read_to_its_end_fails_the_command_at_its_end(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole_xml = (given / "sub" / "c.xml").read_text()
+    (given / "sub" / "c.xml").write_text(whole_xml[: whole_xml.rindex("</document>")])
+    (given / "d.PubTator.gz").write_bytes(gzip.compress((given / "a.PubTator").read_bytes())[:-40])
+    out = given.parent / "out"
+    monkeypatch.setattr("sys.argv", ["embre", "predict", str(model), str(given), "--out", str(out)])
+    for _ in range(2):  # and of what is done already the same is said
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        told = capsys.readouterr()
+        assert stopped.value.code == 1
+        named = f"error: {given}/d.PubTator.gz, {given}/sub/c.xml: not read to the end, {out}"
+        assert named in told.err
+        assert "report.html" in told.out
+    assert {name for name in files_in(out) if name.endswith(("or", "json", "xml"))} == {
+        *("a.PubTator", "none.PubTator", "d.PubTator", RECORD, "sub/b.json", "sub/c.xml")
+    }
+    assert [*read_documents(out / "sub" / "c.xml", Tally())]
+
+
+def test_the_command_asks_for_what_its_options_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(predicting, "run_prediction", lambda *asked: (seen.append(asked), [])[1])
+    out = str(tmp_path)
+    call(["predict", "MODEL", "a", "--out", out], monkeypatch)
+    call(
+        ["predict", "models:/m@champion", "a", "b", "--out", out, "--device", "cuda"]
+        + ["--threshold", "0.25", "--parquet", "--overwrite", "--processes", "3"]
+        + ["--ray", "auto", "--gpus", "0.5", "--tracking-uri", "sqlite:///m.db"],
+        monkeypatch,
+    )
+    asked = [(request, tracking_uri) for request, tracking_uri, _ in seen]
+    plain = predicting.Request(
+        model="MODEL",
+        inputs=["a"],
+        out=tmp_path,
+        device="cpu",
+        threshold=None,
+        parquet=False,
+        overwrite=False,
+        processes=1,
+        ray=None,
+        gpus=0,
+    )
+    full = predicting.Request(
+        model="models:/m@champion",
+        inputs=["a", "b"],
+        out=tmp_path,
+        device="cuda",
+        threshold=0.25,
+        parquet=True,
+        overwrite=True,
+        processes=3,
+        ray="auto",
+        gpus=0.5,
+    )
+    assert asked == [(plain, None), (full, "sqlite:///m.db")]
+
+
 class Counting:
     """Workers in this process that look like others, and count the calls of each function."""
+
+    number = 16
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -347,10 +415,41 @@ def test_slices_that_are_there_are_not_done_again(
     assert workers.calls == ["predict_file"] * 5
 
 
+def test_a_folder_of_slices_that_others_made_stays(model: Path, given: Path) -> None:
+    folder = given.parent / "out" / predict_slices.FOLDER
+    folder.mkdir(parents=True)
+    names = ("notes.txt", "0123456789abcdef-1-of-2.txt", f"{'0123456789abcdef' * 2}-0-of-2")
+    for name in (*names, "0123456789abcdef-1-of-2"):
+        (folder / name).write_text("mine")
+    run(model, given)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+def test_a_slice_assembles_its_own_documents_alone(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (decode, predict_slices):
+        monkeypatch.setattr(room, "DOCUMENTS_AT_ONCE", 2)
+    real, seen = corpora.assemble, []
+    monkeypatch.setattr(corpora, "assemble", lambda *raw: (seen.append(raw), real(*raw))[1])
+    source = Source(fsspec.filesystem("file"), str(given / "a.PubTator"), "a.PubTator")
+    task = Task(model, "", EVERY, source, "1", given.parent / "out", "a.PubTator", num_slices=4)
+    assert [predict_slice(task, nth) for nth in range(4)] == [4, 4, 2, 2]
+    assert len(seen) == 12
+
+
+def test_a_large_file_has_slices_by_the_processes() -> None:
+    size = 100 * predict_slices.SLICE_BYTES
+    assert [num_slices(size, size, processes) for processes in (1, 2, 8)] == [2, 4, 16]
+    assert num_slices(size, 4 * size, 8) == 4, "a share of all that is to do"
+    assert num_slices(predict_slices.SLICE_BYTES, size, 64) == 1
+
+
 def test_a_file_that_was_changed_under_its_slices(tmp_path: Path) -> None:
     slices = Slices.of(tmp_path, 2, "x")
     for nth, number in enumerate((10, 0)):
-        assert slices.write(nth, slices.documents(DOCS[:10], nth), Tally()) == number
+        mine = compress(DOCS[:10], slices.has(nth))
+        assert slices.write(nth, mine, Tally()) == number
     assert list(slices.put_into(DOCS[:10], Tally())) == DOCS[:10]
     with pytest.raises(OSError, match="changed"):
         list(slices.put_into(DOCS[:11], Tally()))
@@ -542,8 +641,12 @@ def test_a_model_that_a_killed_run_fetched_is_not_read_and_goes(
 ) -> None:
     out = given.parent / "out"
     run(model, given)
-    shutil.copytree(model, out / ".model-0a1b2c3d" / "model")
-    (out / ".model-0a1b2c3d" / "model" / "README.md").write_text("1|t|BRAF\n1|a|\n\n")
+    fetched = shutil.copytree(model, out / f".model-{'0a1b2c3d' * 4}" / "model")
+    (fetched / "README.md").write_text("1|t|BRAF\n1|a|\n\n")
+    mine = [out / name for name in (".model-notes/a.txt", ".model-0a1b2c3d/b.txt")]
+    for note in mine:
+        note.parent.mkdir()
+        note.write_text("mine")
     (out / "a.PubTator.0123abcd.partial").write_bytes((out / "a.PubTator").read_bytes())
     page = given.parent / "page.html"
     call(["report", "--pred", str(out), "--out", str(page)], monkeypatch)
@@ -552,7 +655,8 @@ def test_a_model_that_a_killed_run_fetched_is_not_read_and_goes(
     call(["evaluate", "--pred", str(out), "--gold", gold], monkeypatch)
     assert "file/" not in capsys.readouterr().out
     call(["predict", str(model), gold, "--out", str(out), "--threshold", "0"], monkeypatch)
-    assert not list(out.glob(".model-*"))
+    assert {*out.glob(".model-*")} == {note.parent for note in mine}
+    assert all(note.read_text() == "mine" for note in mine)
     assert outputs_in(given) is None
 
 

@@ -13,7 +13,12 @@ from embre.relation_schema import RelationSchema
 from embre.relations import decode
 from embre.relations.decode import predict
 from embre.relations.markers import MARKERS
-from embre.relations.model_folder import LoadedModel, load_relation_model, save_relation_model
+from embre.relations.model_folder import (
+    LoadedModel,
+    in_half_precision,
+    load_relation_model,
+    save_relation_model,
+)
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
 from tests.tiny import document, tiny_relation_model
@@ -73,6 +78,22 @@ def test_batches_change_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyP
     assert_same(list(predict(loaded, DOCS)), together)
     monkeypatch.setattr(decode, "DOCUMENTS_AT_ONCE", 1)
     assert_same(list(predict(loaded, DOCS)), together)
+
+
+def test_a_block_is_decided_when_the_next_one_is_under_way(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = decode.ask, []
+
+    def ask(loaded: LoadedModel, docs: list[Document], tally: Tally):
+        answer, name = real(loaded, docs, tally), docs[0].doc_id
+        seen.append(f"ask {name}")
+        return lambda: (seen.append(f"answer {name}"), answer())[1]
+
+    monkeypatch.setattr(decode, "ask", ask)
+    monkeypatch.setattr(decode, "DOCUMENTS_AT_ONCE", 1)
+    assert len(list(predict(loaded, DOCS[:3]))) == 3
+    assert seen == ["ask 1", "ask 2", "answer 1", "ask 3", "answer 2", "answer 3"]
 
 
 def test_a_strip_is_as_full_as_its_longest_pass_says(
@@ -138,6 +159,13 @@ def test_a_folder_that_is_no_relation_model(folder: Path, tmp_path: Path) -> Non
         (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match="embre finetune"):
         load_relation_model(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_gpu_predicts_in_bf16_where_it_has_it(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+    assert in_half_precision(torch.device("cuda")) is has
+    assert not in_half_precision(CPU)
 
 
 def test_another_format_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:

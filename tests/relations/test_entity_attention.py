@@ -21,7 +21,7 @@ def test_the_longer_heads_give_the_biased_scores() -> None:
     cuts = torch.tensor([0, 6, num_tokens], dtype=torch.int32)
     same = ((slots[:, None] == slots) & (slots > 0)).double()
     for layer in range(layers):
-        longer = biases.extend(layer, query, key, value, torch.stack([kinds, slots], dim=1))
+        longer = biases.by_roles(torch.stack([kinds, slots], dim=1))(layer, query, key, value)
         found = strip_attention(*longer, cuts, cuts, 6)[..., :size]
         for start, end in ((0, 6), (6, num_tokens)):
             here = slice(start, end)
@@ -35,6 +35,6 @@ def test_the_longer_heads_give_the_biased_scores() -> None:
 @pytest.mark.parametrize("size", [32, 64])
 def test_heads_have_a_size_that_kernels_take(size: int) -> None:
     parts = torch.zeros(3, 5, 2, size)
-    longer = EntityAttention(1, 2).extend(0, *parts, torch.zeros(5, 2, dtype=torch.int64))
+    longer = EntityAttention(1, 2).by_roles(torch.zeros(5, 2, dtype=torch.int64))(0, *parts)
     assert {part.shape[2] % 8 for part in longer} == {0}
     assert longer[0].shape[2] < size + 64

@@ -93,3 +93,13 @@ def test_the_novelty_loss_leaves_open_what_nobody_knows() -> None:
     torch.testing.assert_close(told[1:], -split)
     none = novelty_loss(logits[:0], labels[:0], 1.0)
     assert none.item() == 0.0
+
+
+def test_novelty_that_is_never_unrelated_has_gradients() -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64)
+    logits[:, UNRELATED] = -INF
+    logits.requires_grad_()
+    labels = torch.tensor([NOT_NOVEL, NOVEL, RELATED, UNLABELLED])
+    novelty_loss(logits, labels, 1.0).backward()
+    assert logits.grad is not None and bool(logits.grad.isfinite().all())
+    assert logits.grad.any(1).tolist() == [True, True, False, False]

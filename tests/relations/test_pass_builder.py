@@ -1,7 +1,7 @@
 """Documents become marked windows and candidate pairs, and no pair is lost on the way."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from embre.document import Concept, Document, Passage
 from embre.entity_types import TYPE_INDEX
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
-from embre.relations.pair_batch import Candidate, PairBatch
+from embre.relations.pair_batch import PairBatch
 from embre.relations.pass_builder import PassBuilder
 from embre.relations.passes import (
     FARTHER,
@@ -312,7 +312,7 @@ def test_indices_of_a_batch_point_at_the_right_documents(builder: PassBuilder) -
     encoded = [pass_of(builder, doc) for doc in docs]
     batch = builder.lay(encoded, slot=2)
     assert_reads_right(batch, [one.tokens for one in encoded], builder)
-    assert [candidate.member for candidate in batch.candidates] == [0] + [1] * 45 + [2]
+    assert batch.grids.owners[batch.pairs[:, 0]].tolist() == [0] + [1] * 45 + [2]
     assert batch.counts == {"relation": 47, "type": 1, "novelty": 47}
     assert batch.num_tokens == len(batch.input_ids) == int(batch.boundaries[-1])
     concepts = [concept for one in encoded for concept in one.concepts]
@@ -322,8 +322,8 @@ def test_indices_of_a_batch_point_at_the_right_documents(builder: PassBuilder) -
         kind = int(batch.concept_types[concept])
         assert (flat[start], flat[end - 1]) == (starts[kind], ends[kind])
     assert batch.num_marked == sum(end - start for start, end, _ in batch.mentions.tolist())
-    for (first, second), candidate in zip(batch.pairs.tolist(), batch.candidates, strict=True):
-        assert candidate == Candidate(candidate.member, concepts[first], concepts[second])
+    for (first, second), pair in zip(batch.pairs.tolist(), batch.concept_pairs, strict=True):
+        assert pair == (concepts[first], concepts[second])
 
 
 def loader(builder: PassBuilder, world: World) -> DocumentLoader:
@@ -332,8 +332,8 @@ def loader(builder: PassBuilder, world: World) -> DocumentLoader:
     return DocumentLoader(docs, builder, data, 1, world, Tally())
 
 
-def read(batches: list[PairBatch]) -> list[tuple[int, list[Candidate]]]:
-    return [(batch.slot, list(batch.candidates)) for batch in batches]
+def read(batches: list[PairBatch]) -> list[tuple[int, list[tuple[Concept, Concept]]]]:
+    return [(batch.slot, list(batch.concept_pairs)) for batch in batches]
 
 
 def test_micro_batches_do_not_depend_on_the_ranks(builder: PassBuilder) -> None:
@@ -358,7 +358,8 @@ def test_a_loader_goes_on_where_it_was(builder: PassBuilder) -> None:
 
 def test_an_epoch_reads_every_document_once(builder: PassBuilder) -> None:
     found = loader(builder, World())
-    seen = [c.first for _ in range(7) for batch in found.step() for c in batch.candidates]
+    steps = [found.step() for _ in range(7)]
+    seen = [first for step in steps for batch in step for first, _ in batch.concept_pairs]
     for epoch in range(6):
         assert len(set(seen[epoch * 7 : epoch * 7 + 7])) == 7
 
@@ -415,3 +416,20 @@ def test_no_pair_of_biored_is_lost(corpora: Path, encoding: str) -> None:
         "relation/not_a_candidate_pair": 1,
         "relation/illegal_type": 1,
     }
+
+
+@pytest.mark.parametrize("encoding", ["document", "pairwise"])
+def test_documents_that_are_encoded_together_give_the_same_passes(
+    builder: PassBuilder, encoding: str
+) -> None:
+    one = replace(builder, config=builder.config.model_copy(update={"encoding": encoding}))
+    docs = [document(DRUG, [TREATS]), document(""), long_document(9), document(""), document(DRUG)]
+    alone, together = Tally(), Tally()
+    wanted = [(i, found) for i, doc in enumerate(docs) for found in one.passes(doc, alone)]
+    found = list(one.passes_of(docs, together))
+    assert [place for place, _ in found] == [place for place, _ in wanted]
+    for (_, ours), (_, theirs) in zip(found, wanted, strict=True):
+        for field in fields(ours):
+            np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name))
+    assert together == alone and together.counts["document/without_text"] == 2
+    assert list(one.passes_of([], together)) == []

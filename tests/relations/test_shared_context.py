@@ -82,6 +82,23 @@ def test_shares_are_what_the_definition_says(
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
 
 
+def test_without_gradients_nothing_is_to_be_computed_again(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, batch = SharedContext(HIDDEN, HEADS), batch_of(loaded, TEXTS)
+    states, concepts = random_states(batch)
+    monkeypatch.setattr(shared_context, "CHUNK_SCORES", 1)
+    expected = context(states, concepts, batch)
+    monkeypatch.setattr(shared_context, "checkpoint", None)
+    with torch.no_grad():
+        assert torch.equal(context(states, concepts, batch), expected)
+
+
+def test_a_gpu_takes_more_at_once() -> None:
+    on_gpu, on_cpu = (shared_context.most_scores(torch.device(one)) for one in ("cuda", "cpu"))
+    assert on_gpu > 4.6 * on_cpu, "a full strip of BioRED"
+
+
 def test_memory_does_not_grow_with_concepts_times_tokens(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -304,11 +304,11 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
     )
     loader = DocumentLoader([first], builder, data, 1, World(), Tally(), also=[([second], mine)])
     (batch,) = loader.step()
-    seen = {}
-    for row, candidate in enumerate(batch.candidates):
-        if {candidate.first.type, candidate.second.type} == {"Chemical", "Disease"}:
+    seen, member = {}, batch.grids.owners[batch.pairs[:, 0]]
+    for row, pair in enumerate(batch.concept_pairs):
+        if {concept.type for concept in pair} == {"Chemical", "Disease"}:
             allowed = zip(biored.labels, batch.legal[row].tolist(), strict=True)
-            num_pairs = sum(other.member == candidate.member for other in batch.candidates)
+            num_pairs = int((member == member[row]).sum())
             seen[num_pairs] = (
                 {name for name, legal in allowed if legal},
                 biored.labels[int(batch.relation_labels[row])],

@@ -187,6 +187,8 @@ def test_what_the_shipped_study_holds_against_what() -> None:
 class Pretended:
     """Workers that leave what a run leaves: predictions of some quality, by the run's name."""
 
+    number = 1
+
     def __init__(self, quality: Callable[[str], float], fails: str = "nothing"):
         self.quality, self.fails = quality, fails
         self.ran: list[str] = []
