@@ -86,8 +86,8 @@ class RelationModel(nn.Module):
         self.types = codes(len(ENTITY_TYPES), hidden)
         self.nearness = codes(NUM_NEARNESS, hidden)
         self.times = codes(NUM_TIMES, hidden)
-        self.relation = perceptron(5 * hidden, config.hidden, num_labels, config.dropout)
-        self.novelty = perceptron(5 * hidden, config.hidden, 3, config.dropout)
+        self.relation = Perceptron(5 * hidden, config.hidden, num_labels, config.dropout)
+        self.novelty = Perceptron(5 * hidden, config.hidden, 3, config.dropout)
         self.first = codes(NUM_EIGHTHS, hidden)
         self.last = codes(NUM_EIGHTHS, hidden)
         # What the perceptrons read has one size. Weights move by hundredths in a run, so they would
@@ -125,7 +125,7 @@ class RelationModel(nn.Module):
             novel_P = torch.full_like(novel_P, torch.nan)
         related_P, types_PR = LOSSES[self.config.loss].probabilities(relation_PL)
         if self.config.novelty_finds:
-            related_P = 1 - novelty_P3.softmax(1)[:, UNRELATED]
+            related_P = novelty_P3.softmax(1)[:, UNRELATED + 1 :].sum(1)
         if self.config.tasks == "novelty":
             first_P = batch.legal[:, 1:].int().argmax(1)
             types_PR = F.one_hot(first_P, batch.legal.shape[1] - 1).float()
@@ -148,10 +148,10 @@ class RelationModel(nn.Module):
             chunks = zip(*(part.split(PAIRS_AT_ONCE) for part in of_pairs), strict=True)
             parts = [self._score(concepts_CH, types_CH, *chunk) for chunk in chunks]
         relation_PL, novelty_P3 = (torch.cat(part) for part in zip(*parts, strict=True))
-        relation_PL = relation_PL.float().masked_fill(~batch.legal, -torch.inf)
+        relation_PL = relation_PL.masked_fill(~batch.legal, -torch.inf)
         never_3 = torch.zeros(3, dtype=torch.bool, device=novelty_P3.device)
         never_3[UNRELATED] = self.config.novelty_of == "related"
-        return relation_PL, novelty_P3.float().masked_fill(never_3, -torch.inf)
+        return relation_PL, novelty_P3.masked_fill(never_3, -torch.inf)
 
     def _score(
         self,
@@ -245,8 +245,18 @@ def codes(number: int, hidden: int) -> nn.Embedding:
     return nn.Embedding.from_pretrained(0.5 * torch.randn(number, hidden), freeze=False)
 
 
-def perceptron(width: int, hidden: int, num_labels: int, dropout: float) -> nn.Sequential:
-    """One hidden layer."""
-    return nn.Sequential(
-        nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, num_labels)
-    )
+class Perceptron(nn.Sequential):
+    """One hidden layer. Scores are float32: thresholds are fitted to them, and bf16 would round."""
+
+    def __init__(self, width: int, hidden: int, num_labels: int, dropout: float):
+        super().__init__(
+            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, num_labels)
+        )
+
+    def forward(self, features_PF: Tensor) -> Tensor:
+        """(P, num_labels)."""
+        *hidden_layers, last = self
+        for layer in hidden_layers:
+            features_PF = layer(features_PF)
+        with torch.autocast(features_PF.device.type, enabled=False):
+            return last(features_PF.float())

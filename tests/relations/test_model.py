@@ -411,3 +411,14 @@ def test_it_learns_eight_documents_by_heart(tmp_path: Path, way: dict[str, str])
     assert {metric: one.f1 for metric, one in score(docs, found).items()} == dict.fromkeys(
         METRICS, 1.0
     )
+
+
+def test_scores_are_not_rounded_by_half_precision(loaded: LoadedModel) -> None:
+    loaded.model.half_precision = True
+    try:
+        scored = loaded.model.logits(batch_of(loaded, DOCS))
+    finally:
+        loaded.model.half_precision = False
+    for logits in scored:
+        known = logits[logits.isfinite()].detach()
+        assert known.dtype == torch.float32 and not torch.equal(known, known.bfloat16().float())
