@@ -42,9 +42,6 @@ class PairConfig(Section):
         "head says which are related and its loss is to be the only one of types, as in the paper",
     )
     hidden: int = Field(default=256, gt=0, description="width of the two MLPs")
-    context_heads: int = Field(
-        default=4, gt=0, description="ways in which two concepts share a context"
-    )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="within the two MLPs")
     window_overlap: int = Field(
         default=128, ge=0, description="tokens two windows of a document share"

@@ -22,11 +22,12 @@ from embre.model.strip_forward import Extend
 from embre.relations.passes import NUM_SLOTS
 
 NUM_ROLES = 1 + len(ENTITY_TYPES)
+UNIT = 50.0  # a weight moves by hundredths in a run, and a bias has to move by ones
 MULTIPLE = 8  # head sizes that kernels of CUDA take
 
 
 class EntityAttention(nn.Module):
-    """The biases of all layers; `types` (layers, A, Y, Y), `same` (layers, A)."""
+    """The biases of all layers in UNITs; `types` (layers, A, Y, Y), `same` (layers, A)."""
 
     def __init__(self, layers: int, heads: int):
         super().__init__()
@@ -48,8 +49,9 @@ class EntityAttention(nn.Module):
         heads, size = query_TAE.shape[1:]
         found_TF = found_TF.to(query_TAE.dtype)
         types_TY, slots_TS = found_TF.split([NUM_ROLES, NUM_SLOTS], dim=1)
-        by_type = torch.einsum("ty,ayz->taz", types_TY, self.types[layer].to(query_TAE.dtype))
-        by_slot = slots_TS[:, None] * self.same[layer].to(query_TAE.dtype)[:, None]
+        types_AYY, same_A = (UNIT * bias[layer] for bias in (self.types, self.same))
+        by_type = torch.einsum("ty,ayz->taz", types_TY, types_AYY.to(query_TAE.dtype))
+        by_slot = slots_TS[:, None] * same_A.to(query_TAE.dtype)[:, None]
         found = found_TF[:, None].expand(-1, heads, -1)
         wide = size + found.shape[2]
         more = math.ceil(wide / MULTIPLE) * MULTIPLE

@@ -70,8 +70,9 @@ def novelty_loss(logits_P3: Tensor, labels_P: Tensor, none_weight: float) -> Ten
 
 
 def softmax_probabilities(logits_PL: Tensor) -> tuple[Tensor, Tensor]:
-    """Of `cross_entropy`: 1 - P(None), and the softmax over the types alone."""
-    return 1 - logits_PL.softmax(1)[:, 0], logits_PL[:, 1:].softmax(1)
+    """Of `cross_entropy`: all but P(None), summed, because 1 - P(None) is 0 of what is small; and
+    the softmax over the types alone."""
+    return logits_PL.softmax(1)[:, 1:].sum(1), logits_PL[:, 1:].softmax(1)
 
 
 def threshold_probabilities(logits_PL: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,10 @@
 """The relation model: one pass scores all candidate pairs that are in it.
 
 A mention is the mean over its tokens and markers, as the entity head reads it in pretraining; a
-concept is the soft maximum of its mentions; a pair is its two concepts, the context that both
-attend to, and how and where they meet. Two perceptrons give the relation type and novelty, and one
-of them, by a label None of its own, whether there is a relation at all. After ATLOP (Zhou et al.
-2021, arXiv 2010.11304), without order between the two concepts.
+concept is the soft mean of its mentions and what its partner sees of them; a pair is its two
+concepts, the context that both attend to, and how and where they meet. Two perceptrons give the
+relation type and novelty, and one of them, by a label None of its own, whether there is a relation
+at all. After ATLOP (Zhou et al. 2021, arXiv 2010.11304), without order between the two concepts.
 
 Shapes: T tokens of the strip, N tokens of the passes, K mentions, C concepts, P pairs, L labels,
 H hidden size.
@@ -82,12 +82,12 @@ class RelationModel(nn.Module):
             else None
         )
         hidden = shape.hidden_size
-        self.context = SharedContext(hidden, config.context_heads)
+        self.context = SharedContext(bert.encoder.layer[-1].attention)
         self.types = codes(len(ENTITY_TYPES), hidden)
         self.nearness = codes(NUM_NEARNESS, hidden)
         self.times = codes(NUM_TIMES, hidden)
-        self.relation = perceptron(5 * hidden, config.hidden, num_labels, config.dropout)
-        self.novelty = perceptron(5 * hidden, config.hidden, 3, config.dropout)
+        self.relation = Perceptron(5 * hidden, config.hidden, num_labels, config.dropout)
+        self.novelty = Perceptron(5 * hidden, config.hidden, 3, config.dropout)
         self.first = codes(NUM_EIGHTHS, hidden)
         self.last = codes(NUM_EIGHTHS, hidden)
         # What the perceptrons read has one size. Weights move by hundredths in a run, so they would
@@ -125,7 +125,7 @@ class RelationModel(nn.Module):
             novel_P = torch.full_like(novel_P, torch.nan)
         related_P, types_PR = LOSSES[self.config.loss].probabilities(relation_PL)
         if self.config.novelty_finds:
-            related_P = 1 - novelty_P3.softmax(1)[:, UNRELATED]
+            related_P = novelty_P3.softmax(1)[:, UNRELATED + 1 :].sum(1)
         if self.config.tasks == "novelty":
             first_P = batch.legal[:, 1:].int().argmax(1)
             types_PR = F.one_hot(first_P, batch.legal.shape[1] - 1).float()
@@ -141,17 +141,17 @@ class RelationModel(nn.Module):
             concepts_CH = concept_vectors(
                 states_NH, batch.mentions, batch.num_marked, len(batch.concept_types)
             )
-            context_PH = self.context_norm(self.context(states_NH, concepts_CH, batch).float())
+            seen_P3H = self.context_norm(self.context(states_NH, concepts_CH, batch).float())
             concepts_CH = self.concept_norm(concepts_CH)
             types_CH = self.types(batch.concept_types)
-            of_pairs = (batch.pairs, batch.meetings, context_PH)
+            of_pairs = (batch.pairs, batch.meetings, seen_P3H)
             chunks = zip(*(part.split(PAIRS_AT_ONCE) for part in of_pairs), strict=True)
             parts = [self._score(concepts_CH, types_CH, *chunk) for chunk in chunks]
         relation_PL, novelty_P3 = (torch.cat(part) for part in zip(*parts, strict=True))
-        relation_PL = relation_PL.float().masked_fill(~batch.legal, -torch.inf)
+        relation_PL = relation_PL.masked_fill(~batch.legal, -torch.inf)
         never_3 = torch.zeros(3, dtype=torch.bool, device=novelty_P3.device)
         never_3[UNRELATED] = self.config.novelty_of == "related"
-        return relation_PL, novelty_P3.float().masked_fill(never_3, -torch.inf)
+        return relation_PL, novelty_P3.masked_fill(never_3, -torch.inf)
 
     def _score(
         self,
@@ -159,14 +159,16 @@ class RelationModel(nn.Module):
         types_CH: Tensor,
         pairs_P2: Tensor,
         meetings_P4: Tensor,
-        context_PH: Tensor,
+        seen_P3H: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(P, L) and (P, 3) of some pairs: nothing in their features depends on which concept of a
         pair comes first. Novelty alone is told where they meet: the relation head found fewer of
         them when it was.
         """
         first, second = pairs_P2.unbind(1)
-        one, other = concepts_CH[first], concepts_CH[second]
+        context_PH, first_PH, second_PH = seen_P3H.unbind(1)
+        one = (concepts_CH[first] + first_PH) * 0.5**0.5
+        other = (concepts_CH[second] + second_PH) * 0.5**0.5
         near_P, times_P, first_P, last_P = meetings_P4.unbind(1)
         parts = [
             one + other,
@@ -243,8 +245,18 @@ def codes(number: int, hidden: int) -> nn.Embedding:
     return nn.Embedding.from_pretrained(0.5 * torch.randn(number, hidden), freeze=False)
 
 
-def perceptron(width: int, hidden: int, num_labels: int, dropout: float) -> nn.Sequential:
-    """One hidden layer."""
-    return nn.Sequential(
-        nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, num_labels)
-    )
+class Perceptron(nn.Sequential):
+    """One hidden layer. Scores are float32: thresholds are fitted to them, and bf16 would round."""
+
+    def __init__(self, width: int, hidden: int, num_labels: int, dropout: float):
+        super().__init__(
+            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, num_labels)
+        )
+
+    def forward(self, features_PF: Tensor) -> Tensor:
+        """(P, num_labels)."""
+        *hidden_layers, last = self
+        for layer in hidden_layers:
+            features_PF = layer(features_PF)
+        with torch.autocast(features_PF.device.type, enabled=False):
+            return last(features_PF.float())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from embre.model.strip_attention import strip_attention
-from embre.relations.entity_attention import NUM_ROLES, EntityAttention
+from embre.relations.entity_attention import NUM_ROLES, UNIT, EntityAttention
 from embre.relations.passes import NUM_SLOTS
 
 
@@ -13,7 +13,7 @@ def test_the_longer_heads_give_the_biased_scores() -> None:
     layers, heads, size, num_tokens = 2, 3, 4, 11
     biases = EntityAttention(layers, heads).double()
     for parameter in biases.parameters():
-        torch.nn.init.normal_(parameter)
+        torch.nn.init.normal_(parameter, std=1 / UNIT)
     query, key, value = torch.randn(3, num_tokens, heads, size, dtype=torch.float64)
     kinds = torch.randint(NUM_ROLES, (num_tokens,))
     slots = torch.randint(3, (num_tokens,))
@@ -26,8 +26,8 @@ def test_the_longer_heads_give_the_biased_scores() -> None:
         for start, end in ((0, 6), (6, num_tokens)):
             here = slice(start, end)
             scores = torch.einsum("qae,kae->aqk", query[here], key[here]) / size**0.5
-            scores += biases.types[layer][:, kinds[here]][:, :, kinds[here]]
-            scores += biases.same[layer][:, None, None] * same[here, here]
+            scores += UNIT * biases.types[layer][:, kinds[here]][:, :, kinds[here]]
+            scores += UNIT * biases.same[layer][:, None, None] * same[here, here]
             expected = torch.einsum("aqk,kae->qae", scores.softmax(2), value[here])
             torch.testing.assert_close(found[here], expected)
 

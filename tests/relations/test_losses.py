@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from embre.relations.losses import LOSSES, novelty_loss, type_loss
+from embre.relations.losses import LOSSES, novelty_loss, softmax_probabilities, type_loss
 from embre.relations.passes import NOT_NOVEL, NOVEL, RELATED, UNLABELLED, UNRELATED
 
 INF = torch.inf
@@ -103,3 +103,8 @@ def test_novelty_that_is_never_unrelated_has_gradients() -> None:
     novelty_loss(logits, labels, 1.0).backward()
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
     assert logits.grad.any(1).tolist() == [True, True, False, False]
+
+
+def test_a_pair_that_is_surely_unrelated_has_a_small_probability_and_not_none() -> None:
+    related, _ = softmax_probabilities(torch.tensor([[30.0, 0.0, 0.0]]))
+    assert 1e-13 < float(related) < 1e-12
