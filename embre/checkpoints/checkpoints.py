@@ -111,19 +111,23 @@ class Checkpoints:
         engine: Engine,
         loader: Loader,
         passed_over: Callable[[int, str], None] = lambda step, why: None,
+        last_saved: int = 0,
     ) -> int:
         """Load the newest checkpoint that all ranks find sound; returns its step, 0 without one.
 
-        `passed_over` is called for each newer one. From here on no earlier attempt at this run can
-        commit. Raises CheckpointError where there are checkpoints and none is sound, or where the
-        newest belongs to another config or data.
+        `passed_over` is called for each newer one. `last_saved` is the step of which rank 0 knows
+        that it was saved, 0 of none. From here on no earlier attempt at this run can commit. Raises
+        CheckpointError where there are checkpoints and none is sound, where there should be one and
+        is none, or where the newest belongs to another config or data.
         """
         self._lease = self.world.gather(uuid.uuid4().hex)[0]
         if self.world.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             commit(self.folder / LEASE, self._lease.encode())
         # Rank 0 looks for all: a network file system may show each rank another moment.
-        found = self.world.gather(_committed(self.folder))[0]
+        found, last_saved = self.world.gather((_committed(self.folder), last_saved))[0]
+        if last_saved and not found:
+            raise CheckpointError(lost(self.folder, last_saved))
         for path in reversed(found):
             flaws = [flaw for flaw in self.world.gather(verify(path, self.world)) if flaw]
             if flaws:
@@ -263,9 +267,22 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)  # a rank that outlived its run may write there
 
 
+def lost(folder: Path, last_saved: int) -> str:
+    """Why a run does not begin at step 0 where its folder of checkpoints is empty."""
+    return (
+        f"{folder.parent.name}: this run saved step {last_saved}, and {folder} has no checkpoint; "
+        f"put it back, or give another name=…, or remove {folder.parent} to begin at step 0"
+    )
+
+
+def newest_step(run_folder: Path) -> int:
+    """The step of a run's newest checkpoint, sound or not; 0 where it has none."""
+    return max(map(_step_of, _committed(run_folder / FOLDER)), default=0)
+
+
 def has_checkpoints(run_folder: Path) -> bool:
     """Whether a run has some, sound or not."""
-    return bool(_committed(run_folder / FOLDER))
+    return newest_step(run_folder) > 0
 
 
 def _committed(folder: Path) -> list[Path]:

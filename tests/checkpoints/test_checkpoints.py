@@ -15,10 +15,12 @@ from embre import faults
 from embre.checkpoints import manifest
 from embre.checkpoints.checkpoints import (
     FOLDER,
+    LEASE,
     CheckpointError,
     Checkpoints,
     NotWritten,
     has_checkpoints,
+    newest_step,
 )
 from embre.checkpoints.manifest import MANIFEST, read_manifest
 from embre.checkpoints.parts import save_state
@@ -82,6 +84,32 @@ def steps_in(folder: Path) -> list[str]:
 
 def test_a_run_without_checkpoints_starts_at_step_0(tmp_path: Path) -> None:
     assert restore(at(tmp_path))[0] == 0
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_start_again_silently(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path / "small" / FOLDER, "one", "two")
+    (tmp_path / "small" / FOLDER).rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="small: this run saved step 2, and .* put it back"):
+        checkpoints.restore(Notes(), Place(), last_saved=2)  # type: ignore[arg-type]
+    assert newest_step(tmp_path / "small") == 0
+    (tmp_path / "small" / FOLDER / LEASE).unlink()
+    (tmp_path / "small" / FOLDER).rmdir()
+    (tmp_path / "moved").rename(tmp_path / "small" / FOLDER)
+    assert checkpoints.restore(Notes(), Place(), last_saved=2) == 2  # type: ignore[arg-type]
+    assert newest_step(tmp_path / "small") == 2
+
+
+def _only_rank_0_knows(world: World, folder: str) -> str:
+    checkpoints, last_saved = Checkpoints(Path(folder), world, "a", keep=3), [7, 0][world.rank]
+    with pytest.raises(CheckpointError) as raised:
+        checkpoints.restore(Notes(), Place(), last_saved=last_saved)  # type: ignore[arg-type]
+    return str(raised.value)
+
+
+@pytest.mark.slow
+def test_all_ranks_agree_that_the_checkpoints_are_gone(tmp_path: Path) -> None:
+    first, second = run_ranks(_only_rank_0_knows, 2, str(tmp_path))
+    assert first == second and "this run saved step 7" in first
 
 
 def test_the_newest_is_restored_and_old_ones_are_removed(tmp_path: Path) -> None:
@@ -262,7 +290,7 @@ def test_a_checkpoint_of_another_format_is_refused_with_the_remedy(tmp_path: Pat
     checkpoints = saved(tmp_path, "first")
     path = tmp_path / "step-000000001" / MANIFEST
     values = json.loads(path.read_text())
-    assert values.pop("format") == 5
+    assert values.pop("format") == 6
     path.write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="another version of embre; finish the run"):
         restore(checkpoints)
