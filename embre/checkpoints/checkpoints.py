@@ -9,7 +9,6 @@ pointer file, no framework's own record is trusted. A folder holds the state by 
 parameters, so any number of ranks can take it up.
 """
 
-import errno
 import json
 import logging
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from embre import stalls
 from embre.checkpoints.manifest import (
     FORMAT,
     MANIFEST,
@@ -33,7 +33,7 @@ from embre.checkpoints.manifest import (
     verify,
 )
 from embre.checkpoints.parts import StoredState, read_note, save_state, write_note
-from embre.durable import commit, sync
+from embre.durable import LASTING, commit, sync
 from embre.engines.engine import Engine
 from embre.faults import fault_point
 from embre.interrupts import TakenOver
@@ -47,8 +47,6 @@ LEASE = "lease"
 PREFIX = "step-"
 LOOK_EVERY_S = 0.05
 SETTLE_S = 10.0  # a rank that was killed will never write its part
-# What the storage says again however often a run is started; anything else may pass.
-LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class NotWritten(RuntimeError):
@@ -69,6 +67,8 @@ class Checkpoints:
     timeout_s: float = 1800.0
     _lease: str = ""
     _writer: threading.Thread | None = None
+    _writing: int = 0  # the step
+    _missed: bool = False  # the save before this one
     _faults: list[Exception] = field(default_factory=list)
     _damaged: list[Path] = field(default_factory=list)
 
@@ -78,14 +78,20 @@ class Checkpoints:
         engine: Engine,
         loader: Loader,
         committed: Callable[[int], None] = lambda step: None,
+        missed: Callable[[int, str], None] = lambda step, why: None,
     ) -> None:
         """Copy the state after `step` steps; it is written and committed while training goes on.
 
-        Rank 0 calls `committed` when it is, from a thread. Waits for the save before, and raises
-        why that one failed: CheckpointError for what only a person can mend, NotWritten for what
-        may pass, TakenOver where another attempt has begun since.
+        Rank 0 calls `committed` when it is, from a thread. Waits for the save before, and raises on
+        every rank why that one failed: CheckpointError for what only a person can mend, TakenOver
+        where another attempt has begun since, NotWritten for what may pass, where it is the second
+        in a row; the first is a warning, and `missed` is called with its step.
         """
-        self._join()
+        why = self._join(go_on=not self._missed)
+        if why:
+            log.warning("%s; the run goes on to the next one", why)
+            missed(self._writing, why)
+        self._missed, self._writing = bool(why), step
         state = engine.state()
         parts = self.world.gather((uuid.uuid4().hex[:8], loader.state()))
         merged = {stream: at for _, part in parts for stream, at in part.items()}
@@ -97,9 +103,9 @@ class Checkpoints:
         self._writer.start()
 
     def finish(self) -> None:
-        """Return when the last save is committed, on every rank."""
-        self._join()
-        self.world.wait()
+        """Return when the last save is committed, on every rank; raises on each as `save` does, and
+        for the first failure too."""
+        self._join(go_on=False)
 
     def settle(self) -> None:
         """Let a save that is under way come to its end before this process goes, if it is soon."""
@@ -151,23 +157,45 @@ class Checkpoints:
             )
         return 0
 
-    def _join(self) -> None:
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        if self._faults:
-            fault = self._faults.pop()
-            if overtaken := self._overtaken(self.folder):  # its files may be gone already
-                raise overtaken from fault
-            if isinstance(fault, CheckpointError):
+    def _join(self, go_on: bool) -> str:
+        """Wait until every rank is through with the last save. What made it fail on any is raised
+        on all, by each in its own words where it has some. Where that may pass and the run may
+        `go_on`, they are returned."""
+        with stalls.may_take(self.timeout_s):
+            if self._writer is not None:
+                self._writer.join()
+                self._writer = None
+            mine = self._fault()
+            faults = [one for one in (mine, *self.world.gather(mine)) if one]
+        for fault in faults:
+            if not isinstance(fault, NotWritten):
                 raise fault
-            why = (
-                f"{self.folder}: the checkpoint could not be written ({fault}); earlier ones are "
-                "as they were. Make room or mend the storage and run the same command again"
-            )
-            if isinstance(fault, OSError) and fault.errno not in LASTING:
-                raise NotWritten(why) from fault
-            raise CheckpointError(why) from fault
+        if not faults:
+            return ""
+        if go_on:
+            return str(faults[0])
+        raise NotWritten(f"{faults[0]}. Mend the storage and run the same command again")
+
+    def _fault(self) -> Exception | None:
+        if not self._faults:
+            return None
+        fault = self._faults.pop()
+        with suppress(OSError):
+            if overtaken := self._overtaken(self.folder):  # its files may be gone already
+                return overtaken
+        if isinstance(fault, CheckpointError):
+            return fault
+        why = (
+            f"{self.folder}: the checkpoint of step {self._writing} could not be written "
+            f"({fault}); earlier ones are as they were"
+        )
+        if isinstance(fault, OSError) and fault.errno not in LASTING:
+            return NotWritten(why)
+        told = CheckpointError(
+            f"{why}. Make room or mend the storage and run the same command again"
+        )
+        told.__cause__ = fault
+        return told
 
     def _write(
         self,

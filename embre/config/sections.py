@@ -116,6 +116,12 @@ class LaunchConfig(Section):
         ge=0,
         description="under Ray, restarts from a checkpoint, in all, before the command gives up",
     )
+    step_timeout_s: float = Field(
+        default=900,
+        gt=0,
+        description="a rank whose step, validation or save takes longer hangs and is ended; Ray "
+        "starts it again",
+    )
     cpus_per_worker: float = Field(default=1, gt=0)
 
     @property

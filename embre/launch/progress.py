@@ -58,6 +58,8 @@ def describe(event: dict[str, Any]) -> str:
         return f"step {step}: changed, {', '.join(changes)}"
     if event["event"] == "passed_over":
         return f"step {step}: checkpoint passed over, {event['why']}"
+    if event["event"] == "save_failed":
+        return f"step {step}: no checkpoint, {event['why']}"
     if event["event"] == "saved":
         return f"step {step}: checkpoint saved"
     if event["event"] == "validation":

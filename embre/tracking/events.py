@@ -170,6 +170,10 @@ class Tracker:
         """A checkpoint after `step` was committed."""
         self._write("saved", step, {})
 
+    def save_failed(self, step: int, why: str) -> None:
+        """The checkpoint after `step` could not be written, and the run goes on."""
+        self._write("save_failed", step, {"why": why})
+
     def _beat(self, step: int) -> None:
         """Say once a second how far the run is: what a restart compares itself with."""
         if self.active and time.monotonic() - self._beaten > BEAT_EVERY_S:

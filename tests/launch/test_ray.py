@@ -17,7 +17,7 @@ from embre.config import PretrainConfig, check_config
 from embre.interrupts import TakenOver
 from embre.job import Job
 from embre.launch import ray as launcher
-from embre.launch.attempts import ATTEMPTS, Attempt, NotBegun
+from embre.launch.attempts import ATTEMPTS, Attempt, NotBegun, read
 from embre.launch.errors import RunFailed
 from embre.launch.ray import WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
@@ -131,7 +131,7 @@ def test_what_says_nothing_of_the_run_does_not_end_it(
 ) -> None:
     run_ray(recipe, job_in(tmp_path))
     assert (tmp_path / "done").exists()
-    assert not (tmp_path / ATTEMPTS / "000001" / "failed.txt").read_text()
+    assert not read(tmp_path / ATTEMPTS / "000001" / "failed.txt")
 
 
 @pytest.mark.slow
