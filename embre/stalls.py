@@ -35,7 +35,7 @@ _heard = _Heard()
 
 
 def heard(step: int) -> None:
-    """This thread's training has done `step`, or what comes after it, and is watched from now on."""
+    """Training, in this thread, has done `step` or what is due after it; it is watched now."""
     _heard.thread, _heard.step = threading.get_ident(), step
     _heard.times += 1
 

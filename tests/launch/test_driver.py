@@ -11,7 +11,7 @@ from rich.console import Console
 
 from embre import faults
 from embre.checkpoints.checkpoints import FOLDER, CheckpointError
-from embre.config import ConfigError, PretrainConfig, load_config
+from embre.config import ConfigError, PretrainConfig, dump_config, load_config
 from embre.interrupts import Interrupted, TakenOver
 from embre.job import Job
 from embre.launch import driver
@@ -31,8 +31,16 @@ def statuses(storage: Path) -> list[str]:
     return [run.info.status for run in client.search_runs(experiments)]
 
 
+@pytest.fixture(scope="module")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database; to make one takes MLflow seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    client_of(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends: list[BaseException | None] = [
         RunFailed("so it is"),
@@ -51,6 +59,7 @@ def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
     monkeypatch.setitem(driver.KINDS, "pretrain", kind)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "backbone").mkdir()
+    shutil.copy(made_store, tmp_path / "mlflow.db")
     config = config_of(str(tmp_path))
     # The run is another attempt's where it was taken over: not this one's to close.
     for error, status in zip(ends, ("FAILED", "RUNNING", "KILLED", "FINISHED"), strict=True):
@@ -81,14 +90,6 @@ def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
     assert statuses(tmp_path) == ["FINISHED"]
 
 
-@pytest.fixture(scope="module")
-def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database; to make one takes MLflow seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    client_of(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def stand_in(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pretraining is a recipe of stand-ins; the storage is `tmp_path`."""
@@ -103,6 +104,27 @@ def stand_in(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def carry_out(config: PretrainConfig, *allow_change: str) -> Path:
     return driver.run_job("pretrain", config, Console(quiet=True), allow_change)
+
+
+def test_a_rank_of_torchrun_other_than_0_leaves_the_run_to_rank_0(
+    tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Job] = []
+    monkeypatch.setitem(driver.LAUNCHERS, "local", lambda recipe, job: given.append(job))
+    monkeypatch.setenv("RANK", "1")
+    folder = tmp_path / "small"
+    (folder / FOLDER / "step-000000004").mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_config(config_of(str(tmp_path))))
+    told = (folder / "config.yaml").read_text()
+    launch = {"workers": 2}
+    assert carry_out(config_of(str(tmp_path), seed=99, launch=launch)) == folder, "not refused here"
+    assert [(job.folder, job.handle) for job in given] == [(folder, None)]
+    assert (folder / "config.yaml").read_text() == told
+    assert {path.name for path in folder.iterdir()} == {FOLDER, "config.yaml"}
+    assert statuses(tmp_path) == []
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match="seed 13 -> 99"):
+        carry_out(config_of(str(tmp_path), seed=99, launch=launch))
 
 
 def test_a_run_that_lost_its_checkpoints_does_not_begin_at_step_0(
