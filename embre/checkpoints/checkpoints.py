@@ -46,6 +46,7 @@ FOLDER = "checkpoints"  # in a run's folder
 LEASE = "lease"
 PREFIX = "step-"
 LOOK_EVERY_S = 0.05
+REMEDY = "Make room or mend the storage and run the same command again"
 SETTLE_S = 10.0  # a rank that was killed will never write its part
 
 
@@ -174,7 +175,7 @@ class Checkpoints:
             return ""
         if go_on:
             return str(faults[0])
-        raise NotWritten(f"{faults[0]}. Mend the storage and run the same command again")
+        raise NotWritten(f"{faults[0]}. {REMEDY}") from faults[0]
 
     def _fault(self) -> Exception | None:
         if not self._faults:
@@ -189,11 +190,8 @@ class Checkpoints:
             f"{self.folder}: the checkpoint of step {self._writing} could not be written "
             f"({fault}); earlier ones are as they were"
         )
-        if isinstance(fault, OSError) and fault.errno not in LASTING:
-            return NotWritten(why)
-        told = CheckpointError(
-            f"{why}. Make room or mend the storage and run the same command again"
-        )
+        passes = isinstance(fault, OSError) and fault.errno not in LASTING
+        told = NotWritten(why) if passes else CheckpointError(f"{why}. {REMEDY}")
         told.__cause__ = fault
         return told
 

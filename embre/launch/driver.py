@@ -195,8 +195,8 @@ def take_up(
         changes = differences(config, folder / CONFIG)
     except ConfigError as error:
         raise ConfigError(
-            f"{config.name}: the config that this run was started with cannot be read ({error}); "
-            f"put it back, which --print-config shows, as {folder / CONFIG}, or give another name=…"
+            f"{config.name}: {folder / CONFIG} is of another kind of run or cannot be read "
+            f"({error}); give another name=…, or put back what this run began with, as --print-config shows it"
         ) from error
     if changes.keys() - set(allow_change):
         told = _listed({key: f"{old} -> {new}" for key, (old, new) in changes.items()})

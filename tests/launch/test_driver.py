@@ -8,9 +8,11 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 from rich.console import Console
+from typer.testing import CliRunner
 
 from embre import faults
 from embre.checkpoints.checkpoints import FOLDER, CheckpointError
+from embre.cli.app import app
 from embre.config import ConfigError, PretrainConfig, dump_config, load_config
 from embre.interrupts import Interrupted, TakenOver
 from embre.job import Job
@@ -183,6 +185,19 @@ def test_a_finished_run_goes_on_with_more_steps_where_it_is_told_to(
     assert yaml.safe_load(Path(kept).read_text())["train"]["steps"] == 6
 
 
+def test_the_command_hands_on_what_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple] = []
+    monkeypatch.setattr(driver, "run_job", lambda *handed: given.append(handed) or tmp_path)
+    (tmp_path / "tiny.yaml").write_text(dump_config(config_of(str(tmp_path))))
+    command = ["pretrain", str(tmp_path / "tiny.yaml"), "train.steps=9"]
+    flags = ["--allow-change", "train.steps", "--allow-change", "losses.token"]
+    for more in ([], flags):
+        assert CliRunner().invoke(app, [*command, *more]).exit_code == 0
+    assert [tuple(handed[3]) for handed in given] == [(), ("train.steps", "losses.token")]
+
+
 def test_what_cannot_change_in_a_run_is_refused_by_name(tmp_path: Path, stand_in: None) -> None:
     folder = carry_out(config_of(str(tmp_path)))
     told = (folder / "config.yaml").read_text()
@@ -196,7 +211,7 @@ def test_what_cannot_change_in_a_run_is_refused_by_name(tmp_path: Path, stand_in
         carry_out(config_of(str(tmp_path), steps=3), "train.steps")
     assert (folder / "config.yaml").read_text() == told and not list(read_events(folder, "changed"))
     (folder / "config.yaml").unlink()
-    with pytest.raises(ConfigError, match="cannot be read .* put it back, which --print-config"):
+    with pytest.raises(ConfigError, match="cannot be read .* put back what .*print-config"):
         carry_out(config_of(str(tmp_path)))
 
 
