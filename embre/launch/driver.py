@@ -196,7 +196,8 @@ def take_up(
     except ConfigError as error:
         raise ConfigError(
             f"{config.name}: {folder / CONFIG} is of another kind of run or cannot be read "
-            f"({error}); give another name=…, or put back what this run began with, as --print-config shows it"
+            f"({error}); give another name=…, or put back what this run began with, as "
+            "--print-config shows it"
         ) from error
     if changes.keys() - set(allow_change):
         told = _listed({key: f"{old} -> {new}" for key, (old, new) in changes.items()})
