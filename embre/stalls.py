@@ -1,4 +1,4 @@
-"""A rank that hangs: no step, validation or save of it comes to its end any more.
+"""A rank that hangs: no micro-batch, step or save of it comes to its end any more.
 
 A collective has a limit of its own, thirty minutes; one rank alone, or a read that the storage does
 not answer, has none. So a thread of each rank counts how long nothing was heard of its training,
@@ -37,6 +37,11 @@ _heard = _Heard()
 def heard(step: int) -> None:
     """Training, in this thread, has done `step` or what is due after it; it is watched now."""
     _heard.thread, _heard.step = threading.get_ident(), step
+    alive()
+
+
+def alive() -> None:
+    """A part of a step or a validation is done: of a large model on a CPU they take long."""
     _heard.times += 1
 
 
@@ -44,12 +49,12 @@ def heard(step: int) -> None:
 def may_take(more_s: float) -> Iterator[None]:
     """What the body waits for has a limit of its own: nothing need be heard for so much longer."""
     _heard.more_s = more_s
-    _heard.times += 1
+    alive()
     try:
         yield
     finally:
         _heard.more_s = 0.0
-        _heard.times += 1
+        alive()
 
 
 def over() -> None:

@@ -3,14 +3,26 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import torch
+
+from embre import stalls
+from embre.engines.step import run_micro_batches
+from embre.relations.decode import score_pairs
+from embre.tally import Tally
 from embre.tracking.endings import why_ended
+from embre.world import World
+from tests.tiny import document, tiny_relation_model
 
 # A fifth of a second without a word is a hang.
 TRAINS = """
 import sys, time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from embre import stalls
 from embre.tracking.endings import leave_note
 
@@ -60,3 +72,21 @@ def test_what_ends_in_time_leaves_nothing_behind(tmp_path: Path) -> None:
     done = trained(tmp_path, "pass")
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_parts_of_a_step_and_of_a_validation_are_heard_of(folder: Path) -> None:
+    def times() -> int:
+        return stalls._heard.times
+
+    def model(_: Any) -> dict[str, torch.Tensor]:
+        return {"token": torch.ones((), requires_grad=True)}
+
+    batch: Any = SimpleNamespace(
+        counts={"token": 1}, num_tokens=1, data_hash=0, slot=0, to=lambda device: None
+    )
+    before = times()
+    run_micro_batches(model, torch.Tensor.backward, [batch] * 3, {"token": 1.0}, World(), 1, 0)
+    assert times() == before + 3
+    doc = document("<BRAF|Gene|673> causes <melanoma|Disease|D1>")
+    score_pairs(tiny_relation_model(folder), [doc], Tally())
+    assert times() == before + 4

@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from embre import stalls
 from embre.document import Document
 from embre.relations.model_folder import LoadedModel
 from embre.relations.passes import NOT_NOVEL, NOVEL, Pass
@@ -57,6 +58,7 @@ def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> 
         batch = builder.lay(some, slot=0)
         concepts += [(candidate.first, candidate.second) for candidate in batch.candidates]
         found.append([part.cpu().numpy() for part in model.probabilities(batch.to(device))])
+        stalls.alive()  # in training it is a validation
     novelty_labels = _column([labels for *_, labels in passes], np.int64)
     known = [np.concatenate(parts).astype(np.float64) for parts in zip(*found, strict=True)]
     nothing = [np.zeros(0), np.zeros((0, len(builder.schema.relation_types))), np.zeros(0)]

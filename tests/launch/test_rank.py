@@ -60,8 +60,20 @@ def test_a_rank_whose_loader_does_not_answer_is_ended(
 
     monkeypatch.setattr(stalls, "_end", end)
     monkeypatch.setattr(stalls, "LOOK_EVERY_S", 0.05)
-    config = config_of(str(tmp_path), launch={"step_timeout_s": 2})
+    train = {"steps": 4, "save_every_steps": 4}
+    config = config_of(str(tmp_path), train=train, launch={"step_timeout_s": 2})
     job = Job(config, tmp_path, None)
     carry_out(partial(recipe, loader=Stalled()), job, torch.device("cpu"), tmp_path)
     why = why_ended(tmp_path, 1)
     assert why.startswith("rank 0: hung in train.py:") and "after step 2; see stacks-0.txt" in why
+
+
+def test_training_is_heard_of_after_each_step_validation_and_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int] = []
+    monkeypatch.setattr(stalls, "heard", heard.append)
+    stalls._heard.step = 7
+    recipe(Job(config_of(str(tmp_path), steps=2), tmp_path, None), World())
+    assert heard == [1, 1, 2, 2, 2], "the second is validated"
+    assert stalls._heard.step is None, "what comes after training may take its time"
