@@ -81,9 +81,8 @@ def test_parts_of_a_step_and_of_a_validation_are_heard_of(folder: Path) -> None:
     def model(_: Any) -> dict[str, torch.Tensor]:
         return {"token": torch.ones((), requires_grad=True)}
 
-    batch: Any = SimpleNamespace(
-        counts={"token": 1}, num_tokens=1, data_hash=0, slot=0, to=lambda device: None
-    )
+    batch: Any = SimpleNamespace(counts={"token": 1}, num_tokens=1, data_hash=0, slot=0)
+    batch.to = lambda device: batch
     before = times()
     run_micro_batches(model, torch.Tensor.backward, [batch] * 3, {"token": 1.0}, World(), 1, 0)
     assert times() == before + 3
