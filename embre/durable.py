@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all, whenever the power goes."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from uuid import uuid4
 
 from embre.faults import fault_point
 
+# What a storage says again however often it is asked; anything else may pass.
+LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PARTIAL = ".partial"
 LEFTOVERS = f"*.{'[0-9a-f]' * 8}{PARTIAL}"  # what a killed process may leave, as a pattern
 

@@ -9,15 +9,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 STOP, SAVE = "stop", "save"  # files in the folder of a run, or of an attempt: each byte asks
 LOOK_EVERY_S = 1.0
 
-_asked = threading.Event()
-_folder: list[Path] = []
-_looked = [0.0]
-_saves = [0, 0]  # asked for, and taken up
+
+@dataclass(slots=True)
+class _Asked:
+    """What this process was asked."""
+
+    folder: Path | None = None  # whose files ask it
+    stop: bool = False
+    saves_answered: int = 0
+    looked: dict[str, float] = field(default_factory=dict)  # when at which file
+
+
+_asked = _Asked()
 
 
 class Interrupted(Exception):
@@ -37,7 +46,7 @@ def stoppable(folder: Path) -> Iterator[None]:
 
     def ask(*_: object) -> None:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        _asked.set()
+        _asked.stop = True
         with suppress(OSError):  # a full disk; this process knows, and there is a second SIGTERM
             _ask(folder / STOP)
 
@@ -66,40 +75,36 @@ def watch(folder: Path) -> None:
 
     What SAVE asked before was asked of an earlier attempt: this one begins at a checkpoint.
     """
-    _folder[:] = [folder]
-    _saves[:] = [_times_asked(folder / SAVE)] * 2
+    _asked.folder, _asked.saves_answered = folder, _times_asked(folder / SAVE)
 
 
 def forget(folder: Path) -> None:
     """What was asked before, of this process or by the files in a folder, counts no more."""
-    _asked.clear()
-    _folder.clear()
-    _saves[:] = [0, 0]
+    _asked.folder, _asked.stop, _asked.saves_answered = None, False, 0
     for name in (STOP, SAVE):
         (folder / name).unlink(missing_ok=True)
 
 
 def asked_to_stop() -> bool:
     """Whether this process was asked."""
-    _look()
-    return _asked.is_set()
+    _asked.stop = _asked.stop or _look(STOP) > 0
+    return _asked.stop
 
 
 def asked_to_save() -> bool:
     """Whether this process was asked since it last answered: yes is said once."""
-    _look()
-    asked, _saves[1] = _saves[0] > _saves[1], _saves[0]
-    return asked
+    before = _asked.saves_answered
+    _asked.saves_answered = max(before, _look(SAVE))
+    return _asked.saves_answered > before
 
 
-def _look() -> None:
-    """Look at the files, once a second."""
+def _look(name: str) -> int:
+    """How often a file has asked: it is looked at once a second, and 0 is said in between."""
     now = time.monotonic()
-    if _folder and now - _looked[0] > LOOK_EVERY_S:
-        _looked[0] = now
-        if _times_asked(_folder[0] / STOP):
-            _asked.set()
-        _saves[0] = max(_saves[0], _times_asked(_folder[0] / SAVE))
+    if _asked.folder is None or now - _asked.looked.get(name, 0.0) <= LOOK_EVERY_S:
+        return 0
+    _asked.looked[name] = now
+    return _times_asked(_asked.folder / name)
 
 
 def _ask(file: Path) -> None:

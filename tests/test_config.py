@@ -1,11 +1,14 @@
 """Configs: every shipped one loads; a wrong one is refused in one line that says what to do."""
 
 import ast
+import copy
 import importlib.util
 import itertools
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,18 @@ from embre.config import (
     BackboneConfig,
     ConfigError,
     FinetuneConfig,
+    MaskingConfig,
     NewEncoder,
     PretrainConfig,
+    RunConfig,
     Section,
     StudyConfig,
     TypeLimits,
+    check_config,
+    differences,
     dump_config,
     explained,
+    is_another,
     load_config,
 )
 from embre.config.deepspeed_section import FILLED_IN, KNOWN, KNOWN_OF_ZERO
@@ -388,11 +396,128 @@ def test_a_missing_config_is_named(tmp_path: Path) -> None:
         load_config(PretrainConfig, tmp_path / "none.yaml")
 
 
-def test_the_fingerprint_is_of_what_decides_the_numbers(small: Path) -> None:
-    def fingerprint(*overrides: str) -> str:
-        return load_config(PretrainConfig, small, list(overrides)).fingerprint()
+WHOLE = {
+    PretrainConfig: """
+name: whole
+encoder: {path: bert, new: {}}
+train: {steps: 10}
+data: {shards: shards}
+entities: {per_type: {Gene: {min_count: 3, max_per_type: 9}}}
+deepspeed: {zero_optimization: {stage: 2}}
+""",
+    FinetuneConfig: """
+name: whole
+encoder: {path: bert, new: {}}
+train: {steps: 10}
+data:
+  corpus: {name: mine, legal: {Gene Gene: [CID]}, rename: {x: CID}, novelty: true}
+  train: a
+  dev: b
+  also: [{corpus: {name: mine, legal: {Gene Gene: [CID]}, novelty: false}, train: c}]
+pairs: {novelty_of: related}
+deepspeed: {zero_optimization: {stage: 2}}
+""",
+}
+# Where and how a run is carried out, and what it is known by otherwise.
+NO_NUMBERS = """
+name storage launch.* tracking.* encoder.path encoder.activation_checkpointing
+data.shards data.train data.dev data.also.0.train
+data.loader_workers data.validation_strips data.on_bad_shard
+train.save_every_steps train.keep_checkpoints train.log_every_steps train.validate_every_steps
+""".split()
+# What a run can go on with others of, where it is asked to.
+MAY_CHANGE = "train.steps optimizer.* losses.*".split()
 
-    same = ["name=other", "storage=elsewhere", "launch.workers=8", "train.save_every_steps=3"]
-    assert fingerprint() == fingerprint(*same, "data.shards=moved", "data.loader_workers=2")
-    for override in ("seed=1", "data.streams=4", "train.steps=11", "masking.entity_rate=0.3"):
-        assert fingerprint() != fingerprint(override), override
+
+def leaves(values: Any, place: tuple = ()) -> Iterator[tuple]:
+    """Where the values of a config stand that are no sections."""
+    inner = values.items() if isinstance(values, dict) else enumerate(values)
+    for key, value in inner:
+        whole = isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))
+        if whole and value:
+            yield from leaves(value, (*place, key))
+        else:
+            yield (*place, key)
+
+
+def changed_at(kind: type[RunConfig], values: dict, place: tuple) -> RunConfig | None:
+    """The config with another value in one place, of those that may stand there, if any."""
+    words = re.findall(r"'enum': \[([^]]*)\]", str(kind.model_json_schema()))
+    given: Any = values
+    for key in place:
+        given = given[key]
+    words = re.findall(r"'([^']*)'", " ".join(words))
+    tried = [True, False, 0.5, 3, 7, 1 << 15, "x", *words, ["x"], {"x": "y"}]
+    for other in tried:
+        changed = copy.deepcopy(values)
+        section: Any = changed
+        for key in place[:-1]:
+            section = section[key]
+        section[place[-1]] = other
+        with suppress(ConfigError):
+            config = check_config(kind, changed, "test")
+            if config.model_dump(mode="json") != values and other != given:
+                return config
+    return None
+
+
+@pytest.mark.parametrize("kind", WHOLE, ids=["pretrain", "finetune"])
+def test_the_fingerprint_is_of_all_that_decides_the_numbers_and_cannot_change(
+    kind: type[RunConfig], tmp_path: Path
+) -> None:
+    (tmp_path / "whole.yaml").write_text(WHOLE[kind])
+    config = load_config(kind, tmp_path / "whole.yaml")
+    values = config.model_dump(mode="json")
+    names = {".".join(map(str, place)): place for place in leaves(values)}
+    assert len(names) > 50
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    for name, place in names.items():
+        other = changed_at(kind, values, place)
+        if other is None:
+            assert (kind, name) == (FinetuneConfig, "encoder.compile"), "what else is fixed?"
+            continue
+        no_number, may = (
+            any(fnmatch(name, pattern) for pattern in patterns)
+            for patterns in (NO_NUMBERS, MAY_CHANGE)
+        )
+        same = other.fingerprint() == config.fingerprint()
+        assert same == (no_number or may), name
+        assert is_another(other, tmp_path / "run.yaml") != no_number, name
+        if may:
+            assert list(differences(other, tmp_path / "run.yaml")) == [name]
+
+
+def test_a_key_that_is_added_later_strands_no_run_and_a_default_that_changes_is_seen(
+    small: Path, tmp_path: Path
+) -> None:
+    class LaterMasking(MaskingConfig):
+        new: int = 3
+        token_rate: float = 0.4
+
+    class Added(PretrainConfig):
+        more: int = 3
+
+    class Later(PretrainConfig):
+        masking: LaterMasking = LaterMasking()
+
+    config = load_config(PretrainConfig, small)
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    added = load_config(Added, small)
+    assert added.fingerprint() == config.fingerprint()
+    assert not is_another(added, tmp_path / "run.yaml")
+    later = load_config(Later, small)
+    assert is_another(later, tmp_path / "run.yaml")
+    rates = config.masking.token_rate, 0.4
+    assert differences(later, tmp_path / "run.yaml") == {"masking.token_rate": rates}
+
+
+def test_every_value_that_differs_is_named_with_both(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(dump_config(load_config(PretrainConfig, small)))
+    given = ["train.steps=11", "deepspeed={zero_optimization: {stage: 2}}", "seed=1", "name=other"]
+    assert differences(load_config(PretrainConfig, small, given), tmp_path / "run.yaml") == {
+        "deepspeed.zero_optimization": (None, {"stage": 2}),
+        "seed": (13, 1),
+        "train.steps": (10, 11),
+    }
+    with pytest.raises(ConfigError, match="no such config"):
+        differences(load_config(PretrainConfig, small), tmp_path / "none.yaml")

@@ -198,14 +198,15 @@ def test_a_run_without_a_checkpoint_may_be_corrected(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("torn", ["", "\0" * 9, None], ids=["empty", "zeros", "gone"])
-def test_a_run_whose_config_is_torn_asks_its_checkpoints(
+def test_a_run_whose_config_is_torn_wants_it_back(
     folder: Path, tmp_path: Path, torn: str | None
 ) -> None:
     (tmp_path / "checkpoints" / "step-000000001").mkdir(parents=True)
     (tmp_path / "events.jsonl").touch()
     if torn is not None:
         (tmp_path / "config.yaml").write_text(torn)
-    take_up(config_of(folder), tmp_path)
+    with pytest.raises(ConfigError, match="of another kind of run or cannot be read .* put back"):
+        take_up(config_of(folder), tmp_path)
     assert (tmp_path / "events.jsonl").exists()
 
 

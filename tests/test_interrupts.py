@@ -96,6 +96,18 @@ def test_each_request_to_save_is_answered_once(
     assert [asked_to_save() for _ in range(3)] == [True, False, False]
 
 
+def test_who_asks_only_whether_to_stop_does_not_look_for_requests_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
+    watch(tmp_path)
+    read: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupts, "_times_asked", lambda file: read.append(file.name) or 0)
+        assert not asked_to_stop() and not asked_to_stop()
+    assert read == [STOP, STOP], "rank 0 alone looks at the other"
+
+
 def test_a_restarted_rank_does_not_answer_an_old_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

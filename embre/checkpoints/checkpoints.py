@@ -9,7 +9,6 @@ pointer file, no framework's own record is trusted. A folder holds the state by 
 parameters, so any number of ranks can take it up.
 """
 
-import errno
 import json
 import logging
 import shutil
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from embre import stalls
 from embre.checkpoints.manifest import (
     FORMAT,
     MANIFEST,
@@ -34,7 +34,7 @@ from embre.checkpoints.manifest import (
     verify,
 )
 from embre.checkpoints.parts import StoredState, read_note, save_state, write_note
-from embre.durable import commit, sync
+from embre.durable import LASTING, commit, sync
 from embre.engines.engine import Engine
 from embre.faults import fault_point
 from embre.interrupts import TakenOver
@@ -47,9 +47,8 @@ FOLDER = "checkpoints"  # in a run's folder
 LEASE = "lease"
 PREFIX = "step-"
 LOOK_EVERY_S = 0.05
+REMEDY = "Make room or mend the storage and run the same command again"
 SETTLE_S = 10.0  # a rank that was killed will never write its part
-# What the storage says again however often a run is started; anything else may pass.
-LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class NotWritten(RuntimeError):
@@ -70,6 +69,8 @@ class Checkpoints:
     timeout_s: float = 1800.0
     _lease: str = ""
     _writer: threading.Thread | None = None
+    _writing: int = 0  # the step
+    _missed: bool = False  # the save before this one
     _faults: list[Exception] = field(default_factory=list)
     _damaged: list[Path] = field(default_factory=list)
 
@@ -79,14 +80,20 @@ class Checkpoints:
         engine: Engine,
         loader: Loader,
         committed: Callable[[int], None] = lambda step: None,
+        missed: Callable[[int, str], None] = lambda step, why: None,
     ) -> None:
         """Copy the state after `step` steps; it is written and committed while training goes on.
 
-        Rank 0 calls `committed` when it is, from a thread. Waits for the save before, and raises
-        why that one failed: CheckpointError for what only a person can mend, NotWritten for what
-        may pass, TakenOver where another attempt has begun since.
+        Rank 0 calls `committed` when it is, from a thread. Waits for the save before, and raises on
+        every rank why that one failed: CheckpointError for what only a person can mend, TakenOver
+        where another attempt has begun since, NotWritten for what may pass, where it is the second
+        in a row; the first is a warning, and `missed` is called with its step.
         """
-        self._join()
+        why = self._join(go_on=not self._missed)
+        if why:
+            log.warning("%s; the run goes on to the next one", why)
+            missed(self._writing, why)
+        self._missed, self._writing = bool(why), step
         state = engine.state()
         parts = self.world.gather((uuid.uuid4().hex[:8], loader.state(), engine.checksum()))
         _refuse_drift(self.folder, step, [checksum for *_, checksum in parts])
@@ -99,9 +106,9 @@ class Checkpoints:
         self._writer.start()
 
     def finish(self) -> None:
-        """Return when the last save is committed, on every rank."""
-        self._join()
-        self.world.wait()
+        """Return when the last save is committed, on every rank; raises on each as `save` does, and
+        for the first failure too."""
+        self._join(go_on=False)
 
     def settle(self) -> None:
         """Let a save that is under way come to its end before this process goes, if it is soon."""
@@ -113,19 +120,23 @@ class Checkpoints:
         engine: Engine,
         loader: Loader,
         passed_over: Callable[[int, str], None] = lambda step, why: None,
+        last_saved: int = 0,
     ) -> int:
         """Load the newest checkpoint that all ranks find sound; returns its step, 0 without one.
 
-        `passed_over` is called for each newer one. From here on no earlier attempt at this run can
-        commit. Raises CheckpointError where there are checkpoints and none is sound, or where the
-        newest belongs to another config or data.
+        `passed_over` is called for each newer one. `last_saved` is the step of which rank 0 knows
+        that it was saved, 0 of none. From here on no earlier attempt at this run can commit. Raises
+        CheckpointError where there are checkpoints and none is sound, where there should be one and
+        is none, or where the newest belongs to another config or data.
         """
         self._lease = self.world.gather(uuid.uuid4().hex)[0]
         if self.world.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             commit(self.folder / LEASE, self._lease.encode())
         # Rank 0 looks for all: a network file system may show each rank another moment.
-        found = self.world.gather(_committed(self.folder))[0]
+        found, last_saved = self.world.gather((_committed(self.folder), last_saved))[0]
+        if last_saved and not found:
+            raise CheckpointError(lost(self.folder, last_saved))
         for path in reversed(found):
             flaws = [flaw for flaw in self.world.gather(verify(path, self.world)) if flaw]
             if flaws:
@@ -149,23 +160,42 @@ class Checkpoints:
             )
         return 0
 
-    def _join(self) -> None:
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        if self._faults:
-            fault = self._faults.pop()
-            if overtaken := self._overtaken(self.folder):  # its files may be gone already
-                raise overtaken from fault
-            if isinstance(fault, CheckpointError):
+    def _join(self, go_on: bool) -> str:
+        """Wait until every rank is through with the last save. What made it fail on any is raised
+        on all, by each in its own words where it has some. Where that may pass and the run may
+        `go_on`, they are returned."""
+        with stalls.may_take(self.timeout_s):
+            if self._writer is not None:
+                self._writer.join()
+                self._writer = None
+            mine = self._fault()
+            faults = [one for one in (mine, *self.world.gather(mine)) if one]
+        for fault in faults:
+            if not isinstance(fault, NotWritten):
                 raise fault
-            why = (
-                f"{self.folder}: the checkpoint could not be written ({fault}); earlier ones are "
-                "as they were. Make room or mend the storage and run the same command again"
-            )
-            if isinstance(fault, OSError) and fault.errno not in LASTING:
-                raise NotWritten(why) from fault
-            raise CheckpointError(why) from fault
+        if not faults:
+            return ""
+        if go_on:
+            return str(faults[0])
+        raise NotWritten(f"{faults[0]}. {REMEDY}") from faults[0]
+
+    def _fault(self) -> Exception | None:
+        if not self._faults:
+            return None
+        fault = self._faults.pop()
+        with suppress(OSError):
+            if overtaken := self._overtaken(self.folder):  # its files may be gone already
+                return overtaken
+        if isinstance(fault, CheckpointError):
+            return fault
+        why = (
+            f"{self.folder}: the checkpoint of step {self._writing} could not be written "
+            f"({fault}); earlier ones are as they were"
+        )
+        passes = isinstance(fault, OSError) and fault.errno not in LASTING
+        told = NotWritten(why) if passes else CheckpointError(f"{why}. {REMEDY}")
+        told.__cause__ = fault
+        return told
 
     def _write(
         self,
@@ -277,9 +307,22 @@ def _refuse_drift(folder: Path, step: int, checksums: list[int]) -> None:
         )
 
 
+def lost(folder: Path, last_saved: int) -> str:
+    """Why a run does not begin at step 0 where its folder of checkpoints is empty."""
+    return (
+        f"{folder.parent.name}: this run saved step {last_saved}, and {folder} has no checkpoint; "
+        f"put it back, or give another name=…, or remove {folder.parent} to begin at step 0"
+    )
+
+
+def newest_step(run_folder: Path) -> int:
+    """The step of a run's newest checkpoint, sound or not; 0 where it has none."""
+    return max(map(_step_of, _committed(run_folder / FOLDER)), default=0)
+
+
 def has_checkpoints(run_folder: Path) -> bool:
     """Whether a run has some, sound or not."""
-    return bool(_committed(run_folder / FOLDER))
+    return newest_step(run_folder) > 0
 
 
 def _committed(folder: Path) -> list[Path]:

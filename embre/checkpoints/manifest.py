@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from embre.world import World
 
-FORMAT = 5  # also when masks are drawn in another way: a run would go on with others
+FORMAT = 6  # also when masks are drawn, or fingerprints made, in another way
 MANIFEST = "manifest.json"
 
 

@@ -16,19 +16,37 @@ PrintConfig = Annotated[
     bool,
     typer.Option("--print-config", help="Show the resolved config, what each key means, and stop."),
 ]
+AllowChange = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY",
+        help="A run that has begun may go on with another value: train.steps, to make it longer, "
+        "optimizer.peak_lr and the like, losses.token and the like. May be given several times.",
+    ),
+]
 
 
-def pretrain(config: ConfigPath, overrides: Overrides = None, print_config: PrintConfig = False):
+def pretrain(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    allow_change: AllowChange = None,
+):
     """Pretrain an encoder on a shard set. The same command again goes on where it stopped."""
-    folder = _job("pretrain", config, overrides, print_config)
+    folder = _job("pretrain", config, overrides, print_config, allow_change)
     if folder:
         console.print(f"encoder: {folder}/encoder", markup=False)
         console.print(f"next: embre register {folder} --name NAME --alias champion", markup=False)
 
 
-def finetune(config: ConfigPath, overrides: Overrides = None, print_config: PrintConfig = False):
+def finetune(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    allow_change: AllowChange = None,
+):
     """Fine-tune an encoder for relations and novelty, and score it on held-out documents."""
-    folder = _job("finetune", config, overrides, print_config)
+    folder = _job("finetune", config, overrides, print_config, allow_change)
     if folder:
         from embre.launch.tables import not_taken, not_used, scores_table
 
@@ -98,7 +116,13 @@ def demo(
     run_demo(out, seed, console)
 
 
-def _job(kind: str, path: Path, overrides: list[str] | None, print_config: bool) -> Path | None:
+def _job(
+    kind: str,
+    path: Path,
+    overrides: list[str] | None,
+    print_config: bool,
+    allow_change: list[str] | None,
+) -> Path | None:
     from embre.config import FinetuneConfig, PretrainConfig, RunConfig, explained, load_config
 
     kinds: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
@@ -108,5 +132,5 @@ def _job(kind: str, path: Path, overrides: list[str] | None, print_config: bool)
         return None
     from embre.launch.driver import run_job
 
-    folder = run_job(kind, config, console)
+    folder = run_job(kind, config, console, allow_change or ())
     return folder if os.environ.get("RANK", "0") == "0" else None  # one rank speaks

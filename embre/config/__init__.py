@@ -18,13 +18,14 @@ from embre.config.pretraining import (
 from embre.config.reading import (
     ConfigError,
     check_config,
+    differences,
     dump_config,
     explained,
     is_another,
     load_config,
     read_values,
 )
-from embre.config.run import RunConfig
+from embre.config.run import CHANGEABLE, RunConfig
 from embre.config.secret_values import refuse_secrets
 from embre.config.sections import (
     EncoderConfig,
@@ -38,6 +39,7 @@ from embre.config.sections import (
 from embre.config.study import BackboneConfig, StudyConfig
 
 __all__ = [
+    "CHANGEABLE",
     "AlsoConfig",
     "BackboneConfig",
     "ConfigError",
@@ -61,6 +63,7 @@ __all__ = [
     "TrainConfig",
     "TypeLimits",
     "check_config",
+    "differences",
     "dump_config",
     "explained",
     "is_another",

@@ -177,9 +177,23 @@ def is_another(config: RunConfig, path: Path) -> bool:
     except ConfigError:
         return False
     try:
-        return load_config(type(config), path).fingerprint() != config.fingerprint()
+        return bool(differences(config, path))
     except ConfigError:  # of another kind of run
         return True
+
+
+def differences(config: RunConfig, path: Path) -> dict[str, tuple[Any, Any]]:
+    """What decides the numbers of a run and stands otherwise in a file: the value there and the one
+    here, by key, None where there is none.
+
+    Raises ConfigError where the file cannot be read or is of another kind of run.
+    """
+    there, here = load_config(type(config), path).numbers(), config.numbers()
+    return {
+        key: (there.get(key), here.get(key))
+        for key in sorted({*there, *here})
+        if (key in there, there.get(key)) != (key in here, here.get(key))
+    }
 
 
 def _explain(kind: type[BaseModel], problem: Any, lines: Lines) -> str:

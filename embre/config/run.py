@@ -31,6 +31,8 @@ NOT_IN_FINGERPRINT = {
     },
     "train": {"save_every_steps", "keep_checkpoints", "log_every_steps", "validate_every_steps"},
 }
+# Sections whose numbers a run can go on with others of, where it is asked to.
+CHANGEABLE = ("train", "optimizer", "losses")
 
 
 class RunConfig(Section):
@@ -71,6 +73,15 @@ class RunConfig(Section):
         return self.deepspeed.get("zero_optimization", {}).get("stage", 1)
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that decides the numbers of a run; a resumed run must have the same."""
-        values = self.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT)
+        """SHA-256 over what decides the numbers of a run and cannot change in it. What is as by
+        default is left out, so that a key that a later version adds changes nothing."""
+        left_out = NOT_IN_FINGERPRINT | dict.fromkeys(CHANGEABLE, True)
+        values = self.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def numbers(self) -> dict[str, Any]:
+        """All that decides the numbers of a run, by `section.key`."""
+        values = self.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT)
+        sections = {name: value for name, value in values.items() if isinstance(value, dict)}
+        inner = {f"{name}.{key}": v for name, found in sections.items() for key, v in found.items()}
+        return {name: v for name, v in values.items() if name not in sections} | inner

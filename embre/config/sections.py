@@ -124,6 +124,12 @@ class LaunchConfig(Section):
         ge=0,
         description="under Ray, restarts from a checkpoint, in all, before the command gives up",
     )
+    step_timeout_s: float = Field(
+        default=900,
+        gt=0,
+        description="a rank hangs, and is ended, where no micro-batch, step or save of it comes to "
+        "its end for so long; Ray starts it again",
+    )
     cpus_per_worker: float = Field(default=1, gt=0, description="under Ray, cores of a worker")
 
     @property

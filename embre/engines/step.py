@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embre import interrupts
+from embre import interrupts, stalls
 from embre.config import OptimizerConfig
 from embre.engines.engine import MicroBatch, StepResult
 from embre.engines.step_guard import Skip, StepGuard
@@ -90,6 +90,7 @@ def run_micro_batches(
         backward(total)
         for name in weights:
             sums[name] += losses[name].detach()
+        stalls.alive()
     totals = world.sum([float(total) for total in sums.values()])
     means = {
         name: total / count

@@ -11,6 +11,7 @@ from embre.launch.errors import RunFailed
 
 ATTEMPTS = "attempts"  # in a run's folder
 LATEST = "latest"  # in it, the number of the last attempt of which a rank began
+ROOM = 4096  # bytes that a file has from the start: what fills the disk can still be told in it
 
 
 class NotBegun(RunFailed):
@@ -39,8 +40,9 @@ class Attempt:
             except FileExistsError:  # of a driver that started at the same time
                 continue
             # There from the start: a network file system may remember that a file is missing.
-            for file in (attempt.failed, attempt.stopped, attempts / LATEST):
-                file.touch()
+            for file in (attempt.failed, attempt.stopped):
+                file.write_bytes(b" " * ROOM)
+            (attempts / LATEST).touch()
             return attempt
 
     @property
@@ -50,18 +52,18 @@ class Attempt:
 
     @property
     def failed(self) -> Path:
-        """Why it failed in a way that is not worth a restart; empty till then."""
+        """Why it failed in a way that is not worth a restart; blank till then."""
         return self.folder / "failed.txt"
 
     @property
     def stopped(self) -> Path:
-        """That it was asked to stop and saved; empty till then."""
+        """That it was asked to stop and saved; blank till then."""
         return self.folder / "stopped.txt"
 
     def begin(self) -> bool:
         """A rank is about to begin; False where it would only end in the way others have."""
         # Taken over: each attempt would take the run back from the other.
-        if self.taken_over() or self.failed.read_text() or self.stopped.read_text():
+        if self.taken_over() or read(self.failed) or read(self.stopped):
             return False
         if not self.begun():
             commit(self.attempts / LATEST, str(self.number).encode())
@@ -84,3 +86,14 @@ class Attempt:
 
     def _latest(self) -> int:
         return int((self.attempts / LATEST).read_text() or 0)
+
+
+def write(file: Path, text: str) -> None:
+    """Say why an attempt ended, in `failed` or `stopped`, without a byte more on the disk."""
+    with file.open("r+b") as opened:
+        opened.write(text.encode()[:ROOM].ljust(ROOM))
+
+
+def read(file: Path) -> str:
+    """What was written there, nothing till then."""
+    return file.read_text(errors="replace").strip()

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from embre import finetune, pretrain
-from embre.checkpoints.checkpoints import has_checkpoints
+from embre.checkpoints.checkpoints import FOLDER, has_checkpoints, lost, newest_step
 from embre.config import (
+    CHANGEABLE,
     ConfigError,
     FinetuneConfig,
     PretrainConfig,
     RunConfig,
+    differences,
     dump_config,
     is_another,
     refuse_secrets,
@@ -33,11 +35,19 @@ from embre.launch.local import run_local
 from embre.launch.progress import shown
 from embre.provenance import CONFIG
 from embre.tracking.curves import draw_curves
-from embre.tracking.events import EVENTS
+from embre.tracking.events import EVENTS, last_saved, read_events, write_event
 from embre.tracking.registry import fetch
-from embre.tracking.runs import SILENT, RunHandle, best_effort, open_run, remembered
+from embre.tracking.runs import (
+    RUN_FILE,
+    SILENT,
+    RunHandle,
+    best_effort,
+    open_run,
+    remembered,
+)
 from embre.tracking.sending import close_run, log_files
 from embre.tracking.uri import resolve_uri
+from embre.wording import nearest
 from embre.world import World
 
 log = logging.getLogger(__name__)
@@ -72,8 +82,11 @@ KINDS = {
 }
 
 
-def run_job(kind: str, config: RunConfig, console: Console) -> Path:
-    """Carry a job out, from wherever an earlier attempt of the same name stopped.
+def run_job(
+    kind: str, config: RunConfig, console: Console, allow_change: Collection[str] = ()
+) -> Path:
+    """Carry a job out, from wherever an earlier attempt of the same name stopped. The keys
+    `allow_change` of its config may be others than those that it was begun with.
 
     Returns the run's folder. Raises what made it fail; the MLflow run says so too.
     """
@@ -89,11 +102,16 @@ def run_job(kind: str, config: RunConfig, console: Console) -> Path:
     if under_torchrun and os.environ["RANK"] != "0":  # every rank comes by here; rank 0 drives
         LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, None))
         return folder
-    take_up(config, folder)
+    changes = take_up(config, folder, allow_change)
     made_of = Job(config, folder, None).fingerprint(*lineage.values())
     refuse_other_data(config, folder, made_of)
+    told = {key: f"{old} -> {new}" for key, (old, new) in changes.items()}
+    if changes:
+        write_event(folder, "changed", newest_step(folder), {"changes": changes})
+        console.print(f"changed: {_listed(told)}", markup=False, highlight=False)
     commit(folder / CONFIG, dump_config(config).encode())
-    handle, before, tags = None, None, {"embre.kind": kind}
+    handle, before = None, None
+    tags = {"embre.kind": kind} | {f"embre.changed.{key}": text for key, text in told.items()}
     with best_effort("opening the MLflow run", config.tracking.required):
         handle, before = open_run(config, uri, folder, tags, lineage, made_of)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
@@ -131,7 +149,7 @@ def finish(handle: RunHandle | None, folder: Path, status: str) -> bool:
     with best_effort("drawing the curves"):
         pictures = draw_curves(folder)
     if handle is not None:
-        kept = (folder / EVENTS, folder / DEEPSPEED_JSON, *pictures)
+        kept = (folder / CONFIG, folder / EVENTS, folder / DEEPSPEED_JSON, *pictures)
         complete &= log_files(handle, folder, [path for path in kept if path.exists()])
         if (folder / SILENT).exists():
             log.warning("MLflow does not answer: its run is not closed, or lacks what came last")
@@ -157,18 +175,62 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
         raise ConfigError("encoder.path: under torchrun give the folder of the model, not its name")
 
 
-def take_up(config: RunConfig, folder: Path) -> None:
-    """ConfigError where a run of this name has checkpoints of another config. Without one a config
-    may be corrected; what the other one did is then no part of the run, and is set aside."""
-    if not is_another(config, folder / CONFIG):
-        return
-    if has_checkpoints(folder):
+def take_up(
+    config: RunConfig, folder: Path, allow_change: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """What changes in a run that goes on: the value before and the one from now on, by key.
+
+    Raises ConfigError where a run of this name has lost its checkpoints, or has some of another
+    config of which not all may change. Without one a config may be corrected; what the other one
+    did is then no part of the run, in MLflow neither, and is set aside.
+    """
+    refuse_what_cannot_change(config, allow_change)
+    done = newest_step(folder)
+    if not done and (saved := last_saved(read_events(folder))):
+        raise ConfigError(lost(folder / FOLDER, saved))
+    if not done:
+        if is_another(config, folder / CONFIG):
+            (folder / RUN_FILE).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                (folder / EVENTS).rename(folder / CORRECTED)
+        return {}
+    try:
+        changes = differences(config, folder / CONFIG)
+    except ConfigError as error:
         raise ConfigError(
-            f"{config.name}: this run was started with another config, see {folder / CONFIG}; "
-            "give another name=…, or remove the folder"
+            f"{config.name}: {folder / CONFIG} is of another kind of run or cannot be read "
+            f"({error}); give another name=…, or put back what this run began with, as "
+            "--print-config shows it"
+        ) from error
+    if changes.keys() - set(allow_change):
+        told = _listed({key: f"{old} -> {new}" for key, (old, new) in changes.items()})
+        flags = " ".join(f"--allow-change {key}" for key in changes)
+        may = all(key.split(".")[0] in CHANGEABLE for key in changes)
+        raise ConfigError(
+            f"{config.name}: this run was started with another config, see {folder / CONFIG}: "
+            f"{told}; " + (f"add {flags}, or " if may else "") + "give another name=…"
         )
-    with suppress(FileNotFoundError):
-        (folder / EVENTS).rename(folder / CORRECTED)
+    if config.train.steps < done:
+        raise ConfigError(
+            f"train.steps: {config.train.steps}, and {config.name} is at step {done} already; give "
+            "at least as many"
+        )
+    return changes
+
+
+def refuse_what_cannot_change(config: RunConfig, keys: Collection[str]) -> None:
+    """ConfigError for a key with which a run that has begun cannot go on otherwise."""
+    known = [key for key in config.numbers() if key.split(".")[0] in CHANGEABLE]
+    for key in keys:
+        if key not in known:
+            raise ConfigError(
+                f"--allow-change {key}: this cannot change in a run that has begun; "
+                + nearest(key, known)
+            )
+
+
+def _listed(told: dict[str, str]) -> str:
+    return ", ".join(f"{key} {text}" for key, text in told.items())
 
 
 def refuse_other_data(config: RunConfig, folder: Path, made_of: str) -> None:

@@ -53,8 +53,13 @@ def describe(event: dict[str, Any]) -> str:
         return f"entity vocabulary: {share:.1%} of the mentions with an identifier"
     if event["event"] == "skipped":
         return f"step {step}: no update, {event['why']}"
+    if event["event"] == "changed":
+        changes = (f"{key} {old} -> {new}" for key, (old, new) in event["changes"].items())
+        return f"step {step}: changed, {', '.join(changes)}"
     if event["event"] == "passed_over":
         return f"step {step}: checkpoint passed over, {event['why']}"
+    if event["event"] == "save_failed":
+        return f"step {step}: no checkpoint, {event['why']}"
     if event["event"] == "saved":
         return f"step {step}: checkpoint saved"
     if event["event"] == "validation":

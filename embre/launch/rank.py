@@ -5,6 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from embre import faults, interrupts
 from embre.config import PretrainConfig
 from embre.job import Job
 from embre.launch.errors import RunFailed
-from embre.tracking.endings import ending_noted
+from embre.stalls import ended_when_stalled
+from embre.tracking.endings import ending_noted, leave_note
 from embre.tracking.sending import system_metrics
 from embre.world import World, current_world
 
@@ -23,7 +25,8 @@ FAULT = "EMBRE_FAULT"
 def carry_out(
     recipe: Callable[[Job, World], None], job: Job, device: torch.device, asked_in: Path
 ) -> None:
-    """Run the recipe as one rank; the first of each node watches the machine.
+    """Run the recipe as one rank, which ends where it hangs; the first of each node watches the
+    machine.
 
     Files in the folder `asked_in` ask it to stop or to save. Raises RunFailed with a remedy where
     the GPU's memory is too small.
@@ -32,7 +35,9 @@ def carry_out(
     world = prepare(job, device)
     interrupts.watch(asked_in)
     watched = system_metrics(job.handle if first else None, socket.gethostname())
-    with watched, ending_noted(job.folder, world):
+    note = partial(leave_note, job.folder, world.rank)
+    hung = ended_when_stalled(job.config.launch.step_timeout_s, job.folder, world.rank, note)
+    with watched, ending_noted(job.folder, world), hung:
         try:
             recipe(job, world)
         except torch.OutOfMemoryError as error:

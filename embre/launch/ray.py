@@ -19,11 +19,12 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from embre.checkpoints.checkpoints import CheckpointError
 from embre.config import ConfigError, LaunchConfig
+from embre.durable import LASTING
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
-from embre.launch.attempts import Attempt, NotBegun
+from embre.launch.attempts import Attempt, NotBegun, read, write
 from embre.launch.draining import saved_when_draining
-from embre.launch.errors import RunFailed
+from embre.launch.errors import RunFailed, with_advice
 from embre.launch.rank import FAULT, carry_out
 from embre.launch.ray_workers import private_token
 from embre.world import ALLOCATOR, GROWING, World
@@ -98,13 +99,13 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
                 f"{name}: no rank began; each needs a machine that sees {job.folder}: {error!r}"
             ) from error
         if isinstance(error, ray.train.TrainingFailedError):
-            raise RunFailed(f"{name}: {attempt.failed.read_text() or error}") from error
+            raise RunFailed(f"{name}: {read(attempt.failed) or error}") from error
         raise
     finally:
         attempt.refuse_taken_over(name)
-    if why := attempt.failed.read_text():
+    if why := read(attempt.failed):
         raise RunFailed(f"{name}: {why}")
-    if why := attempt.stopped.read_text():
+    if why := read(attempt.stopped):
         raise Interrupted(why)
 
 
@@ -116,21 +117,20 @@ def _rank(
     use_gpu = job.config.launch.use_gpu
 
     def work(_: dict[str, Any]) -> None:
-        if not attempt.begin():
-            return
-        device = get_device() if use_gpu else torch.device("cpu")
-        assert isinstance(device, torch.device)
         try:
-            carry_out(recipe, job, device, attempt.folder)
+            if attempt.begin():
+                device = get_device() if use_gpu else torch.device("cpu")
+                assert isinstance(device, torch.device)
+                carry_out(recipe, job, device, attempt.folder)
         except Interrupted as why:  # Ray would start again what raises
-            attempt.stopped.write_text(str(why))
-        except NOT_WORTH_A_RESTART as error:
+            write(attempt.stopped, str(why))
+        except (*NOT_WORTH_A_RESTART, OSError) as error:
+            lasts = isinstance(error, NOT_WORTH_A_RESTART) or error.errno in LASTING
             # Ray, about to restart the workers, takes their process group away in mid-step. What
             # that raises says nothing of the run.
-            if dist.is_initialized():
-                plain = isinstance(error, RunFailed)  # a text for people already
-                text = str(error) if plain else f"{type(error).__name__}: {error}"
-                attempt.failed.write_text(text)
+            if lasts and dist.is_initialized():
+                kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
+                write(attempt.failed, kind + with_advice(error))
             raise
 
     return work

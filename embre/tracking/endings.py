@@ -29,9 +29,13 @@ def ending_noted(folder: Path, world: World) -> Iterator[None]:
         # Without its process group a rank raises anything: Ray takes that away before a restart.
         if world.size == 1 or dist.is_initialized():
             with suppress(OSError):  # a full disk may be what it failed of
-                note = folder / NOTE.format(world.rank)
-                note.write_text(f"{type(error).__name__}: {error}"[:LONGEST])
+                leave_note(folder, world.rank, f"{type(error).__name__}: {error}")
         raise
+
+
+def leave_note(folder: Path, rank: int, text: str) -> None:
+    """Say what a rank ended of; OSError where that cannot be written."""
+    (folder / NOTE.format(rank)).write_text(text[:LONGEST])
 
 
 def why_ended(folder: Path, num_ranks: int) -> str:

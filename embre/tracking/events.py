@@ -32,6 +32,7 @@ class Tracker:
     have; so a restarted run continues its curve, repeats no step and leaves no hole. The validation
     at `sent` is passed on again: it is of the same number as its step and comes later, so MLflow
     may have the one without the other, and a point that is there twice does no harm.
+    `last_saved` is the step that attempts before saved last, 0 of none.
     `set_aside` says how many damaged shards the run goes on without.
     `mfu_of_token_rate` is the MFU at one token a second, 0 where it is not known.
     """
@@ -65,6 +66,7 @@ class Tracker:
                 file.write("\n")
         # Before this attempt says anything: it may be heard of before it has `started`.
         self._known = list(read_events(folder)) if self.active else []
+        self.last_saved = last_saved(self._known)
         self._sent = sent
         self._finished: dict[str, Any] = {}  # the event of an attempt before
 
@@ -84,7 +86,8 @@ class Tracker:
                 named = {k: v for k, v in event.items() if k not in NOT_METRICS}
                 self._pass_on(event["event"], event["step"], named)
         turns = [event for event in known if event["event"] in ("started", "finished")]
-        if turns and (turns[-1]["event"], turns[-1]["step"]) == ("finished", step):
+        ended = bool(turns) and turns[-1]["event"] == "finished"
+        if ended and turns[-1]["step"] == step == num_steps:
             self._finished = turns[-1]
             why_ended(self.folder, 0)  # an export may have failed since; that is over
             return
@@ -97,6 +100,8 @@ class Tracker:
         if self.active:
             ranks = [event["world_size"] for event in known if event["event"] == "started"]
             why = why_ended(self.folder, ranks[-1] if ranks else 0)
+            if ended:  # and has more steps now
+                why = "it was finished"
             told |= {"why": why} if ranks else {}
             self._mark(step, lost, told.get("why"))
         self._write("started", step, told)
@@ -168,6 +173,10 @@ class Tracker:
         """A checkpoint after `step` was committed."""
         self._write("saved", step, {})
 
+    def save_failed(self, step: int, why: str) -> None:
+        """The checkpoint after `step` could not be written, and the run goes on."""
+        self._write("save_failed", step, {"why": why})
+
     def _beat(self, step: int) -> None:
         """Say once a second how far the run is: what a restart compares itself with."""
         if self.active and time.monotonic() - self._beaten > BEAT_EVERY_S:
@@ -207,6 +216,11 @@ def read_events(folder: Path, event: str | None = None) -> Iterator[dict[str, An
     for found in _read_lines(folder / EVENTS):
         if event in (None, found["event"]):
             yield found
+
+
+def last_saved(events: Iterable[dict[str, Any]]) -> int:
+    """The last step that was saved, 0 where none was."""
+    return max((event["step"] for event in events if event["event"] == "saved"), default=0)
 
 
 def num_skipped(events: Iterable[dict[str, Any]], step: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 # What a start says before its first step: of the attempt that begins, and before `started`.
-EARLY = ("vocabulary", "passed_over")
+EARLY = ("vocabulary", "passed_over", "changed")
 
 
 def goodput(events: Iterable[dict[str, Any]]) -> float:

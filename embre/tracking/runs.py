@@ -105,8 +105,8 @@ def open_run(
     same = handle and (handle.uri, handle.made_of) == (uri, made_of)
     if handle and same and (run := _found(client, handle.run_id)):
         client.update_run(handle.run_id, status="RUNNING")
-        for key, value in origin_tags().items():
-            client.set_tag(handle.run_id, key, value)
+        for key, text in {**tags, **origin_tags()}.items():
+            client.set_tag(handle.run_id, key, text)
         if not run.data.params:  # they are logged last
             _log_start(client, handle, config, lineage)
         return Opened(handle, run.info.status)

@@ -1,7 +1,9 @@
 """A checkpoint is what its manifest says; what is damaged is passed over, never loaded."""
 
 import json
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from embre import faults
 from embre.checkpoints import manifest
 from embre.checkpoints.checkpoints import (
     FOLDER,
+    LEASE,
     CheckpointError,
     Checkpoints,
     NotWritten,
     has_checkpoints,
+    newest_step,
 )
 from embre.checkpoints.manifest import MANIFEST, read_manifest
 from embre.checkpoints.parts import save_state
@@ -86,8 +90,38 @@ def steps_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("step-*"))
 
 
+def stale(*_: object) -> None:
+    raise SafetensorError("I/O error: Stale file handle (os error 116)")
+
+
 def test_a_run_without_checkpoints_starts_at_step_0(tmp_path: Path) -> None:
     assert restore(at(tmp_path))[0] == 0
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_start_again_silently(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path / "small" / FOLDER, "one", "two")
+    (tmp_path / "small" / FOLDER).rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="small: this run saved step 2, and .* put it back"):
+        checkpoints.restore(Notes(), Place(), last_saved=2)  # type: ignore[arg-type]
+    assert newest_step(tmp_path / "small") == 0
+    (tmp_path / "small" / FOLDER / LEASE).unlink()
+    (tmp_path / "small" / FOLDER).rmdir()
+    (tmp_path / "moved").rename(tmp_path / "small" / FOLDER)
+    assert checkpoints.restore(Notes(), Place(), last_saved=2) == 2  # type: ignore[arg-type]
+    assert newest_step(tmp_path / "small") == 2
+
+
+def _only_rank_0_knows(world: World, folder: str) -> str:
+    checkpoints, last_saved = Checkpoints(Path(folder), world, "a", keep=3), [7, 0][world.rank]
+    with pytest.raises(CheckpointError) as raised:
+        checkpoints.restore(Notes(), Place(), last_saved=last_saved)  # type: ignore[arg-type]
+    return str(raised.value)
+
+
+@pytest.mark.slow
+def test_all_ranks_agree_that_the_checkpoints_are_gone(tmp_path: Path) -> None:
+    first, second = run_ranks(_only_rank_0_knows, 2, str(tmp_path))
+    assert first == second and "this run saved step 7" in first
 
 
 def test_the_newest_is_restored_and_old_ones_are_removed(tmp_path: Path) -> None:
@@ -199,6 +233,36 @@ def test_an_error_of_the_storage_that_may_pass_is_worth_a_restart(
         save_state({"a": torch.zeros(1)}, missing)
 
 
+def test_one_save_that_fails_for_what_may_pass_costs_that_checkpoint_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints, missed = saved(tmp_path, "first"), []
+
+    def go_on(step: int, fails: bool) -> None:
+        with monkeypatch.context() as patch:
+            if fails:
+                patch.setattr("embre.checkpoints.parts.save_file", stale)
+            checkpoints.save(
+                step, Notes(str(step)), Place(), missed=lambda *one: missed.append(one)
+            )  # type: ignore[arg-type]
+            assert checkpoints._writer is not None
+            checkpoints._writer.join()
+
+    go_on(2, fails=True)
+    go_on(3, fails=False)
+    go_on(4, fails=True)
+    go_on(5, fails=True)
+    assert [step for step, _ in missed] == [2, 4] and "os error 116" in missed[0][1]
+    assert "same command" not in missed[0][1], "nobody has to do anything"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert steps_in(tmp_path) == ["step-000000001", "step-000000003"]
+    with pytest.raises(NotWritten, match="of step 5 .*os error 116.*the same command again"):
+        go_on(6, fails=False)
+    with pytest.raises(NotWritten, match="of step 6 "):  # the last one, or before a stop
+        go_on(6, fails=True)
+        checkpoints.finish()
+
+
 def test_a_storage_that_fails_while_it_is_cleared_hides_no_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +332,7 @@ def test_a_checkpoint_of_another_format_is_refused_with_the_remedy(tmp_path: Pat
     checkpoints = saved(tmp_path, "first")
     path = tmp_path / "step-000000001" / MANIFEST
     values = json.loads(path.read_text())
-    assert values.pop("format") == 5
+    assert values.pop("format") == 6
     path.write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="another version of embre; finish the run"):
         restore(checkpoints)
@@ -328,6 +392,72 @@ def test_a_copy_that_somebody_made_is_no_checkpoint(tmp_path: Path) -> None:
     assert restore(checkpoints)[0] == 0
     save(checkpoints, 1, "again")
     assert copy.exists()
+
+
+def test_files_are_on_the_disk_before_the_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the loss of power leaves a checkpoint whose name is there and whose bytes are not."""
+    checkpoints, acts = saved(tmp_path, "first"), []
+    fsync, rename = os.fsync, Path.rename
+
+    def recording(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        acts.append(path.name.partition(".partial")[0])
+        fsync(handle)
+
+    def renaming(path: Path, target: Path) -> Path:
+        acts.append(f"rename to {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    monkeypatch.setattr(Path, "rename", renaming)
+    save(checkpoints, 2, "second")
+    assert acts == [
+        "rank-000.safetensors",
+        "rank-000.json",
+        acts[2],
+        "step-000000002",
+        "rename to step-000000002",
+        tmp_path.name,
+    ]
+    assert acts[2].startswith(f"{MANIFEST}."), "written under another name, and the folder after it"
+
+
+def test_a_process_that_goes_lets_a_save_under_way_come_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(state: dict, file: Path) -> None:
+        time.sleep(0.2)
+        save_file(state, file)
+
+    checkpoints = saved(tmp_path)
+    checkpoints.settle()
+    monkeypatch.setattr("embre.checkpoints.parts.save_file", slow)
+    checkpoints.save(1, Notes("first"), Place())  # type: ignore[arg-type]
+    checkpoints.settle()
+    assert steps_in(tmp_path) == ["step-000000001"]
+    monkeypatch.setattr("embre.checkpoints.checkpoints.SETTLE_S", 0.01)
+    checkpoints.save(2, Notes("second"), Place())  # type: ignore[arg-type]
+    checkpoints.settle()
+    assert "step-000000002" not in steps_in(tmp_path), "but not for ever"
+    checkpoints.finish()
+
+
+def test_a_rank_that_died_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    class Alone(World):
+        """One of two ranks, whose questions the other answers as this one does."""
+
+        def gather(self, value: Any) -> list[Any]:
+            return [value, value]
+
+    checkpoints = Checkpoints(tmp_path, Alone(0, 2), "a", keep=2, timeout_s=0.1)
+    checkpoints.restore(Notes(), Place())  # type: ignore[arg-type]
+    with pytest.raises(
+        CheckpointError, match=r"rank-001\.json: .* has not written its part in time"
+    ):
+        save(checkpoints, 1, "of rank 0")
+    assert steps_in(tmp_path) == []
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(
@@ -416,8 +546,38 @@ def _one_disk_full(world: World, folder: str) -> str:
         faults.arm("checkpoint_written:1:enospc:1", Path(folder), rank=1)
     checkpoints.save(1, notes, place)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError) as raised:
-        checkpoints._join()
+        checkpoints.finish()
     return str(raised.value)
+
+
+def _one_storage_stumbles(world: World, folder: str) -> tuple[list[int], str]:
+    """Rank 1's in step 1, rank 0's in step 3, and in step 4 rank 1's again."""
+    checkpoints = Checkpoints(Path(folder), world, "a", keep=3, timeout_s=60)
+    notes, place = Notes(f"part {world.rank}"), Place()
+    notes.rank = place.rank = world.rank
+    checkpoints.restore(notes, place)  # type: ignore[arg-type]
+    missed: list[int] = []
+    try:
+        for step in range(1, 9):
+            with pytest.MonkeyPatch.context() as patch:
+                if {1: 1, 3: 0, 4: 1}.get(step) == world.rank:
+                    patch.setattr("embre.checkpoints.parts.save_file", stale)
+                checkpoints.save(step, notes, place, missed=lambda at, _: missed.append(at))  # type: ignore[arg-type]
+                assert checkpoints._writer is not None
+                checkpoints._writer.join()
+    except NotWritten as error:
+        return missed, f"{step}: {error}"
+    raise AssertionError("two in a row were no error")
+
+
+@pytest.mark.slow
+def test_all_ranks_miss_a_checkpoint_that_one_could_not_write_and_none_two_in_a_row(
+    tmp_path: Path,
+) -> None:
+    for missed, error in run_ranks(_one_storage_stumbles, 2, str(tmp_path)):
+        assert missed == [1, 3]
+        assert error.startswith("5: ") and "checkpoint of step 4 could not be written" in error
+    assert steps_in(tmp_path) == ["step-000000002"]
 
 
 @pytest.mark.slow

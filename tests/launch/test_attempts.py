@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embre.interrupts import TakenOver
-from embre.launch.attempts import ATTEMPTS, Attempt
+from embre.launch.attempts import ATTEMPTS, ROOM, Attempt, read, write
 
 
 def test_one_that_waits_for_room_disturbs_none_that_works(tmp_path: Path) -> None:
@@ -25,10 +25,24 @@ def test_one_that_waits_for_room_disturbs_none_that_works(tmp_path: Path) -> Non
 def test_what_one_ended_of_is_its_own(tmp_path: Path, end: str) -> None:
     first = Attempt.new(tmp_path)
     assert first.begin()
-    getattr(first, end).write_text("so it is")
+    write(getattr(first, end), "so it is")
     second = Attempt.new(tmp_path)
     assert not first.begin(), "it would end in the same way"
-    assert second.begin() and getattr(first, end).read_text() == "so it is"
+    assert second.begin() and read(getattr(first, end)) == "so it is"
+
+
+def test_what_ends_an_attempt_is_said_on_a_disk_that_is_full(tmp_path: Path) -> None:
+    """In the bytes that its file has from the start."""
+    file = Attempt.new(tmp_path).failed
+    before = file.stat()
+    for text in ("é" * ROOM, "No space left on device, says rank 0", "shorter"):
+        write(file, text)
+        assert text.startswith(read(file).rstrip("\ufffd"))
+    after = file.stat()
+    assert read(file) == "shorter"
+    assert [(s.st_ino, s.st_size, s.st_blocks) for s in (after,)] == [
+        (before.st_ino, ROOM, before.st_blocks)
+    ]
 
 
 def test_two_drivers_that_start_at_once_have_two_numbers(
@@ -42,7 +56,7 @@ def test_two_drivers_that_start_at_once_have_two_numbers(
 
 def test_each_file_is_there_before_anybody_looks(tmp_path: Path) -> None:
     attempt = Attempt.new(tmp_path)
-    assert {path.name: path.read_text() for path in attempt.folder.iterdir()} == {
+    assert {path.name: read(path) for path in attempt.folder.iterdir()} == {
         "failed.txt": "",
         "stopped.txt": "",
     }

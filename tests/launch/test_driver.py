@@ -1,18 +1,29 @@
 """The MLflow run of a job says how the job ended, and stays one run whatever happens to it."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
 from rich.console import Console
+from typer.testing import CliRunner
 
-from embre.config import ConfigError, PretrainConfig, check_config
+from embre import faults
+from embre.checkpoints.checkpoints import FOLDER, CheckpointError
+from embre.cli.app import app
+from embre.config import ConfigError, PretrainConfig, dump_config, load_config
 from embre.interrupts import Interrupted, TakenOver
 from embre.job import Job
 from embre.launch import driver
 from embre.launch.attempts import NotBegun
 from embre.launch.errors import RunFailed
+from embre.launch.progress import describe
+from embre.tracking import read_events
+from embre.tracking.runs import client_of, remembered
 from embre.world import World
+from tests.launch.stand_ins import config_of, recipe
 
 
 def statuses(storage: Path) -> list[str]:
@@ -22,8 +33,16 @@ def statuses(storage: Path) -> list[str]:
     return [run.info.status for run in client.search_runs(experiments)]
 
 
+@pytest.fixture(scope="module")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database; to make one takes MLflow seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    client_of(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends: list[BaseException | None] = [
         RunFailed("so it is"),
@@ -42,14 +61,8 @@ def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
     monkeypatch.setitem(driver.KINDS, "pretrain", kind)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "backbone").mkdir()
-    values = {
-        "name": "small",
-        "storage": str(tmp_path),
-        "encoder": {"path": str(tmp_path / "backbone"), "new": {}},
-        "data": {"shards": str(tmp_path)},
-        "train": {"steps": 4},
-    }
-    config = check_config(PretrainConfig, values, "test")
+    shutil.copy(made_store, tmp_path / "mlflow.db")
+    config = config_of(str(tmp_path))
     # The run is another attempt's where it was taken over: not this one's to close.
     for error, status in zip(ends, ("FAILED", "RUNNING", "KILLED", "FINISHED"), strict=True):
         if error is None:
@@ -73,7 +86,141 @@ def test_a_run_is_one_in_mlflow_and_closed_as_it_ended(
             driver.run_job("pretrain", config, Console(quiet=True))
         assert statuses(tmp_path) == ["FINISHED"]
     (tmp_path / "backbone" / "config.json").write_text("another backbone")
-    (tmp_path / "small" / "checkpoints" / "step-000000004").mkdir(parents=True)
+    (tmp_path / "small" / FOLDER / "step-000000004").mkdir(parents=True)
     with pytest.raises(ConfigError, match="backbone .* or the data is not what this run began"):
         driver.run_job("pretrain", config, Console(quiet=True))
     assert statuses(tmp_path) == ["FINISHED"]
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pretraining is a recipe of stand-ins; the storage is `tmp_path`."""
+    kind = driver.Kind(PretrainConfig, recipe, lambda config: {})
+    monkeypatch.setitem(driver.KINDS, "pretrain", kind)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "backbone").mkdir()
+    shutil.copy(made_store, tmp_path / "mlflow.db")
+    yield
+    faults._armed.clear()
+
+
+def carry_out(config: PretrainConfig, *allow_change: str) -> Path:
+    return driver.run_job("pretrain", config, Console(quiet=True), allow_change)
+
+
+def test_a_rank_of_torchrun_other_than_0_leaves_the_run_to_rank_0(
+    tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Job] = []
+    monkeypatch.setitem(driver.LAUNCHERS, "local", lambda recipe, job: given.append(job))
+    monkeypatch.setenv("RANK", "1")
+    folder = tmp_path / "small"
+    (folder / FOLDER / "step-000000004").mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_config(config_of(str(tmp_path))))
+    told = (folder / "config.yaml").read_text()
+    launch = {"workers": 2}
+    assert carry_out(config_of(str(tmp_path), seed=99, launch=launch)) == folder, "not refused here"
+    assert [(job.folder, job.handle) for job in given] == [(folder, None)]
+    assert (folder / "config.yaml").read_text() == told
+    assert {path.name for path in folder.iterdir()} == {FOLDER, "config.yaml"}
+    assert statuses(tmp_path) == []
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match="seed 13 -> 99"):
+        carry_out(config_of(str(tmp_path), seed=99, launch=launch))
+
+
+def test_a_run_that_lost_its_checkpoints_does_not_begin_at_step_0(
+    tmp_path: Path, stand_in: None
+) -> None:
+    config = config_of(str(tmp_path))
+    faults.arm("step:4:raise", tmp_path, rank=0)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        carry_out(config)
+    folder = tmp_path / "small"
+    (folder / FOLDER).rename(tmp_path / "elsewhere")
+    events = (folder / "events.jsonl").read_bytes()
+    for changed in (config, config_of(str(tmp_path), seed=99)):
+        with pytest.raises(ConfigError, match="small: this run saved step 3, .*name=.*remove .*"):
+            carry_out(changed)
+        assert (folder / "events.jsonl").read_bytes() == events
+    assert statuses(tmp_path) == ["FAILED"], "as it was"
+    with pytest.raises(CheckpointError, match="small: this run saved step 3"):
+        recipe(Job(config, folder, None), World())  # a rank that a launcher starts again
+    shutil.rmtree(folder / FOLDER)
+    (tmp_path / "elsewhere").rename(folder / FOLDER)
+    carry_out(config)
+    assert [event["step"] for event in read_events(folder, "started")] == [0, 3]
+
+
+def test_a_finished_run_goes_on_with_more_steps_where_it_is_told_to(
+    tmp_path: Path, stand_in: None
+) -> None:
+    """And stays one run: in MLflow, in its events and in its config."""
+    folder = carry_out(config_of(str(tmp_path)))
+    longer = config_of(str(tmp_path), steps=6, optimizer={"peak_lr": 5e-5})
+    told = "optimizer.peak_lr 0.0001 -> 5e-05, train.steps 4 -> 6"
+    refused = f"{told}; add --allow-change optimizer.peak_lr --allow-change train.steps, or"
+    for allowed in ((), ("train.steps",)):
+        with pytest.raises(ConfigError, match=refused):
+            carry_out(longer, *allowed)
+    for _ in range(2):  # the flags may stay
+        carry_out(longer, "train.steps", "optimizer.peak_lr")
+    carry_out(longer)
+    (changed,) = read_events(folder, "changed")
+    values = {"optimizer.peak_lr": [1e-4, 5e-5], "train.steps": [4, 6]}
+    assert changed["changes"] == values and changed["step"] == 4
+    assert describe(changed) == f"step 4: changed, {told}"
+    began = list(read_events(folder, "started"))
+    assert [(event["step"], event["steps"]) for event in began] == [(0, 4), (4, 6)]
+    assert began[1]["why"] == "it was finished"
+    assert [event["step"] for event in read_events(folder, "step")] == [1, 2, 3, 4, 5, 6]
+    assert [event["step"] for event in read_events(folder, "finished")] == [4, 6]
+    assert load_config(PretrainConfig, folder / "config.yaml").train.steps == 6
+    assert statuses(tmp_path) == ["FINISHED"]
+    handle = remembered(folder)
+    assert handle is not None
+    run = MlflowClient(handle.uri).get_run(handle.run_id)
+    assert run.data.tags["embre.changed.train.steps"] == "4 -> 6"
+    kept = MlflowClient(handle.uri).download_artifacts(handle.run_id, "config.yaml", str(tmp_path))
+    assert yaml.safe_load(Path(kept).read_text())["train"]["steps"] == 6
+
+
+def test_the_command_hands_on_what_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple] = []
+    monkeypatch.setattr(driver, "run_job", lambda *handed: given.append(handed) or tmp_path)
+    (tmp_path / "tiny.yaml").write_text(dump_config(config_of(str(tmp_path))))
+    command = ["pretrain", str(tmp_path / "tiny.yaml"), "train.steps=9"]
+    flags = ["--allow-change", "train.steps", "--allow-change", "losses.token"]
+    for more in ([], flags):
+        assert CliRunner().invoke(app, [*command, *more]).exit_code == 0
+    assert [tuple(handed[3]) for handed in given] == [(), ("train.steps", "losses.token")]
+
+
+def test_what_cannot_change_in_a_run_is_refused_by_name(tmp_path: Path, stand_in: None) -> None:
+    folder = carry_out(config_of(str(tmp_path)))
+    told = (folder / "config.yaml").read_text()
+    for key, message in [("seed", "this cannot"), ("train.step", ".*did you mean train.steps")]:
+        with pytest.raises(ConfigError, match=f"--allow-change {key}: {message}"):
+            carry_out(config_of(str(tmp_path)), key)
+    other = config_of(str(tmp_path), steps=6, seed=14)
+    with pytest.raises(ConfigError, match="seed 13 -> 14, train.steps 4 -> 6; give another name"):
+        carry_out(other, "train.steps")
+    with pytest.raises(ConfigError, match="train.steps: 3, and small is at step 4 already"):
+        carry_out(config_of(str(tmp_path), steps=3), "train.steps")
+    assert (folder / "config.yaml").read_text() == told and not list(read_events(folder, "changed"))
+    (folder / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="cannot be read .* put back what .*print-config"):
+        carry_out(config_of(str(tmp_path)))
+
+
+def test_a_run_that_is_corrected_before_its_first_checkpoint_is_another_one_in_mlflow(
+    tmp_path: Path, stand_in: None
+) -> None:
+    faults.arm("step:1:raise", tmp_path, rank=0)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        carry_out(config_of(str(tmp_path)))
+    folder = carry_out(config_of(str(tmp_path), steps=3))
+    assert sorted(statuses(tmp_path)) == ["FAILED", "FINISHED"]
+    assert (folder / driver.CORRECTED).exists() and not list(read_events(folder, "changed"))

@@ -1,17 +1,22 @@
 """What every rank does before its recipe, and what it says when a GPU is too small for it."""
 
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from embre import stalls
 from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.job import Job
 from embre.launch.errors import RunFailed
 from embre.launch.rank import carry_out
 from embre.tracking.endings import why_ended
 from embre.world import World
+from tests.launch.stand_ins import Nothing, config_of, recipe
 
 
 @pytest.mark.parametrize(
@@ -33,3 +38,42 @@ def test_too_little_memory_of_a_gpu_is_said_with_what_takes_less(
     with pytest.raises(RunFailed, match=f"CUDA out of memory.*{remedy}"):
         carry_out(recipe, job, torch.device("cpu"), tmp_path)
     assert "CUDA out of memory" in why_ended(tmp_path, 1)
+
+
+def test_a_rank_whose_loader_does_not_answer_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def end(why: str, stacks: Path, note: Callable[[str], None]) -> None:
+        if not ended.is_set():
+            note(why)
+        ended.set()
+
+    class Stalled(Nothing):
+        given = 0
+
+        def step(self) -> list[Any]:
+            self.given += 1
+            assert self.given != 3 or ended.wait(60)
+            return []
+
+    monkeypatch.setattr(stalls, "_end", end)
+    monkeypatch.setattr(stalls, "LOOK_EVERY_S", 0.05)
+    train = {"steps": 4, "save_every_steps": 4}
+    config = config_of(str(tmp_path), train=train, launch={"step_timeout_s": 2})
+    job = Job(config, tmp_path, None)
+    carry_out(partial(recipe, loader=Stalled()), job, torch.device("cpu"), tmp_path)
+    why = why_ended(tmp_path, 1)
+    assert why.startswith("rank 0: hung in train.py:") and "after step 2; see stacks-0.txt" in why
+
+
+def test_training_is_heard_of_after_each_step_validation_and_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int] = []
+    monkeypatch.setattr(stalls, "heard", heard.append)
+    stalls._heard.step = 7
+    recipe(Job(config_of(str(tmp_path), steps=2), tmp_path, None), World())
+    assert heard == [1, 1, 2, 2, 2], "the second is validated"
+    assert stalls._heard.step is None, "what comes after training may take its time"

@@ -1,27 +1,34 @@
 """What the launcher makes of a cluster without room, and of workers that Ray takes down."""
 
+import errno
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
 import torch
 import torch.distributed as dist
 
+from embre.checkpoints.checkpoints import newest_step
 from embre.config import PretrainConfig, check_config
-from embre.interrupts import TakenOver
+from embre.interrupts import STOP, Interrupted, TakenOver
 from embre.job import Job
 from embre.launch import ray as launcher
-from embre.launch.attempts import ATTEMPTS, Attempt, NotBegun
+from embre.launch.attempts import ATTEMPTS, Attempt, NotBegun, read
 from embre.launch.errors import RunFailed
 from embre.launch.ray import WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
+from embre.tracking.events import EVENTS, read_events, write_event
 from embre.world import ALLOCATOR, GROWING, World
+from tests.launch.stand_ins import config_of, recipe
 
 START_TIMEOUT_S = 2
 
@@ -97,6 +104,25 @@ def take_too_much_memory(job: Job, world: World) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
+def be_asked_to_stop_once(job: Job, world: World) -> None:
+    if not newest_step(job.folder):
+        (attempt,) = (job.folder / ATTEMPTS).glob("0*")
+        (attempt / STOP).write_bytes(b".")
+    recipe(job, world)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on(one_core: None, tmp_path: Path) -> None:
+    config = config_of(str(tmp_path), steps=3, launch={"launcher": "ray", "workers": 1})
+    job = Job(config, tmp_path / "small", None)
+    with pytest.raises(Interrupted, match="stopped after step 1 of 3, which is saved"):
+        run_ray(be_asked_to_stop_once, job)
+    assert newest_step(job.folder) == 1
+    run_ray(be_asked_to_stop_once, job)
+    assert [event["step"] for event in read_events(job.folder, "step")] == [1, 2, 3]
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_waits_for_room_and_not_for_ever(
@@ -106,7 +132,8 @@ def test_a_run_waits_for_room_and_not_for_ever(
     tenant = ray.remote(num_cpus=1)(Tenant).remote()
     assert ray.get(tenant.here.remote())
 
-    rescue = Timer(15 * START_TIMEOUT_S, ray.kill, [tenant])  # of a run that waits for ever
+    # Of a run that waits for ever; far behind any that is given up, or that one would find room.
+    rescue = Timer(150 * START_TIMEOUT_S, ray.kill, [tenant])
     rescue.start()
     at_work = Attempt.new(tmp_path)
     assert at_work.begin()
@@ -131,7 +158,7 @@ def test_what_says_nothing_of_the_run_does_not_end_it(
 ) -> None:
     run_ray(recipe, job_in(tmp_path))
     assert (tmp_path / "done").exists()
-    assert not (tmp_path / ATTEMPTS / "000001" / "failed.txt").read_text()
+    assert not read(tmp_path / ATTEMPTS / "000001" / "failed.txt")
 
 
 @pytest.mark.slow
@@ -234,3 +261,126 @@ def test_ray_is_told_nothing_of_the_environment_but_the_fault(
     assert worker_env(launch)[ALLOCATOR] == GROWING
     monkeypatch.setenv(ALLOCATOR, "max_split_size_mb:64")
     assert worker_env(launch)[ALLOCATOR] == "max_split_size_mb:64", "a user's own wins"
+
+
+@pytest.fixture
+def rank_here(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A rank is this process; in which folders it is asked to stop or to save."""
+    asked_in: list[Path] = []
+
+    def carry_out(recipe: Callable, job: Job, device: torch.device, folder: Path) -> None:
+        asked_in.append(folder)
+        recipe(job, World())
+
+    monkeypatch.setattr(launcher, "carry_out", carry_out)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    return asked_in
+
+
+def find_the_disk_full(job: Job, world: World) -> None:
+    (job.folder / EVENTS).symlink_to("/dev/full")
+    write_event(job.folder, "step", 1, {})
+
+
+def find_the_storage_gone_for_a_moment(job: Job, world: World) -> None:
+    raise OSError(errno.ESTALE, "Stale file handle")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        (find_the_disk_full, "OSError: [Errno 28] No space left on device; make room and run the"),
+        (find_the_storage_gone_for_a_moment, ""),
+        (break_a_promise, "AssertionError: a broken promise"),
+    ],
+)
+def test_what_a_storage_says_again_each_time_is_not_tried_again(
+    rank_here: list[Path], tmp_path: Path, recipe: Callable[[Job, World], None], told: str
+) -> None:
+    attempt = Attempt.new(tmp_path)
+    with pytest.raises((OSError, AssertionError)):
+        launcher._rank(recipe, job_in(tmp_path), attempt)({})
+    found = read(attempt.failed)
+    assert found.startswith(told) and bool(found) == bool(told)
+    assert attempt.begin() == (not told)
+    assert rank_here == [attempt.folder]
+
+
+def test_a_disk_that_is_full_when_a_rank_begins_is_told_too(
+    rank_here: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    attempt = Attempt.new(tmp_path)
+    monkeypatch.setattr("embre.launch.attempts.commit", full)
+    with pytest.raises(OSError, match="No space left"):
+        launcher._rank(leave_a_note, job_in(tmp_path), attempt)({})
+    assert "No space left" in read(attempt.failed) and not (tmp_path / "done").exists()
+
+
+def asked_of_ray(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, **launch: Any
+) -> tuple[Attempt, Any]:
+    """An attempt, and what Ray's trainer is given for it."""
+    monkeypatch.setattr(launcher, "TorchTrainer", lambda work, **given: SimpleNamespace(**given))
+    job, attempt = job_in(folder), Attempt.new(folder)
+    changed = job.config.launch.model_copy(update=launch)
+    job = Job(job.config.model_copy(update={"launch": changed}), folder, None)
+    return attempt, launcher._trainer(job, attempt, lambda _: None)
+
+
+def test_ray_is_asked_for_what_the_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"workers": 4, "use_gpu": True, "cpus_per_worker": 3.0, "max_failures": 7}
+    attempt, asked = asked_of_ray(tmp_path, monkeypatch, **given)
+    assert asked.torch_config.backend == "nccl"
+    assert asked.scaling_config.num_workers == 4 and asked.scaling_config.use_gpu
+    assert asked.scaling_config.resources_per_worker == {"CPU": 3.0, "GPU": 1}
+    failures = asked.run_config.failure_config
+    assert (failures.max_failures, failures.controller_failure_limit) == (7, 24 * 60)
+    assert asked.run_config.name == "small-1"
+    assert asked.run_config.storage_path == str(attempt.folder / "ray")
+    assert asked.run_config.worker_runtime_env["env_vars"]["OMP_NUM_THREADS"] == "3"
+
+    given = {"workers": 4, "min_workers": 2, "resize_every_s": 30.0}
+    attempt, asked = asked_of_ray(tmp_path, monkeypatch, **given)
+    assert asked.torch_config.backend == "gloo" and not asked.scaling_config.use_gpu
+    assert asked.scaling_config.num_workers == (2, 4)
+    assert asked.scaling_config.elastic_resize_monitor_interval_s == 30
+    assert asked.run_config.name == "small-2", "Ray must not take up its record of the other"
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    acts: list[Any] = []
+
+    @contextmanager
+    def draining(folder: Path) -> Iterator[None]:
+        acts.append(folder)
+        yield
+
+    def fit() -> None:
+        (folder,) = (tmp_path / ATTEMPTS).glob("0*")
+        assert (folder / STOP).exists(), "where SIGTERM asks to stop"
+        acts.append("fit")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **given: acts.append(given["address"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: acts.append("shutdown"))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr(launcher, "private_token", lambda: acts.append("token"))
+    monkeypatch.setattr(launcher, "saved_when_draining", draining)
+    monkeypatch.setattr(launcher, "_trainer", lambda *_: SimpleNamespace(fit=fit))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("USAGE_STATS_ENABLED", "TRAIN_HEALTH_CHECK_INTERVAL_S"):
+        monkeypatch.setenv(f"RAY_{name}", "0")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    run_ray(leave_a_note, job_in(tmp_path))
+    begun = [address] if address else ["token", "local"]
+    assert acts == [*begun, tmp_path / ATTEMPTS / "000001", "fit", "shutdown"]
