@@ -44,6 +44,9 @@ class Counts:
     def state(self) -> dict[str, Tensor]:
         return {f"steps/{self.world.rank}": torch.tensor(self.steps)}
 
+    def checksum(self) -> int:
+        return 0
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self.steps = int(state["steps/0"])
 
