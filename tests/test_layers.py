@@ -159,6 +159,11 @@ def test_a_value_error_of_ours_is_one_for_people() -> None:
     assert len(paths) > 100 and plain == []
 
 
+def test_no_file_of_the_package_is_empty() -> None:
+    # MLflow sends the package with a model, and some stores do not take what has no bytes.
+    assert [path for path in (ROOT / "embre").rglob("*.*") if path.stat().st_size == 0] == []
+
+
 def test_every_file_of_the_package_is_in_a_wheel() -> None:
     builder = WheelBuilder(str(ROOT))
     sent = {Path(file.path) for file in builder.recurse_included_files()}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from embre.evaluation.scoring import METRICS, Score
 from embre.model_card import base_model, write_encoder_card, write_relation_card
 from embre.provenance import CARD, LINEAGE, folder_digest
 from embre.relations.model_folder import save_relation_model
+from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tracking.registry import EXAMPLE
 from tests.tiny import tiny_relation_model, tiny_tokenizer
 
@@ -51,7 +53,9 @@ def config_of(folder: Path, **encoder: object) -> FinetuneConfig:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("card")
     tiny_tokenizer(folder / "backbone")
-    save_relation_model(folder / "model", tiny_relation_model(folder / "backbone"))
+    loaded = tiny_relation_model(folder / "backbone")
+    all_pairs = replace(loaded, decision=Decision(thresholds={OTHERS: 0.0}))
+    save_relation_model(folder / "model", all_pairs)
     told = {"run": "biored-small", "train": "a" * 64, "dev": "b" * 64, "also.0": "c" * 64}
     (folder / "model" / LINEAGE).write_text(json.dumps({**told, "encoder": ENCODER}))
     config, schema = config_of(folder), CORPORA["biored"]
