@@ -34,7 +34,7 @@ def comparison_table(differences: Mapping[str, tuple[float, float, float]]) -> T
     """Of each metric the F1 of two systems, what lies between them, and its p-value."""
     found = Table(box=None, pad_edge=False)
     found.add_column("metric")
-    for name in ("F1", "other F1", "difference", "p (paired bootstrap)"):
+    for name in ("F1", "other F1", "difference", "p (over documents alone)"):
         found.add_column(name, justify="right")
     for metric, (f1, other, p) in differences.items():
         numbers = (f"{f1:.4f}", f"{other:.4f}", f"{f1 - other:+.4f}", f"{p:.4f}")

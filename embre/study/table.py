@@ -110,13 +110,14 @@ def pretrainings(study: StudyConfig) -> dict[str, Pretraining]:
 
 class Comparison(NamedTuple):
     """A cell against another: the difference of F1 in points and its p-value from a paired
-    bootstrap over documents and seeds."""
+    bootstrap over documents and seeds; None where a cell has one seed, which says nothing of how
+    far seeds scatter."""
 
     cell: Cell
     against: Cell
     metric: str
     points: float
-    p: float
+    p: float | None
 
 
 def comparisons(study: StudyConfig, found: Mapping[Cell, Result]) -> Iterator[Comparison]:
@@ -127,7 +128,8 @@ def comparisons(study: StudyConfig, found: Mapping[Cell, Result]) -> Iterator[Co
         result, other = found[cell], found[against]
         metric = [m for m in result.counts if m in other.counts][-1]
         points = 100 * float(result.f1[metric].mean() - other.f1[metric].mean())
-        p = paired_p(result.counts[metric], other.counts[metric])
+        several = min(len(result.minutes), len(other.minutes)) > 1
+        p = paired_p(result.counts[metric], other.counts[metric]) if several else None
         yield Comparison(cell, against, metric, points, p)
 
 
@@ -196,7 +198,8 @@ def _table(
     yield ""
     yield (
         "p: paired bootstrap over documents and seeds of fine-tuning. One of twenty comparisons of "
-        "equal systems has p below .05."
+        "equal systems has p below .05. With one seed there is none: two seeds of one system may "
+        "differ as much."
     )
     yield ""
     missing = [str(cell) for cell in cells(study) if cell not in found]
@@ -223,7 +226,13 @@ def _row_of_told(cell: Cell, result: Result) -> list[str]:
 def _row_of_comparison(c: Comparison) -> list[str]:
     differ = [axis for axis, value in c.cell.values if c.against[axis] != value]
     sides = [", ".join(side[axis] for axis in differ) for side in (c.cell, c.against)]
-    return [*sides, str(c.cell), SHORT[c.metric], f"{c.points:+.1f}", f"{c.p:.3f}"]
+    return [
+        *sides,
+        str(c.cell),
+        SHORT[c.metric],
+        f"{c.points:+.1f}",
+        "–" if c.p is None else f"{c.p:.3f}",
+    ]
 
 
 def _lines(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

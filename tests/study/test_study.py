@@ -48,7 +48,7 @@ from embre.study.cells import (
     run_folder,
     study_folder,
 )
-from embre.study.table import comparisons, results, write_results
+from embre.study.table import Result, comparisons, results, write_results
 from embre.tracking import read_events
 from embre.workers import OneProcess, Processes
 from tests.shard_sets import write_shards
@@ -233,6 +233,12 @@ def leave(place: Path, quality: float) -> None:
     leave_events(place, minutes=3)
 
 
+def first_runs(result: Result, number: int) -> Result:
+    """What came out of the first runs alone."""
+    counts = {metric: runs[:number] for metric, runs in result.counts.items()}
+    return Result(counts, result.told_apart[:number], result.minutes[:number])
+
+
 def leave_events(place: Path, minutes: int) -> None:
     events = [
         {"event": "started", "step": 0, "time": 60.0},
@@ -264,7 +270,9 @@ def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
     assert as_is.minutes.tolist() == [3.0, 3.0]
     better, other = comparisons(study, found)
     assert better[:2] == tuple(cells(study)[1::-1]) and other[:2] == tuple(cells(study)[2::-2])
-    assert better.metric == "all" and better.p < 0.05
+    assert better.metric == "all" and better.p is not None and better.p < 0.05
+    alone = {cell: first_runs(result, 1) for cell, result in found.items()}
+    assert [one.p for one in comparisons(study, alone)] == [None, None]
     assert better.points == pytest.approx(100 * (trained.f1["all"].mean() - as_is.f1["all"].mean()))
     # What one task alone has not learnt is neither shown nor compared.
     assert other.metric == "pair_type"
