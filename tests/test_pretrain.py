@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from embre import faults
+from embre import faults, stalls
 from embre.checkpoints.checkpoints import CheckpointError
 from embre.config import EncoderConfig, EntitiesConfig, PretrainConfig, TypeLimits, check_config
 from embre.config.sections import NewEncoder
@@ -149,7 +149,9 @@ def test_validation_is_measured_when_due(whole: tuple[Path, list]) -> None:
     assert 0 <= events[-1]["validation/accuracy/type"] <= 1
 
 
-def test_nothing_that_validation_asks_for_is_in_sight(shards: Path) -> None:
+def test_nothing_that_validation_asks_for_is_in_sight(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = config_of(shards, masking={"entity_rate": 0.5})
     shard_set, tokenizer = ShardSet.open(str(shards)), load_tokenizer(shards / "tokenizer")
     entities = chosen(shard_set, config)
@@ -162,7 +164,10 @@ def test_nothing_that_validation_asks_for_is_in_sight(shards: Path) -> None:
         return found | {"rank/identifier": torch.ones(batch.counts["identifier"])}
 
     engine: Any = SimpleNamespace(module=SimpleNamespace(eval=lambda: model))
+    heard: list[None] = []
+    monkeypatch.setattr(stalls, "alive", lambda: heard.append(None))
     ValidationSet(source, World()).validate(engine)
+    assert len(heard) == len(asked), "or a slow validation would pass for a rank that hangs"
     assert sum(batch.counts["type"] for batch in asked) > 50
     for batch in asked:
         spots = [batch.rows[start:end] for start, end in batch.mention_spans.tolist()]

@@ -127,8 +127,8 @@ class LaunchConfig(Section):
     step_timeout_s: float = Field(
         default=900,
         gt=0,
-        description="a rank hangs, and is ended, where no micro-batch, step or save of it comes to "
-        "its end for so long; Ray starts it again",
+        description="a rank hangs, and is ended, where no micro-batch, be it one of a validation, "
+        "and no save of it comes to its end for so long; Ray starts it again",
     )
     cpus_per_worker: float = Field(default=1, gt=0, description="under Ray, cores of a worker")
 

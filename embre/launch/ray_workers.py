@@ -68,7 +68,9 @@ class RayWorkers:
     def number(self) -> int:
         """Calls at once, as many as the cluster has room for now: it grows and shrinks."""
         have = ray.cluster_resources()
-        room = have.get("GPU", 0) / self._gpus if self._gpus else math.inf
+        # Shares of a GPU do not reach over two of them.
+        shares = max(1, int(1 / self._gpus)) / max(1, self._gpus) if self._gpus else math.inf
+        room = have.get("GPU", 0) * shares
         return max(1, int(min(have.get("CPU", 1), room)))
 
     def run(

@@ -89,7 +89,9 @@ def draw(size: int, share: float, seed: int, labels: Tensor) -> tuple[Tensor, Te
     shifts = torch.zeros(len(known) + len(drawn), device=labels.device)
     # What is there already has no share: a label for the second time, and one that is drawn.
     shifts[1 : len(known)].masked_fill_(known[1:] == known[:-1], -torch.inf)
-    shifts[len(known) :].fill_(standing_for).masked_fill_(torch.isin(drawn, known), -torch.inf)
+    # `isin` would sort millions, and wait for a GPU to say how many are different.
+    nearest = torch.searchsorted(known, drawn).clamp_(max=len(known) - 1)
+    shifts[len(known) :].fill_(standing_for).masked_fill_(known[nearest] == drawn, -torch.inf)
     return torch.cat([known, drawn]), shifts
 
 

@@ -63,7 +63,7 @@ def ask(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> Callable
     on_cpu = [torch.cat(parts).to("cpu", non_blocking=True) for parts in zip(*said, strict=True)]
     there = torch.cuda.Event() if device.type == "cuda" else None
     if there is not None:
-        there.record()
+        there.record(torch.cuda.current_stream(device))  # which need not be that of the current GPU
 
     def answer() -> ScoredPairs:
         if there is not None:

@@ -246,7 +246,7 @@ def codes(number: int, hidden: int) -> nn.Embedding:
 
 
 class Perceptron(nn.Sequential):
-    """One hidden layer. Scores are float32: thresholds are fitted to them, and bf16 would round."""
+    """One hidden layer. Scores are not bf16, which would round what thresholds are fitted to."""
 
     def __init__(self, width: int, hidden: int, num_labels: int, dropout: float):
         super().__init__(
