@@ -16,8 +16,11 @@ GIVE_UP_AFTER_S = 300.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 MAY_PASS = (408, 429)  # of HTTP, beside 500 and above
 _jitter = SystemRandom()  # processes that were forked must not all come back at once
-# How botocore says that there are no credentials, and gcsfs that they are not enough.
-_DENIED = re.compile(r"\A(\w*Credentials\w*:|OSError: Forbidden)")
+# How gcsfs says that credentials are not enough, and botocore that there are none: a machine's own
+# come from a service of its cloud, which may not answer when all processes ask at once.
+_DENIED = re.compile(r"\AOSError: Forbidden")
+_NO_CREDENTIALS = re.compile(r"\A\w*Credentials\w*:")
+TRIES_FOR_CREDENTIALS = 3
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -44,8 +47,9 @@ def asked(url: str, ask: Callable[[], T]) -> T:
     Raises FileNotFoundError and PermissionError at once, OSError for whatever else does not get
     better, StoreFailed where the store goes on failing. Errors of a local file pass as they are.
     """
-    waiting = waits(url)
+    waiting, tries = waits(url), 0
     while True:
+        tries += 1
         try:
             return ask()
         except StoreFailed:
@@ -54,7 +58,7 @@ def asked(url: str, ask: Callable[[], T]) -> T:
             if not _is_remote(url):
                 raise
             shown, why = without_secrets(url), without_secrets(str(error) or type(error).__name__)
-            if lasting := _lasting(error):
+            if lasting := _lasting(error, tries):
                 raise lasting(f"{shown}: {_REMEDIES[lasting]} ({why})") from error
             if (wait_s := next(waiting, None)) is None:
                 raise StoreFailed(
@@ -86,13 +90,16 @@ def _is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("file:")
 
 
-def _lasting(error: BaseException) -> type[OSError] | None:
+def _lasting(error: BaseException, tries: int) -> type[OSError] | None:
     """What an error is that asking again does not change; None for one that may pass."""
     chain = [error]
     while chain[-1].__cause__:
         chain.append(chain[-1].__cause__)
     for one in chain:
-        if isinstance(one, PermissionError) or _DENIED.match(f"{type(one).__name__}: {one}"):
+        named = f"{type(one).__name__}: {one}"
+        if _NO_CREDENTIALS.match(named):
+            return PermissionError if tries >= TRIES_FOR_CREDENTIALS else None
+        if isinstance(one, PermissionError) or _DENIED.match(named):
             return PermissionError
         status = getattr(one, "status" if hasattr(one, "status") else "code", None)  # gcsfs's name
         if isinstance(status, int) and status >= 400:

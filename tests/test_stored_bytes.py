@@ -151,6 +151,13 @@ def test_two_processes_do_not_come_back_at_once(clock: Clock) -> None:
         assert all(2**n / 2 <= wait_s <= 2**n for n, wait_s in enumerate(waited[:5]))
 
 
+def test_credentials_of_a_machine_are_asked_for_three_times(clock: Clock) -> None:
+    error = NoCredentialsError("Unable to locate credentials")
+    with pytest.raises(PermissionError, match="give every machine credentials"):
+        asked("s3://bucket/x", failing(error))
+    assert len(clock.slept) == 2
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [
@@ -161,7 +168,6 @@ def test_two_processes_do_not_come_back_at_once(clock: Clock) -> None:
         (Status(401), PermissionError),
         (HttpError(401), PermissionError),
         (OSError("Forbidden: bucket/x\nanonymous caller"), PermissionError),
-        (NoCredentialsError("Unable to locate credentials"), PermissionError),
         (PermissionError("AccessDenied"), PermissionError),
         (Status(400), OSError),
         (ImportError("install s3fs"), OSError),

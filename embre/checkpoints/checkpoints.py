@@ -92,7 +92,8 @@ class Checkpoints:
         why = self._join(go_on=not self._missed)
         if why:
             log.warning("%s; the run goes on to the next one", why)
-            missed(self._writing, why)
+            with suppress(OSError):  # of the storage that has just failed
+                missed(self._writing, why)
         self._missed, self._writing = bool(why), step
         state = engine.state()
         parts = self.world.gather((uuid.uuid4().hex[:8], loader.state(), engine.checksum()))
@@ -297,7 +298,13 @@ class Checkpoints:
 
 def _refuse_drift(folder: Path, step: int, checksums: list[int]) -> None:
     """Raises CheckpointError where ranks that should have the same weights have not."""
-    ((usual, _),) = Counter(checksums).most_common(1)
+    (usual, times), *rest = Counter(checksums).most_common(2)
+    if rest and rest[0][1] == times:
+        raise CheckpointError(
+            f"{folder}: after step {step} the ranks have not the same weights, as after an error "
+            "of a GPU or its memory, and no weights are those of most; nothing was saved. The same "
+            "command goes on from the checkpoint before"
+        )
     if others := [rank for rank, checksum in enumerate(checksums) if checksum != usual]:
         ranks = ", ".join(map(str, others))
         raise CheckpointError(

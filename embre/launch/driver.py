@@ -105,13 +105,15 @@ def run_job(
     changes = take_up(config, folder, allow_change)
     made_of = Job(config, folder, None).fingerprint(*lineage.values())
     refuse_other_data(config, folder, made_of)
-    told = {key: f"{old} -> {new}" for key, (old, new) in changes.items()}
     if changes:
         write_event(folder, "changed", newest_step(folder), {"changes": changes})
+        told = {key: f"{old} -> {new}" for key, (old, new) in changes.items()}
         console.print(f"changed: {_listed(told)}", markup=False, highlight=False)
     commit(folder / CONFIG, dump_config(config).encode())
     handle, before = None, None
-    tags = {"embre.kind": kind} | {f"embre.changed.{key}": text for key, text in told.items()}
+    tags = {"embre.kind": kind}
+    for event in read_events(folder, "changed"):  # MLflow may not have heard of an earlier one
+        tags |= {f"embre.changed.{k}": f"{a} -> {b}" for k, (a, b) in event["changes"].items()}
     with best_effort("opening the MLflow run", config.tracking.required):
         handle, before = open_run(config, uri, folder, tags, lineage, made_of)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)

@@ -175,8 +175,9 @@ def may_be_known(encoder: Mapping[str, Any], dev: Sequence[Document], source: st
         return ""
     return (
         f"{len(open_to)} of {len(dev)} scored documents, as {open_to[0].doc_id}, are on no list "
-        f"that the encoder's shard set is known to hold out ({', '.join(lists) or 'none'}), so it "
-        "may have been pretrained on them and the score be too high"
+        f"that the encoder's shard set is known to hold out ({', '.join(lists) or 'none'}; one of "
+        "your own counts where it has the name of the scored file), so it may have been pretrained "
+        "on them and the score be too high"
     )
 
 

@@ -96,14 +96,15 @@ class Tracker:
         lost = lost_by_restart(known, step, time.time())
         if self._passed_over:
             lost["checkpoints_passed_over"] = self._passed_over
-        told = {"steps": num_steps, "world_size": self.world_size, **lost}
+        told: dict[str, Any] = {}
         if self.active:
             ranks = [event["world_size"] for event in known if event["event"] == "started"]
             why = why_ended(self.folder, ranks[-1] if ranks else 0)
-            if ended:  # and has more steps now
-                why = "it was finished"
+            if ended and num_steps > turns[-1]["step"]:  # and has more steps now
+                why, lost["down_s"] = "it was finished", 0.0
             told |= {"why": why} if ranks else {}
             self._mark(step, lost, told.get("why"))
+        told = {"steps": num_steps, "world_size": self.world_size, **lost, **told}
         self._write("started", step, told)
 
     def _mark(self, step: int, lost: dict[str, Any], why: str | None) -> None:

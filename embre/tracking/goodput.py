@@ -1,10 +1,12 @@
 """What restarts cost a run, out of its events.
 
 Useful is the time of the steps that were kept: those that no restart went back behind. Goodput is
-its share of the time from the first start to the last event (Google's ML Goodput counts alike).
+its share of the time from the first start to the last event (Google's ML Goodput counts alike), but
+for that in which the run was finished.
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 # What a start says before its first step: of the attempt that begins, and before `started`.
@@ -17,7 +19,13 @@ def goodput(events: Iterable[dict[str, Any]]) -> float:
     starts = [event for event in events if event["event"] == "started"]
     if not starts:
         return 0.0
-    wall_s = events[-1]["time"] - starts[0]["time"]
+    turns = [event for event in events if event["event"] in ("started", "finished")]
+    idle_s = sum(  # a run that was finished, till somebody gave it more steps
+        after["time"] - before["time"]
+        for before, after in pairwise(turns)
+        if (before["event"], after["event"]) == ("finished", "started")
+    )
+    wall_s = events[-1]["time"] - starts[0]["time"] - idle_s
     return min(1.0, _useful_s(events) / wall_s) if wall_s > 0 else 0.0
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -105,10 +105,12 @@ def open_run(
     same = handle and (handle.uri, handle.made_of) == (uri, made_of)
     if handle and same and (run := _found(client, handle.run_id)):
         client.update_run(handle.run_id, status="RUNNING")
-        for key, text in {**tags, **origin_tags()}.items():
-            client.set_tag(handle.run_id, key, text)
-        if not run.data.params:  # they are logged last
-            _log_start(client, handle, config, lineage)
+        with _undone(client, handle, run.info.status):
+            with best_effort("tagging the MLflow run", config.tracking.required):
+                for key, text in {**tags, **origin_tags()}.items():
+                    client.set_tag(handle.run_id, key, text)
+            if not run.data.params:  # they are logged last
+                _log_start(client, handle, config, lineage)
         return Opened(handle, run.info.status)
     experiment = _experiment(client, config, uri)
     known = {**origin_tags(), **tags, **_lineage_tags(lineage)}
@@ -116,8 +118,20 @@ def open_run(
     handle = RunHandle(uri, run.info.run_id, made_of)
     (folder / SENT).unlink(missing_ok=True)
     commit(folder / RUN_FILE, json.dumps(asdict(handle)).encode())
-    _log_start(client, handle, config, lineage)
+    with _undone(client, handle, "FAILED"):
+        _log_start(client, handle, config, lineage)
     return Opened(handle, "FAILED")
+
+
+@contextmanager
+def _undone(client: MlflowClient, handle: RunHandle, before: str) -> Iterator[None]:
+    """A run that is not begun after all is not left RUNNING."""
+    try:
+        yield
+    except Exception:
+        with suppress(Exception):
+            client.set_terminated(handle.run_id, before)
+        raise
 
 
 def _found(client: MlflowClient, run_id: str) -> Run | None:

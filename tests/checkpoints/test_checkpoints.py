@@ -520,7 +520,7 @@ def _drift(world: World, folder: str) -> str:
 @pytest.mark.slow
 def test_the_last_bit_of_one_weight_on_one_rank_is_drift(tmp_path: Path) -> None:
     for said in run_ranks(_drift, 2, str(tmp_path)):
-        assert "the weights of rank 1 are not those of the others" in said
+        assert "the ranks have not the same weights" in said and "machine" not in said
     assert steps_in(tmp_path) == ["step-000000001"]
 
 
@@ -579,7 +579,8 @@ def test_all_ranks_miss_a_checkpoint_that_one_could_not_write_and_none_two_in_a_
     for missed, error in run_ranks(_one_storage_stumbles, 2, str(tmp_path)):
         assert missed == [1, 3]
         assert error.startswith("5: ") and "checkpoint of step 4 could not be written" in error
-    assert steps_in(tmp_path) == ["step-000000002"]
+    # A rank that is late may write what the next commit will remove.
+    assert [name for name in steps_in(tmp_path) if "partial" not in name] == ["step-000000002"]
 
 
 @pytest.mark.slow

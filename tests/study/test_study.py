@@ -467,7 +467,7 @@ def test_a_run_of_a_study_may_have_loader_processes(tmp_path: Path) -> None:
     place = tmp_path / "loaded"
     place.mkdir()
     (place / "config.yaml").write_text(yaml.safe_dump(given))
-    done = carry_out_run("pretrain", str(place))
+    done = carry_out_run("pretrain", str(place), {})
     assert done.code == 0, (place / "study.log").read_text()
     started = [event for event in read_events(place) if event["event"] == "started"]
     assert len(started) == 1 and (place / "encoder" / "config.json").exists()

@@ -1,6 +1,7 @@
 """Folders as runs leave them, without training: for tests of the registry."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from embre.model.backbone import load_encoder
 from embre.pretrain import ENCODER
 from embre.provenance import LINEAGE
 from embre.relations.model_folder import save_relation_model
+from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tokenization.tokenizer import copy_tokenizer
 from embre.tracking.runs import open_run
 from tests.tiny import tiny_encoder, tiny_relation_model, tiny_tokenizer
@@ -25,7 +27,8 @@ def finished_run(folder: Path, name: str, all_f1: float, **lineage: Any) -> Path
     run.mkdir(parents=True)
     tiny_tokenizer(folder / "backbone")
     model = run / RELATION_MODEL
-    save_relation_model(model, tiny_relation_model(folder / "backbone"))
+    loaded = tiny_relation_model(folder / "backbone")
+    save_relation_model(model, replace(loaded, decision=Decision(thresholds={OTHERS: 0.0})))
     dev = {metric: {"f1": all_f1 + 0.1 * n} for n, metric in enumerate(reversed(METRICS))}
     (run / SCORES).write_text(json.dumps({"dev": dev, "floor": dev, "not_used": {}}))
     told = {"run": name, "train": "a" * 64, "dev": "b" * 64, "counting": COUNTING}

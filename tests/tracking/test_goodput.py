@@ -43,3 +43,9 @@ def test_a_restart_says_what_it_costs() -> None:
     heartbeat = event("step", 20, 125)  # of the first attempt
     found = lost_by_restart([*third, heartbeat], 15, 160.0)
     assert found == {"attempt": 3, "lost_steps": 2, "down_s": 10.0}
+
+
+def test_the_time_in_which_a_run_was_finished_is_not_lost() -> None:
+    more = [event("finished", 20, 120), event("started", 20, 1020), event("step", 30, 1030, 9)]
+    whole = [*WHOLE, *more]
+    assert goodput(whole) == pytest.approx(27 / 30)
