@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embre.checkpoints.checkpoints import FOLDER, Checkpoints
+from embre.checkpoints.checkpoints import Checkpoints
+from embre.checkpoints.folder import FOLDER
 from embre.config import FinetuneConfig
 from embre.corpora import write_documents
 from embre.dev_set import DevSet

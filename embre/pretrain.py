@@ -5,7 +5,8 @@ from contextlib import closing
 
 import torch
 
-from embre.checkpoints.checkpoints import FOLDER, Checkpoints
+from embre.checkpoints.checkpoints import Checkpoints
+from embre.checkpoints.folder import FOLDER
 from embre.config import ConfigError, EncoderConfig, PretrainConfig
 from embre.durable import whole_folder
 from embre.engines.build import build_engine

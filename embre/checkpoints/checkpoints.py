@@ -24,6 +24,7 @@ from pathlib import Path
 from torch import Tensor
 
 from embre import stalls
+from embre.checkpoints.folder import PREFIX, committed_in, lost, step_of
 from embre.checkpoints.manifest import (
     FORMAT,
     MANIFEST,
@@ -43,12 +44,11 @@ from embre.world import World
 
 log = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"  # in a run's folder
 LEASE = "lease"
-PREFIX = "step-"
 LOOK_EVERY_S = 0.05
 REMEDY = "Make room or mend the storage and run the same command again"
 SETTLE_S = 10.0  # a rank that was killed will never write its part
+WHY_DRIFTED = "as after an error of a GPU or its memory, or on machines that round otherwise"
 
 
 class NotWritten(RuntimeError):
@@ -135,13 +135,13 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             commit(self.folder / LEASE, self._lease.encode())
         # Rank 0 looks for all: a network file system may show each rank another moment.
-        found, last_saved = self.world.gather((_committed(self.folder), last_saved))[0]
+        found, last_saved = self.world.gather((committed_in(self.folder), last_saved))[0]
         if last_saved and not found:
             raise CheckpointError(lost(self.folder, last_saved))
         for path in reversed(found):
             flaws = [flaw for flaw in self.world.gather(verify(path, self.world)) if flaw]
             if flaws:
-                passed_over(_step_of(path), f"{path}: {flaws[0].why}")
+                passed_over(step_of(path), f"{path}: {flaws[0].why}")
                 if not all(flaw.may_pass for flaw in flaws):
                     self._damaged.append(path)
                 continue
@@ -253,7 +253,7 @@ class Checkpoints:
         for act in (
             lambda: fault_point("checkpoint_committed"),
             lambda: self._clean(final),
-            lambda: committed(_step_of(final)),
+            lambda: committed(step_of(final)),
         ):
             try:
                 act()
@@ -287,7 +287,7 @@ class Checkpoints:
         back behind, and what a killed save left. What is newer besides is of a successor."""
         if self._overtaken(newest):
             return
-        found = _committed(self.folder)
+        found = committed_in(self.folder)
         at = found.index(newest)
         damaged = [path for path in found[at + 1 :] if path in self._damaged]
         for path in [*found[: max(0, at + 1 - self.keep)], *damaged]:
@@ -301,41 +301,14 @@ def _refuse_drift(folder: Path, step: int, checksums: list[int]) -> None:
     (usual, times), *rest = Counter(checksums).most_common(2)
     if rest and rest[0][1] == times:
         raise CheckpointError(
-            f"{folder}: after step {step} the ranks have not the same weights, as after an error "
-            "of a GPU or its memory, and no weights are those of most; nothing was saved. The same "
-            "command goes on from the checkpoint before"
+            f"{folder}: after step {step} the ranks have not the same weights, {WHY_DRIFTED}, and "
+            "no weights are those of most; nothing was saved. The same command goes on from the "
+            "checkpoint before"
         )
     if others := [rank for rank, checksum in enumerate(checksums) if checksum != usual]:
         ranks = ", ".join(map(str, others))
         raise CheckpointError(
             f"{folder}: after step {step} the weights of rank {ranks} are not those of the others, "
-            "as after an error of a GPU or its memory; nothing was saved. The same command goes on "
-            "from the checkpoint before; where it comes again, leave out the machine of that rank"
+            f"{WHY_DRIFTED}; nothing was saved. The same command goes on from the checkpoint "
+            "before; where it comes again, leave out the machine of that rank"
         )
-
-
-def lost(folder: Path, last_saved: int) -> str:
-    """Why a run does not begin at step 0 where its folder of checkpoints is empty."""
-    return (
-        f"{folder.parent.name}: this run saved step {last_saved}, and {folder} has no checkpoint; "
-        f"put it back, or give another name=…, or remove {folder.parent} to begin at step 0"
-    )
-
-
-def newest_step(run_folder: Path) -> int:
-    """The step of a run's newest checkpoint, sound or not; 0 where it has none."""
-    return max(map(_step_of, _committed(run_folder / FOLDER)), default=0)
-
-
-def has_checkpoints(run_folder: Path) -> bool:
-    """Whether a run has some, sound or not."""
-    return newest_step(run_folder) > 0
-
-
-def _committed(folder: Path) -> list[Path]:
-    """The folders that bear a checkpoint's final name, oldest first."""
-    return sorted(p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit())
-
-
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix(PREFIX))

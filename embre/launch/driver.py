@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from embre import finetune, pretrain
-from embre.checkpoints.checkpoints import FOLDER, has_checkpoints, lost, newest_step
+from embre.checkpoints.folder import FOLDER, has_checkpoints, lost, newest_step
 from embre.config import (
     CHANGEABLE,
     ConfigError,

@@ -201,7 +201,7 @@ class RelationModel(nn.Module):
         if num_tokens == len(states_TH):
             return states_TH
         sums_NH = states_TH.new_zeros(num_tokens, states_TH.shape[1])
-        return sums_NH.index_add(0, batch.reads, states_TH) / times(batch.reads, num_tokens)
+        return sums_NH.index_add(0, batch.reads, states_TH) / counts(batch.reads, num_tokens)
 
 
 def concept_vectors(
@@ -222,10 +222,10 @@ def concept_vectors(
     sums_CH = states_KH.new_zeros(shape).index_add(
         0, owner_K, (states_KH - highest_CH[owner_K]).exp()
     )
-    return (sums_CH / times(owner_K, num_concepts)).log() + highest_CH
+    return (sums_CH / counts(owner_K, num_concepts)).log() + highest_CH
 
 
-def times(places_K: Tensor, number: int) -> Tensor:
+def counts(places_K: Tensor, number: int) -> Tensor:
     """(number, 1) how often each place comes; `bincount` would have the host wait for a GPU."""
     ones_K = torch.ones(len(places_K), device=places_K.device)
     return torch.zeros(number, device=places_K.device).index_add(0, places_K, ones_K)[:, None]

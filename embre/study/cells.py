@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from embre.checkpoints.checkpoints import has_checkpoints
+from embre.checkpoints.folder import has_checkpoints
 from embre.config import (
     ConfigError,
     FinetuneConfig,

@@ -15,16 +15,9 @@ from safetensors.torch import save_file
 
 from embre import faults
 from embre.checkpoints import manifest
-from embre.checkpoints.checkpoints import (
-    FOLDER,
-    LEASE,
-    CheckpointError,
-    Checkpoints,
-    NotWritten,
-    has_checkpoints,
-    newest_step,
-)
-from embre.checkpoints.manifest import MANIFEST, read_manifest
+from embre.checkpoints.checkpoints import LEASE, Checkpoints, NotWritten
+from embre.checkpoints.folder import FOLDER, has_checkpoints, newest_step
+from embre.checkpoints.manifest import MANIFEST, CheckpointError, read_manifest
 from embre.checkpoints.parts import save_state
 from embre.config import OptimizerConfig
 from embre.engines.torch_engine import TorchEngine
@@ -238,13 +231,15 @@ def test_one_save_that_fails_for_what_may_pass_costs_that_checkpoint_alone(
 ) -> None:
     checkpoints, missed = saved(tmp_path, "first"), []
 
+    def tell(*one: object) -> None:
+        missed.append(one)
+        raise OSError(116, "Stale file handle")  # events are on the same storage
+
     def go_on(step: int, fails: bool) -> None:
         with monkeypatch.context() as patch:
             if fails:
                 patch.setattr("embre.checkpoints.parts.save_file", stale)
-            checkpoints.save(
-                step, Notes(str(step)), Place(), missed=lambda *one: missed.append(one)
-            )  # type: ignore[arg-type]
+            checkpoints.save(step, Notes(str(step)), Place(), missed=tell)  # type: ignore[arg-type]
             assert checkpoints._writer is not None
             checkpoints._writer.join()
 

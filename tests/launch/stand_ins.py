@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from embre import interrupts
-from embre.checkpoints.checkpoints import FOLDER, Checkpoints
+from embre.checkpoints.checkpoints import Checkpoints
+from embre.checkpoints.folder import FOLDER
 from embre.config import PretrainConfig, check_config
 from embre.engines.engine import StepResult
 from embre.job import Job

@@ -17,7 +17,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from embre.checkpoints.checkpoints import newest_step
+from embre.checkpoints.folder import newest_step
 from embre.config import PretrainConfig, check_config
 from embre.interrupts import STOP, Interrupted, TakenOver
 from embre.job import Job

@@ -1,6 +1,5 @@
 """The compiled forward pass: one graph, made once for every size, with the same losses."""
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -21,19 +20,13 @@ from embre.stream.source import StreamSource, StreamState
 from tests.shard_sets import own_tokenizer, source_of, write_shards
 from tests.tiny import tiny_encoder
 
+pytestmark = pytest.mark.usefixtures("nothing_compiled_before")
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> StreamSource:
     folder = tmp_path_factory.mktemp("set")
     return source_of(write_shards(folder, 40), strip_tokens=1000, max_document_tokens=100)
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled_before() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 def model_of(source: StreamSource, dropout: float = 0.0) -> PretrainingModel:

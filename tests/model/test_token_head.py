@@ -1,6 +1,5 @@
 """The token head whose logits are padded gives the losses, gradients and weights of a plain one."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,7 @@ from embre.model.token_head import ALIGNED, NEVER, NO_LABEL, align, token_losses
 
 HIDDEN, NUM = 32, 9
 AUTOCAST = [False, True]
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled_before() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("nothing_compiled_before")
 
 
 def bert(vocabulary: int) -> Any:

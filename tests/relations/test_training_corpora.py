@@ -152,6 +152,15 @@ def test_documents_that_are_scored_are_no_training_data(folder: Path) -> None:
         check(config_of(folder, "leaky", also=also))
 
 
+def assert_commands_refuse(flawed: Path, sound: Path, message: str) -> None:
+    """Whichever of the two is taken for gold."""
+    for gold, predicted in ((flawed, sound), (sound, flawed)):
+        with pytest.raises(ValueError, match=message):
+            list(run_evaluation(Request(gold, predicted)))
+        with pytest.raises(ValueError, match=message):
+            list(run_report(predicted, flawed.parent / "report.html", gold, None, False))
+
+
 def test_what_is_scored_may_not_relate_concepts_that_nothing_mentions(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -164,11 +173,7 @@ def test_what_is_scored_may_not_relate_concepts_that_nothing_mentions(
     message = f"flawed.PubTator: 1 relations name .*flawed.PubTator:{at + 1}: treats D9 D10"
     with pytest.raises(ValueError, match=f"data.dev: .*{message}.* correct their"):
         check(config_of(folder, "flawed", dev=str(flawed)))
-    for gold, predicted in ((flawed, dev), (dev, flawed)):
-        with pytest.raises(ValueError, match=message):
-            list(run_evaluation(Request(gold, predicted)))
-        with pytest.raises(ValueError, match=message):
-            list(run_report(predicted, tmp_path / "report.html", gold, None, False))
+    assert_commands_refuse(flawed, dev, message)
     list(run_report(flawed, tmp_path / "report.html", None, None, False))
     check(config_of(folder, "flawed", train=str(flawed), dev=str(folder / "mine_train.PubTator")))
 
@@ -202,11 +207,7 @@ def test_what_is_scored_is_read_as_a_whole_or_refused(
     message = f"dev.gz: .*{reason}.*Fetch a damaged file again, correct"
     with pytest.raises(ValueError, match=f"data.dev: .*{message}"):
         check(config_of(folder, "flawed", dev=str(flawed)))
-    for gold, predicted in ((flawed, dev), (dev, flawed)):
-        with pytest.raises(ValueError, match=message):
-            list(run_evaluation(Request(gold, predicted)))
-        with pytest.raises(ValueError, match=message):
-            list(run_report(predicted, tmp_path / "report.html", gold, None, False))
+    assert_commands_refuse(flawed, dev, message)
 
 
 def test_an_encoder_of_ours_must_have_held_out_what_is_scored(folder: Path) -> None:

@@ -64,6 +64,9 @@ def test_a_config_that_mlflow_does_not_take_is_told_before_anything_starts(
     with pytest.raises(Refused, match="^logging the config and the data failed, .* not now"):
         carry_out(tmp_path, required=True)
     assert not begun
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    assert [run.info.status for run in client.search_runs(experiments)] == ["FAILED"]
 
 
 @pytest.mark.parametrize("lost", ["set_terminated", "log_artifact"])
