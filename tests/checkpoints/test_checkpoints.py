@@ -515,7 +515,8 @@ def _drift(world: World, folder: str) -> str:
 @pytest.mark.slow
 def test_the_last_bit_of_one_weight_on_one_rank_is_drift(tmp_path: Path) -> None:
     for said in run_ranks(_drift, 2, str(tmp_path)):
-        assert "the ranks have not the same weights" in said and "machine" not in said
+        assert "the ranks have not the same weights" in said
+        assert "of rank" not in said and "leave out" not in said, "either may be the right one"
     assert steps_in(tmp_path) == ["step-000000001"]
 
 
