@@ -66,7 +66,7 @@ class TorchEngine:
                 parameter.grad = torch.zeros_like(parameter)
         if self.world.size > 1:
             _sum_gradients(parameters)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm))
+        norm = self._clip(parameters)
         why = self.guard.objection(weighted(done.losses, self.loss_weights), norm)
         if why is None:
             for group in self._optimizer.param_groups:
@@ -76,6 +76,15 @@ class TorchEngine:
             self.rows.update(lr, scale=1.0) if why is None else self.rows.forget()
         skip = skipped(why, micro_batches, self.guard, self.world)
         return replace(done, grad_norm=norm, skip=skip)
+
+    def _clip(self, parameters: list[nn.Parameter]) -> float:
+        """Clip gradients by their norm, and return it. All ranks take that of rank 0: sums on unlike
+        machines differ in their last bits, and weights would drift apart."""
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.world.size > 1:
+            dist.broadcast(norm, src=0)
+        nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        return float(norm)
 
     def state(self) -> dict[str, Tensor]:
         updates = training_state.num_updates(self._optimizer)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -215,6 +216,21 @@ def test_a_checksum_is_the_same_on_all_ranks_until_a_weight_is_not(stage: int | 
     (before, after, last), (same, as_well, other) = run_ranks(checksums, 2, stage)
     assert (before, after) == (same, as_well) and after == last
     assert (before == after == other == 0) if stage == 3 else before != after != other
+
+
+def unlike_norms(world: World) -> tuple[float, int]:
+    """The last norm and the checksum of a rank whose norms come out larger than those of rank 0."""
+    exact = nn.utils.get_total_norm
+    with mock.patch.object(nn.utils, "get_total_norm", lambda g: exact(g) * (1 + world.rank)):
+        engine = toy_engine(world, None)
+        results = [engine.step(micro_batches(n, world), n, lr=1e-2) for n in range(3)]
+    return results[-1].grad_norm, engine.checksum()
+
+
+@pytest.mark.slow
+def test_ranks_whose_norms_differ_keep_the_same_weights() -> None:
+    one, other = run_ranks(unlike_norms, 2)
+    assert one == other and one[0] > OPTIMIZER.clip_norm
 
 
 def test_a_checksum_changes_with_any_bit_and_with_the_place_of_a_value() -> None:
