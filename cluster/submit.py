@@ -14,6 +14,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -67,9 +68,16 @@ class Submission:
 
 
 def prepare(
-    kind: str, path: Path, overrides: list[str], root: str | None, names: list[str], zipped: Path
+    kind: str,
+    path: Path,
+    overrides: list[str],
+    root: str | None,
+    names: list[str],
+    zipped: Path,
+    allow_change: Sequence[str] = (),
 ) -> Submission:
-    """A job of a kind from a config; writes its package to `zipped`.
+    """A job of a kind from a config; writes its package to `zipped`. The job gets the environment
+    variables that `names` names, and may `allow_change` as `embre` may.
 
     Raises Refused, with the remedy, for what cannot be sent.
     """
@@ -84,7 +92,8 @@ def prepare(
     config = load_config(KINDS[kind], path, overrides)
     package, name = write_package(PROJECT, path, zipped)
     env_vars = environment(names, os.environ)
-    entrypoint = shlex.join(["python", "-m", "embre", kind, name, *overrides])
+    allowed = [f"--allow-change={key}" for key in allow_change]
+    entrypoint = shlex.join(["python", "-m", "embre", kind, name, *overrides, *allowed])
     texts = {str(path): path.read_text(), "the overrides": " ".join(overrides)}
     refuse_secrets(texts | {f"--env {key}": value for key, value in env_vars.items()}, os.environ)
     return Submission(
@@ -192,13 +201,19 @@ def main(
     env: Annotated[
         list[str] | None, typer.Option(help="NAME of a variable that the job gets, as it is here.")
     ] = None,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY", help="As of `embre`: go on with another value, as train.steps."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Show what would be sent, and stop.")] = False,
 ) -> None:
     """Send a run to a Ray cluster, follow it, and end with its exit code."""
     address = check_address(address) if address else None
     with tempfile.TemporaryDirectory() as scratch:
         zipped = Path(scratch) / "project.zip"
-        job = prepare(kind, config, overrides or [], root, env or [], zipped)
+        job = prepare(kind, config, overrides or [], root, env or [], zipped, allow_change or ())
         if dry_run:
             print(job.shown(address))
             return

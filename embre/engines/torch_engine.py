@@ -78,8 +78,11 @@ class TorchEngine:
         return replace(done, grad_norm=norm, skip=skip)
 
     def _clip(self, parameters: list[nn.Parameter]) -> float:
-        """Clip gradients by their norm, and return it. All ranks take that of rank 0: sums on unlike
-        machines differ in their last bits, and weights would drift apart."""
+        """Clip gradients by their norm, and return it.
+
+        All ranks take that of rank 0: sums on unlike machines differ in their last bits, and the
+        weights would drift apart.
+        """
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.world.size > 1:
             dist.broadcast(norm, src=0)

@@ -14,7 +14,9 @@ import pytest
 import submit
 from jobs import check_address, follow, running_job, travels_in_clear
 from submit import KINDS, prepare, shared_paths
+from typer.testing import CliRunner
 
+from embre.cli.app import app
 from embre.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +82,18 @@ def test_an_override_reaches_the_job_as_it_was_typed(tmp_path: Path) -> None:
     path = "data.shards=/mnt/a b/$(touch hacked)"
     job = made(tmp_path, overrides=(path,))
     assert path in shlex.split(job.entrypoint)
+
+
+def test_a_change_that_is_allowed_here_is_allowed_to_the_job() -> None:
+    done = run(
+        *("pretrain", str(BASE), "train.steps=9", "--allow-change", "train.steps"),
+        *("--allow-change", "optimizer.peak_lr", "--root", "/mnt/embre", "--dry-run"),
+    )
+    assert done.returncode == 0, done.stderr
+    job = shlex.split(json.loads(done.stdout)["entrypoint"])[3:]
+    assert job[-2:] == ["--allow-change=train.steps", "--allow-change=optimizer.peak_lr"]
+    parsed = CliRunner().invoke(app, [job[0], str(BASE), *job[2:], "--print-config"])
+    assert parsed.exit_code == 0, parsed.stderr
 
 
 def test_deepspeed_settings_of_a_file_here_reach_the_job(tmp_path: Path) -> None:
