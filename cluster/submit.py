@@ -134,9 +134,9 @@ def shared_paths(config: RunConfig, root: str | None) -> list[str]:
             f"these paths are relative: {named}; give --root FOLDER, that of the storage which all "
             "nodes share, or absolute paths"
         )
-    found = [f"{key}={path}" for key, path in moved.items() if "also" not in key]
+    found = [f"{key}={path}" for key, path in moved.items() if "extra_corpora" not in key]
     if len(found) < len(moved):  # a list is given as a whole
-        found.append(f"data.also={json.dumps(values['data']['also'])}")
+        found.append(f"data.extra_corpora={json.dumps(values['data']['extra_corpora'])}")
     return found
 
 

@@ -19,10 +19,10 @@ from embre.durable import commit, flush, sync, whole_folder
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine
 from embre.evaluation.breakdown import Groups
+from embre.evaluation.discrimination import discrimination
 from embre.evaluation.evaluate import Evaluation, evaluate_documents, write_evaluation
 from embre.evaluation.report import write_report
-from embre.evaluation.scoring import TITLES, Score, counting, only_scored
-from embre.evaluation.told_apart import told_apart
+from embre.evaluation.scoring import TITLES, Score, only_scored, scoring_protocol
 from embre.job import Job
 from embre.model.backbone import check_length, load_encoder
 from embre.model_card import write_relation_card
@@ -34,9 +34,9 @@ from embre.relations.model_folder import LoadedModel, save_relation_model
 from embre.relations.pass_builder import PassBuilder
 from embre.relations.training_corpora import (
     check_corpora,
-    may_be_known,
-    read_also,
+    contamination_warning,
     read_annotated,
+    read_extra_corpora,
     schemas_of,
 )
 from embre.tally import Tally
@@ -63,10 +63,10 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     docs = read_annotated(config.data.train, schema, lost)
     dev_docs = read_annotated(config.data.dev, schema, dev_lost)
     dev_docs = only_scored(dev_docs, schema.not_scored, dev_lost, "gold")
-    also = read_also(config.data, others, docs, dev_docs, lost)
+    extra_corpora = read_extra_corpora(config.data, others, docs, dev_docs, lost)
     tokenizer = load_tokenizer(config.encoder.path)
     builder = PassBuilder.build(tokenizer, schema, config.data.max_document_tokens, config.pairs)
-    loader = DocumentLoader(docs, builder, config.data, config.seed, world, lost, also)
+    loader = DocumentLoader(docs, builder, config.data, config.seed, world, lost, extra_corpora)
     model = RelationModel(
         load_encoder(config.encoder, tokenizer),
         config.pairs,
@@ -81,7 +81,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     checkpoints = Checkpoints(
         job.folder / FOLDER, world, fingerprint, config.train.keep_checkpoints
     )
-    learnt = docs + [doc for others, _ in also for doc in others]
+    learnt = docs + [doc for others, _ in extra_corpora for doc in others]
     dev = DevSet(dev_docs, learnt, builder, world)
     every = config.train.log_every_steps
     with tracker_of(job.handle, job.folder, world, every) as tracker:
@@ -103,18 +103,23 @@ def finish(
         predicted, calibrated = dev.predicted(scored, dev.metrics[-1])
         scores, counts = dev.score(predicted), dev.counts(scored)
         evaluation = evaluate_documents(
-            dev.gold, predicted, dev.builder.schema, dev.training, calibrated, told_apart(scored)
+            dev.gold,
+            predicted,
+            dev.builder.schema,
+            dev.training,
+            calibrated,
+            discrimination(scored),
         ).of_metrics(tuple(scores))
-        known = known_to_encoder(job.config, dev.docs)
+        known = encoder_contamination(job.config, dev.docs)
         values = {
             "dev": {metric: found.to_json() for metric, found in scores.items()},
             "dev_own_thresholds": {
                 metric: Score(*found.sum(0).tolist()).to_json() for metric, found in counts.items()
             },
             "floor": {metric: found.to_json() for metric, found in dev.floor().items()},
-            "told_apart": evaluation.told_apart,
-            "not_used": {"train": dict(lost.counts), "dev": dict(dev_lost.counts)},
-            **({"may_be_known": known} if known else {}),
+            "discrimination": evaluation.discrimination,
+            "dropped": {"train": dict(lost.counts), "dev": dict(dev_lost.counts)},
+            **({"contamination_warning": known} if known else {}),
         }
         by_type = evaluation.groups.get("relation type", {})
         write_model(job, dev, dev.fitted(engine, scored), weights, values, by_type)
@@ -127,7 +132,7 @@ def finish(
             f1 = {f"dev/f1/{name}": found.f1 for name, found in scores.items()}
             told = {
                 f"dev/{measure}/{name}": value
-                for name, numbers in evaluation.told_apart.items()
+                for name, numbers in evaluation.discrimination.items()
                 for measure, value in numbers.items()
                 if measure != "pairs"
             }
@@ -150,7 +155,7 @@ def write_model(
     lineage = {
         "run": config.name,
         **digests(config),
-        "counting": counting(schema),
+        "scoring_protocol": scoring_protocol(schema),
         "encoder": encoder_lineage(config.encoder.path),
     }
     with whole_folder(job.folder / RELATION_MODEL) as folder:
@@ -193,7 +198,7 @@ def check(config: FinetuneConfig) -> dict[str, str]:
     load_tokenizer(config.encoder.path)
     check_length(config.encoder, config.data.max_document_tokens)
     dev = check_corpora(config.data)
-    if known := known_to_encoder(config, dev):
+    if known := encoder_contamination(config, dev):
         log.warning("data.dev: %s; shard again with --hold-out %s", known, config.data.dev)
     if config.pairs.tasks == "novelty" and not schemas_of(config.data)[0].novelty:
         raise Refused(
@@ -205,14 +210,16 @@ def check(config: FinetuneConfig) -> dict[str, str]:
 def digests(config: FinetuneConfig) -> dict[str, str]:
     """SHA-256 of the annotated documents, by name."""
     paths = {key: getattr(config.data, key) for key in ("train", "dev")}
-    paths |= {f"also.{number}": one.train for number, one in enumerate(config.data.also)}
+    paths |= {
+        f"extra_corpora.{number}": one.train for number, one in enumerate(config.data.extra_corpora)
+    }
     return {name: folder_digest(path) for name, path in paths.items()}
 
 
-def known_to_encoder(config: FinetuneConfig, dev: list[Document]) -> str:
+def encoder_contamination(config: FinetuneConfig, dev: list[Document]) -> str:
     """What to say where the encoder may have been pretrained on the scored documents, else ''."""
     encoder = {} if config.encoder.new else read_lineage(config.encoder.path)
-    return may_be_known(encoder, dev, config.data.dev)
+    return contamination_warning(encoder, dev, config.data.dev)
 
 
 def encoder_lineage(path: str) -> dict[str, Any]:

@@ -77,7 +77,9 @@ def write_relation_card(
     """
     lineage = read_lineage(folder)
     base = base_model(config.encoder, lineage["encoder"])
-    corpora = list(dict.fromkeys([schema.name, *(also.corpus.name for also in config.data.also)]))
+    corpora = list(
+        dict.fromkeys([schema.name, *(extra.corpus.name for extra in config.data.extra_corpora)])
+    )
     names = {metric: TITLES[metric] for metric in learnt_metrics(schema, config.pairs.tasks)}
     measured = f"{Path(config.data.dev).name} ({num_documents} documents)"
     front = {
@@ -94,14 +96,20 @@ def write_relation_card(
         ),
     }
     start = f"`{base}`" if base else "an encoder with random weights"
-    digests = {key: lineage[key] for key in lineage if key in ("train", "dev") or "also." in key}
+    digests = {
+        key: lineage[key] for key in lineage if key in ("train", "dev") or "extra_corpora." in key
+    }
     parts = [
         f"# {config.name}",
         f"{_what_it_finds(schema, names)}\n"
         f"Fine-tuned by embre {__version__} from {start} in {config.train.steps} steps.",
         _results(scores, names, measured),
         *([_by_type(by_type)] if "pair_type" in names and by_type else []),
-        *([f"**Careful**: {scores['may_be_known']}."] if "may_be_known" in scores else []),
+        *(
+            [f"**Careful**: {scores['contamination_warning']}."]
+            if "contamination_warning" in scores
+            else []
+        ),
         USE_RELATIONS.rstrip(),
         LIMITS.format(
             more="Mentions\nand identifiers must come with the documents, as PubTator or BioC; "

@@ -36,7 +36,7 @@ from embre.train import train
 from embre.validation_set import ValidationSet
 from embre.world import World
 
-ENCODER, SET_ASIDE = "encoder", "set_aside"
+ENCODER, QUARANTINE = "encoder", "quarantine"
 
 
 def pretrain(job: Job[PretrainConfig], world: World) -> None:
@@ -46,9 +46,9 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
     tokenizer = load_tokenizer(config.encoder.path)
     shard_set = ShardSet.open(config.data.shards)
     entities = chosen(shard_set, config)
-    set_aside = job.folder / SET_ASIDE
+    quarantine = job.folder / QUARANTINE
     source = StreamSource.build(
-        shard_set, config.data, config.masking, entities, tokenizer, config.seed, set_aside
+        shard_set, config.data, config.masking, entities, tokenizer, config.seed, quarantine
     )
     loader = StreamLoader(source, world)
     encoder = load_encoder(config.encoder, tokenizer)
@@ -73,7 +73,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
             config.train.log_every_steps,
             waited_s=lambda: loader.waited_s,
             mfu_of_token_rate=mfu_of_token_rate(config, encoder.config, shard_set, world),
-            set_aside=source.num_set_aside,
+            num_quarantined=source.num_quarantined,
         ) as tracker,
     ):
         if world.rank == 0:

@@ -21,7 +21,10 @@ from embre.tracking.versions import Version, aliased
 
 KINDS = (ENCODER, RELATION_MODEL)
 F1 = tuple(f"{metric}_f1" for metric in METRICS)
-SAME = {"embre.dev": "on other documents", "embre.counting": "in another counting"}
+SAME = {
+    "embre.dev": "on other documents",
+    "embre.scoring_protocol": "under another scoring protocol",
+}
 
 
 class NotBetter(RuntimeError):

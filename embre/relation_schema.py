@@ -18,7 +18,7 @@ class RelationSchema:
 
     `labels` puts `None` first, so label 0 is always "no relation". `relation_types` are those
     that a model tells apart: the corpus's own, and of a joint training all others' too, which
-    are then legal for no pair. `rename` says what a label in the files means: one of
+    are then legal for no pair. `label_map` says what a label in the files means: one of
     `relation_types`, or None for a label that is left out. `novelty` is whether the corpus says
     what is novel. Pairs of the types in `not_scored` do not count in an evaluation.
     """
@@ -26,7 +26,7 @@ class RelationSchema:
     name: str
     relation_types: tuple[str, ...]
     legal: Mapping[tuple[str, str], frozenset[str]]
-    rename: Mapping[str, str | None] = field(default_factory=dict)
+    label_map: Mapping[str, str | None] = field(default_factory=dict)
     novelty: bool = True
     not_scored: frozenset[tuple[str, str]] = frozenset()
 
@@ -61,7 +61,7 @@ class RelationSchema:
 
     def knows(self, label: str) -> bool:
         """Whether a file's label means something here, be it that it is left out."""
-        return label in self.rename or label in self.own_types
+        return label in self.label_map or label in self.own_types
 
     def in_our_words(self, doc: Document, tally: Tally) -> Document:
         """The document with its labels renamed and without a novelty that the corpus has not.
@@ -70,7 +70,7 @@ class RelationSchema:
         """
         relations = []
         for relation in doc.relations:
-            name = self.rename.get(relation.type, relation.type)
+            name = self.label_map.get(relation.type, relation.type)
             if name is None or not self.knows(relation.type):
                 why = "label_left_out" if name is None else "label_not_known"
                 tally.drop(f"relation/{why}", doc.doc_id, relation.type)

@@ -32,7 +32,7 @@ def train(
     update was left out is a step all the same. Raises Diverged where several are in a row, and
     Interrupted, when all is saved, where the run was asked to stop.
     """
-    step = checkpoints.restore(engine, loader, tracker.passed_over, tracker.last_saved)
+    step = checkpoints.restore(engine, loader, tracker.checkpoint_skipped, tracker.last_saved)
     tracker.started(step, config.steps)
     try:
         while step < config.steps:

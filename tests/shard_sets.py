@@ -47,7 +47,7 @@ def source_of(
     shard_set: ShardSet,
     masking: MaskingConfig | None = None,
     seed: int = 13,
-    set_aside: Path | None = None,
+    quarantine: Path | None = None,
     **data: Any,
 ) -> StreamSource:
     """A source of short strips, where most documents are cut into pieces."""
@@ -59,7 +59,7 @@ def source_of(
         choose_entities(shard_set, min_count=2, max_per_type=1000),
         own_tokenizer(shard_set),
         seed,
-        set_aside,
+        quarantine,
     )
 
 

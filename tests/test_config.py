@@ -18,9 +18,9 @@ import yaml
 from pydantic import BaseModel
 
 from embre.config import (
-    AlsoConfig,
     BackboneConfig,
     ConfigError,
+    ExtraCorpusConfig,
     FinetuneConfig,
     MaskingConfig,
     NewEncoder,
@@ -76,8 +76,8 @@ def test_all_paths_of_a_config_are_known_and_decide_no_numbers(path: Path) -> No
     assert moved.fingerprint() == config.fingerprint()
     texts = yaml.safe_load(dump_config(moved))
     assert texts["encoder"]["path"].startswith("/moved/")
-    for number, _ in enumerate(texts["data"].get("also", [])):
-        assert texts["data"]["also"][number]["train"].startswith("/moved/")
+    for number, _ in enumerate(texts["data"].get("extra_corpora", [])):
+        assert texts["data"]["extra_corpora"][number]["train"].startswith("/moved/")
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -114,7 +114,7 @@ def sections(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 def test_every_key_that_a_user_sets_says_what_it_means() -> None:
     found = {section for kind in KINDS.values() for section in sections(kind)}
-    assert {TypeLimits, NewEncoder, AlsoConfig, BackboneConfig} <= found
+    assert {TypeLimits, NewEncoder, ExtraCorpusConfig, BackboneConfig} <= found
     for section in found:
         assert section.__doc__, section
         for name, field in section.model_fields.items():
@@ -174,12 +174,15 @@ def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None
         ("train.steps=2024-13-45", "train.steps: the value is no YAML.*month must be"),
         ("train.steps=" + "[" * 5000, "train.steps: the value is no YAML.*brackets"),
         ("train={steps: 1, steps: 2}", "train: .*the key steps is there twice"),
-        ("data.also=[&a x, *a]", "data.also: .*anchors and aliases"),
+        ("data.extra_corpora=[&a x, *a]", "data.extra_corpora: .*anchors and aliases"),
         ("deepspeed.zero_optimization=1", "deepspeed: .*is a section: .*{stage: 1}"),
         ("deepspeed.zero_optimization=", "deepspeed: .*is a section: .*{stage: 1}"),
         ("deepspeed.zero_optimisation.stage=3", "zero_optimisation: .*mean zero_optimization?"),
         ("deepspeed.zero_optimization.stge=3", "zero_optimization.stge: .*did you mean stage?"),
-        ("deepspeed.gradient_clipping=1", "gradient_clipping: .*says this by optimizer.clip_norm"),
+        (
+            "deepspeed.gradient_clipping=1",
+            "gradient_clipping: .*says this by optimizer.max_grad_norm",
+        ),
         ("deepspeed.bf16.enabled=true", "bf16: the run says this by encoder.precision"),
         ("deepspeed.amp.enabled=true", "amp: the run says this by encoder.precision"),
         ("deepspeed.optimizer={type: Lamb, params: {lr: auto}}", "optimizer: the run says this"),
@@ -268,51 +271,57 @@ name: small
 encoder: {path: bert}
 train: {steps: 10}
 data:
-  corpus: {name: mine, legal: {"Disease ChemicalEntity": [CID]}, rename: {x: CID, y: null}}
+  corpus: {name: mine, legal: {"Disease ChemicalEntity": [CID]}, label_map: {x: CID, y: null}}
   train: a
   dev: b
-  also: [{corpus: bc5cdr, train: c}]
-pairs: {novelty_of: related}
+  extra_corpora: [{corpus: bc5cdr, train: c}]
+pairs: {detection_head: relation}
 """
 
 
-OTHER_LEGAL = """pairs.novelty_of=all
-data.also=[{corpus: {name: mine, legal: {Disease Gene: [CID]}, rename: {y: null}}, train: c}]"""
-ALL_LABELS = """pairs.novelty_of=all
-data.also=[{corpus: {name: mine, legal: {Disease ChemicalEntity: [CID]}}, train: c}]"""
+OTHER_LEGAL = """pairs.detection_head=novelty
+data.extra_corpora=[{corpus: {name: mine, legal: {Gene Gene: [A]}, label_map: {}}, train: c}]"""
+ALL_LABELS = """pairs.detection_head=novelty
+data.extra_corpora=[{corpus: {name: mine, legal: {Disease ChemicalEntity: [CID]}}, train: c}]"""
 
 
 def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
     (tmp_path / "fine.yaml").write_text(CORPUS)
     config = load_config(FinetuneConfig, tmp_path / "fine.yaml")
     assert config.data.corpus.legal == {"Chemical Disease": ["CID"]}, "in our words"
-    assert config.data.also[0].corpus.name == "bc5cdr"
+    assert config.data.extra_corpora[0].corpus.name == "bc5cdr"
     (tmp_path / "again.yaml").write_text(dump_config(config))
     assert load_config(FinetuneConfig, tmp_path / "again.yaml") == config
     named = load_config(FinetuneConfig, tmp_path / "fine.yaml", ["data.corpus=bc5cdr"])
     assert named.data.corpus.name == "bc5cdr" and named.data.corpus.legal is None
-    more = ["data.corpus=bc5cdr", "pairs.novelty_of=all"]  # more of the same corpus
-    assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_finds
-    for silver in ("novelty: false", "rename: {treat: Association}", "novelty: true"):
-        also = f"data.also=[{{corpus: {{name: biored, {silver}}}, train: c}}]"
-        more = ["data.corpus=biored", also, "pairs.novelty_of=all"]  # of another system, say
-        assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_finds
+    more = ["data.corpus=bc5cdr", "pairs.detection_head=novelty"]  # more of the same corpus
+    assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_head_detects
+    for silver in ("novelty: false", "label_map: {treat: Association}", "novelty: true"):
+        extra = f"data.extra_corpora=[{{corpus: {{name: biored, {silver}}}, train: c}}]"
+        more = ["data.corpus=biored", extra, "pairs.detection_head=novelty"]  # silver
+        assert load_config(FinetuneConfig, tmp_path / "fine.yaml", more).pairs.novelty_head_detects
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("data.corpus={name: x, legl: {}}", "data.corpus.legl: unknown key; did you mean legal?"),
-        ("data.also=[{corpus: x, trian: c}]", "also.0.trian: unknown key; did you mean train?"),
+        (
+            "data.extra_corpora=[{corpus: x, trian: c}]",
+            "extra_corpora.0.trian: unknown key; did you mean train?",
+        ),
         ("data.corpus.legal={Chemcal Disease: [x]}", "Chemcal is no entity type; did you mean"),
         ("data.corpus.legal={Chemical: [x]}", "write a pair as two entity types"),
         ("data.corpus.legal={Gene Drug: [x], Drug Gene: [y]}", "Chemical Gene is there twice"),
         ("data.corpus.legal={Gene Gene: [None]}", "'None' cannot be the name of a relation type"),
         ("data.corpus.legal={Gene Gene: []}", "no relation type; write"),
         ("data.corpus.name=", "data.corpus.name"),
-        ("pairs.novelty_of=all", "say of bc5cdr and mine alike which pairs are related"),
-        (OTHER_LEGAL, "say of mine and mine alike which pairs are related"),
-        (ALL_LABELS, "other names, legal pairs or labels left out differ in that"),
+        (
+            "pairs.detection_head=novelty",
+            "cannot learn which pairs are related from both bc5cdr and mine",
+        ),
+        (OTHER_LEGAL, "from both mine and mine"),
+        (ALL_LABELS, "their name, legal pairs or dropped labels"),
     ],
 )
 def test_a_corpus_that_is_wrongly_described_is_named(
@@ -388,7 +397,7 @@ def test_an_unknown_key_of_a_file_is_named_with_its_line(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"warmup \(line 7\): unknown.*optimiser \(line 8\): "):
         load_config(PretrainConfig, tmp_path / "x.yaml")
     (tmp_path / "y.yaml").write_text(CORPUS.replace("train: c", "train: c, trian: c"))
-    with pytest.raises(ConfigError, match=r"data\.also\.0\.trian \(line 9\): unknown key"):
+    with pytest.raises(ConfigError, match=r"data\.extra_corpora\.0\.trian \(line 9\): unknown key"):
         load_config(FinetuneConfig, tmp_path / "y.yaml")
 
 
@@ -411,18 +420,18 @@ name: whole
 encoder: {path: bert, new: {}}
 train: {steps: 10}
 data:
-  corpus: {name: mine, legal: {Gene Gene: [CID]}, rename: {x: CID}, novelty: true}
+  corpus: {name: mine, legal: {Gene Gene: [CID]}, label_map: {x: CID}, novelty: true}
   train: a
   dev: b
-  also: [{corpus: {name: mine, legal: {Gene Gene: [CID]}, novelty: false}, train: c}]
-pairs: {novelty_of: related}
+  extra_corpora: [{corpus: {name: mine, legal: {Gene Gene: [CID]}, novelty: false}, train: c}]
+pairs: {detection_head: relation}
 deepspeed: {zero_optimization: {stage: 2}}
 """,
 }
 # Where and how a run is carried out, and what it is known by otherwise.
 NO_NUMBERS = """
 name storage launch.* tracking.* encoder.path encoder.activation_checkpointing
-data.shards data.train data.dev data.also.0.train
+data.shards data.train data.dev data.extra_corpora.0.train
 data.loader_workers data.validation_strips data.on_bad_shard
 train.save_every_steps train.keep_checkpoints train.log_every_steps train.validate_every_steps
 """.split()

@@ -24,8 +24,8 @@ from embre import faults, finetune
 from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
 from embre.corpora import CORPORA, read_documents, write_documents
 from embre.demo.corpus import make_corpus
+from embre.evaluation.discrimination import discrimination
 from embre.evaluation.scoring import METRICS
-from embre.evaluation.told_apart import told_apart
 from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
 from embre.launch.driver import CORRECTED, run_job, take_up
 from embre.launch.tables import scores_table
@@ -47,7 +47,7 @@ DOCS = make_corpus(36, seed=5)
 ONE_TYPE = {
     "name": "one",
     "legal": {"Chemical Disease": ["x"], "Disease Gene": ["x"], "Chemical Gene": ["x"]},
-    "rename": dict.fromkeys(CORPORA["biored"].relation_types, "x"),
+    "label_map": dict.fromkeys(CORPORA["biored"].relation_types, "x"),
 }
 
 
@@ -152,7 +152,7 @@ def test_an_encoder_that_may_know_what_is_scored_is_told_of(
         r"12 of 12 scored documents, as \d+, are on no list .* hold out \(biored; .*\), so it may"
     )
     assert re.search(f"{said}.* shard again with --hold-out .*dev.PubTator", caplog.text)
-    assert re.search(said, json.loads((known / SCORES).read_text())["may_be_known"])
+    assert re.search(said, json.loads((known / SCORES).read_text())["contamination_warning"])
     card = (known / RELATION_MODEL / "README.md").read_text()
     assert re.search(rf"\*\*Careful\*\*: {said}", card)
     assert re.search(said, (known / "report.html").read_text())
@@ -228,7 +228,7 @@ def test_the_run_leaves_scores_predictions_and_a_report(run: Path) -> None:
     values = json.loads((run / SCORES).read_text())
     assert set(values["dev"]) == set(values["floor"]) == set(METRICS)
     # Not once more for each validation.
-    assert values["not_used"] == {"train": {}, "dev": {"relation/with_itself": 1}}
+    assert values["dropped"] == {"train": {}, "dev": {"relation/with_itself": 1}}
     counts = json.loads((run / COUNTS).read_text())
     for metric, found in values["dev_own_thresholds"].items():
         rows = np.array(counts[metric])
@@ -245,10 +245,10 @@ def test_the_run_leaves_scores_predictions_and_a_report(run: Path) -> None:
     for metric in METRICS:
         assert evaluation["scores"][metric]["tp"] == values["dev"][metric]["tp"]
     assert evaluation["of_candidates"] and "seen in training" in evaluation["groups"]
-    assert evaluation["told_apart"] == values["told_apart"]
+    assert evaluation["discrimination"] == values["discrimination"]
     loaded = load_relation_model(run / RELATION_MODEL, torch.device("cpu"))
-    uncalibrated = told_apart(score_pairs(loaded, DOCS[24:], Tally()))
-    for name, numbers in values["told_apart"].items():
+    uncalibrated = discrimination(score_pairs(loaded, DOCS[24:], Tally()))
+    for name, numbers in values["discrimination"].items():
         assert numbers == pytest.approx(uncalibrated[name], abs=1e-3), name
     client, run_id = client_of(run)
     kept = {artifact.path for artifact in client.list_artifacts(run_id)}
@@ -400,7 +400,7 @@ def test_two_workers_of_ray_train_learn_what_one_process_learns(
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3)
     scores = [json.loads((run / SCORES).read_text()) for run in (one, two)]
-    told, same = (found.pop("told_apart") for found in scores)
+    told, same = (found.pop("discrimination") for found in scores)
     assert scores[0] == scores[1]
     assert told.keys() == same.keys()
     for name, numbers in told.items():
@@ -428,9 +428,9 @@ def test_what_a_run_has_not_learnt_is_nowhere_a_result(
     assert {key for key in metrics if key.startswith("dev/f1/")} == {f"dev/f1/{m}" for m in learnt}
     scores = json.loads((run / "scores.json").read_text())
     told = {"related", "type"} if "pair_type" in learnt else {"related", "novelty"}
-    assert set(scores["told_apart"]) == told
+    assert set(scores["discrimination"]) == told
     assert metrics["dev/average_precision/related"] == pytest.approx(
-        scores["told_apart"]["related"]["average_precision"]
+        scores["discrimination"]["related"]["average_precision"]
     )
     shown = StringIO()
     Console(file=shown, width=120).print(scores_table(run))
@@ -468,4 +468,4 @@ def test_the_model_has_a_card_with_the_scores_of_the_run(run: Path) -> None:
     assert f"| {values['dev']['all']['f1']:.4f} | {values['floor']['all']['f1']:.4f} |" in text
     assert "dev.PubTator (12 documents)" in text and str(run.parents[1]) not in text
     lineage = json.loads((run / "relation_model" / "embre.json").read_text())
-    assert lineage["dev"] in text and lineage["counting"].startswith("biored/")
+    assert lineage["dev"] in text and lineage["scoring_protocol"].startswith("biored/")

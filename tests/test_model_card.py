@@ -41,9 +41,9 @@ def config_of(folder: Path, **encoder: object) -> FinetuneConfig:
         "data": {
             "train": str(folder / "Train.PubTator"),
             "dev": str(folder / "Dev.PubTator"),
-            "also": [{"corpus": "bc5cdr", "train": str(folder / "cdr.txt")}],
+            "extra_corpora": [{"corpus": "bc5cdr", "train": str(folder / "cdr.txt")}],
         },
-        "pairs": {"novelty_of": "related"},
+        "pairs": {"detection_head": "relation"},
         "train": {"steps": 6},
     }
     return check_config(FinetuneConfig, values, "test")
@@ -56,7 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loaded = tiny_relation_model(folder / "backbone")
     all_pairs = replace(loaded, decision=Decision(thresholds={OTHERS: 0.0}))
     save_relation_model(folder / "model", all_pairs)
-    told = {"run": "biored-small", "train": "a" * 64, "dev": "b" * 64, "also.0": "c" * 64}
+    told = {"run": "biored-small", "train": "a" * 64, "dev": "b" * 64, "extra_corpora.0": "c" * 64}
     (folder / "model" / LINEAGE).write_text(json.dumps({**told, "encoder": ENCODER}))
     config, schema = config_of(folder), CORPORA["biored"]
     write_relation_card(folder / "model", config, schema, SCORES, BY_TYPE, 100)
@@ -84,7 +84,7 @@ def test_the_card_says_what_for_and_out_of_what(model: Path) -> None:
         "thresholds fitted to other documents",
         "not for diagnosis",
         f"| train | {'a' * 64} |",
-        f"| also.0 | {'c' * 64} |",
+        f"| extra_corpora.0 | {'c' * 64} |",
         f"shard set with the digest `{'5' * 64}`",
     ):
         assert said in text, said

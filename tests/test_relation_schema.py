@@ -15,7 +15,7 @@ MINE = RelationSchema(
     name="mine",
     relation_types=("CID", "treats"),
     legal={("Chemical", "Disease"): frozenset({"CID", "treats"})},
-    rename={"induces": "CID", "mentions": None},
+    label_map={"induces": "CID", "mentions": None},
     novelty=False,
 )
 
@@ -40,7 +40,7 @@ def test_a_label_of_another_corpus_is_not_known() -> None:
 def test_a_saved_schema_is_the_same_for_prediction() -> None:
     for schema in (MINE, *CORPORA.values()):
         found = schema_of_json(schema_as_json(schema))
-        assert found == replace(schema, rename={}, not_scored=frozenset())
+        assert found == replace(schema, label_map={}, not_scored=frozenset())
 
 
 def test_what_is_not_scored_is_no_candidate() -> None:

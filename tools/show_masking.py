@@ -67,9 +67,9 @@ def read_documents(
     tokenizer, shard_set = load_tokenizer(run.encoder.path), ShardSet.open(run.data.shards)
     entities = chosen(shard_set, run)
     # Damaged shards are left out where the run would leave them out, and not noted in its folder.
-    with TemporaryDirectory() as set_aside:
+    with TemporaryDirectory() as quarantine:
         source = StreamSource.build(
-            shard_set, run.data, run.masking, entities, tokenizer, run.seed, Path(set_aside)
+            shard_set, run.data, run.masking, entities, tokenizer, run.seed, Path(quarantine)
         )
         docs = list(islice(masked_documents(source, stream, epoch), limit))
     return tokenizer, ConceptNames.of(shard_set), docs

@@ -120,12 +120,12 @@ class Checkpoints:
         self,
         engine: Engine,
         loader: Loader,
-        passed_over: Callable[[int, str], None] = lambda step, why: None,
+        on_skipped: Callable[[int, str], None] = lambda step, why: None,
         last_saved: int = 0,
     ) -> int:
         """Load the newest checkpoint that all ranks find sound; returns its step, 0 without one.
 
-        `passed_over` is called for each newer one. `last_saved` is the step of which rank 0 knows
+        `on_skipped` is called for each newer one. `last_saved` is the step of which rank 0 knows
         that it was saved, 0 of none. From here on no earlier attempt at this run can commit. Raises
         CheckpointError where there are checkpoints and none is sound, where there should be one and
         is none, or where the newest belongs to another config or data.
@@ -141,7 +141,7 @@ class Checkpoints:
         for path in reversed(found):
             flaws = [flaw for flaw in self.world.gather(verify(path, self.world)) if flaw]
             if flaws:
-                passed_over(step_of(path), f"{path}: {flaws[0].why}")
+                on_skipped(step_of(path), f"{path}: {flaws[0].why}")
                 if not all(flaw.may_pass for flaw in flaws):
                     self._damaged.append(path)
                 continue

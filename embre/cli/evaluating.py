@@ -17,7 +17,7 @@ from embre.evaluation.evaluate import evaluate_documents, write_evaluation
 from embre.evaluation.report import write_report
 from embre.evaluation.scoring import TITLES, only_predicted, only_scored, score
 from embre.finetune import REPORT
-from embre.launch.tables import comparison_table, evaluation_table, not_taken
+from embre.launch.tables import comparison_table, dropped_lines, evaluation_table
 from embre.prediction.record import outputs_in
 from embre.refused import Refused
 from embre.relation_schema import RelationSchema
@@ -44,7 +44,7 @@ class Request:
     config: Path | None = None
 
 
-class Counting(NamedTuple):
+class ScoringProtocol(NamedTuple):
     """How relations are counted: gold is read in the words of `schema`, if there is one, and pairs
     of the types in `not_scored` are left out."""
 
@@ -52,7 +52,7 @@ class Counting(NamedTuple):
     not_scored: Collection[tuple[str, str]]
 
     @classmethod
-    def of(cls, config: Path | None, every_pair: bool) -> "Counting":
+    def from_config(cls, config: Path | None, every_pair: bool) -> "ScoringProtocol":
         """As the run of a config counts; else as BioRED does, or with every pair."""
         if config is None:
             return cls(None, () if every_pair else NOT_SCORED)
@@ -76,14 +76,14 @@ class Counting(NamedTuple):
 
 def run_evaluation(request: Request) -> Iterator[RenderableType]:
     """The four metrics with their intervals; a comparison and files where asked for."""
-    tally, counting = Tally(), Counting.of(request.config, request.every_pair)
-    schema = counting.schema
+    tally, protocol = Tally(), ScoringProtocol.from_config(request.config, request.every_pair)
+    schema = protocol.schema
     gold, predicted = _scored(request.gold, tally, schema), _scored(request.pred, tally)
     other = _scored(request.other, tally) if request.other else None
     training = _read(request.train, Tally(), schema) if request.train else None
     num_relations = sum(len(doc.relations) for doc in gold)
-    gold = counting.counted(gold, tally, "gold")
-    predicted = counting.counted(predicted, tally, "predicted")
+    gold = protocol.counted(gold, tally, "gold")
+    predicted = protocol.counted(predicted, tally, "predicted")
     num_documents = len(gold)
     if request.official:
         gold = only_predicted(gold, predicted, tally)
@@ -93,12 +93,12 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
     yield evaluation_table(scores, {metric: interval(found) for metric, found in counts.items()})
     dropped = tally.counts["gold_relation/not_scored"]
     yield f"{num_documents} gold documents, {num_relations:,} relations; {dropped} are not scored"
-    yield from counting.remark(dropped)
+    yield from protocol.remark(dropped)
     silent = [side for side, docs in (("gold", gold), ("pred", predicted)) if not _says_novel(docs)]
     if silent:
         yield f"{' and '.join(silent)} without novelty: look at the two metrics without it"
     if other is not None:
-        other = counting.counted(other, Tally(), "other")
+        other = protocol.counted(other, Tally(), "other")
         both = only_predicted(gold, other, Tally()) if request.official else gold
         yield ""
         yield comparison_table(_compare(both, predicted, other))
@@ -108,29 +108,29 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
         report = request.out / REPORT
         write_report(report, predicted, gold, request.pred.name, evaluation=evaluation)
         yield Text(f"{', '.join(path.name for path in [*paths, report])} in {request.out}")
-    yield from not_taken(tally.lines())
+    yield from dropped_lines(tally.lines())
 
 
 def run_report(
     pred: Path, out: Path, gold: Path | None, config: Path | None, every_pair: bool
 ) -> Iterator[RenderableType]:
     """Write the curator's page, with scores where there is gold to count by."""
-    tally, counting = Tally(), Counting.of(config, every_pair)
+    tally, protocol = Tally(), ScoringProtocol.from_config(config, every_pair)
     if gold is None and (config or every_pair):
         raise Refused("--config and --every-pair say how to count against --gold; give it too")
-    annotated = _scored(gold, tally, counting.schema) if gold else None
+    annotated = _scored(gold, tally, protocol.schema) if gold else None
     predicted = list(_documents(pred, tally))
     facts = {}
     if annotated:
         refuse_gaps(tally, str(pred))
-        annotated = counting.counted(annotated, tally, "gold")
-        predicted = counting.counted(predicted, tally, "predicted")
+        annotated = protocol.counted(annotated, tally, "gold")
+        predicted = protocol.counted(predicted, tally, "predicted")
         scores = score(annotated, predicted, tally=tally)
         facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
     write_report(out, predicted, annotated, title=pred.name, facts=facts)
     yield Text(f"{out}: {len(predicted)} documents")
-    yield from counting.remark(tally.counts["gold_relation/not_scored"])
-    yield from not_taken(tally.lines())
+    yield from protocol.remark(tally.counts["gold_relation/not_scored"])
+    yield from dropped_lines(tally.lines())
 
 
 def _documents(path: Path, tally: Tally) -> Iterator[Document]:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from embre.cli.device import device_named
 from embre.launch.errors import RunFailed
-from embre.launch.tables import not_taken
+from embre.launch.tables import dropped_lines
 from embre.launch.workers import workers_of
 from embre.prediction.predict import Predicted, predict_files
 from embre.prediction.record import RECORD, locked
@@ -111,7 +111,7 @@ def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
         rate = found.predicted_now / found.seconds
         yield f"{found.predicted_now:,} documents in {found.seconds:,.0f} s, {rate:,.1f} a second"
     yield Text(f"report: {found.report}")
-    yield from not_taken(found.tally.lines())
+    yield from dropped_lines(found.tally.lines())
 
 
 def check(request: Request) -> None:

@@ -11,7 +11,15 @@ from embre.tracking.uri import refuse_missing, resolve_uri
 from embre.tracking.versions import Version
 
 DIGITS = 12  # shown of a digest
-MODEL_COLUMNS = ("relation model", "aliases", *F1, "dev", "counting", "fine-tuning run", "encoder")
+MODEL_COLUMNS = (
+    "relation model",
+    "aliases",
+    *F1,
+    "dev",
+    "scoring_protocol",
+    "fine-tuning run",
+    "encoder",
+)
 ENCODER_COLUMNS = ("encoder", "aliases", "pretraining run", "steps", "shard set")
 
 
@@ -49,7 +57,7 @@ def show_lineage(name: str, tracking_uri: str | None) -> Iterator[str]:
             ", ".join(model.aliases),
             *(model.tags.get(f"embre.{metric}", "") for metric in F1),
             model.tags.get("embre.dev", "")[:DIGITS],
-            model.tags.get("embre.counting", ""),
+            model.tags.get("embre.scoring_protocol", ""),
             _run(model),
             called.get(model.tags[ENCODER_DIGEST], model.tags[ENCODER_DIGEST][:DIGITS]),
         ]

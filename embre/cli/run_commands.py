@@ -48,9 +48,9 @@ def finetune(
     """Fine-tune an encoder for relations and novelty, and score it on held-out documents."""
     folder = _job("finetune", config, overrides, print_config, allow_change)
     if folder:
-        from embre.launch.tables import not_taken, not_used, scores_table
+        from embre.launch.tables import dropped_in_run, dropped_lines, scores_table
 
-        for line in (scores_table(folder), *not_taken(not_used(folder))):
+        for line in (scores_table(folder), *dropped_lines(dropped_in_run(folder))):
             console.print(line)
         console.print(f"report: {folder}/report.html", markup=False)
         console.print(f"next: embre register {folder} --name NAME --alias champion", markup=False)

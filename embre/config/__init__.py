@@ -1,8 +1,8 @@
 """The models of a run: one YAML file into frozen sections, checked when read."""
 
 from embre.config.finetuning import (
-    AlsoConfig,
     CorpusConfig,
+    ExtraCorpusConfig,
     FinetuneConfig,
     PairConfig,
     SchemaConfig,
@@ -40,7 +40,7 @@ from embre.config.study import BackboneConfig, StudyConfig
 
 __all__ = [
     "CHANGEABLE",
-    "AlsoConfig",
+    "ExtraCorpusConfig",
     "BackboneConfig",
     "ConfigError",
     "CorpusConfig",

@@ -17,7 +17,7 @@ FILLED_IN = {
     "train_batch_size": "data.streams or data.micro_batches",
     "train_micro_batch_size_per_gpu": "data.strip_tokens or data.passes_per_micro_batch",
     "gradient_accumulation_steps": "the number of workers",
-    "gradient_clipping": "optimizer.clip_norm",
+    "gradient_clipping": "optimizer.max_grad_norm",
     "optimizer": "optimizer",
     "scheduler": "optimizer.warmup_steps and optimizer.final_lr_share",
     "bf16": "encoder.precision",

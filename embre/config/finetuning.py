@@ -22,10 +22,10 @@ class PairConfig(Section):
     tasks: Literal["both", "relation", "novelty"] = Field(
         default="both", description="what is learnt: both heads, or one alone"
     )
-    novelty_of: Literal["related", "all"] = Field(
-        default="all",
-        description="pairs that novelty is learnt of; all: its head says which are related, too, "
-        "for which all documents must agree on what is",
+    detection_head: Literal["relation", "novelty"] = Field(
+        default="novelty",
+        description="which head decides that a pair is related; novelty: it has a class "
+        "'unrelated', and all documents must agree on which pairs are",
     )
     loss: Literal["cross_entropy", "adaptive_threshold"] = Field(
         default="cross_entropy", description="of the relation head; the second is ATLOP's"
@@ -49,26 +49,26 @@ class PairConfig(Section):
 
     @model_validator(mode="after")
     def _pairs_are_found(self) -> "PairConfig":
-        if self.tasks == "novelty" and self.novelty_of == "related":
+        if self.tasks == "novelty" and self.detection_head == "relation":
             raise Refused(
-                "tasks: novelty alone does not say which pairs are related; set novelty_of to all"
+                "tasks=novelty needs detection_head=novelty: no other head is trained to say which "
+                "pairs are related"
             )
-        if self.novelty_finds and self.loss == "adaptive_threshold":
+        if self.novelty_head_detects and self.loss == "adaptive_threshold":
             raise Refused(
-                "loss: an adaptive threshold is one of the relation head, and with novelty_of all "
-                "the head of novelty says which pairs are related; set novelty_of to related"
+                "loss=adaptive_threshold needs detection_head=relation: its threshold is a class of "
+                "that head"
             )
-        if self.novelty_finds and self.tasks == "both" and not self.type_weight:
+        if self.novelty_head_detects and self.tasks == "both" and not self.type_weight:
             raise Refused(
-                "type_weight: with novelty_of all nothing else learns relation types; give it a "
-                "weight, or set novelty_of to related"
+                "type_weight must be > 0 with detection_head=novelty: no other loss trains types"
             )
         return self
 
     @property
-    def novelty_finds(self) -> bool:
-        """Whether the head of novelty says which pairs are related, and not that of relations."""
-        return self.novelty_of == "all" and self.tasks != "relation"
+    def novelty_head_detects(self) -> bool:
+        """Whether the novelty head decides which pairs are related, and not the relation head."""
+        return self.detection_head == "novelty" and self.tasks != "relation"
 
 
 class SchemaConfig(Section):
@@ -86,7 +86,7 @@ class SchemaConfig(Section):
     legal: dict[str, list[str]] | None = Field(
         default=None, description="the relation types of each pair of entity types"
     )
-    rename: dict[str, str | None] = Field(
+    label_map: dict[str, str | None] = Field(
         default={}, description="what a label in the files means here; null: left out"
     )
     novelty: bool | None = Field(
@@ -127,7 +127,7 @@ class SchemaConfig(Section):
     @property
     def left_out(self) -> set[str]:
         """The labels that mean nothing here."""
-        return {label for label, ours in self.rename.items() if ours is None}
+        return {label for label, ours in self.label_map.items() if ours is None}
 
     def relates_as(self, other: "SchemaConfig") -> bool:
         """Whether both call the same pairs related, whatever they say of novelty."""
@@ -135,7 +135,7 @@ class SchemaConfig(Section):
         return same and self.left_out == other.left_out
 
 
-class AlsoConfig(Section):
+class ExtraCorpusConfig(Section):
     """A corpus that is trained on beside the one that the run is scored on."""
 
     PATHS = ("train",)
@@ -152,7 +152,7 @@ class CorpusConfig(Section):
     corpus: SchemaConfig = SchemaConfig(name="biored")
     train: str = Field(description="file or folder of annotated documents")
     dev: str = Field(description="file or folder that the run is scored on")
-    also: list[AlsoConfig] = Field(
+    extra_corpora: list[ExtraCorpusConfig] = Field(
         default=[], description="more corpora to train on, as {corpus: bc5cdr, train: FILE}"
     )
     passes_per_micro_batch: int = Field(
@@ -186,12 +186,13 @@ class FinetuneConfig(RunConfig):
         """In BioRED a treated disease is related to the drug, in BC5CDR only one that it causes.
         More of the same corpus says the same."""
         scored = self.data.corpus
-        others = [one.corpus.name for one in self.data.also if not one.corpus.relates_as(scored)]
-        if others and self.pairs.novelty_finds:
+        others = [
+            one.corpus.name for one in self.data.extra_corpora if not one.corpus.relates_as(scored)
+        ]
+        if others and self.pairs.novelty_head_detects:
             raise Refused(
-                f"pairs.novelty_of: the head of novelty would have to say of {others[0]} and "
-                f"{scored.name} alike which pairs are related, but corpora of other names, legal "
-                "pairs or labels left out differ in that; set it to related, so that each is "
-                "found by its own types"
+                f"pairs.detection_head: one novelty head cannot learn which pairs are related from "
+                f"both {others[0]} and {scored.name}, which differ in their name, legal pairs or "
+                "dropped labels; set detection_head=relation"
             )
         return self

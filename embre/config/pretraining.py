@@ -30,7 +30,7 @@ class DataConfig(Section):
     validation_strips: int = Field(
         default=8, ge=0, description="micro-batches of the validation split"
     )
-    on_bad_shard: Literal["fail", "set_aside"] = Field(
+    on_bad_shard: Literal["fail", "quarantine"] = Field(
         default="fail", description="stop at a damaged shard, or go on without it and say so"
     )
 

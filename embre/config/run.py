@@ -27,7 +27,7 @@ NOT_IN_FINGERPRINT = {
     "data": {
         **dict.fromkeys(("shards", "train", "dev"), True),
         **dict.fromkeys(("loader_workers", "validation_strips", "on_bad_shard"), True),
-        "also": {"__all__": {"train"}},
+        "extra_corpora": {"__all__": {"train"}},
     },
     "train": {"save_every_steps", "keep_checkpoints", "log_every_steps", "validate_every_steps"},
 }

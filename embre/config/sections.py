@@ -16,7 +16,7 @@ class Section(BaseModel):
     PATHS: ClassVar[tuple[str, ...]] = ()
 
     def with_paths(self, change: Callable[[str, str], str], within: str = "") -> Self:
-        """With `change(key, path)` in place of each path, as `data.also.0.train` within `also`."""
+        """With `change(key, path)` in place of each path; a key is `data.extra_corpora.0.train`."""
         changed: dict[str, Any] = {}
         for name, value in self:
             key = f"{within}{name}"
@@ -82,7 +82,7 @@ class OptimizerConfig(Section):
     beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(default=0.98, ge=0, lt=1, description="decay of the second moment")
     epsilon: float = Field(default=1e-6, gt=0, description="AdamW's, added to the divisor")
-    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     spike_sigmas: float | None = Field(
         default=None,
         gt=0,

@@ -25,5 +25,5 @@ def deepspeed_json(
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches_per_rank,
         "train_batch_size": micro_batches_per_rank * world.size,
-        "gradient_clipping": optimizer.clip_norm,
+        "gradient_clipping": optimizer.max_grad_norm,
     }

@@ -37,7 +37,7 @@ class TorchEngine:
         self.loss_weights = loss_weights
         self.seed = seed
         self.rows = rows
-        self.clip_norm = optimizer.clip_norm
+        self.max_grad_norm = optimizer.max_grad_norm
         self.guard = StepGuard(optimizer.spike_sigmas)
         self._model = model.to(world.device)
         self._optimizer = adamw(self._model, optimizer)
@@ -86,7 +86,7 @@ class TorchEngine:
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.world.size > 1:
             dist.broadcast(norm, src=0)
-        nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
         return float(norm)
 
     def state(self) -> dict[str, Tensor]:

@@ -12,10 +12,10 @@ from embre.document import Document
 from embre.evaluation import breakdown
 from embre.evaluation.bootstrap import document_counts, interval
 from embre.evaluation.breakdown import Confusion, Error, Groups
+from embre.evaluation.discrimination import Discrimination
 from embre.evaluation.plots import plot_confusion, plot_curves, plot_reliability
 from embre.evaluation.precision_recall import Curve, curve, ranked_pairs, ranked_relations
 from embre.evaluation.scoring import Score, score
-from embre.evaluation.told_apart import Told
 from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.relations.calibration import Reliability, reliabilities, reliability
@@ -32,7 +32,7 @@ class Evaluation:
 
     `intervals` are the 95 % ones of the four F1, `groups` the scores by grouping, group and metric.
     `curves` by metric and `reliability`, that of a pair being `related`, of its `type` and of its
-    `novelty`, are empty without probabilities; so is what the model has `told_apart` where
+    `novelty`, are empty without probabilities; so is what the model has `discrimination` where
     nobody says. `of_candidates` says whether they are over all
     candidate pairs; else they are over the predicted relations, of `related` alone, and know
     nothing of what was not predicted.
@@ -45,7 +45,7 @@ class Evaluation:
     confusion: Confusion
     curves: dict[str, Curve]
     reliability: dict[str, Reliability]
-    told_apart: Told
+    discrimination: Discrimination
     of_candidates: bool
     errors: list[Error]
 
@@ -65,7 +65,9 @@ class Evaluation:
             groups={name: some for name, some in groups.items() if all(some.values())},
             curves={metric: found for metric, found in self.curves.items() if metric in metrics},
             reliability={k: found for k, found in self.reliability.items() if NEEDS[k] in metrics},
-            told_apart={k: found for k, found in self.told_apart.items() if NEEDS[k] in metrics},
+            discrimination={
+                k: found for k, found in self.discrimination.items() if NEEDS[k] in metrics
+            },
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +95,7 @@ class Evaluation:
                 metric: round(found.average_precision, 4) for metric, found in self.curves.items()
             },
             "reliability": {name: found.to_json() for name, found in self.reliability.items()},
-            "told_apart": self.told_apart,
+            "discrimination": self.discrimination,
         }
 
 
@@ -103,7 +105,7 @@ def evaluate_documents(
     schema: RelationSchema | None = None,
     training: Sequence[Document] | None = None,
     scored: ScoredPairs | None = None,
-    told: Told | None = None,
+    told: Discrimination | None = None,
 ) -> Evaluation:
     """Score predicted documents in every way that there is data for.
 
@@ -141,7 +143,7 @@ def evaluate_documents(
         confusion=breakdown.confusion(gold, predicted, schema),
         curves=curves,
         reliability={name: found for name, found in reliable.items() if found.counts.any()},
-        told_apart=told or {},
+        discrimination=told or {},
         of_candidates=scored is not None,
         errors=breakdown.errors(gold, predicted, _probabilities(gold, scored)),
     )

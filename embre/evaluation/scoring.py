@@ -21,7 +21,9 @@ SHORT = {"pair": "pair", "pair_type": "+ type", "pair_novelty": "+ novelty", "al
 METRICS = tuple(TITLES)
 # What a model that learnt one task alone (`pairs.tasks`) says of the other is no result.
 NOT_LEARNT = {"relation": {"pair_novelty", "all"}, "novelty": {"pair_type", "all"}}
-RULES = 3  # raised when `score`, or how fine-tuning decides on the held-out documents, changes
+PROTOCOL_VERSION = (
+    3  # raised when `score`, or how fine-tuning decides on the held-out documents, changes
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +124,16 @@ def learnt_metrics(schema: RelationSchema, tasks: str) -> tuple[str, ...]:
     return tuple(metric for metric in METRICS if metric not in lacking)
 
 
-def counting(schema: RelationSchema) -> str:
+def scoring_protocol(schema: RelationSchema) -> str:
     """The name of how relations are counted under a schema, as `biored/3f0c9a51d2e4`.
 
     Two scores on the same documents may be compared where it is the same: same legal pairs, same
     meaning of the labels, same pairs left out, novelty or not.
     """
     rules = {
-        "rules": RULES,
+        "rules": PROTOCOL_VERSION,
         "legal": {" ".join(pair): sorted(types) for pair, types in schema.legal.items()},
-        "rename": dict(schema.rename),
+        "label_map": dict(schema.label_map),
         "novelty": schema.novelty,
         "not_scored": sorted(" ".join(pair) for pair in schema.not_scored),
     }

@@ -39,9 +39,9 @@ def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "note": f"{evaluation.num_documents:,} documents. 95 %: percentiles of F1 over documents "
         f"drawn again. Not right: {errors or 'nothing'}; the filters below find them.",
-        "told_apart": [
+        "discrimination": [
             TOLD[f"{measure}/{name}"].format(value=f"{value:.3f}", pairs=f"{numbers['pairs']:,}")
-            for name, numbers in evaluation.told_apart.items()
+            for name, numbers in evaluation.discrimination.items()
             for measure, value in numbers.items()
             if f"{measure}/{name}" in TOLD
         ],

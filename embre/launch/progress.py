@@ -56,8 +56,8 @@ def describe(event: dict[str, Any]) -> str:
     if event["event"] == "changed":
         changes = (f"{key} {old} -> {new}" for key, (old, new) in event["changes"].items())
         return f"step {step}: changed, {', '.join(changes)}"
-    if event["event"] == "passed_over":
-        return f"step {step}: checkpoint passed over, {event['why']}"
+    if event["event"] == "checkpoint_skipped":
+        return f"step {step}: checkpoint skipped, {event['why']}"
     if event["event"] == "save_failed":
         return f"step {step}: no checkpoint, {event['why']}"
     if event["event"] == "saved":
@@ -76,7 +76,7 @@ def speed(event: dict[str, Any]) -> str:
         parts.append(f"MFU {event['mfu']:.1%}")
     if event["waited_share"] >= 0.01:
         parts.append(f"{event['waited_share']:.0%} waiting for data")
-    if damaged := event.get("shards_set_aside"):
+    if damaged := event.get("shards_quarantined"):
         parts.append(f"{damaged:.0f} damaged shards set aside")
     if skipped := event.get("updates_skipped"):
         parts.append(f"{skipped:.0f} updates left out")

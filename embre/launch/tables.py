@@ -15,10 +15,10 @@ from embre.finetune import SCORES
 from embre.tally import Tally
 
 
-def not_taken(lines: Sequence[str]) -> Iterator[RenderableType]:
+def dropped_lines(lines: Sequence[str]) -> Iterator[RenderableType]:
     """The lines of a tally under their heading; nothing where all was taken."""
     if lines:
-        yield "not taken, by reason:"
+        yield "dropped, by reason:"
         yield from map(Text, lines)
 
 
@@ -49,9 +49,9 @@ def scores_table(folder: Path) -> Table:
     return _table(values["dev"], {"floor F1": lowest})
 
 
-def not_used(folder: Path) -> list[str]:
+def dropped_in_run(folder: Path) -> list[str]:
     """What a fine-tuning run could not learn from or left out, a line for each reason of a file."""
-    lost = json.loads((folder / SCORES).read_text())["not_used"]
+    lost = json.loads((folder / SCORES).read_text())["dropped"]
     counts = {f"{why} in {file}": n for file, whys in lost.items() for why, n in whys.items()}
     return Tally(Counter(counts)).lines()
 

@@ -242,5 +242,5 @@ def _summary(tasks: list[Task], record: PredictRecord, out: Path) -> Predicted:
         found.not_read += [] if was_read(one) else [one.source]
         found.documents += one.documents
         found.relations += one.relations
-        found.tally.add(one.not_taken, one.examples)
+        found.tally.add(one.dropped, one.examples)
     return found

@@ -14,7 +14,7 @@ from embre.refused import Refused
 
 RECORD = "predicted.json"
 REPORT = "report.html"
-FORMAT = 1
+FORMAT = 2
 LOCK = ".lock"
 NO_CORPUS = {"file/unknown_format", "file/without_document"}
 
@@ -22,7 +22,7 @@ NO_CORPUS = {"file/unknown_format", "file/without_document"}
 class FileRecord(msgspec.Struct):
     """A file that was predicted: `target` is its name in the output folder, `bytes` its size
     there, 0 where the input is no corpus. `version` tells an input that was changed, None one that
-    a run has not finished; `not_taken` counts by reason what was not read or not kept, with the
+    a run has not finished; `dropped` counts by reason what was not read or not kept, with the
     first places in `examples`."""
 
     target: str
@@ -32,7 +32,7 @@ class FileRecord(msgspec.Struct):
     documents: int = 0
     relations: int = 0
     seconds: float = 0.0
-    not_taken: dict[str, int] = {}
+    dropped: dict[str, int] = {}
     examples: dict[str, list[str]] = {}
 
 
@@ -169,7 +169,7 @@ def _may_be_there(record: PredictRecord) -> Iterator[str]:
     """The outputs that a record knows. An input that is no corpus has none: what lies under its
     name is somebody else's."""
     for name, one in record.files.items():
-        if one.bytes or one.version is None or "file/unreadable" in one.not_taken:
+        if one.bytes or one.version is None or "file/unreadable" in one.dropped:
             yield name
 
 
@@ -180,8 +180,8 @@ def write_record(out: Path, record: PredictRecord) -> None:
 
 def was_read(record: FileRecord) -> bool:
     """Whether an input was read to its end, or is no corpus."""
-    lost = {reason for reason in record.not_taken if reason.startswith("file/")} - NO_CORPUS
-    return not lost and "document/cut_off" not in record.not_taken
+    lost = {reason for reason in record.dropped if reason.startswith("file/")} - NO_CORPUS
+    return not lost and "document/cut_off" not in record.dropped
 
 
 def is_done(record: FileRecord, source: str, version: str | None, out: Path, parquet: bool) -> bool:
@@ -189,7 +189,7 @@ def is_done(record: FileRecord, source: str, version: str | None, out: Path, par
     if record.source != source or version is None or record.version != version:
         return False
     if not record.bytes:  # no corpus then, and the same bytes now
-        return not {"file/unreadable"} & set(record.not_taken)
+        return not {"file/unreadable"} & set(record.dropped)
     target = out / record.target
     whole = target.is_file() and target.stat().st_size == record.bytes
     return whole and (not parquet or table_of(out, record.target).is_file())

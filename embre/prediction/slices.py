@@ -27,7 +27,7 @@ SLICES_EACH = 2  # of all that a run has to do, for each process; each goes thro
 SLICE_BYTES = 1 << 20  # as they are stored; below that starting costs more than it gains
 
 
-class _NotTaken(msgspec.Struct):
+class _Dropped(msgspec.Struct):
     """What a slice could not take."""
 
     counts: dict[str, int]
@@ -66,7 +66,7 @@ class Slices(NamedTuple):
             for doc in docs:
                 number += 1
                 file.write(msgspec.json.encode(doc.relations) + b"\n")
-            file.write(msgspec.json.encode(_NotTaken(dict(tally.counts), tally.examples)))
+            file.write(msgspec.json.encode(_Dropped(dict(tally.counts), tally.examples)))
         return number
 
     def put_into(self, docs: Iterable[Document], tally: Tally) -> Iterator[Document]:
@@ -86,8 +86,8 @@ class Slices(NamedTuple):
                 relations = msgspec.json.decode(line, type=tuple[Relation, ...])
                 yield replace(doc, relations=relations)
             for file in slices:
-                not_taken = msgspec.json.decode(file.read(), type=_NotTaken)
-                tally.add(not_taken.counts, not_taken.examples)
+                dropped = msgspec.json.decode(file.read(), type=_Dropped)
+                tally.add(dropped.counts, dropped.examples)
 
     def _owners(self) -> Iterator[int]:
         """The slice of each document of the file, without end."""

@@ -81,7 +81,7 @@ def predict_file(
         elif not task.settings.parquet:  # an earlier table would pass for one of this
             table_of(task.out, task.target).unlink(missing_ok=True)
         found.bytes = target.stat().st_size if is_corpus else 0
-    found.not_taken, found.examples = dict(tally.counts), tally.examples
+    found.dropped, found.examples = dict(tally.counts), tally.examples
     found.seconds = round(time.monotonic() - started, 3)
     return found
 

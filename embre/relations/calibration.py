@@ -15,8 +15,8 @@ from embre.relations.scored_pairs import OTHERS, Decision, ScoredPairs, decide, 
 
 ENOUGH = 30  # pairs or relations of a kind, for a value of its own
 SHARED_RELATIONS = 300  # how much the threshold of all pairs weighs beside that of a type
-RIDGE = 4.0  # of the shift of a pair type away from the shared one: a prior of half a logit
-WEAK_RIDGE = 1e-3  # of scale and shared shift away from 1 and 0: finite where data are separable
+RIDGE = 4.0  # pulls the bias of a pair type to the shared one: a prior of half a logit
+WEAK_RIDGE = 1e-3  # pulls scale and shared bias to 1 and 0: finite if data are separable
 LEAST_SCALE = 1e-2  # a model that orders pairs worse than chance must not be turned round
 MAX_STEPS = 100
 
@@ -25,9 +25,9 @@ def fit_decision(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> Dec
     """The calibration and the thresholds that fit these pairs and their gold labels, for the
     highest F1 of a metric.
 
-    The logit of `related` gets one scale, and a shift for each pair type with `ENOUGH` related and
+    The logit of `related` gets one scale, and a bias for each pair type with `ENOUGH` related and
     `ENOUGH` unrelated pairs, by logistic regression (Platt 1999, with a ridge in place of his
-    softened targets); that of `novel` a scale and a shift by the related pairs, with `ENOUGH` of
+    softened targets); that of `novel` a scale and a bias by the related pairs, with `ENOUGH` of
     either kind: novelty is soon learnt by heart, and then far too sure. Then one threshold for all
     pairs, and from it one for each relation type with `ENOUGH` gold relations, by the micro F1 on
     these pairs. They are thresholds of the probability that all that the metric asks for is right,
@@ -133,7 +133,7 @@ def reliabilities(pairs: ScoredPairs) -> dict[str, Reliability]:
 
 
 def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
-    """The scale and the shifts, without thresholds."""
+    """The scale and the biases of `related`, without thresholds."""
     kinds = np.array(pairs.pair_types)
     own = [
         str(kind)
@@ -142,26 +142,26 @@ def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
     ]
     columns = [logit(pairs.related), np.ones(len(pairs)), *(kinds == kind for kind in own)]
     ridge = np.array([WEAK_RIDGE, WEAK_RIDGE, *[RIDGE] * len(own)])
-    scale, shared, *differences = _scale_and_shifts(columns, related, ridge)
-    shifts = {kind: shared + more for kind, more in zip(own, differences, strict=True)}
-    return Decision(scale, {OTHERS: shared, **shifts})
+    scale, shared, *differences = _scale_and_biases(columns, related, ridge)
+    biases = {kind: shared + more for kind, more in zip(own, differences, strict=True)}
+    return Decision(scale, {OTHERS: shared, **biases})
 
 
 def _fit_novelty(pairs: ScoredPairs) -> tuple[float, float]:
-    """The scale and the shift of the logit of `novel`."""
+    """The scale and the bias of the logit of `novel`."""
     known = ~np.isnan(pairs.novel) & ~np.isnan(pairs.gold_novel)
     novel = pairs.gold_novel[known] == 1
     if min(novel.sum(), (~novel).sum()) < ENOUGH:
         return Decision().novelty
     columns = [logit(pairs.novel[known]), np.ones(len(novel))]
-    scale, shift = _scale_and_shifts(columns, novel, np.full(2, WEAK_RIDGE))
-    return scale, shift
+    scale, bias = _scale_and_biases(columns, novel, np.full(2, WEAK_RIDGE))
+    return scale, bias
 
 
-def _scale_and_shifts(
+def _scale_and_biases(
     columns: Sequence[np.ndarray], targets: np.ndarray, ridge: np.ndarray
 ) -> list[float]:
-    """What the first of the columns is to be multiplied by, and the shifts of the others."""
+    """(K,) weights of a logistic regression: the scale of the first column, biases of the rest."""
     inputs, wanted = np.stack(columns, axis=1).astype(np.float64), targets.astype(np.float64)
     start = np.array([1.0, *[0.0] * (len(columns) - 1)])
     values = _logistic(inputs, wanted, np.zeros(len(wanted)), ridge, start)

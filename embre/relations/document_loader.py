@@ -22,8 +22,8 @@ class DocumentLoader:
 
     Passes are read in an order drawn from (seed, epoch), one epoch after the other, so the
     micro-batches are the same for every number of ranks. They are encoded once and kept.
-    `also` are the documents of other corpora: their pairs are those of their own schema, and they
-    are mixed with the rest, each once in an epoch.
+    `extra_corpora` are documents of other corpora, each with its own schema; they are mixed with
+    the rest, each once in an epoch.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class DocumentLoader:
         seed: int,
         world: World,
         tally: Tally,
-        also: Sequence[tuple[Sequence[Document], RelationSchema]] = (),
+        extra_corpora: Sequence[tuple[Sequence[Document], RelationSchema]] = (),
     ):
         refuse_idle_ranks(world.size, data.micro_batches)
         if not docs:
@@ -46,7 +46,7 @@ class DocumentLoader:
         self.seed = seed
         self.world = world
         self._passes = [found for doc in docs for found in builder.passes(doc, tally)]
-        for others, schema in also:
+        for others, schema in extra_corpora:
             other = replace(builder, schema=schema)
             self._passes += [found for doc in others for found in other.passes(doc, tally)]
         if not self._passes:

@@ -101,7 +101,7 @@ class RelationModel(nn.Module):
         type_weight = self.config.type_weight if self.num_labels > 2 else 0.0
         weights = {"relation": 1.0, "type": type_weight, "novelty": 1.0}
         left_out = {"relation": {"novelty"}, "novelty": {"type"}, "both": set()}[self.config.tasks]
-        if self.config.novelty_finds:
+        if self.config.novelty_head_detects:
             left_out = left_out | {"relation"}
         return {name: weight for name, weight in weights.items() if weight and name not in left_out}
 
@@ -124,7 +124,7 @@ class RelationModel(nn.Module):
         if self.config.tasks == "relation":
             novel_P = torch.full_like(novel_P, torch.nan)
         related_P, types_PR = LOSSES[self.config.loss].probabilities(relation_PL)
-        if self.config.novelty_finds:
+        if self.config.novelty_head_detects:
             related_P = novelty_P3.softmax(1)[:, UNRELATED + 1 :].sum(1)
         if self.config.tasks == "novelty":
             first_P = batch.legal[:, 1:].int().argmax(1)
@@ -150,7 +150,7 @@ class RelationModel(nn.Module):
         relation_PL, novelty_P3 = (torch.cat(part) for part in zip(*parts, strict=True))
         relation_PL = relation_PL.masked_fill(~batch.legal, -torch.inf)
         never_3 = torch.zeros(3, dtype=torch.bool, device=novelty_P3.device)
-        never_3[UNRELATED] = self.config.novelty_of == "related"
+        never_3[UNRELATED] = self.config.detection_head == "relation"
         return relation_PL, novelty_P3.masked_fill(never_3, -torch.inf)
 
     def _score(

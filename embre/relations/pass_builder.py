@@ -117,7 +117,7 @@ class PassBuilder:
         known = {value: concept for value, concept in concepts if value in hashes}
         candidates = self._candidates(doc, set(known.values()), tally)
         relation_labels, novelty_labels = label_pairs(doc, self.schema, candidates, tally)
-        if self.config.novelty_of == "all":
+        if self.config.detection_head == "novelty":
             not_told = np.where(relation_labels == 0, UNRELATED, RELATED)
             novelty_labels = np.where(novelty_labels == UNLABELLED, not_told, novelty_labels)
         return _Read(

@@ -92,14 +92,14 @@ class ScoredPairs:
 class Decision:
     """From probabilities to relations.
 
-    `scale` and `shifts` (by pair type, as `Chemical Disease`) calibrate the logit of `related`:
-    logit' = scale · logit + shift; `novelty` (scale, shift) that of `novel`. A pair is a relation
+    `scale` and `biases` (by pair type, as `Chemical Disease`) calibrate the logit of `related`:
+    logit' = scale · logit + bias; `novelty` (scale, bias) that of `novel`. A pair is a relation
     where the calibrated probability that it is right, as `metric` asks for it, reaches the
     threshold of its likeliest relation type. The key OTHERS stands for all that is not named.
     """
 
     scale: float = 1.0
-    shifts: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.0})
+    biases: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.0})
     novelty: tuple[float, float] = (1.0, 0.0)
     thresholds: Mapping[str, float] = field(default_factory=lambda: {OTHERS: 0.5})
     metric: str = "pair"
@@ -110,13 +110,13 @@ class Decision:
 
     def calibrated(self, pairs: ScoredPairs) -> ScoredPairs:
         """The same pairs with calibrated `related` and `novel`."""
-        named = [self.shifts.get(kind, self.shifts[OTHERS]) for kind in pairs.pair_types]
-        related_shift = np.array(named)
-        scale, shift = self.novelty
+        named = [self.biases.get(kind, self.biases[OTHERS]) for kind in pairs.pair_types]
+        related_bias = np.array(named)
+        scale, bias = self.novelty
         return replace(
             pairs,
-            related=sigmoid(self.scale * logit(pairs.related) + related_shift),
-            novel=sigmoid(scale * logit(pairs.novel) + shift),
+            related=sigmoid(self.scale * logit(pairs.related) + related_bias),
+            novel=sigmoid(scale * logit(pairs.novel) + bias),
         )
 
 

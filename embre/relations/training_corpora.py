@@ -1,6 +1,7 @@
 """The annotated documents of a fine-tuning run: one corpus to be scored on, others beside it.
 
-data ──schemas_of──▶ a RelationSchema each ──read_annotated, read_also──▶ documents in its words
+data ──schemas_of──▶ a RelationSchema each
+     ──read_annotated, read_extra_corpora──▶ documents with its relation types
 """
 
 import difflib
@@ -29,14 +30,17 @@ CUT = re.compile(r"file/(broken_archive|bomb|cut_off)$|document/cut_off$")
 
 
 def schemas_of(data: CorpusConfig) -> list[RelationSchema]:
-    """The schema of the corpus that is scored, then one for each of `data.also`.
+    """The schema of the corpus that is scored, then one for each of `data.extra_corpora`.
 
     All have the same `relation_types`, in order of appearance, so one model can learn them all;
     the same name is the same label. Each corpus keeps its own legal pairs.
     Raises Refused with the key and the remedy.
     """
     schemas = [schema_of(data.corpus, "data.corpus")]
-    schemas += [schema_of(one.corpus, f"data.also.{n}.corpus") for n, one in enumerate(data.also)]
+    schemas += [
+        schema_of(one.corpus, f"data.extra_corpora.{n}.corpus")
+        for n, one in enumerate(data.extra_corpora)
+    ]
     together = tuple(dict.fromkeys(name for schema in schemas for name in schema.relation_types))
     return [replace(schema, relation_types=together) for schema in schemas]
 
@@ -62,12 +66,12 @@ def schema_of(config: SchemaConfig, key: str) -> RelationSchema:
             legal={(low, high): frozenset(labels) for (low, high), labels in legal.items()},
             novelty=False,
         )
-    for label, ours in config.rename.items():
+    for label, ours in config.label_map.items():
         if ours is not None and ours not in known.relation_types:
             hint = nearest(ours, known.relation_types)
-            raise Refused(f"{key}.rename: {label!r} becomes {ours!r}, no relation type; {hint}")
+            raise Refused(f"{key}.label_map: {label!r} becomes {ours!r}, no relation type; {hint}")
     novelty = known.novelty if config.novelty is None else config.novelty
-    return replace(known, rename=config.rename, novelty=novelty)
+    return replace(known, label_map=config.label_map, novelty=novelty)
 
 
 def read_annotated(path: str, schema: RelationSchema, tally: Tally) -> list[Document]:
@@ -119,19 +123,19 @@ def refuse_unknown_labels(docs: Iterable[Document], schema: RelationSchema, sour
     near = difflib.get_close_matches(label, schema.own_types, n=1) or schema.own_types
     raise Refused(
         f"{source} has labels that {schema.name} does not know: {_counts(unknown)}; "
-        f"first in document {first[label]}. Say what each means with rename in the corpus, as "
+        f"first in document {first[label]}. Say what each means with label_map in the corpus, as "
         f"{{{label}: {near[0]}}}, or {{{label}: null}} to leave it out"
     )
 
 
-def read_also(
+def read_extra_corpora(
     data: CorpusConfig,
     schemas: Iterable[RelationSchema],
     train: Iterable[Document],
     dev: Iterable[Document],
     tally: Tally,
 ) -> list[tuple[list[Document], RelationSchema]]:
-    """The documents of `data.also`, each corpus with its schema (`schemas` are theirs).
+    """The documents of `data.extra_corpora`, each corpus with its schema (`schemas` are theirs).
 
     What the run is scored on is left out and counted: corpora share articles, as BioRED Dev and
     BC5CDR share 16. So are the evaluation documents on the shipped list of the scored corpus, and
@@ -142,7 +146,7 @@ def read_also(
     known = Held("data.train")
     _hold(known, train)
     found = []
-    for one, schema in zip(data.also, schemas, strict=True):
+    for one, schema in zip(data.extra_corpora, schemas, strict=True):
         docs = []
         for doc in read_annotated(one.train, schema, tally):
             checked = as_checked(doc)
@@ -156,7 +160,7 @@ def read_also(
     return found
 
 
-def may_be_known(encoder: Mapping[str, Any], dev: Sequence[Document], source: str) -> str:
+def contamination_warning(encoder: Mapping[str, Any], dev: Sequence[Document], source: str) -> str:
     """What to say of a score where the encoder may have been pretrained on what is scored, '' where
     it was not, or is not ours. `encoder` is its lineage, `source` the file of `dev`.
 
@@ -201,14 +205,15 @@ def check_corpora(data: CorpusConfig) -> list[Document]:
             f"data.train and data.dev share {len(both)} documents by id or text, as {both[0]}: a "
             "score on what was learnt from means nothing; give other files"
         )
-    for number, (one, schema) in enumerate(zip(data.also, schemas[1:], strict=True)):
-        _check_file(f"data.also.{number}.train", one.train, schema)
-    others = read_also(data, schemas[1:], train, dev, Tally())
+    for number, (one, schema) in enumerate(zip(data.extra_corpora, schemas[1:], strict=True)):
+        _check_file(f"data.extra_corpora.{number}.train", one.train, schema)
+    others = read_extra_corpora(data, schemas[1:], train, dev, Tally())
     for number, (docs, _) in enumerate(others):
         if not docs:
             raise Refused(
-                f"data.also.{number}.train: every document is one that the run is scored on, an "
-                f"evaluation document of {data.corpus.name}, or in data.train; give other files"
+                f"data.extra_corpora.{number}.train: every document is one that the run is scored "
+                f"on, an evaluation document of {data.corpus.name}, or in data.train; give other "
+                "files"
             )
     return dev
 

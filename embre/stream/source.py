@@ -28,7 +28,7 @@ class StreamState(NamedTuple):
 class StreamSource:
     """All that a stream needs to be read; small enough to send to a loader process.
 
-    `set_aside` is the folder where damaged shards of this set are noted and left out; None: they
+    `quarantine` is the folder where damaged shards of this set are noted and left out; None: they
     are errors.
     """
 
@@ -36,7 +36,7 @@ class StreamSource:
     data: DataConfig
     settings: BatchSettings
     seed: int
-    set_aside: Path | None = None
+    quarantine: Path | None = None
 
     @classmethod
     def build(
@@ -47,7 +47,7 @@ class StreamSource:
         entities: EntityVocabulary,
         tokenizer: TextTokenizer,
         seed: int,
-        set_aside: Path | None = None,
+        quarantine: Path | None = None,
     ) -> Self:
         """Check that shards, tokenizer and settings belong together.
 
@@ -66,9 +66,9 @@ class StreamSource:
                 "data.streams or shard again with a smaller --shard-documents"
             )
         if data.on_bad_shard == "fail":
-            set_aside = None
-        elif set_aside:  # another set may have sound shards of the same names
-            set_aside /= shard_set.manifest.digest[:16]
+            quarantine = None
+        elif quarantine:  # another set may have sound shards of the same names
+            quarantine /= shard_set.manifest.digest[:16]
         settings = BatchSettings.of(
             tokenizer,
             strip_tokens=data.strip_tokens,
@@ -76,13 +76,13 @@ class StreamSource:
             masking=masking,
             entities=entities,
         )
-        return cls(shard_set, data, settings, seed, set_aside)
+        return cls(shard_set, data, settings, seed, quarantine)
 
     def read(self, shard: ShardEntry, epoch: int) -> Examples:
         """The examples of a shard in their order; none where it is damaged and set aside, and then
         for the rest of the run: mended in the middle of it, it would shift what is to come."""
         limit = self.settings.max_document_tokens - NUM_SPECIAL
-        note = self.set_aside and self.set_aside / f"{shard.name}.txt"
+        note = self.quarantine and self.quarantine / f"{shard.name}.txt"
         if note and note.exists():
             return NO_EXAMPLES
         try:
@@ -96,9 +96,9 @@ class StreamSource:
             return NO_EXAMPLES
         return join([cut(block, limit, self.seed, epoch) for block in blocks])
 
-    def num_set_aside(self) -> int:
+    def num_quarantined(self) -> int:
         """How many shards are left out."""
-        return len(list(self.set_aside.glob("*.txt"))) if self.set_aside else 0
+        return len(list(self.quarantine.glob("*.txt"))) if self.quarantine else 0
 
     def with_masking(self, masking: MaskingConfig) -> Self:
         """The same documents, otherwise masked."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from embre.config import PretrainConfig, StudyConfig
 from embre.evaluation.bootstrap import f1_of, paired_p
+from embre.evaluation.discrimination import Discrimination
 from embre.evaluation.scoring import METRICS, SHORT
-from embre.evaluation.told_apart import Told
 from embre.finetune import COUNTS, SCORES
 from embre.study.cells import (
     Cell,
@@ -42,12 +42,11 @@ TOLD = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The finished runs of a cell: by metric that was learnt, the last the strictest, the counts
-    (N, D, 3) by thresholds chosen for it, what each run `told_apart`, and the minutes (N,) that it
-    took."""
+    """The N finished runs of a cell: by trained metric, the strictest last, (N, D, 3) counts with
+    thresholds fitted for that metric; each run's `discrimination`; and (N,) minutes."""
 
     counts: dict[str, np.ndarray]
-    told_apart: list[Told]
+    discrimination: list[Discrimination]
     minutes: np.ndarray
 
     @property
@@ -57,8 +56,8 @@ class Result:
 
     def told(self, name: str, measure: str) -> np.ndarray | None:
         """(N,) one measure of what was told apart; None where a run does not say."""
-        have = [run[name][measure] for run in self.told_apart if measure in run.get(name, {})]
-        return np.array(have) if len(have) == len(self.told_apart) else None
+        have = [run[name][measure] for run in self.discrimination if measure in run.get(name, {})]
+        return np.array(have) if len(have) == len(self.discrimination) else None
 
 
 def results(study: StudyConfig) -> dict[Cell, Result]:
@@ -71,7 +70,8 @@ def results(study: StudyConfig) -> dict[Cell, Result]:
             counts = [json.loads((folder / COUNTS).read_text()) for folder in done]
             of_metrics = {metric: np.array([run[metric] for run in counts]) for metric in counts[0]}
             told = [
-                json.loads((folder / SCORES).read_text()).get("told_apart", {}) for folder in done
+                json.loads((folder / SCORES).read_text()).get("discrimination", {})
+                for folder in done
             ]
             found[cell] = Result(of_metrics, told, np.array([_minutes(one) for one in done]))
     return found
@@ -143,7 +143,7 @@ def write_results(study: StudyConfig) -> Path:
         "cells": {
             str(cell): {
                 "f1": {metric: f1.tolist() for metric, f1 in result.f1.items()},
-                "told_apart": result.told_apart,
+                "discrimination": result.discrimination,
                 "minutes": result.minutes.round(2).tolist(),
             }
             for cell, result in found.items()

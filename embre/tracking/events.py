@@ -33,7 +33,7 @@ class Tracker:
     at `sent` is passed on again: it is of the same number as its step and comes later, so MLflow
     may have the one without the other, and a point that is there twice does no harm.
     `last_saved` is the step that attempts before saved last, 0 of none.
-    `set_aside` says how many damaged shards the run goes on without.
+    `num_quarantined` says how many damaged shards the run goes on without.
     `mfu_of_token_rate` is the MFU at one token a second, 0 where it is not known.
     """
 
@@ -46,7 +46,7 @@ class Tracker:
         waited_s: Callable[[], float] = lambda: 0.0,
         sent: int = 0,
         mfu_of_token_rate: float = 0.0,
-        set_aside: Callable[[], int] = lambda: 0,
+        num_quarantined: Callable[[], int] = lambda: 0,
     ):
         self.folder = folder
         self.path = folder / EVENTS
@@ -56,11 +56,11 @@ class Tracker:
         self.send = send
         self.waited_s = waited_s
         self.mfu_of_token_rate = mfu_of_token_rate
-        self.set_aside = set_aside
+        self.num_quarantined = num_quarantined
         self.num_steps = 0
         self._beaten, self._logged = -BEAT_EVERY_S, 0
         self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
-        self._skipped, self._passed_over = 0, 0
+        self._skipped, self._checkpoints_skipped = 0, 0
         if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a") as file:  # a rank died in the middle of a line
                 file.write("\n")
@@ -70,10 +70,10 @@ class Tracker:
         self._sent = sent
         self._finished: dict[str, Any] = {}  # the event of an attempt before
 
-    def passed_over(self, step: int, why: str) -> None:
+    def checkpoint_skipped(self, step: int, why: str) -> None:
         """The checkpoint of `step` is not what the run goes on from, though it is the newer."""
-        self._passed_over += 1
-        self._write("passed_over", step, {"why": why})
+        self._checkpoints_skipped += 1
+        self._write("checkpoint_skipped", step, {"why": why})
 
     def started(self, step: int, num_steps: int) -> None:
         """Training begins, or goes on after `step`; of a run that is finished there nothing is
@@ -94,8 +94,8 @@ class Tracker:
         if known:
             known += _read_lines(self.folder / HEARTBEAT)
         lost = lost_by_restart(known, step, time.time())
-        if self._passed_over:
-            lost["checkpoints_passed_over"] = self._passed_over
+        if self._checkpoints_skipped:
+            lost["checkpoints_skipped"] = self._checkpoints_skipped
         told: dict[str, Any] = {}
         if self.active:
             ranks = [event["world_size"] for event in known if event["event"] == "started"]
@@ -148,8 +148,8 @@ class Tracker:
             metrics["mfu"] = metrics["tokens_per_s"] * self.mfu_of_token_rate
         if self._skipped:
             metrics["updates_skipped"] = float(self._skipped)
-        if damaged := self.set_aside():
-            metrics["shards_set_aside"] = float(damaged)
+        if damaged := self.num_quarantined():
+            metrics["shards_quarantined"] = float(damaged)
         per_step_s = self._seconds / max(step - self._logged, 1)
         eta_s = round((self.num_steps - step) * per_step_s)
         more = {"seconds": self._seconds, "eta_s": eta_s, "data": result.data_hash}

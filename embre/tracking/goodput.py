@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 # What a start says before its first step: of the attempt that begins, and before `started`.
-EARLY = ("vocabulary", "passed_over", "changed")
+EARLY = ("vocabulary", "checkpoint_skipped", "changed")
 
 
 def goodput(events: Iterable[dict[str, Any]]) -> float:

@@ -219,7 +219,7 @@ def test_a_report_counts_as_it_is_told(
         write_documents(tmp_path / f"{name}.PubTator", docs, like="pubtator")
     (tmp_path / "run.yaml").write_text(
         "name: mine\nencoder: {path: x}\ntrain: {steps: 1}\ndata: {train: x, dev: x, corpus: "
-        "{name: mine, legal: {Gene Variant: [within]}, rename: {lies_in: within}}}\n"
+        "{name: mine, legal: {Gene Variant: [within]}, label_map: {lies_in: within}}}\n"
     )
     page = tmp_path / "page.html"
     words = ["report", "--pred", f"{tmp_path}/said.PubTator", "--out", str(page)]

@@ -11,9 +11,9 @@ from embre.corpora.biored import SCHEMA
 from embre.demo.corpus import make_corpus
 from embre.document import Document
 from embre.evaluation.bootstrap import document_counts, interval
+from embre.evaluation.discrimination import discrimination
 from embre.evaluation.evaluate import ERRORS, EVALUATION, evaluate_documents, write_evaluation
 from embre.evaluation.scoring import METRICS, score
-from embre.evaluation.told_apart import told_apart
 from embre.relations.pair_labels import label_pairs
 from embre.relations.passes import NOVEL
 from embre.relations.scored_pairs import Decision, ScoredPairs, decide
@@ -56,7 +56,7 @@ def predicted(gold: list[Document], scored: ScoredPairs) -> list[Document]:
 
 
 def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
-    found = evaluate_documents(gold, predicted, SCHEMA, gold, scored, told_apart(scored))
+    found = evaluate_documents(gold, predicted, SCHEMA, gold, scored, discrimination(scored))
     assert found.scores == score(gold, predicted)
     assert found.intervals["all"] == interval(document_counts(gold, predicted)["all"])
     assert found.confusion.counts.sum() >= len(scored) and set(found.curves) == set(METRICS)
@@ -67,8 +67,8 @@ def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
     assert found.reliability["type"].counts.sum() == (scored.relation_labels > 0).sum()
     assert found.reliability["novelty"].counts.sum() == (~np.isnan(scored.gold_novel)).sum()
     assert set(found.of_metrics(["pair", "pair_type"]).reliability) == {"related", "type"}
-    assert set(found.told_apart) == {"related", "type", "novelty"}
-    assert set(found.of_metrics(["pair", "pair_type"]).told_apart) == {"related", "type"}
+    assert set(found.discrimination) == {"related", "type", "novelty"}
+    assert set(found.of_metrics(["pair", "pair_type"]).discrimination) == {"related", "type"}
     missed = [error for error in found.errors if error.outcome == "missed"]
     assert missed and all(error.probability is not None for error in missed)
     paths = write_evaluation(tmp_path / "out", found)
@@ -78,7 +78,7 @@ def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
     values = json.loads((tmp_path / "out" / EVALUATION).read_text())
     assert values["scores"]["all"]["tp"] == found.scores["all"].tp
     assert set(values["groups"]) == set(found.groups) and len(values["groups"]) == 5
-    assert values["told_apart"] == found.told_apart
+    assert values["discrimination"] == found.discrimination
     with (tmp_path / "out" / ERRORS).open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert len(rows) == len(found.errors) and all(row["text"] for row in rows)
@@ -89,7 +89,7 @@ def test_everything_is_measured_and_written(gold, predicted, scored, tmp_path):
 
 def test_without_pairs_and_probabilities_there_are_no_curves(gold, tmp_path):
     found = evaluate_documents(gold, gold)
-    assert found.curves == found.reliability == found.told_apart == {} and found.errors == []
+    assert found.curves == found.reliability == found.discrimination == {} and found.errors == []
     assert found.scores["all"].f1 == 1.0
     names = {path.name for path in write_evaluation(tmp_path, found)}
     assert names == {EVALUATION, ERRORS, "confusion.png"}

@@ -229,7 +229,7 @@ def test_processes_write_the_same_files(model: Path, given: Path, tmp_path: Path
 def test_the_record_lists_what_was_not_read(model: Path, given: Path) -> None:
     run(model, given)
     record = msgspec.json.decode((given.parent / "out" / RECORD).read_bytes())
-    assert record["files"]["README"]["not_taken"] == {"file/unknown_format": 1}
+    assert record["files"]["README"]["dropped"] == {"file/unknown_format": 1}
     assert record["files"]["a.PubTator"]["documents"] == 12
 
 
@@ -237,7 +237,7 @@ def test_a_file_that_cannot_be_opened_is_listed(model: Path, tmp_path: Path) -> 
     source = Source(fsspec.filesystem("file"), str(tmp_path / "gone"), "gone")
     settings = replace(EVERY, parquet=True)
     found = predict_file(Task(model, "", settings, source, "1", tmp_path / "out", "gone"))
-    assert found.not_taken == {"file/unreadable": 1} and not found.bytes
+    assert found.dropped == {"file/unreadable": 1} and not found.bytes
     assert not is_done(found, "gone", "1", tmp_path / "out", parquet=False), "once more"
     assert not list(tmp_path.rglob("*.*")), "no half a table either"
 

@@ -80,8 +80,8 @@ def test_a_model_that_is_too_sure_and_biased_by_pair_type_is_put_right():
     pairs = drawn(20_000, 1, scale=0.5, shifts=(-1.0, 0.7))
     decision = fit_decision(pairs, SCHEMA, "all")
     assert decision.scale == pytest.approx(0.5, abs=0.03)
-    assert decision.shifts["Chemical Disease"] == pytest.approx(-1.0, abs=0.1)
-    assert decision.shifts["Disease Gene"] == pytest.approx(0.7, abs=0.1)
+    assert decision.biases["Chemical Disease"] == pytest.approx(-1.0, abs=0.1)
+    assert decision.biases["Disease Gene"] == pytest.approx(0.7, abs=0.1)
     related = pairs.relation_labels != 0
     assert reliability(pairs.related, related).ece > 0.1
     assert reliability(decision.calibrated(pairs).related, related).ece < 0.02
@@ -114,7 +114,7 @@ def test_the_mean_probability_is_the_share_of_related_pairs():
 def test_a_pair_type_with_little_data_takes_the_shift_of_the_others():
     pairs = drawn(1_000, 3, scale=1.0, shifts=(0.0, 0.0))
     concepts = [(GENE, GENE) if i < 40 else pair for i, pair in enumerate(pairs.concepts)]
-    assert set(fit_decision(replace(pairs, concepts=concepts), SCHEMA, "all").shifts) == {
+    assert set(fit_decision(replace(pairs, concepts=concepts), SCHEMA, "all").biases) == {
         OTHERS,
         "Chemical Disease",
         "Disease Gene",
@@ -127,7 +127,7 @@ def test_separable_pairs_and_ones_in_the_wrong_order_give_finite_values(wrong):
     logits = rng.normal(0, 20, 500)
     labels = np.where((logits < 0) if wrong else (logits > 0), 1, 0)
     decision = fit_decision(pairs_of(logits, labels, rng), SCHEMA, "all")
-    assert np.isfinite([decision.scale, *decision.shifts.values()]).all()
+    assert np.isfinite([decision.scale, *decision.biases.values()]).all()
     assert decision.scale > 0  # never turned round
 
 

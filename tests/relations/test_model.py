@@ -63,8 +63,8 @@ WAYS = [
     {},
     {"encoding": "pairwise"},
     {"attention": "entity_aware"},
-    {"novelty_of": "related", "loss": "adaptive_threshold"},
-    {"novelty_of": "related"},
+    {"detection_head": "relation", "loss": "adaptive_threshold"},
+    {"detection_head": "relation"},
     {"tasks": "novelty"},
 ]
 
@@ -123,7 +123,7 @@ def test_how_two_concepts_meet_counts_and_where_counts_for_novelty(loaded: Loade
 
 
 def test_losses_are_sums_over_their_targets(folder: Path) -> None:
-    loaded = tiny_relation_model(folder, novelty_of="related", type_weight=0.5)
+    loaded = tiny_relation_model(folder, detection_head="relation", type_weight=0.5)
     batch = batch_of(loaded, DOCS)
     losses = loaded.model(batch)
     alone = [loaded.model(batch_of(loaded, [doc])) for doc in (DOCS[0], DOCS[2])]
@@ -147,7 +147,7 @@ def test_losses_are_sums_over_their_targets(folder: Path) -> None:
 def test_one_task_alone(folder: Path) -> None:
     relation = tiny_relation_model(folder, tasks="relation")
     assert relation.model.loss_weights == {"relation": 1.0, "type": 0.3}
-    paper = tiny_relation_model(folder, novelty_of="related", type_weight=0.0)
+    paper = tiny_relation_model(folder, detection_head="relation", type_weight=0.0)
     assert paper.model.loss_weights == {"relation": 1.0, "novelty": 1.0}
     one_type = tiny_relation_model(folder, corpus="bc5cdr", tasks="relation")
     assert one_type.model.loss_weights == {"relation": 1.0}
@@ -162,8 +162,8 @@ def test_one_task_alone(folder: Path) -> None:
     )
     picked = labels.gather(1, batch.novelty_labels[:, None])
     assert_close(novelty.model(batch)["novelty"], -picked.log().sum())
-    with pytest.raises(ValueError, match="novelty_of"):
-        PairConfig(tasks="novelty", novelty_of="related")
+    with pytest.raises(ValueError, match="detection_head"):
+        PairConfig(tasks="novelty", detection_head="relation")
 
 
 def test_novelty_of_all_pairs_says_which_are_related(folder: Path) -> None:
@@ -179,8 +179,8 @@ def test_novelty_of_all_pairs_says_which_are_related(folder: Path) -> None:
     relation, _ = alone.model.logits(batch)
     assert_close(alone.model.probabilities(batch).related, 1 - relation.softmax(1)[:, 0])
     for given, said in (
-        ({"loss": "adaptive_threshold"}, "adaptive threshold"),
-        ({"type_weight": 0}, "nothing else learns relation types"),
+        ({"loss": "adaptive_threshold"}, "needs detection_head=relation"),
+        ({"type_weight": 0}, "no other loss trains types"),
     ):
         with pytest.raises(ValueError, match=said):
             PairConfig.model_validate(given)

@@ -245,7 +245,7 @@ def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(builder: PassBuilde
     assert of_all.novelty_labels.tolist() == [NOVEL, UNRELATED, UNRELATED]
     untold = document(f"{DRUG} <braf|Gene|1>", [(*TREATS[:3], None)])
     assert pass_of(builder, untold).novelty_labels.tolist() == [RELATED, UNRELATED, UNRELATED]
-    config = builder.config.model_copy(update={"novelty_of": "related"})
+    config = builder.config.model_copy(update={"detection_head": "relation"})
     of_related = pass_of(replace(builder, config=config), doc)
     assert of_related.novelty_labels.tolist() == [NOVEL, UNLABELLED, UNLABELLED]
 

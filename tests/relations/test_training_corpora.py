@@ -19,8 +19,8 @@ from rich.console import Console
 
 from embre.cli.evaluating import Request, run_evaluation, run_report
 from embre.config import (
-    AlsoConfig,
     CorpusConfig,
+    ExtraCorpusConfig,
     FinetuneConfig,
     PairConfig,
     SchemaConfig,
@@ -43,9 +43,9 @@ from embre.relations.pass_builder import PassBuilder
 from embre.relations.passes import NOVEL, UNLABELLED
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.relations.training_corpora import (
-    may_be_known,
-    read_also,
+    contamination_warning,
     read_annotated,
+    read_extra_corpora,
     schema_of,
     schemas_of,
 )
@@ -56,7 +56,7 @@ from tests.tiny import document, tiny_tokenizer
 MINE = {
     "name": "mine",
     "legal": {"ChemicalEntity Disease": ["CID", "treats"]},
-    "rename": {"induces": "CID", "other": None},
+    "label_map": {"induces": "CID", "other": None},
 }
 DRUG, ILLNESS = "Chemical:D001241", "Disease:D008545"
 TEXT = "<aspirin|Chemical|D001241> treats <melanoma|Disease|D008545> in <braf|Gene|673>"
@@ -102,7 +102,7 @@ def config_of(folder: Path, name: str, **data: Any) -> FinetuneConfig:
             "dev": str(folder / "mine_dev.PubTator"),
             **data,
         },
-        "pairs": {"novelty_of": "related" if "also" in data else "all"},
+        "pairs": {"detection_head": "relation" if "extra_corpora" in data else "novelty"},
         "optimizer": {"peak_lr": 1e-2, "warmup_steps": 2},
         "train": {"steps": 6, "save_every_steps": 6, "log_every_steps": 1},
     }
@@ -114,7 +114,7 @@ def test_a_corpus_is_a_name_or_its_relations() -> None:
     mine = schema_of(SchemaConfig(**MINE), "data.corpus")
     assert mine.relation_types == ("CID", "treats") and mine.novelty is False
     assert mine.legal == {("Chemical", "Disease"): frozenset({"CID", "treats"})}
-    verbs = SchemaConfig(name="biored", rename={"associate": "Association"}, novelty=False)
+    verbs = SchemaConfig(name="biored", label_map={"associate": "Association"}, novelty=False)
     renamed = schema_of(verbs, "data.corpus")
     assert renamed.legal == CORPORA["biored"].legal and not renamed.novelty
     assert renamed.knows("associate")
@@ -125,8 +125,8 @@ def test_a_corpus_is_a_name_or_its_relations() -> None:
     [
         ("bioread", "data.corpus: no corpus 'bioread'; known: biored, bc5cdr"),
         ({"name": "biored", "legal": {"Gene Gene": ["x"]}}, "biored is a known corpus"),
-        (MINE | {"rename": {"induces": "CDI"}}, "becomes 'CDI', no relation type; did you mean"),
-        (MINE | {"rename": {}}, r"does not know: other .*induces .*\{other: CID\}, or"),
+        (MINE | {"label_map": {"induces": "CDI"}}, "becomes 'CDI', no relation type; did you mean"),
+        (MINE | {"label_map": {}}, r"does not know: other .*induces .*\{other: CID\}, or"),
         (MINE | {"novelty": True}, "says Novel or No, and mine has novelty"),
         (
             MINE | {"legal": {"Gene Gene": ["CID", "treats"]}},
@@ -144,12 +144,14 @@ def test_a_corpus_that_does_not_fit_its_files_is_refused(
 def test_documents_that_are_scored_are_no_training_data(folder: Path) -> None:
     with pytest.raises(ValueError, match="data.train and data.dev share 12 documents"):
         check(config_of(folder, "leaky", train=str(folder / "mine_dev.PubTator")))
-    also = [{"corpus": MINE, "train": str(folder / "mine_dev.PubTator")}]
-    with pytest.raises(ValueError, match=r"data.also.0.train: every document is one that the run"):
-        check(config_of(folder, "leaky", also=also))
-    also = [{"corpus": "biored", "train": str(folder / "mine_train.PubTator")}]
-    with pytest.raises(ValueError, match=r"data.also.0.train: .* biored does not know"):
-        check(config_of(folder, "leaky", also=also))
+    extra = [{"corpus": MINE, "train": str(folder / "mine_dev.PubTator")}]
+    with pytest.raises(
+        ValueError, match=r"data.extra_corpora.0.train: every document is one that the run"
+    ):
+        check(config_of(folder, "leaky", extra_corpora=extra))
+    extra = [{"corpus": "biored", "train": str(folder / "mine_train.PubTator")}]
+    with pytest.raises(ValueError, match=r"data.extra_corpora.0.train: .* biored does not know"):
+        check(config_of(folder, "leaky", extra_corpora=extra))
 
 
 def assert_commands_refuse(flawed: Path, sound: Path, message: str) -> None:
@@ -215,13 +217,15 @@ def test_an_encoder_of_ours_must_have_held_out_what_is_scored(folder: Path) -> N
     dev = [document(TEXT, [], doc_id=doc_id) for doc_id in (*shipped[:2], "1")]
     ours = {"run": "ours", "shard_set": "5" * 64, "held_out": ["bc5cdr", "biored"]}
     said = r"^1 of 3 scored documents, as 1, are on no list .*\(bc5cdr, biored;"
-    assert re.match(said, may_be_known(ours, dev, "dev.PubTator"))
-    assert re.match(said, may_be_known({"encoder": ours}, dev, "dev.PubTator"))
-    assert not may_be_known(ours, dev[:2], "dev.PubTator")
+    assert re.match(said, contamination_warning(ours, dev, "dev.PubTator"))
+    assert re.match(said, contamination_warning({"encoder": ours}, dev, "dev.PubTator"))
+    assert not contamination_warning(ours, dev[:2], "dev.PubTator")
     without = {"run": "ours", "shard_set": "5" * 64}
-    assert re.match(r"^3 of 3 .*\(none;", may_be_known(without, dev, "dev.PubTator"))
-    assert not may_be_known(without | {"held_out": ["dev.PubTator"]}, dev, "some/dev.PubTator")
-    assert not may_be_known({"digest": "e" * 64}, dev, "dev.PubTator"), "it is not ours"
+    assert re.match(r"^3 of 3 .*\(none;", contamination_warning(without, dev, "dev.PubTator"))
+    assert not contamination_warning(
+        without | {"held_out": ["dev.PubTator"]}, dev, "some/dev.PubTator"
+    )
+    assert not contamination_warning({"digest": "e" * 64}, dev, "dev.PubTator"), "it is not ours"
 
 
 def test_training_documents_may_have_a_broken_line_but_no_lost_end(
@@ -232,18 +236,18 @@ def test_training_documents_may_have_a_broken_line_but_no_lost_end(
     lost = str(cut(train, tmp_path / "t.gz"))
     with pytest.raises(ValueError, match="data.train: .*t.gz: file/broken_archive"):
         check(config_of(folder, "flawed", train=lost))
-    with pytest.raises(ValueError, match="data.also.0.train: .*t.gz: file/broken_archive"):
-        check(config_of(folder, "flawed", also=[{"corpus": MINE, "train": lost}]))
+    with pytest.raises(ValueError, match="data.extra_corpora.0.train: .*t.gz: file/broken_archive"):
+        check(config_of(folder, "flawed", extra_corpora=[{"corpus": MINE, "train": lost}]))
 
 
 def test_gold_labels_that_the_config_does_not_know_are_refused_and_not_left_out(
     folder: Path, tmp_path: Path
 ) -> None:
-    data = {"train": "x", "dev": "x", "corpus": MINE | {"rename": {"other": None}}}
+    data = {"train": "x", "dev": "x", "corpus": MINE | {"label_map": {"other": None}}}
     config = {"name": "x", "encoder": {"path": "x"}, "train": {"steps": 1}, "data": data}
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     gold, known = folder / "mine_dev.PubTator", folder / "dev.PubTator"
-    message = r"mine_dev.PubTator has labels that mine does not know: induces .*rename"
+    message = r"mine_dev.PubTator has labels that mine does not know: induces .*label_map"
     with pytest.raises(ValueError, match=message):
         list(run_evaluation(Request(gold, known, config=tmp_path / "run.yaml")))
     with pytest.raises(ValueError, match=message):
@@ -272,10 +276,10 @@ def test_several_identifiers_at_one_end_are_named_as_such(folder: Path, tmp_path
 
 
 def test_the_digests_name_every_file(folder: Path) -> None:
-    also = [{"corpus": "biored", "train": str(folder / "train.PubTator")}]
-    config = config_of(folder, "digests", also=also)
-    assert list(check(config)) == ["train", "dev", "also.0"]
-    moved = config_of(folder, "moved", also=[also[0] | {"train": "elsewhere"}])
+    extra = [{"corpus": "biored", "train": str(folder / "train.PubTator")}]
+    config = config_of(folder, "digests", extra_corpora=extra)
+    assert list(check(config)) == ["train", "dev", "extra_corpora.0"]
+    moved = config_of(folder, "moved", extra_corpora=[extra[0] | {"train": "elsewhere"}])
     assert config.fingerprint() == moved.fingerprint(), "a path is no part of it"
     assert config.fingerprint() != config_of(folder, "alone").fingerprint()
 
@@ -284,7 +288,7 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
     data = CorpusConfig(
         train="-",
         dev="-",
-        also=[{"corpus": MINE, "train": "-"}],  # type: ignore[list-item]
+        extra_corpora=[{"corpus": MINE, "train": "-"}],  # type: ignore[list-item]
         passes_per_micro_batch=2,
         micro_batches=1,
     )
@@ -301,9 +305,11 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
     )
     tokenizer = tiny_tokenizer(folder / "words")
     builder = PassBuilder.build(
-        tokenizer, biored, 64, PairConfig(window_overlap=8, novelty_of="related")
+        tokenizer, biored, 64, PairConfig(window_overlap=8, detection_head="relation")
     )
-    loader = DocumentLoader([first], builder, data, 1, World(), Tally(), also=[([second], mine)])
+    loader = DocumentLoader(
+        [first], builder, data, 1, World(), Tally(), extra_corpora=[([second], mine)]
+    )
     (batch,) = loader.step()
     seen, member = {}, batch.grids.owners[batch.pairs[:, 0]]
     for row, pair in enumerate(batch.concept_pairs):
@@ -351,8 +357,8 @@ def test_an_own_corpus_is_learnt_scored_and_predicted(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
     values = json.loads((run / SCORES).read_text())
-    assert all(lost["relation/label_left_out"] > 0 for lost in values["not_used"].values())
-    assert list(values["not_used"]) == ["train", "dev"]
+    assert all(lost["relation/label_left_out"] > 0 for lost in values["dropped"].values())
+    assert list(values["dropped"]) == ["train", "dev"]
     assert list(values["dev"]) == list(values["floor"]) == ["pair", "pair_type"]
     gold = read_annotated(
         str(folder / "mine_dev.PubTator"), schema_of(SchemaConfig(**MINE), ""), Tally()
@@ -407,7 +413,7 @@ def test_a_joint_run_is_scored_on_its_first_corpus(folder: Path) -> None:
         corpus="biored",
         train=str(folder / "train.PubTator"),
         dev=str(folder / "dev.PubTator"),
-        also=[{"corpus": MINE, "train": str(folder / "mine_train.json")}],
+        extra_corpora=[{"corpus": MINE, "train": str(folder / "mine_train.json")}],
     )
     found = run_job("finetune", config, Console(file=StringIO()))
     loaded = load_relation_model(found / "relation_model", torch.device("cpu"))
@@ -452,12 +458,12 @@ def test_documents_of_biored_dev_and_test_are_kept_out_of_a_joint_training(corpo
     data = CorpusConfig(
         train="-",
         dev="-",
-        also=[AlsoConfig.model_validate({"corpus": "bc5cdr", "train": cdr})],
+        extra_corpora=[ExtraCorpusConfig.model_validate({"corpus": "bc5cdr", "train": cdr})],
     )
     biored, *others = schemas_of(data)
     dev = read_annotated(str(corpora / "biored" / "Dev.PubTator"), biored, Tally())
     tally = Tally()
-    ((docs, schema),) = read_also(data, others, [], dev, tally)
+    ((docs, schema),) = read_extra_corpora(data, others, [], dev, tally)
     assert schema.legal == CORPORA["bc5cdr"].legal
     assert tally.counts == {"document/held_out": 20} and len(docs) == 480
     assert not {doc.doc_id for doc in docs} & {doc.doc_id for doc in dev}
@@ -471,9 +477,11 @@ def test_more_of_the_scored_corpus_is_not_learnt_twice(tmp_path: Path) -> None:
     silver = {"corpus": {"name": "biored", "novelty": False}, "train": path}
     other = {"corpus": {"name": "mine", "legal": {"Gene Disease": ["x"]}}, "train": path}
     for one, kept in ((silver, docs[6:9]), (other, docs[4:9])):
-        data = CorpusConfig(train="-", dev="-", also=[AlsoConfig.model_validate(one)])
+        data = CorpusConfig(
+            train="-", dev="-", extra_corpora=[ExtraCorpusConfig.model_validate(one)]
+        )
         tally = Tally()
-        ((found, _),) = read_also(data, schemas_of(data)[1:], docs[:6], docs[9:], tally)
+        ((found, _),) = read_extra_corpora(data, schemas_of(data)[1:], docs[:6], docs[9:], tally)
         assert [doc.doc_id for doc in found] == [doc.doc_id for doc in kept]
         twice = 2 if one is silver else 0
         assert (tally.counts["document/held_out"], tally.counts["document/twice"]) == (1, twice)

@@ -34,14 +34,14 @@ def test_a_damaged_shard_stops_a_run_or_is_set_aside_whole(
     careful = source_of(damaged, streams=2)
     with pytest.raises(DamagedShard, match=r"train-000000\.tar.*copy or write it again"):
         list(islice(stream_batches(careful, 0), 40)) + list(islice(stream_batches(careful, 1), 40))
-    aside = tmp_path / "set_aside"
-    source = source_of(damaged, streams=2, set_aside=aside, on_bad_shard="set_aside")
+    aside = tmp_path / "quarantine"
+    source = source_of(damaged, streams=2, quarantine=aside, on_bad_shard="quarantine")
     epochs = [{n for s in (0, 1) for n in epoch_of(source, epoch, s).doc_ids} for epoch in (0, 1)]
     whole = {n for s in (0, 1) for n in epoch_of(source_of(shard_set, streams=2), 0, s).doc_ids}
     assert epochs == [whole - lost, whole - lost] and lost
     (note,) = aside.glob("*/*")
     assert note.name == "train-000000.tar.txt" and "the shard is damaged" in note.read_text()
-    assert source.num_set_aside() == 1
+    assert source.num_quarantined() == 1
     assert take(open_ranks(source, 2), 9) == take(open_ranks(source, 1), 9)
 
 
@@ -49,22 +49,27 @@ def test_what_was_set_aside_of_another_set_is_read(shard_set: ShardSet, tmp_path
     damaged, lost = damage(shard_set, tmp_path)
     (tmp_path / "other").mkdir()
     other = write_shards(tmp_path / "other", 40, seed=2)
-    aside = tmp_path / "set_aside"
+    aside = tmp_path / "quarantine"
     source, sound = (
-        source_of(one, streams=1, set_aside=aside, on_bad_shard="set_aside")
+        source_of(one, streams=1, quarantine=aside, on_bad_shard="quarantine")
         for one in (damaged, other)
     )
     first = shard_set.shards("train")[0].name
     assert not len(source.read(source.shard_set.shards("train")[0], 0)) and lost
     (entry,) = (one for one in other.shards("train") if one.name == first)
-    assert len(sound.read(entry, 0)) and (source.num_set_aside(), sound.num_set_aside()) == (1, 0)
+    assert len(sound.read(entry, 0)) and (source.num_quarantined(), sound.num_quarantined()) == (
+        1,
+        0,
+    )
 
 
 def test_a_stream_without_any_sound_shard_ends_with_an_error(
     shard_set: ShardSet, tmp_path: Path
 ) -> None:
     damaged, _ = damage(shard_set, tmp_path)
-    source = source_of(damaged, streams=10, set_aside=tmp_path / "aside", on_bad_shard="set_aside")
+    source = source_of(
+        damaged, streams=10, quarantine=tmp_path / "aside", on_bad_shard="quarantine"
+    )
     with pytest.raises(ValueError, match="no document in an epoch; write the damaged shards again"):
         for stream in range(10):
             epoch_of(source, stream=stream)

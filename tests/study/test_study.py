@@ -229,14 +229,14 @@ def leave(place: Path, quality: float) -> None:
     told = {"related": {"average_precision": quality}, "type": {"accuracy": 0.6, "log_loss": 1.0}}
     if config.pairs.tasks != "relation":
         told["novelty"] = {"auc": 0.8 + config.seed / 100}
-    (place / "scores.json").write_text(json.dumps({"told_apart": told}))
+    (place / "scores.json").write_text(json.dumps({"discrimination": told}))
     leave_events(place, minutes=3)
 
 
 def first_runs(result: Result, number: int) -> Result:
     """What came out of the first runs alone."""
     counts = {metric: runs[:number] for metric, runs in result.counts.items()}
-    return Result(counts, result.told_apart[:number], result.minutes[:number])
+    return Result(counts, result.discrimination[:number], result.minutes[:number])
 
 
 def leave_events(place: Path, minutes: int) -> None:
@@ -244,7 +244,7 @@ def leave_events(place: Path, minutes: int) -> None:
         {"event": "started", "step": 0, "time": 60.0},
         {"event": "x", "step": 2, "time": 60.0 * (minutes + 1)},
         # An hour later it is started again, and says something before that is an event.
-        {"event": "passed_over", "step": 2, "time": 60.0 * (minutes + 61)},
+        {"event": "checkpoint_skipped", "step": 2, "time": 60.0 * (minutes + 61)},
         {"event": "vocabulary", "step": 1, "time": 60.0 * (minutes + 61)},
         {"event": "started", "step": 1, "time": 60.0 * (minutes + 62)},
     ]

@@ -254,5 +254,5 @@ def test_a_damaged_shard_is_left_out_where_the_run_leaves_it_out(tmp_path: Path)
     config = config_of(tmp_path, shard_set.url, streams=1)
     found = show(config)
     assert found.exit_code == 2 and first.name in found.stderr
-    found = show(config, "data.on_bad_shard=set_aside", "--documents", 1000)
+    found = show(config, "data.on_bad_shard=quarantine", "--documents", 1000)
     assert found.exit_code == 0 and not (tmp_path / "runs").exists()

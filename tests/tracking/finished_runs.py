@@ -7,7 +7,7 @@ from typing import Any
 
 from embre.config import FinetuneConfig, PretrainConfig, RunConfig, check_config
 from embre.corpora import CORPORA
-from embre.evaluation.scoring import METRICS, counting
+from embre.evaluation.scoring import METRICS, scoring_protocol
 from embre.finetune import RELATION_MODEL, SCORES
 from embre.model.backbone import load_encoder
 from embre.pretrain import ENCODER
@@ -18,7 +18,7 @@ from embre.tokenization.tokenizer import copy_tokenizer
 from embre.tracking.runs import open_run
 from tests.tiny import tiny_encoder, tiny_relation_model, tiny_tokenizer
 
-COUNTING = counting(CORPORA["biored"])
+PROTOCOL = scoring_protocol(CORPORA["biored"])
 
 
 def finished_run(folder: Path, name: str, all_f1: float, **lineage: Any) -> Path:
@@ -30,8 +30,8 @@ def finished_run(folder: Path, name: str, all_f1: float, **lineage: Any) -> Path
     loaded = tiny_relation_model(folder / "backbone")
     save_relation_model(model, replace(loaded, decision=Decision(thresholds={OTHERS: 0.0})))
     dev = {metric: {"f1": all_f1 + 0.1 * n} for n, metric in enumerate(reversed(METRICS))}
-    (run / SCORES).write_text(json.dumps({"dev": dev, "floor": dev, "not_used": {}}))
-    told = {"run": name, "train": "a" * 64, "dev": "b" * 64, "counting": COUNTING}
+    (run / SCORES).write_text(json.dumps({"dev": dev, "floor": dev, "dropped": {}}))
+    told = {"run": name, "train": "a" * 64, "dev": "b" * 64, "scoring_protocol": PROTOCOL}
     told["encoder"] = {"digest": "e" * 64}
     (model / LINEAGE).write_text(json.dumps(told | lineage))
     data = {"train": "train.PubTator", "dev": "dev.PubTator"}

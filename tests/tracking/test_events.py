@@ -51,15 +51,15 @@ def test_a_checkpoint_that_was_passed_over_is_told_and_marked(tmp_path: Path) ->
     walk(tmp_path, 0, 6, sent=0)
     given: list[tuple[int, dict[str, float]]] = []
     tracker = Tracker(tmp_path, World(), 1, lambda *point: given.append(point), sent=6)
-    tracker.passed_over(6, "checkpoints/step-000000006: manifest.json is missing")
+    tracker.checkpoint_skipped(6, "checkpoints/step-000000006: manifest.json is missing")
     tracker.started(4, 9)
-    (event,) = read_events(tmp_path, "passed_over")
+    (event,) = read_events(tmp_path, "checkpoint_skipped")
     assert describe(event) == (
-        "step 6: checkpoint passed over, checkpoints/step-000000006: manifest.json is missing"
+        "step 6: checkpoint skipped, checkpoints/step-000000006: manifest.json is missing"
     )
     (_, again) = read_events(tmp_path, "started")
-    assert (again["lost_steps"], again["checkpoints_passed_over"]) == (2, 1)
-    assert given[-1][0] == 4 and given[-1][1]["restart/checkpoints_passed_over"] == 1
+    assert (again["lost_steps"], again["checkpoints_skipped"]) == (2, 1)
+    assert given[-1][0] == 4 and given[-1][1]["restart/checkpoints_skipped"] == 1
 
 
 def test_a_validation_that_a_kill_kept_from_mlflow_is_sent(tmp_path: Path) -> None:

@@ -9,21 +9,26 @@ from mlflow.tracking import MlflowClient
 
 from embre.cli import app as cli
 from embre.corpora import CORPORA
-from embre.evaluation.scoring import counting
+from embre.evaluation.scoring import scoring_protocol
 from embre.provenance import LINEAGE
 from embre.register import NotBetter, check_better, register_run
 from embre.tracking.registry import DIGEST
 from embre.tracking.runs import RUN_FILE
 from embre.tracking.versions import Version, aliased
-from tests.tracking.finished_runs import COUNTING, finished_run
+from tests.tracking.finished_runs import PROTOCOL, finished_run
 
-TAGS = {"embre.dev": "b" * 64, "embre.counting": COUNTING, "embre.all_f1": "0.5", DIGEST: "c"}
+TAGS = {
+    "embre.dev": "b" * 64,
+    "embre.scoring_protocol": PROTOCOL,
+    "embre.all_f1": "0.5",
+    DIGEST: "c",
+}
 ALL = {"all_f1": 0.6}
 
 
 def told(folder: Path) -> Path:
     """A model's folder with nothing but what it says of its scores."""
-    (folder / LINEAGE).write_text(json.dumps({"dev": "b" * 64, "counting": COUNTING}))
+    (folder / LINEAGE).write_text(json.dumps({"dev": "b" * 64, "scoring_protocol": PROTOCOL}))
     return folder
 
 
@@ -60,16 +65,23 @@ def test_only_a_better_model_gets_the_alias(
     assert call(better) == (0, "")
     now = aliased("m", "champion", uri)
     assert now is not None and now.number == "2"
-    kept = {key: now.tags[f"embre.{key}"] for key in ("all_f1", "pair_f1", "counting", "run")}
-    assert kept == {"all_f1": "0.51", "pair_f1": "0.81", "counting": COUNTING, "run": "better"}
+    kept = {
+        key: now.tags[f"embre.{key}"] for key in ("all_f1", "pair_f1", "scoring_protocol", "run")
+    }
+    assert kept == {
+        "all_f1": "0.51",
+        "pair_f1": "0.81",
+        "scoring_protocol": PROTOCOL,
+        "run": "better",
+    }
 
 
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
         ({"embre.dev": "e" * 64}, "on other documents .*eeeeeeeeeeee there, bbbbbbbbbbbb here"),
-        ({"embre.counting": "bc5cdr/1"}, "in another counting"),
-        ({"embre.counting": None}, "not known there"),
+        ({"embre.scoring_protocol": "bc5cdr/1"}, "under another scoring protocol"),
+        ({"embre.scoring_protocol": None}, "not known there"),
     ],
 )
 def test_what_was_scored_otherwise_is_not_compared(
@@ -117,13 +129,13 @@ def test_names_that_mlflow_would_refuse_are_refused_before_it_copies(tmp_path: P
 
 def test_a_counting_has_its_rules_in_its_name() -> None:
     schema = CORPORA["biored"]
-    assert counting(schema).startswith("biored/")
+    assert scoring_protocol(schema).startswith("biored/")
     joint = replace(schema, relation_types=(*schema.relation_types, "CID"))
-    assert counting(joint) == counting(schema), "what else is learnt does not count"
+    assert scoring_protocol(joint) == scoring_protocol(schema), "what else is learnt does not count"
     others = (
         replace(schema, novelty=False),
-        replace(schema, rename={"Bind": None}),
+        replace(schema, label_map={"Bind": None}),
         replace(schema, not_scored=frozenset()),
         CORPORA["bc5cdr"],
     )
-    assert len({counting(schema), *map(counting, others)}) == 5
+    assert len({scoring_protocol(schema), *map(scoring_protocol, others)}) == 5

@@ -186,7 +186,7 @@ def test_any_config_can_be_logged(tmp_path: Path, sqlite: str) -> None:
     corpus = {
         "name": "mine",
         "legal": {"Gene Disease": ["Association"]},
-        "rename": {"up-regulates(+)": "Association"} | {f"label {n}": None for n in range(200)},
+        "label_map": {"up-regulates(+)": "Association"} | {f"label {n}": None for n in range(200)},
     }
     values = {
         "name": "mine",
@@ -199,7 +199,9 @@ def test_any_config_can_be_logged(tmp_path: Path, sqlite: str) -> None:
     config = check_config(FinetuneConfig, values, "test")
     handle = open_run(config, sqlite, tmp_path, {}, {}, "").handle
     params = MlflowClient(sqlite).get_run(handle.run_id).data.params
-    assert params["data.corpus.rename"].startswith('{"up-regulates(+)": "Association", "label 0": ')
+    assert params["data.corpus.label_map"].startswith(
+        '{"up-regulates(+)": "Association", "label 0": '
+    )
     assert params["deepspeed"] == '{"zero_optimization": {"stage": 2}}'
     assert params["data.corpus.novelty"] == "None" and params["train.steps"] == "4"
 

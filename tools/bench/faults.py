@@ -214,7 +214,7 @@ def damaged_checkpoint(how: str) -> Callable[[Scene], Outcome]:
             return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
         begun = [event["step"] for event in read_events(folder, "started")]
         outcome = scene.compare(folder, ranks=2, happened=f"went on from step {begun[-1]}")
-        told = len(list(read_events(folder, "passed_over")))
+        told = len(list(read_events(folder, "checkpoint_skipped")))
         outcome.survived &= begun[-1] == SAVE_EVERY and told == 1
         return outcome
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embre.document import Concept
-from embre.evaluation.told_apart import told_apart
+from embre.evaluation.discrimination import discrimination
 from embre.relations.passes import UNLABELLED
 from embre.relations.scored_pairs import ScoredPairs
 
@@ -24,7 +24,7 @@ def pairs_of(related, types, novel, labels, gold_novel) -> ScoredPairs:
 
 
 def test_each_part_is_judged_over_the_pairs_that_it_is_asked_of() -> None:
-    found = told_apart(
+    found = discrimination(
         pairs_of(
             related=[0.9, 0.8, 0.7, 0.1, 0.2],
             types=[[0.6, 0.4], [0.2, 0.8], [0.5, 0.5], [0.9, 0.1], [0.3, 0.7]],
@@ -56,7 +56,7 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
     rng = np.random.default_rng(0)
     said, novel = rng.integers(0, 8, 60) / 8, rng.random(60) < 0.4
     only = np.tile([0.0, 1.0], (60, 1))
-    found = told_apart(pairs_of(said, only, said, np.full(60, 2), novel))
+    found = discrimination(pairs_of(said, only, said, np.full(60, 2), novel))
     above = [
         0.5 if one == other else float(one > other)
         for one, other in product(said[novel], said[~novel])
@@ -70,13 +70,13 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
 )
 def test_what_nobody_says_or_nothing_contradicts_is_left_out(novel, gold_novel) -> None:
     types = [[0.5, 0.5]] * 2
-    assert set(told_apart(pairs_of([0.5, 0.5], types, novel, [1, 2], gold_novel))) == {
+    assert set(discrimination(pairs_of([0.5, 0.5], types, novel, [1, 2], gold_novel))) == {
         "related",
         "type",
     }
-    assert told_apart(pairs_of([0.5, 0.5], types, novel, [0, 0], [NAN, NAN])) == {}
+    assert discrimination(pairs_of([0.5, 0.5], types, novel, [0, 0], [NAN, NAN])) == {}
 
 
 def test_a_certain_mistake_costs_much_but_not_without_end() -> None:
-    found = told_apart(pairs_of([1.0], [[1.0, 1e-12]], [NAN], [2], [NAN]))
+    found = discrimination(pairs_of([1.0], [[1.0, 1e-12]], [NAN], [2], [NAN]))
     assert found["type"]["accuracy"] == 0 and 20 < found["type"]["log_loss"] < 21

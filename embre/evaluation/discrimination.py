@@ -10,10 +10,10 @@ from embre.relations.scored_pairs import ScoredPairs
 
 SMALLEST = 1e-9  # a probability of 0 would cost without end
 
-Told = dict[str, dict[str, float]]
+Discrimination = dict[str, dict[str, float]]
 
 
-def told_apart(pairs: ScoredPairs) -> Told:
+def discrimination(pairs: ScoredPairs) -> Discrimination:
     """Of pairs as the model scored them: of `related`, over all candidate pairs, the
     `average_precision`, where relations that are no candidates count for nothing; of the `type` of
     related pairs the `accuracy` of the likeliest and the `log_loss`; of their `novelty` the `auc`,
