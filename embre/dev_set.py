@@ -44,7 +44,7 @@ class DevSet:
         is told of what all of them could not read."""
         mine, lost = self.docs[self.world.rank :: self.world.size], Tally()
         found = score_pairs(self.loaded(engine, Decision()), mine, lost)
-        shares, losses = zip(*self.world.gather((found, lost)), strict=True)
+        shares, losses = zip(*self.world.all_gather((found, lost)), strict=True)
         for one in losses:
             tally.add(one.counts, one.examples)
         return dealt_together(shares)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from embre.atomic_files import atomic_folder, fsync_path, fsync_tree, write_atomic
 from embre.checkpoints.checkpoints import Checkpoints
 from embre.checkpoints.folder import FOLDER
 from embre.config import FinetuneConfig
 from embre.corpora import write_documents
 from embre.dev_set import DevSet
 from embre.document import Document
-from embre.durable import commit, flush, sync, whole_folder
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine
 from embre.evaluation.breakdown import Groups
@@ -126,8 +126,9 @@ def finish(
         write_documents(job.folder / PREDICTED, predicted, like="pubtator")
         written = write_judgement(job, dev, predicted, evaluation, known)
         of_documents = {metric: found.tolist() for metric, found in counts.items()}
-        commit(job.folder / COUNTS, json.dumps(of_documents).encode())
-        commit(job.folder / SCORES, json.dumps(values, indent=1).encode())  # last: now all is there
+        write_atomic(job.folder / COUNTS, json.dumps(of_documents).encode())
+        # Last: a run that has scores is complete.
+        write_atomic(job.folder / SCORES, json.dumps(values, indent=1).encode())
         if job.handle:
             f1 = {f"dev/f1/{name}": found.f1 for name, found in scores.items()}
             told = {
@@ -139,7 +140,7 @@ def finish(
             log_results(job.handle, job.folder, f1 | told)
             files = [job.folder / name for name in (SCORES, COUNTS, PREDICTED, REPORT)]
             log_files(job.handle, job.folder, [*files, *written])
-    engine.world.wait()
+    engine.world.barrier()
 
 
 def write_model(
@@ -158,7 +159,7 @@ def write_model(
         "scoring_protocol": scoring_protocol(schema),
         "encoder": encoder_lineage(config.encoder.path),
     }
-    with whole_folder(job.folder / RELATION_MODEL) as folder:
+    with atomic_folder(job.folder / RELATION_MODEL) as folder:
         save_relation_model(folder, loaded, weights)
         (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
         write_relation_card(folder, config, schema, values, by_type, len(dev.docs))
@@ -179,8 +180,8 @@ def write_judgement(
     facts |= {"Careful": known} if known else {}
     title = f"{job.config.name}: held out"
     write_report(job.folder / REPORT, predicted, dev.gold, title, facts, evaluation)
-    flush(job.folder / EVALUATION_FOLDER)
-    sync(job.folder / REPORT)
+    fsync_tree(job.folder / EVALUATION_FOLDER)
+    fsync_path(job.folder / REPORT)
     return written
 
 

@@ -5,10 +5,10 @@ from contextlib import closing
 
 import torch
 
+from embre.atomic_files import atomic_folder
 from embre.checkpoints.checkpoints import Checkpoints
 from embre.checkpoints.folder import FOLDER
 from embre.config import ConfigError, EncoderConfig, PretrainConfig
-from embre.durable import whole_folder
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine
 from embre.engines.flops import mfu_of_token_rate
@@ -141,13 +141,13 @@ def export(
             "steps": job.config.train.steps,
             "held_out": held_out(job.config.encoder, manifest),
         }
-        with whole_folder(job.folder / ENCODER) as folder:
+        with atomic_folder(job.folder / ENCODER) as folder:
             model.encoder.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
             copy_tokenizer(job.config.encoder.path, folder)
             save_entities(folder, weights, entities)
             (folder / LINEAGE).write_text(json.dumps(lineage, indent=1))
             write_encoder_card(folder, job.config, read_events(job.folder, "validation"))
-    engine.world.wait()
+    engine.world.barrier()
 
 
 def held_out(config: EncoderConfig, manifest: Manifest) -> list[str]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from embre import stalls
+from embre import watchdog
 from embre.checkpoints.checkpoints import Checkpoints
 from embre.config import OptimizerConfig, TrainConfig
 from embre.engines.engine import Engine
@@ -41,7 +41,7 @@ def train(
             lr = learning_rate(optimizer, step, config.steps)
             result = engine.step(loader.step(), step, lr)
             step += 1
-            stalls.heard(step)
+            watchdog.report_step(step)
             if result.skip:
                 tracker.skipped(step, result.skip)
                 if result.skip.in_a_row == MAX_IN_A_ROW:
@@ -51,17 +51,17 @@ def train(
             tracker.step(step, result, lr, time.perf_counter() - started, always=save)
             if step % config.validate_every_steps == 0 or last:
                 tracker.validation(step, validate(engine))
-                stalls.heard(step)
+                watchdog.report_step(step)
             if save:
                 checkpoints.save(step, engine, loader, tracker.saved, tracker.save_failed)
-                stalls.heard(step)
+                watchdog.report_step(step)
             if result.stop and not last:
                 checkpoints.finish()
                 raise Interrupted(f"stopped after step {step} of {config.steps}, which is saved")
         checkpoints.finish()
         tracker.finished(step)
     finally:
-        stalls.over()
+        watchdog.disarm()
         checkpoints.settle()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embre import stalls
+from embre import watchdog
 from embre.engines.engine import Engine
 from embre.model.identifier_scores import NAMES, frequency_bounds, score_sums, scores
 from embre.model.pretraining_model import LOSSES
@@ -41,10 +41,12 @@ class ValidationSet:
         sums: Counter[str] = Counter()
         for batch in self._mine:
             sums.update(_measure(model(batch.to(self.world.device)), batch, self._bounds))
-            stalls.alive()
+            watchdog.report_progress()
         named = [f"{kind}/{name}" for kind in ("n", "loss", "right") for name in LOSSES]
         named += NAMES
-        totals = dict(zip(named, self.world.sum([sums[name] for name in named]), strict=True))
+        totals = dict(
+            zip(named, self.world.all_reduce([sums[name] for name in named]), strict=True)
+        )
         asked = [name for name in LOSSES if totals[f"n/{name}"]]
         losses = {f"loss/{name}": totals[f"loss/{name}"] / totals[f"n/{name}"] for name in asked}
         accuracies = {

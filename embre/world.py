@@ -19,7 +19,7 @@ class World:
     size: int = 1
     device: torch.device = torch.device("cpu")
 
-    def sum(self, values: list[float]) -> list[float]:
+    def all_reduce(self, values: list[float]) -> list[float]:
         """The element-wise sum over all ranks, the same on every rank."""
         if self.size == 1:
             return list(values)
@@ -27,7 +27,7 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """What every rank passed, in the order of ranks, on every rank."""
         if self.size == 1:
             return [value]
@@ -35,7 +35,7 @@ class World:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when every rank is here."""
         if self.size > 1:
             dist.barrier()

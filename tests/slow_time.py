@@ -2,7 +2,7 @@
 
 import pytest
 
-from embre import stored_bytes
+from embre import object_store
 
 
 class Clock:
@@ -11,7 +11,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self.slept: list[float] = []
-        monkeypatch.setattr(stored_bytes, "time", self)
+        monkeypatch.setattr(object_store, "time", self)
 
     def monotonic(self) -> float:
         return self.now

@@ -16,8 +16,8 @@ from hatchling.builders.wheel import WheelBuilder
 ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up; a room is a file or a folder of `embre/`.
 FLOORS = (
-    "document tally entity_types relation_schema wording config world workers interrupts stalls"
-    " faults refused durable end_to_end stored_bytes data_hash provenance drawing loader",
+    "document tally entity_types relation_schema wording config world workers interrupts watchdog"
+    " faults refused atomic_files end_to_end object_store data_hash provenance drawing loader",
     "corpora tokenization held_out",
     "shards masking stream",
     "model probe relations",

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from embre import faults, stalls
+from embre import faults, watchdog
 from embre.checkpoints.checkpoints import CheckpointError
 from embre.config import EncoderConfig, EntitiesConfig, PretrainConfig, TypeLimits, check_config
 from embre.config.sections import NewEncoder
@@ -165,7 +165,7 @@ def test_nothing_that_validation_asks_for_is_in_sight(
 
     engine: Any = SimpleNamespace(module=SimpleNamespace(eval=lambda: model))
     heard: list[None] = []
-    monkeypatch.setattr(stalls, "alive", lambda: heard.append(None))
+    monkeypatch.setattr(watchdog, "report_progress", lambda: heard.append(None))
     ValidationSet(source, World()).validate(engine)
     assert len(heard) == len(asked), "or a slow validation would pass for a rank that hangs"
     assert sum(batch.counts["type"] for batch in asked) > 50

@@ -25,6 +25,7 @@ from rich.text import Text
 from embre.config import EntitiesConfig
 from embre.entity_types import TYPE_INDEX
 from embre.launch.errors import told
+from embre.object_store import read_bytes
 from embre.refused import Refused
 from embre.shards.check import check_shards
 from embre.shards.documents import (
@@ -45,7 +46,6 @@ from embre.shards.tables import (
     share,
     split_rows,
 )
-from embre.stored_bytes import read_bytes
 from embre.tokenization.tokenizer import TextTokenizer, load_tokenizer
 from embre.wording import printable
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from embre import stalls
+from embre import watchdog
+from embre.atomic_files import PERMANENT_ERRNOS, fsync_path, write_atomic
 from embre.checkpoints.folder import PREFIX, committed_in, lost, step_of
 from embre.checkpoints.manifest import (
     FORMAT,
@@ -35,7 +36,6 @@ from embre.checkpoints.manifest import (
     verify,
 )
 from embre.checkpoints.parts import StoredState, read_note, save_state, write_note
-from embre.durable import LASTING, commit, sync
 from embre.engines.engine import Engine
 from embre.faults import fault_point
 from embre.interrupts import TakenOver
@@ -96,7 +96,7 @@ class Checkpoints:
                 missed(self._writing, why)
         self._missed, self._writing = bool(why), step
         state = engine.state()
-        parts = self.world.gather((uuid.uuid4().hex[:8], loader.state(), engine.checksum()))
+        parts = self.world.all_gather((uuid.uuid4().hex[:8], loader.state(), engine.checksum()))
         _refuse_drift(self.folder, step, [checksum for *_, checksum in parts])
         merged = {stream: at for _, part, _ in parts for stream, at in part.items()}
         partial = self.folder / f"{PREFIX}{step:09d}.partial-{parts[0][0]}"
@@ -130,16 +130,16 @@ class Checkpoints:
         CheckpointError where there are checkpoints and none is sound, where there should be one and
         is none, or where the newest belongs to another config or data.
         """
-        self._lease = self.world.gather(uuid.uuid4().hex)[0]
+        self._lease = self.world.all_gather(uuid.uuid4().hex)[0]
         if self.world.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            commit(self.folder / LEASE, self._lease.encode())
+            write_atomic(self.folder / LEASE, self._lease.encode())
         # Rank 0 looks for all: a network file system may show each rank another moment.
-        found, last_saved = self.world.gather((committed_in(self.folder), last_saved))[0]
+        found, last_saved = self.world.all_gather((committed_in(self.folder), last_saved))[0]
         if last_saved and not found:
             raise CheckpointError(lost(self.folder, last_saved))
         for path in reversed(found):
-            flaws = [flaw for flaw in self.world.gather(verify(path, self.world)) if flaw]
+            flaws = [flaw for flaw in self.world.all_gather(verify(path, self.world)) if flaw]
             if flaws:
                 on_skipped(step_of(path), f"{path}: {flaws[0].why}")
                 if not all(flaw.may_pass for flaw in flaws):
@@ -165,12 +165,12 @@ class Checkpoints:
         """Wait until every rank is through with the last save. What made it fail on any is raised
         on all, by each in its own words where it has some. Where that may pass and the run may
         `go_on`, they are returned."""
-        with stalls.may_take(self.timeout_s):
+        with watchdog.extended_limit(self.timeout_s):
             if self._writer is not None:
                 self._writer.join()
                 self._writer = None
             mine = self._fault()
-            faults = [one for one in (mine, *self.world.gather(mine)) if one]
+            faults = [one for one in (mine, *self.world.all_gather(mine)) if one]
         for fault in faults:
             if not isinstance(fault, NotWritten):
                 raise fault
@@ -193,7 +193,7 @@ class Checkpoints:
             f"{self.folder}: the checkpoint of step {self._writing} could not be written "
             f"({fault}); earlier ones are as they were"
         )
-        passes = isinstance(fault, OSError) and fault.errno not in LASTING
+        passes = isinstance(fault, OSError) and fault.errno not in PERMANENT_ERRNOS
         told = NotWritten(why) if passes else CheckpointError(f"{why}. {REMEDY}")
         told.__cause__ = fault
         return told
@@ -214,7 +214,7 @@ class Checkpoints:
                 for path in notes:
                     path.touch()
             save_state(state, file)
-            sync(file)
+            fsync_path(file)
             note = {file.name: (file.stat().st_size, sha256_of(file))}
             fault_point("checkpoint_written")
             write_note(notes[self.world.rank], note)
@@ -235,7 +235,7 @@ class Checkpoints:
     def _commit(self, partial: Path, manifest: CheckpointManifest) -> Path:
         for path in self._notes_in(partial):
             manifest.files.update(self._note_of(path))
-        commit(
+        write_atomic(
             partial / MANIFEST,
             json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1).encode(),
         )
@@ -245,7 +245,7 @@ class Checkpoints:
         if final.exists():  # a damaged one that a restart went back behind
             shutil.rmtree(final)
         partial.rename(final)
-        sync(self.folder)
+        fsync_path(self.folder)
         return final
 
     def _conclude(self, final: Path, committed: Callable[[int], None]) -> None:

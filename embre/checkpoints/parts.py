@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from embre.durable import sync
+from embre.atomic_files import fsync_path
 
 
 def save_state(state: dict[str, Tensor], file: Path) -> None:
@@ -27,7 +27,7 @@ def save_state(state: dict[str, Tensor], file: Path) -> None:
 def write_note(path: Path, note: Mapping[str, Any]) -> None:
     """In place: the reader has looked at the file before, and waits until it can be read."""
     path.write_text(json.dumps(note))
-    sync(path)
+    fsync_path(path)
 
 
 def read_note(path: Path) -> dict[str, Any] | None:

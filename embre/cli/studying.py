@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from embre.atomic_files import write_atomic
 from embre.config import StudyConfig, dump_config, refuse_secrets
-from embre.durable import commit
 from embre.launch.driver import resolve, take_up
 from embre.launch.errors import RunFailed
 from embre.provenance import CONFIG
@@ -116,5 +116,5 @@ def _calls(
         folder = Path(config.storage) / config.name
         folder.mkdir(parents=True, exist_ok=True)
         take_up(config, folder)
-        commit(folder / CONFIG, dump_config(config).encode())
+        write_atomic(folder / CONFIG, dump_config(config).encode())
         yield run.kind, str(folder), threads

@@ -56,8 +56,8 @@ class PairConfig(Section):
             )
         if self.novelty_head_detects and self.loss == "adaptive_threshold":
             raise Refused(
-                "loss=adaptive_threshold needs detection_head=relation: its threshold is a class of "
-                "that head"
+                "loss=adaptive_threshold needs detection_head=relation: its threshold is a class "
+                "of that head"
             )
         if self.novelty_head_detects and self.tasks == "both" and not self.type_weight:
             raise Refused(

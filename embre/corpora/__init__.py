@@ -11,6 +11,7 @@ from itertools import compress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from embre.atomic_files import atomic_file
 from embre.corpora import (
     bc5cdr,
     bioc_json,
@@ -34,7 +35,6 @@ from embre.corpora.raw import CheckedDocument, Chunk, RawDocument
 from embre.corpora.sources import HEAD_BYTES, Opened, Source, Watch, list_files, locate, open_plain
 from embre.corpora.window import Window
 from embre.document import Document
-from embre.durable import whole
 from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
@@ -160,7 +160,7 @@ def write_documents(path: str | Path, documents: Iterable[Document], like: str) 
         raise Refused(f"cannot write {like!r}: choose one of {writable}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial, partial.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         if path.suffix == ".gz":
             with gzip.GzipFile(path.name, "wb", fileobj=file) as stream:
                 write(cast(BinaryIO, stream), documents)
@@ -187,7 +187,7 @@ def copy_with_relations(
     again = open_plain(source, inside=False, tally=Tally())
     names = ((opened, detect_format(opened.stream.peek(HEAD_BYTES))) for opened in again)
     members = ((opened, FORMATS[name].copy if name else None) for opened, name in names)
-    with whole(target) as partial:
+    with atomic_file(target) as partial:
         write_copy(partial, source.name, members, edits)
         if not any(formats):
             partial.unlink()

@@ -18,8 +18,8 @@ from embre.corpora.gunzip import Gunzip
 from embre.corpora.streams import BrokenArchive
 from embre.corpora.tar import Member, is_tar, read_members
 from embre.corpora.window import count_fault
+from embre.object_store import SCHEMES, StoreFailed, with_retries
 from embre.refused import Refused
-from embre.stored_bytes import SCHEMES, StoreFailed, asked
 from embre.tally import Tally
 from embre.wording import without_secrets
 
@@ -48,7 +48,7 @@ class Opened(NamedTuple):
 def locate(name: str) -> Source:
     """Find a local path or a URL of an allowed scheme; `pipe:` and chained URLs are refused.
 
-    Errors of a remote store are those of `asked`.
+    Errors of a remote store are those of `with_retries`.
     """
     scheme, shown = _SCHEME.match(name), without_secrets(name)
     if not Path(name).exists() and (scheme or "::" in name):
@@ -59,7 +59,7 @@ def locate(name: str) -> Source:
     else:
         filesystem, path = fsspec.filesystem("file"), str(Path(name).absolute())
     if not isinstance(filesystem, LocalFileSystem):
-        asked(name, partial(filesystem.info, path))
+        with_retries(name, partial(filesystem.info, path))
     elif not filesystem.exists(path):
         if os.path.islink(path):
             raise FileNotFoundError(_link_to_nothing(path))
@@ -83,7 +83,7 @@ def list_files(source: Source) -> list[Source]:
     folder = source.path.rstrip("/")
     here = isinstance(source.filesystem, LocalFileSystem)
     find = _walk if here else source.filesystem.find
-    found = asked(source.name, lambda: sorted(find(folder)))
+    found = with_retries(source.name, lambda: sorted(find(folder)))
     if not found:
         raise FileNotFoundError(f"the folder {source.name!r} is empty")
     shown = source.name.rstrip("/")
@@ -139,15 +139,18 @@ def version_of(source: Source) -> str | None:
 
 
 class StoredFile(io.RawIOBase):
-    """The bytes of a file as they are stored. Where a remote store fails, the file is opened again
-    and read on behind the last byte; errors are those of `asked`, and StoreFailed where the store
-    cannot begin there or has another file by then."""
+    """The bytes of a file as they are stored.
+
+    If a remote store fails, the file is opened again and read on behind the last byte. Errors are
+    those of `with_retries`, and StoreFailed if the store cannot start in the middle of a file or
+    has another file by then.
+    """
 
     def __init__(self, source: Source, watch: Watch | None = None) -> None:
         super().__init__()
         self._source, self._watch, self._num_read = source, watch, 0
-        self._version = asked(source.name, partial(version_of, source))
-        self._stream = asked(source.name, self._open)
+        self._version = with_retries(source.name, partial(version_of, source))
+        self._stream = with_retries(source.name, self._open)
 
     def _open(self) -> Any:
         return self._source.filesystem.open(self._source.path, "rb")
@@ -156,7 +159,7 @@ class StoredFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        data = asked(self._source.name, partial(self._read, len(buffer)))
+        data = with_retries(self._source.name, partial(self._read, len(buffer)))
         buffer[: len(data)] = data
         self._num_read += len(data)
         if self._watch:

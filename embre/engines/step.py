@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embre import interrupts, stalls
+from embre import interrupts, watchdog
 from embre.config import OptimizerConfig
 from embre.engines.engine import MicroBatch, StepResult
 from embre.engines.step_guard import Skip, StepGuard
@@ -72,7 +72,7 @@ def run_micro_batches(
     local += [sum(b.num_tokens for b in micro_batches), sum(b.data_hash for b in micro_batches)]
     # Rank 0 alone asks for a save: another rank may see the request a step later, and ask again.
     local += [interrupts.asked_to_stop(), world.rank == 0 and interrupts.asked_to_save()]
-    *counts, num_tokens, data_hash, stop, save = world.sum([float(value) for value in local])
+    *counts, num_tokens, data_hash, stop, save = world.all_reduce([float(value) for value in local])
     # Copied at once, and losses read at the end: each would make the device wait for this process.
     moved = [batch.to(world.device) for batch in micro_batches]
     sums = {name: torch.zeros((), dtype=torch.float64, device=world.device) for name in weights}
@@ -90,8 +90,8 @@ def run_micro_batches(
         backward(total)
         for name in weights:
             sums[name] += losses[name].detach()
-        stalls.alive()
-    totals = world.sum([float(total) for total in sums.values()])
+        watchdog.report_progress()
+    totals = world.all_reduce([float(total) for total in sums.values()])
     means = {
         name: total / count
         for name, total, count in zip(weights, totals, counts, strict=True)
@@ -112,7 +112,7 @@ def skipped(
     if why is None:
         return None
     mine = [doc_id for batch in micro_batches for doc_id in batch.doc_ids]
-    doc_ids = sorted({doc_id for of_rank in world.gather(mine) for doc_id in of_rank})
+    doc_ids = sorted({doc_id for of_rank in world.all_gather(mine) for doc_id in of_rank})
     return Skip(why, tuple(doc_ids), guard.in_a_row)
 
 

@@ -5,7 +5,7 @@ other, and no attempt touches that of another.
 from dataclasses import dataclass
 from pathlib import Path
 
-from embre.durable import commit
+from embre.atomic_files import write_atomic
 from embre.interrupts import TakenOver
 from embre.launch.errors import RunFailed
 
@@ -66,7 +66,7 @@ class Attempt:
         if self.taken_over() or read(self.failed) or read(self.stopped):
             return False
         if not self.begun():
-            commit(self.attempts / LATEST, str(self.number).encode())
+            write_atomic(self.attempts / LATEST, str(self.number).encode())
         return True
 
     def begun(self) -> bool:

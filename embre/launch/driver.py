@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from embre import finetune, pretrain
+from embre.atomic_files import write_atomic
 from embre.checkpoints.folder import FOLDER, has_checkpoints, lost, newest_step
 from embre.config import (
     CHANGEABLE,
@@ -25,7 +26,6 @@ from embre.config import (
     refuse_secrets,
 )
 from embre.config.places import is_url
-from embre.durable import commit
 from embre.engines.build import DEEPSPEED_JSON
 from embre.interrupts import Interrupted, TakenOver
 from embre.job import Job
@@ -109,7 +109,7 @@ def run_job(
         write_event(folder, "changed", newest_step(folder), {"changes": changes})
         told = {key: f"{old} -> {new}" for key, (old, new) in changes.items()}
         console.print(f"changed: {_listed(told)}", markup=False, highlight=False)
-    commit(folder / CONFIG, dump_config(config).encode())
+    write_atomic(folder / CONFIG, dump_config(config).encode())
     handle, before = None, None
     tags = {"embre.kind": kind}
     for event in read_events(folder, "changed"):  # MLflow may not have heard of an earlier one

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from embre.interrupts import Interrupted
+from embre.object_store import StoreFailed
 from embre.refused import Refused
-from embre.stored_bytes import StoreFailed
 from embre.wording import printable
 
 FAILED, REFUSED, STOPPED_BY_SIGTERM = 1, 2, 143

@@ -14,9 +14,9 @@ from embre import faults, interrupts
 from embre.config import PretrainConfig
 from embre.job import Job
 from embre.launch.errors import RunFailed
-from embre.stalls import ended_when_stalled
 from embre.tracking.endings import ending_noted, leave_note
 from embre.tracking.sending import system_metrics
+from embre.watchdog import exit_if_stalled
 from embre.world import World, current_world
 
 FAULT = "EMBRE_FAULT"
@@ -36,7 +36,7 @@ def carry_out(
     interrupts.watch(asked_in)
     watched = system_metrics(job.handle if first else None, socket.gethostname())
     note = partial(leave_note, job.folder, world.rank)
-    hung = ended_when_stalled(job.config.launch.step_timeout_s, job.folder, world.rank, note)
+    hung = exit_if_stalled(job.config.launch.step_timeout_s, job.folder, world.rank, note)
     with watched, ending_noted(job.folder, world), hung:
         try:
             recipe(job, world)

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from embre.atomic_files import PERMANENT_ERRNOS
 from embre.checkpoints.checkpoints import CheckpointError
 from embre.config import ConfigError, LaunchConfig
-from embre.durable import LASTING
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
 from embre.launch.attempts import Attempt, NotBegun, read, write
@@ -125,7 +125,7 @@ def _rank(
         except Interrupted as why:  # Ray would start again what raises
             write(attempt.stopped, str(why))
         except (*NOT_WORTH_A_RESTART, OSError) as error:
-            lasts = isinstance(error, NOT_WORTH_A_RESTART) or error.errno in LASTING
+            lasts = isinstance(error, NOT_WORTH_A_RESTART) or error.errno in PERMANENT_ERRNOS
             # Ray, about to restart the workers, takes their process group away in mid-step. What
             # that raises says nothing of the run.
             if lasts and dist.is_initialized():

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
+from embre.atomic_files import clear_leftovers
 from embre.corpora import FORMATS, read_documents
 from embre.corpora.copying import unpacked_name
 from embre.corpora.sources import Source, list_files, locate, version_of
-from embre.durable import clear_leftovers
 from embre.evaluation.report import write_report
 from embre.prediction.record import (
     LOCK,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import filelock
 import msgspec
 
-from embre.durable import commit, sync
+from embre.atomic_files import fsync_path, write_atomic
 from embre.prediction.relation_rows import table_of
 from embre.refused import Refused
 
@@ -99,7 +99,7 @@ def remove_outputs(out: Path, targets: Iterable[str]) -> None:
         folders |= {(out / target).parent, table_of(out, target).parent}
     for folder in folders:
         if folder.is_dir():
-            sync(folder)
+            fsync_path(folder)
 
 
 def open_record(out: Path, model: str, threshold: float | None, overwrite: bool = False) -> Opened:
@@ -175,7 +175,7 @@ def _may_be_there(record: PredictRecord) -> Iterator[str]:
 
 def write_record(out: Path, record: PredictRecord) -> None:
     """Replace the record, whole or not at all."""
-    commit(out / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=1))
+    write_atomic(out / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=1))
 
 
 def was_read(record: FileRecord) -> bool:

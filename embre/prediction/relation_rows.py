@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embre.atomic_files import atomic_file
 from embre.document import Document
-from embre.durable import whole
 
 RELATIONS = "relations"  # the folder of the dataset
 ROWS_AT_ONCE = 16384
@@ -40,7 +40,7 @@ def writing_table(out: Path, target: str, source: str) -> Iterator["RelationRows
     """
     path = table_of(out, target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial, pq.ParquetWriter(partial, SCHEMA) as writer:
+    with atomic_file(path) as partial, pq.ParquetWriter(partial, SCHEMA) as writer:
         rows = RelationRows(writer, source)
         yield rows
         rows.flush()

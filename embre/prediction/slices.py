@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from embre.atomic_files import atomic_file
 from embre.document import Document, Relation
-from embre.durable import whole
 from embre.relations.decode import DOCUMENTS_AT_ONCE
 from embre.tally import Tally
 
@@ -62,7 +62,7 @@ class Slices(NamedTuple):
         """Keep the relations of a slice's documents, and how many these are is the answer."""
         self.folder.mkdir(parents=True, exist_ok=True)
         number = 0
-        with whole(self.path(nth)) as partial, partial.open("wb") as file:
+        with atomic_file(self.path(nth)) as partial, partial.open("wb") as file:
             for doc in docs:
                 number += 1
                 file.write(msgspec.json.encode(doc.relations) + b"\n")

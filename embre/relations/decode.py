@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from embre import stalls
+from embre import watchdog
 from embre.document import Document
 from embre.relations.model_folder import LoadedModel
 from embre.relations.passes import NOT_NOVEL, NOVEL, Pass
@@ -58,7 +58,7 @@ def ask(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> Callable
         batch = builder.lay(some, slot=0)
         concepts += batch.concept_pairs
         said.append(model.probabilities(batch.to(device)))
-        stalls.alive()  # in training it is a validation
+        watchdog.report_progress()  # in training it is a validation
     # Under way before the device is given anything else, or the answer would wait for that too.
     on_cpu = [torch.cat(parts).to("cpu", non_blocking=True) for parts in zip(*said, strict=True)]
     there = torch.cuda.Event() if device.type == "cuda" else None

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embre.durable import commit
+from embre.atomic_files import write_atomic
 from embre.entity_types import TYPE_INDEX
 from embre.shards.entities import SCHEMA
 from embre.shards.mention_columns import MentionColumns, meaning_of
@@ -37,7 +37,7 @@ def write_forms(path: Path, tables: list[pa.Table]) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
-    commit(path, memoryview(sink.getvalue()))
+    write_atomic(path, memoryview(sink.getvalue()))
 
 
 def count_concepts(mentions: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from embre.atomic_files import write_atomic
 from embre.corpora.gather import gather
 from embre.corpora.raw import CheckedDocument
-from embre.durable import commit
 from embre.end_to_end import within
 from embre.held_out import Fingerprint
 from embre.shards.encode import Encoded
@@ -167,7 +167,7 @@ def write_part(path: Path, tables: Sequence[pa.Table]) -> None:
     table = table.take(pa.array(np.lexsort((index["place"], index["validation"]))))
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    commit(path, memoryview(sink.getvalue()))
+    write_atomic(path, memoryview(sink.getvalue()))
 
 
 def open_part(path: Path) -> pa.Table:

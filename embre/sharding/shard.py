@@ -20,10 +20,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from embre.atomic_files import fsync_tree, write_atomic
 from embre.corpora import read_chunks
 from embre.corpora.raw import Chunk
 from embre.corpora.sources import Watch, locate, stored_sha256
-from embre.durable import commit, flush
 from embre.held_out import Held, read_lists
 from embre.refused import Refused
 from embre.sharding.concept_counts import COUNT, concept_table
@@ -103,7 +103,7 @@ def shard(
             validation_share=settings.validation_share,
             block_documents=settings.block_documents,
         )
-        commit(work.task_settings, msgspec.json.encode(task_settings))
+        write_atomic(work.task_settings, msgspec.json.encode(task_settings))
         for step in workers.run(encode_part, _parts_to_do(found, work, plan, progress)):
             progress(step)
         names = [name for name in work.part_names() if work.read_part_record(name).documents]
@@ -178,7 +178,7 @@ def _parts_to_do(
         progress(Progress(stored_bytes=watch.num_bytes - num_seen))
         seen = {"name": source.name, "bytes": source.bytes, "sha256": watch.sha256.hexdigest()}
         record = InputRecord(num_parts, seen, dict(tally.counts), tally.examples)
-        commit(work.input_record(number), msgspec.json.encode(record))
+        write_atomic(work.input_record(number), msgspec.json.encode(record))
 
 
 def _shards_to_do(
@@ -259,9 +259,9 @@ def _finish(
         held_out=num_held,
         plan=plan.digest,
     )
-    commit(work.out / DROPPED, _places(tally, found))
+    write_atomic(work.out / DROPPED, _places(tally, found))
     write_card(work.out, manifest, add_up(record.statistics for record in records))
-    flush(work.out)
+    fsync_tree(work.out)
     write_manifest(work.out, manifest)
     return manifest
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from embre.atomic_files import write_atomic
 from embre.corpora import read_raw
 from embre.corpora.assemble import check
 from embre.corpora.pubtator_plain import read_plain
 from embre.corpora.raw import CheckedDocument, Chunk
-from embre.durable import commit
 from embre.held_out import Fingerprint, Held, fingerprint
 from embre.sharding.concept_counts import count_concepts, forms_of, write_forms
 from embre.sharding.joining import join_pieces
@@ -101,7 +101,7 @@ def encode_part(work: WorkFolder, plan: str, name: str, chunks: Sequence[Chunk])
         examples=tally.examples,
         held=left_out,
     )
-    commit(work.part_record(name), msgspec.json.encode(record))
+    write_atomic(work.part_record(name), msgspec.json.encode(record))
     return Progress(num_read, record.bytes_read, dropped_or_repaired=tally.counts.total())
 
 
@@ -176,7 +176,7 @@ def write_shards(
             digest.update("\n".join(block.doc_ids).encode(errors="surrogatepass"))
             digest.update(block.tokens.astype("<u4").tobytes())
         mentions = np.concatenate([block.mentions for block in blocks])
-        commit(work.counts(task.name), count_concepts(mentions).tobytes())
+        write_atomic(work.counts(task.name), count_concepts(mentions).tobytes())
         record = ShardRecord(entry, digest.hexdigest(), statistics_of(blocks))
-        commit(work.shard_record(task.name), msgspec.json.encode(record))
+        write_atomic(work.shard_record(task.name), msgspec.json.encode(record))
     return Progress(documents_written=begin)

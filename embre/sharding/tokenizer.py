@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+from embre.atomic_files import atomic_folder
 from embre.corpora import read_checked
 from embre.corpora.raw import CheckedDocument
-from embre.durable import whole_folder
 from embre.held_out import Held, fingerprint
 from embre.refused import Refused
 from embre.tally import Tally
@@ -25,7 +25,7 @@ def keep_tokenizer(
 
     Raises Refused where it is to be learnt and there is no document to learn from.
     """
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         if given:
             copy_tokenizer(given, partial)
             return

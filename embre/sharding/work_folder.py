@@ -13,7 +13,7 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from embre.durable import clear_leftovers, commit
+from embre.atomic_files import clear_leftovers, write_atomic
 from embre.refused import Refused
 from embre.sharding.parts import PartRecord
 from embre.shards.shard_set import ShardEntry
@@ -138,7 +138,7 @@ class WorkFolder:
             )
         clear_leftovers(self.out)
         if not path.exists():
-            commit(path, msgspec.json.encode(plan))
+            write_atomic(path, msgspec.json.encode(plan))
             return
         before = msgspec.json.decode(path.read_bytes(), type=Plan)
         different = [

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from embre.config import PretrainConfig, TypeLimits
 from embre.entity_types import TYPE_INDEX
+from embre.object_store import read_bytes
 from embre.refused import Refused
 from embre.shards.shard_set import ShardSet
-from embre.stored_bytes import read_bytes
 
 CONCEPTS = "concepts.parquet"
 SCHEMA = pa.schema(

@@ -22,11 +22,11 @@ import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 from webdataset.writer import TarWriter
 
-from embre.durable import commit
+from embre.atomic_files import write_atomic
 from embre.entity_types import TYPE_INDEX
+from embre.object_store import SCHEMES, backoff_delays, read_bytes
 from embre.refused import Refused
 from embre.shards.mention_row import count_types, last_of_span
-from embre.stored_bytes import SCHEMES, read_bytes, waits
 
 if TYPE_CHECKING:  # a run reads shards without what writes them
     from embre.shards.encode import Encoded
@@ -151,7 +151,7 @@ def write_shard(path: Path, split: str, blocks: list[Block]) -> ShardEntry:
         writer.write({"__key__": f"{path.stem}-{index:05d}", **_members(block)})
     writer.close()
     data = buffer.getbuffer()
-    commit(path, data)
+    write_atomic(path, data)
     return ShardEntry(
         name=path.name,
         split=split,
@@ -165,7 +165,7 @@ def write_shard(path: Path, split: str, blocks: list[Block]) -> ShardEntry:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest in one move: from then on the shard set exists."""
-    commit(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+    write_atomic(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class ShardSet:
         store again.
         """
         path = f"{self.url}/{shard.name}"
-        for wait_s in (*islice(waits(path), ASK_AGAIN), None):
+        for wait_s in (*islice(backoff_delays(path), ASK_AGAIN), None):
             data = read_bytes(path)
             if len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256:
                 return list(_read_blocks(data, path))

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from embre.entity_types import TYPE_INDEX
+from embre.object_store import read_bytes
 from embre.shards.mention_row import count_types, last_of_span
 from embre.shards.shard_set import Block, Manifest, ShardSet
-from embre.stored_bytes import read_bytes
 
 STATISTICS = "statistics.json"
 

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
-from embre.durable import whole_folder
+from embre.atomic_files import atomic_folder
 from embre.provenance import folder_digest, read_lineage
 from embre.refused import Refused
 from embre.tracking.runs import RunHandle, patient_mlflow, quiet_mlflow, tracking_at
@@ -117,7 +117,7 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     """
     refuse_missing(tracking_uri)
     quiet_mlflow()
-    with whole_folder(target) as partial:
+    with atomic_folder(target) as partial:
         registered = _download(model_uri, tracking_uri, partial)
         digest = folder_digest(partial)
         if digest != (registered or digest):  # a version that others made has none

@@ -19,9 +19,9 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 from pydantic import BaseModel
 
+from embre.atomic_files import write_atomic
 from embre.config import RunConfig, dump_config
 from embre.config.places import sqlite_file
-from embre.durable import commit
 from embre.refused import Refused
 from embre.tracking.origin import origin_tags
 from embre.wording import without_secrets
@@ -117,7 +117,7 @@ def open_run(
     run = client.create_run(experiment, run_name=config.name, tags=known)
     handle = RunHandle(uri, run.info.run_id, made_of)
     (folder / SENT).unlink(missing_ok=True)
-    commit(folder / RUN_FILE, json.dumps(asdict(handle)).encode())
+    write_atomic(folder / RUN_FILE, json.dumps(asdict(handle)).encode())
     with _undone(client, handle, "FAILED"):
         _log_start(client, handle, config, lineage)
     return Opened(handle, "FAILED")

@@ -17,7 +17,7 @@ from mlflow.entities import Metric, RunTag
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 
-from embre.durable import commit
+from embre.atomic_files import write_atomic
 from embre.tracking.events import Tracker, write_event
 from embre.tracking.runs import SENT, SILENT, RunHandle, best_effort, quiet_mlflow, short
 from embre.world import World
@@ -198,4 +198,4 @@ def _send(client: MlflowClient, run_id: str, points: list[Point], folder: Path) 
     if metrics:
         # Marks of a restart are at an earlier step than what was sent before.
         steps = (metric.step for metric in metrics)
-        commit(folder / SENT, str(max(sent_step(folder), *steps)).encode())
+        write_atomic(folder / SENT, str(max(sent_step(folder), *steps)).encode())

@@ -530,7 +530,7 @@ def _two_ranks(world: World, folder: str) -> tuple[int, str, dict[str, Any]]:
     checkpoints.finish()
     if world.rank == 0:  # only the other rank's part is damaged: both must agree that it is
         (Path(folder) / "step-000000002" / "rank-001.safetensors").write_text("part X")
-    world.wait()
+    world.barrier()
     step = checkpoints.restore(notes, place)  # type: ignore[arg-type]
     return step, notes.text, place.restored
 

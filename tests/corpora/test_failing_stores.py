@@ -8,9 +8,9 @@ from typing import BinaryIO
 import pytest
 from fsspec import AbstractFileSystem
 
-from embre import stored_bytes
+from embre import object_store
 from embre.corpora.sources import Source, Watch, list_files, open_plain, stored_sha256
-from embre.stored_bytes import StoreFailed
+from embre.object_store import StoreFailed
 from embre.tally import Tally
 from tests.slow_time import Clock
 
@@ -85,7 +85,7 @@ def test_the_same_bytes_come_from_a_store_that_fails_in_the_middle(clock: Clock)
 def test_a_store_that_goes_on_failing_is_told_without_its_secret(clock: Clock) -> None:
     with pytest.raises(StoreFailed, match="^https://host/a: cannot be read: 503") as failed:
         read(Failing(bytes_a_stream=100_000, down=99))
-    assert clock.now == pytest.approx(stored_bytes.GIVE_UP_AFTER_S)
+    assert clock.now == pytest.approx(object_store.GIVE_UP_AFTER_S)
     assert "5eCr3t" not in str(failed.value)
 
 

@@ -17,7 +17,7 @@ from embre import faults
 from embre.config import LaunchConfig, read_values
 from embre.interrupts import Interrupted
 from embre.launch.errors import RunFailed, told, verdict
-from embre.stored_bytes import StoreFailed
+from embre.object_store import StoreFailed
 from embre.workers import OneProcess, Processes
 from tools.shard_pubtator import main as shard_pubtator
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from embre import stalls
+from embre import watchdog
 from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.job import Job
 from embre.launch.errors import RunFailed
@@ -58,8 +58,8 @@ def test_a_rank_whose_loader_does_not_answer_is_ended(
             assert self.given != 3 or ended.wait(60)
             return []
 
-    monkeypatch.setattr(stalls, "_end", end)
-    monkeypatch.setattr(stalls, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(watchdog, "_end", end)
+    monkeypatch.setattr(watchdog, "LOOK_EVERY_S", 0.05)
     train = {"steps": 4, "save_every_steps": 4}
     config = config_of(str(tmp_path), train=train, launch={"step_timeout_s": 2})
     job = Job(config, tmp_path, None)
@@ -72,8 +72,8 @@ def test_training_is_heard_of_after_each_step_validation_and_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[int] = []
-    monkeypatch.setattr(stalls, "heard", heard.append)
-    stalls._heard.step = 7
+    monkeypatch.setattr(watchdog, "report_step", heard.append)
+    watchdog._progress.step = 7
     recipe(Job(config_of(str(tmp_path), steps=2), tmp_path, None), World())
     assert heard == [1, 1, 2, 2, 2], "the second is validated"
-    assert stalls._heard.step is None, "what comes after training may take its time"
+    assert watchdog._progress.step is None, "what comes after training may take its time"

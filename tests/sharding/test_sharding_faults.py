@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from embre import durable
+from embre import atomic_files
 from embre.corpora import write_documents
 from embre.demo.corpus import make_corpus
 from embre.launch.ray_workers import RayWorkers
@@ -42,7 +42,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def atomic_file(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shard set of a run that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole")
     shard(inputs, out, None, [], SETTINGS)
@@ -73,13 +73,13 @@ def test_a_run_that_is_stopped_at_any_write_ends_with_the_same_bytes(
 ) -> None:
     """Each run gets three writes further than the one before."""
     count = FaultAt("", 0, Stopped())
-    monkeypatch.setattr(durable, "fault_point", count)
+    monkeypatch.setattr(atomic_files, "fault_point", count)
     shard(inputs, tmp_path / "counted", None, [], SETTINGS)
     assert len(count.seen) > 60 and {*count.seen} == {"half_written", "written", "committed"}
     out = tmp_path / "out"
     for number in range(40):
         fault = FaultAt("", 10 + number % 3, Stopped())
-        monkeypatch.setattr(durable, "fault_point", fault)
+        monkeypatch.setattr(atomic_files, "fault_point", fault)
         try:
             shard(inputs, out, None, [], SETTINGS)
         except Stopped:
@@ -97,7 +97,7 @@ def test_each_write_alone_may_be_the_one_that_is_stopped(
 ) -> None:
     for number in range(1, 100):
         out = tmp_path / f"out-{number}"
-        monkeypatch.setattr(durable, "fault_point", FaultAt(point, number, Stopped()))
+        monkeypatch.setattr(atomic_files, "fault_point", FaultAt(point, number, Stopped()))
         try:
             shard(inputs, out, None, [], SETTINGS)
             break
@@ -112,7 +112,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
 ) -> None:
     no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for number in (1, 4, 6, 8):
-        monkeypatch.setattr(durable, "fault_point", FaultAt("half_written", number, no_space))
+        monkeypatch.setattr(atomic_files, "fault_point", FaultAt("half_written", number, no_space))
         with pytest.raises(OSError, match="No space left"):
             shard(inputs, tmp_path, None, [], SETTINGS)
         assert not (tmp_path / MANIFEST).exists()
@@ -133,7 +133,7 @@ def test_all_of_a_set_is_on_the_disk_before_its_manifest(
         flushed.append(re.sub(r"\.[0-9a-f]{8}\.partial$", "", str(path)))
 
     out = tmp_path / "out"
-    monkeypatch.setattr(durable.os, "fsync", fsync)
+    monkeypatch.setattr(atomic_files.os, "fsync", fsync)
     shard(inputs, out, None, [], SETTINGS)
     before = flushed[: flushed.index(f"out/{MANIFEST}")]
     for path in out.rglob("*"):
@@ -149,7 +149,7 @@ def stop_after_a_part(inputs: list[str], out: Path, monkeypatch: pytest.MonkeyPa
             raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "fault_point", stop)
+        patch.setattr(atomic_files, "fault_point", stop)
         with pytest.raises(Stopped):
             shard(inputs, out, None, [], SETTINGS)
 

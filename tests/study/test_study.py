@@ -17,7 +17,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from embre import durable
+from embre import atomic_files
 from embre.cli.studying import Done, _threads, carry_out_run, carry_out_study
 from embre.config import (
     ConfigError,
@@ -361,7 +361,7 @@ def test_the_config_of_a_run_is_there_whole_or_not_at_all(
         if name == "half_written":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(durable, "fault_point", killed)
+    monkeypatch.setattr(atomic_files, "fault_point", killed)
     with pytest.raises(KeyboardInterrupt):
         carry_out_study(study, Pretended(lambda name: 0.7), quiet())
     (run,) = finetuning_runs(study)

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import FrameType
 
 LOOK_EVERY_S = 1.0
-OTHERS_FIRST_S = 10.0  # a rank that waits for others lets the one that hangs say so before it
-TELL_S = 10.0  # for what is told on a storage that may be what hangs
+WAITING_RANK_GRACE_S = 10.0  # a rank that waits for others lets the one that hangs say so before it
+NOTE_TIMEOUT_S = 10.0  # for what is told on a storage that may be what hangs
 OURS = Path(__file__).parent
 
 
 @dataclass(slots=True)
-class _Heard:
+class _Progress:
     """What was heard of the training of this process."""
 
     times: int = 0
@@ -31,39 +31,39 @@ class _Heard:
     thread: int = 0
 
 
-_heard = _Heard()
+_progress = _Progress()
 
 
-def heard(step: int) -> None:
+def report_step(step: int) -> None:
     """Training, in this thread, has done `step` or what is due after it; it is watched now."""
-    _heard.thread, _heard.step = threading.get_ident(), step
-    alive()
+    _progress.thread, _progress.step = threading.get_ident(), step
+    report_progress()
 
 
-def alive() -> None:
+def report_progress() -> None:
     """A part of a step or a validation is done: of a large model on a CPU they take long."""
-    _heard.times += 1
+    _progress.times += 1
 
 
 @contextmanager
-def may_take(more_s: float) -> Iterator[None]:
+def extended_limit(more_s: float) -> Iterator[None]:
     """What the body waits for has a limit of its own: nothing need be heard for so much longer."""
-    _heard.more_s = more_s
-    alive()
+    _progress.more_s = more_s
+    report_progress()
     try:
         yield
     finally:
-        _heard.more_s = 0.0
-        alive()
+        _progress.more_s = 0.0
+        report_progress()
 
 
-def over() -> None:
+def disarm() -> None:
     """Training has come to its end: what follows may take its time."""
-    _heard.step = None
+    _progress.step = None
 
 
 @contextmanager
-def ended_when_stalled(
+def exit_if_stalled(
     limit_s: float, folder: Path, rank: int, note: Callable[[str], None]
 ) -> Iterator[None]:
     """While the body runs, end this process where nothing was heard of it for `limit_s`.
@@ -74,13 +74,13 @@ def ended_when_stalled(
     done = threading.Event()
     stacks = folder / f"stacks-{rank}.txt"
     arguments = (limit_s, stacks, note, done)
-    over()
+    disarm()
     threading.Thread(target=_watch, args=arguments, daemon=True).start()
     try:
         yield
     finally:
         done.set()
-        over()
+        disarm()
 
 
 def _watch(
@@ -89,15 +89,14 @@ def _watch(
     # Counted in looks and not by the clock: a process that is stopped for a while does not hang.
     times, silent_s = 0, 0.0
     while not done.wait(LOOK_EVERY_S):
-        step = _heard.step
-        if step is None or times != _heard.times:
-            times, silent_s = _heard.times, 0.0
+        step = _progress.step
+        if step is None or times != _progress.times:
+            times, silent_s = _progress.times, 0.0
             continue
         silent_s += LOOK_EVERY_S
-        if silent_s < limit_s + _heard.more_s:
-            continue
-        place = _place(_heard.thread)
-        if place.startswith("world.py") and silent_s < limit_s + _heard.more_s + OTHERS_FIRST_S:
+        over_s = silent_s - limit_s - _progress.more_s
+        place = _place(_progress.thread)
+        if over_s < (WAITING_RANK_GRACE_S if place.startswith("world.py") else 0.0):
             continue
         why = (
             f"hung in {place}, {silent_s:.0f} s after step {step}; see {stacks.name}, and raise "
@@ -116,12 +115,12 @@ def _end(why: str, stacks: Path, note: Callable[[str], None]) -> None:
     print(f"{stacks.parent}: this rank {why}", file=sys.stderr, flush=True)
     telling = threading.Thread(target=tell, daemon=True)
     telling.start()
-    telling.join(TELL_S)
+    telling.join(NOTE_TIMEOUT_S)
     os._exit(1)
 
 
 def _place(thread: int) -> str:
-    """Where in our code a thread is, as `world.py:28 sum`."""
+    """Where in our code a thread is, as `world.py:28 all_reduce`."""
     for frame in _outwards(sys._current_frames().get(thread)):
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(OURS):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from embre import stalls
+from embre import watchdog
 from embre.engines.step import run_micro_batches
 from embre.relations.decode import score_pairs
 from embre.tally import Tally
@@ -23,26 +23,26 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from embre import stalls
+from embre import watchdog
 from embre.tracking.endings import leave_note
 
 folder = Path(sys.argv[1])
-stalls.LOOK_EVERY_S, stalls.OTHERS_FIRST_S = 0.02, 0.4
+watchdog.LOOK_EVERY_S, watchdog.WAITING_RANK_GRACE_S = 0.02, 0.4
 
 def read_a_shard_that_does_not_come():
     time.sleep(60)
 
-with stalls.ended_when_stalled(0.2, folder, 3, partial(leave_note, folder, 3)):
+with watchdog.exit_if_stalled(0.2, folder, 3, partial(leave_note, folder, 3)):
     time.sleep(0.6)  # before the first step
     for step in range(1, 8):
-        stalls.heard(step)
+        watchdog.report_step(step)
         time.sleep(0.1)
-    with stalls.may_take(60):
+    with watchdog.extended_limit(60):
         time.sleep(0.6)
-    stalls.over()
+    watchdog.disarm()
     time.sleep(0.6)
     print("it was never ended", flush=True)
-    stalls.heard(8)
+    watchdog.report_step(8)
     {end}
 """
 
@@ -76,7 +76,7 @@ def test_what_ends_in_time_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_parts_of_a_step_and_of_a_validation_are_heard_of(folder: Path) -> None:
     def times() -> int:
-        return stalls._heard.times
+        return watchdog._progress.times
 
     def model(_: Any) -> dict[str, torch.Tensor]:
         return {"token": torch.ones((), requires_grad=True)}

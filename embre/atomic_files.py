@@ -11,13 +11,13 @@ from uuid import uuid4
 from embre.faults import fault_point
 
 # What a storage says again however often it is asked; anything else may pass.
-LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+PERMANENT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PARTIAL = ".partial"
 LEFTOVERS = f"*.{'[0-9a-f]' * 8}{PARTIAL}"  # what a killed process may leave, as a pattern
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Another name to write a file under; behind the block it is flushed and gets its own.
 
     Where the block fails (a full disk), or removes what it wrote, `path` is as it was and nothing
@@ -28,21 +28,21 @@ def whole(path: Path) -> Iterator[Path]:
         yield partial
         if not partial.exists():
             return
-        sync(partial)
+        fsync_path(partial)
         fault_point("written")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     with suppress(FileNotFoundError):  # whoever has moved the folder on by now flushes it
-        sync(path.parent)
+        fsync_path(path.parent)
     fault_point("committed")
 
 
-def commit(path: Path, data: bytes | memoryview) -> None:
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file. OSError names it, where that fails."""
     view = memoryview(data)
     try:
-        with whole(path) as partial, partial.open("wb") as file:
+        with atomic_file(path) as partial, partial.open("wb") as file:
             file.write(view[: len(view) // 2])
             fault_point("half_written")
             file.write(view[len(view) // 2 :])
@@ -51,7 +51,7 @@ def commit(path: Path, data: bytes | memoryview) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Another name to write a folder under; behind the block it is flushed and gets its own, in
     place of one that is there.
 
@@ -60,13 +60,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial = _partial(path)
     try:
         yield partial
-        flush(partial)
+        fsync_tree(partial)
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    sync(path.parent)
+    fsync_path(path.parent)
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -84,13 +84,13 @@ def _partial(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid4().hex[:8]}{PARTIAL}")
 
 
-def flush(folder: Path) -> None:
+def fsync_tree(folder: Path) -> None:
     """Flush what others wrote into a folder: all that is in it, and in the folders in it."""
     for path in [*folder.rglob("*"), folder]:
-        sync(path)
+        fsync_path(path)
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Flush a file, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

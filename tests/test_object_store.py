@@ -9,10 +9,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from embre import stored_bytes
+from embre import object_store
+from embre.object_store import StoreFailed, with_retries
 from embre.shards import shard_set
 from embre.shards.shard_set import ShardSet
-from embre.stored_bytes import StoreFailed, asked
 from tests.shard_sets import write_shards
 from tests.slow_time import Clock
 
@@ -135,17 +135,17 @@ def test_an_outage_of_minutes_is_waited_for_and_a_longer_one_is_told(
 ) -> None:
     Stumbling.troubles = ["503"] * 9
     store.load(store.shards("train")[0])
-    assert 100 < clock.now < stored_bytes.GIVE_UP_AFTER_S
+    assert 100 < clock.now < object_store.GIVE_UP_AFTER_S
     assert "asking again in" in caplog.text
     Stumbling.troubles, clock.slept = ["503"] * 99, []
     with pytest.raises(StoreFailed, match=f"gs://bucket/{SHARD}: cannot be read: 503.* 5 minutes"):
         store.load(store.shards("train")[0])
-    assert sum(clock.slept) == pytest.approx(stored_bytes.GIVE_UP_AFTER_S)
-    assert max(clock.slept) <= stored_bytes.LONGEST_WAIT_S
+    assert sum(clock.slept) == pytest.approx(object_store.GIVE_UP_AFTER_S)
+    assert max(clock.slept) <= object_store.MAX_WAIT_S
 
 
 def test_two_processes_do_not_come_back_at_once(clock: Clock) -> None:
-    one, other = (list(islice(stored_bytes.waits("gs://bucket/x"), 8)) for _ in "ab")
+    one, other = (list(islice(object_store.backoff_delays("gs://bucket/x"), 8)) for _ in "ab")
     assert one != other
     for waited in (one, other):
         assert all(2**n / 2 <= wait_s <= 2**n for n, wait_s in enumerate(waited[:5]))
@@ -154,7 +154,7 @@ def test_two_processes_do_not_come_back_at_once(clock: Clock) -> None:
 def test_credentials_of_a_machine_are_asked_for_three_times(clock: Clock) -> None:
     error = NoCredentialsError("Unable to locate credentials")
     with pytest.raises(PermissionError, match="give every machine credentials"):
-        asked("s3://bucket/x", failing(error))
+        with_retries("s3://bucket/x", failing(error))
     assert len(clock.slept) == 2
 
 
@@ -178,7 +178,7 @@ def test_what_does_not_get_better_is_told_at_once(
     error: Exception, raised: type[OSError], clock: Clock
 ) -> None:
     with pytest.raises(raised, match="^gs://bucket/x: ") as told:
-        asked("gs://me:5eCr3t@bucket/x?token=5eCr3t", failing(error))
+        with_retries("gs://me:5eCr3t@bucket/x?token=5eCr3t", failing(error))
     assert type(told.value) is raised and not clock.slept
     assert "5eCr3t" not in str(told.value)
     if raised is PermissionError:
@@ -199,10 +199,10 @@ def test_what_does_not_get_better_is_told_at_once(
     ids=repr,
 )
 def test_what_may_pass_is_asked_again(error: Exception, clock: Clock) -> None:
-    assert asked("gs://bucket/x", failing(error, times=3)) == b"bytes"
+    assert with_retries("gs://bucket/x", failing(error, times=3)) == b"bytes"
     assert len(clock.slept) == 3
     with pytest.raises(type(error)):
-        asked("/here/x", failing(error))
+        with_retries("/here/x", failing(error))
 
 
 def test_a_shard_that_is_not_there_is_missed_at_once(store: ShardSet) -> None:

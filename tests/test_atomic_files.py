@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from embre import durable
-from embre.durable import LEFTOVERS, clear_leftovers, commit, flush, sync, whole, whole_folder
+from embre import atomic_files
+from embre.atomic_files import (
+    LEFTOVERS,
+    atomic_file,
+    atomic_folder,
+    clear_leftovers,
+    fsync_path,
+    fsync_tree,
+    write_atomic,
+)
 
 
 def stop_at(point: str, error: BaseException):
@@ -24,7 +32,7 @@ def test_what_is_committed_is_there_and_nothing_else(
     tmp_path: Path, data: bytes | memoryview
 ) -> None:
     (tmp_path / "name.json").write_bytes(b"what was there before, and longer")
-    commit(tmp_path / "name.json", data)
+    write_atomic(tmp_path / "name.json", data)
     assert (tmp_path / "name.json").read_bytes() == bytes(data)
     assert [file.name for file in tmp_path.iterdir()] == ["name.json"]
 
@@ -38,11 +46,11 @@ def test_until_the_end_what_was_there_stays(
     if before:
         path.write_bytes(before)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "fault_point", stop_at(point, KeyboardInterrupt()))
+        patch.setattr(atomic_files, "fault_point", stop_at(point, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            commit(path, b"after")
+            write_atomic(path, b"after")
     assert (path.read_bytes() if path.exists() else None) == before
-    commit(path, b"after")
+    write_atomic(path, b"after")
     assert path.read_bytes() == b"after" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -55,18 +63,18 @@ def test_a_folder_that_was_moved_on_at_once_is_no_error(
     def sync_late(path: Path) -> None:
         if path == folder:
             folder.rename(moved)
-        sync(path)
+        fsync_path(path)
 
-    monkeypatch.setattr(durable, "sync", sync_late)
-    commit(folder / "note.json", b"it is there")
+    monkeypatch.setattr(atomic_files, "fsync_path", sync_late)
+    write_atomic(folder / "note.json", b"it is there")
     assert (moved / "note.json").read_bytes() == b"it is there"
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(durable, "fault_point", stop_at("half_written", no_space))
+    monkeypatch.setattr(atomic_files, "fault_point", stop_at("half_written", no_space))
     with pytest.raises(OSError, match="No space left"):
-        commit(tmp_path / "name.json", b"after")
+        write_atomic(tmp_path / "name.json", b"after")
     assert not list(tmp_path.iterdir())
 
 
@@ -82,7 +90,7 @@ def test_a_file_and_its_folder_are_flushed_before_and_after_it_gets_its_name(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    commit(tmp_path / "name.json", b"data")
+    write_atomic(tmp_path / "name.json", b"data")
     (partial, already), last = flushed
     assert fnmatch(partial, f"name.json{LEFTOVERS[1:]}") and not already
     assert last == (tmp_path.name, True)
@@ -90,7 +98,7 @@ def test_a_file_and_its_folder_are_flushed_before_and_after_it_gets_its_name(
 
 def test_several_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     path = tmp_path / "name.json"
-    with whole(path) as one, whole(path) as other:
+    with atomic_file(path) as one, atomic_file(path) as other:
         one.write_bytes(b"one")
         other.write_bytes(b"other")
     assert path.read_bytes() == b"one" and [*tmp_path.iterdir()] == [path]
@@ -100,10 +108,10 @@ def test_several_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 def test_what_fails_leaves_all_as_it_was(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "name.json"
     path.write_bytes(b"before")
-    with pytest.raises(type(error)), whole(path) as partial:
+    with pytest.raises(type(error)), atomic_file(path) as partial:
         partial.write_bytes(b"half")
         raise error
-    with whole(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(b"not wanted")
         partial.unlink()
     assert path.read_bytes() == b"before" and [*tmp_path.iterdir()] == [path]
@@ -121,7 +129,7 @@ def test_a_folder_is_flushed_before_it_takes_its_place(
         flushed.append((os.fstat(handle).st_ino, next(final.iterdir()).name))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with whole_folder(final) as partial:
+    with atomic_folder(final) as partial:
         partial.mkdir()
         (partial / "new").write_text("a")
         wanted = [(partial / "new", "old"), (partial, "old"), (tmp_path, "new")]
@@ -133,12 +141,12 @@ def test_a_folder_that_fails_leaves_nothing_and_another_of_its_name_as_it_was(
     tmp_path: Path,
 ) -> None:
     final = tmp_path / "model"
-    with whole_folder(final) as first, whole_folder(final) as second:  # as of two attempts
+    with atomic_folder(final) as first, atomic_folder(final) as second:  # as of two attempts
         for folder in (first, second):
             folder.mkdir()
             (folder / "weights").write_text(folder.name)
     assert (final / "weights").read_text() == first.name and [*tmp_path.iterdir()] == [final]
-    with pytest.raises(RuntimeError, match="broken"), whole_folder(final) as partial:
+    with pytest.raises(RuntimeError, match="broken"), atomic_folder(final) as partial:
         partial.mkdir()
         raise RuntimeError("broken")
     assert (final / "weights").read_text() == first.name and [*tmp_path.iterdir()] == [final]
@@ -162,5 +170,5 @@ def test_all_that_is_in_a_folder_is_flushed(
         path.write_text("a")
     flushed: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
-    flush(tmp_path)
+    fsync_tree(tmp_path)
     assert sorted(flushed) == sorted(path.stat().st_ino for path in wanted)
