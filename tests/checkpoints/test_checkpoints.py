@@ -443,7 +443,7 @@ def test_a_rank_that_died_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     class Alone(World):
         """One of two ranks, whose questions the other answers as this one does."""
 
-        def gather(self, value: Any) -> list[Any]:
+        def all_gather(self, value: Any) -> list[Any]:
             return [value, value]
 
     checkpoints = Checkpoints(tmp_path, Alone(0, 2), "a", keep=2, timeout_s=0.1)
@@ -479,7 +479,7 @@ class ManyRanks(World):
 
     __slots__ = ()
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         if value is None:  # how the save before went
             return [value] * 5
         name, states, checksum = value
