@@ -36,7 +36,7 @@ def check_address(address: str) -> str:
     return address.rstrip("/")
 
 
-def travels_in_clear(address: str) -> bool:
+def is_unencrypted(address: str) -> bool:
     """Whether what is sent to an address can be read on the way."""
     parts = urlsplit(address)
     return parts.scheme == "http" and not (parts.hostname or "").startswith(LOOPBACK)

@@ -30,7 +30,7 @@ import typer
 from rich.console import Console
 
 from embre.demo.run import ENCODER_NAME, MODEL_NAME, SETTINGS, Stages, make_files, write_configs
-from embre.launch.errors import told
+from embre.launch.errors import exit_on_error
 from embre.launch.tables import scores_table
 from embre.refused import Refused
 from embre.register import register_run
@@ -195,7 +195,7 @@ def submit(cluster: RayCluster, kind: str, out: Path, overrides: list[str]) -> N
         raise RuntimeError(f"exit code {code} of {' '.join(command)}")
 
 
-@told()
+@exit_on_error()
 def main(
     nodes: Annotated[int, typer.Option(min=1, help="Besides the head; one worker each.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Of each of the two runs.")] = 20,

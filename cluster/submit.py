@@ -28,13 +28,13 @@ from jobs import (
     check_address,
     connect,
     follow,
+    is_unencrypted,
     running_job,
-    travels_in_clear,
 )
 
 from embre.config import FinetuneConfig, PretrainConfig, RunConfig, load_config
 from embre.config.places import is_url, sqlite_file
-from embre.launch.errors import told
+from embre.launch.errors import exit_on_error
 from embre.refused import Refused
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -149,7 +149,7 @@ def is_relative(path: str) -> bool:
 
 def send(job: Submission, address: str) -> int:
     """Submit a job and follow it; the exit code of this command."""
-    if travels_in_clear(address):
+    if is_unencrypted(address):
         warn(f"{address}: token and job can be read on the way; use https or a tunnel")
     if not use_token():
         warn("there is no token here: a cluster without token authentication runs anybody's jobs")
@@ -157,7 +157,9 @@ def send(job: Submission, address: str) -> int:
     running = running_job(client, job.metadata[RUN], job.metadata[STORAGE])
     if running:
         run = job.metadata[RUN]
-        raise Refused(f"{run}: a job of this run is running, {running}; {ways(running, address)}")
+        raise Refused(
+            f"{run}: a job of this run is running, {running}; {how_to_follow(running, address)}"
+        )
     client.submit_job(
         entrypoint=job.entrypoint,
         submission_id=job.submission_id,
@@ -168,11 +170,14 @@ def send(job: Submission, address: str) -> int:
     try:
         return follow(client, job.submission_id)
     except KeyboardInterrupt:
-        print(f"\nthe job runs on; {ways(job.submission_id, address)}", file=sys.stderr)
+        print(
+            f"\nthe job runs on; {how_to_follow(job.submission_id, address)}",
+            file=sys.stderr,
+        )
         return INTERRUPTED
 
 
-def ways(job: str, address: str) -> str:
+def how_to_follow(job: str, address: str) -> str:
     """How to go on with a job that is running."""
     return (
         f"follow it with `ray job logs --follow --address {address} {job}`, "
@@ -184,7 +189,7 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-@told()
+@exit_on_error()
 def main(
     kind: Annotated[str, typer.Argument(help="pretrain or finetune.")],
     config: Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")],

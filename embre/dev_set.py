@@ -13,7 +13,7 @@ from embre.relations.decode import score_pairs
 from embre.relations.model import RelationModel
 from embre.relations.model_folder import LoadedModel
 from embre.relations.pass_builder import PassBuilder
-from embre.relations.scored_pairs import Decision, ScoredPairs, dealt_together
+from embre.relations.scored_pairs import Decision, ScoredPairs, interleaved
 from embre.tally import Tally
 from embre.world import World
 
@@ -47,7 +47,7 @@ class DevSet:
         shares, losses = zip(*self.world.all_gather((found, lost)), strict=True)
         for one in losses:
             tally.add(one.counts, one.examples)
-        return dealt_together(shares)
+        return interleaved(shares)
 
     def fitted(self, engine: Engine, scored: ScoredPairs) -> LoadedModel:
         """The model as it is now, with the decision that suits all of them."""

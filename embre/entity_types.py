@@ -42,7 +42,7 @@ def normalise(source_type: str, source_identifier: str) -> tuple[str, tuple[Conc
     >>> normalise("DomainMotif", "3514")
     ('DomainMotif', ())
     """
-    row = row_of(source_type)
+    row = entity_type_of(source_type)
     if row is None:
         return source_type, ()
     parts = read_identifiers(source_type, source_identifier)
@@ -61,7 +61,7 @@ def read_identifiers(source_type: str, source_identifier: str) -> tuple[tuple[st
 
 def split_identifiers(source_type: str, source_identifier: str) -> list[tuple[str, str]]:
     """The same without a memory, for what asks once about each of many."""
-    row, separator = row_of(source_type), _separator_of(source_type)
+    row, separator = entity_type_of(source_type), _separator_of(source_type)
     if row is None:
         return []
     raw_parts = separator.split(source_identifier) if separator else [source_identifier]
@@ -78,7 +78,7 @@ def _names_something(ours: str) -> bool:
 @lru_cache(maxsize=4096)
 def _separator_of(source_type: str) -> re.Pattern[str] | None:
     """What stands between the identifiers in a list of a type, None where it has no lists."""
-    row = row_of(source_type)
+    row = entity_type_of(source_type)
     separators = row.separators if row else ""
     if row and row.official != row.name and _plain(source_type) == _plain(row.official):
         # Not so in BioRED: its `D015458|D016399` is one concept, and relations name it whole.
@@ -86,7 +86,7 @@ def _separator_of(source_type: str) -> re.Pattern[str] | None:
     return re.compile(f"[{separators}]") if separators else None
 
 
-def spell(doc: Document, concept: Concept) -> str:
+def spelled_identifier(doc: Document, concept: Concept) -> str:
     """How this document's own mentions spell a concept's identifier.
 
     `Disease:D003409` is `MESH:D003409` in a PubTator 3 document and `D003409` in BioRED.
@@ -100,7 +100,7 @@ def spell(doc: Document, concept: Concept) -> str:
 
 
 @lru_cache(maxsize=4096)
-def row_of(source_type: str) -> EntityType | None:
+def entity_type_of(source_type: str) -> EntityType | None:
     """The row that a spelling belongs to; case, `_`, `-` and spaces do not matter."""
     return ROW_BY_SPELLING.get(_plain(source_type))
 
@@ -111,7 +111,7 @@ def unknown_type(word: str) -> str:
     >>> unknown_type("SequenceVariant")
     'SequenceVariant is no entity type; did you mean Variant?'
     """
-    row = row_of(word)
+    row = entity_type_of(word)
     return f"{word} is no entity type; {nearest(row.name if row else word, ENTITY_TYPES)}"
 
 

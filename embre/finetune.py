@@ -124,7 +124,7 @@ def finish(
         by_type = evaluation.groups.get("relation type", {})
         write_model(job, dev, dev.fitted(engine, scored), weights, values, by_type)
         write_documents(job.folder / PREDICTED, predicted, like="pubtator")
-        written = write_judgement(job, dev, predicted, evaluation, known)
+        written = write_evaluation_files(job, dev, predicted, evaluation, known)
         of_documents = {metric: found.tolist() for metric, found in counts.items()}
         write_atomic(job.folder / COUNTS, json.dumps(of_documents).encode())
         # Last: a run that has scores is complete.
@@ -165,7 +165,7 @@ def write_model(
         write_relation_card(folder, config, schema, values, by_type, len(dev.docs))
 
 
-def write_judgement(
+def write_evaluation_files(
     job: Job[FinetuneConfig],
     dev: DevSet,
     predicted: list[Document],

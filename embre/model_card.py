@@ -125,7 +125,7 @@ def write_relation_card(
 
 def _what_it_finds(schema: RelationSchema, metrics: Collection[str]) -> str:
     novel = ", says whether the text states it as new" if "pair_novelty" in metrics else ""
-    types = f"Relation types: {', '.join(schema.own_types)}."
+    types = f"Relation types: {', '.join(schema.corpus_types)}."
     if "pair_type" not in metrics:
         types = (
             "It learnt no relation types: each relation has the first type that its pair may have."

@@ -38,7 +38,7 @@ class RelationSchema:
         return (NONE, *self.relation_types)
 
     @property
-    def own_types(self) -> tuple[str, ...]:
+    def corpus_types(self) -> tuple[str, ...]:
         """The relation types that some pair may hold."""
         known = frozenset[str]().union(*self.legal.values())
         return tuple(name for name in self.relation_types if name in known)
@@ -61,9 +61,9 @@ class RelationSchema:
 
     def knows(self, label: str) -> bool:
         """Whether a file's label means something here, be it that it is left out."""
-        return label in self.label_map or label in self.own_types
+        return label in self.label_map or label in self.corpus_types
 
-    def in_our_words(self, doc: Document, tally: Tally) -> Document:
+    def normalise(self, doc: Document, tally: Tally) -> Document:
         """The document with its labels renamed and without a novelty that the corpus has not.
 
         Relations whose label is left out, or not known, are counted in `tally` and gone.

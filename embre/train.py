@@ -14,7 +14,7 @@ from embre.interrupts import Interrupted
 from embre.loader import Loader
 from embre.tracking import Tracker
 
-NAMED = 10  # documents in a message; the events have all
+MAX_NAMED = 10  # documents in a message; the events have all
 
 
 def train(
@@ -67,7 +67,7 @@ def train(
 
 def too_many(step: int, skip: Skip) -> str:
     """Why a run does not go on, with the first documents of its last step."""
-    named = ", ".join(skip.doc_ids[:NAMED]) + (" …" if len(skip.doc_ids) > NAMED else "")
+    named = ", ".join(skip.doc_ids[:MAX_NAMED]) + (" …" if len(skip.doc_ids) > MAX_NAMED else "")
     return (
         f"{skip.in_a_row} updates in a row were left out, up to step {step}: {skip.why}; its "
         f"documents are {named}; look at them in events.jsonl, or start anew under another name "

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 Result = TypeVar("Result")
-AHEAD = 1  # calls that wait for each process
+CALLS_AHEAD = 1  # calls that wait for each process
 
 
 class Workers(Protocol):
@@ -104,7 +104,7 @@ class Processes:
         waiting: set[Future[Result]] = set()
         try:
             while True:
-                free = self.number * (1 + AHEAD) - len(waiting)
+                free = self.number * (1 + CALLS_AHEAD) - len(waiting)
                 waiting |= {self._pool.submit(call, function, *one) for one in islice(calls, free)}
                 if not waiting:
                     return

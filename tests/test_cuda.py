@@ -21,7 +21,7 @@ from embre.config import PretrainConfig
 from embre.model.compiling import compiled
 from embre.model.pretraining_model import LOSSES, PretrainingModel
 from embre.model.strip_attention import strip_attention
-from embre.relations import shared_context
+from embre.relations import localized_context
 from embre.relations.decode import score_pairs
 from embre.relations.model_folder import load_relation_model, save_relation_model
 from embre.sharding.shard import ShardSettings
@@ -235,7 +235,7 @@ def test_a_relation_model_scores_pairs_as_on_a_cpu(
     chunk: int,
 ) -> None:
     """Loaded from its folder; on a CPU it reads in float32 in any case."""
-    monkeypatch.setattr(shared_context, "CHUNK_SCORES", chunk)
+    monkeypatch.setattr(localized_context, "CHUNK_SCORES", chunk)
     tiny_tokenizer(tmp_path)
     made = tiny_relation_model(tmp_path, 64, 16, attention=attention)
     made.model.half_precision = half

@@ -9,7 +9,13 @@ import pytest
 
 from embre.corpora import read_documents
 from embre.document import Concept, Document, Mention
-from embre.entity_types import ENTITY_TYPES, normalise, read_identifiers, row_of, spell
+from embre.entity_types import (
+    ENTITY_TYPES,
+    entity_type_of,
+    normalise,
+    read_identifiers,
+    spelled_identifier,
+)
 from embre.tally import Tally
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,17 +84,17 @@ def test_a_type_that_names_no_one_thing_stays_unknown(source_type):
 def test_no_spelling_belongs_to_two_types():
     spellings = [word for row in ENTITY_TYPES.values() for word in row.spellings]
     assert len(spellings) == len(set(spellings))
-    assert all(row_of(row.official) is row for row in ENTITY_TYPES.values())
+    assert all(entity_type_of(row.official) is row for row in ENTITY_TYPES.values())
 
 
 def test_a_document_spells_a_concept_as_its_mentions_do():
     name, concepts = normalise("Gene", "854(Tax:9606);855")
     mention = Mention(0, 2, "p5", name, concepts, "Gene", "854(Tax:9606);855")
     doc = Document("1", "p5", (), (mention,))
-    assert spell(doc, Concept("Gene", "854")) == "854(Tax:9606)"
-    assert spell(doc, Concept("Gene", "855")) == "855"
+    assert spelled_identifier(doc, Concept("Gene", "854")) == "854(Tax:9606)"
+    assert spelled_identifier(doc, Concept("Gene", "855")) == "855"
     with pytest.raises(KeyError, match="document 1 has no mention of Disease:D1"):
-        spell(doc, Concept("Disease", "D1"))
+        spelled_identifier(doc, Concept("Disease", "D1"))
 
 
 def test_no_two_concepts_of_a_biored_document_become_one(corpora):

@@ -27,7 +27,7 @@ from embre.demo.corpus import make_corpus
 from embre.evaluation.discrimination import discrimination
 from embre.evaluation.scoring import METRICS
 from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
-from embre.launch.driver import CORRECTED, run_job, take_up
+from embre.launch.driver import CORRECTED, check_resume, run_job
 from embre.launch.tables import scores_table
 from embre.model.backbone import load_encoder
 from embre.prediction.predict import predict_files
@@ -189,14 +189,14 @@ def test_a_run_without_a_checkpoint_may_be_corrected(folder: Path, tmp_path: Pat
     (begun / "checkpoints" / "lease").touch()  # a run that ran out of memory in its first step
     (begun / "config.yaml").write_text(dump_config(config))
     changed = config.model_copy(update={"seed": config.seed + 1})
-    take_up(config, begun)
+    check_resume(config, begun)
     assert (begun / "events.jsonl").exists()
-    take_up(changed, begun)
+    check_resume(changed, begun)
     assert not (begun / "events.jsonl").exists()
     assert (begun / CORRECTED).read_text() == "of the other config"
     (begun / "checkpoints" / "step-000000001").mkdir()
     with pytest.raises(ConfigError, match="started with another config"):
-        take_up(changed, begun)
+        check_resume(changed, begun)
 
 
 @pytest.mark.parametrize("torn", ["", "\0" * 9, None], ids=["empty", "zeros", "gone"])
@@ -208,7 +208,7 @@ def test_a_run_whose_config_is_torn_wants_it_back(
     if torn is not None:
         (tmp_path / "config.yaml").write_text(torn)
     with pytest.raises(ConfigError, match="of another kind of run or cannot be read .* put back"):
-        take_up(config_of(folder), tmp_path)
+        check_resume(config_of(folder), tmp_path)
     assert (tmp_path / "events.jsonl").exists()
 
 

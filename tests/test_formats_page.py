@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embre.document import Concept
-from embre.held_out import HELD_LIST_HEAD, held_lines
+from embre.held_out import HELD_LIST_HEAD, hold_out_lines
 from embre.shards.concept_hash import concept_hash
 from embre.shards.shard_set import ShardSet
 from tests.sharding.test_shard import run_tool
@@ -49,4 +49,4 @@ def test_the_shard_set_of_the_page(two: Path) -> None:
 def test_the_numbers_that_the_page_shows(two: Path) -> None:
     assert f"`Gene:673` is {concept_hash(Concept('Gene', '673'))}." in PAGE
     (shown,) = blocks("7")
-    assert shown.splitlines() == [HELD_LIST_HEAD, *sorted(held_lines(["two.PubTator"], None))]
+    assert shown.splitlines() == [HELD_LIST_HEAD, *sorted(hold_out_lines(["two.PubTator"], None))]

@@ -17,11 +17,11 @@ from embre.document import Document, Passage
 from embre.held_out import (
     FEWEST_LETTERS,
     SHIPPED,
-    Held,
+    HoldOutList,
+    document_ids,
     fingerprint,
-    held_lines,
-    names_of,
-    read_held,
+    hold_out_lines,
+    read_hold_out_list,
     read_lists,
 )
 from embre.sharding.shard import ShardSettings, shard
@@ -55,16 +55,16 @@ def test_a_shipped_list_has_an_id_and_two_fingerprints_a_line(name: str) -> None
     for doc_id, *prints in (line.split("\t") for line in lines):
         assert doc_id.isdecimal() and len(prints) in (0, 2)
         assert all(0 <= int(value, 16) < 2**64 for value in prints)
-    found = read_held(name)
+    found = read_hold_out_list(name)
     assert found.name == name and 0 not in found.prints
     assert found.ids == {line.split("\t")[0] for line in lines}
 
 
 def test_the_shipped_lists_are_biored_dev_and_test_and_bc5cdr_dev(corpora: Path) -> None:
-    biored, bc5cdr = (read_held(name) for name in SHIPPED)
-    test = read_held(str(corpora / "biored" / "Test.pmids.txt"))
-    dev = read_held(str(corpora / "biored" / "Dev.PubTator"))
-    cdr = read_held(str(corpora / "bc5cdr" / "CDR_DevelopmentSet.PubTator.txt"))
+    biored, bc5cdr = (read_hold_out_list(name) for name in SHIPPED)
+    test = read_hold_out_list(str(corpora / "biored" / "Test.pmids.txt"))
+    dev = read_hold_out_list(str(corpora / "biored" / "Dev.PubTator"))
+    cdr = read_hold_out_list(str(corpora / "bc5cdr" / "CDR_DevelopmentSet.PubTator.txt"))
     assert biored.ids == test.ids | dev.ids and len(biored.ids) == 200
     assert bc5cdr.ids == cdr.ids and len(bc5cdr.ids) == 500
     assert dev.prints <= biored.prints and cdr.prints == bc5cdr.prints
@@ -96,7 +96,9 @@ def test_a_shipped_list_knows_its_documents_by_their_titles(
         if line.startswith(f"{doc_id}\t")
     )
     assert print_of(article(title=title.upper()))[1] == int(line[2], 16)
-    assert read_held(name).has(as_checked(article(title)), fingerprint(as_checked(article(title))))
+    assert read_hold_out_list(name).has(
+        as_checked(article(title)), fingerprint(as_checked(article(title)))
+    )
 
 
 @pytest.mark.parametrize("shipped", [True, False])
@@ -123,7 +125,7 @@ def test_the_shard_tool_leaves_out_what_is_shipped_and_what_it_is_given(
 
 
 def test_no_training_document_of_biored_is_on_a_shipped_list(corpora: Path) -> None:
-    held = [read_held(name) for name in SHIPPED[:1]]
+    held = [read_hold_out_list(name) for name in SHIPPED[:1]]
     for doc in read_documents(corpora / "biored" / "Train.PubTator", Tally()):
         checked = as_checked(doc)
         assert not any(one.has(checked, fingerprint(checked)) for one in held)
@@ -168,7 +170,7 @@ def test_a_text_of_few_letters_says_nothing(num_letters: int, noise: str) -> Non
 
 def test_what_says_nothing_is_not_held_out_by_another_that_says_nothing(tmp_path: Path) -> None:
     write_documents(tmp_path / "c.PubTator", [article("Editorial", "", "1")], like="pubtator")
-    held = read_held(str(tmp_path / "c.PubTator"))
+    held = read_hold_out_list(str(tmp_path / "c.PubTator"))
     other = as_checked(article("In reply", "", "2"))
     assert not held.prints and not held.has(other, fingerprint(other))
     same_id = as_checked(article("In reply", "", "1"))
@@ -179,8 +181,8 @@ def test_a_document_is_held_out_by_its_text_or_by_its_title_alone() -> None:
     text, title = print_of(article())
     for prints, abstract in (({text}, ABSTRACT), ({title}, ABSTRACT), ({title}, "Full text.")):
         other = as_checked(article(abstract=abstract, doc_id="row 5"))
-        assert Held("list", set(), prints).has(other, fingerprint(other))
-        assert not Held("list", {"7"}, {1}).has(other, fingerprint(other))
+        assert HoldOutList("list", set(), prints).has(other, fingerprint(other))
+        assert not HoldOutList("list", {"7"}, {1}).has(other, fingerprint(other))
 
 
 @pytest.mark.parametrize("name", ["test.txt", "test.ids", "test.pmids", "test.tsv"])
@@ -188,19 +190,19 @@ def test_a_document_is_held_out_by_its_text_or_by_its_title_alone() -> None:
 def test_ids_are_read_one_a_line(tmp_path: Path, name: str, end: str) -> None:
     path = tmp_path / name
     path.write_bytes(end.join(["# ours", "12", " PMC13 ", "", "12", "a b"]).encode())
-    found = read_held(str(path))
+    found = read_hold_out_list(str(path))
     assert found.ids == {"12", "PMC13", "a b"} and not found.prints and found.name == name
 
 
 def test_a_byte_order_mark_does_not_hide_the_first_id(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_bytes(b"\xef\xbb\xbf12\r\n13\r\n")
-    assert read_held(str(tmp_path / "test.txt")).ids == {"12", "13"}
+    assert read_hold_out_list(str(tmp_path / "test.txt")).ids == {"12", "13"}
 
 
 def test_a_list_with_other_columns_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "test.tsv").write_text("12\tHepatocyte nuclear factor-6\n")
     with pytest.raises(ValueError, match=r"test\.tsv"):
-        read_held(str(tmp_path / "test.tsv"))
+        read_hold_out_list(str(tmp_path / "test.tsv"))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_a_list_that_is_not_understood_lets_nothing_through(
 ) -> None:
     (tmp_path / "list.txt").write_bytes(data)
     with pytest.raises(ValueError, match=message):
-        read_held(str(tmp_path / "list.txt"))
+        read_hold_out_list(str(tmp_path / "list.txt"))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_an_id_is_known_however_it_says_what_it_is(
     tmp_path: Path, written: str, doc_id: str, behind: str
 ) -> None:
     (tmp_path / "list.txt").write_text(f"{written}{behind}\n")
-    assert read_held(str(tmp_path / "list.txt")).ids == {doc_id}
+    assert read_hold_out_list(str(tmp_path / "list.txt")).ids == {doc_id}
 
 
 def test_a_list_and_the_corpus_that_it_was_made_of_hold_the_same(tmp_path: Path) -> None:
@@ -263,8 +265,8 @@ def test_a_list_and_the_corpus_that_it_was_made_of_hold_the_same(tmp_path: Path)
     corpus = tmp_path / "dev.PubTator"
     write_documents(corpus, docs, like="pubtator")
     path = tmp_path / "dev.tsv"
-    path.write_text("\n".join(held_lines([str(corpus)], None)))
-    from_corpus, from_list = read_held(str(corpus)), read_held(str(path))
+    path.write_text("\n".join(hold_out_lines([str(corpus)], None)))
+    from_corpus, from_list = read_hold_out_list(str(corpus)), read_hold_out_list(str(path))
     assert from_list.ids == from_corpus.ids == {doc.doc_id for doc in docs}
     assert from_list.prints == from_corpus.prints and len(from_list.prints) > 5
     assert from_list.digest == from_corpus.digest
@@ -287,14 +289,14 @@ def test_the_digest_tells_lists_apart_and_not_their_order(tmp_path: Path) -> Non
     for number, text in enumerate(["12\n13\n", "13\n12\n", "12\n", "12\n13\ta\tb\n"]):
         path = tmp_path / f"{number}.tsv"
         path.write_text(text)
-        digests.add(read_held(str(path)).digest)
+        digests.add(read_hold_out_list(str(path)).digest)
     assert len(digests) == 3
 
 
 def test_a_document_is_known_by_each_of_its_ids() -> None:
     checked = as_checked(replace(article(doc_id="row 5"), pmid="7"))._replace(pmcid="PMC8")
-    assert names_of(checked) == {"row 5", "7", "PMC8"}
-    assert names_of(as_checked(article())) == {"7"}
+    assert document_ids(checked) == {"row 5", "7", "PMC8"}
+    assert document_ids(as_checked(article())) == {"7"}
 
 
 def make_list(*arguments: object) -> Result:
@@ -310,7 +312,7 @@ def test_the_tool_writes_a_list_that_is_read_back(tmp_path: Path) -> None:
     out = tmp_path / "list.tsv"
     done = make_list(tmp_path / "a.PubTator", tmp_path / "b.json", "--out", out)
     assert done.exit_code == 0 and "6 ids in" in done.output
-    held = read_held(str(out))
+    held = read_hold_out_list(str(out))
     assert held.ids == {doc.doc_id for doc in docs}
     assert held.prints == {value for doc in docs for value in print_of(doc)} - {0}
     assert docs[0].text[:20] not in out.read_text()
@@ -323,7 +325,7 @@ def test_the_tool_takes_the_ids_asked_for_and_keeps_those_it_did_not_find(tmp_pa
     out = tmp_path / "list.tsv"
     done = make_list(tmp_path / "a.PubTator", "--ids", tmp_path / "ids.txt", "--out", out)
     assert done.exit_code == 0
-    held = read_held(str(out))
+    held = read_hold_out_list(str(out))
     assert held.ids == {docs[1].doc_id, docs[4].doc_id, "999"}
     assert held.prints == {v for n in (1, 4) for v in print_of(docs[n])} - {0}
 
@@ -334,7 +336,7 @@ def test_an_id_that_was_asked_for_is_on_the_list(tmp_path: Path, asked: str) -> 
     write_documents(tmp_path / "a.json", [doc], like="bioc_json")
     (tmp_path / "ids.txt").write_text(f"{asked}\n")
     make_list(tmp_path / "a.json", "--ids", tmp_path / "ids.txt", "--out", tmp_path / "list.tsv")
-    held = read_held(str(tmp_path / "list.tsv"))
+    held = read_hold_out_list(str(tmp_path / "list.tsv"))
     assert held.ids == {"PMC8", "7"} and held.prints
 
 
@@ -355,8 +357,8 @@ def test_real_evaluation_documents_do_not_come_in_under_another_id(
     corpora: Path, tmp_path: Path
 ) -> None:
     """BC5CDR's training and development documents hold 21 abstracts of BioRED's test set."""
-    biored, bc5cdr = (read_held(name) for name in SHIPPED)
-    test = read_held(str(corpora / "biored" / "Test.pmids.txt")).ids
+    biored, bc5cdr = (read_hold_out_list(name) for name in SHIPPED)
+    test = read_hold_out_list(str(corpora / "biored" / "Test.pmids.txt")).ids
     source = corpora / "pubtator_gold" / "BC5CDR_TrainDev.PubTator"
     docs = list(read_documents(source, Tally()))
     assert len(test & {doc.doc_id for doc in docs}) == 21

@@ -171,7 +171,7 @@ def test_nothing_that_validation_asks_for_is_in_sight(
     assert sum(batch.counts["type"] for batch in asked) > 50
     for batch in asked:
         spots = [batch.rows[start:end] for start, end in batch.mention_spans.tolist()]
-        spots = torch.cat([*spots, batch.rows[batch.token_spots]])
+        spots = torch.cat([*spots, batch.rows[batch.token_target_rows]])
         assert (batch.input_ids[spots] == tokenizer.mask).all()
 
 

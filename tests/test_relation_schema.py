@@ -24,7 +24,7 @@ def test_labels_are_renamed_left_out_or_counted() -> None:
     labels = ("induces", "treats", "mentions", "likes")
     doc = document(TEXT, [(DRUG, ILLNESS, label, True) for label in labels], doc_id="7")
     tally = Tally()
-    found = MINE.in_our_words(doc, tally)
+    found = MINE.normalise(doc, tally)
     assert [(r.type, r.novel) for r in found.relations] == [("CID", None), ("treats", None)]
     assert replace(found, relations=()) == replace(doc, relations=())
     assert tally.counts == {"relation/label_left_out": 1, "relation/label_not_known": 1}
@@ -33,7 +33,7 @@ def test_labels_are_renamed_left_out_or_counted() -> None:
 
 def test_a_label_of_another_corpus_is_not_known() -> None:
     joint = replace(MINE, relation_types=("Association", *MINE.relation_types))
-    assert joint.own_types == ("CID", "treats") and joint.labels[:2] == ("None", "Association")
+    assert joint.corpus_types == ("CID", "treats") and joint.labels[:2] == ("None", "Association")
     assert joint.knows("treats") and joint.knows("mentions") and not joint.knows("Association")
 
 

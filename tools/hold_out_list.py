@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from embre.held_out import HELD_LIST_HEAD, held_lines, read_held
-from embre.launch.errors import told
+from embre.held_out import HELD_LIST_HEAD, hold_out_lines, read_hold_out_list
+from embre.launch.errors import exit_on_error
 
 
-@told()
+@exit_on_error()
 def main(
     corpora: Annotated[list[str], typer.Argument(help="Files, folders or archives of documents.")],
     out: Annotated[Path, typer.Option(help="The list to write.")],
@@ -24,8 +24,8 @@ def main(
     ] = None,
 ) -> None:
     """Write a hold-out list."""
-    only = {name for path in ids for name in read_held(str(path)).ids} if ids else None
-    lines = sorted(held_lines(corpora, only))
+    only = {name for path in ids for name in read_hold_out_list(str(path)).ids} if ids else None
+    lines = sorted(hold_out_lines(corpora, only))
     out.write_text("".join(f"{line}\n" for line in [HELD_LIST_HEAD, *lines]))
     typer.echo(f"{len(lines):,} ids in {out}")
 

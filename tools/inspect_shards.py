@@ -24,7 +24,7 @@ from rich.text import Text
 
 from embre.config import EntitiesConfig
 from embre.entity_types import TYPE_INDEX
-from embre.launch.errors import told
+from embre.launch.errors import exit_on_error
 from embre.object_store import read_bytes
 from embre.refused import Refused
 from embre.shards.check import check_shards
@@ -55,7 +55,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 MOST_TOKENS_SHOWN = 400
 
 
-@told()
+@exit_on_error()
 def main(
     shards: Annotated[str, typer.Argument(help="Folder or URL of a shard set.")],
     documents: Annotated[

@@ -25,8 +25,8 @@ from rich.table import Table
 
 from embre.faults import arm
 from embre.held_out import SHIPPED
-from embre.launch.errors import RunFailed, told
-from embre.launch.workers import workers_of
+from embre.launch.errors import RunFailed, exit_on_error
+from embre.launch.workers import make_workers
 from embre.refused import Refused
 from embre.sharding.damage import MAX_UNREADABLE, damaged
 from embre.sharding.shard import ShardSettings, shard
@@ -95,7 +95,7 @@ AcceptDamaged = Annotated[
 ]
 
 
-@told()
+@exit_on_error()
 def main(
     inputs: Inputs,
     out: Out,
@@ -115,7 +115,7 @@ def main(
     lists = [*(SHIPPED if shipped_hold_out else ()), *(hold_out or [])]
     console = Console(highlight=False, soft_wrap=True)
     _arm_faults()
-    with workers_of(processes, "embre.sharding.tasks", ray) as workers, _Bar(console) as bar:
+    with make_workers(processes, "embre.sharding.tasks", ray) as workers, _Bar(console) as bar:
         manifest, tally = shard(inputs, out, tokenizer, lists, settings, bar.step, workers)
     show(console, out, manifest, tally)
     if (missing := damaged(manifest.sources)) and not accept_damaged:

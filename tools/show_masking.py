@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from embre.config import PretrainConfig, load_config
-from embre.launch.errors import told
+from embre.launch.errors import exit_on_error
 from embre.refused import Refused
 from embre.shards.documents import COLOURS, ConceptNames, join_word_pieces, word_pieces
 from embre.shards.entities import chosen
@@ -33,7 +33,7 @@ from embre.wording import printable
 TYPES = tuple(COLOURS)
 
 
-@told()
+@exit_on_error()
 def main(
     config: Annotated[Path, typer.Argument(help="YAML file of a pretraining run.")],
     overrides: Annotated[

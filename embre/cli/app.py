@@ -10,7 +10,7 @@ from embre import __version__
 from embre.cli.console import console
 from embre.cli.model_commands import evaluate, predict, probe, register, report
 from embre.cli.run_commands import demo, doctor, finetune, pretrain, study
-from embre.launch.errors import told
+from embre.launch.errors import exit_on_error
 
 
 def version():
@@ -45,5 +45,5 @@ for command in (doctor, demo, schema, version):
 def main() -> None:
     """The entry point."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with told():
+    with exit_on_error():
         app()

@@ -12,7 +12,7 @@ from embre.config import FinetuneConfig, load_config
 from embre.corpora import read_documents
 from embre.corpora.biored import NOT_SCORED
 from embre.document import Document
-from embre.evaluation.bootstrap import document_counts, f1_of, interval, paired_p
+from embre.evaluation.bootstrap import document_counts, f1_of, interval, paired_p_value
 from embre.evaluation.evaluate import evaluate_documents, write_evaluation
 from embre.evaluation.report import write_report
 from embre.evaluation.scoring import TITLES, only_predicted, only_scored, score
@@ -154,7 +154,7 @@ def _read(path: Path, tally: Tally, schema: RelationSchema | None = None) -> lis
     if schema is None:
         return docs
     refuse_unknown_labels(docs, schema, str(path))
-    return [schema.in_our_words(doc, tally) for doc in docs]
+    return [schema.normalise(doc, tally) for doc in docs]
 
 
 def _says_novel(docs: list[Document]) -> bool:
@@ -170,7 +170,7 @@ def _compare(
         metric: (
             float(f1_of(ours[metric].sum(0))),
             float(f1_of(theirs[metric].sum(0))),
-            paired_p(ours[metric], theirs[metric]),
+            paired_p_value(ours[metric], theirs[metric]),
         )
         for metric in ours
     }

@@ -15,7 +15,7 @@ from rich.text import Text
 from embre.cli.device import device_named
 from embre.launch.errors import RunFailed
 from embre.launch.tables import dropped_lines
-from embre.launch.workers import workers_of
+from embre.launch.workers import make_workers
 from embre.prediction.predict import Predicted, predict_files
 from embre.prediction.record import RECORD, locked
 from embre.prediction.tasks import PredictSettings
@@ -26,7 +26,7 @@ from embre.tracking.uri import resolve_uri
 SHOW_EVERY_S = 0.5
 LOG_EVERY_S = 30.0  # where there is no terminal, as in a job
 FETCHED = ".model-"  # begins the name of the folder of a registered model in --out
-NAMED = 5  # of the inputs that could not be read
+MAX_NAMED = 5  # of the inputs that could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def run_prediction(
     with (
         locked(request.out),
         model_folder(request.model, request.out, tracking_uri) as folder,
-        workers_of(
+        make_workers(
             request.processes, "embre.prediction.tasks", request.ray, request.gpus
         ) as workers,
         console.status("predicting") as status,
@@ -90,8 +90,8 @@ def run_prediction(
         )
     yield from summary(found, request.out)
     if found.not_read:
-        named = ", ".join(found.not_read[:NAMED])
-        more = len(found.not_read) - NAMED
+        named = ", ".join(found.not_read[:MAX_NAMED])
+        more = len(found.not_read) - MAX_NAMED
         raise RunFailed(
             f"{named}{f' and {more} more' if more > 0 else ''}: not read to the end, "
             f"{request.out / RECORD} says why; what could be read is predicted. Mend the input and "

@@ -75,7 +75,7 @@ def study(
     """Carry out the runs of a study, what is done not again, and write its table."""
     from embre.cli.studying import carry_out_study
     from embre.config import StudyConfig, load_config
-    from embre.launch.workers import workers_of
+    from embre.launch.workers import make_workers
     from embre.study.table import write_results
     from embre.workers import OneProcess
 
@@ -83,7 +83,7 @@ def study(
     if table:
         written = write_results(wanted)
     else:
-        with workers_of(processes, "embre.cli.studying", ray, gpus) as workers:
+        with make_workers(processes, "embre.cli.studying", ray, gpus) as workers:
             one_by_one = None if ray else OneProcess()
             written = carry_out_study(wanted, workers, console, one_by_one)
     console.print(written.read_text(), markup=False)

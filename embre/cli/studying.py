@@ -12,7 +12,7 @@ from rich.console import Console
 
 from embre.atomic_files import write_atomic
 from embre.config import StudyConfig, dump_config, refuse_secrets
-from embre.launch.driver import resolve, take_up
+from embre.launch.driver import check_resume, resolve
 from embre.launch.errors import RunFailed
 from embre.provenance import CONFIG
 from embre.study.cells import Run, finetuning_runs, is_done, pretraining_runs, study_folder
@@ -115,6 +115,6 @@ def _calls(
         config = resolve(run.config)  # a worker of a cluster is in another folder
         folder = Path(config.storage) / config.name
         folder.mkdir(parents=True, exist_ok=True)
-        take_up(config, folder)
+        check_resume(config, folder)
         write_atomic(folder / CONFIG, dump_config(config).encode())
         yield run.kind, str(folder), threads

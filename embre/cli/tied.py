@@ -9,7 +9,7 @@ import threading
 from embre.cli.app import main
 
 
-def stop_with_the_starter() -> None:
+def stop_when_parent_exits() -> None:
     """A closed pipe is the one sign that comes whatever ended the starter, kill -9 too."""
     while os.read(sys.stdin.fileno(), 1):
         pass
@@ -17,5 +17,5 @@ def stop_with_the_starter() -> None:
 
 
 if __name__ == "__main__":  # the processes of a loader import this file too
-    threading.Thread(target=stop_with_the_starter, daemon=True).start()
+    threading.Thread(target=stop_when_parent_exits, daemon=True).start()
     main()

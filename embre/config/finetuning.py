@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from embre.config.run import RunConfig
 from embre.config.sections import Section
-from embre.entity_types import row_of, unknown_type
+from embre.entity_types import entity_type_of, unknown_type
 from embre.refused import Refused
 
 
@@ -109,7 +109,7 @@ class SchemaConfig(Section):
             words = pair.split()
             if len(words) != 2:
                 raise Refused(f"{pair!r}: write a pair as two entity types, Chemical Disease")
-            rows = [row_of(word) for word in words]
+            rows = [entity_type_of(word) for word in words]
             for word, row in zip(words, rows, strict=True):
                 if row is None:
                     raise Refused(unknown_type(word))
@@ -129,7 +129,7 @@ class SchemaConfig(Section):
         """The labels that mean nothing here."""
         return {label for label, ours in self.label_map.items() if ours is None}
 
-    def relates_as(self, other: "SchemaConfig") -> bool:
+    def same_pairs_as(self, other: "SchemaConfig") -> bool:
         """Whether both call the same pairs related, whatever they say of novelty."""
         same = (self.name, self.legal) == (other.name, other.legal)
         return same and self.left_out == other.left_out
@@ -187,7 +187,9 @@ class FinetuneConfig(RunConfig):
         More of the same corpus says the same."""
         scored = self.data.corpus
         others = [
-            one.corpus.name for one in self.data.extra_corpora if not one.corpus.relates_as(scored)
+            one.corpus.name
+            for one in self.data.extra_corpora
+            if not one.corpus.same_pairs_as(scored)
         ]
         if others and self.pairs.novelty_head_detects:
             raise Refused(

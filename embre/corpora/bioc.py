@@ -11,7 +11,7 @@ from typing import Any
 
 from embre.corpora.raw import NOVELTY, RawRelation
 from embre.document import Concept, Document, Relation
-from embre.entity_types import row_of, spell
+from embre.entity_types import entity_type_of, spelled_identifier
 from embre.tally import Tally
 
 # Where an annotation's identifier stands; the first that is there counts. Older exports name
@@ -96,7 +96,11 @@ def relation_of(
     get = infons.get
     head, tail = _end(get("role1"), get("entity1")), _end(get("role2"), get("entity2"))
     if head is None and tail is None:  # BC5CDR: the entity type is the key
-        head, tail, *_ = *((key, str(get(key))) for key in infons if row_of(key)), None, None
+        head, tail, *_ = (
+            *((key, str(get(key))) for key in infons if entity_type_of(key)),
+            None,
+            None,
+        )
     if (head is None or tail is None) and len(nodes) == 2:
         head, tail = map(annotations.get, nodes)
     if head is None or tail is None:
@@ -136,7 +140,10 @@ def drop_mention(num_locations: int, text: str, place: str, file: str, tally: Ta
 def relation_infons(doc: Document, relation: Relation) -> dict[str, Any]:
     """The infons of a relation in BioRED's dialect. A concept that no mention of the document has
     needs PubTator 3's role beside it, a dict of type and identifier."""
-    first, second = relation.source_ids or (spell(doc, relation.head), spell(doc, relation.tail))
+    first, second = relation.source_ids or (
+        spelled_identifier(doc, relation.head),
+        spelled_identifier(doc, relation.tail),
+    )
     novel = None if relation.novel is None else NOVELTY[relation.novel]
     score = None if relation.probability is None else str(relation.probability)
     return present(

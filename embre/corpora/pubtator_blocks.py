@@ -7,8 +7,8 @@ from numba import njit
 
 MAX_DIGITS = 9  # of an id or an offset
 MENTION_TABS = 5
-MOST_MOVES = 256  # for each mention of a document, to bring them in order one by one
-LEAST_RELATION_TABS, MOST_RELATION_TABS = 3, 5
+MAX_MOVES = 256  # for each mention of a document, to bring them in order one by one
+MIN_RELATION_TABS, MAX_RELATION_TABS = 3, 5
 
 _TAB, _NEWLINE, _RETURN, _BAR, _ZERO, _NINE = 9, 10, 13, 124, 48, 57
 _LETTER_T, _LETTER_A, _LETTER_Z = 116, 97, 122
@@ -76,7 +76,7 @@ def _same(data: np.ndarray, one: int, other: int, size: int) -> bool:
 @njit(cache=True)
 def _sort(lines: np.ndarray, first: int, last: int) -> bool:
     """Sort rows by start and end, in place; False where two have the same, or it takes long."""
-    num_moves, most_moves = 0, MOST_MOVES * (last - first)
+    num_moves, most_moves = 0, MAX_MOVES * (last - first)
     for row in range(first + 1, last):
         at = row
         while at > first and (
@@ -187,7 +187,7 @@ def _read_block(
             plain = plain and _same(data, block[_START], begin, block[_DIGITS])
             letter = data[min(after_id + 1, end - 1)] | 32  # in lower case
             if _LETTER_A <= letter <= _LETTER_Z:
-                plain = plain and LEAST_RELATION_TABS <= num_tabs <= MOST_RELATION_TABS
+                plain = plain and MIN_RELATION_TABS <= num_tabs <= MAX_RELATION_TABS
             else:
                 plain = plain and num_tabs == MENTION_TABS
                 plain = plain and _read_mention(data, block, tabs, end, lines[found])

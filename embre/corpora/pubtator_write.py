@@ -8,7 +8,7 @@ from embre.corpora.pubtator import HEADING, read_chunk
 from embre.corpora.raw import MAX_DOCUMENT_BYTES, NOVELTY, Chunk, RawDocument
 from embre.corpora.streams import BrokenArchive
 from embre.document import Document, Relation
-from embre.entity_types import spell
+from embre.entity_types import spelled_identifier
 from embre.tally import Tally
 
 _BREAKS = str.maketrans("\n\r\0", "   ")
@@ -40,7 +40,10 @@ def _document_lines(doc: Document) -> Iterator[str]:
 
 
 def _relation_columns(doc: Document, relation: Relation) -> list[str]:
-    ids = relation.source_ids or (spell(doc, relation.head), spell(doc, relation.tail))
+    ids = relation.source_ids or (
+        spelled_identifier(doc, relation.head),
+        spelled_identifier(doc, relation.tail),
+    )
     columns = [relation.type, *ids]
     if relation.novel is not None or relation.probability is not None:
         columns.append("None" if relation.novel is None else NOVELTY[relation.novel])

@@ -11,7 +11,7 @@ from itertools import accumulate, groupby
 from embre.corpora.raw import RawMention
 from embre.corpora.spelling import same_words, spelled_out
 from embre.document import Passage
-from embre.entity_types import row_of
+from embre.entity_types import entity_type_of
 from embre.tally import REPAIRED, Tally
 
 # How far a text may have shrunk or grown before a mention. Further away stands another mention
@@ -183,7 +183,7 @@ def _with_columns_swapped(left: list[RawMention], text: str) -> Moved:
     return {
         at: mention._replace(text=mention.type, type=mention.text)
         for at, mention in enumerate(left)
-        if row_of(mention.text)
+        if entity_type_of(mention.text)
         and 0 <= mention.start < mention.end
         and text[mention.start : mention.end] == mention.type
     }

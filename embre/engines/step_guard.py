@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-WINDOW, FEWEST = 128, 64
+WINDOW, MIN_HISTORY = 128, 64
 MAX_IN_A_ROW = 3  # after so many it is not the data
 SEEN, IN_A_ROW = "guard_seen", "guard_in_a_row"
 
@@ -55,7 +55,7 @@ class StepGuard:
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
                 return f"the {name} is no number"
-        if self.sigmas is None or len(self._seen) < FEWEST:
+        if self.sigmas is None or len(self._seen) < MIN_HISTORY:
             return None
         deviation, mean = torch.std_mean(torch.tensor(self._seen, dtype=torch.float64), 0)
         limits = (mean + self.sigmas * deviation).tolist()

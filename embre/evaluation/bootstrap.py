@@ -45,7 +45,7 @@ def interval(counts: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> tuple
     return float(low), float(high)
 
 
-def paired_p(
+def paired_p_value(
     counts_a: np.ndarray, counts_b: np.ndarray, samples: int = PAIRED_SAMPLES, seed: int = 0
 ) -> float:
     """The two-sided p-value of the difference of two systems' F1 on the same documents.

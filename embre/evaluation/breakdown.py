@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from embre.document import Concept, Document, Relation
+from embre.evaluation.matching import concept_names, match_documents
 from embre.evaluation.scoring import Score, score
-from embre.evaluation.verdicts import concept_names, judged
 from embre.relation_schema import NONE, RelationSchema
-from embre.relations.meeting import Pair, Places
+from embre.relations.pair_location import Pair, PairLocator
 
 Groups = dict[str, dict[str, Score]]  # group → metric → score
 
@@ -65,12 +65,12 @@ def by_distance(gold: Sequence[Document], predicted: Sequence[Document]) -> Grou
     """By the sentences between the nearest mentions of the two concepts."""
 
     def distance(doc: Document, relation: Relation) -> str:
-        apart = places_of(doc).of(relation.pair).sentences
+        apart = locator_of(doc).locate(relation.pair).sentences
         if apart is None:
             return "not mentioned"
         return ("same sentence", "next sentence", "farther apart")[min(apart, 2)]
 
-    places_of = _places_of_documents()
+    locator_of = _locator_of_documents()
     return _ordered(
         _grouped(gold, predicted, distance),
         ("same sentence", "next sentence", "farther apart", "not mentioned"),
@@ -81,10 +81,10 @@ def by_mentions(gold: Sequence[Document], predicted: Sequence[Document]) -> Grou
     """By the mentions of the concept that has fewer."""
 
     def mentions(doc: Document, relation: Relation) -> str:
-        number = places_of(doc).of(relation.pair).mentions
+        number = locator_of(doc).locate(relation.pair).mentions
         return "1 or none" if number <= 1 else "2 or 3" if number <= 3 else "4 or more"
 
-    places_of = _places_of_documents()
+    locator_of = _locator_of_documents()
     return _ordered(_grouped(gold, predicted, mentions), ("1 or none", "2 or 3", "4 or more"))
 
 
@@ -117,7 +117,7 @@ def confusion(
     Of a pair with several relations each counts; `judge` says which belong together.
     """
     cells: Counter[tuple[str, str]] = Counter()
-    for doc, verdicts in judged(gold, predicted):
+    for doc, verdicts in match_documents(gold, predicted):
         for verdict in verdicts:
             cells[_label(verdict.gold), _label(verdict.predicted)] += 1
         if schema is not None:
@@ -141,8 +141,8 @@ def errors(
     """
     known = probabilities or {}
     found = []
-    for doc, verdicts in judged(gold, predicted):
-        names, places = concept_names(doc.mentions), Places(doc)
+    for doc, verdicts in match_documents(gold, predicted):
+        names, places = concept_names(doc.mentions), PairLocator(doc)
         for verdict in verdicts:
             if verdict.outcome == "correct":
                 continue
@@ -170,16 +170,16 @@ def errors(
     return found
 
 
-def _places_of_documents() -> Callable[[Document], Places]:
+def _locator_of_documents() -> Callable[[Document], PairLocator]:
     """Finds the sentences of each document once."""
-    known: dict[str, Places] = {}
+    known: dict[str, PairLocator] = {}
 
-    def places_of(doc: Document) -> Places:
+    def locator_of(doc: Document) -> PairLocator:
         if doc.doc_id not in known:
-            known[doc.doc_id] = Places(doc)
+            known[doc.doc_id] = PairLocator(doc)
         return known[doc.doc_id]
 
-    return places_of
+    return locator_of
 
 
 def _grouped(

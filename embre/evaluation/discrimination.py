@@ -8,7 +8,7 @@ import numpy as np
 from embre.evaluation.precision_recall import curve
 from embre.relations.scored_pairs import ScoredPairs
 
-SMALLEST = 1e-9  # a probability of 0 would cost without end
+MIN_PROBABILITY = 1e-9  # a probability of 0 would cost without end
 
 Discrimination = dict[str, dict[str, float]]
 
@@ -69,4 +69,4 @@ def _auc(said: np.ndarray, true: np.ndarray) -> float:
 
 
 def _log_loss(of_gold: np.ndarray) -> float:
-    return float(-np.log(np.maximum(of_gold, SMALLEST)).mean())
+    return float(-np.log(np.maximum(of_gold, MIN_PROBABILITY)).mean())

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from embre.document import Document
+from embre.evaluation.matching import RelationMatch, match_documents
 from embre.evaluation.scoring import METRICS
-from embre.evaluation.verdicts import Verdict, judged
 from embre.relations.scored_pairs import ScoredPairs
 
-MOST_POINTS = 300  # of a curve: more would look the same
+MAX_POINTS = 300  # of a curve: more would look the same
 Ranked = tuple[np.ndarray, np.ndarray]  # confidence (n,) and what is right (n,)
 
 
@@ -39,8 +39,8 @@ def curve(confidence: np.ndarray, right: np.ndarray, num_gold: int) -> Curve:
     recall = tp / max(num_gold, 1)
     average = float(np.sum(precision * np.diff(np.r_[0.0, recall])))
     few = slice(None)
-    if len(tp) > MOST_POINTS:
-        few = np.linspace(0, len(tp) - 1, MOST_POINTS).round().astype(np.int64)
+    if len(tp) > MAX_POINTS:
+        few = np.linspace(0, len(tp) - 1, MAX_POINTS).round().astype(np.int64)
     return Curve(precision[few], recall[few], average)
 
 
@@ -55,7 +55,7 @@ def ranked_relations(gold: Sequence[Document], predicted: Sequence[Document]) ->
     """The same of the predicted relations that have a probability, all by that."""
     rows = [
         verdict
-        for _, verdicts in judged(gold, predicted)
+        for _, verdicts in match_documents(gold, predicted)
         for verdict in verdicts
         if verdict.predicted and verdict.predicted.probability is not None
     ]
@@ -67,7 +67,7 @@ def ranked_relations(gold: Sequence[Document], predicted: Sequence[Document]) ->
     }
 
 
-def _right(verdict: Verdict) -> dict[str, bool]:
+def _right(verdict: RelationMatch) -> dict[str, bool]:
     said, gold = verdict.relation, verdict.gold
     related = gold is not None
     same_type, same_novelty = (

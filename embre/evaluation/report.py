@@ -11,7 +11,7 @@ import jinja2
 from embre.document import Concept, Document, Passage
 from embre.entity_types import ENTITY_TYPES
 from embre.evaluation.evaluate import Evaluation
-from embre.evaluation.verdicts import OUTCOMES, Verdict, concept_names, judge
+from embre.evaluation.matching import OUTCOMES, RelationMatch, concept_names, match_relations
 from embre.evaluation.view import evaluation_view
 
 # Hues in degrees of OKLCH; lightness and chroma are the page's, so that contrast holds in the
@@ -54,9 +54,9 @@ def pieces(doc: Document, passage: Passage) -> list[tuple[str, list[int]]]:
 def document_view(doc: Document, gold: Document | None = None) -> dict[str, Any]:
     """All that the page shows of one document, with concepts and mentions as numbers into lists."""
     if gold is None:
-        verdicts = [Verdict(relation, None, "") for relation in doc.relations]
+        verdicts = [RelationMatch(relation, None, "") for relation in doc.relations]
     else:
-        verdicts = judge(doc.relations, gold.relations)
+        verdicts = match_relations(doc.relations, gold.relations)
     # Most probable first; what nobody predicted has no probability and comes last.
     verdicts.sort(key=lambda verdict: -(verdict.relation.probability or 0))
     names = concept_names([*doc.mentions, *(gold.mentions if gold else ())])
@@ -85,7 +85,7 @@ def document_view(doc: Document, gold: Document | None = None) -> dict[str, Any]
     }
 
 
-def _relation_view(verdict: Verdict, numbers: Mapping[Concept, int]) -> dict[str, Any]:
+def _relation_view(verdict: RelationMatch, numbers: Mapping[Concept, int]) -> dict[str, Any]:
     relation, gold = verdict.relation, verdict.gold if verdict.predicted else None
     return {
         "concepts": [numbers[relation.head], numbers[relation.tail]],

@@ -62,7 +62,7 @@ def _letters_hash(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HoldOutList:
     """One list of documents to leave out. `prints` has the texts and titles of those known."""
 
     name: str
@@ -76,19 +76,19 @@ class Held:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def has(self, doc: CheckedDocument, prints: Fingerprint) -> bool:
-        known = not self.ids.isdisjoint(names_of(doc))
+        known = not self.ids.isdisjoint(document_ids(doc))
         return known or prints.text in self.prints or prints.title in self.prints
 
     def add(self, prints: Iterable[int]) -> None:
         self.prints.update(value for value in prints if value)
 
 
-def names_of(doc: CheckedDocument) -> set[str]:
+def document_ids(doc: CheckedDocument) -> set[str]:
     """Every id by which a document may stand in a list."""
     return {name for name in (doc.doc_id, doc.pmid, doc.pmcid) if name}
 
 
-def read_held(source: str) -> Held:
+def read_hold_out_list(source: str) -> HoldOutList:
     """A list that is shipped (`SHIPPED`), a file of ids (one a line), or any corpus."""
     if source in SHIPPED:
         return _read_list(source, files("embre.held_out").joinpath(f"{source}.tsv").read_text())
@@ -100,16 +100,16 @@ def read_held(source: str) -> Held:
             raise Refused(f"{source}: not UTF-8 ({error}); save the list as UTF-8") from error
         if "|" not in text and all(line.count("\t") <= 2 for line in text.splitlines()):
             return _read_list(path.name, text)
-    held = Held(path.name)
+    held = HoldOutList(path.name)
     for doc in _read_all(source):
-        held.ids.update(names_of(doc))
+        held.ids.update(document_ids(doc))
         held.add(fingerprint(doc))
     return held
 
 
-def read_lists(sources: Sequence[str]) -> list[Held]:
+def read_lists(sources: Sequence[str]) -> list[HoldOutList]:
     """Several lists, each of a name of its own: by it their documents are counted."""
-    held = [read_held(source) for source in sources]
+    held = [read_hold_out_list(source) for source in sources]
     first: dict[str, str] = {}
     for one, source in zip(held, sources, strict=True):
         if one.name in first:
@@ -139,13 +139,13 @@ def _read_all(source: str) -> Iterator[CheckedDocument]:
         )
 
 
-def _read_list(name: str, text: str) -> Held:
+def _read_list(name: str, text: str) -> HoldOutList:
     """Lines of an id, or of an id and the fingerprints of its text and title in hexadecimal.
 
     Raises Refused for a list without any and for a line that is neither: a list that is not
     understood lets evaluation documents through.
     """
-    held = Held(name)
+    held = HoldOutList(name)
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
             doc_id, *prints = line.split("\t")
@@ -174,7 +174,7 @@ def _article(doc_id: str) -> str | None:
     return f"PMC{number}" if is_pmcid or is_pmc else number
 
 
-def held_lines(corpora: Iterable[str], only: set[str] | None) -> Iterator[str]:
+def hold_out_lines(corpora: Iterable[str], only: set[str] | None) -> Iterator[str]:
     """The lines of a list of all documents of some corpora, or of those that `only` names.
 
     An id of `only` that no corpus has gets a line of its own, without fingerprints. Raises
@@ -183,7 +183,7 @@ def held_lines(corpora: Iterable[str], only: set[str] | None) -> Iterator[str]:
     missing = set(only or ())
     lines: set[str] = set()
     for doc in (doc for source in corpora for doc in _read_all(source)):
-        names = names_of(doc)
+        names = document_ids(doc)
         if only is None or names & only:
             prints = fingerprint(doc)
             missing -= names

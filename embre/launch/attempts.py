@@ -11,7 +11,7 @@ from embre.launch.errors import RunFailed
 
 ATTEMPTS = "attempts"  # in a run's folder
 LATEST = "latest"  # in it, the number of the last attempt of which a rank began
-ROOM = 4096  # bytes that a file has from the start: what fills the disk can still be told in it
+RESERVED_BYTES = 4096  # of a note, allocated at the start: it can be written on a full disk
 
 
 class NotBegun(RunFailed):
@@ -41,7 +41,7 @@ class Attempt:
                 continue
             # There from the start: a network file system may remember that a file is missing.
             for file in (attempt.failed, attempt.stopped):
-                file.write_bytes(b" " * ROOM)
+                file.write_bytes(b" " * RESERVED_BYTES)
             (attempts / LATEST).touch()
             return attempt
 
@@ -91,7 +91,7 @@ class Attempt:
 def write(file: Path, text: str) -> None:
     """Say why an attempt ended, in `failed` or `stopped`, without a byte more on the disk."""
     with file.open("r+b") as opened:
-        opened.write(text.encode()[:ROOM].ljust(ROOM))
+        opened.write(text.encode()[:RESERVED_BYTES].ljust(RESERVED_BYTES))
 
 
 def read(file: Path) -> str:

@@ -14,7 +14,7 @@ LOOK_EVERY_S = 1.0
 
 
 @contextmanager
-def saved_when_draining(folder: Path) -> Iterator[None]:
+def save_when_draining(folder: Path) -> Iterator[None]:
     """While the body runs, each node that begins to drain asks the ranks of `folder` to save."""
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(folder, over), daemon=True)

@@ -32,7 +32,7 @@ from embre.job import Job
 from embre.launch.attempts import NotBegun
 from embre.launch.errors import RunFailed
 from embre.launch.local import run_local
-from embre.launch.progress import shown
+from embre.launch.progress import show_progress
 from embre.provenance import CONFIG
 from embre.tracking.curves import draw_curves
 from embre.tracking.events import EVENTS, last_saved, read_events, write_event
@@ -102,7 +102,7 @@ def run_job(
     if under_torchrun and os.environ["RANK"] != "0":  # every rank comes by here; rank 0 drives
         LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, None))
         return folder
-    changes = take_up(config, folder, allow_change)
+    changes = check_resume(config, folder, allow_change)
     made_of = Job(config, folder, None).fingerprint(*lineage.values())
     refuse_other_data(config, folder, made_of)
     if changes:
@@ -119,7 +119,7 @@ def run_job(
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status: str | None = "KILLED"
     try:
-        with shown(folder, console):
+        with show_progress(folder, console):
             LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, handle))
         status = "FINISHED"
     except Interrupted:
@@ -177,7 +177,7 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
         raise ConfigError("encoder.path: under torchrun give the folder of the model, not its name")
 
 
-def take_up(
+def check_resume(
     config: RunConfig, folder: Path, allow_change: Collection[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
     """What changes in a run that goes on: the value before and the one from now on, by key.

@@ -26,7 +26,7 @@ class RunFailed(RuntimeError):
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """An error that leaves the body is told in one line, and its exit code ends the process.
 
     What typer raises passes, and so does what only a mistake of ours can be, as a KeyError.
@@ -34,7 +34,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = verdict(error)
+        found = exit_code_and_text(error)
         if found is None:
             raise
         if os.environ.get("EMBRE_DEBUG"):
@@ -46,7 +46,7 @@ def told() -> Iterator[None]:
         sys.exit(code)
 
 
-def verdict(error: Exception) -> tuple[int, str] | None:
+def exit_code_and_text(error: Exception) -> tuple[int, str] | None:
     """Exit code and text of an error; None where it is not to be told in a line."""
     by = type(error).__module__.split(".")[0]
     if by in ("click", "typer"):  # which end the command themselves
@@ -56,7 +56,7 @@ def verdict(error: Exception) -> tuple[int, str] | None:
     if by in ("mlflow", "ray") or isinstance(error, RuntimeError | ArithmeticError):
         return FAILED, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return FAILED, with_advice(error)
+        return FAILED, with_disk_advice(error)
     if isinstance(error, StoreFailed):
         return FAILED, str(error)
     if isinstance(error, OSError | Refused):
@@ -66,7 +66,7 @@ def verdict(error: Exception) -> tuple[int, str] | None:
     return None
 
 
-def with_advice(error: Exception) -> str:
+def with_disk_advice(error: Exception) -> str:
     """The text of an error, and what to do about a full disk."""
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
     return f"{error}; make room and run the same command again: it goes on" if full else str(error)

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from embre.config import ConfigError
 from embre.interrupts import stoppable
 from embre.job import Job
-from embre.launch.errors import RunFailed, with_advice
-from embre.launch.rank import carry_out
+from embre.launch.errors import RunFailed, with_disk_advice
+from embre.launch.rank import run_rank
 from embre.world import ALLOCATOR, GROWING, World
 
 # As Ray's, and as long as rank 0 waits for the parts of a checkpoint; NCCL's own is ten minutes.
@@ -35,9 +35,9 @@ def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
         dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
     try:
         with stoppable(job.folder):
-            carry_out(recipe, job, torch.device(device), job.folder)
+            run_rank(recipe, job, torch.device(device), job.folder)
     except (ValueError, OSError) as error:
-        raise RunFailed(f"{job.config.name}: {with_advice(error)}") from error
+        raise RunFailed(f"{job.config.name}: {with_disk_advice(error)}") from error
     finally:
         for name in alone:  # or the next run here would think that torchrun started it
             del os.environ[name]

@@ -19,7 +19,7 @@ LOOK_EVERY_S = 0.5
 
 
 @contextmanager
-def shown(folder: Path, console: Console) -> Iterator[None]:
+def show_progress(folder: Path, console: Console) -> Iterator[None]:
     """While the body runs, show what the run in `folder` does."""
     stop = threading.Event()
     new = EventTail(folder)

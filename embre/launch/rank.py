@@ -22,7 +22,7 @@ from embre.world import World, current_world
 FAULT = "EMBRE_FAULT"
 
 
-def carry_out(
+def run_rank(
     recipe: Callable[[Job, World], None], job: Job, device: torch.device, asked_in: Path
 ) -> None:
     """Run the recipe as one rank, which ends where it hangs; the first of each node watches the

@@ -23,9 +23,9 @@ from embre.config import ConfigError, LaunchConfig
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
 from embre.launch.attempts import Attempt, NotBegun, read, write
-from embre.launch.draining import saved_when_draining
-from embre.launch.errors import RunFailed, with_advice
-from embre.launch.rank import FAULT, carry_out
+from embre.launch.draining import save_when_draining
+from embre.launch.errors import RunFailed, with_disk_advice
+from embre.launch.rank import FAULT, run_rank
 from embre.launch.ray_workers import private_token
 from embre.world import ALLOCATOR, GROWING, World
 
@@ -91,7 +91,7 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     attempt = Attempt.new(job.folder)
     trainer = _trainer(job, attempt, _rank(recipe, job, attempt))
     try:
-        with stoppable(attempt.folder), saved_when_draining(attempt.folder):
+        with stoppable(attempt.folder), save_when_draining(attempt.folder):
             trainer.fit()
     except BaseException as error:  # Ctrl-C and a lost cluster too
         if not attempt.begun():
@@ -121,7 +121,7 @@ def _rank(
             if attempt.begin():
                 device = get_device() if use_gpu else torch.device("cpu")
                 assert isinstance(device, torch.device)
-                carry_out(recipe, job, device, attempt.folder)
+                run_rank(recipe, job, device, attempt.folder)
         except Interrupted as why:  # Ray would start again what raises
             write(attempt.stopped, str(why))
         except (*NOT_WORTH_A_RESTART, OSError) as error:
@@ -130,7 +130,7 @@ def _rank(
             # that raises says nothing of the run.
             if lasts and dist.is_initialized():
                 kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
-                write(attempt.failed, kind + with_advice(error))
+                write(attempt.failed, kind + with_disk_advice(error))
             raise
 
     return work

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
-from embre.workers import AHEAD, call
+from embre.workers import CALLS_AHEAD, call
 
 Result = TypeVar("Result")
 
@@ -82,7 +82,7 @@ class RayWorkers:
         task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3, max_calls=0)(call)
         calls, waiting = iter(calls), []
         while True:
-            free = max(0, self.number * (1 + AHEAD) - len(waiting))
+            free = max(0, self.number * (1 + CALLS_AHEAD) - len(waiting))
             waiting += [task.remote(function, *one) for one in islice(calls, free)]
             if not waiting:
                 return

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from embre.workers import OneProcess, Processes, Workers
 
 
-def workers_of(
+def make_workers(
     processes: int, module: str, ray: str | None, gpus: float = 0
 ) -> AbstractContextManager[Workers]:
     """The cluster at the address `ray`, each call with a share of a GPU; else so many processes,

@@ -21,7 +21,7 @@ ALIGNED_ROWS = 256  # of which a chunk has a multiple, or the products have no f
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class ScoringBlock:
     """Some of the vectors against some rows of a table.
 
     `vectors` which of the M they are; `rows` the R rows of the table, a range or their numbers;
@@ -39,20 +39,20 @@ class Contest:
     shifts: Tensor | None = None
 
 
-def all_rows(vectors: slice, first: int, size: int, labels_M: Tensor) -> Contest:
+def full_block(vectors: slice, first: int, size: int, labels_M: Tensor) -> ScoringBlock:
     """Vectors against the `size` rows from `first` on, which the labels count from 0."""
     names = torch.arange(size, device=labels_M.device)
-    return Contest(vectors, slice(first, first + size), names, labels_M, labels_M + first)
+    return ScoringBlock(vectors, slice(first, first + size), names, labels_M, labels_M + first)
 
 
 def score(
-    vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest]
+    vectors_MC: Tensor, table_VC: Tensor, blocks: Sequence[ScoringBlock]
 ) -> tuple[Tensor, Tensor]:
     """(M,) the log-sum-exp over the other rows, minus infinity without any, and (M,) the logit of
     the label, 0 where the table has not got it."""
     others = vectors_MC.new_full((len(vectors_MC),), -torch.inf)
     label = vectors_MC.new_zeros(len(vectors_MC))
-    for contest in contests:
+    for contest in blocks:
         mine = vectors_MC[contest.vectors]
         known = contest.label_rows >= 0
         if len(table_VC):  # a rank may have no row at all
@@ -69,14 +69,14 @@ def score(
 def gradients(
     vectors_MC: Tensor,
     table_VC: Tensor,
-    contests: Sequence[Contest],
+    blocks: Sequence[ScoringBlock],
     label_M: Tensor,
     log_sums_M: Tensor,
     weights_M: Tensor,
-    into_VC: Tensor,
+    table_grad_VC: Tensor,
 ) -> Tensor:
     """(M, C) the gradient of the weighted losses by the vectors; that by the table is added to
-    `into_VC`.
+    `table_grad_VC`.
 
     `label_M` is the logit of each label and `log_sums_M` the log-sum-exp over all rows.
     """
@@ -84,7 +84,7 @@ def gradients(
     # Weights are for what is as large as the vectors, and spare a pass over the logits.
     weighted_MC = vectors_MC * weights_M[:, None]
     at_label_M = torch.expm1(label_M - log_sums_M)
-    for contest in contests:
+    for contest in blocks:
         mine, weighted = vectors_MC[contest.vectors], weighted_MC[contest.vectors]
         log_sums, at_label = log_sums_M[contest.vectors], at_label_M[contest.vectors]
         gradient = found[contest.vectors]
@@ -97,23 +97,23 @@ def gradients(
             torch.where(is_label, in_product, share, out=share)
             gradient.addmm_(share, table_VC[rows])
             if isinstance(rows, Tensor):
-                into_VC.index_add_(0, rows, share.T @ weighted)
+                table_grad_VC.index_add_(0, rows, share.T @ weighted)
             else:
-                into_VC[rows].addmm_(share.T, weighted)
+                table_grad_VC[rows].addmm_(share.T, weighted)
         if sampled and len(table_VC):
             rows = contest.label_rows.clamp(min=0)
             factor = at_label.masked_fill(contest.label_rows < 0, 0)[:, None]
             gradient += factor * table_VC[rows]
-            into_VC.index_add_(0, rows, factor * weighted)
+            table_grad_VC.index_add_(0, rows, factor * weighted)
     return found.mul_(weights_M[:, None])
 
 
-def num_above(
-    vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest], label_M: Tensor
+def num_ranked_above(
+    vectors_MC: Tensor, table_VC: Tensor, blocks: Sequence[ScoringBlock], label_M: Tensor
 ) -> Tensor:
     """(M,) how many other rows have no lower logit than the label: its rank less one."""
     found = torch.zeros(len(vectors_MC), dtype=torch.int64, device=vectors_MC.device)
-    for contest in contests:
+    for contest in blocks:
         mine, label = vectors_MC[contest.vectors], label_M[contest.vectors]
         for logits, is_label, _ in _chunks(mine, table_VC, contest):
             above = ~(logits < label[:, None]) & ~is_label  # what is no number is no answer
@@ -121,9 +121,11 @@ def num_above(
     return found
 
 
-def cross_entropy_sum(vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest]) -> Tensor:
+def cross_entropy_sum(
+    vectors_MC: Tensor, table_VC: Tensor, blocks: Sequence[ScoringBlock]
+) -> Tensor:
     """The sum of the losses of all vectors; its gradient makes the logits again, chunk by chunk."""
-    loss = _SummedCrossEntropy.apply(vectors_MC, table_VC, contests)
+    loss = _SummedCrossEntropy.apply(vectors_MC, table_VC, blocks)
     assert isinstance(loss, Tensor)
     return loss
 
@@ -131,12 +133,12 @@ def cross_entropy_sum(vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[C
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, vectors_MC: Tensor, table_VC: Tensor, contests: Sequence[Contest]
+        ctx: FunctionCtx, vectors_MC: Tensor, table_VC: Tensor, blocks: Sequence[ScoringBlock]
     ) -> Tensor:
-        others, label = score(vectors_MC, table_VC, contests)
+        others, label = score(vectors_MC, table_VC, blocks)
         log_sums = torch.logaddexp(others, label)
         ctx.save_for_backward(vectors_MC, table_VC, label, log_sums)
-        ctx.contests = contests  # type: ignore[attr-defined]
+        ctx.blocks = blocks  # type: ignore[attr-defined]
         return (log_sums - label).sum()
 
     @staticmethod
@@ -145,13 +147,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
         vectors_MC, table_VC, label, log_sums = ctx.saved_tensors  # type: ignore[attr-defined]
         by_table = torch.zeros_like(table_VC)
         weights = gradient.expand(len(vectors_MC))
-        contests: Sequence[Contest] = ctx.contests  # type: ignore[attr-defined]
-        by_vectors = gradients(vectors_MC, table_VC, contests, label, log_sums, weights, by_table)
+        blocks: Sequence[ScoringBlock] = ctx.blocks  # type: ignore[attr-defined]
+        by_vectors = gradients(vectors_MC, table_VC, blocks, label, log_sums, weights, by_table)
         return by_vectors, by_table, None
 
 
 def _chunks(
-    vectors_MC: Tensor, table_VC: Tensor, contest: Contest
+    vectors_MC: Tensor, table_VC: Tensor, contest: ScoringBlock
 ) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
     """Shifted logits (M, r) of a few rows at a time, where they are those of the label, and the
     rows."""

@@ -12,7 +12,13 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from embre.model.chunked_softmax import Contest, all_rows, cross_entropy_sum, num_above, score
+from embre.model.chunked_softmax import (
+    ScoringBlock,
+    cross_entropy_sum,
+    full_block,
+    num_ranked_above,
+    score,
+)
 
 
 class ConceptTable(nn.Module):
@@ -32,7 +38,7 @@ class ConceptTable(nn.Module):
         nn.init.normal_(self.weight, std=dimension**-0.5)
 
     def forward(
-        self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
+        self, projected_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
         """The summed cross-entropy of the identifiers, each within its type; without gradients also
         (K,) the rank of each true identifier within its type, 1 is the best.
@@ -40,18 +46,18 @@ class ConceptTable(nn.Module):
         Both in one call: under ZeRO-3 the matrix is there for no longer.
         """
         learning = torch.is_grad_enabled()
-        contests = self._contests(ids_K, counts, sampled=learning)
+        blocks = self._contests(ids_K, counts, sampled=learning)
         if learning:
-            return cross_entropy_sum(found_KC, self.weight, contests), None
-        others, label = score(found_KC, self.weight, contests)
+            return cross_entropy_sum(projected_KC, self.weight, blocks), None
+        others, label = score(projected_KC, self.weight, blocks)
         loss = (torch.logaddexp(others, label) - label).sum()
-        return loss, num_above(found_KC, self.weight, contests, label) + 1
+        return loss, num_ranked_above(projected_KC, self.weight, blocks, label) + 1
 
-    def _contests(self, ids_K: Tensor, counts: Sequence[int], sampled: bool) -> list[Contest]:
+    def _contests(self, ids_K: Tensor, counts: Sequence[int], sampled: bool) -> list[ScoringBlock]:
         firsts = accumulate(self.sizes, initial=0)
         ends = list(accumulate(counts))
         seed = draw_seed() if sampled else 0
-        contests = []
+        blocks = []
         of_types = enumerate(zip(self.sizes, firsts, counts, ends, strict=False))
         for number, (size, first, count, end) in of_types:
             if not count:
@@ -60,12 +66,12 @@ class ConceptTable(nn.Module):
             if sampled and size > self.sample_above:
                 labels = ids_K[vectors]
                 names, shifts = draw(size, self.sample_share, seed + number, labels)
-                contests.append(
-                    Contest(vectors, names + first, names, labels, labels + first, shifts)
+                blocks.append(
+                    ScoringBlock(vectors, names + first, names, labels, labels + first, shifts)
                 )
             else:
-                contests.append(all_rows(vectors, first, size, ids_K[vectors]))
-        return contests
+                blocks.append(full_block(vectors, first, size, ids_K[vectors]))
+        return blocks
 
 
 def draw_seed() -> int:

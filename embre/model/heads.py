@@ -43,18 +43,22 @@ class EntityHead(nn.Module):
         self.concepts = concepts
 
     def forward(
-        self, vectors_MH: Tensor, types_M: Tensor, ids_M: Tensor, known_by_type: Sequence[int]
+        self,
+        vectors_MH: Tensor,
+        types_M: Tensor,
+        ids_M: Tensor,
+        num_known_by_type: Sequence[int],
     ) -> dict[str, Tensor]:
         """The summed cross-entropy of `type`, and of `identifier` within the true type.
 
-        Mentions of the vocabulary come first, by type, `known_by_type` of each. In the precision of
-        the vectors: the caller gives them in float32 or better. Without gradients also `right/type`
+        Mentions of the vocabulary come first, by type, `num_known_by_type` of each. The losses have
+        the precision of the vectors: give float32 or better. Without gradients also `right/type`
         (M,), whether the most likely type is the true one, and `rank/identifier` (K,), 1 is best.
         """
         found_MC = self.project(vectors_MH)
         type_logits = self.types(found_MC)
-        num_known = sum(known_by_type)
-        loss, ranks = self.concepts(found_MC[:num_known], ids_M[:num_known], known_by_type)
+        num_known = sum(num_known_by_type)
+        loss, ranks = self.concepts(found_MC[:num_known], ids_M[:num_known], num_known_by_type)
         by_type = F.cross_entropy(type_logits, types_M, reduction="sum")
         found = {"type": by_type, "identifier": loss}
         if ranks is not None:

@@ -46,7 +46,7 @@ class PretrainingModel(nn.Module):
             token, right = self.heavy.token_losses(self.encoder.cls, asked_KH, batch.token_labels)
         found = {"token": token} if right is None else {"token": token, "right/token": right}
         return found | self.entity_head(
-            vectors_MH, batch.mention_types, batch.mention_ids, batch.known_by_type
+            vectors_MH, batch.mention_types, batch.mention_ids, batch.num_known_by_type
         )
 
     def hidden_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class PretrainingModel(nn.Module):
                 batch.rows,
                 batch.row_boundaries,
             )
-            return rows_RH.index_select(0, batch.token_spots), span_means(
+            return rows_RH.index_select(0, batch.token_target_rows), span_means(
                 rows_RH.float(), batch.mention_spans, batch.num_span_rows
             )
 

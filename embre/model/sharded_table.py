@@ -17,14 +17,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from embre.model.chunked_softmax import Contest, gradients, num_above, score
+from embre.model.chunked_softmax import ScoringBlock, gradients, num_ranked_above, score
 from embre.model.concept_table import draw, draw_seed
 from embre.model.table_rows import TableRows
 from embre.world import World
 
 
 @dataclass(frozen=True, slots=True)
-class Everyone:
+class GatheredMentions:
     """The mentions of all ranks: `vectors` (N, C), `ids` (N,), `owners` (N,) their ranks; `mine`
     (K,) which are this rank's; `counts` [rank][type] and the `seeds` of their samples."""
 
@@ -48,59 +48,63 @@ class ShardedTable:
         self.sample_above, self.sample_share = sample_above, sample_share
 
     def __call__(
-        self, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
+        self, projected_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
         """What ConceptTable gives: the summed loss of this rank's mentions, and their ranks."""
         if torch.is_grad_enabled():
-            loss = _AcrossRanks.apply(found_KC, ids_K, counts, self)
+            loss = _AcrossRanks.apply(projected_KC, ids_K, counts, self)
             assert isinstance(loss, Tensor)
             return loss, None
-        everyone = gather(self.rows.world, found_KC, ids_K, counts, seed=0)
-        contests = list(self.contests(everyone, sampled=False))
-        label, log_sums = self.score(everyone, contests)
-        above = num_above(everyone.vectors, self.rows.weight, contests, label)
-        add_up(self.rows.world, above)
-        return (log_sums - label)[everyone.mine].sum(), above[everyone.mine] + 1
+        gathered = gather(self.rows.world, projected_KC, ids_K, counts, seed=0)
+        blocks = list(self.blocks(gathered, sampled=False))
+        label, log_sums = self.score(gathered, blocks)
+        above = num_ranked_above(gathered.vectors, self.rows.weight, blocks, label)
+        all_reduce_sum_(self.rows.world, above)
+        return (log_sums - label)[gathered.mine].sum(), above[gathered.mine] + 1
 
-    def score(self, everyone: Everyone, contests: Sequence[Contest]) -> tuple[Tensor, Tensor]:
+    def score(
+        self, gathered: GatheredMentions, blocks: Sequence[ScoringBlock]
+    ) -> tuple[Tensor, Tensor]:
         """(N,) the logit of each label, and the log-sum-exp over the rows of all ranks."""
-        others, label = score(everyone.vectors, self.rows.weight, contests)
-        add_up(self.rows.world, label)
-        others = of_all_ranks(self.rows.world, others[None]).logsumexp(0)
+        others, label = score(gathered.vectors, self.rows.weight, blocks)
+        all_reduce_sum_(self.rows.world, label)
+        others = all_gather(self.rows.world, others[None]).logsumexp(0)
         return label, torch.logaddexp(others, label)
 
-    def contests(self, everyone: Everyone, sampled: bool) -> Iterator[Contest]:
+    def blocks(self, gathered: GatheredMentions, sampled: bool) -> Iterator[ScoringBlock]:
         """All mentions of each type against this rank's rows of it; of a large type, each rank's
         mentions against what this rank holds of that rank's sample."""
         end = 0
         for number, size in enumerate(self.rows.sizes):
-            by_rank = [counts[number] for counts in everyone.counts]
+            by_rank = [counts[number] for counts in gathered.counts]
             begin, end = end, end + sum(by_rank)
             if sampled and size > self.sample_above:
-                for seed, count in zip(everyone.seeds, by_rank, strict=True):
+                for seed, count in zip(gathered.seeds, by_rank, strict=True):
                     if count:
-                        yield self._sample(everyone, number, slice(begin, begin + count), seed)
+                        yield self._sample(gathered, number, slice(begin, begin + count), seed)
                     begin += count
             elif begin < end:
-                yield self._against_all(everyone, number, slice(begin, end))
+                yield self._against_all(gathered, number, slice(begin, end))
 
-    def _against_all(self, everyone: Everyone, number: int, vectors: slice) -> Contest:
+    def _against_all(self, gathered: GatheredMentions, number: int, vectors: slice) -> ScoringBlock:
         part, first = self.rows.parts[number], self.rows.firsts[number]
-        labels = everyone.ids[vectors]
+        labels = gathered.ids[vectors]
         names = torch.arange(part.start, part.stop, part.step, device=labels.device)
         rows = slice(first, first + len(part))
-        return Contest(vectors, rows, names, labels, self._rows_of(labels, number))
+        return ScoringBlock(vectors, rows, names, labels, self._rows_of(labels, number))
 
-    def _sample(self, everyone: Everyone, number: int, vectors: slice, seed: int) -> Contest:
+    def _sample(
+        self, gathered: GatheredMentions, number: int, vectors: slice, seed: int
+    ) -> ScoringBlock:
         part, first = self.rows.parts[number], self.rows.firsts[number]
-        labels = everyone.ids[vectors]
+        labels = gathered.ids[vectors]
         size = self.rows.sizes[number]
         names, shifts = draw(size, self.sample_share, seed + number, labels)
         if part.step > 1:  # one rank alone has all, and does not wait for its device to say so
             here = names % part.step == part.start
             names, shifts = names[here], shifts[here]
         rows = names // part.step + first
-        return Contest(vectors, rows, names, labels, self._rows_of(labels, number), shifts)
+        return ScoringBlock(vectors, rows, names, labels, self._rows_of(labels, number), shifts)
 
     def _rows_of(self, labels: Tensor, number: int) -> Tensor:
         part, first = self.rows.parts[number], self.rows.firsts[number]
@@ -114,41 +118,41 @@ class _AcrossRanks(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx,
-        found_KC: Tensor,
+        projected_KC: Tensor,
         ids_K: Tensor,
         counts: Sequence[int],
         table: ShardedTable,
     ) -> Tensor:
-        everyone = gather(table.rows.world, found_KC, ids_K, counts, draw_seed())
-        contests = list(table.contests(everyone, sampled=True))
-        label, log_sums = table.score(everyone, contests)
-        ctx.kept = table.rows, everyone, contests, label, log_sums  # type: ignore[attr-defined]
-        return (log_sums - label)[everyone.mine].sum()
+        gathered = gather(table.rows.world, projected_KC, ids_K, counts, draw_seed())
+        blocks = list(table.blocks(gathered, sampled=True))
+        label, log_sums = table.score(gathered, blocks)
+        ctx.kept = table.rows, gathered, blocks, label, log_sums  # type: ignore[attr-defined]
+        return (log_sums - label)[gathered.mine].sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, everyone, contests, label, log_sums = ctx.kept  # type: ignore[attr-defined]
-        weights = of_all_ranks(rows.world, gradient.reshape(1))[everyone.owners]
+        rows, gathered, blocks, label, log_sums = ctx.kept  # type: ignore[attr-defined]
+        weights = all_gather(rows.world, gradient.reshape(1))[gathered.owners]
         by_vectors = gradients(
-            everyone.vectors, rows.weight, contests, label, log_sums, weights, rows.gradient
+            gathered.vectors, rows.weight, blocks, label, log_sums, weights, rows.gradient
         )
-        add_up(rows.world, by_vectors)
-        return by_vectors[everyone.mine], None, None, None
+        all_reduce_sum_(rows.world, by_vectors)
+        return by_vectors[gathered.mine], None, None, None
 
 
 def gather(
-    world: World, found_KC: Tensor, ids_K: Tensor, counts: Sequence[int], seed: int
-) -> Everyone:
+    world: World, projected_KC: Tensor, ids_K: Tensor, counts: Sequence[int], seed: int
+) -> GatheredMentions:
     """The mentions of all ranks, by type; `seed` is what this rank draws its sample from."""
     by_rank = torch.tensor([[seed, *counts]])
     if world.size > 1:  # one rank alone knows it, and does not wait for its device to say so
-        by_rank = of_all_ranks(world, by_rank.to(found_KC.device)).cpu()
+        by_rank = all_gather(world, by_rank.to(projected_KC.device)).cpu()
     seeds, by_rank = by_rank[:, 0], by_rank[:, 1:]
     sizes = by_rank.sum(1)
     longest = max(int(sizes.max()), 1)
-    vectors = found_KC.new_zeros(1, longest, found_KC.shape[1])
-    vectors[0, : len(found_KC)] = found_KC
+    vectors = projected_KC.new_zeros(1, longest, projected_KC.shape[1])
+    vectors[0, : len(projected_KC)] = projected_KC
     ids = ids_K.new_zeros(1, longest)
     ids[0, : len(ids_K)] = ids_K
     # Rank after rank becomes type after type, the order of ranks kept in each.
@@ -160,9 +164,9 @@ def gather(
     spots, owners, mine = (
         part.to(ids.device, non_blocking=True) for part in (spots[order], owners[order], mine)
     )
-    return Everyone(
-        vectors=of_all_ranks(world, vectors).flatten(0, 1)[spots],
-        ids=of_all_ranks(world, ids).flatten()[spots],
+    return GatheredMentions(
+        vectors=all_gather(world, vectors).flatten(0, 1)[spots],
+        ids=all_gather(world, ids).flatten()[spots],
         owners=owners,
         mine=mine,
         counts=by_rank.tolist(),
@@ -170,7 +174,7 @@ def gather(
     )
 
 
-def of_all_ranks(world: World, mine: Tensor) -> Tensor:
+def all_gather(world: World, mine: Tensor) -> Tensor:
     """(ranks, …) the like-shaped tensors (1, …) of all ranks."""
     if world.size == 1:
         return mine
@@ -179,7 +183,7 @@ def of_all_ranks(world: World, mine: Tensor) -> Tensor:
     return found
 
 
-def add_up(world: World, values: Tensor) -> None:
+def all_reduce_sum_(world: World, values: Tensor) -> None:
     """The sum over ranks, in place."""
     if world.size > 1:
         dist.all_reduce(values)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ALIGNED = 64  # of which the width of the logits is a multiple, and so their rows are aligned
-NEVER = -1e4  # the logit of what is no word piece: its share is 0, exactly
+PADDING_LOGIT = -1e4  # the logit of what is no word piece: its share is 0, exactly
 NO_LABEL = -100  # what a cross-entropy leaves out
 
 # The head, (K, H) states and (K,) labels → the summed loss; without gradients also (K,) whether the
@@ -20,7 +20,7 @@ TokenLosses = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 class AlignedLinear(nn.Linear):
-    """A linear layer with outputs more, whose value is NEVER, up to a multiple of ALIGNED.
+    """A linear layer with outputs more, whose value is PADDING_LOGIT, up to a multiple of ALIGNED.
 
     BERT's 30,522 word pieces are no multiple of 8, and all three products with such a matrix go
     without the fast kernels. Its weights are as they were, and whole here under ZeRO-3 too.
@@ -33,11 +33,11 @@ class AlignedLinear(nn.Linear):
         half = torch.is_autocast_enabled(input.device.type)
         dtype = torch.get_autocast_dtype(input.device.type) if half else self.weight.dtype
         weight = F.pad(self.weight.to(dtype), (0, 0, 0, more))
-        return F.linear(input, weight, F.pad(self.bias.to(dtype), (0, more), value=NEVER))
+        return F.linear(input, weight, F.pad(self.bias.to(dtype), (0, more), value=PADDING_LOGIT))
 
 
 def align(encoder: Any) -> None:
-    """Let the head of a BERT give aligned logits: (K, V) and some that say NEVER."""
+    """Let the head of a BERT give aligned logits: (K, V) and some that say PADDING_LOGIT."""
     encoder.cls.predictions.decoder.__class__ = AlignedLinear
 
 

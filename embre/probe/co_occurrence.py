@@ -1,6 +1,6 @@
 """What counting alone says of a hidden concept: how often it is mentioned, and beside which others.
 
-    training split ─count─▶ TrainCounts ─by_company─▶ a score for each concept of a type
+    training split ─count─▶ TrainCounts ─naive_bayes_scores─▶ a score for each concept of a type
 
 Concepts are numbered by their rows in the vocabulary, V of them.
 """
@@ -46,7 +46,7 @@ class TrainCounts:
         """(r,) a score that orders concepts by their mentions."""
         return self.mentions[rows].astype(np.float64)
 
-    def by_company(self, rows: slice, visible: Iterable[int]) -> np.ndarray:
+    def naive_bayes_scores(self, rows: slice, visible: Iterable[int]) -> np.ndarray:
         """(r,) a score that orders concepts by the visible ones of a document: naive Bayes.
 
         log P(c) + Σ log P(v | c) over the visible v, where P(c) goes with the mentions of c plus
@@ -69,7 +69,7 @@ class TrainCounts:
 def count(
     source: StreamSource, asked: np.ndarray, progress: Callable[[], None] = lambda: None
 ) -> TrainCounts:
-    """Count the training split, and the company of the concepts `asked`, sorted.
+    """Count the training split, and the co_occurring of the concepts `asked`, sorted.
 
     Costs one pass over all training shards, 16 bytes for each concept of the vocabulary and, while
     they are added up, some 75 for each pair of an asked concept and one that is ever beside it.

@@ -129,7 +129,7 @@ def probe_shards(
     source = source_for(encoder, shards, num_strips, config)
     asked = ask(encoder, source, progress)
     counts = count(source, np.unique(np.concatenate(asked.visible)), progress)
-    by_frequency, by_company, said = by_counting(asked, counts, encoder.entities)
+    by_frequency, naive_bayes_scores, said = by_counting(asked, counts, encoder.entities)
     return Comparison(
         source=source,
         masking_of=f"run {config.name}" if config else "the defaults of a run",
@@ -137,7 +137,7 @@ def probe_shards(
         == source.shard_set.manifest.digest,
         asked=asked,
         num_train_documents=counts.num_documents,
-        ranks=dict(zip(SYSTEMS, (asked.ranks, by_frequency, by_company), strict=True)),
+        ranks=dict(zip(SYSTEMS, (asked.ranks, by_frequency, naive_bayes_scores), strict=True)),
         said=said,
     )
 
@@ -145,9 +145,9 @@ def probe_shards(
 def by_counting(
     asked: Asked, counts: TrainCounts, entities: EntityVocabulary
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(K,) the ranks of the true concepts by frequency, those by company, and the row of the
-    concept that is first by company."""
-    frequency, company, said = (np.zeros(len(asked.rows), dtype=np.int64) for _ in range(3))
+    """(K,) the ranks of the true concepts by frequency, those by co_occurring, and the row of the
+    concept that is first by co_occurring."""
+    frequency, co_occurring, said = (np.zeros(len(asked.rows), dtype=np.int64) for _ in range(3))
     all_hashes = entities.table["hash"].to_numpy()
     # The mentions of one type in one document are answered by the same scores.
     groups, places = np.unique(np.stack([asked.docs, asked.types]), axis=1, return_inverse=True)
@@ -156,13 +156,13 @@ def by_counting(
         rows = slice(first, first + entities.sizes[kind])
         hashes = all_hashes[rows]
         frequent = counts.by_frequency(rows)
-        beside = counts.by_company(rows, asked.visible[doc].tolist())
+        beside = counts.naive_bayes_scores(rows, asked.visible[doc].tolist())
         members = np.flatnonzero(places == number)
         said[members] = first + first_of(beside, hashes)
         for member in members.tolist():
             frequency[member] = rank_of(int(asked.ids[member]), frequent, hashes)
-            company[member] = rank_of(int(asked.ids[member]), beside, hashes)
-    return frequency, company, said
+            co_occurring[member] = rank_of(int(asked.ids[member]), beside, hashes)
+    return frequency, co_occurring, said
 
 
 def rank_of(true: int, scores: np.ndarray, hashes: np.ndarray) -> int:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from embre.entity_types import ENTITY_TYPES, row_of
+from embre.entity_types import ENTITY_TYPES, entity_type_of
 from embre.refused import Refused
 from embre.wording import nearest
 
@@ -59,7 +59,7 @@ def _read_mark(mark: str) -> Hidden:
         raise Refused(f"[[{mark}]] hides nothing; {HOW}")
     if not bar:
         return Hidden(surface.strip(), None)
-    row = row_of(kind)
+    row = entity_type_of(kind)
     if row is None:
         hint = nearest(kind.strip().capitalize(), ENTITY_TYPES)
         raise Refused(f"[[{mark}]]: {kind.strip()!r} is no entity type; {hint}")

@@ -13,11 +13,11 @@ from embre.document import Relation
 from embre.relation_schema import RelationSchema
 from embre.relations.scored_pairs import OTHERS, Decision, ScoredPairs, decide, logit, sigmoid
 
-ENOUGH = 30  # pairs or relations of a kind, for a value of its own
+MIN_GROUP_SIZE = 30  # pairs or relations of a kind, for a value of its own
 SHARED_RELATIONS = 300  # how much the threshold of all pairs weighs beside that of a type
 RIDGE = 4.0  # pulls the bias of a pair type to the shared one: a prior of half a logit
 WEAK_RIDGE = 1e-3  # pulls scale and shared bias to 1 and 0: finite if data are separable
-LEAST_SCALE = 1e-2  # a model that orders pairs worse than chance must not be turned round
+MIN_SCALE = 1e-2  # a model that orders pairs worse than chance must not be turned round
 MAX_STEPS = 100
 
 
@@ -25,25 +25,25 @@ def fit_decision(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> Dec
     """The calibration and the thresholds that fit these pairs and their gold labels, for the
     highest F1 of a metric.
 
-    The logit of `related` gets one scale, and a bias for each pair type with `ENOUGH` related and
-    `ENOUGH` unrelated pairs, by logistic regression (Platt 1999, with a ridge in place of his
-    softened targets); that of `novel` a scale and a bias by the related pairs, with `ENOUGH` of
-    either kind: novelty is soon learnt by heart, and then far too sure. Then one threshold for all
-    pairs, and from it one for each relation type with `ENOUGH` gold relations, by the micro F1 on
-    these pairs. They are thresholds of the probability that all that the metric asks for is right,
-    because the best F1 is reached by taking all that is right with a probability of at
-    least half that F1 (Lipton, Elkan and Narayanaswamy, ECML 2014).
+    The logit of `related` gets one scale, and a bias for each pair type that has MIN_GROUP_SIZE
+    related and as many unrelated pairs, by logistic regression (Platt 1999, with a ridge in place
+    of his softened targets). That of `novel` gets a scale and a bias, from the related pairs:
+    novelty is soon learnt by heart, and then far too sure. Then one threshold for all pairs is
+    chosen by the micro F1 on these pairs, and from it one for each relation type that has
+    MIN_GROUP_SIZE gold relations. A threshold is one of the probability that a relation is right in
+    everything the metric checks: the best F1 is reached by predicting whatever is right with a
+    probability of at least half that F1 (Lipton, Elkan and Narayanaswamy, ECML 2014).
 
     A pair whose relation type is illegal for it (UNLABELLED) is related, and no predicted type is
     right for it. Gold relations that no candidate holds are not seen here. Where all
     pairs are related, or none is, nothing can be learnt: probabilities stay as they are, and so
-    do thresholds with fewer than `ENOUGH` relations in all.
+    do thresholds with fewer than `MIN_GROUP_SIZE` relations in all.
     """
     related = pairs.relation_labels != 0
     if related.all() or not related.any():
         return Decision()
     calibration = _fit_calibration(pairs, related)
-    if related.sum() < ENOUGH:
+    if related.sum() < MIN_GROUP_SIZE:
         return calibration
     decision = replace(calibration, novelty=_fit_novelty(pairs), metric=metric)
     thresholds = _fit_thresholds(decision.calibrated(pairs), schema, metric)
@@ -138,7 +138,7 @@ def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
     own = [
         str(kind)
         for kind in np.unique(kinds)
-        if min((kinds == kind)[related].sum(), (kinds == kind)[~related].sum()) >= ENOUGH
+        if min((kinds == kind)[related].sum(), (kinds == kind)[~related].sum()) >= MIN_GROUP_SIZE
     ]
     columns = [logit(pairs.related), np.ones(len(pairs)), *(kinds == kind for kind in own)]
     ridge = np.array([WEAK_RIDGE, WEAK_RIDGE, *[RIDGE] * len(own)])
@@ -151,7 +151,7 @@ def _fit_novelty(pairs: ScoredPairs) -> tuple[float, float]:
     """The scale and the bias of the logit of `novel`."""
     known = ~np.isnan(pairs.novel) & ~np.isnan(pairs.gold_novel)
     novel = pairs.gold_novel[known] == 1
-    if min(novel.sum(), (~novel).sum()) < ENOUGH:
+    if min(novel.sum(), (~novel).sum()) < MIN_GROUP_SIZE:
         return Decision().novelty
     columns = [logit(pairs.novel[known]), np.ones(len(novel))]
     scale, bias = _scale_and_biases(columns, novel, np.full(2, WEAK_RIDGE))
@@ -165,10 +165,10 @@ def _scale_and_biases(
     inputs, wanted = np.stack(columns, axis=1).astype(np.float64), targets.astype(np.float64)
     start = np.array([1.0, *[0.0] * (len(columns) - 1)])
     values = _logistic(inputs, wanted, np.zeros(len(wanted)), ridge, start)
-    if values[0] < LEAST_SCALE:
-        fixed = LEAST_SCALE * inputs[:, 0]
+    if values[0] < MIN_SCALE:
+        fixed = MIN_SCALE * inputs[:, 0]
         others = _logistic(inputs[:, 1:], wanted, fixed, ridge[1:], start[1:])
-        values = np.r_[LEAST_SCALE, others]
+        values = np.r_[MIN_SCALE, others]
     return values.tolist()
 
 
@@ -208,7 +208,7 @@ def _fit_thresholds(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> 
     likeliest = pairs.types.argmax(1)
     confidence, right = pairs.confidence(metric), pairs.right[metric]
     totals = [int((pairs.relation_labels == 1 + t).sum()) for t in range(pairs.types.shape[1])]
-    own = [t for t, total in enumerate(totals) if total >= ENOUGH]
+    own = [t for t, total in enumerate(totals) if total >= MIN_GROUP_SIZE]
     groups = {t: likeliest == t for t in own} | {-1: ~np.isin(likeliest, own)}
     alone = _best_cuts(groups, confidence, right, int(gold.sum()))
     shared = _best_cuts({-1: np.ones_like(gold)}, confidence, right, int(gold.sum()))[-1]

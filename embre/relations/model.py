@@ -22,6 +22,7 @@ from embre.model.heads import span_means
 from embre.model.strip_forward import encode_strip
 from embre.refused import Refused
 from embre.relations.entity_attention import EntityAttention
+from embre.relations.localized_context import LocalizedContext
 from embre.relations.losses import LOSSES, novelty_loss, type_loss
 from embre.relations.markers import marker_names
 from embre.relations.pair_batch import PairBatch
@@ -33,7 +34,6 @@ from embre.relations.passes import (
     NUM_TIMES,
     UNRELATED,
 )
-from embre.relations.shared_context import SharedContext
 from embre.tokenization.tokenizer import TextTokenizer
 
 EMBEDDINGS_MULTIPLE = 64  # rows of the embedding matrix, for tensor cores and DeepSpeed's shards
@@ -82,7 +82,7 @@ class RelationModel(nn.Module):
             else None
         )
         hidden = shape.hidden_size
-        self.context = SharedContext(bert.encoder.layer[-1].attention)
+        self.context = LocalizedContext(bert.encoder.layer[-1].attention)
         self.types = codes(len(ENTITY_TYPES), hidden)
         self.nearness = codes(NUM_NEARNESS, hidden)
         self.times = codes(NUM_TIMES, hidden)
@@ -144,7 +144,7 @@ class RelationModel(nn.Module):
             seen_P3H = self.context_norm(self.context(states_NH, concepts_CH, batch).float())
             concepts_CH = self.concept_norm(concepts_CH)
             types_CH = self.types(batch.concept_types)
-            of_pairs = (batch.pairs, batch.meetings, seen_P3H)
+            of_pairs = (batch.pairs, batch.locations, seen_P3H)
             chunks = zip(*(part.split(PAIRS_AT_ONCE) for part in of_pairs), strict=True)
             parts = [self._score(concepts_CH, types_CH, *chunk) for chunk in chunks]
         relation_PL, novelty_P3 = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -158,7 +158,7 @@ class RelationModel(nn.Module):
         concepts_CH: Tensor,
         types_CH: Tensor,
         pairs_P2: Tensor,
-        meetings_P4: Tensor,
+        locations_P4: Tensor,
         seen_P3H: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(P, L) and (P, 3) of some pairs: nothing in their features depends on which concept of a
@@ -169,7 +169,7 @@ class RelationModel(nn.Module):
         context_PH, first_PH, second_PH = seen_P3H.unbind(1)
         one = (concepts_CH[first] + first_PH) * 0.5**0.5
         other = (concepts_CH[second] + second_PH) * 0.5**0.5
-        near_P, times_P, first_P, last_P = meetings_P4.unbind(1)
+        near_P, times_P, first_P, last_P = locations_P4.unbind(1)
         parts = [
             one + other,
             one * other,

@@ -43,7 +43,7 @@ class PairBatch:
     the N tokens of passes each token of the strip is; [CLS] and [SEP] of a pass's windows are the
     same two. `mentions` (K, 3) are start and end in N and concept, `num_marked` the
     tokens of all of them together; `concept_types` (C,); `pairs` (P, 2)
-    are concepts, `meetings` (P, 4) as in `Pass`; `legal` (P, L) the labels allowed.
+    are concepts, `locations` (P, 4) as in `Pass`; `legal` (P, L) the labels allowed.
     `relation_labels` (P,) has 0 for None, `novelty_labels` (P,) is UNRELATED, NOT_NOVEL, NOVEL or
     RELATED; both UNLABELLED where nobody knows. `num_read` is N, `grids` are the passes' shares.
     `concept_pairs` names the concepts of each pair, `slot` is the place in the step (-1: empty),
@@ -59,7 +59,7 @@ class PairBatch:
     mentions: Tensor
     concept_types: Tensor
     pairs: Tensor
-    meetings: Tensor
+    locations: Tensor
     legal: Tensor
     relation_labels: Tensor
     novelty_labels: Tensor
@@ -131,7 +131,7 @@ def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatc
         mentions=_tensor([mentions]),
         concept_types=torch.tensor(types, dtype=torch.int64),
         pairs=_tensor([one.pairs + s for one, s in zip(passes, concept_starts, strict=True)]),
-        meetings=_tensor([one.meetings for one in passes]),
+        locations=_tensor([one.locations for one in passes]),
         legal=_tensor([one.legal for one in passes]).bool(),
         relation_labels=_tensor([one.relation_labels for one in passes]),
         novelty_labels=_tensor([one.novelty_labels for one in passes]),

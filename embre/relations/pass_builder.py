@@ -20,9 +20,9 @@ from embre.corpora.assemble import as_checked
 from embre.document import Concept, Document
 from embre.relation_schema import RelationSchema
 from embre.relations.markers import add_markers, cut_windows, mark, marker_ids
-from embre.relations.meeting import Places
 from embre.relations.pair_batch import PairBatch, lay
 from embre.relations.pair_labels import label_pairs
+from embre.relations.pair_location import PairLocator
 from embre.relations.passes import (
     FARTHER,
     NEXT_SENTENCE,
@@ -53,7 +53,7 @@ class _Read(NamedTuple):
     rows: list[tuple[int, int, int, Concept | None]]
     concepts: list[Concept]
     candidates: list[tuple[Concept, Concept]]
-    meetings: np.ndarray
+    locations: np.ndarray
     relation_labels: np.ndarray
     novelty_labels: np.ndarray
 
@@ -126,7 +126,7 @@ class PassBuilder:
             [(start, end, kind, known.get(value)) for start, end, kind, value in rows],
             sorted(known.values()),
             candidates,
-            _meetings(doc, candidates),
+            _location_codes(doc, candidates),
             relation_labels,
             novelty_labels,
         )
@@ -165,7 +165,7 @@ class PassBuilder:
             mentions=_rows(mentions, 3),
             concepts=tuple(concepts),
             pairs=_rows([(index[a], index[b]) for a, b in candidates], 2),
-            meetings=read.meetings[list(wanted)],
+            locations=read.locations[list(wanted)],
             legal=self._legal(candidates),
             relation_labels=read.relation_labels[list(wanted)],
             novelty_labels=read.novelty_labels[list(wanted)],
@@ -189,7 +189,7 @@ class PassBuilder:
             mentions=_rows([], 3),
             concepts=(),
             pairs=_rows([], 2),
-            meetings=_rows([], NUM_CODES),
+            locations=_rows([], NUM_CODES),
             legal=self._legal([]),
             relation_labels=none,
             novelty_labels=none,
@@ -215,10 +215,10 @@ class PassBuilder:
         return _rows(rows, len(self.schema.labels)).astype(bool)[wanted]
 
 
-def _meetings(doc: Document, candidates: Sequence[tuple[Concept, Concept]]) -> np.ndarray:
+def _location_codes(doc: Document, candidates: Sequence[tuple[Concept, Concept]]) -> np.ndarray:
     """(P, 4) codes of how two concepts meet, as in `Pass`."""
-    places = Places(_as_read(doc))
-    met = [places.of(pair) for pair in candidates]
+    locator = PairLocator(_as_read(doc))
+    met = [locator.locate(pair) for pair in candidates]
     shared, mentions = (
         np.array(column, dtype=np.int64)
         for column in ([place.shared for place in met], [place.mentions for place in met])

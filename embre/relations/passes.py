@@ -34,9 +34,9 @@ class Pass:
     `doc_id` names the document; `tokens` (n,) are its ids with markers; `roles` (n, 2) are 0
     outside of mentions, within them 1 + entity type and 1 + the slot of the concept; `windows` are
     ranges of tokens; `mentions` (K, 3) say where a mention stands, from its start marker to behind
-    its end marker, and which concept it is of; `pairs` (P, 2) are concepts, `meetings` (P, 4) codes
-    of how they meet: nearness, times, first and last eighth; `legal` (P, L) the labels a pair may
-    have, `relation_labels` (P,) and `novelty_labels` (P,) those it has.
+    its end marker, and which concept it is of; `pairs` (P, 2) are concepts, `locations` (P, 4)
+    codes of how they meet: nearness, times, first and last eighth; `legal` (P, L) the labels a pair
+    may have, `relation_labels` (P,) and `novelty_labels` (P,) those it has.
     """
 
     doc_id: str
@@ -46,7 +46,7 @@ class Pass:
     mentions: np.ndarray
     concepts: tuple[Concept, ...]
     pairs: np.ndarray
-    meetings: np.ndarray
+    locations: np.ndarray
     legal: np.ndarray
     relation_labels: np.ndarray
     novelty_labels: np.ndarray

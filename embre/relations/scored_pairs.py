@@ -146,7 +146,7 @@ def decide(
     return [tuple(relations) for relations in found]
 
 
-def dealt_together(parts: Sequence[ScoredPairs]) -> ScoredPairs:
+def interleaved(parts: Sequence[ScoredPairs]) -> ScoredPairs:
     """Pairs of documents that were dealt out in turn (document i to part i mod parts), in the
     order of documents."""
     whole = ScoredPairs(

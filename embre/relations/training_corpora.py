@@ -17,7 +17,14 @@ from embre.corpora import CORPORA, read_documents
 from embre.corpora.assemble import as_checked
 from embre.corpora.raw import CheckedDocument
 from embre.document import Document
-from embre.held_out import SHIPPED, Fingerprint, Held, fingerprint, names_of, read_held
+from embre.held_out import (
+    SHIPPED,
+    Fingerprint,
+    HoldOutList,
+    document_ids,
+    fingerprint,
+    read_hold_out_list,
+)
 from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
@@ -76,7 +83,7 @@ def schema_of(config: SchemaConfig, key: str) -> RelationSchema:
 
 def read_annotated(path: str, schema: RelationSchema, tally: Tally) -> list[Document]:
     """All documents of a file or folder, with their relations in the words of the schema."""
-    return [schema.in_our_words(doc, tally) for doc in read_documents(path, tally)]
+    return [schema.normalise(doc, tally) for doc in read_documents(path, tally)]
 
 
 def refuse_gaps(tally: Tally, source: str) -> None:
@@ -120,7 +127,7 @@ def refuse_unknown_labels(docs: Iterable[Document], schema: RelationSchema, sour
         return
     unknown = dict(times.most_common())
     label = next(iter(unknown))
-    near = difflib.get_close_matches(label, schema.own_types, n=1) or schema.own_types
+    near = difflib.get_close_matches(label, schema.corpus_types, n=1) or schema.corpus_types
     raise Refused(
         f"{source} has labels that {schema.name} does not know: {_counts(unknown)}; "
         f"first in document {first[label]}. Say what each means with label_map in the corpus, as "
@@ -141,9 +148,13 @@ def read_extra_corpora(
     BC5CDR share 16. So are the evaluation documents on the shipped list of the scored corpus, and
     of more of the scored corpus the documents of `train`, which would be learnt twice.
     """
-    held = read_held(data.corpus.name) if data.corpus.name in SHIPPED else Held(data.corpus.name)
+    held = (
+        read_hold_out_list(data.corpus.name)
+        if data.corpus.name in SHIPPED
+        else HoldOutList(data.corpus.name)
+    )
     _hold(held, dev)
-    known = Held("data.train")
+    known = HoldOutList("data.train")
     _hold(known, train)
     found = []
     for one, schema in zip(data.extra_corpora, schemas, strict=True):
@@ -172,7 +183,7 @@ def contamination_warning(encoder: Mapping[str, Any], dev: Sequence[Document], s
     lists = encoder.get("held_out", [])
     if "shard_set" not in encoder or Path(source).name in lists:
         return ""
-    held = [read_held(name) for name in lists if name in SHIPPED]
+    held = [read_hold_out_list(name) for name in lists if name in SHIPPED]
     docs = [(doc, fingerprint(doc)) for doc in map(as_checked, dev)]
     open_to = [doc for doc, prints in docs if not any(one.has(doc, prints) for one in held)]
     if not open_to:
@@ -192,12 +203,12 @@ def check_corpora(data: CorpusConfig) -> list[Document]:
     train = _check_file("data.train", data.train, schemas[0])
     if schemas[0].novelty:
         _check_novelty(f"data.train: no relation of {data.train}", train, schemas[0])
-    held = Held("data.dev")
+    held = HoldOutList("data.dev")
     dev = _check_file("data.dev", data.dev, schemas[0], scored=True)
     if schemas[0].novelty:
         _check_novelty(f"data.dev: no relation of {data.dev}", dev, schemas[0])
     for doc in map(as_checked, dev):
-        held.ids.update(names_of(doc))
+        held.ids.update(document_ids(doc))
         held.add(_text_alone(doc))
     checked = map(as_checked, train)
     if both := sorted(doc.doc_id for doc in checked if held.has(doc, _text_alone(doc))):
@@ -223,9 +234,9 @@ def _text_alone(doc: CheckedDocument) -> Fingerprint:
     return fingerprint(doc)._replace(title=0)
 
 
-def _hold(held: Held, docs: Iterable[Document]) -> None:
+def _hold(held: HoldOutList, docs: Iterable[Document]) -> None:
     for doc in map(as_checked, docs):
-        held.ids.update(names_of(doc))
+        held.ids.update(document_ids(doc))
         held.add(fingerprint(doc))
 
 
@@ -246,7 +257,7 @@ def _check_file(
     refuse_unknown_labels(docs, schema, f"{key}: {path}")
     if scored:
         refuse_gaps(tally, f"{key}: {path}")
-    ours = [schema.in_our_words(doc, Tally()) for doc in docs]
+    ours = [schema.normalise(doc, Tally()) for doc in docs]
     if not any(r.type in schema.legal_types(*r.pair) for doc in ours for r in doc.relations):
         pairs = Counter(
             f"{r.type} of {' and '.join(c.type for c in r.pair)}"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from embre.end_to_end import starts_of, within
-from embre.held_out import Held
+from embre.held_out import HoldOutList
 from embre.sharding.parts import INDEX, read_index
 from embre.sharding.selection import choose
 from embre.sharding.work_folder import WorkFolder
@@ -25,7 +25,7 @@ class Rows(NamedTuple):
 
 
 def choose_rows(
-    work: WorkFolder, names: list[str], held: list[Held], tally: Tally
+    work: WorkFolder, names: list[str], held: list[HoldOutList], tally: Tally
 ) -> tuple[dict[str, Rows], dict[str, int]]:
     """The documents that stay, by split, and how many each list held out."""
     sizes = np.array([work.read_part_record(name).documents for name in names], dtype=np.int64)

@@ -24,7 +24,7 @@ from embre.atomic_files import fsync_tree, write_atomic
 from embre.corpora import read_chunks
 from embre.corpora.raw import Chunk
 from embre.corpora.sources import Watch, locate, stored_sha256
-from embre.held_out import Held, read_lists
+from embre.held_out import HoldOutList, read_lists
 from embre.refused import Refused
 from embre.sharding.concept_counts import COUNT, concept_table
 from embre.sharding.damage import sources_of
@@ -44,7 +44,7 @@ from embre.workers import OneProcess, Workers
 TOKENIZER = "tokenizer"
 DROPPED = "dropped.json"
 PARTS_OF_SMALL_INPUTS = 64
-SMALLEST_PART, LARGEST_PART = 1 << 20, 32 << 20  # bytes of plain input
+MIN_PART_BYTES, MAX_PART_BYTES = 1 << 20, 32 << 20  # bytes of plain input
 TOKENS_AT_ONCE = 64 << 20  # of the shards that a worker writes in one go
 
 
@@ -131,7 +131,10 @@ def _inputs_outside_of(out: Path, inputs: list[str]) -> list[Input]:
 
 
 def _plan(
-    found: list[Input], tokenizer_folder: Path | None, held: list[Held], settings: ShardSettings
+    found: list[Input],
+    tokenizer_folder: Path | None,
+    held: list[HoldOutList],
+    settings: ShardSettings,
 ) -> Plan:
     return Plan(
         inputs=[(source.name, source.bytes) for source in found],
@@ -163,7 +166,7 @@ def _parts_to_do(
     """The calls of `encode_part` that no earlier run has made."""
     total = sum(source.bytes for source in found)
     progress(Progress(stored_bytes_in_all=total))
-    part_bytes = min(max(total // PARTS_OF_SMALL_INPUTS, SMALLEST_PART), LARGEST_PART)
+    part_bytes = min(max(total // PARTS_OF_SMALL_INPUTS, MIN_PART_BYTES), MAX_PART_BYTES)
     for number, source in enumerate(found):
         if work.is_done(number):
             progress(Progress(stored_bytes=source.bytes))

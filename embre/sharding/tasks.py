@@ -18,7 +18,7 @@ from embre.corpora import read_raw
 from embre.corpora.assemble import check
 from embre.corpora.pubtator_plain import read_plain
 from embre.corpora.raw import CheckedDocument, Chunk
-from embre.held_out import Fingerprint, Held, fingerprint
+from embre.held_out import Fingerprint, HoldOutList, fingerprint
 from embre.sharding.concept_counts import count_concepts, forms_of, write_forms
 from embre.sharding.joining import join_pieces
 from embre.sharding.parts import PartRecord, PartRows, index_of, to_table, write_part
@@ -54,9 +54,9 @@ class TaskSettings(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=2)
-def _tools(work: WorkFolder, plan: str) -> tuple[TaskSettings, list[Held], CachedTokenizer]:
+def _tools(work: WorkFolder, plan: str) -> tuple[TaskSettings, list[HoldOutList], CachedTokenizer]:
     settings = msgspec.json.decode(work.task_settings.read_bytes(), type=TaskSettings)
-    held = [Held("", set(ids), set(prints)) for ids, prints in settings.held]
+    held = [HoldOutList("", set(ids), set(prints)) for ids, prints in settings.held]
     return settings, held, CachedTokenizer(load_tokenizer(settings.tokenizer))
 
 
@@ -125,7 +125,7 @@ def _read(chunk: Chunk, tally: Tally) -> Iterator[tuple[list[CheckedDocument], M
 def _leave_out(
     docs: list[CheckedDocument],
     columns: MentionColumns,
-    held: list[Held],
+    held: list[HoldOutList],
     left_out: list[tuple[int, int, int]],
 ) -> tuple[list[CheckedDocument], MentionColumns, list[Fingerprint]]:
     """The documents on no list, and their fingerprints; those on one are noted with theirs."""

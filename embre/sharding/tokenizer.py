@@ -8,7 +8,7 @@ from pathlib import Path
 from embre.atomic_files import atomic_folder
 from embre.corpora import read_checked
 from embre.corpora.raw import CheckedDocument
-from embre.held_out import Held, fingerprint
+from embre.held_out import HoldOutList, fingerprint
 from embre.refused import Refused
 from embre.tally import Tally
 from embre.tokenization.learnt import learn_tokenizer
@@ -19,7 +19,11 @@ DOCUMENTS_TO_LEARN_FROM = 20_000
 
 
 def keep_tokenizer(
-    folder: Path, given: Path | None, sources: Sequence[str], held: Sequence[Held], vocabulary: int
+    folder: Path,
+    given: Path | None,
+    sources: Sequence[str],
+    held: Sequence[HoldOutList],
+    vocabulary: int,
 ) -> None:
     """Put the tokenizer where every worker finds it, whole or not at all.
 
@@ -47,7 +51,7 @@ def nothing_to_shard(sources: Sequence[str], num_held: Mapping[str, int], tally:
 
 
 def _documents(
-    sources: Sequence[str], held: Sequence[Held], tally: Tally, num_held: Counter[str]
+    sources: Sequence[str], held: Sequence[HoldOutList], tally: Tally, num_held: Counter[str]
 ) -> Iterator[CheckedDocument]:
     """What a tokenizer may learn from: no document that is held out, and no text twice."""
     seen: set[int] = set()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embre.corpora.raw import CheckedDocument, PlainDocuments
-from embre.entity_types import TYPE_INDEX, row_of, split_identifiers
+from embre.entity_types import TYPE_INDEX, entity_type_of, split_identifiers
 from embre.shards.concept_hash import hash_of
 
 NOT_USED = -1  # in place of the index of a type
@@ -90,7 +90,7 @@ class Meaning(NamedTuple):
 def meaning_of(spelling: str) -> Meaning:
     """The meaning of a type and an identifier as a file spells them, a tab between the two."""
     source_type, _, identifier = spelling.partition("\t")
-    row = row_of(source_type)
+    row = entity_type_of(source_type)
     if row is None:
         return Meaning(NOT_USED, (0,), ())
     names = tuple(dict.fromkeys(ours for ours, _ in split_identifiers(source_type, identifier)))

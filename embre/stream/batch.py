@@ -33,9 +33,9 @@ class Batch:
     the pieces of padding up to T; none is longer than `longest`, which is the same in all
     micro-batches of a run. `rows` (R,) are the places that a head reads, in order, and
     `row_boundaries` (B + 1,) cut them by document; targets are counted in rows. Token targets:
-    `token_spots` (K,) and `token_labels` (K,). Mention targets: `mention_spans` (M, 2) start and
-    end, of `num_span_rows` rows together, `mention_types` (M,), `mention_ids` (M,) within the type,
-    -1 outside the vocabulary. Mentions inside it come first, by type: `known_by_type` of each.
+    `token_target_rows` (K,) and `token_labels` (K,). Mention targets: `mention_spans` (M, 2) start
+    and end, of `num_span_rows` rows together, `mention_types` (M,), `mention_ids` (M,) within the type,
+    -1 outside the vocabulary. Mentions inside it come first, by type: `num_known_by_type` of each.
     `slot` says which stream it came from (-1: empty), `state` where that stream stands after it,
     `doc_ids` what is in it.
     """
@@ -46,13 +46,13 @@ class Batch:
     longest: int
     rows: Tensor
     row_boundaries: Tensor
-    token_spots: Tensor
+    token_target_rows: Tensor
     token_labels: Tensor
     mention_spans: Tensor
     num_span_rows: int
     mention_types: Tensor
     mention_ids: Tensor
-    known_by_type: tuple[int, ...]
+    num_known_by_type: tuple[int, ...]
     slot: int
     state: StreamState
     doc_ids: tuple[str, ...]
@@ -63,7 +63,7 @@ class Batch:
         return {
             "token": len(self.token_labels),
             "type": len(self.mention_types),
-            "identifier": sum(self.known_by_type),
+            "identifier": sum(self.num_known_by_type),
         }
 
     @property
@@ -105,11 +105,11 @@ def make_batch(settings: BatchSettings, members: Examples, slot: int, state: Str
     strip, boundaries, positions = lay(settings, members)
     masked = settings.hide(strip)
     size = settings.strip_tokens
-    targets, known_by_type, ids = _mention_targets(
+    targets, num_known_by_type, ids = _mention_targets(
         settings.entities, strip.mentions[masked.mention_targets]
     )
-    token_spots = np.flatnonzero(masked.token_targets)
-    read = places_read(token_spots, targets["start"], targets["end"], size)
+    token_target_rows = np.flatnonzero(masked.token_targets)
+    read = places_read(token_target_rows, targets["start"], targets["end"], size)
     row_at = np.concatenate([[0], np.cumsum(read)])  # (T + 1,) the row that a place is, if read
     spans = row_at[np.stack([targets["start"], targets["end"]], axis=1)]
     edges = with_padding(boundaries, settings)
@@ -120,13 +120,13 @@ def make_batch(settings: BatchSettings, members: Examples, slot: int, state: Str
         longest=settings.max_document_tokens,
         rows=_tensor(np.flatnonzero(read)),
         row_boundaries=torch.from_numpy(row_at[edges].astype(np.int32)),
-        token_spots=_tensor(row_at[token_spots]),
-        token_labels=_tensor(strip.tokens[token_spots]),
+        token_target_rows=_tensor(row_at[token_target_rows]),
+        token_labels=_tensor(strip.tokens[token_target_rows]),
         mention_spans=_tensor(spans),
         num_span_rows=int(np.diff(spans).sum()),
         mention_types=_tensor(targets["type"]),
         mention_ids=_tensor(ids),
-        known_by_type=known_by_type,
+        num_known_by_type=num_known_by_type,
         slot=slot,
         state=state,
         doc_ids=tuple(members.doc_ids),
@@ -151,7 +151,7 @@ def empty_batch(settings: BatchSettings) -> Batch:
 
 
 def places_read(
-    token_spots: np.ndarray, starts: np.ndarray, ends: np.ndarray, strip_tokens: int
+    token_target_rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, strip_tokens: int
 ) -> np.ndarray:
     """(T,) true at the places of a strip that are a token target or in a span, and always at the
     first and the last one: a compiled forward is made anew where a size is 0 or 1."""
@@ -159,7 +159,7 @@ def places_read(
     np.add.at(depth, starts, 1)
     np.add.at(depth, ends, -1)
     read = np.cumsum(depth[:-1]) > 0
-    read[token_spots] = read[0] = read[-1] = True
+    read[token_target_rows] = read[0] = read[-1] = True
     return read
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from embre.config import PretrainConfig, StudyConfig
-from embre.evaluation.bootstrap import f1_of, paired_p
+from embre.evaluation.bootstrap import f1_of, paired_p_value
 from embre.evaluation.discrimination import Discrimination
 from embre.evaluation.scoring import METRICS, SHORT
 from embre.finetune import COUNTS, SCORES
@@ -129,7 +129,7 @@ def comparisons(study: StudyConfig, found: Mapping[Cell, Result]) -> Iterator[Co
         metric = [m for m in result.counts if m in other.counts][-1]
         points = 100 * float(result.f1[metric].mean() - other.f1[metric].mean())
         several = min(len(result.minutes), len(other.minutes)) > 1
-        p = paired_p(result.counts[metric], other.counts[metric]) if several else None
+        p = paired_p_value(result.counts[metric], other.counts[metric]) if several else None
         yield Comparison(cell, against, metric, points, p)
 
 

@@ -22,7 +22,7 @@ SPECIALS = {
     "mask_token": "[MASK]",
 }
 MOST_WORDS = 50_000
-LONGEST_PIECE = 6
+MAX_PIECE_CHARS = 6
 
 
 def learn_tokenizer(texts: Iterable[str], num_tokens: int, folder: Path) -> None:
@@ -61,7 +61,7 @@ def choose_pieces(words: Counter[str], num_pieces: int) -> list[str]:
     saved: Counter[str] = Counter()
     for word, count in ranked[room // 2 :]:
         for start in range(len(word)):
-            for end in range(start + 2, min(start + LONGEST_PIECE, len(word)) + 1):
+            for end in range(start + 2, min(start + MAX_PIECE_CHARS, len(word)) + 1):
                 part = word[start:end] if start == 0 else f"##{word[start:end]}"
                 saved[part] += count * (end - start - 1)
     best = sorted(saved.items(), key=lambda item: (-item[1], item[0]))

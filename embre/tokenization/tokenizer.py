@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from embre.refused import Refused
 
 SMALLEST_VOCABULARY = 32
-MOST_CASED = 100  # pieces with capitals that an uncased vocabulary may have
+MAX_CASED = 100  # pieces with capitals that an uncased vocabulary may have
 JSON_FILES = ("config.json", "tokenizer_config.json")
 # Keys by which a folder has code of its own run, or kernels fetched. The one left out is a flag
 # that some versions of transformers wrote into every folder.
@@ -170,7 +170,7 @@ def _refuse_lost_case(folder: str | Path, backend: Tokenizer) -> None:
     of the first BioBERT, words would be cut to pieces of letters without a word."""
     lowercases = getattr(backend.normalizer, "lowercase", False)
     cased = [t for t in backend.get_vocab() if not t.startswith("[") and t != t.lower()]
-    if lowercases and len(cased) > MOST_CASED:
+    if lowercases and len(cased) > MAX_CASED:
         raise Refused(
             f"{folder}: its vocabulary has {len(cased):,} pieces with capitals, as {cased[0]}, "
             'and its text would be lower-cased; write {"do_lower_case": false} into its '

@@ -11,10 +11,10 @@ from embre.interrupts import TakenOver
 from embre.world import World
 
 NOTE = "error-{}.txt"  # of a rank, in the run's folder
-LONGEST = 300  # characters of an error
+MAX_ERROR_CHARS = 300  # characters of an error
 # Of gloo, which has no error of its own, and of NCCL.
 LOST_PEER = re.compile("DistBackendError|RuntimeError: .*(gloo|NCCL|peer|[Cc]onnection)")
-NAMED = 4  # silent ranks
+MAX_NAMED = 4  # silent ranks
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def ending_noted(folder: Path, world: World) -> Iterator[None]:
 
 def leave_note(folder: Path, rank: int, text: str) -> None:
     """Say what a rank ended of; OSError where that cannot be written."""
-    (folder / NOTE.format(rank)).write_text(text[:LONGEST])
+    (folder / NOTE.format(rank)).write_text(text[:MAX_ERROR_CHARS])
 
 
 def why_ended(folder: Path, num_ranks: int) -> str:
@@ -55,5 +55,5 @@ def why_ended(folder: Path, num_ranks: int) -> str:
     silent = [rank for rank in range(num_ranks) if NOTE.format(rank) not in told]
     if not silent or not LOST_PEER.match(error):
         return first
-    named = ", ".join(map(str, silent[:NAMED])) + (", …" if len(silent) > NAMED else "")
+    named = ", ".join(map(str, silent[:MAX_NAMED])) + (", …" if len(silent) > MAX_NAMED else "")
     return f"rank {named} ended without an error; {first}"

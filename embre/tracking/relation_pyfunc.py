@@ -10,7 +10,7 @@ from mlflow.pyfunc.model import PythonModel
 from pydantic import BaseModel
 
 from embre.corpora import pubtator
-from embre.entity_types import spell
+from embre.entity_types import spelled_identifier
 from embre.refused import Refused
 from embre.relations.decode import predict
 from embre.relations.model_folder import load_relation_model
@@ -69,9 +69,9 @@ class RelationPyfunc(PythonModel):
                 document=doc.doc_id,
                 type=relation.type,
                 first_type=relation.head.type,
-                first=spell(doc, relation.head),
+                first=spelled_identifier(doc, relation.head),
                 second_type=relation.tail.type,
-                second=spell(doc, relation.tail),
+                second=spelled_identifier(doc, relation.tail),
                 novel=relation.novel,
                 probability=float(relation.probability or 0.0),
             )

@@ -12,7 +12,7 @@ from typing import Any
 import jobs
 import pytest
 import submit
-from jobs import check_address, follow, running_job, travels_in_clear
+from jobs import check_address, follow, is_unencrypted, running_job
 from submit import KINDS, prepare, shared_paths
 from typer.testing import CliRunner
 
@@ -163,9 +163,9 @@ def test_no_secret_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_addresses() -> None:
     assert check_address("127.0.0.1:8265/") == "http://127.0.0.1:8265"
-    assert not travels_in_clear("http://127.0.0.1:8265")
-    assert not travels_in_clear("https://ray.example.org")
-    assert travels_in_clear("http://10.0.0.4:8265")
+    assert not is_unencrypted("http://127.0.0.1:8265")
+    assert not is_unencrypted("https://ray.example.org")
+    assert is_unencrypted("http://10.0.0.4:8265")
     for wrong in ("ray://head:10001", "http://me:hunter22@head:8265"):
         with pytest.raises(ValueError) as refused:
             check_address(wrong)

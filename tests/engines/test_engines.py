@@ -23,7 +23,7 @@ from embre.engines.deepspeed_config import deepspeed_json
 from embre.engines.deepspeed_engine import DeepSpeedEngine, _import_deepspeed
 from embre.engines.engine import StepResult
 from embre.engines.step import learning_rate
-from embre.engines.step_guard import FEWEST, SEEN
+from embre.engines.step_guard import MIN_HISTORY, SEEN
 from embre.engines.torch_engine import TorchEngine
 from embre.model.table_rows import TableRows
 from embre.world import World
@@ -299,7 +299,7 @@ def test_a_run_whose_first_update_is_left_out_can_be_saved_and_goes_on(stage: in
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
 def test_a_spike_is_left_out_by_all(stage: int | None) -> None:
-    bad, last = FEWEST + 3, FEWEST + 6
+    bad, last = MIN_HISTORY + 3, MIN_HISTORY + 6
     found, without = (
         run_ranks(partial(walk_past, inputs=1e4), 2, stage, steps, bad)
         for steps in (range(last), [n for n in range(last) if n != bad])

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from embre.engines.step_guard import FEWEST, WINDOW, StepGuard
+from embre.engines.step_guard import MIN_HISTORY, WINDOW, StepGuard
 
 
-def seasoned(sigmas: float | None = 6.0, steps: int = FEWEST) -> StepGuard:
+def seasoned(sigmas: float | None = 6.0, steps: int = MIN_HISTORY) -> StepGuard:
     """A guard that has seen losses of 1.9 and 2.1 and norms of 0.9 and 1.1 in turn."""
     guard = StepGuard(sigmas)
     for number in range(steps):
@@ -24,7 +24,7 @@ def test_what_is_no_number_is_objected_to_from_the_first_step_on(bad: float) -> 
 
 
 def test_a_spike_is_so_many_deviations_above_the_mean() -> None:
-    deviation = 0.1 * math.sqrt(FEWEST / (FEWEST - 1))
+    deviation = 0.1 * math.sqrt(MIN_HISTORY / (MIN_HISTORY - 1))
     assert seasoned().objection(2 + 5.9 * deviation, 1.0) is None
     assert "the loss is 2.61, above 2.605" in str(seasoned().objection(2.61, 1.0))
     assert "the gradient norm is 1.62" in str(seasoned().objection(2.0, 1.62))
@@ -33,7 +33,7 @@ def test_a_spike_is_so_many_deviations_above_the_mean() -> None:
 
 def test_without_sigmas_or_with_few_steps_nothing_is_a_spike() -> None:
     assert seasoned(sigmas=None).objection(1e6, 1e6) is None
-    assert seasoned(steps=FEWEST - 1).objection(1e6, 1e6) is None
+    assert seasoned(steps=MIN_HISTORY - 1).objection(1e6, 1e6) is None
 
 
 def test_a_level_that_has_changed_is_accepted_before_long() -> None:

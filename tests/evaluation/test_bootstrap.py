@@ -7,7 +7,7 @@ import pytest
 
 from embre.document import Concept, Document, Relation
 from embre.evaluation import bootstrap
-from embre.evaluation.bootstrap import document_counts, f1_of, interval, paired_p
+from embre.evaluation.bootstrap import document_counts, f1_of, interval, paired_p_value
 from embre.evaluation.scoring import METRICS, Score, score
 
 GENE, DRUG, DISEASE = Concept("Gene", "1"), Concept("Chemical", "1"), Concept("Disease", "1")
@@ -54,12 +54,12 @@ def test_more_documents_narrow_the_interval_as_the_square_root():
 
 def test_equal_systems_differ_by_chance_and_the_worse_one_does_not():
     counts = drawn(100, 1)
-    assert paired_p(counts, counts) == 1.0
+    assert paired_p_value(counts, counts) == 1.0
     worse = counts.copy()
     worse[:, 0] = np.maximum(worse[:, 0] - 1, 0)  # one relation fewer in every document
     worse[:, 2] += counts[:, 0] - worse[:, 0]
-    assert paired_p(counts, worse) < 0.001
-    assert paired_p(counts, worse) == pytest.approx(paired_p(worse, counts), abs=1e-3)
+    assert paired_p_value(counts, worse) < 0.001
+    assert paired_p_value(counts, worse) == pytest.approx(paired_p_value(worse, counts), abs=1e-3)
 
 
 def test_the_p_value_is_that_of_a_loop():
@@ -70,11 +70,13 @@ def test_the_p_value_is_that_of_a_loop():
         rows = rng.integers(0, 40, 40)
         as_far += abs(micro_f1(a[rows]) - micro_f1(b[rows]) - difference) >= abs(difference)
     assert 0.05 < as_far / 6_000 < 0.95
-    assert paired_p(a, b) == pytest.approx(as_far / 6_000, abs=0.03)
+    assert paired_p_value(a, b) == pytest.approx(as_far / 6_000, abs=0.03)
 
 
 def test_systems_of_equal_skill_are_called_different_as_often_as_the_p_value_says():
-    p = [paired_p(drawn(80, seed), drawn(80, 1_000 + seed), samples=500) for seed in range(200)]
+    p = [
+        paired_p_value(drawn(80, seed), drawn(80, 1_000 + seed), samples=500) for seed in range(200)
+    ]
     assert 0.05 < np.mean(np.array(p) < 0.1) < 0.17
 
 
@@ -84,9 +86,9 @@ def test_several_runs_are_scored_by_their_mean_and_drawn_too():
     a = np.stack([drawn(100, seed, 0.66) for seed in (1, 2, 3)])
     b = np.stack([drawn(100, seed, 0.54) for seed in (4, 5, 6)])
     assert f1_of(a.sum(1)).mean() > f1_of(b.sum(1)).mean()
-    assert paired_p(a, b) < 0.05
+    assert paired_p_value(a, b) < 0.05
     lucky = np.stack([drawn(100, 7, 0.9), drawn(100, 8, 0.55), drawn(100, 9, 0.5)])
-    assert paired_p(lucky, b) > paired_p(np.stack([lucky[0]] * 3), b)
+    assert paired_p_value(lucky, b) > paired_p_value(np.stack([lucky[0]] * 3), b)
 
 
 def test_three_runs_of_equal_systems_are_seldom_called_different():
@@ -102,7 +104,7 @@ def test_three_runs_of_equal_systems_are_seldom_called_different():
     p = []
     for _ in range(200):
         documents = rng.integers(0, 24, 100), rng.normal(-0.6, 0.5, 100)
-        p.append(paired_p(system(*documents), system(*documents), samples=200))
+        p.append(paired_p_value(system(*documents), system(*documents), samples=200))
     assert np.mean(np.array(p) < 0.05) < 0.1
 
 
@@ -117,10 +119,10 @@ def test_the_pieces_in_which_samples_are_drawn_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     a, b = np.stack([drawn(70, 1), drawn(70, 2)]), drawn(70, 3)
-    whole = interval(a), paired_p(a, b, samples=2_000)
+    whole = interval(a), paired_p_value(a, b, samples=2_000)
     for draws in (1, 70 * 7, 70 * 999):
         monkeypatch.setattr(bootstrap, "CHUNK_DRAWS", draws)
-        assert (interval(a), paired_p(a, b, samples=2_000)) == whole
+        assert (interval(a), paired_p_value(a, b, samples=2_000)) == whole
 
 
 def test_memory_does_not_grow_with_the_samples() -> None:
@@ -136,6 +138,6 @@ def test_memory_does_not_grow_with_the_samples() -> None:
 
 def test_systems_on_other_documents_and_no_documents_are_refused():
     with pytest.raises(ValueError, match="40 documents against 39"):
-        paired_p(drawn(40, 1), drawn(39, 1))
+        paired_p_value(drawn(40, 1), drawn(39, 1))
     with pytest.raises(ValueError, match="no documents"):
         interval(np.zeros((0, 3)))

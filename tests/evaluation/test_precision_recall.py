@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embre.document import Concept, Document, Relation
-from embre.evaluation.precision_recall import MOST_POINTS, curve, ranked_pairs, ranked_relations
+from embre.evaluation.precision_recall import MAX_POINTS, curve, ranked_pairs, ranked_relations
 from embre.evaluation.scoring import Score, score
 from embre.relations.scored_pairs import ScoredPairs
 
@@ -37,7 +37,7 @@ def test_a_long_curve_keeps_few_points_and_its_ends():
     confidence = rng.random(5_000)
     right = rng.random(5_000) < confidence
     found = curve(confidence, right, 2 * int(right.sum()))
-    assert len(found.recall) == MOST_POINTS and found.recall[-1] == 0.5
+    assert len(found.recall) == MAX_POINTS and found.recall[-1] == 0.5
 
 
 PAIRS = ScoredPairs(

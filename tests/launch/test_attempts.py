@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embre.interrupts import TakenOver
-from embre.launch.attempts import ATTEMPTS, ROOM, Attempt, read, write
+from embre.launch.attempts import ATTEMPTS, RESERVED_BYTES, Attempt, read, write
 
 
 def test_one_that_waits_for_room_disturbs_none_that_works(tmp_path: Path) -> None:
@@ -35,13 +35,13 @@ def test_what_ends_an_attempt_is_said_on_a_disk_that_is_full(tmp_path: Path) -> 
     """In the bytes that its file has from the start."""
     file = Attempt.new(tmp_path).failed
     before = file.stat()
-    for text in ("é" * ROOM, "No space left on device, says rank 0", "shorter"):
+    for text in ("é" * RESERVED_BYTES, "No space left on device, says rank 0", "shorter"):
         write(file, text)
         assert text.startswith(read(file).rstrip("\ufffd"))
     after = file.stat()
     assert read(file) == "shorter"
     assert [(s.st_ino, s.st_size, s.st_blocks) for s in (after,)] == [
-        (before.st_ino, ROOM, before.st_blocks)
+        (before.st_ino, RESERVED_BYTES, before.st_blocks)
     ]
 
 

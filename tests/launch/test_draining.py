@@ -12,7 +12,7 @@ import ray
 
 from embre.interrupts import SAVE
 from embre.launch import draining
-from embre.launch.draining import draining_nodes, saved_when_draining
+from embre.launch.draining import draining_nodes, save_when_draining
 
 
 def test_each_node_that_drains_asks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_each_node_that_drains_asks_once(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(draining, "LOOK_EVERY_S", 0.005)
     monkeypatch.setattr(draining, "draining_nodes", told)
-    with saved_when_draining(tmp_path):
+    with save_when_draining(tmp_path):
         deadline = time.monotonic() + 10
         while looks and time.monotonic() < deadline:
             time.sleep(0.005)

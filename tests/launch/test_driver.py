@@ -105,7 +105,7 @@ def stand_in(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) 
     faults._armed.clear()
 
 
-def carry_out(config: PretrainConfig, *allow_change: str) -> Path:
+def run_rank(config: PretrainConfig, *allow_change: str) -> Path:
     return driver.run_job("pretrain", config, Console(quiet=True), allow_change)
 
 
@@ -120,14 +120,14 @@ def test_a_rank_of_torchrun_other_than_0_leaves_the_run_to_rank_0(
     (folder / "config.yaml").write_text(dump_config(config_of(str(tmp_path))))
     told = (folder / "config.yaml").read_text()
     launch = {"workers": 2}
-    assert carry_out(config_of(str(tmp_path), seed=99, launch=launch)) == folder, "not refused here"
+    assert run_rank(config_of(str(tmp_path), seed=99, launch=launch)) == folder, "not refused here"
     assert [(job.folder, job.handle) for job in given] == [(folder, None)]
     assert (folder / "config.yaml").read_text() == told
     assert {path.name for path in folder.iterdir()} == {FOLDER, "config.yaml"}
     assert statuses(tmp_path) == []
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match="seed 13 -> 99"):
-        carry_out(config_of(str(tmp_path), seed=99, launch=launch))
+        run_rank(config_of(str(tmp_path), seed=99, launch=launch))
 
 
 def test_a_run_that_lost_its_checkpoints_does_not_begin_at_step_0(
@@ -136,20 +136,20 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_at_step_0(
     config = config_of(str(tmp_path))
     faults.arm("step:4:raise", tmp_path, rank=0)
     with pytest.raises(RuntimeError, match="on purpose"):
-        carry_out(config)
+        run_rank(config)
     folder = tmp_path / "small"
     (folder / FOLDER).rename(tmp_path / "elsewhere")
     events = (folder / "events.jsonl").read_bytes()
     for changed in (config, config_of(str(tmp_path), seed=99)):
         with pytest.raises(ConfigError, match="small: this run saved step 3, .*name=.*remove .*"):
-            carry_out(changed)
+            run_rank(changed)
         assert (folder / "events.jsonl").read_bytes() == events
     assert statuses(tmp_path) == ["FAILED"], "as it was"
     with pytest.raises(CheckpointError, match="small: this run saved step 3"):
         recipe(Job(config, folder, None), World())  # a rank that a launcher starts again
     shutil.rmtree(folder / FOLDER)
     (tmp_path / "elsewhere").rename(folder / FOLDER)
-    carry_out(config)
+    run_rank(config)
     assert [event["step"] for event in read_events(folder, "started")] == [0, 3]
 
 
@@ -161,18 +161,18 @@ def test_a_finished_run_goes_on_with_more_steps_where_it_is_told_to(
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("503")
 
-    folder = carry_out(config_of(str(tmp_path)))
+    folder = run_rank(config_of(str(tmp_path)))
     longer = config_of(str(tmp_path), steps=6, optimizer={"peak_lr": 5e-5})
     told = "optimizer.peak_lr 0.0001 -> 5e-05, train.steps 4 -> 6"
     refused = f"{told}; add --allow-change optimizer.peak_lr --allow-change train.steps, or"
     for allowed in ((), ("train.steps",)):
         with pytest.raises(ConfigError, match=refused):
-            carry_out(longer, *allowed)
+            run_rank(longer, *allowed)
     with monkeypatch.context() as silent:  # what MLflow does not hear of at once it hears later
         silent.setattr(MlflowClient, "set_tag", refuse)
-        carry_out(longer, "train.steps", "optimizer.peak_lr")
-    carry_out(longer, "train.steps", "optimizer.peak_lr")  # the flags may stay
-    carry_out(longer)
+        run_rank(longer, "train.steps", "optimizer.peak_lr")
+    run_rank(longer, "train.steps", "optimizer.peak_lr")  # the flags may stay
+    run_rank(longer)
     (changed,) = read_events(folder, "changed")
     values = {"optimizer.peak_lr": [1e-4, 5e-5], "train.steps": [4, 6]}
     assert changed["changes"] == values and changed["step"] == 4
@@ -206,20 +206,20 @@ def test_the_command_hands_on_what_may_change(
 
 
 def test_what_cannot_change_in_a_run_is_refused_by_name(tmp_path: Path, stand_in: None) -> None:
-    folder = carry_out(config_of(str(tmp_path)))
+    folder = run_rank(config_of(str(tmp_path)))
     told = (folder / "config.yaml").read_text()
     for key, message in [("seed", "this cannot"), ("train.step", ".*did you mean train.steps")]:
         with pytest.raises(ConfigError, match=f"--allow-change {key}: {message}"):
-            carry_out(config_of(str(tmp_path)), key)
+            run_rank(config_of(str(tmp_path)), key)
     other = config_of(str(tmp_path), steps=6, seed=14)
     with pytest.raises(ConfigError, match="seed 13 -> 14, train.steps 4 -> 6; give another name"):
-        carry_out(other, "train.steps")
+        run_rank(other, "train.steps")
     with pytest.raises(ConfigError, match="train.steps: 3, and small is at step 4 already"):
-        carry_out(config_of(str(tmp_path), steps=3), "train.steps")
+        run_rank(config_of(str(tmp_path), steps=3), "train.steps")
     assert (folder / "config.yaml").read_text() == told and not list(read_events(folder, "changed"))
     (folder / "config.yaml").unlink()
     with pytest.raises(ConfigError, match="cannot be read .* put back what .*print-config"):
-        carry_out(config_of(str(tmp_path)))
+        run_rank(config_of(str(tmp_path)))
 
 
 def test_a_run_that_is_corrected_before_its_first_checkpoint_is_another_one_in_mlflow(
@@ -227,7 +227,7 @@ def test_a_run_that_is_corrected_before_its_first_checkpoint_is_another_one_in_m
 ) -> None:
     faults.arm("step:1:raise", tmp_path, rank=0)
     with pytest.raises(RuntimeError, match="on purpose"):
-        carry_out(config_of(str(tmp_path)))
-    folder = carry_out(config_of(str(tmp_path), steps=3))
+        run_rank(config_of(str(tmp_path)))
+    folder = run_rank(config_of(str(tmp_path), steps=3))
     assert sorted(statuses(tmp_path)) == ["FAILED", "FINISHED"]
     assert (folder / driver.CORRECTED).exists() and not list(read_events(folder, "changed"))

@@ -16,7 +16,7 @@ import embre
 from embre import faults
 from embre.config import LaunchConfig, read_values
 from embre.interrupts import Interrupted
-from embre.launch.errors import RunFailed, told, verdict
+from embre.launch.errors import RunFailed, exit_code_and_text, exit_on_error
 from embre.object_store import StoreFailed
 from embre.workers import OneProcess, Processes
 from tools.shard_pubtator import main as shard_pubtator
@@ -37,7 +37,7 @@ def test_an_error_is_one_line_and_its_traceback_stands_above_on_demand(
     debug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EMBRE_DEBUG", "1" if debug else "")
-    with pytest.raises(SystemExit) as ended, told():
+    with pytest.raises(SystemExit) as ended, exit_on_error():
         faults.arm("step:7", Path(), 0)
     *above, line = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and line.startswith("error: 'step:7' is no fault; write name:n")
@@ -45,14 +45,14 @@ def test_an_error_is_one_line_and_its_traceback_stands_above_on_demand(
 
 
 def test_no_control_character_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), told():
+    with pytest.raises(SystemExit), exit_on_error():
         read_values("no\n\x1b[2J.yaml")
     assert capsys.readouterr().err.startswith("error: no \\x1b[2J.yaml: no such config")
 
 
 def test_the_exit_code_says_whose_fault_it_is(tmp_path: Path) -> None:
     def code_and_text(error: Exception) -> tuple[int, str]:
-        found = verdict(error)
+        found = exit_code_and_text(error)
         assert found is not None
         return found
 
@@ -73,7 +73,7 @@ def test_the_exit_code_says_whose_fault_it_is(tmp_path: Path) -> None:
     assert code_and_text(Interrupted("saved"))[0] == 143
     assert code_and_text(RunFailed("failed"))[0] == code_and_text(ZeroDivisionError("0"))[0] == 1
     for passes in (typer.Exit(7), typer.BadParameter("which"), KeyError("a mistake of ours")):
-        assert verdict(passes) is None
+        assert exit_code_and_text(passes) is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_exit_code_says_whose_fault_it_is(tmp_path: Path) -> None:
 def test_a_wrong_request_is_known_as_one_whoever_found_it(workers: OneProcess | Processes) -> None:
     with workers:
         error = raised(list, workers.run(faults.arm, [("step:7", Path(), 0)]))
-    found = verdict(error)
+    found = exit_code_and_text(error)
     assert found is not None and found[0] == 2
 
 
@@ -95,7 +95,7 @@ def test_what_a_library_raises_in_another_process_is_no_wrong_request(
 ) -> None:
     with Processes(2, "embre.faults") as workers:
         error = raised(list, workers.run(function, [(given,)]))
-    found = verdict(error)
+    found = exit_code_and_text(error)
     assert found is not None and found[0] == 1 and found[1].startswith(kind)
 
 
@@ -111,10 +111,9 @@ def test_a_fault_without_a_folder_for_its_mark_is_refused(
 
 def test_code_behind_a_link_is_ours(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(Path(embre.__file__).parents[1])
-    code = (
-        "from embre.launch.errors import told\nfrom embre import faults\nfrom pathlib import Path\n"
-    )
-    code += "with told(): faults.arm('step:7', Path(), 0)"
+    code = "from embre.launch.errors import exit_on_error\n"
+    code += "from embre import faults\nfrom pathlib import Path\n"
+    code += "with exit_on_error(): faults.arm('step:7', Path(), 0)"
     environ = {**os.environ, "PYTHONPATH": str(tmp_path / "link")}
     done = subprocess.run([sys.executable, "-c", code], env=environ, cwd=tmp_path)
     assert done.returncode == 2

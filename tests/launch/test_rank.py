@@ -13,7 +13,7 @@ from embre import watchdog
 from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.job import Job
 from embre.launch.errors import RunFailed
-from embre.launch.rank import carry_out
+from embre.launch.rank import run_rank
 from embre.tracking.endings import why_ended
 from embre.world import World
 from tests.launch.stand_ins import Nothing, config_of, recipe
@@ -36,7 +36,7 @@ def test_too_little_memory_of_a_gpu_is_said_with_what_takes_less(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     with pytest.raises(RunFailed, match=f"CUDA out of memory.*{remedy}"):
-        carry_out(recipe, job, torch.device("cpu"), tmp_path)
+        run_rank(recipe, job, torch.device("cpu"), tmp_path)
     assert "CUDA out of memory" in why_ended(tmp_path, 1)
 
 
@@ -63,7 +63,7 @@ def test_a_rank_whose_loader_does_not_answer_is_ended(
     train = {"steps": 4, "save_every_steps": 4}
     config = config_of(str(tmp_path), train=train, launch={"step_timeout_s": 2})
     job = Job(config, tmp_path, None)
-    carry_out(partial(recipe, loader=Stalled()), job, torch.device("cpu"), tmp_path)
+    run_rank(partial(recipe, loader=Stalled()), job, torch.device("cpu"), tmp_path)
     why = why_ended(tmp_path, 1)
     assert why.startswith("rank 0: hung in train.py:") and "after step 2; see stacks-0.txt" in why
 

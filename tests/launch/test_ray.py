@@ -268,11 +268,11 @@ def rank_here(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A rank is this process; in which folders it is asked to stop or to save."""
     asked_in: list[Path] = []
 
-    def carry_out(recipe: Callable, job: Job, device: torch.device, folder: Path) -> None:
+    def run_rank(recipe: Callable, job: Job, device: torch.device, folder: Path) -> None:
         asked_in.append(folder)
         recipe(job, World())
 
-    monkeypatch.setattr(launcher, "carry_out", carry_out)
+    monkeypatch.setattr(launcher, "run_rank", run_rank)
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     return asked_in
 
@@ -373,7 +373,7 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     monkeypatch.setattr(ray, "shutdown", lambda: acts.append("shutdown"))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
     monkeypatch.setattr(launcher, "private_token", lambda: acts.append("token"))
-    monkeypatch.setattr(launcher, "saved_when_draining", draining)
+    monkeypatch.setattr(launcher, "save_when_draining", draining)
     monkeypatch.setattr(launcher, "_trainer", lambda *_: SimpleNamespace(fit=fit))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for name in ("USAGE_STATS_ENABLED", "TRAIN_HEALTH_CHECK_INTERVAL_S"):

@@ -333,7 +333,7 @@ def test_what_is_no_target_stays_in_sight(
 def test_token_labels_are_the_original_tokens(shard_set: ShardSet, members: Examples) -> None:
     original, _, _ = lay(source(shard_set).settings, members)
     found = batch(shard_set, members)
-    spots = found.rows[found.token_spots]
+    spots = found.rows[found.token_target_rows]
     assert found.token_labels.tolist() == original.tokens[spots.numpy()].tolist()
     assert (found.input_ids[spots] != found.token_labels).float().mean() > 0.7
 

@@ -12,7 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from embre.model import chunked_softmax, concept_table
-from embre.model.chunked_softmax import Contest, all_rows, cross_entropy_sum, num_above, score
+from embre.model.chunked_softmax import (
+    ScoringBlock,
+    cross_entropy_sum,
+    full_block,
+    num_ranked_above,
+    score,
+)
 from embre.model.concept_table import draw
 
 FIRST, SIZE = 4, 23  # the rows of a type within a table
@@ -35,11 +41,11 @@ def given() -> tuple[Tensor, Tensor, Tensor]:
     return vectors.requires_grad_(), table.requires_grad_(), labels
 
 
-def two_types(labels: Tensor) -> list[Contest]:
+def two_types(labels: Tensor) -> list[ScoringBlock]:
     """The first five vectors against one type, the others against another of ten concepts."""
     return [
-        all_rows(slice(0, 5), FIRST, SIZE, labels[:5]),
-        all_rows(slice(5, None), FIRST + SIZE, 10, labels[5:] % 10),
+        full_block(slice(0, 5), FIRST, SIZE, labels[:5]),
+        full_block(slice(5, None), FIRST + SIZE, 10, labels[5:] % 10),
     ]
 
 
@@ -85,9 +91,9 @@ def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) 
     monkeypatch.setattr(chunked_softmax, "ALIGNED_ROWS", 1)
     vectors, table = torch.ones(NUM_VECTORS, 1), torch.ones(size, 1).requires_grad_()
     labels, rows = torch.arange(NUM_VECTORS), torch.arange(size)
-    contest = all_rows(slice(None), 0, size, labels)
+    contest = full_block(slice(None), 0, size, labels)
     if sampled:
-        contest = Contest(slice(None), rows, rows, labels, labels, torch.zeros(size))
+        contest = ScoringBlock(slice(None), rows, rows, labels, labels, torch.zeros(size))
     kept: list[int] = []
 
     def keep(saved: Tensor) -> Tensor:
@@ -96,7 +102,7 @@ def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) 
 
     with Largest() as largest, saved_tensors_hooks(keep, lambda saved: saved):
         cross_entropy_sum(vectors, table, [contest]).backward()
-        num_above(vectors, table.detach(), [contest], torch.zeros(NUM_VECTORS))
+        num_ranked_above(vectors, table.detach(), [contest], torch.zeros(NUM_VECTORS))
     assert chunk <= largest.found <= size < NUM_VECTORS * size
     assert kept and sum(kept) < 2 * size
 
@@ -106,7 +112,7 @@ def test_chunks_are_as_wide_as_fast_products_want_them(num_vectors: int) -> None
     device = torch.device("meta")  # which computes nothing
     vectors, table = (torch.empty(n, 1, device=device) for n in (num_vectors, 1 << 20))
     labels = torch.empty(num_vectors, dtype=torch.int64, device=device)
-    contest = all_rows(slice(None), 0, len(table), labels)
+    contest = full_block(slice(None), 0, len(table), labels)
     widths = [logits.shape[1] for logits, *_ in chunked_softmax._chunks(vectors, table, contest)]
     assert sum(widths) == len(table)
     assert all(width % 256 == 0 for width in widths)
@@ -118,9 +124,9 @@ def test_the_gradient_passes_gradcheck(given: tuple) -> None:
     vectors, table, labels = given
     drawn = torch.tensor([0, 3, 3, 22, 7, int(labels[0])])
     sampled = [against(labels, drawn, torch.linspace(0, 1, 6, dtype=torch.float64))]
-    for contests in (two_types(labels), sampled):
+    for blocks in (two_types(labels), sampled):
         torch.autograd.gradcheck(
-            lambda v, t, c=contests: cross_entropy_sum(v, t, c), (vectors, table)
+            lambda v, t, c=blocks: cross_entropy_sum(v, t, c), (vectors, table)
         )
 
 
@@ -134,7 +140,7 @@ def test_logits_far_apart_are_no_infinity(given: tuple) -> None:
 
 def test_a_type_of_one_concept_costs_nothing(given: tuple) -> None:
     vectors, table, labels = given
-    only = [all_rows(slice(0, NUM_VECTORS), 7, 1, torch.zeros_like(labels))]
+    only = [full_block(slice(0, NUM_VECTORS), 7, 1, torch.zeros_like(labels))]
     loss = cross_entropy_sum(vectors, table, only)
     assert loss.item() == 0
     assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))
@@ -151,10 +157,10 @@ def test_nothing_to_identify_is_a_loss_of_zero(given: tuple) -> None:
 @pytest.mark.usefixtures("chunk")
 def test_ranks_count_who_is_above(given: tuple) -> None:
     vectors, table, labels = given
-    contests = two_types(labels)
-    _, label = score(vectors, table, contests)
-    found = num_above(vectors, table, contests, label)
-    for number, contest in enumerate(contests):
+    blocks = two_types(labels)
+    _, label = score(vectors, table, blocks)
+    found = num_ranked_above(vectors, table, blocks, label)
+    for number, contest in enumerate(blocks):
         rows = table[contest.rows]
         logits = vectors[contest.vectors] @ rows.T
         order = logits.argsort(dim=1, descending=True)
@@ -162,15 +168,15 @@ def test_ranks_count_who_is_above(given: tuple) -> None:
         assert found[contest.vectors].tolist() == wanted.tolist(), number
 
 
-def against(labels: Tensor, drawn: Tensor, shifts: Tensor) -> Contest:
-    return Contest(slice(0, NUM_VECTORS), FIRST + drawn, drawn, labels, FIRST + labels, shifts)
+def against(labels: Tensor, drawn: Tensor, shifts: Tensor) -> ScoringBlock:
+    return ScoringBlock(slice(0, NUM_VECTORS), FIRST + drawn, drawn, labels, FIRST + labels, shifts)
 
 
 def test_a_sample_is_right_on_average_about_the_other_rows(given: tuple) -> None:
     """The log-Q correction makes the sum over a sample an unbiased one of the sum over all."""
     vectors, table, labels = (part.detach() for part in given)
     vectors = 0.3 * vectors
-    whole, label = score(vectors, table, [all_rows(slice(0, 9), FIRST, SIZE, labels)])
+    whole, label = score(vectors, table, [full_block(slice(0, 9), FIRST, SIZE, labels)])
     sums = torch.zeros(NUM_VECTORS, dtype=torch.float64)
     for seed in range(4000):
         sample = draw(SIZE, 0.3, seed, labels)
@@ -214,10 +220,10 @@ def test_drawing_never_waits_for_the_device() -> None:
 def test_a_table_that_says_nothing_knows_nothing(given: tuple) -> None:
     vectors, table, labels = given
     for value in (0.0, float("nan")):
-        contests = [all_rows(slice(0, 9), FIRST, SIZE, labels)]
+        blocks = [full_block(slice(0, 9), FIRST, SIZE, labels)]
         blank = torch.full_like(table, value)
-        _, label = score(vectors, blank, contests)
-        assert num_above(vectors, blank, contests, label).tolist() == [SIZE - 1] * 9
+        _, label = score(vectors, blank, blocks)
+        assert num_ranked_above(vectors, blank, blocks, label).tolist() == [SIZE - 1] * 9
 
 
 def test_the_smallest_type_has_a_sample_too() -> None:

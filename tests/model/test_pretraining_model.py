@@ -55,7 +55,7 @@ def with_all_rows(batch: Batch) -> Batch:
         batch,
         rows=torch.arange(len(batch.input_ids)),
         row_boundaries=batch.boundaries,
-        token_spots=batch.rows[batch.token_spots],
+        token_target_rows=batch.rows[batch.token_target_rows],
         mention_spans=torch.stack(
             [batch.rows[batch.mention_spans[:, 0]], batch.rows[batch.mention_spans[:, 1] - 1] + 1],
             dim=1,

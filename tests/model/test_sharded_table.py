@@ -86,21 +86,21 @@ def assert_alike(found: Sequence[tuple], wanted: Sequence[tuple]) -> None:
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.slow
 def test_two_and_four_ranks_give_what_one_gives(size: int, sample_above: int) -> None:
-    wanted, _, all_rows = walk(World(), sample_above, 0, STEPS)
+    wanted, _, full_block = walk(World(), sample_above, 0, STEPS)
     found, _, same_rows = together(size, sample_above, 0, STEPS)
     assert_alike(found, wanted)
-    torch.testing.assert_close(same_rows, torch.tensor(all_rows), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(same_rows, torch.tensor(full_block), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 4), (4, 2)])
 @pytest.mark.slow
 def test_any_number_of_ranks_takes_up_a_state(before: int, after: int) -> None:
-    wanted, end, all_rows = together(1, LARGE, 0, STEPS)
+    wanted, end, full_block = together(1, LARGE, 0, STEPS)
     first, state, _ = together(before, LARGE, 0, 1)
     second, last, same_rows = together(after, LARGE, 1, STEPS, state)
     assert_alike(first + second, wanted)
     assert last["table_updates"] == end["table_updates"] == STEPS
-    torch.testing.assert_close(same_rows, all_rows, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(same_rows, full_block, rtol=1e-5, atol=1e-6)
 
 
 def test_what_goes_on_from_a_state_is_equal_to_the_last_bit() -> None:

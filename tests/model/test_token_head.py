@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from transformers import BertConfig, BertForMaskedLM
 
 from embre.model.compiling import compiled
-from embre.model.token_head import ALIGNED, NEVER, NO_LABEL, align, token_losses
+from embre.model.token_head import ALIGNED, NO_LABEL, PADDING_LOGIT, align, token_losses
 
 HIDDEN, NUM = 32, 9
 AUTOCAST = [False, True]
@@ -64,7 +64,7 @@ def test_padding_changes_no_loss_and_no_gradient(vocabulary: int, half: bool) ->
     with torch.no_grad():
         logits = model.cls(states)
     assert logits.shape[1] % ALIGNED == 0 and logits.shape[1] < vocabulary + ALIGNED
-    assert (logits[:, vocabulary:] == NEVER).all()
+    assert (logits[:, vocabulary:] == PADDING_LOGIT).all()
     found = results(model, token_losses, states, labels, half)
     assert wanted[-1].any() or not found[-1].any()
     for one, other in zip(found, wanted, strict=True):

@@ -80,7 +80,7 @@ def test_nothing_in_sight_is_the_order_by_mentions(shard_set: ShardSet) -> None:
     source = source_of(shard_set, streams=1)
     counts = count(source, np.zeros(0, dtype=np.int64))
     rows = slice(0, sum(source.settings.entities.sizes))
-    scores, frequency = counts.by_company(rows, []), counts.by_frequency(rows)
+    scores, frequency = counts.naive_bayes_scores(rows, []), counts.by_frequency(rows)
     assert np.array_equal(
         np.unique(scores, return_inverse=True)[1], np.unique(frequency, return_inverse=True)[1]
     )
@@ -112,9 +112,9 @@ def test_the_score_is_naive_bayes_with_average_company_added() -> None:
         return found
 
     wanted = np.array([probability(concept) for concept in range(4)])
-    found = counts.by_company(slice(0, 4), visible)
+    found = counts.naive_bayes_scores(slice(0, 4), visible)
     assert found - found[0] == pytest.approx(wanted - wanted[0], abs=1e-12)
-    part = counts.by_company(slice(1, 3), visible)
+    part = counts.naive_bayes_scores(slice(1, 3), visible)
     assert part == pytest.approx(found[1:3], abs=1e-12)
 
 

@@ -18,16 +18,16 @@ from embre.document import Document
 from embre.engines.torch_engine import TorchEngine
 from embre.entity_types import ENTITY_TYPES
 from embre.evaluation.scoring import METRICS, score
+from embre.relations import localized_context
 from embre.relations import model as relation_model
-from embre.relations import shared_context
 from embre.relations.decode import predict
 from embre.relations.document_loader import DocumentLoader
+from embre.relations.localized_context import log_distances
 from embre.relations.markers import marker_ids
 from embre.relations.model import concept_vectors, name_markers
 from embre.relations.model_folder import LoadedModel
 from embre.relations.pair_batch import Grids, PairBatch
 from embre.relations.passes import NOVEL, NUM_EIGHTHS, NUM_NEARNESS, NUM_TIMES, UNRELATED
-from embre.relations.shared_context import log_distances
 from embre.tally import Tally
 from embre.world import World
 from tests.tiny import document, tiny_relation_model, tiny_tokenizer
@@ -115,9 +115,9 @@ def test_how_two_concepts_meet_counts_and_where_counts_for_novelty(loaded: Loade
     batch = batch_of(loaded, DOCS)
     relation, novelty = loaded.model.logits(batch)
     for column, size in enumerate((NUM_NEARNESS, NUM_TIMES, NUM_EIGHTHS, NUM_EIGHTHS)):
-        others = batch.meetings.clone()
+        others = batch.locations.clone()
         others[:, column] = (others[:, column] + 1) % size
-        other_relation, other_novelty = loaded.model.logits(replace(batch, meetings=others))
+        other_relation, other_novelty = loaded.model.logits(replace(batch, locations=others))
         assert torch.equal(relation, other_relation) == (column > 1)
         assert not torch.allclose(novelty, other_novelty)
 
@@ -276,7 +276,7 @@ def test_memory_does_not_grow_with_pairs_times_tokens(
     batch = batch_of(loaded, [document(f"{' and '.join(genes)} causes {ills}")])
     scores = batch.num_read * loaded.model.context.heads  # of a concept, or of a pair
     assert len(batch.pairs) == 855, "as many as the most of a BioRED document, 30836660"
-    monkeypatch.setattr(shared_context, "CHUNK_SCORES", 1 << 16)
+    monkeypatch.setattr(localized_context, "CHUNK_SCORES", 1 << 16)
     monkeypatch.setattr(relation_model, "PAIRS_AT_ONCE", 256)
     saved: dict[int, int] = {}
 
@@ -304,7 +304,7 @@ def test_chunks_of_pairs_change_nothing(
     at_once = gradients()
     rows = []
     loaded.model.relation.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
-    chunks = ((shared_context, "CHUNK_SCORES", 1), (relation_model, "PAIRS_AT_ONCE", 3))
+    chunks = ((localized_context, "CHUNK_SCORES", 1), (relation_model, "PAIRS_AT_ONCE", 3))
     for module, constant, size in chunks:
         monkeypatch.setattr(module, constant, size)
         for chunked, expected in zip(gradients(), at_once, strict=True):
@@ -357,7 +357,7 @@ def test_distances_of_many_mentions_are_taken_a_few_at_a_time(
     mentions = torch.stack([starts, starts + 1, tokens % 3], dim=1)
     concepts = torch.tensor([[0, 1, 2]])
     grids = Grids(tokens[None], concepts, concepts, concepts, owners=torch.zeros(3).long())
-    monkeypatch.setattr(shared_context, "CHUNK_SCORES", 2000)
+    monkeypatch.setattr(localized_context, "CHUNK_SCORES", 2000)
     with Largest() as largest:
         found = log_distances(mentions, 3, grids)
     assert largest.elements == 2000

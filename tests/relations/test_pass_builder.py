@@ -123,12 +123,12 @@ def test_where_in_the_document_two_concepts_meet_is_told(builder: PassBuilder) -
     encoded = pass_of(builder, document(" ".join(sentences)))
     ends = {
         tuple(sorted(encoded.concepts[place].identifier for place in pair)): codes[2:]
-        for pair, codes in zip(encoded.pairs.tolist(), encoded.meetings.tolist(), strict=True)
+        for pair, codes in zip(encoded.pairs.tolist(), encoded.locations.tolist(), strict=True)
     }
     assert ends == {("D1", "D2"): [0, 7], ("3", "D1"): [7, 7], ("3", "D2"): [7, 7]}
     sentences[15] = sentences[0] = sentences[16]
     encoded = pass_of(builder, document(" ".join(sentences)))
-    assert encoded.meetings[:, 2:].tolist() == [[4, 4], *[[4, 7]] * 2]  # 9, and 15 of 16
+    assert encoded.locations[:, 2:].tolist() == [[4, 4], *[[4, 7]] * 2]  # 9, and 15 of 16
 
 
 def test_how_near_two_concepts_come_and_how_often_is_told(builder: PassBuilder) -> None:
@@ -140,7 +140,7 @@ def test_how_near_two_concepts_come_and_how_often_is_told(builder: PassBuilder) 
         encoded = pass_of(builder, document(text))
         found = {
             tuple(encoded.concepts[place].identifier for place in pair): codes[:2]
-            for pair, codes in zip(encoded.pairs.tolist(), encoded.meetings.tolist(), strict=True)
+            for pair, codes in zip(encoded.pairs.tolist(), encoded.locations.tolist(), strict=True)
         }
         assert {tuple(sorted(pair)): codes for pair, codes in found.items()} == {
             ("D1", "D2"): [near, times],
@@ -151,7 +151,7 @@ def test_how_near_two_concepts_come_and_how_often_is_told(builder: PassBuilder) 
             ("4", "D2"): [FARTHER, 1],
         }
     many = " ".join([f"{drug} treats {illness}."] * 9)
-    codes = pass_of(builder, document(many)).meetings[:, :2]
+    codes = pass_of(builder, document(many)).locations[:, :2]
     assert codes.tolist() == [[NUM_NEARNESS - 1, NUM_TIMES - 1]]
 
 
@@ -229,8 +229,8 @@ def test_what_is_not_read_says_nothing_of_how_concepts_meet(builder: PassBuilder
     end = len(one.text)
     passages = (Passage(0, end, "abstract"), Passage(end, len(both.text), "table"))
     whole = pass_of(builder, replace(both, passages=passages))
-    assert whole.meetings.tolist() == pass_of(builder, one).meetings.tolist()
-    assert whole.meetings[0, :2].tolist() == [NEXT_SENTENCE, 1]
+    assert whole.locations.tolist() == pass_of(builder, one).locations.tolist()
+    assert whole.locations[0, :2].tolist() == [NEXT_SENTENCE, 1]
 
 
 def test_a_document_without_pairs_has_no_pass(builder: PassBuilder) -> None:

@@ -31,7 +31,7 @@ from embre.demo.corpus import make_corpus
 from embre.document import Document, Relation
 from embre.evaluation.scoring import score
 from embre.finetune import SCORES, check
-from embre.held_out import read_held
+from embre.held_out import read_hold_out_list
 from embre.launch.driver import run_job
 from embre.prediction.predict import predict_files
 from embre.prediction.tasks import PredictSettings
@@ -213,7 +213,7 @@ def test_what_is_scored_is_read_as_a_whole_or_refused(
 
 
 def test_an_encoder_of_ours_must_have_held_out_what_is_scored(folder: Path) -> None:
-    shipped = sorted(read_held("biored").ids)
+    shipped = sorted(read_hold_out_list("biored").ids)
     dev = [document(TEXT, [], doc_id=doc_id) for doc_id in (*shipped[:2], "1")]
     ours = {"run": "ours", "shard_set": "5" * 64, "held_out": ["bc5cdr", "biored"]}
     said = r"^1 of 3 scored documents, as 1, are on no list .*\(bc5cdr, biored;"
@@ -300,9 +300,7 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
         "treats",
     )
     first = document(TEXT, [(DRUG, ILLNESS, "Positive_Correlation", True)], doc_id="1")
-    second = mine.in_our_words(
-        document(TEXT, [(DRUG, ILLNESS, "induces", True)], doc_id="2"), Tally()
-    )
+    second = mine.normalise(document(TEXT, [(DRUG, ILLNESS, "induces", True)], doc_id="2"), Tally())
     tokenizer = tiny_tokenizer(folder / "words")
     builder = PassBuilder.build(
         tokenizer, biored, 64, PairConfig(window_overlap=8, detection_head="relation")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from embre.corpora import read_documents, write_documents
 from embre.demo.corpus import make_corpus
 from embre.document import Concept
-from embre.held_out import read_held
+from embre.held_out import read_hold_out_list
 from embre.sharding.order import Rows
 from embre.sharding.parts import split_and_place
 from embre.sharding.shard import TOKENIZER, ShardSettings, _shards_to_do, shard
@@ -167,7 +167,7 @@ def test_a_pmc_article_is_one_whatever_the_format(tmp_path: Path) -> None:
 
 
 def test_biored_test_ids_are_read_from_a_plain_list(corpora: Path) -> None:
-    found = read_held(str(corpora / "biored" / "Test.pmids.txt"))
+    found = read_hold_out_list(str(corpora / "biored" / "Test.pmids.txt"))
     assert len(found.ids) == 100 and not found.prints
     assert all(name.isdecimal() for name in found.ids)
 
@@ -175,7 +175,7 @@ def test_biored_test_ids_are_read_from_a_plain_list(corpora: Path) -> None:
 def test_a_corpus_with_the_name_of_a_list_is_read_as_a_corpus(tmp_path: Path) -> None:
     docs = make_corpus(3, seed=1)
     write_documents(tmp_path / "CDR.PubTator.txt", docs, like="pubtator")
-    found = read_held(str(tmp_path / "CDR.PubTator.txt"))
+    found = read_hold_out_list(str(tmp_path / "CDR.PubTator.txt"))
     assert found.ids == {doc.doc_id for doc in docs} and len(found.prints) >= 3
 
 

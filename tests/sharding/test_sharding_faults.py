@@ -51,7 +51,7 @@ def atomic_file(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embre.sharding.shard.SMALLEST_PART", 1 << 13)
+    monkeypatch.setattr("embre.sharding.shard.MIN_PART_BYTES", 1 << 13)
 
 
 class FaultAt:

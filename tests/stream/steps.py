@@ -29,7 +29,7 @@ def contents(batches: list[Batch]) -> Contents:
             batch.doc_ids,
             batch.input_ids.tolist(),
             batch.rows.tolist(),
-            batch.token_spots.tolist(),
+            batch.token_target_rows.tolist(),
             batch.token_labels.tolist(),
             batch.mention_spans.tolist(),
             batch.mention_ids.tolist(),

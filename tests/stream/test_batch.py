@@ -44,7 +44,7 @@ def test_padding_is_cut_into_pieces_that_attention_can_afford(source: StreamSour
 def test_rows_are_the_places_that_a_head_reads(source: StreamSource) -> None:
     for batch in islice(stream_batches(source, 0), 12):
         spans = [range(a, b) for a, b in batch.mention_spans.tolist()]
-        read = {0, len(batch.rows) - 1} | set(batch.token_spots.tolist()) | set(chain(*spans))
+        read = {0, len(batch.rows) - 1} | set(batch.token_target_rows.tolist()) | set(chain(*spans))
         assert read == set(range(len(batch.rows)))
         of_rows = np.searchsorted(batch.boundaries.numpy(), batch.rows.numpy(), side="right") - 1
         assert np.bincount(of_rows, minlength=len(batch.boundaries) - 1).tolist() == (

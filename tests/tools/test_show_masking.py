@@ -96,7 +96,9 @@ def test_the_documents_and_targets_are_those_of_training(
         here = list(islice(docs, len(batch.doc_ids)))
         assert tuple(doc.doc_id for doc in here) == batch.doc_ids
         asked = laid(here, "asked", False)
-        np.testing.assert_array_equal(np.flatnonzero(asked), batch.rows[batch.token_spots].numpy())
+        np.testing.assert_array_equal(
+            np.flatnonzero(asked), batch.rows[batch.token_target_rows].numpy()
+        )
         np.testing.assert_array_equal(laid(here, "before", -1)[asked], batch.token_labels.numpy())
         seen = laid(here, "after", -1)
         inside = seen >= 0

@@ -28,7 +28,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return jobs
 
 
-def carry_out(folder: Path, **tracking: object) -> None:
+def run_rank(folder: Path, **tracking: object) -> None:
     (folder / "backbone").mkdir(exist_ok=True)
     values = {
         "name": "audited",
@@ -48,9 +48,9 @@ def test_a_mistyped_server_is_told_before_anything_starts(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     nobody = "http://127.0.0.1:9"  # the port of a service that nobody runs
     with pytest.raises(Refused, match="opening the MLflow run failed, and tracking.required is"):
-        carry_out(tmp_path, uri=nobody, required=True)
+        run_rank(tmp_path, uri=nobody, required=True)
     assert not begun
-    carry_out(tmp_path, uri=nobody)
+    run_rank(tmp_path, uri=nobody)
     assert [job.handle for job in begun] == [None]
 
 
@@ -62,7 +62,7 @@ def test_a_config_that_mlflow_does_not_take_is_told_before_anything_starts(
 
     monkeypatch.setattr(MlflowClient, "log_batch", refuse)
     with pytest.raises(Refused, match="^logging the config and the data failed, .* not now"):
-        carry_out(tmp_path, required=True)
+        run_rank(tmp_path, required=True)
     assert not begun
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiments = [found.experiment_id for found in client.search_experiments()]
@@ -78,10 +78,10 @@ def test_a_run_whose_end_mlflow_lacks_has_failed_and_the_next_command_makes_up_f
 
     (tmp_path / "audited").mkdir()
     (tmp_path / "audited" / "events.jsonl").touch()  # what is kept
-    carry_out(tmp_path)
+    run_rank(tmp_path)
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, lost, refuse)
         with pytest.raises(RunFailed, match="finished and saved, but MLflow lacks some of it"):
-            carry_out(tmp_path, required=True)
-    carry_out(tmp_path, required=True)
+            run_rank(tmp_path, required=True)
+    run_rank(tmp_path, required=True)
     assert len(begun) == 3

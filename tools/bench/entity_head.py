@@ -34,7 +34,7 @@ from torch import Tensor
 from embre.config import OptimizerConfig
 from embre.engines.flops import training_flops_per_token
 from embre.engines.step import adamw
-from embre.model.chunked_softmax import CHUNK_LOGITS, all_rows, cross_entropy_sum
+from embre.model.chunked_softmax import CHUNK_LOGITS, cross_entropy_sum, full_block
 from embre.model.concept_table import ConceptTable
 from embre.model.sharded_table import ShardedTable
 from embre.model.table_rows import TableRows
@@ -115,8 +115,8 @@ def max_abs_error() -> float:
 
 
 def chunked(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
-    contests = [all_rows(slice(0, len(vectors)), 0, len(table), labels)]
-    return cross_entropy_sum(vectors, table, contests)
+    blocks = [full_block(slice(0, len(vectors)), 0, len(table), labels)]
+    return cross_entropy_sum(vectors, table, blocks)
 
 
 def naive(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:

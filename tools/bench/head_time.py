@@ -114,7 +114,7 @@ def head_step(
         for at in range(first, first + rung.per_step):
             batch = batches[at]
             losses: dict[str, Tensor] = head(
-                vectors[at], batch.mention_types, batch.mention_ids, batch.known_by_type
+                vectors[at], batch.mention_types, batch.mention_ids, batch.num_known_by_type
             )
             torch.stack(list(losses.values())).sum().backward()
         optimizer.step()

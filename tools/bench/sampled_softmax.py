@@ -93,7 +93,7 @@ def main(
     console.print(f"exact: {mean(exact):.2f} % identified, {[round(one, 2) for one in exact]}")
     result = {"exact": mean(exact), "exact_spread": stdev(exact)}
     for name, each in found.items():
-        more = [sampled - all_rows for sampled, all_rows in zip(each, exact, strict=True)]
+        more = [sampled - full_block for sampled, full_block in zip(each, exact, strict=True)]
         points, error = mean(more), stdev(more) / len(more) ** 0.5
         console.print(f"{name}: {points:+.2f} points, standard error {error:.2f}")
         result |= {f"{name}, points": points, f"{name}, standard_error": error}
@@ -113,7 +113,7 @@ def read(model: PretrainingModel, batches: Iterable[Batch], limit: int) -> Menti
     found = []
     for batch in track(list(batches), "reading", transient=True):
         _, vectors = model.hidden_targets(batch)
-        known = sum(batch.known_by_type)
+        known = sum(batch.num_known_by_type)
         found.append((vectors[:known], batch.mention_types[:known], batch.mention_ids[:known]))
     return Mentions(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from embre.drawing import PAPER, QUIET, RULE, SOFT, STRONG, TYPE_COLOURS, axes_of, label_numbers
 from embre.shards.statistics import LENGTH_BOUNDS, ShardStatistics
 
-MOST_POINTS = 200  # of a line: millions of ranks would look the same
+MAX_POINTS = 200  # of a line: millions of ranks would look the same
 BERT_TOKENS = 512
 
 
@@ -62,7 +62,7 @@ def plot_concepts(path: Path, counts: Mapping[str, np.ndarray]) -> None:
         for name, falling in counts.items():
             if not len(falling):
                 continue
-            ranks = np.unique(np.geomspace(1, len(falling), MOST_POINTS).round().astype(np.int64))
+            ranks = np.unique(np.geomspace(1, len(falling), MAX_POINTS).round().astype(np.int64))
             label = f"{name} ({len(falling):,})"
             colour = TYPE_COLOURS[name]
             axes.plot(ranks, falling[ranks - 1], ".-", color=colour, markersize=3, label=label)

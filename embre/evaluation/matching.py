@@ -9,7 +9,7 @@ from embre.document import Concept, Document, Mention, Relation
 OUTCOMES = ("correct", "wrong type", "wrong novelty", "spurious", "missed")
 
 
-class Verdict(NamedTuple):
+class RelationMatch(NamedTuple):
     """A predicted and a gold relation that belong together, or one of them alone, and the outcome
     ('' where nothing judges it)."""
 
@@ -25,7 +25,7 @@ class Verdict(NamedTuple):
         return relation
 
 
-def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdict]:
+def match_relations(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[RelationMatch]:
     """Pair each predicted relation with at most one of gold; what gold has left over is missed.
 
     Novelty that one side alone states is wrong, as `scoring` and the official scorer count it: the
@@ -44,10 +44,12 @@ def judge(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[Verdi
                 unlike.append(relation)
                 continue
             left[relation.pair].remove(found)
-            verdicts.append(Verdict(relation, found, outcome))
+            verdicts.append(RelationMatch(relation, found, outcome))
         waiting = unlike
-    verdicts += [Verdict(relation, None, "spurious") for relation in waiting]
-    return verdicts + [Verdict(None, g, "missed") for remaining in left.values() for g in remaining]
+    verdicts += [RelationMatch(relation, None, "spurious") for relation in waiting]
+    return verdicts + [
+        RelationMatch(None, g, "missed") for remaining in left.values() for g in remaining
+    ]
 
 
 def _each_once(relations: Iterable[Relation]) -> list[Relation]:
@@ -65,12 +67,12 @@ def _outcome(predicted: Relation, gold: Relation) -> str:
     return "correct" if predicted.novel == gold.novel else "wrong novelty"
 
 
-def judged(
+def match_documents(
     gold: Sequence[Document], predicted: Sequence[Document]
-) -> list[tuple[Document, list[Verdict]]]:
+) -> list[tuple[Document, list[RelationMatch]]]:
     """Each gold document with the verdicts on its relations."""
     said = {doc.doc_id: doc.relations for doc in predicted}
-    return [(doc, judge(said.get(doc.doc_id, ()), doc.relations)) for doc in gold]
+    return [(doc, match_relations(said.get(doc.doc_id, ()), doc.relations)) for doc in gold]
 
 
 def concept_names(mentions: Iterable[Mention]) -> dict[Concept, str]:

@@ -3,13 +3,13 @@
 import pytest
 
 from embre.document import Concept, Relation
-from embre.evaluation.verdicts import judge
+from embre.evaluation.matching import match_relations
 
 BRAF, DRUG = Concept("Gene", "673"), Concept("Chemical", "C1")
 
 
 def outcomes(predicted: list[Relation], gold: list[Relation]) -> list[str]:
-    return [verdict.outcome for verdict in judge(predicted, gold)]
+    return [verdict.outcome for verdict in match_relations(predicted, gold)]
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,14 @@ from embre.relations.pair_batch import Grids, PairBatch
 STEEPEST_FALLOFF = 4.0
 # A weight moves by hundredths in a run, and a falloff has to move by tenths.
 FALLOFF_UNIT = 50.0
-LOWEST = -1e30  # a score that counts nothing; infinity would make gradients of what is not used nan
+MASKED_SCORE = -1e30  # minus infinity would make the gradients of unused rows nan
 CHUNK_SCORES = 1 << 22  # attention scores held at once: 16 MB each time they are kept
 # A GPU waits for the host in every share, and has the room: full strips of BioRED, which have up to
 # 4.6 times as many, go at once.
 TIMES_ON_CUDA = 16
 
 
-class SharedContext(nn.Module):
+class LocalizedContext(nn.Module):
     """What two concepts of a document attend to: together outside of their mentions, and each
     within those of the other.
 
@@ -94,16 +94,16 @@ class SharedContext(nn.Module):
         falloff_A1 = FALLOFF_UNIT * self.falloff_A[:, None]
         scores_DcAn = (
             scores_DcAn / query_CAE.shape[2] ** 0.5 - falloff_A1 * distance_Dcn[:, :, None]
-        ).masked_fill((grids.tokens < 0)[:, None, None], LOWEST)
+        ).masked_fill((grids.tokens < 0)[:, None, None], MASKED_SCORE)
         pairs_Dp2 = grids.pairs.clamp(min=0)
         of_pass = torch.arange(len(pairs_Dp2), device=pairs_Dp2.device)[:, None]
         first, second = (scores_DcAn[of_pass, pairs_Dp2[..., side]] for side in (0, 1))
         outside_Dc1n = (distance_Dcn > 0)[:, :, None]
         not_first, not_second = (outside_Dc1n[of_pass, pairs_Dp2[..., side]] for side in (0, 1))
         looks = (
-            (first + second).masked_fill(~(not_first & not_second), LOWEST),
-            second.masked_fill(not_first, LOWEST),
-            first.masked_fill(not_second, LOWEST),
+            (first + second).masked_fill(~(not_first & not_second), MASKED_SCORE),
+            second.masked_fill(not_first, MASKED_SCORE),
+            first.masked_fill(not_second, MASKED_SCORE),
         )
         weights_3 = [look_DpAn.softmax(3).to(value_DnAE.dtype) for look_DpAn in looks]
         means_3 = [torch.einsum("dpan,dnae->dpae", some, value_DnAE) for some in weights_3]

@@ -5,10 +5,10 @@ import torch
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertAttention
 
-from embre.relations import shared_context
+from embre.relations import localized_context
+from embre.relations.localized_context import FALLOFF_UNIT, LocalizedContext
 from embre.relations.model_folder import LoadedModel
 from embre.relations.pair_batch import PairBatch
-from embre.relations.shared_context import FALLOFF_UNIT, SharedContext
 from embre.tally import Tally
 from tests.relations.test_model import Largest
 from tests.tiny import document, tiny_relation_model, tiny_tokenizer
@@ -51,7 +51,7 @@ def random_states(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def one_by_one(
-    context: SharedContext, states_NH: torch.Tensor, concepts_CH: torch.Tensor, batch: PairBatch
+    context: LocalizedContext, states_NH: torch.Tensor, concepts_CH: torch.Tensor, batch: PairBatch
 ) -> torch.Tensor:
     """The same by its definition: a pair and a head at a time."""
     size, found = HIDDEN // HEADS, []
@@ -89,13 +89,13 @@ def test_shares_are_what_the_definition_says(
     loaded: LoadedModel, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(2)
-    context, batch = SharedContext(attention()), batch_of(loaded, TEXTS)
+    context, batch = LocalizedContext(attention()), batch_of(loaded, TEXTS)
     states, concepts = random_states(batch)
     weighted = torch.randn(len(batch.pairs), 3, HIDDEN)
     read = [states, concepts, *context.parameters()]
     expected = one_by_one(context, states, concepts, batch)
     gradients = torch.autograd.grad((expected * weighted).sum(), read)
-    monkeypatch.setattr(shared_context, "CHUNK_SCORES", chunk)
+    monkeypatch.setattr(localized_context, "CHUNK_SCORES", chunk)
     found = context(states, concepts, batch)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     for one, other in zip(
@@ -107,25 +107,25 @@ def test_shares_are_what_the_definition_says(
 def test_without_gradients_nothing_is_to_be_computed_again(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context, batch = SharedContext(attention()), batch_of(loaded, TEXTS)
+    context, batch = LocalizedContext(attention()), batch_of(loaded, TEXTS)
     states, concepts = random_states(batch)
-    monkeypatch.setattr(shared_context, "CHUNK_SCORES", 1)
+    monkeypatch.setattr(localized_context, "CHUNK_SCORES", 1)
     expected = context(states, concepts, batch)
-    monkeypatch.setattr(shared_context, "checkpoint", None)
+    monkeypatch.setattr(localized_context, "checkpoint", None)
     with torch.no_grad():
         assert torch.equal(context(states, concepts, batch), expected)
 
 
 def test_a_gpu_takes_more_at_once() -> None:
-    on_gpu, on_cpu = (shared_context.most_scores(torch.device(one)) for one in ("cuda", "cpu"))
+    on_gpu, on_cpu = (localized_context.most_scores(torch.device(one)) for one in ("cuda", "cpu"))
     assert on_gpu > 4.6 * on_cpu, "a full strip of BioRED"
 
 
 def test_memory_does_not_grow_with_concepts_times_tokens(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context, chunk = SharedContext(attention()), 1 << 13
-    monkeypatch.setattr(shared_context, "CHUNK_SCORES", chunk)
+    context, chunk = LocalizedContext(attention()), 1 << 13
+    monkeypatch.setattr(localized_context, "CHUNK_SCORES", chunk)
     most = []
     for number in (30, 60):
         # Species are in no pair, and are concepts all the same.
@@ -146,8 +146,8 @@ def test_scores_of_a_share_are_of_few_concepts(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = batch_of(loaded, [" ".join(f"<braf|Gene|{n}>" for n in range(40))])
-    monkeypatch.setattr(shared_context, "CHUNK_SCORES", 50 * HEADS * batch.num_read)
-    shares = list(shared_context.shares_of(batch.grids, 0, batch.mentions, HEADS))
+    monkeypatch.setattr(localized_context, "CHUNK_SCORES", 50 * HEADS * batch.num_read)
+    shares = list(localized_context.shares_of(batch.grids, 0, batch.mentions, HEADS))
     rows = torch.cat([share.grids.rows for share in shares])
     assert sorted(rows.tolist()) == list(range(len(batch.pairs)))
     sizes = [len(share.concepts) for share in shares]
@@ -156,7 +156,7 @@ def test_scores_of_a_share_are_of_few_concepts(
 
 def test_it_begins_as_an_attention_and_a_run_can_move_its_falloffs() -> None:
     own = attention()
-    context = SharedContext(own)
+    context = LocalizedContext(own)
     assert torch.equal(context.query.weight, own.self.query.weight)
     assert context.query.weight is not own.self.query.weight
     optimizer = torch.optim.AdamW(context.parameters(), lr=2e-4)

@@ -8,7 +8,7 @@ from embre.relations.sentences import sentence_of, sentence_starts, sentence_tex
 Pair = tuple[Concept, Concept]
 
 
-class Place(NamedTuple):
+class PairLocation(NamedTuple):
     """The nearest mentions of two concepts.
 
     `sentences` lie from one to the other, 0 where they share one; None where one of them has no
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     last: float
 
 
-class Places:
+class PairLocator:
     """Where pairs of one document meet."""
 
     def __init__(self, doc: Document):
@@ -42,18 +42,18 @@ class Places:
             for concept, some in self._sentences.items()
         }
 
-    def of(self, pair: Pair) -> Place:
+    def locate(self, pair: Pair) -> PairLocation:
         """Without a mention of both there is no place."""
         one, other = pair
         fewest = min(self._times.get(one, 0), self._times.get(other, 0))
         if not fewest:
-            return Place(None, 0, 0, 0.0, 0.0)
+            return PairLocation(None, 0, 0, 0.0, 0.0)
         end = max(len(self._starts) - 1, 1)
         if shared := self._bits[one] & self._bits[other]:
             low, high = (shared & -shared).bit_length() - 1, shared.bit_length() - 1
-            return Place(0, shared.bit_count(), fewest, low / end, high / end)
+            return PairLocation(0, shared.bit_count(), fewest, low / end, high / end)
         low, high = sorted(self._nearest(pair))
-        return Place(high - low, 0, fewest, low / end, high / end)
+        return PairLocation(high - low, 0, fewest, low / end, high / end)
 
     def text(self, pair: Pair) -> str:
         """The sentence in which two concepts meet first, or the two that are nearest."""
