@@ -34,8 +34,9 @@ class Batch:
     micro-batches of a run. `rows` (R,) are the places that a head reads, in order, and
     `row_boundaries` (B + 1,) cut them by document; targets are counted in rows. Token targets:
     `token_target_rows` (K,) and `token_labels` (K,). Mention targets: `mention_spans` (M, 2) start
-    and end, of `num_span_rows` rows together, `mention_types` (M,), `mention_ids` (M,) within the type,
-    -1 outside the vocabulary. Mentions inside it come first, by type: `num_known_by_type` of each.
+    and end, of `num_span_rows` rows together, `mention_types` (M,), `mention_ids` (M,) within the
+    type, -1 outside the vocabulary. Those in the vocabulary come first, by type:
+    `num_known_by_type` of each.
     `slot` says which stream it came from (-1: empty), `state` where that stream stands after it,
     `doc_ids` what is in it.
     """
