@@ -286,7 +286,7 @@ def slurm(folder: Path, srun: str, *more: str, **environ: str) -> Iterator[subpr
     }
     config = ROOT / "configs/pretrain/base.yaml"
     command = ["bash", str(SCRIPT), "pretrain", str(config), f"storage={folder}", *more]
-    job = subprocess.Popen(command, env=environ, start_new_session=True)
+    job = subprocess.Popen(command, env=environ, cwd=folder, start_new_session=True)
     try:
         yield job
     finally:
@@ -330,6 +330,16 @@ def test_a_wrong_config_is_no_use_to_slurm(tmp_path: Path) -> None:
     with slurm(tmp_path, counting(tmp_path, ""), "trian.steps=3") as job:
         assert job.wait(60) == 2
     assert not (tmp_path / "steps").exists()
+
+
+def test_slurm_does_not_repeat_a_run_that_a_rank_refused(tmp_path: Path) -> None:
+    # The rank ends with 2 because its backbone is missing, torchrun with 1.
+    rank = f'RANK=0 {sys.executable} -m embre "${{@:13}}" || exit 1'
+    with slurm(tmp_path, counting(tmp_path, rank), f"encoder.path={tmp_path}/missing") as job:
+        assert job.wait(60) == 2
+    assert len((tmp_path / "steps").read_text().splitlines()) == 1
+    assert "requeue" not in (tmp_path / "asked").read_text()
+    assert not list(tmp_path.glob("*.refused"))
 
 
 # A rank: it forgets what was asked before it began, and is here started twice.
