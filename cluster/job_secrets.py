@@ -1,4 +1,4 @@
-"""What of this machine's environment a job may carry, and what must never be in one.
+"""Which environment variables a job may carry, and a check that no secret is in a job.
 
 Entrypoint, metadata and runtime environment of a Ray job can be read by whoever can read the
 dashboard, and Ray writes them into its logs. So a job carries no secret: the nodes have theirs.
@@ -12,19 +12,24 @@ from pathlib import Path
 from embre.config.secret_values import SECRETS
 from embre.refused import Refused
 
-# Settings, by name; their values are taken from where the job is submitted.
+# Settings only. Values are taken from the environment that the job is submitted from.
 PASSED = (
     "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
     "AWS_REGION",
     "EMBRE_DEBUG",
     "EMBRE_FAULT",
     "HF_HUB_OFFLINE",
+    "HTTPS_PROXY",
+    "MLFLOW_TRACKING_INSECURE_TLS",
     "MLFLOW_TRACKING_URI",
-    "NCCL_DEBUG",
-    "NCCL_IB_DISABLE",
-    "NCCL_SOCKET_IFNAME",
+    "NO_PROXY",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
 )
+PASSED_PREFIXES = ("FI_", "GLOO_", "NCCL_", "TORCH_NCCL_")  # the network between ranks
 REMEDY = (
     "a job's metadata can be read by all who see the dashboard; give secrets to the nodes instead "
     "(docs/CLUSTER.md, Secrets)"
@@ -36,28 +41,29 @@ SHORTEST_SECRET = 8  # a shorter value, as "1", stands in too many texts by chan
 
 
 def environment(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The named variables with their values here.
+    """The named variables with their values in `environ`.
 
-    Raises Refused for a name that is not on the list, that is not set, or whose value has a
-    secret in it. The value is never shown.
+    Raises Refused, without the value, for a name that may not be passed or is not set.
     """
-    found = {}
+    passed = {}
     for name in names:
         if "=" in name:
             name = name.split("=")[0]
             raise Refused(f"--env {name}: give the name alone; its value is taken from here")
-        if name not in PASSED:
-            why = REMEDY if SECRET_NAME.search(name) else f"known are {', '.join(PASSED)}"
-            raise Refused(f"--env {name}: not a variable that a job may carry; {why}")
+        if SECRET_NAME.search(name):
+            raise Refused(f"--env {name}: not a variable that a job may carry; {REMEDY}")
+        if name not in PASSED and not name.startswith(PASSED_PREFIXES):
+            known = ", ".join([*PASSED, *(f"{prefix}*" for prefix in PASSED_PREFIXES)])
+            raise Refused(f"--env {name}: not a variable that a job may carry; known are {known}")
         if name not in environ:
             raise Refused(f"--env {name}: it is not set here; export it first")
-        found[name] = environ[name]
-    return found
+        passed[name] = environ[name]
+    return passed
 
 
 def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None:
-    """Refused where a text holds what looks like a secret, or the value of a variable of
-    `environ` whose name says that it is one. `texts` are named by where they came from."""
+    """Raise Refused if a text contains something that looks like a secret, or the value of a
+    variable of `environ` whose name marks it as one. The keys of `texts` name them in errors."""
     known = {
         f"the value of {name}": value.strip()
         for name, value in environ.items()
@@ -75,12 +81,12 @@ def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None
 
 
 def ray_token_file(environ: Mapping[str, str]) -> Path:
-    """The file that Ray reads its token from where RAY_AUTH_TOKEN is not set."""
+    """The file that Ray reads its token from if RAY_AUTH_TOKEN is not set."""
     return Path(environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def ray_token(environ: Mapping[str, str]) -> str | None:
-    """The token of the cluster, found as Ray finds it; None where there is none."""
+    """The cluster's token, looked up as Ray does; None if there is none."""
     if given := environ.get("RAY_AUTH_TOKEN"):
         return given
     file = ray_token_file(environ)
@@ -88,9 +94,10 @@ def ray_token(environ: Mapping[str, str]) -> str | None:
 
 
 def use_token() -> bool:
-    """Turn on Ray's token authentication where there is a token and nobody chose; whether it is on.
+    """Turn on Ray's token authentication if there is a token and RAY_AUTH_MODE is not set; returns
+    whether it is on.
 
-    To be called before Ray is imported, which reads the mode once.
+    Call it before Ray is imported: Ray reads the mode once.
     """
     if "RAY_AUTH_MODE" not in os.environ and ray_token(os.environ):
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -143,7 +143,7 @@ class LaunchConfig(Section):
         return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {})
 
     def lacking(self, have: Mapping[str, float]) -> str:
-        """Why a run under Ray cannot start where there is so much of each, '' where it can."""
+        """Message and remedy if the resources `have` cannot hold a run under Ray, else ''."""
         short = [
             f"{self.fewest} workers need {amount * self.fewest:g} {name} and there are "
             f"{have.get(name, 0):g}, enough for {have.get(name, 0) // amount:g}"
@@ -152,6 +152,16 @@ class LaunchConfig(Section):
         ]
         fewer = "min_workers" if self.min_workers else "workers, or set launch.min_workers"
         return f"{', '.join(short)}; lower launch.{fewer}" if short else ""
+
+    def idle(self, have: Mapping[str, float]) -> str:
+        """Message if a run on GPUs leaves at least half of the GPUs in `have` idle, else ''."""
+        gpus = have.get("GPU", 0)
+        if not self.use_gpu or gpus < 2 * self.workers:
+            return ""
+        return (
+            f"launch.workers={self.workers}, and the cluster has {gpus:g} GPUs; raise it if this "
+            "run is to use the others (in pretraining up to data.streams)"
+        )
 
 
 class TrackingConfig(Section):

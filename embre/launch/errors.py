@@ -1,7 +1,8 @@
 """How a command or a tool ends: an error is one line, and an exit code.
 
 0 done; 1 the run failed; 2 the request cannot be carried out (a wrong path, key or file); 143
-stopped by SIGTERM and saved. EMBRE_DEBUG=1 shows the traceback of an error.
+stopped by SIGTERM and saved. EMBRE_DEBUG=1 shows the traceback of an error. torchrun replaces a
+rank's exit code by 1, so a rank that ends with 2 also creates the file EMBRE_REFUSED_NOTE if set.
 """
 
 import errno
@@ -10,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
@@ -43,6 +45,8 @@ def exit_on_error() -> Iterator[None]:
         line = " ".join(printable(f"error: {text}").split())
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
         errors.print(line, style="red", markup=False)
+        if code == REFUSED and (note := os.environ.get("EMBRE_REFUSED_NOTE")):
+            Path(note).touch()
         sys.exit(code)
 
 

@@ -31,10 +31,10 @@ from embre.world import ALLOCATOR, GROWING, World
 
 log = logging.getLogger(__name__)
 
-# A worker group that cannot start within a minute counts; for a day, all waits of an attempt
-# together, nodes may be waited for.
+# Ray counts each minute in which a worker group cannot start as a failure: an attempt may wait for
+# nodes for a day in all.
 MAX_CONTROLLER_FAILURES = 24 * 60
-# Raised by the same data and config every time; a lost peer shows as a bare RuntimeError.
+# The same data and config raise these every time; a lost peer shows as a bare RuntimeError.
 NOT_WORTH_A_RESTART = (
     ArithmeticError,
     AssertionError,
@@ -56,8 +56,11 @@ WORKER_ENV = {
 
 @contextmanager
 def ray_cluster() -> Iterator[None]:
-    """In the cluster that this process is in already, or in that of RAY_ADDRESS or one started on
-    this machine, which is left or ended afterwards. One started here asks for a token."""
+    """Connect to a Ray cluster for the duration of the block.
+
+    The cluster is the one this process is connected to already (it stays connected), else that of
+    RAY_ADDRESS, else one started on this machine with token authentication and stopped on exit.
+    """
     if ray.is_initialized():
         yield
         return
@@ -79,15 +82,22 @@ def ray_cluster() -> Iterator[None]:
 
 
 def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
-    """Run the recipe on `launch.workers` Ray workers; raises what made the run fail."""
+    """Run the recipe on `launch.workers` Ray workers.
+
+    Raises ConfigError if the cluster is too small, NotBegun if no rank started, Interrupted if the
+    run was asked to stop, RunFailed if it failed.
+    """
     with ray_cluster():
         _fit(recipe, job)
 
 
 def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     name, launch = job.config.name, job.config.launch
-    if lacking := launch.lacking(ray.cluster_resources()):  # Ray would wait for ever
+    have = ray.cluster_resources()
+    if lacking := launch.lacking(have):  # Ray would wait for ever
         raise ConfigError(f"launch: {lacking}")
+    if idle := launch.idle(have):
+        log.warning("%s", idle)
     attempt = Attempt.new(job.folder)
     trainer = _trainer(job, attempt, _rank(recipe, job, attempt))
     try:
@@ -112,8 +122,8 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
 def _rank(
     recipe: Callable[[Job, World], None], job: Job, attempt: Attempt
 ) -> Callable[[dict[str, Any]], None]:
-    """What each worker calls."""
-    # Outside of `work`: cloudpickle would take its `config` for torch.distributed.config.
+    """Build the function that each Ray worker calls."""
+    # Read outside `work`: cloudpickle would take its `config` for torch.distributed.config.
     use_gpu = job.config.launch.use_gpu
 
     def work(_: dict[str, Any]) -> None:
@@ -122,12 +132,12 @@ def _rank(
                 device = get_device() if use_gpu else torch.device("cpu")
                 assert isinstance(device, torch.device)
                 run_rank(recipe, job, device, attempt.folder)
-        except Interrupted as why:  # Ray would start again what raises
+        except Interrupted as why:  # raised further, Ray would restart the worker
             write(attempt.stopped, str(why))
         except (*NOT_WORTH_A_RESTART, OSError) as error:
             lasts = isinstance(error, NOT_WORTH_A_RESTART) or error.errno in PERMANENT_ERRNOS
-            # Ray, about to restart the workers, takes their process group away in mid-step. What
-            # that raises says nothing of the run.
+            # Before it restarts workers, Ray destroys their process group in mid-step; the errors
+            # that this raises are not the run's.
             if lasts and dist.is_initialized():
                 kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
                 write(attempt.failed, kind + with_disk_advice(error))
@@ -162,7 +172,7 @@ def _trainer(job: Job, attempt: Attempt, work: Callable[[dict[str, Any]], None])
 
 
 def worker_env(launch: LaunchConfig) -> dict[str, str]:
-    """What Ray is told for workers on any node. It keeps all of it, so no secret goes along."""
+    """Environment variables of the workers on any node. Ray stores them, so none is a secret."""
     threads = {"OMP_NUM_THREADS": str(max(1, int(launch.cpus_per_worker)))}
     given = {name: os.environ[name] for name in (FAULT, ALLOCATOR) if name in os.environ}
     return {**WORKER_ENV, **threads, **given}

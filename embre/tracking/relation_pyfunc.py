@@ -1,10 +1,12 @@
-"""The registered relation model: PubTator text in, a table of relations out."""
+"""The registered relation model: PubTator text in, a table of relations out.
+
+It runs on the device of EMBRE_DEVICE if set, else on a GPU if there is one, else on the CPU.
+"""
 
 import io
 import logging
 from typing import Any
 
-import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from pydantic import BaseModel
@@ -15,15 +17,16 @@ from embre.refused import Refused
 from embre.relations.decode import predict
 from embre.relations.model_folder import load_relation_model
 from embre.tally import REPAIRED, Tally
+from embre.tracking.serving_device import serving_device
 
 log = logging.getLogger(__name__)
-REFUSED = ("document/", "line/")  # reasons; a mention that is dropped costs its pairs alone
+REFUSED = ("document/", "line/")  # prefixes; a dropped mention loses only its own pairs
 
 
 class RelationRow(BaseModel):
-    """One predicted relation; the identifiers are spelt as in the text that came in.
+    """One predicted relation; identifiers are spelt as in the input.
 
-    `novel` is None of a model whose corpus says nothing about novelty.
+    `novel` is None if the model's training corpus has no novelty labels.
     """
 
     document: str
@@ -40,27 +43,28 @@ class RelationPyfunc(PythonModel):
     """Scores every legal pair of the annotated concepts of each document."""
 
     def load_context(self, context: Any) -> None:
-        self.model = load_relation_model(context.artifacts["model"], torch.device("cpu"))
+        self.model = load_relation_model(context.artifacts["model"], serving_device())
 
     def predict(self, model_input: list[str]) -> list[RelationRow]:
-        """Each string is PubTator text of one or more documents, mentions included.
+        """Predict the relations of all documents. Each string is PubTator text of one or more
+        documents with their mentions.
 
-        Raises Refused where a line or a document cannot be read, or no document is found.
+        Raises Refused if a line or a document cannot be read, or a string has no document.
         """
         tally = Tally()
         docs = []
         for number, text in enumerate(model_input):
             stream = io.BytesIO(text.encode())
-            found = list(pubtator.read(stream, f"input {number}", tally))
-            if not found:
+            read = list(pubtator.read(stream, f"input {number}", tally))
+            if not read:
                 raise Refused(f"input {number}: no PubTator document (no line ID|t|title)")
-            docs += found
+            docs += read
         lost = {
             reason: f"{reason} {places[0]}"
             for reason, places in tally.examples.items()
             if not reason.startswith(REPAIRED)
         }
-        if unreadable := [said for reason, said in lost.items() if reason.startswith(REFUSED)]:
+        if unreadable := [text for reason, text in lost.items() if reason.startswith(REFUSED)]:
             raise Refused("; ".join(unreadable))
         if lost:
             log.warning("%s", "; ".join(lost.values()))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import pynvml
 import pytest
 import ray
 import torch
@@ -241,6 +242,32 @@ def test_nccl_is_named_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
     assert [check.level for check in nccl()] == ["warning"]
 
 
+@pytest.mark.parametrize(
+    ("cuda", "driver", "message"),
+    [
+        ("13.0", "570.86.15", "the NVIDIA driver is 570.86.15, and CUDA 13.0 needs 580 or later"),
+        ("13.0", "580.65.06", "see nvidia-smi"),
+        ("12.6", "525.60.13", "see nvidia-smi"),
+        ("12.6", "520.61.05", "CUDA 12.6 needs 525 or later"),
+        ("14.0", "580.65.06", "see nvidia-smi"),
+        ("13.0", "", "see nvidia-smi"),
+    ],
+)
+def test_a_driver_that_is_too_old_for_torch_is_named(
+    cuda: str, driver: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init() -> None:
+        if not driver:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", init)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    found = machine.accelerator()
+    assert found.level == "warning" and message in found.finding
+
+
 def launching(**launch: object) -> FinetuneConfig:
     return finetuning(1).model_copy(update={"launch": LaunchConfig(**launch)})
 
@@ -313,13 +340,16 @@ def finetuning(workers: int) -> FinetuneConfig:
 
 
 class Cluster:
-    """What the doctor asks Ray for."""
+    """Stands in for Ray's cluster; without `cpus` it is not reachable."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, cpus: float | None):
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, cpus: float | None, gpus: float = 0, nodes: int = 1
+    ):
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
         monkeypatch.setattr(ray, "init", self.init)
         monkeypatch.setattr(ray, "shutdown", lambda: None)
-        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": cpus})
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": cpus, "GPU": gpus})
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
         self.cpus = cpus
 
     def init(self, address: str, **_: object) -> None:
@@ -343,3 +373,28 @@ def test_a_cluster_is_asked_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
     Cluster(monkeypatch, None)
     (silent,) = ray_answers(finetuning(2))
     assert silent.level == "error" and "does not answer: no route to host" in silent.finding
+
+
+def test_gpus_that_the_run_leaves_idle_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    launch = {"launcher": "ray", "workers": 8, "use_gpu": True}
+    Cluster(monkeypatch, 64, gpus=15)
+    assert [check.level for check in ray_answers(launching(**launch))] == ["ok"]
+    Cluster(monkeypatch, 64, gpus=16)
+    _, idle = ray_answers(launching(**launch))
+    assert idle.level == "warning" and "the cluster has 16 GPUs; raise it" in idle.finding
+    assert len(list(ray_answers(launching(**launch | {"use_gpu": False})))) == 1
+
+
+def test_a_file_of_sqlite_that_several_machines_write_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Cluster(monkeypatch, 4, nodes=1)
+    assert len(list(ray_answers(finetuning(2)))) == 1
+    Cluster(monkeypatch, 4, nodes=2)
+    _, found = ray_answers(finetuning(2))
+    assert (found.level, found.subject) == ("warning", "mlflow") and "a server" in found.finding
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert len(list(ray_answers(finetuning(2)))) == 1

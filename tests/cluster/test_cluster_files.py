@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 LAUNCHER = ["aws.yaml", "gcp.yaml"]
 RAY_JOBS = ["pretrain.yaml", "finetune.yaml"]
-FILES = "kubernetes/files.yaml"
+PODS = ["files.yaml", "shard.yaml"]
 RAY = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 POSITIVE = {"type": "integer", "minimum": 1}
@@ -155,9 +155,11 @@ def test_a_ray_job_has_the_fields_of_kuberay(name: str) -> None:
 
 
 def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """The specs of all pods: head, workers, submitter; of a pod itself."""
+    """The pod specs: of a RayJob head, workers and submitter; of a Pod or a Job the only one."""
     if job["kind"] == "Pod":
         return [job["spec"]]
+    if job["kind"] == "Job":
+        return [job["spec"]["template"]["spec"]]
     cluster = job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     templates = [group["template"] for group in groups] + [job["spec"]["submitterPodTemplate"]]
@@ -183,18 +185,20 @@ def test_the_pods_and_the_storage_have_the_fields_of_kubernetes(name: str) -> No
     assert claims == [storage["metadata"]["name"]] * 2, "head and workers share it"
 
 
-def test_the_pod_that_fills_the_storage_has_the_image_and_the_claim_of_the_jobs() -> None:
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_that_fills_the_storage_has_the_image_and_the_claim_of_the_jobs(name: str) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="pip install -e '.[dev]'").validate
-    pod = read(FILES)
-    validate(pod, "1.34", strict=True)
+    filler = read(f"kubernetes/{name}")
+    validate(filler, "1.34", strict=True)
+    (pod,) = pods(filler)
     head, *_ = pods(read(f"kubernetes/{RAY_JOBS[0]}"))
-    assert pod["spec"]["containers"][0]["image"] == head["containers"][0]["image"]
-    assert pod["spec"]["volumes"][0] == head["volumes"][0]
-    mounts = [spec["containers"][0]["volumeMounts"][0] for spec in (pod["spec"], head)]
+    assert pod["containers"][0]["image"] == head["containers"][0]["image"]
+    assert pod["volumes"][0] == head["volumes"][0]
+    mounts = [spec["containers"][0]["volumeMounts"][0] for spec in (pod, head)]
     assert mounts[0] == mounts[1]
 
 
-@pytest.mark.parametrize("name", [*RAY_JOBS, "files.yaml"])
+@pytest.mark.parametrize("name", [*RAY_JOBS, *PODS])
 def test_no_pod_is_root_and_secrets_stand_elsewhere(name: str) -> None:
     job = read(f"kubernetes/{name}")
     for spec in pods(job):
@@ -286,7 +290,7 @@ def slurm(folder: Path, srun: str, *more: str, **environ: str) -> Iterator[subpr
     }
     config = ROOT / "configs/pretrain/base.yaml"
     command = ["bash", str(SCRIPT), "pretrain", str(config), f"storage={folder}", *more]
-    job = subprocess.Popen(command, env=environ, start_new_session=True)
+    job = subprocess.Popen(command, env=environ, cwd=folder, start_new_session=True)
     try:
         yield job
     finally:
@@ -330,6 +334,16 @@ def test_a_wrong_config_is_no_use_to_slurm(tmp_path: Path) -> None:
     with slurm(tmp_path, counting(tmp_path, ""), "trian.steps=3") as job:
         assert job.wait(60) == 2
     assert not (tmp_path / "steps").exists()
+
+
+def test_slurm_does_not_repeat_a_run_that_a_rank_refused(tmp_path: Path) -> None:
+    # The rank ends with 2 because its backbone is missing, torchrun with 1.
+    rank = f'RANK=0 {sys.executable} -m embre "${{@:13}}" || exit 1'
+    with slurm(tmp_path, counting(tmp_path, rank), f"encoder.path={tmp_path}/missing") as job:
+        assert job.wait(60) == 2
+    assert len((tmp_path / "steps").read_text().splitlines()) == 1
+    assert "requeue" not in (tmp_path / "asked").read_text()
+    assert not list(tmp_path.glob("*.refused"))
 
 
 # A rank: it forgets what was asked before it began, and is here started twice.

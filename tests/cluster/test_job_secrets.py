@@ -3,13 +3,29 @@
 from pathlib import Path
 
 import pytest
-from job_secrets import PASSED, environment, ray_token, refuse_secrets
+from job_secrets import PASSED, SECRET_NAME, environment, ray_token, refuse_secrets
+from submit import prepare
 
 CANARY = "canary-0123456789"
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_variable_on_the_list_is_taken_from_here() -> None:
-    assert environment(["AWS_REGION"], {"AWS_REGION": "eu-west-1"}) == {"AWS_REGION": "eu-west-1"}
+@pytest.mark.parametrize(
+    "name",
+    ["AWS_REGION", "HTTPS_PROXY", "NCCL_IB_HCA", "FI_PROVIDER", "GLOO_SOCKET_IFNAME"],
+)
+def test_a_variable_on_the_list_is_taken_from_here(name: str) -> None:
+    assert environment([name], {name: "eu-west-1"}) == {name: "eu-west-1"}
+
+
+def test_a_proxy_with_a_password_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{CANARY}@proxy:3128")
+    config = ROOT / "configs/pretrain/base.yaml"
+    with pytest.raises(ValueError, match="--env HTTPS_PROXY") as refused:
+        prepare("pretrain", config, [], "/mnt", ["HTTPS_PROXY"], tmp_path / "a.zip")
+    assert CANARY not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +34,9 @@ def test_a_variable_on_the_list_is_taken_from_here() -> None:
         ("AWS_SECRET_ACCESS_KEY", "Secrets"),
         ("MLFLOW_TRACKING_PASSWORD", "Secrets"),
         ("RAY_AUTH_TOKEN", "Secrets"),
+        ("NCCL_AUTH_TOKEN", "Secrets"),
         ("SHELL", "known are"),
+        ("MY_NCCL_DEBUG", "known are"),
         ("AWS_REGION", "export it first"),
         ("AWS_REGION=eu-west-1", "the name alone"),
     ],
@@ -30,8 +48,6 @@ def test_other_names_are_refused_with_the_remedy(name: str, why: str) -> None:
 
 
 def test_no_name_on_the_list_is_that_of_a_secret() -> None:
-    from job_secrets import SECRET_NAME
-
     assert not [name for name in PASSED if SECRET_NAME.search(name)]
 
 

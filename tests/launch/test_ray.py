@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from threading import Timer
 from types import SimpleNamespace
@@ -313,7 +314,7 @@ def test_a_disk_that_is_full_when_a_rank_begins_is_told_too(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     attempt = Attempt.new(tmp_path)
-    monkeypatch.setattr("embre.launch.attempts.commit", full)
+    monkeypatch.setattr("embre.launch.attempts.write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         launcher._rank(leave_a_note, job_in(tmp_path), attempt)({})
     assert "No space left" in read(attempt.failed) and not (tmp_path / "done").exists()
@@ -384,3 +385,21 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     run_ray(leave_a_note, job_in(tmp_path))
     begun = [address] if address else ["token", "local"]
     assert acts == [*begun, tmp_path / ATTEMPTS / "000001", "fit", "shutdown"]
+
+
+@pytest.mark.parametrize(("gpus", "message"), [(3.0, ""), (4.0, "the cluster has 4 GPUs; raise")])
+def test_gpus_that_a_run_leaves_idle_are_a_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    gpus: float,
+    message: str,
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": gpus})
+    monkeypatch.setattr(launcher, "save_when_draining", lambda folder: nullcontext())
+    monkeypatch.setattr(launcher, "_trainer", lambda *_: SimpleNamespace(fit=lambda: None))
+    job = job_in(tmp_path)
+    launch = job.config.launch.model_copy(update={"use_gpu": True, "workers": 2})
+    run_ray(leave_a_note, replace(job, config=job.config.model_copy(update={"launch": launch})))
+    assert message in caplog.text and bool(caplog.text) == bool(message)

@@ -1,15 +1,17 @@
-"""The two models as MLflow serves them, asked in this process."""
+"""The two models as MLflow serves them, called in this process."""
 
 import logging
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from embre.tracking import encoder_pyfunc
+from embre.tracking import encoder_pyfunc, relation_pyfunc
 from embre.tracking.encoder_pyfunc import EncoderPyfunc
 from embre.tracking.registry import EXAMPLE
 from embre.tracking.relation_pyfunc import RelationPyfunc
+from embre.tracking.serving_device import serving_device
 from tests.tracking.finished_runs import finished_pretraining, finished_run
 
 TEXT = EXAMPLE[0]
@@ -63,3 +65,25 @@ def test_many_texts_are_read_some_at_a_time(
         [v for vector in alone for v in vector], abs=1e-5
     )
     assert model.predict([]) == []
+
+
+def test_a_served_model_runs_on_the_device_of_the_environment_else_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EMBRE_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert serving_device().type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert serving_device().type == "cuda"
+    monkeypatch.setenv("EMBRE_DEVICE", "gpu")
+    with pytest.raises(ValueError, match="EMBRE_DEVICE=gpu: give cpu, or cuda"):
+        serving_device()
+    monkeypatch.setenv("EMBRE_DEVICE", "meta")  # a device that every torch has
+    run = finished_pretraining(tmp_path, "one", "a" * 64)
+    encoder = EncoderPyfunc()
+    encoder.load_context(SimpleNamespace(artifacts={"model": str(run / "encoder")}))
+    assert encoder.model.device.type == "meta"
+    devices: list[torch.device] = []
+    monkeypatch.setattr(relation_pyfunc, "load_relation_model", lambda _, d: devices.append(d))
+    RelationPyfunc().load_context(SimpleNamespace(artifacts={"model": "folder"}))
+    assert devices == [torch.device("meta")]

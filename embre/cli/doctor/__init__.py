@@ -1,4 +1,4 @@
-"""What `embre doctor` looks at; each finding says how to mend it."""
+"""The checks of `embre doctor`; each finding names its remedy."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from embre.config import (
 
 
 def examine(config_path: Path | None, overrides: list[str] | None = None) -> list[Check]:
-    """All findings on this machine, and on a run if its config is given."""
+    """Run all checks of this machine, and those of a run if its config is given."""
     found = [python(), *packages(), accelerator(), *nccl(), *compiled_ops()]
     if config_path is None:
         return [*found, storage(Path("runs")), tracking(Path("runs"), None)]
@@ -47,7 +47,7 @@ def examine(config_path: Path | None, overrides: list[str] | None = None) -> lis
 
 
 def read_any(path: Path, overrides: list[str]) -> tuple[str, RunConfig]:
-    """A config of either kind, told by its `data` section."""
+    """Load a config of either kind; its `data` section decides which."""
     data = read_values(path)[0].get("data")
     shards = any(override.startswith("data.shards=") for override in overrides)
     if shards or not isinstance(data, dict) or "shards" in data:

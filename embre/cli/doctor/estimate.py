@@ -1,7 +1,7 @@
-"""What a pretraining run will take, before it is begun: seconds, and the memory of a rank.
+"""Estimate a pretraining run before it starts: its seconds and the memory of a rank.
 
-By arithmetic and by shares that were measured (docs/RESULTS.md): to a factor of two, except for
-small models on a GPU, which wait for their launches and take several times as long.
+Arithmetic with measured utilisation (docs/RESULTS.md), within a factor of two. Small models on a
+GPU are bound by kernel launches and take several times as long.
 """
 
 import os
@@ -16,23 +16,22 @@ from embre.shards.entities import chosen
 from embre.shards.shard_set import ShardSet
 from embre.tokenization.tokenizer import load_tokenizer
 
-# Of what a large matrix product reaches on the device, measured for all of a step.
+# A step's FLOP/s as a share of those of a large matrix product on the device, measured.
 MFU = {"cpu": 0.65, "cuda": 0.2}
-# A large product of an H100 in bf16, where the run goes to GPUs and none is here.
+# A large matrix product of an H100 in bf16, for runs on GPUs if this machine has none.
 H100_FLOPS_PER_S = 850e12
 WEIGHT_BYTES = 16  # of a parameter: weight, gradient and two moments in float32
 SAVED_BYTES = 12  # of a parameter in a checkpoint: the same without the gradient
 ROW_BYTES = 8  # of a number in a shared concept table: weight and gradient
-# What a layer keeps of a number of its input until the backward pass: 8.7 GB at BERT-base in bf16.
+# Activations that a layer keeps for the backward pass, per number of its input: 8.7 GB for 16,384
+# tokens of BERT-base in bf16.
 KEPT_BYTES = {"bf16": 46, "fp32": 80}
 KEPT_AGAIN_BYTES = 4  # the same with activation checkpointing: the input itself
 
 
 class Estimate(NamedTuple):
-    """`seconds` of all steps, `rank_bytes` at a rank's peak, and the device that they are for.
-
-    `checkpoint_bytes` are those of one checkpoint, of all ranks.
-    """
+    """Seconds of all steps, peak memory of a rank, the device they hold for, and the size of one
+    checkpoint (all ranks together)."""
 
     seconds: float
     rank_bytes: float
@@ -41,7 +40,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(config: PretrainConfig) -> Estimate:
-    """Of a run on its number of workers. Raises what the run would be refused for."""
+    """Estimate a run on `launch.workers` devices. Raises what the run would be refused for."""
     shard_set, tokenizer = ShardSet.open(config.data.shards), load_tokenizer(config.encoder.path)
     shape = backbone_shape(config.encoder, tokenizer)
     num_concepts = sum(chosen(shard_set, config).sizes)

@@ -1,4 +1,4 @@
-"""What the doctor looks at on any machine."""
+"""Checks of a machine: Python, packages, GPU, storage, MLflow."""
 
 import importlib.metadata
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pynvml
 import torch
 import torch.cuda.nccl
 
@@ -20,6 +21,7 @@ from embre.engines.compiled_ops import ops_folder, stale_locks
 OLDEST_PYTHON, TOO_NEW_PYTHON = (3, 11), (3, 15)  # as in pyproject.toml: Ray has no later wheel
 PACKAGES = ("torch", "transformers", "deepspeed", "ray", "mlflow", "webdataset")
 ENOUGH_DISK_GB = 5
+OLDEST_DRIVERS = {"12": 525, "13": 580}  # NVIDIA's CUDA release notes, by CUDA's major version
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +54,49 @@ def accelerator() -> Check:
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         return Check("ok", "gpu", f"{torch.cuda.device_count()} × {', '.join(sorted(names))}")
     if torch.version.cuda:
-        return Check("warning", "gpu", "torch has CUDA but sees no device; see nvidia-smi")
+        why = old_driver(torch.version.cuda, driver_version()) or "see nvidia-smi"
+        return Check("warning", "gpu", f"torch has CUDA but sees no device; {why}")
     return Check(
         "warning", "gpu", "none: keep launch.use_gpu=false; base-size runs take weeks here"
     )
 
 
+def driver_version() -> str:
+    """NVIDIA's driver version as NVML reports it ("550.54.15"), or '' without a driver."""
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        return ""
+
+
+def old_driver(cuda: str, driver: str) -> str:
+    """Message and remedy if an NVIDIA driver is too old for torch's CUDA version, else ''."""
+    oldest = OLDEST_DRIVERS.get(cuda.split(".")[0])
+    if not driver or not oldest or int(driver.split(".")[0]) >= oldest:
+        return ""
+    return (
+        f"the NVIDIA driver is {driver}, and CUDA {cuda} needs {oldest} or later: update it, or "
+        "install a torch built for an older CUDA (docs/CLUSTER.md, section 1)"
+    )
+
+
 def nccl() -> Iterator[Check]:
-    """What GPUs talk by."""
+    """NCCL, the communication library of several GPUs."""
     if torch.cuda.is_available() and torch.distributed.is_nccl_available():
         yield Check("ok", "nccl", ".".join(str(part) for part in torch.cuda.nccl.version()))
     elif torch.cuda.is_available():
-        yield Check("warning", "nccl", "this torch has none: ranks on several GPUs cannot talk")
+        yield Check("warning", "nccl", "this torch has none: several GPUs cannot communicate")
 
 
 def compiled_ops() -> Iterator[Check]:
-    """Locks that a killed build of a torch or DeepSpeed op left: the next waits for ever."""
+    """Locks that a killed build of a torch or DeepSpeed op left; the next build waits forever."""
     for lock, quiet_s in stale_locks(ops_folder()):
         yield Check("warning", "ops", f"{lock} is {quiet_s / 60:.0f} minutes old; remove it")
 
 
 def storage(folder: Path) -> Check:
-    """Whether a file can be written and moved into place there, and how much room there is."""
+    """Check that a file can be written and renamed in a folder, and the free disk space."""
     if problem := unwritable(folder):
         return Check("error", "storage", f"{problem}; choose another folder")
     free_gb = shutil.disk_usage(first_existing(folder)).free / 1e9
@@ -82,7 +105,7 @@ def storage(folder: Path) -> Check:
 
 
 def unwritable(folder: Path) -> str:
-    """Why no file can be written and moved into place in a folder that may be made, or ''."""
+    """The reason why no file can be written and renamed in a folder (it need not exist), or ''."""
     existing = first_existing(folder)
     try:
         with tempfile.TemporaryDirectory(dir=existing) as scratch:
@@ -98,8 +121,8 @@ def first_existing(folder: Path) -> Path:
 
 
 def tracking(folder: Path, uri: str | None) -> Check:
-    """Whether MLflow answers where a run of this storage and `tracking.uri` would be kept. What is
-    shown of its address has no password."""
+    """Check that the MLflow store of a run with this storage and `tracking.uri` is reachable. No
+    password of its address is shown."""
     from embre.tracking.runs import reachable, without_secrets
     from embre.tracking.uri import resolve_uri
 

@@ -1,4 +1,4 @@
-"""What the doctor looks at of a run."""
+"""Checks of a run: its workers and cluster, precision, data, estimated time and memory."""
 
 import logging
 import os
@@ -12,6 +12,7 @@ import torch
 
 from embre.cli.doctor.machine import Check, first_existing
 from embre.config import LaunchConfig, PretrainConfig, RunConfig
+from embre.config.places import sqlite_file
 from embre.engines.flops import product_flops_per_s
 from embre.shards.shard_set import ShardSet
 
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 FAST_ENOUGH = 0.7
 SHARDS_NAMED = 3
+SHARED_SQLITE = (
+    "several machines would write one SQLite file, and few shared file systems lock it reliably; "
+    "set MLFLOW_TRACKING_URI to a server"
+)
 
 
 def cluster(config: RunConfig) -> Check:
-    """Whether the ranks that the run asks for can be had."""
+    """Check that this machine, or a cluster, has the workers and GPUs of the run."""
     launch = config.launch
     address = os.environ.get("RAY_ADDRESS")
     if launch.use_gpu and not address and not torch.cuda.is_available():
@@ -44,19 +49,22 @@ def _workers(launch: LaunchConfig) -> str:
 
 
 def ray_answers(config: RunConfig) -> Iterator[Check]:
-    """Whether the cluster of RAY_ADDRESS answers, has room, and asks for a token."""
+    """Check that the cluster of RAY_ADDRESS is reachable, its resources, MLflow store and token."""
     address = os.environ.get("RAY_ADDRESS")
     if config.launch.launcher != "ray" or not address:
         return
     import ray
 
+    from embre.tracking.uri import resolve_uri
+
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         have = ray.cluster_resources()
+        num_nodes = sum(node["Alive"] for node in ray.nodes())
     except Exception as error:  # Ray raises many kinds
-        said = " ".join(str(error).split())[:200]
+        why = " ".join(str(error).split())[:200]
         yield Check(
-            "error", "ray", f"{address} does not answer: {said}; start it or set RAY_ADDRESS"
+            "error", "ray", f"{address} does not answer: {why}; start it or set RAY_ADDRESS"
         )
         return
     finally:
@@ -67,6 +75,10 @@ def ray_answers(config: RunConfig) -> Iterator[Check]:
     else:
         known = ", ".join(f"{have[name]:g} {name}" for name in launch.needed)
         yield Check("ok", "ray", f"{address} has {known}")
+    if idle := launch.idle(have):
+        yield Check("warning", "ray", idle)
+    if num_nodes > 1 and sqlite_file(resolve_uri(config.tracking.uri, config.storage)):
+        yield Check("warning", "mlflow", SHARED_SQLITE)
     if os.environ.get("RAY_AUTH_MODE") != "token":
         yield Check(
             "warning",
@@ -77,7 +89,7 @@ def ray_answers(config: RunConfig) -> Iterator[Check]:
 
 
 def precision(config: RunConfig) -> Check:
-    """Whether the chosen precision pays on the CPU; without the instructions bf16 crawls."""
+    """Compare bf16 and fp32 on the CPU; without instructions for it bf16 is many times slower."""
     chosen = config.encoder.precision
     if config.launch.use_gpu:
         return Check("ok", "precision", f"{chosen} on a GPU")
@@ -85,16 +97,16 @@ def precision(config: RunConfig) -> Check:
         product_flops_per_s(torch.device("cpu"), dtype) for dtype in (torch.float32, torch.bfloat16)
     )
     slower = fp32 / bf16
-    seen = f"a matrix product in bf16 takes {slower:.1f} × the time of fp32 on this CPU"
+    measured = f"a matrix product in bf16 takes {slower:.1f} × the time of fp32 on this CPU"
     if chosen == "bf16" and slower > 1:
-        return Check("warning", "precision", f"{seen}; set encoder.precision=fp32")
+        return Check("warning", "precision", f"{measured}; set encoder.precision=fp32")
     if chosen == "fp32" and slower < FAST_ENOUGH:
-        return Check("ok", "precision", f"fp32; {seen}: encoder.precision=bf16 is worth a try")
-    return Check("ok", "precision", f"{chosen}; {seen}")
+        return Check("ok", "precision", f"fp32; {measured}: encoder.precision=bf16 is worth a try")
+    return Check("ok", "precision", f"{chosen}; {measured}")
 
 
 def job(kind: str, config: RunConfig) -> Check:
-    """What the run itself would be refused for."""
+    """Run the checks that the run itself starts with."""
     from embre.launch.driver import KINDS, resolve
 
     if config.encoder.path.startswith("models:/"):
@@ -109,10 +121,10 @@ def job(kind: str, config: RunConfig) -> Check:
 
 
 def shard_files(url: str) -> Check:
-    """Whether the shards of the manifest are there in its sizes, by a listing and no reading."""
+    """Compare the sizes of the shard files, by a listing, with the manifest; nothing is read."""
     if url.startswith("https:"):
-        seen = "a web server lists no sizes; tools/inspect_shards.py --verify reads all"
-        return Check("ok", "shards", f"{url}: {seen}")
+        known = "a web server lists no sizes; tools/inspect_shards.py --verify reads all"
+        return Check("ok", "shards", f"{url}: {known}")
     try:
         entries = ShardSet.open(url).manifest.shards
         filesystem, root = fsspec.url_to_fs(url.rstrip("/"))
@@ -134,8 +146,8 @@ def shard_files(url: str) -> Check:
 
 
 def expected(config: PretrainConfig) -> Iterator[Check]:
-    """About how long the run will take, how much memory a rank and how much disk its checkpoints,
-    and whether that is here."""
+    """Estimate the time of the run, the memory of a rank and the disk space of the checkpoints, and
+    compare them with this machine."""
     from embre.cli.doctor.estimate import estimate
 
     found = estimate(config)
