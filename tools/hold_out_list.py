@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from embre.cli.options import local_path
 from embre.held_out import HELD_LIST_HEAD, hold_out_lines, read_hold_out_list
 from embre.launch.errors import exit_on_error
 
@@ -18,7 +19,7 @@ from embre.launch.errors import exit_on_error
 @exit_on_error()
 def main(
     corpora: Annotated[list[str], typer.Argument(help="Files, folders or archives of documents.")],
-    out: Annotated[Path, typer.Option(help="The list to write.")],
+    out: Annotated[Path, typer.Option(parser=local_path, help="The list to write.")],
     ids: Annotated[
         list[Path] | None, typer.Option(help="Files of ids, one a line: take these alone.")
     ] = None,

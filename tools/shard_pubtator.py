@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from embre.cli.options import local_path
 from embre.faults import arm
 from embre.held_out import SHIPPED
 from embre.launch.errors import RunFailed, exit_on_error
@@ -48,7 +49,7 @@ def num_cores() -> int:
 NUM_CORES = num_cores()
 
 Inputs = Annotated[list[str], typer.Argument(help="Files, folders, archives or URLs to read.")]
-Out = Annotated[Path, typer.Option(help="Folder of the shard set.")]
+Out = Annotated[Path, typer.Option(parser=local_path, help="Folder of the shard set.")]
 TokenizerFolder = Annotated[
     Path | None,
     typer.Option(
