@@ -90,8 +90,8 @@ AcceptDamaged = Annotated[
     bool,
     typer.Option(
         "--accept-damaged",
-        help="End with 0 although an input could not be read to its end, or more than "
-        f"{MAX_UNREADABLE:.0%} of its documents not at all.",
+        help="Write the set although an input could not be read to its end, or more than "
+        f"{MAX_UNREADABLE:.0%} of its documents not at all. Without it the run stops and is kept.",
     ),
 ]
 
@@ -117,12 +117,14 @@ def main(
     console = Console(highlight=False, soft_wrap=True)
     _arm_faults()
     with make_workers(processes, "embre.sharding.tasks", ray) as workers, _Bar(console) as bar:
-        manifest, tally = shard(inputs, out, tokenizer, lists, settings, bar.step, workers)
+        manifest, tally = shard(
+            inputs, out, tokenizer, lists, settings, bar.step, workers, accept_damaged
+        )
     show(console, out, manifest, tally)
     if (missing := damaged(manifest.sources)) and not accept_damaged:
         raise RunFailed(
-            f"the set is made, but not of all of its inputs: {'; '.join(missing)}. Get these files "
-            f"anew, remove {out} and shard again; or accept it as it is: --accept-damaged"
+            f"{out}: the set is complete and lacks parts of its inputs: {'; '.join(missing)}. "
+            f"Fetch these again, remove {out} and shard again, or accept it: --accept-damaged"
         )
 
 

@@ -29,9 +29,7 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=local_path, help="Folder for all numbers, errors, plots and a report."
-        ),
+        typer.Option(parser=local_path, help="Folder for all numbers, errors, plots and a report."),
     ] = None,
     other: Annotated[
         Path | None, typer.Option(help="Documents predicted by another system, to compare.")

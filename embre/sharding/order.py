@@ -32,12 +32,13 @@ def choose_rows(
     begins = starts_of(sizes)
     index = np.empty(begins[-1], dtype=INDEX)
     for name, begin, end in zip(names, begins[:-1], begins[1:], strict=True):
-        index[begin:end] = read_index(work.part(name))
+        if begin < end:  # a part without documents has no file
+            index[begin:end] = read_index(work.part(name))
     parts = np.repeat(np.arange(len(names), dtype=np.uint32), sizes)
     rows = within(sizes).astype(np.uint32)
     num_held = Counter({one.name: 0 for one in held})
     prints = [set(one.prints) for one in held]
-    for name in work.part_names():
+    for name in names:
         # A list of bare ids learns the texts from the inputs: they may come under other ids too.
         for number, *found in work.read_part_record(name).held:
             num_held[held[number].name] += 1

@@ -54,7 +54,7 @@ class TaskSettings(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=2)
-def _tools(work: WorkFolder, plan: str) -> tuple[TaskSettings, list[HoldOutList], CachedTokenizer]:
+def _tools(work: WorkFolder, run: str) -> tuple[TaskSettings, list[HoldOutList], CachedTokenizer]:
     settings = msgspec.json.decode(work.task_settings.read_bytes(), type=TaskSettings)
     held = [HoldOutList("", set(ids), set(prints)) for ids, prints in settings.held]
     return settings, held, CachedTokenizer(load_tokenizer(settings.tokenizer))
@@ -73,9 +73,12 @@ def _no_garbage() -> Iterator[None]:
 
 
 @_no_garbage()
-def encode_part(work: WorkFolder, plan: str, name: str, chunks: Sequence[Chunk]) -> Progress:
-    """Read, check and encode some megabytes of input into one part. `plan` is its digest."""
-    settings, held, tokenizer = _tools(work, plan)
+def encode_part(work: WorkFolder, run: str, name: str, chunks: Sequence[Chunk]) -> Progress:
+    """Read, check and encode some megabytes of input into one part.
+
+    `run` differs between runs whose settings or tokenizer do: a worker keeps what it loaded for it.
+    """
+    settings, held, tokenizer = _tools(work, run)
     tally = Tally()
     left_out: list[tuple[int, int, int]] = []
     forms, tables = [], []
@@ -152,10 +155,10 @@ class ShardTask(NamedTuple):
 
 
 def write_shards(
-    work: WorkFolder, plan: str, part_names: Sequence[str], tasks: Sequence[ShardTask]
+    work: WorkFolder, run: str, part_names: Sequence[str], tasks: Sequence[ShardTask]
 ) -> Progress:
     """Write some shards whose documents lie near each other in the parts."""
-    settings, _, tokenizer = _tools(work, plan)
+    settings, _, tokenizer = _tools(work, run)
     paths = [work.part(name) for name in part_names]
     parts = np.concatenate([task.parts for task in tasks])
     rows = np.concatenate([task.rows for task in tasks])
