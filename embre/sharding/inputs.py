@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -80,18 +79,17 @@ def check_inputs(inputs: Sequence[Input], out: Path) -> None:
 
 
 def _check_format(file: Source) -> None:
-    with closing(open_plain(file, inside=False, tally=Tally())) as members:
-        first = next(members, None)
-        if first is None:
-            raise Refused(
-                f"{file.name}: cannot be unpacked or is an empty archive; fetch it again or leave "
-                "it out"
-            )
-        if not first.inside and detect_format(first.stream.peek(HEAD_BYTES)) is None:
-            raise Refused(
-                f"{file.name}: holds no documents (cannot tell the format: it looks like none of "
-                f"{', '.join(FORMATS)}); leave it out"
-            )
+    members = open_plain(file, inside=False, tally=Tally())
+    first = next(members, None)
+    if first is None:
+        raise Refused(
+            f"{file.name}: cannot be unpacked or is an empty archive; fetch it again or leave it out"
+        )
+    if not first.inside and detect_format(first.stream.peek(HEAD_BYTES)) is None:
+        raise Refused(
+            f"{file.name}: holds no documents (cannot tell the format: it looks like none of "
+            f"{', '.join(FORMATS)}); leave it out"
+        )
 
 
 def place_by_name(place: str, inputs: Sequence[Input]) -> str:
