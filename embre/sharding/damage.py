@@ -21,7 +21,7 @@ class DamagedInputs(RuntimeError):
 
 
 def damage_of(source: InputRecord, parts: Iterable[PartRecord], inputs: list[Input]) -> str:
-    """What is missing of an input that was read, for people; empty where it is whole enough."""
+    """Describe what is missing of an input; empty if nothing or too little to matter."""
     tally, num_read = Tally(), 0
     tally.add(source.dropped, source.examples)
     for part in parts:

@@ -33,7 +33,7 @@ class Input(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the manifest calls it: no folder of this machine, no secret of a URL."""
+        """Name in the manifest: the last part of the path, without the query of a URL."""
         plain = self.source.split("?")[0]
         return Path(plain if "://" in plain else os.path.abspath(plain)).name
 
@@ -83,7 +83,8 @@ def _check_format(file: Source) -> None:
     first = next(members, None)
     if first is None:
         raise Refused(
-            f"{file.name}: cannot be unpacked or is an empty archive; fetch it again or leave it out"
+            f"{file.name}: cannot be unpacked or is an empty archive; fetch it again, or leave "
+            "it out"
         )
     if not first.inside and detect_format(first.stream.peek(HEAD_BYTES)) is None:
         raise Refused(
@@ -93,7 +94,7 @@ def _check_format(file: Source) -> None:
 
 
 def place_by_name(place: str, inputs: Sequence[Input]) -> str:
-    """A place of a tally that begins with the name of its input and not with how it was given."""
+    """Replace the path of an input at the beginning of a tally's place by the input's name."""
     for one in inputs:
         before, given, rest = place.partition(one.source.split("?")[0].rstrip("/") or "/")
         if given and not before and rest[:1] in "/:#":  # what may follow a file's name

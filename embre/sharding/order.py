@@ -17,7 +17,7 @@ SPLITS = ("train", "validation")
 
 
 class Rows(NamedTuple):
-    """The documents of a split in order: part (as a place among all), row in it, tokens."""
+    """The documents of a split in order: index of the part, row in it, number of tokens."""
 
     parts: np.ndarray
     rows: np.ndarray
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
 def choose_rows(
     work: WorkFolder, names: list[str], held: list[HoldOutList], tally: Tally
 ) -> tuple[dict[str, Rows], dict[str, int]]:
-    """The documents that stay, by split, and how many each list held out."""
+    """Choose the documents of each split; return them and the number held out by each list."""
     sizes = np.array([work.read_part_record(name).documents for name in names], dtype=np.int64)
     begins = starts_of(sizes)
     index = np.empty(begins[-1], dtype=INDEX)
@@ -39,7 +39,7 @@ def choose_rows(
     num_held = Counter({one.name: 0 for one in held})
     prints = [set(one.prints) for one in held]
     for name in names:
-        # A list of bare ids learns the texts from the inputs: they may come under other ids too.
+        # A list of bare ids has no texts; the inputs supply them, to find copies under other ids.
         for number, *found in work.read_part_record(name).held:
             num_held[held[number].name] += 1
             prints[number].update(value for value in found if value)

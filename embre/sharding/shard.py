@@ -4,9 +4,9 @@
     index of all parts ─choose─▶ the documents that stay, in their order
     parts ─write_shards─▶ shards ─_finish─▶ concept table, manifest
 
-Every step leaves a record that says it is done, so a run that was killed goes on where it was. The
-place of a document is a hash of its id: the same documents give the same bytes, in whatever order
-they are read, by however many workers.
+Every step leaves a record, so a killed run resumes where it was. The place of a document is a hash
+of its id: the same documents give the same bytes, in any order of reading and for any number of
+workers.
 """
 
 import hashlib
@@ -45,12 +45,12 @@ TOKENIZER = "tokenizer"
 DROPPED = "dropped.json"
 PARTS_OF_SMALL_INPUTS = 64
 MIN_PART_BYTES, MAX_PART_BYTES = 1 << 20, 32 << 20  # bytes of plain input
-TOKENS_AT_ONCE = 64 << 20  # of the shards that a worker writes in one go
+TOKENS_AT_ONCE = 64 << 20  # in the shards of one call of a worker
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSettings:
-    """How a shard set is cut. `validation_share` of documents, chosen by a hash of their id."""
+    """Sizes of a shard set. A hash of the id decides which documents are for validation."""
 
     block_documents: int = 256
     shard_documents: int = 16384
@@ -59,7 +59,7 @@ class ShardSettings:
 
 
 class Part(NamedTuple):
-    """A piece of work: consecutive chunks of one input."""
+    """The chunks of one call of `encode_part`, consecutive in one input."""
 
     name: str
     chunks: list[Chunk]
@@ -77,7 +77,7 @@ def shard(
 ) -> tuple[Manifest, Tally]:
     """Write a shard set of the inputs (files, folders, archives, patterns, URLs) into `out`.
 
-    Without a tokenizer one is learnt from the documents; either way `out/tokenizer` keeps it.
+    Without a tokenizer one is learnt from the documents; either is copied to `out/tokenizer`.
     Documents of the `hold_out` lists (shipped lists, files of ids, corpora) are left out and
     counted. The same call resumes a stopped run, with other inputs too: it reads those that are
     new or changed. If the set is complete the call changes nothing. Raises FileExistsError if
@@ -171,7 +171,7 @@ def _parts_to_do(
     part_bytes: int,
     progress: Callable[[Progress], None],
 ) -> Iterator[tuple[WorkFolder, str, str, list[Chunk]]]:
-    """The calls of `encode_part` that no earlier run has made."""
+    """Yield the calls of `encode_part` that remain to be made."""
     progress(Progress(stored_bytes_in_all=sum(source.bytes for source in found)))
     for source in found:
         if work.is_done(source.key):
@@ -197,7 +197,7 @@ def _shards_to_do(
     work: WorkFolder,
     run: str,
 ) -> Iterator[tuple[WorkFolder, str, list[str], list[ShardTask]]]:
-    """The calls of `write_shards` that no earlier run has made: some shards in each."""
+    """Yield the calls of `write_shards` that remain to be made, several shards each."""
     for split, rows in order.items():
         waiting: list[ShardTask] = []
         num_tokens = 0
@@ -205,7 +205,7 @@ def _shards_to_do(
             split, len(rows.parts), settings.shard_documents, settings.block_documents
         ):
             is_done = work.shard_record(name).exists()
-            # A call reads its parts from its first row to its last: not on past what is done.
+            # A call reads its parts from its first row to its last; do not span finished shards.
             if waiting and (is_done or num_tokens >= TOKENS_AT_ONCE):
                 yield work, run, names, waiting
                 waiting, num_tokens = [], 0
@@ -237,7 +237,7 @@ def _finish(
     plan: Plan,
     tally: Tally,
 ) -> Manifest:
-    """Write what describes the set as a whole; the manifest last."""
+    """Write the files that describe the whole set; the manifest last."""
     tokenizer = load_tokenizer(work.tokenizer)
     records = work.read_shard_records()
     parts = {name: work.read_part_record(name) for name in names}
@@ -276,7 +276,7 @@ def _finish(
 
 
 def _places(tally: Tally, found: list[Input]) -> bytes:
-    """What was dropped or repaired, how often, and where first; without folders of this machine."""
+    """JSON of reasons: count and first places of what was dropped or repaired, by input name."""
     reasons = {
         reason: {
             "count": count,
@@ -288,7 +288,7 @@ def _places(tally: Tally, found: list[Input]) -> bytes:
 
 
 def _complete(out: Path, plan: Plan, found: list[Input]) -> Manifest:
-    """The manifest of a set that this plan made. Inputs younger than it are held to their hash."""
+    """Return the manifest of a complete set. Inputs newer than the set are hashed and compared."""
     manifest = ShardSet.open(out).manifest
     if manifest.plan != plan.digest:
         raise FileExistsError(

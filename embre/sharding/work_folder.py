@@ -1,4 +1,4 @@
-"""The folder in which an unfinished sharding run keeps what is done, and one run at a time."""
+"""The folder with the parts and records of an unfinished sharding run, and its lock."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ class InputRecord(msgspec.Struct):
 
 
 class ShardRecord(msgspec.Struct):
-    """A shard that is written. `token_digest` is over ids and tokens of its documents."""
+    """A written shard. `token_digest` is over ids and tokens of its documents."""
 
     entry: ShardEntry
     token_digest: str
@@ -67,7 +67,7 @@ class ShardRecord(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class WorkFolder:
-    """Where the parts and records of a run into `out` are."""
+    """Paths of the parts and records of a run into `out`."""
 
     out: Path
 
@@ -120,7 +120,7 @@ class WorkFolder:
         return [self.part_name(key, n) for n in range(self.read_input_record(key).parts)]
 
     def read_shard_records(self) -> list[ShardRecord]:
-        """Every shard that is written: those for training first, in order."""
+        """Records of all written shards: those for training first, in order."""
         return [
             msgspec.json.decode(path.read_bytes(), type=ShardRecord)
             for path in sorted(self.folder.glob("shard-*.json"))
@@ -184,7 +184,10 @@ def _remove_files(folder: Path, pattern: str) -> None:
 
 @contextmanager
 def only_writer(work: WorkFolder) -> Iterator[None]:
-    """Keep other runs out; they are told who is there. A run that was killed holds nothing."""
+    """Lock the folder. Raises FileExistsError naming the process that holds the lock.
+
+    The lock of a killed run is released by the system.
+    """
     try:
         work.folder.mkdir(parents=True, exist_ok=True)
     except NotADirectoryError as error:
