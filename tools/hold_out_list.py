@@ -3,7 +3,7 @@
     python tools/hold_out_list.py CDR_TestSet.PubTator.txt --out bc5cdr_test.tsv
     python tools/shard_pubtator.py dumps/ --out shards/ --hold-out bc5cdr_test.tsv
 
-With --ids only the documents of a list of ids are taken, from whatever corpora have them.
+With --ids only the documents with these ids are taken.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from embre.cli.options import local_path
 from embre.held_out import HELD_LIST_HEAD, hold_out_lines, read_hold_out_list
 from embre.launch.errors import exit_on_error
 
@@ -18,9 +19,9 @@ from embre.launch.errors import exit_on_error
 @exit_on_error()
 def main(
     corpora: Annotated[list[str], typer.Argument(help="Files, folders or archives of documents.")],
-    out: Annotated[Path, typer.Option(help="The list to write.")],
+    out: Annotated[Path, typer.Option(parser=local_path, help="The list to write.")],
     ids: Annotated[
-        list[Path] | None, typer.Option(help="Files of ids, one a line: take these alone.")
+        list[Path] | None, typer.Option(help="Files of ids, one per line: take only these.")
     ] = None,
 ) -> None:
     """Write a hold-out list."""

@@ -2,9 +2,8 @@
 
     python tools/shard_pubtator.py BioCXML.*.tar.gz --tokenizer pubmedbert/ --out shards/
 
-Inputs: PubTator text, BioC-XML or BioC-JSON; files, folders, patterns, .gz, .tar.gz, or URLs. All
-cores that it may use work on it, or a Ray cluster's. Stopped in whatever way, the same command goes
-on where it was.
+Inputs: PubTator text, BioC-XML or BioC-JSON; files, folders, patterns, .gz, .tar.gz, or URLs. It
+uses all allowed cores or a Ray cluster. However a run was stopped, the same command resumes it.
 """
 
 import os
@@ -23,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from embre.cli.options import local_path
 from embre.faults import arm
 from embre.held_out import SHIPPED
 from embre.launch.errors import RunFailed, exit_on_error
@@ -39,7 +39,7 @@ DEFAULTS = ShardSettings()
 
 
 def num_cores() -> int:
-    """Those that this process may use: Slurm and taskset give a job some of a machine's."""
+    """Number of cores that this process may use: Slurm and taskset may allow only some."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -48,7 +48,7 @@ def num_cores() -> int:
 NUM_CORES = num_cores()
 
 Inputs = Annotated[list[str], typer.Argument(help="Files, folders, archives or URLs to read.")]
-Out = Annotated[Path, typer.Option(help="Folder of the shard set.")]
+Out = Annotated[Path, typer.Option(parser=local_path, help="Folder of the shard set.")]
 TokenizerFolder = Annotated[
     Path | None,
     typer.Option(
@@ -66,31 +66,31 @@ HoldOut = Annotated[
 ShippedHoldOut = Annotated[
     bool, typer.Option(help=f"Leave out the evaluation documents of {' and '.join(SHIPPED)}.")
 ]
-NumProcesses = Annotated[int, typer.Option(min=1, help="Processes that work on it.")]
+NumProcesses = Annotated[int, typer.Option(min=1, help="Number of processes.")]
 RayAddress = Annotated[
     str | None,
     typer.Option(
-        help="Address of a Ray cluster whose workers do the work instead (`auto` for the one of "
-        "this machine); all its nodes have embre, and see OUT. This machine reads the inputs."
+        help="Address of a Ray cluster to use instead of processes (`auto`: the one of this "
+        "machine). All its nodes need embre and access to OUT; this machine reads the inputs."
     ),
 ]
-BlockDocuments = Annotated[int, typer.Option(min=1, help="Documents stored together.")]
+BlockDocuments = Annotated[int, typer.Option(min=1, help="Documents per block.")]
 ShardDocuments = Annotated[
     int,
-    typer.Option(min=1, help="Documents of a shard; training needs as many shards as streams."),
+    typer.Option(min=1, help="Documents per shard; training needs at least one shard per stream."),
 ]
 ValidationShare = Annotated[
     float, typer.Option(min=0, max=1, help="Share of documents kept for validation.")
 ]
 Vocabulary = Annotated[
-    int, typer.Option(help="Word pieces to learn where no --tokenizer is given.")
+    int, typer.Option(help="Vocabulary size to learn if no --tokenizer is given.")
 ]
 AcceptDamaged = Annotated[
     bool,
     typer.Option(
         "--accept-damaged",
-        help="End with 0 although an input could not be read to its end, or more than "
-        f"{MAX_UNREADABLE:.0%} of its documents not at all.",
+        help="Write the set although an input could not be read to its end, or more than "
+        f"{MAX_UNREADABLE:.0%} of its documents not at all. Without it the run stops and is kept.",
     ),
 ]
 
@@ -116,12 +116,14 @@ def main(
     console = Console(highlight=False, soft_wrap=True)
     _arm_faults()
     with make_workers(processes, "embre.sharding.tasks", ray) as workers, _Bar(console) as bar:
-        manifest, tally = shard(inputs, out, tokenizer, lists, settings, bar.step, workers)
+        manifest, tally = shard(
+            inputs, out, tokenizer, lists, settings, bar.step, workers, accept_damaged
+        )
     show(console, out, manifest, tally)
     if (missing := damaged(manifest.sources)) and not accept_damaged:
         raise RunFailed(
-            f"the set is made, but not of all of its inputs: {'; '.join(missing)}. Get these files "
-            f"anew, remove {out} and shard again; or accept it as it is: --accept-damaged"
+            f"{out}: the set is complete and lacks parts of its inputs: {'; '.join(missing)}. "
+            f"Fetch these again, remove {out} and shard again, or accept it: --accept-damaged"
         )
 
 
@@ -131,14 +133,14 @@ def _arm_faults() -> None:
     marks = os.environ.get("EMBRE_FAULT_FOLDER")
     if not marks:
         raise Refused(
-            "EMBRE_FAULT is set: set EMBRE_FAULT_FOLDER too, a folder for the marks of faults that "
-            "have happened"
+            "EMBRE_FAULT is set: set EMBRE_FAULT_FOLDER too, the folder that records the faults "
+            "that have happened"
         )
     arm(fault, Path(marks), 0)
 
 
 class _Bar:
-    """The line that shows how far a run is: first what is read, then what is written."""
+    """Progress bars of a run: reading, then writing."""
 
     def __init__(self, console: Console):
         self.bar = Progress(
@@ -163,7 +165,7 @@ class _Bar:
         self.bar.stop()
 
     def step(self, step: Step) -> None:
-        """Take one step further."""
+        """Add a step and update the bars."""
         self.sum = Step(*(a + b for a, b in zip(self.sum, step, strict=True)))
         done, seconds = self.sum, max(self.bar.tasks[0].elapsed or 0, 0.001)
         self.bar.update(
@@ -184,7 +186,7 @@ class _Bar:
 
 
 def show(console: Console, out: Path, manifest: Manifest, tally: Tally) -> None:
-    """What was written, and what was not."""
+    """Print what was written, held out, repaired and dropped."""
     table = Table(*SPLIT_COLUMNS, title=f"shard set {out}", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"

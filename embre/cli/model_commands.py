@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from embre.cli.console import console
+from embre.cli.options import local_path
 from embre.refused import Refused
 
 TrackingUri = Annotated[
@@ -27,7 +28,8 @@ def evaluate(
         Path | None, typer.Option(help="Documents learnt from: tells seen concepts from new ones.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for all numbers, errors, plots and a report.")
+        Path | None,
+        typer.Option(parser=local_path, help="Folder for all numbers, errors, plots and a report."),
     ] = None,
     other: Annotated[
         Path | None, typer.Option(help="Documents predicted by another system, to compare.")
@@ -59,7 +61,9 @@ def evaluate(
 def predict(
     model: Annotated[str, typer.Argument(help="Folder, or models:/NAME@ALIAS from the registry.")],
     inputs: Annotated[list[str], typer.Argument(help="PubTator or BioC files, folders, archives.")],
-    out: Annotated[Path, typer.Option(help="Folder for the files with relations.")],
+    out: Annotated[
+        Path, typer.Option(parser=local_path, help="Folder for the files with relations.")
+    ],
     threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Least probability of a relation; default: the model's."),
@@ -180,7 +184,7 @@ def register(
 
 def report(
     pred: Annotated[Path, typer.Option(help="Predicted documents.")],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    out: Annotated[Path, typer.Option(parser=local_path, help="HTML file to write.")],
     gold: Annotated[Path | None, typer.Option(help="Annotated documents to compare with.")] = None,
     every_pair: EveryPair = False,
     config: CountedBy = None,

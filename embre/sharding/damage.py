@@ -1,4 +1,4 @@
-"""Inputs of which a part is missing: the set is made of the rest, and says so."""
+"""Inputs of which a part is missing: they stop the run unless the rest of them is accepted."""
 
 from collections.abc import Iterable
 
@@ -16,8 +16,12 @@ UNREADABLE = ("document/unreadable", "document/too_large")
 MAX_UNREADABLE = 0.01  # of the documents of an input; a few broken ones are in every dump
 
 
+class DamagedInputs(RuntimeError):
+    """Inputs that could not be read to their end; what was read of the others is kept."""
+
+
 def damage_of(source: InputRecord, parts: Iterable[PartRecord], inputs: list[Input]) -> str:
-    """What is missing of an input that was read, for people; empty where it is whole enough."""
+    """Describe what is missing of an input; empty if nothing or too little to matter."""
     tally, num_read = Tally(), 0
     tally.add(source.dropped, source.examples)
     for part in parts:
@@ -35,16 +39,25 @@ def damage_of(source: InputRecord, parts: Iterable[PartRecord], inputs: list[Inp
 
 
 def sources_of(work: WorkFolder, inputs: list[Input]) -> list[dict[str, int | str]]:
-    """What the manifest says of each input; `damaged` only where something is missing."""
+    """The `sources` of the manifest, one for each input; `damaged` only if something is missing."""
     sources = []
-    for number in range(len(inputs)):
-        record = work.read_input_record(number)
-        names = (work.part_name(number, n) for n in range(record.parts))
-        why = damage_of(record, map(work.read_part_record, names), inputs)
+    for one in inputs:
+        record = work.read_input_record(one.key)
+        parts = map(work.read_part_record, work.part_names(one.key))
+        why = damage_of(record, parts, inputs)
         sources.append(record.source | ({"damaged": why} if why else {}))
     return sources
 
 
+def refuse_damaged(work: WorkFolder, inputs: list[Input]) -> None:
+    """Raise DamagedInputs if a part of an input is missing."""
+    if missing := damaged(sources_of(work, inputs)):
+        raise DamagedInputs(
+            f"{'; '.join(missing)}. Fetch these files again and run the same command: it reads "
+            "them alone. Or make the set of what could be read: --accept-damaged"
+        )
+
+
 def damaged(sources: Iterable[dict[str, int | str]]) -> list[str]:
-    """A line for each source of a manifest of which something is missing."""
+    """One line for each damaged source of a manifest."""
     return [f"{one['name']}: {one['damaged']}" for one in sources if "damaged" in one]

@@ -1,49 +1,100 @@
-"""What a sharding run is to read: names, patterns and URLs as a list of inputs."""
+"""The inputs of a sharding run: names, patterns and URLs, as a list of what is to be read."""
 
 import glob
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
 
-from embre.corpora.sources import list_files, locate
+from embre.corpora import FORMATS, detect_format
+from embre.corpora.sources import HEAD_BYTES, Source, list_files, locate, open_plain, version_of
+from embre.object_store import with_retries
+from embre.refused import Refused
+from embre.tally import Tally
 from embre.wording import without_secrets
 
 
 class Input(NamedTuple):
-    """A file, folder, archive or URL, and its bytes as they are stored."""
+    """A file, folder, archive or URL, and its size in bytes as stored.
+
+    `key` names what is read of it in the work folder. It changes with the path, size or
+    modification time (remote: ETag) of any of its files, and differs for an input given twice.
+    """
 
     source: str
     bytes: int
     modified: float
+    key: str = ""
 
     @property
     def name(self) -> str:
-        """What the manifest calls it: no folder of this machine, no secret of a URL."""
+        """Name in the manifest: the last part of the path, without the query of a URL."""
         plain = self.source.split("?")[0]
         return Path(plain if "://" in plain else os.path.abspath(plain)).name
 
 
 def find_inputs(names: Sequence[str]) -> list[Input]:
-    """Every input, patterns spelt out in order.
+    """List every input in order, with patterns expanded.
 
-    Raises FileNotFoundError for a name that is not there or a pattern that matches nothing,
-    Refused for a URL that may not be read.
+    Raises FileNotFoundError for a missing file or a pattern that matches nothing, Refused for a
+    URL that may not be read.
     """
     found = []
+    num_seen = Counter[str]()
     for source in (match for name in names for match in _matches(name)):
         files = list_files(locate(source))
         size = sum(file.filesystem.size(file.path) or 0 for file in files)
         local = [Path(file.path) for file in files if Path(file.path).is_file()]
         modified = max((path.stat().st_mtime for path in local), default=0.0)
-        found.append(Input(source, size, modified))
+        digest = hashlib.sha256()
+        for file in files:
+            version = with_retries(file.name, partial(version_of, file))
+            digest.update(f"{file.name}\n{file.path}\n{version}\n".encode(errors="replace"))
+        key = digest.hexdigest()
+        found.append(Input(source, size, modified, f"{key}-{num_seen[key]}"))
+        num_seen[key] += 1
     return found
 
 
+def check_inputs(inputs: Sequence[Input], out: Path) -> None:
+    """Check what would stop the run, perhaps hours later, when an input is reached.
+
+    Raises Refused for a folder that holds `out`, a file of an unknown format or one that cannot be
+    unpacked, OSError for a file that cannot be opened. Other files within a folder or an archive
+    are no error: they are counted when read.
+    """
+    for one in inputs:
+        if out.resolve().is_relative_to(Path(one.source).resolve()):
+            raise Refused(
+                f"{out}: lies within the input {one.name!r}; choose a folder outside of it"
+            )
+        source = locate(one.source)
+        if list_files(source) == [source]:
+            _check_format(source)
+
+
+def _check_format(file: Source) -> None:
+    members = open_plain(file, inside=False, tally=Tally())
+    first = next(members, None)
+    if first is None:
+        raise Refused(
+            f"{file.name}: cannot be unpacked or is an empty archive; fetch it again, or leave "
+            "it out"
+        )
+    if not first.inside and detect_format(first.stream.peek(HEAD_BYTES)) is None:
+        raise Refused(
+            f"{file.name}: holds no documents (cannot tell the format: it looks like none of "
+            f"{', '.join(FORMATS)}); leave it out"
+        )
+
+
 def place_by_name(place: str, inputs: Sequence[Input]) -> str:
-    """A place of a tally that begins with the name of its input and not with how it was given."""
+    """Replace the path of an input at the beginning of a tally's place by the input's name."""
     for one in inputs:
         before, given, rest = place.partition(one.source.split("?")[0].rstrip("/") or "/")
         if given and not before and rest[:1] in "/:#":  # what may follow a file's name

@@ -1,4 +1,4 @@
-"""Blocks that follow each other under one id are pieces of one article, and become one document.
+"""Join consecutive blocks of one id, which are pieces of one article, to one document.
 
 NLM-Chem's PubTator file has a block for each passage: 3,428 blocks of 50 articles.
 """
@@ -12,9 +12,9 @@ from embre.tally import Tally
 
 
 def join_pieces(docs: Iterable[CheckedDocument], tally: Tally) -> Iterator[CheckedDocument]:
-    """Documents with the pieces of one article joined by a space, which is counted.
+    """Join the pieces of each article with a space, and count them in `tally`.
 
-    An article that is simply there twice stays twice; one of them is chosen later.
+    A piece with the text of an earlier one is a duplicate and stays; `choose` removes it later.
     """
     for _, group in groupby(docs, key=lambda doc: (doc.file, doc.doc_id)):
         pieces: list[CheckedDocument] = []

@@ -17,7 +17,7 @@ SPLITS = ("train", "validation")
 
 
 class Rows(NamedTuple):
-    """The documents of a split in order: part (as a place among all), row in it, tokens."""
+    """The documents of a split in order: index of the part, row in it, number of tokens."""
 
     parts: np.ndarray
     rows: np.ndarray
@@ -27,18 +27,19 @@ class Rows(NamedTuple):
 def choose_rows(
     work: WorkFolder, names: list[str], held: list[HoldOutList], tally: Tally
 ) -> tuple[dict[str, Rows], dict[str, int]]:
-    """The documents that stay, by split, and how many each list held out."""
+    """Choose the documents of each split; return them and the number held out by each list."""
     sizes = np.array([work.read_part_record(name).documents for name in names], dtype=np.int64)
     begins = starts_of(sizes)
     index = np.empty(begins[-1], dtype=INDEX)
     for name, begin, end in zip(names, begins[:-1], begins[1:], strict=True):
-        index[begin:end] = read_index(work.part(name))
+        if begin < end:  # a part without documents has no file
+            index[begin:end] = read_index(work.part(name))
     parts = np.repeat(np.arange(len(names), dtype=np.uint32), sizes)
     rows = within(sizes).astype(np.uint32)
     num_held = Counter({one.name: 0 for one in held})
     prints = [set(one.prints) for one in held]
-    for name in work.part_names():
-        # A list of bare ids learns the texts from the inputs: they may come under other ids too.
+    for name in names:
+        # A list of bare ids has no texts; the inputs supply them, to find copies under other ids.
         for number, *found in work.read_part_record(name).held:
             num_held[held[number].name] += 1
             prints[number].update(value for value in found if value)

@@ -22,7 +22,7 @@ from embre.held_out import Fingerprint
 from embre.shards.encode import Encoded
 from embre.shards.mention_row import MENTION_ROW
 
-# What decides about a document, without a look at its tokens.
+# The columns that decide whether a document is kept and where it is placed.
 INDEX = np.dtype(
     [
         ("place", "<u8"),  # where it comes in the shard set
@@ -41,7 +41,7 @@ _LONGEST_NUMBER = 18  # digits that fit below _NOT_PMC
 
 
 class PartRecord(msgspec.Struct):
-    """What became of the documents of a part. `held`: list, text and title of each held out."""
+    """Counts of a part. `held`: list, text and title fingerprints of each held-out document."""
 
     documents_read: int
     bytes_read: int
@@ -52,7 +52,7 @@ class PartRecord(msgspec.Struct):
 
 
 def split_and_place(name: str, validation_share: float) -> tuple[bool, int]:
-    """Whether a document is for validation, and its place in the set: both stay as a dump grows.
+    """Return whether a document is for validation, and its place; both stay as a dump grows.
 
     The first and the second 8 bytes of BLAKE2b over `place/NAME`, little-endian. The name is the
     PMID, so that a full text takes the place of its abstract; the id where there is none.
@@ -68,7 +68,7 @@ def index_of(
     encoded: Encoded,
     validation_share: float,
 ) -> np.ndarray:
-    """(num_documents,) of INDEX for the documents that were encoded."""
+    """(num_documents,) INDEX rows of the encoded documents."""
     rows = []
     for number in encoded.index.tolist():
         doc, found = docs[number], prints[number]
@@ -86,10 +86,10 @@ def index_of(
 
 
 def _hash_runs(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """(num_runs,) 64 bits of the values from each start to the next, and of their order.
+    """(num_runs,) 64-bit hash of the values from each start to the next, in order.
 
-    The sum of each value mixed with its place, in the manner of SplitMix64. It only has to tell
-    versions of one article apart, so it need not be hard to forge.
+    The sum of each value mixed with its place, in the manner of SplitMix64. It only has to
+    distinguish versions of one article; it is not cryptographic.
     """
     place = within(np.diff(starts)).astype(np.uint64)
     mixed = values.astype(np.uint64) + place * np.uint64(0x9E3779B97F4A7C15)
@@ -114,7 +114,7 @@ def _name(doc: CheckedDocument) -> int:
 
 
 def to_table(encoded: Encoded, index: np.ndarray, vocabulary: int) -> pa.Table:
-    """One row a document."""
+    """Arrow table with one row per document."""
     token_type = np.uint16 if vocabulary <= 1 << 16 else np.uint32
     return pa.table(
         {
@@ -130,7 +130,7 @@ def to_table(encoded: Encoded, index: np.ndarray, vocabulary: int) -> pa.Table:
 
 
 def from_table(table: pa.Table, rows: np.ndarray | None = None) -> Encoded:
-    """The documents of a table: all, or those of some rows in the order of these."""
+    """The documents of a table: all, or the given rows in their order."""
     table = table.combine_chunks()
     rows = np.arange(table.num_rows) if rows is None else rows
     dtype = np.dtype(table["tokens"].type.value_type.to_pandas_dtype())
@@ -152,7 +152,7 @@ def from_table(table: pa.Table, rows: np.ndarray | None = None) -> Encoded:
 def _runs(
     lists: pa.LargeListArray, rows: np.ndarray, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The lists of some rows end to end, and where each begins and the last ends."""
+    """Concatenate the lists of the given rows; return values and (num_rows + 1,) offsets."""
     bounds = lists.offsets.to_numpy() * dtype.itemsize
     values = _from_records(lists.values, dtype).view(np.uint8)
     found, starts = gather(values, bounds[rows], bounds[rows + 1])
@@ -171,12 +171,12 @@ def write_part(path: Path, tables: Sequence[pa.Table]) -> None:
 
 
 def open_part(path: Path) -> pa.Table:
-    """The table of a part; nothing is read before it is looked at."""
+    """Memory-mapped table of a part."""
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def read_index(path: Path) -> np.ndarray:
-    """(num_documents,) of INDEX of a part."""
+    """(num_documents,) INDEX rows of a part."""
     return np.concatenate(
         [_from_records(chunk, INDEX) for chunk in open_part(path)["index"].chunks]
         or [np.zeros(0, dtype=INDEX)]
@@ -185,7 +185,7 @@ def read_index(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class PartRows:
-    """Documents out of several parts: the n-th is row `places[n]` of `table`."""
+    """Documents of several parts: the n-th is row `places[n]` of `table`."""
 
     table: pa.Table
     places: np.ndarray
@@ -194,7 +194,7 @@ class PartRows:
     def read(cls, paths: Sequence[Path], parts: np.ndarray, rows: np.ndarray) -> "PartRows":
         """The n-th document is row `rows[n]` of the part `paths[parts[n]]`.
 
-        Of each part all is read from the first to the last row that is asked for.
+        Each part is read from the first to the last requested row.
         """
         order = np.lexsort((rows, parts))
         numbers, first = np.unique(parts[order], return_index=True)

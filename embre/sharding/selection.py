@@ -1,6 +1,6 @@
-"""Which of the documents that were read go into the shard set, and in which order.
+"""Selection of the documents of a shard set, and their order.
 
-The same documents give the same answer, in whatever order they were read.
+The result does not depend on the order in which the documents were read.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ IDENTITIES = (("pmid", "same_pmid"), ("name", "same_id"), ("text", "same_text"))
 def choose(
     index: np.ndarray, held_prints: Sequence[set[int]]
 ) -> tuple[np.ndarray, dict[str, int], list[int]]:
-    """The rows of INDEX that stay, in order of their place; drops by reason; held by each list.
+    """Return the kept rows of INDEX by place, drops by reason, and the number held out per list.
 
-    Of the versions of an article the longest stays (the full text, not the abstract; the abstract,
-    not the title alone), of equally long ones the one with most mentions. What has the text or
-    the title of a held-out document goes, under whatever id.
+    Of the versions of an article the longest is kept (the full text, not the abstract; the
+    abstract, not the title alone), of equally long ones the one with the most mentions. Documents
+    with the text or title of a held-out document are removed, whatever their id.
     """
     stays = np.ones(len(index), dtype=bool)
     num_held = []

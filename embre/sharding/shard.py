@@ -4,9 +4,9 @@
     index of all parts ─choose─▶ the documents that stay, in their order
     parts ─write_shards─▶ shards ─_finish─▶ concept table, manifest
 
-Every step leaves a record that says it is done, so a run that was killed goes on where it was. The
-place of a document is a hash of its id: the same documents give the same bytes, in whatever order
-they are read, by however many workers.
+Every step leaves a record, so a killed run resumes where it was. The place of a document is a hash
+of its id: the same documents give the same bytes, in any order of reading and for any number of
+workers.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ from embre.corpora.sources import Watch, locate, stored_sha256
 from embre.held_out import HoldOutList, read_lists
 from embre.refused import Refused
 from embre.sharding.concept_counts import COUNT, concept_table
-from embre.sharding.damage import sources_of
+from embre.sharding.damage import refuse_damaged, sources_of
 from embre.sharding.dataset_card import write_card
-from embre.sharding.inputs import Input, find_inputs, place_by_name
+from embre.sharding.inputs import Input, check_inputs, find_inputs, place_by_name
 from embre.sharding.order import Rows, choose_rows, cut_into_shards
 from embre.sharding.tasks import Progress, ShardTask, TaskSettings, encode_part, write_shards
 from embre.sharding.tokenizer import keep_tokenizer, nothing_to_shard
@@ -45,12 +45,12 @@ TOKENIZER = "tokenizer"
 DROPPED = "dropped.json"
 PARTS_OF_SMALL_INPUTS = 64
 MIN_PART_BYTES, MAX_PART_BYTES = 1 << 20, 32 << 20  # bytes of plain input
-TOKENS_AT_ONCE = 64 << 20  # of the shards that a worker writes in one go
+TOKENS_AT_ONCE = 64 << 20  # in the shards of one call of a worker
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSettings:
-    """How a shard set is cut. `validation_share` of documents, chosen by a hash of their id."""
+    """Sizes of a shard set. A hash of the id decides which documents are for validation."""
 
     block_documents: int = 256
     shard_documents: int = 16384
@@ -59,7 +59,7 @@ class ShardSettings:
 
 
 class Part(NamedTuple):
-    """A piece of work: consecutive chunks of one input."""
+    """The chunks of one call of `encode_part`, consecutive in one input."""
 
     name: str
     chunks: list[Chunk]
@@ -73,19 +73,22 @@ def shard(
     settings: ShardSettings,
     progress: Callable[[Progress], None] = lambda step: None,
     workers: Workers | None = None,
+    accept_damaged: bool = False,
 ) -> tuple[Manifest, Tally]:
     """Write a shard set of the inputs (files, folders, archives, patterns, URLs) into `out`.
 
-    Without a tokenizer one is learnt from the documents; either way `out/tokenizer` keeps it.
+    Without a tokenizer one is learnt from the documents; either is copied to `out/tokenizer`.
     Documents of the `hold_out` lists (shipped lists, files of ids, corpora) are left out and
-    counted. A run that was stopped is finished by the same call; where the set is complete already
-    the call changes nothing. Raises FileExistsError where another shard set or another run is in
-    `out`, Refused where an unfinished run had another plan, an input is no longer what the
-    complete set was made of or there is no document to write, OSError where `out` is a file or the
-    disk is full.
+    counted. The same call resumes a stopped run, with other inputs too: it reads those that are
+    new or changed. If the set is complete the call changes nothing. Raises FileExistsError if
+    another shard set or run is in `out`; Refused if an unfinished run had other options, an input
+    has no known format or differs from that of the complete set, or there is no document to write;
+    DamagedInputs, unless accepted, if an input cannot be read to its end (the work is kept);
+    OSError if `out` is a file or the disk is full.
     """
     workers, out = workers or OneProcess(), out.absolute()
-    found = _inputs_outside_of(out, inputs)
+    found = find_inputs(inputs)
+    check_inputs(found, out)
     held = read_lists(hold_out)
     plan = _plan(found, tokenizer_folder, held, settings)
     work = WorkFolder(out)
@@ -93,7 +96,7 @@ def shard(
         if (out / MANIFEST).exists():
             work.remove()
             return _complete(out, plan, found), Tally()
-        work.begin(plan)
+        part_bytes = work.begin(plan, [one.key for one in found], _part_bytes(found))
         if not work.tokenizer.exists():
             sources = [source.source for source in found]
             keep_tokenizer(work.tokenizer, tokenizer_folder, sources, held, settings.vocabulary)
@@ -104,30 +107,25 @@ def shard(
             block_documents=settings.block_documents,
         )
         write_atomic(work.task_settings, msgspec.json.encode(task_settings))
-        for step in workers.run(encode_part, _parts_to_do(found, work, plan, progress)):
+        fingerprint = load_tokenizer(work.tokenizer).fingerprint
+        found = [one._replace(key=_hash(one.key, fingerprint)[:16]) for one in found]
+        run = _hash(plan.digest, fingerprint)
+        for step in workers.run(encode_part, _parts_to_do(found, work, run, part_bytes, progress)):
             progress(step)
-        names = [name for name in work.part_names() if work.read_part_record(name).documents]
-        tally = _add_up_tallies(work, len(found))
+        if not accept_damaged:
+            refuse_damaged(work, found)
+        names = [name for one in found for name in work.part_names(one.key)]
+        tally = _add_up_tallies(work, found, names)
         order, num_held = choose_rows(work, names, held, tally)
         if not any(len(rows.parts) for rows in order.values()):
             raise Refused(nothing_to_shard(inputs, num_held, tally))
         num_chosen = sum(len(rows.parts) for rows in order.values())
         progress(Progress(documents_chosen=num_chosen))
-        for step in workers.run(write_shards, _shards_to_do(order, names, settings, work, plan)):
+        for step in workers.run(write_shards, _shards_to_do(order, names, settings, work, run)):
             progress(step)
         manifest = _finish(work, names, found, num_held, num_chosen, plan, tally)
         work.remove()
     return manifest, tally
-
-
-def _inputs_outside_of(out: Path, inputs: list[str]) -> list[Input]:
-    found = find_inputs(inputs)
-    for one in found:
-        if out.resolve().is_relative_to(Path(one.source).resolve()):
-            raise Refused(
-                f"{out}: lies within the input {one.name!r}; choose a folder outside of it"
-            )
-    return found
 
 
 def _plan(
@@ -138,19 +136,25 @@ def _plan(
 ) -> Plan:
     return Plan(
         inputs=[(source.name, source.bytes) for source in found],
-        modified=[source.modified for source in found],
         tokenizer=load_tokenizer(tokenizer_folder).fingerprint if tokenizer_folder else "",
         hold_out=[(one.name, one.digest) for one in held],
         settings=asdict(settings) | {"validation_share": str(settings.validation_share)},
     )
 
 
-def read_parts(
-    source: Input, number: int, part_bytes: int, tally: Tally, watch: Watch
-) -> Iterator[Part]:
-    """The parts of one input; the same whenever it is read."""
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def _part_bytes(found: list[Input]) -> int:
+    total = sum(source.bytes for source in found)
+    return min(max(total // PARTS_OF_SMALL_INPUTS, MIN_PART_BYTES), MAX_PART_BYTES)
+
+
+def read_parts(source: Input, part_bytes: int, tally: Tally, watch: Watch) -> Iterator[Part]:
+    """Read the parts of one input; the same whenever it is read."""
     waiting: list[Chunk] = []
-    names = (WorkFolder.part_name(number, n) for n in count())
+    names = (WorkFolder.part_name(source.key, n) for n in count())
     for chunk in read_chunks(source.source, tally, watch):
         waiting.append(chunk)
         if sum(len(chunk.data) for chunk in waiting) >= part_bytes:
@@ -161,27 +165,29 @@ def read_parts(
 
 
 def _parts_to_do(
-    found: list[Input], work: WorkFolder, plan: Plan, progress: Callable[[Progress], None]
+    found: list[Input],
+    work: WorkFolder,
+    run: str,
+    part_bytes: int,
+    progress: Callable[[Progress], None],
 ) -> Iterator[tuple[WorkFolder, str, str, list[Chunk]]]:
-    """The calls of `encode_part` that no earlier run has made."""
-    total = sum(source.bytes for source in found)
-    progress(Progress(stored_bytes_in_all=total))
-    part_bytes = min(max(total // PARTS_OF_SMALL_INPUTS, MIN_PART_BYTES), MAX_PART_BYTES)
-    for number, source in enumerate(found):
-        if work.is_done(number):
+    """Yield the calls of `encode_part` that remain to be made."""
+    progress(Progress(stored_bytes_in_all=sum(source.bytes for source in found)))
+    for source in found:
+        if work.is_done(source.key):
             progress(Progress(stored_bytes=source.bytes))
             continue
         tally, watch, num_parts, num_seen = Tally(), Watch(), 0, 0
-        for part in read_parts(source, number, part_bytes, tally, watch):
+        for part in read_parts(source, part_bytes, tally, watch):
             num_parts += 1
             progress(Progress(stored_bytes=watch.num_bytes - num_seen))
             num_seen = watch.num_bytes
             if not work.part_record(part.name).exists():
-                yield work, plan.digest, part.name, part.chunks
+                yield work, run, part.name, part.chunks
         progress(Progress(stored_bytes=watch.num_bytes - num_seen))
         seen = {"name": source.name, "bytes": source.bytes, "sha256": watch.sha256.hexdigest()}
         record = InputRecord(num_parts, seen, dict(tally.counts), tally.examples)
-        write_atomic(work.input_record(number), msgspec.json.encode(record))
+        write_atomic(work.input_record(source.key), msgspec.json.encode(record))
 
 
 def _shards_to_do(
@@ -189,9 +195,9 @@ def _shards_to_do(
     names: list[str],
     settings: ShardSettings,
     work: WorkFolder,
-    plan: Plan,
+    run: str,
 ) -> Iterator[tuple[WorkFolder, str, list[str], list[ShardTask]]]:
-    """The calls of `write_shards` that no earlier run has made: some shards in each."""
+    """Yield the calls of `write_shards` that remain to be made, several shards each."""
     for split, rows in order.items():
         waiting: list[ShardTask] = []
         num_tokens = 0
@@ -199,24 +205,24 @@ def _shards_to_do(
             split, len(rows.parts), settings.shard_documents, settings.block_documents
         ):
             is_done = work.shard_record(name).exists()
-            # A call reads its parts from its first row to its last: not on past what is done.
+            # A call reads its parts from its first row to its last; do not span finished shards.
             if waiting and (is_done or num_tokens >= TOKENS_AT_ONCE):
-                yield work, plan.digest, names, waiting
+                yield work, run, names, waiting
                 waiting, num_tokens = [], 0
             if not is_done:
                 part = slice(first, last)
                 waiting.append(ShardTask(name, split, rows.parts[part], rows.rows[part]))
                 num_tokens += int(rows.tokens[part].sum())
         if waiting:
-            yield work, plan.digest, names, waiting
+            yield work, run, names, waiting
 
 
-def _add_up_tallies(work: WorkFolder, num_inputs: int) -> Tally:
+def _add_up_tallies(work: WorkFolder, found: list[Input], names: list[str]) -> Tally:
     tally = Tally()
-    for number in range(num_inputs):
-        record = work.read_input_record(number)
+    for one in found:
+        record = work.read_input_record(one.key)
         tally.add(record.dropped, record.examples)
-    for name in work.part_names():
+    for name in names:
         record = work.read_part_record(name)
         tally.add(record.dropped, record.examples)
     return tally
@@ -231,14 +237,14 @@ def _finish(
     plan: Plan,
     tally: Tally,
 ) -> Manifest:
-    """Write what describes the set as a whole; the manifest last."""
+    """Write the files that describe the whole set; the manifest last."""
     tokenizer = load_tokenizer(work.tokenizer)
     records = work.read_shard_records()
+    parts = {name: work.read_part_record(name) for name in names}
     counts = (np.fromfile(work.counts(Path(record.entry.name).stem), COUNT) for record in records)
-    concepts = concept_table([work.forms(name) for name in names], counts)
+    concepts = concept_table([work.forms(name) for name in names if parts[name].documents], counts)
     shutil.copytree(work.tokenizer, work.out / TOKENIZER, dirs_exist_ok=True)
     digests = "\n".join(record.token_digest for record in records)
-    parts = (work.read_part_record(name) for name in work.part_names())
     if sum(record.entry.documents for record in records) != num_chosen:
         raise ChildProcessError(
             f"{work.out}: not every shard was written; run the same command again"
@@ -256,7 +262,7 @@ def _finish(
         },
         settings=plan.settings,
         sources=sources_of(work, found),
-        documents_read=sum(part.documents_read for part in parts),
+        documents_read=sum(part.documents_read for part in parts.values()),
         dropped={r: n for r, n in sorted(tally.counts.items()) if not r.startswith(REPAIRED)},
         repaired={r: n for r, n in sorted(tally.counts.items()) if r.startswith(REPAIRED)},
         held_out=num_held,
@@ -270,7 +276,7 @@ def _finish(
 
 
 def _places(tally: Tally, found: list[Input]) -> bytes:
-    """What was dropped or repaired, how often, and where first; without folders of this machine."""
+    """JSON of reasons: count and first places of what was dropped or repaired, by input name."""
     reasons = {
         reason: {
             "count": count,
@@ -282,7 +288,7 @@ def _places(tally: Tally, found: list[Input]) -> bytes:
 
 
 def _complete(out: Path, plan: Plan, found: list[Input]) -> Manifest:
-    """The manifest of a set that this plan made. Inputs younger than it are held to their hash."""
+    """Return the manifest of a complete set. Inputs newer than the set are hashed and compared."""
     manifest = ShardSet.open(out).manifest
     if manifest.plan != plan.digest:
         raise FileExistsError(

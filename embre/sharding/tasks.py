@@ -1,6 +1,6 @@
-"""The two things that workers of a sharding run do: encode a part, write shards.
+"""The two tasks of the workers of a sharding run: encode a part, write shards.
 
-Each leaves its files and then a record, so a call that is repeated writes the same again.
+Each writes its files and then a record. A repeated call writes the same files.
 """
 
 import gc
@@ -33,7 +33,7 @@ from embre.tokenization.tokenizer import load_tokenizer
 
 
 class Progress(NamedTuple):
-    """One step further. `stored` bytes are counted as they lie on disk, `bytes_read` unpacked."""
+    """Progress of one step. `stored_bytes` are counted as on disk, `bytes_read` unpacked."""
 
     documents_read: int = 0
     bytes_read: int = 0
@@ -45,7 +45,7 @@ class Progress(NamedTuple):
 
 
 class TaskSettings(msgspec.Struct, frozen=True):
-    """What every task of a run needs to know; kept in the work folder."""
+    """Settings of all tasks of a run; kept in the work folder."""
 
     tokenizer: str
     held: list[tuple[list[str], list[int]]]
@@ -54,7 +54,7 @@ class TaskSettings(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=2)
-def _tools(work: WorkFolder, plan: str) -> tuple[TaskSettings, list[HoldOutList], CachedTokenizer]:
+def _tools(work: WorkFolder, run: str) -> tuple[TaskSettings, list[HoldOutList], CachedTokenizer]:
     settings = msgspec.json.decode(work.task_settings.read_bytes(), type=TaskSettings)
     held = [HoldOutList("", set(ids), set(prints)) for ids, prints in settings.held]
     return settings, held, CachedTokenizer(load_tokenizer(settings.tokenizer))
@@ -62,7 +62,7 @@ def _tools(work: WorkFolder, plan: str) -> tuple[TaskSettings, list[HoldOutList]
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Millions of small tuples and no cycles: looking for garbage takes half of the time."""
+    """Turn off the garbage collector: millions of tuples without cycles, half of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -73,9 +73,12 @@ def _no_garbage() -> Iterator[None]:
 
 
 @_no_garbage()
-def encode_part(work: WorkFolder, plan: str, name: str, chunks: Sequence[Chunk]) -> Progress:
-    """Read, check and encode some megabytes of input into one part. `plan` is its digest."""
-    settings, held, tokenizer = _tools(work, plan)
+def encode_part(work: WorkFolder, run: str, name: str, chunks: Sequence[Chunk]) -> Progress:
+    """Read, check and encode some megabytes of input into one part.
+
+    `run` differs between runs whose settings or tokenizer do: a worker keeps what it loaded for it.
+    """
+    settings, held, tokenizer = _tools(work, run)
     tally = Tally()
     left_out: list[tuple[int, int, int]] = []
     forms, tables = [], []
@@ -106,7 +109,7 @@ def encode_part(work: WorkFolder, plan: str, name: str, chunks: Sequence[Chunk])
 
 
 def _read(chunk: Chunk, tally: Tally) -> Iterator[tuple[list[CheckedDocument], MentionColumns]]:
-    """The documents of a chunk, with their mentions as columns: most at once, others with care."""
+    """Read the documents of a chunk, with mentions as columns; the fast reader takes most."""
     rest = [chunk]
     if chunk.format == "pubtator":
         plain, rest = read_plain(chunk)
@@ -128,7 +131,10 @@ def _leave_out(
     held: list[HoldOutList],
     left_out: list[tuple[int, int, int]],
 ) -> tuple[list[CheckedDocument], MentionColumns, list[Fingerprint]]:
-    """The documents on no list, and their fingerprints; those on one are noted with theirs."""
+    """Return the documents on no hold-out list with their fingerprints.
+
+    For each document on a list, (list, text, title) is appended to `left_out`.
+    """
     prints = [fingerprint(doc) for doc in docs]
     stays = np.ones(len(docs), dtype=bool)
     for number, (doc, found) in enumerate(zip(docs, prints, strict=True)):
@@ -143,7 +149,7 @@ def _leave_out(
 
 
 class ShardTask(NamedTuple):
-    """A shard to write: its documents as rows of parts (`parts[n]` counts in the run's list)."""
+    """A shard to write. `parts` are indices into the run's list of parts, `rows` are rows there."""
 
     name: str
     split: str
@@ -152,10 +158,10 @@ class ShardTask(NamedTuple):
 
 
 def write_shards(
-    work: WorkFolder, plan: str, part_names: Sequence[str], tasks: Sequence[ShardTask]
+    work: WorkFolder, run: str, part_names: Sequence[str], tasks: Sequence[ShardTask]
 ) -> Progress:
-    """Write some shards whose documents lie near each other in the parts."""
-    settings, _, tokenizer = _tools(work, plan)
+    """Write shards whose documents lie near each other in the parts."""
+    settings, _, tokenizer = _tools(work, run)
     paths = [work.part(name) for name in part_names]
     parts = np.concatenate([task.parts for task in tasks])
     rows = np.concatenate([task.rows for task in tasks])

@@ -25,9 +25,9 @@ def keep_tokenizer(
     held: Sequence[HoldOutList],
     vocabulary: int,
 ) -> None:
-    """Put the tokenizer where every worker finds it, whole or not at all.
+    """Copy or learn the tokenizer into `folder`, atomically.
 
-    Raises Refused where it is to be learnt and there is no document to learn from.
+    Raises Refused if it is to be learnt and there is no document to learn from.
     """
     with atomic_folder(folder) as partial:
         if given:
@@ -41,7 +41,7 @@ def keep_tokenizer(
 
 
 def nothing_to_shard(sources: Sequence[str], num_held: Mapping[str, int], tally: Tally) -> str:
-    """What to say where no document is left."""
+    """Error message for inputs without a document to shard."""
     lost = "; ".join(line.strip() for line in tally.lines()) or "nothing was dropped"
     return (
         f"{', '.join(map(without_secrets, sources))}: no document to shard "
@@ -53,7 +53,7 @@ def nothing_to_shard(sources: Sequence[str], num_held: Mapping[str, int], tally:
 def _documents(
     sources: Sequence[str], held: Sequence[HoldOutList], tally: Tally, num_held: Counter[str]
 ) -> Iterator[CheckedDocument]:
-    """What a tokenizer may learn from: no document that is held out, and no text twice."""
+    """Documents to learn a tokenizer from, without held-out ones and duplicate texts."""
     seen: set[int] = set()
     for doc in (doc for source in sources for doc in read_checked(source, tally)):
         prints = fingerprint(doc)

@@ -1,4 +1,4 @@
-"""The folder in which an unfinished sharding run keeps what is done, and one run at a time."""
+"""The folder with the parts and records of an unfinished sharding run, and its lock."""
 
 import hashlib
 import json
@@ -23,27 +23,33 @@ WORK = ".unfinished"
 SHARD_NAMES = ("train-*.tar", "validation-*.tar")
 
 
-WORDS = {"hold_out": "what is held out", "modified": "times of the inputs"}  # of a plan's fields
+WORDS = {"hold_out": "hold-out lists"}  # of a plan's fields
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a run was asked to do. Another run goes on with its work only for an equal plan."""
+    """The request that a shard set is made from. `inputs` are names and sizes in bytes."""
 
     inputs: list[tuple[str, int]]
     tokenizer: str
     hold_out: list[tuple[str, str]]
     settings: dict[str, int | str]
-    modified: list[float]
 
     @property
     def digest(self) -> str:
-        """What the manifest keeps of it; a copy of the inputs has other times."""
-        same = msgspec.structs.replace(self, modified=[])
-        return hashlib.sha256(msgspec.json.encode(same)).hexdigest()
+        """SHA-256 of the plan, which the manifest keeps."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """The state of an unfinished run. Its parts have `part_bytes` of plain input each."""
+
+    plan: Plan
+    keys: list[str]
+    part_bytes: int
 
 
 class InputRecord(msgspec.Struct):
-    """An input that was read to its end; `dropped` is what was lost outside of its documents."""
+    """An input that was read to its end; `dropped` counts losses outside of its documents."""
 
     parts: int
     source: dict[str, int | str]
@@ -52,7 +58,7 @@ class InputRecord(msgspec.Struct):
 
 
 class ShardRecord(msgspec.Struct):
-    """A shard that is written. `token_digest` is over ids and tokens of its documents."""
+    """A written shard. `token_digest` is over ids and tokens of its documents."""
 
     entry: ShardEntry
     token_digest: str
@@ -61,7 +67,7 @@ class ShardRecord(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class WorkFolder:
-    """Where the parts and records of a run into `out` are."""
+    """Paths of the parts and records of a run into `out`."""
 
     out: Path
 
@@ -70,9 +76,9 @@ class WorkFolder:
         return self.out / WORK
 
     @staticmethod
-    def part_name(number: int, n: int) -> str:
-        """The n-th part of an input; in the order of the inputs when sorted."""
-        return f"{number:04d}-{n:06d}"
+    def part_name(key: str, n: int) -> str:
+        """Name of the n-th part of an input."""
+        return f"{key}-{n:06d}"
 
     def part(self, name: str) -> Path:
         return self.folder / f"part-{name}.arrow"
@@ -83,8 +89,8 @@ class WorkFolder:
     def part_record(self, name: str) -> Path:
         return self.folder / f"part-{name}.json"
 
-    def input_record(self, number: int) -> Path:
-        return self.folder / f"input-{number:04d}.json"
+    def input_record(self, key: str) -> Path:
+        return self.folder / f"input-{key}.json"
 
     def shard_record(self, name: str) -> Path:
         return self.folder / f"shard-{name}.json"
@@ -100,36 +106,38 @@ class WorkFolder:
     def task_settings(self) -> Path:
         return self.folder / "tasks.json"
 
-    def is_done(self, number: int) -> bool:
+    def is_done(self, key: str) -> bool:
         """Whether an input was read to its end and all of its parts are there."""
-        if not self.input_record(number).exists():
-            return False
-        num_parts = self.read_input_record(number).parts
-        return all(self.part_record(self.part_name(number, n)).exists() for n in range(num_parts))
+        return self.input_record(key).exists() and all(
+            self.part_record(name).exists() for name in self.part_names(key)
+        )
 
-    def read_input_record(self, number: int) -> InputRecord:
-        return msgspec.json.decode(self.input_record(number).read_bytes(), type=InputRecord)
+    def read_input_record(self, key: str) -> InputRecord:
+        return msgspec.json.decode(self.input_record(key).read_bytes(), type=InputRecord)
+
+    def part_names(self, key: str) -> list[str]:
+        """The parts of an input that was read, in order."""
+        return [self.part_name(key, n) for n in range(self.read_input_record(key).parts)]
 
     def read_shard_records(self) -> list[ShardRecord]:
-        """Every shard that is written: those for training first, in order."""
+        """Records of all written shards: those for training first, in order."""
         return [
             msgspec.json.decode(path.read_bytes(), type=ShardRecord)
             for path in sorted(self.folder.glob("shard-*.json"))
         ]
 
-    def part_names(self) -> list[str]:
-        """The parts that are complete, in the order of the inputs."""
-        return sorted(p.stem.removeprefix("part-") for p in self.folder.glob("part-*.json"))
-
     def read_part_record(self, name: str) -> PartRecord:
         return msgspec.json.decode(self.part_record(name).read_bytes(), type=PartRecord)
 
-    def begin(self, plan: Plan) -> None:
-        """Go on with the work that is there, or clear what another run left and start.
+    def begin(self, plan: Plan, keys: list[str], part_bytes: int) -> int:
+        """Start a run or resume the unfinished one; return the size of its parts.
 
-        Raises Refused where the work that is there had another plan.
+        The inputs of a resumed run may be others: records and parts of its inputs stay, and what
+        depends on all inputs (a learnt tokenizer, shards) is removed. Raises Refused if its plan
+        differs otherwise, FileExistsError if there are shards of an unknown origin.
         """
-        path = self.folder / "plan.json"
+        path = self.folder / "begun.json"
+        begun = Begun(plan, keys, part_bytes)
         strange = [] if path.exists() else [f for name in SHARD_NAMES for f in self.out.glob(name)]
         if strange:
             raise FileExistsError(
@@ -138,26 +146,48 @@ class WorkFolder:
             )
         clear_leftovers(self.out)
         if not path.exists():
-            write_atomic(path, msgspec.json.encode(plan))
-            return
-        before = msgspec.json.decode(path.read_bytes(), type=Plan)
+            write_atomic(path, msgspec.json.encode(begun))
+            return part_bytes
+        before = msgspec.json.decode(path.read_bytes(), type=Begun)
         different = [
-            name for name in plan.__struct_fields__ if getattr(before, name) != getattr(plan, name)
+            WORDS.get(name, name)
+            for name in ("tokenizer", "hold_out", "settings")
+            if getattr(before.plan, name) != getattr(plan, name)
         ]
         if different:
-            named = ", ".join(WORDS.get(name, name) for name in different)
             raise Refused(
-                f"{self.folder}: an unfinished run was told otherwise ({named}); give the same "
-                "command again to finish it, or remove that folder to begin anew"
+                f"{self.folder}: an unfinished run had other options ({', '.join(different)}); "
+                "give these again to finish it, or remove that folder to begin anew"
             )
+        if before.keys != keys:
+            # Without keys until all is removed: stopped here, the next run removes the rest.
+            write_atomic(path, msgspec.json.encode(Begun(plan, [], before.part_bytes)))
+            shutil.rmtree(self.tokenizer, ignore_errors=True)
+            # Records first: a record without its shard would pass for a shard that is written.
+            for pattern in ("shard-*.json", "shard-*.counts"):
+                _remove_files(self.folder, pattern)
+            for pattern in SHARD_NAMES:
+                _remove_files(self.out, pattern)
+            # Parts cut at other places must not be mixed within an input.
+            begun = Begun(plan, keys, before.part_bytes)
+            write_atomic(path, msgspec.json.encode(begun))
+        return before.part_bytes
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
 
 
+def _remove_files(folder: Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        path.unlink()
+
+
 @contextmanager
 def only_writer(work: WorkFolder) -> Iterator[None]:
-    """Keep other runs out; they are told who is there. A run that was killed holds nothing."""
+    """Lock the folder. Raises FileExistsError naming the process that holds the lock.
+
+    The lock of a killed run is released by the system.
+    """
     try:
         work.folder.mkdir(parents=True, exist_ok=True)
     except NotADirectoryError as error:

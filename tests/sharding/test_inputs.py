@@ -1,7 +1,10 @@
 """Inputs are found by name, pattern, folder or URL; their names keep machine and secret out."""
 
+import gzip
 import json
 import os
+import re
+import tarfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +14,7 @@ from threading import Thread
 import pytest
 
 from embre.corpora import sources
-from embre.sharding.inputs import Input, find_inputs
+from embre.sharding.inputs import Input, check_inputs, find_inputs
 from embre.sharding.shard import ShardSettings, shard
 from embre.sharding.tokenizer import nothing_to_shard
 from embre.tally import Tally
@@ -203,3 +206,34 @@ def test_what_a_shard_set_says_of_its_inputs_names_no_folder(tmp_path: Path) -> 
     for file in out.rglob("*"):
         if file.is_file():
             assert str(tmp_path).encode() not in file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("relation2pubtator3.gz", gzip.compress(b"1\tDisease|D1\tcause\n"), "holds no documents"),
+        ("table.tsv", b"1\tDisease|D1\tcause\n", "holds no documents"),
+        ("empty.PubTator", b"", "holds no documents"),
+        ("broken.gz", b"\x1f\x8b\xff\xff", "cannot be unpacked"),
+    ],
+)
+def test_a_file_that_holds_no_documents_is_refused_before_anything_is_read(
+    tmp_path: Path, name: str, data: bytes, why: str
+) -> None:
+    good, bad, out = tmp_path / "good.PubTator", tmp_path / name, tmp_path / "out"
+    good.write_text(TEXT)
+    bad.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}: {why}.*leave it out"):
+        shard([str(good), str(bad)], out, None, [], ShardSettings())
+    assert not out.exists()
+
+
+def test_a_folder_or_an_archive_may_hold_other_files(tmp_path: Path) -> None:
+    folder, archive = tmp_path / "in", tmp_path / "in.tar"
+    folder.mkdir()
+    (folder / "README").write_text("no corpus")
+    (folder / "a.PubTator").write_text(TEXT)
+    with tarfile.open(archive, "w") as tar:
+        for member in ("README", "a.PubTator"):
+            tar.add(folder / member, member)
+    check_inputs(find_inputs([str(folder), str(archive)]), tmp_path / "out")

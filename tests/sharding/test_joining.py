@@ -114,10 +114,12 @@ def num_encoded(folder: Path, tokenizer: Path, data: bytes) -> tuple[int, int]:
     work.folder.mkdir(parents=True)
     task_settings = TaskSettings(str(tokenizer), [], 0.0, 256)
     work.task_settings.write_bytes(msgspec.json.encode(task_settings))
-    source = Input(str(path), len(data), 0.0)
-    for part in read_parts(source, 0, 1 << 20, Tally(), Watch()):
+    source = Input(str(path), len(data), 0.0, "in")
+    names = []
+    for part in read_parts(source, 1 << 20, Tally(), Watch()):
         encode_part(work, "run", part.name, part.chunks)
-    records = [work.read_part_record(name) for name in work.part_names()]
+        names.append(part.name)
+    records = [work.read_part_record(name) for name in names]
     joined = sum(record.dropped.get("repaired/piece_joined", 0) for record in records)
     return sum(record.documents for record in records), joined
 

@@ -1,6 +1,7 @@
 """Killed anywhere, run again: a sharding run ends with the bytes of one that was never killed."""
 
 import errno
+import gzip
 import os
 import random
 import re
@@ -17,7 +18,11 @@ from embre import atomic_files
 from embre.corpora import write_documents
 from embre.demo.corpus import make_corpus
 from embre.launch.ray_workers import RayWorkers
-from embre.sharding.shard import ShardSettings, shard
+from embre.sharding import damage
+from embre.sharding import shard as recipe
+from embre.sharding.damage import DamagedInputs
+from embre.sharding.shard import TOKENIZER, ShardSettings, shard
+from embre.sharding.tasks import encode_part
 from embre.sharding.work_folder import WORK, WorkFolder, only_writer
 from embre.shards.shard_set import MANIFEST
 from embre.workers import OneProcess, Processes, Workers
@@ -42,7 +47,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def atomic_file(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shard set of a run that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole")
     shard(inputs, out, None, [], SETTINGS)
@@ -164,30 +169,121 @@ def test_a_second_writer_is_refused(inputs: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [("settings", "settings"), ("input", "inputs"), ("hold_out", "what is held out")],
+    [("settings", "settings"), ("hold_out", "hold-out lists")],
 )
-def test_an_unfinished_run_is_not_finished_with_another_plan(
+def test_an_unfinished_run_is_not_finished_with_other_options(
     inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, named: str
 ) -> None:
     stop_after_a_part(inputs, tmp_path, monkeypatch)
     settings = ShardSettings(8, 16, vocabulary=600) if change == "settings" else SETTINGS
-    given = inputs[:1] if change == "input" else inputs
     held = [inputs[1]] if change == "hold_out" else []
-    with pytest.raises(ValueError, match=rf"told otherwise \({named}.*same command again"):
-        shard(given, tmp_path, None, held, settings)
+    with pytest.raises(ValueError, match=rf"other options \({named}\); give these"):
+        shard(inputs, tmp_path, None, held, settings)
 
 
-def test_a_file_that_changed_under_a_run_is_noticed(
-    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def four(tmp_path: Path) -> list[str]:
+    """Four files, each with two documents of the one before and one that cannot be read."""
+    docs = make_corpus(80, seed=2)
+    paths = [tmp_path / f"{name}.PubTator" for name in "abcd"]
+    for n, path in enumerate(paths):
+        write_documents(path, docs[max(0, 20 * n - 2) : 20 * n + 20], like="pubtator")
+        path.write_text(path.read_text() + f"\n{n + 1}|t|a \0 in a title\n\n")
+    return [str(path) for path in paths]
+
+
+def stop_when(
+    there: str, given: list[str], out: Path, tokenizer: Path | None, patch: pytest.MonkeyPatch
 ) -> None:
-    copy = tmp_path / "a.PubTator"
-    copy.write_bytes(Path(inputs[0]).read_bytes())
-    out = tmp_path / "out"
+    """Run until the work folder has two files of a pattern, and stop there."""
 
-    stop_after_a_part([str(copy)], out, monkeypatch)
-    os.utime(copy, (1, 1))
-    with pytest.raises(ValueError, match="told otherwise .*times of the inputs"):
-        shard([str(copy)], out, None, [], SETTINGS)
+    def stop(name: str) -> None:
+        if len(list((out / WORK).glob(there))) >= 2:
+            raise Stopped
+
+    with patch.context() as context:
+        context.setattr(atomic_files, "fault_point", stop)
+        with pytest.raises(Stopped):
+            shard(given, out, tokenizer, [], SETTINGS, accept_damaged=True)
+
+
+def encoded_inputs(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the inputs of which a part is encoded from now on."""
+    seen: set[str] = set()
+
+    def encode(work, run, name, chunks):
+        seen.update(Path(chunk.file).name for chunk in chunks)
+        return encode_part(work, run, name, chunks)
+
+    monkeypatch.setattr(recipe, "encode_part", encode)
+    return seen
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+@pytest.mark.parametrize("there", ["input-*.json", "shard-*.json"])
+def test_an_unfinished_run_takes_other_inputs_and_ends_with_the_bytes_of_a_fresh_one(
+    whole: Path,
+    four: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    learnt: bool,
+    there: str,
+) -> None:
+    """One input goes, one comes, one is fetched again, and their order is another."""
+    a, b, c, d = four
+    tokenizer, out, fresh = None if learnt else whole / TOKENIZER, tmp_path / "1", tmp_path / "2"
+    stop_when(there, [a, c, b], out, tokenizer, monkeypatch)
+    os.utime(c, (1, 1))
+    seen = encoded_inputs(monkeypatch)
+    shard([d, a, c], out, tokenizer, [], SETTINGS, accept_damaged=True)
+    names = {"a.PubTator", "c.PubTator", "d.PubTator"}
+    assert seen == (names if learnt else names - {"a.PubTator"})
+    shard([d, a, c], fresh, tokenizer, [], SETTINGS, accept_damaged=True)
+    assert files_of(out) == files_of(fresh)
+
+
+def test_a_file_rewritten_within_the_same_size_is_read_again(
+    four: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, fresh = tmp_path / "1", tmp_path / "2"
+    stop_when("input-*.json", four, out, whole / TOKENIZER, monkeypatch)
+    path = Path(four[0])
+    path.write_bytes(path.read_bytes().replace(b"e", b"o"))
+    os.utime(path, (1, 1))
+    for folder in (out, fresh):
+        shard(four, folder, whole / TOKENIZER, [], SETTINGS, accept_damaged=True)
+    assert files_of(out) == files_of(fresh)
+
+
+def test_one_input_given_twice_is_read_twice(
+    four: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, fresh = tmp_path / "1", tmp_path / "2"
+    stop_when("input-*.json", [four[0]] * 3, out, whole / TOKENIZER, monkeypatch)
+    for folder in (out, fresh):
+        given = [four[0]] * 2
+        manifest, _ = shard(given, folder, whole / TOKENIZER, [], SETTINGS, accept_damaged=True)
+    assert manifest.documents_read == 2 * 20
+    assert files_of(out) == files_of(fresh)
+
+
+def test_a_damaged_input_stops_the_run_and_alone_is_read_again(
+    four: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, out, fresh = tmp_path / "b.gz", tmp_path / "1", tmp_path / "2"
+    data = gzip.compress(Path(four[1]).read_bytes())
+    packed.write_bytes(data[: len(data) // 2])
+    given = [four[0], str(packed), four[2]]
+    monkeypatch.setattr(damage, "MAX_UNREADABLE", 0.1)
+    with pytest.raises(DamagedInputs, match=r"b\.gz.*file/broken_archive.*run the same command"):
+        shard(given, out, whole / TOKENIZER, [], SETTINGS)
+    assert (out / WORK).is_dir() and not [*out.glob("*.tar"), *out.glob(MANIFEST)]
+    packed.write_bytes(data)
+    seen = encoded_inputs(monkeypatch)
+    shard(given, out, whole / TOKENIZER, [], SETTINGS)
+    assert seen == {"b.gz"}
+    shard(given, fresh, whole / TOKENIZER, [], SETTINGS)
+    assert files_of(out) == files_of(fresh)
 
 
 @pytest.mark.slow
