@@ -209,7 +209,7 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
             if target in planned:
                 raise Refused(
                     f"{file.name}: its output {target} is also that of {planned[target].name}; "
-                    "rename one of the two, or predict them into different --out"
+                    "rename one, or give the files by name, each with another --out"
                 )
             if (out / target).parent.resolve() == Path(file.name).parent.resolve():
                 raise Refused(f"{file.name}: --out is the folder of the input; choose another")

@@ -198,8 +198,8 @@ def _table(
     yield ""
     yield (
         "p: paired bootstrap over documents and fine-tuning seeds. One in twenty comparisons of "
-        "equal systems has p below .05. There is no p with one seed: two seeds of one system may differ "
-        "as much."
+        "equal systems has p below .05. There is no p with one seed: two seeds of one system "
+        "may differ as much."
     )
     yield ""
     missing = [str(cell) for cell in cells(study) if cell not in found]

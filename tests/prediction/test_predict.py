@@ -246,7 +246,9 @@ def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: 
     other = tmp_path / "more"
     write_documents(other / "a.PubTator.gz", DOCS[:1], like="pubtator")
     for inputs in ([str(given), str(other)], [str(given)]):
-        with pytest.raises(ValueError, match="called a.PubTator, as .*rename .* or .* by name,"):
+        with pytest.raises(
+            ValueError, match="output a.PubTator is also .*rename .* or .* by name,"
+        ):
             predict_files(model, inputs, tmp_path / "out", "test")
         shutil.copy(other / "a.PubTator.gz", given)
     (given / "a.PubTator.gz").unlink()
