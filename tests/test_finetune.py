@@ -346,7 +346,7 @@ def test_what_does_not_fit_is_said_before_training(folder: Path, tmp_path: Path)
     data = config_of(folder).data.model_dump()
     with pytest.raises(FileNotFoundError, match="there is no"):
         check(config_of(folder, data=data | {"train": str(tmp_path / "none")}))
-    with pytest.raises(ValueError, match="no corpus 'bioread'"):
+    with pytest.raises(ValueError, match="unknown corpus 'bioread'"):
         check(config_of(folder, data=data | {"corpus": "bioread"}))
     stage = {"zero_optimization": {"stage": 3}}
     with pytest.raises(ValueError, match="fine-tune with 1 or 2"):

@@ -1,1 +1,1 @@
-"""Predicted relations held against gold ones: scores, intervals, groups, pictures, a page."""
+"""Evaluation of predicted relations against gold: scores, intervals, groups, plots, a report."""

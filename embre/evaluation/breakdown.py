@@ -1,8 +1,7 @@
-"""A score taken apart: in groups of relations, as a confusion matrix, as single errors.
+"""Breakdown of scores: by groups of relations, as a confusion matrix, as a list of errors.
 
-Gold documents decide: text and mentions are read from them, and a predicted document that gold
-lacks is left out. All relations count: take those that a scorer leaves out away before
-(`scoring.only_scored`).
+Text and mentions are those of the gold documents; predicted documents that gold lacks are left out.
+All relations count: first remove those that are not scored (`scoring.only_scored`).
 """
 
 from collections import Counter, defaultdict
@@ -22,7 +21,7 @@ Groups = dict[str, dict[str, Score]]  # group → metric → score
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """`counts` (L, L) of pairs by gold label (row) and predicted label (column), first None."""
+    """`counts` (L, L) of pairs by gold label (row) and predicted label (column); None is first."""
 
     labels: tuple[str, ...]
     counts: np.ndarray
@@ -30,8 +29,11 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """One relation that is not right. Types are '' on the side that has no relation, `probability`
-    that of the pair being related, None where nobody gave one; `text` is where they meet."""
+    """A missed, spurious or wrong relation.
+
+    The type is '' on the side that has no relation; `probability` is that of the pair being
+    related, None if unknown; `text` is the sentence or the two in which the concepts are nearest.
+    """
 
     doc_id: str
     outcome: str
@@ -48,21 +50,21 @@ class Error:
 
 
 def by_relation_type(gold: Sequence[Document], predicted: Sequence[Document]) -> Groups:
-    """Recall by gold type and precision by predicted type, for the two metrics that know types."""
+    """Recall by gold type and precision by predicted type, for the two metrics with types."""
     groups = _grouped(gold, predicted, lambda doc, relation: relation.type)
     return {
-        name: {metric: found[metric] for metric in ("pair_type", "all")}
-        for name, found in groups.items()
+        name: {metric: scores[metric] for metric in ("pair_type", "all")}
+        for name, scores in groups.items()
     }
 
 
 def by_pair_type(gold: Sequence[Document], predicted: Sequence[Document]) -> Groups:
-    """By the types of the two concepts."""
+    """Scores by the types of the two concepts."""
     return _grouped(gold, predicted, lambda doc, relation: _pair_type(relation.pair))
 
 
 def by_distance(gold: Sequence[Document], predicted: Sequence[Document]) -> Groups:
-    """By the sentences between the nearest mentions of the two concepts."""
+    """Scores by the distance in sentences between the nearest mentions of the two concepts."""
 
     def distance(doc: Document, relation: Relation) -> str:
         apart = locator_of(doc).locate(relation.pair).sentences
@@ -78,7 +80,7 @@ def by_distance(gold: Sequence[Document], predicted: Sequence[Document]) -> Grou
 
 
 def by_mentions(gold: Sequence[Document], predicted: Sequence[Document]) -> Groups:
-    """By the mentions of the concept that has fewer."""
+    """Scores by the number of mentions of the rarer concept."""
 
     def mentions(doc: Document, relation: Relation) -> str:
         number = locator_of(doc).locate(relation.pair).mentions
@@ -91,8 +93,8 @@ def by_mentions(gold: Sequence[Document], predicted: Sequence[Document]) -> Grou
 def by_seen(
     gold: Sequence[Document], predicted: Sequence[Document], training: Sequence[Document]
 ) -> Groups:
-    """By what the training documents say of the pair: that it is related, or whether they mention
-    both concepts, one or neither."""
+    """Scores by what the training documents contain: the pair as related, or else both concepts,
+    one or neither."""
     related = {relation.pair for doc in training for relation in doc.relations}
     known = {c for doc in training for mention in doc.mentions for c in mention.concepts}
 
@@ -112,9 +114,10 @@ def by_seen(
 def confusion(
     gold: Sequence[Document], predicted: Sequence[Document], schema: RelationSchema | None = None
 ) -> Confusion:
-    """Gold and predicted labels of all pairs that have one, and with a schema of all candidates.
+    """The confusion matrix over all pairs with a label, and with a schema over all candidates.
 
-    Of a pair with several relations each counts; `judge` says which belong together.
+    Each relation of a pair counts; `match_relations` says which gold and predicted ones belong
+    together.
     """
     cells: Counter[tuple[str, str]] = Counter()
     for doc, verdicts in match_documents(gold, predicted):
@@ -135,9 +138,9 @@ def errors(
     predicted: Sequence[Document],
     probabilities: Mapping[tuple[str, Pair], float] | None = None,
 ) -> list[Error]:
-    """All that is missed, spurious, or of a wrong type or novelty, in the order of gold.
+    """All missed and spurious relations and those of a wrong type or novelty, in the order of gold.
 
-    `probabilities` by document and pair are those of pairs that nobody predicted.
+    `probabilities`, by document id and pair, are used for relations that have none of their own.
     """
     known = probabilities or {}
     found = []
@@ -146,9 +149,9 @@ def errors(
         for verdict in verdicts:
             if verdict.outcome == "correct":
                 continue
-            said, true, _ = verdict
+            prediction, true, _ = verdict
             first, second = pair = verdict.relation.pair
-            probability = said.probability if said else None
+            probability = prediction.probability if prediction else None
             found.append(
                 Error(
                     doc_id=doc.doc_id,
@@ -159,8 +162,8 @@ def errors(
                     second_name=names.get(second, second.identifier),
                     gold_type=true.type if true else "",
                     gold_novel=true.novel if true else None,
-                    predicted_type=said.type if said else "",
-                    predicted_novel=said.novel if said else None,
+                    predicted_type=prediction.type if prediction else "",
+                    predicted_novel=prediction.novel if prediction else None,
                     probability=known.get((doc.doc_id, pair))
                     if probability is None
                     else probability,
@@ -171,7 +174,7 @@ def errors(
 
 
 def _locator_of_documents() -> Callable[[Document], PairLocator]:
-    """Finds the sentences of each document once."""
+    """A function document → PairLocator that splits each document into sentences only once."""
     known: dict[str, PairLocator] = {}
 
     def locator_of(doc: Document) -> PairLocator:
@@ -187,8 +190,10 @@ def _grouped(
     predicted: Sequence[Document],
     group_of: Callable[[Document, Relation], str],
 ) -> Groups:
-    """The scores of each group by itself: both sides with the group's relations alone. A group
-    that holds pairs whatever is said of them adds up to the whole."""
+    """Score each group separately, both sides with only the relations of the group.
+
+    If the group depends on the pair alone, the counts of all groups add up to those of the whole.
+    """
     by_id = {doc.doc_id: doc for doc in gold}
     parts: defaultdict[str, tuple[list[Document], list[Document]]] = defaultdict(lambda: ([], []))
     for side, docs in enumerate((gold, predicted)):
@@ -198,8 +203,8 @@ def _grouped(
             relations: defaultdict[str, list[Relation]] = defaultdict(list)
             for relation in doc.relations:
                 relations[group_of(true, relation)].append(relation)
-            for name, some in relations.items():
-                parts[name][side].append(replace(doc, relations=tuple(some)))
+            for name, members in relations.items():
+                parts[name][side].append(replace(doc, relations=tuple(members)))
     return {
         name: _scores(*parts[name])
         for name in sorted(parts, key=lambda n: (-sum(len(d.relations) for d in parts[n][0]), n))
@@ -207,7 +212,8 @@ def _grouped(
 
 
 def _scores(gold: list[Document], predicted: list[Document]) -> dict[str, Score]:
-    """Gold has every document that the prediction has, or its relations would not count."""
+    """Score with an empty gold document for each that only the prediction has, which would be
+    left out otherwise."""
     have = {doc.doc_id for doc in gold}
     empty = [replace(doc, relations=()) for doc in predicted if doc.doc_id not in have]
     return score([*gold, *empty], predicted)

@@ -1,6 +1,6 @@
-"""What a model tells apart before anybody calibrates or decides: related pairs, types, novelty.
+"""How well raw scores separate related pairs, types and novelty, without any threshold.
 
-F1 judges all of it and the thresholds at once. These say which part is at fault.
+F1 mixes all three with the choice of thresholds; these measures show which part is at fault.
 """
 
 import numpy as np
@@ -8,22 +8,23 @@ import numpy as np
 from embre.evaluation.precision_recall import curve
 from embre.relations.scored_pairs import ScoredPairs
 
-MIN_PROBABILITY = 1e-9  # a probability of 0 would cost without end
+MIN_PROBABILITY = 1e-9  # log-loss at a probability of 0 is infinite
 
 Discrimination = dict[str, dict[str, float]]
 
 
 def discrimination(pairs: ScoredPairs) -> Discrimination:
-    """Of pairs as the model scored them: of `related`, over all candidate pairs, the
-    `average_precision`, where relations that are no candidates count for nothing; of the `type` of
-    related pairs the `accuracy` of the likeliest and the `log_loss`; of their `novelty` the `auc`,
-    area under the ROC curve, and the `log_loss`. Beside each the number of `pairs`. What model or
-    gold does not say of any pair is left out; a type is asked of pairs that have a gold one and
-    can have several, and of two gold types the first counts."""
-    found = {"related": _related(pairs), "type": _types(pairs), "novelty": _novelty(pairs)}
+    """Measures of uncalibrated pairs, by head, each with its number of `pairs`.
+
+    `related`: `average_precision` over all candidate pairs; gold relations that are no candidates
+    do not count. `type`: `accuracy` and `log_loss` over pairs with a gold type and several legal
+    ones; of two gold types the first counts. `novelty` of related pairs: `auc` (area under the ROC
+    curve) and `log_loss`. A head without predictions or gold labels is left out.
+    """
+    measures = {"related": _related(pairs), "type": _types(pairs), "novelty": _novelty(pairs)}
     return {
         name: {measure: round(value, 4) for measure, value in numbers.items()}
-        for name, numbers in found.items()
+        for name, numbers in measures.items()
         if numbers
     }
 
@@ -41,30 +42,30 @@ def _types(pairs: ScoredPairs) -> dict[str, float]:
     if not len(rows):
         return {}
     types, gold = pairs.types[rows], pairs.relation_labels[rows] - 1
-    said = types[np.arange(len(rows)), gold]
+    probability = types[np.arange(len(rows)), gold]
     return {
         "pairs": len(rows),
         "accuracy": float((types.argmax(1) == gold).mean()),
-        "log_loss": _log_loss(said),
+        "log_loss": _log_loss(probability),
     }
 
 
 def _novelty(pairs: ScoredPairs) -> dict[str, float]:
     rows = ~np.isnan(pairs.novel) & ~np.isnan(pairs.gold_novel) & (pairs.relation_labels != 0)
-    said, novel = pairs.novel[rows], pairs.gold_novel[rows] == 1
+    predicted, novel = pairs.novel[rows], pairs.gold_novel[rows] == 1
     if novel.all() or not novel.any():
         return {}
     return {
-        "pairs": len(said),
-        "auc": _auc(said, novel),
-        "log_loss": _log_loss(np.where(novel, said, 1 - said)),
+        "pairs": len(predicted),
+        "auc": _auc(predicted, novel),
+        "log_loss": _log_loss(np.where(novel, predicted, 1 - predicted)),
     }
 
 
-def _auc(said: np.ndarray, true: np.ndarray) -> float:
-    """How often one of the true is above one that is not; level with it counts half."""
-    others = np.sort(said[~true])
-    below, up_to = (np.searchsorted(others, said[true], side) for side in ("left", "right"))
+def _auc(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Area under the ROC curve: the probability that a positive outranks a negative, ties half."""
+    others = np.sort(predicted[~true])
+    below, up_to = (np.searchsorted(others, predicted[true], side) for side in ("left", "right"))
     return float((below + up_to).mean() / 2 / len(others))
 
 

@@ -1,4 +1,4 @@
-"""All that is measured of predicted documents against gold ones, and the files it is written to."""
+"""All measures of predicted documents against gold ones, and the files they are written to."""
 
 import csv
 import json
@@ -23,19 +23,19 @@ from embre.relations.scored_pairs import ScoredPairs
 
 EVALUATION, ERRORS = "evaluation.json", "errors.tsv"
 CURVES, CONFUSION, RELIABILITY = "precision_recall.png", "confusion.png", "reliability.png"
-NEEDS = {"related": "pair", "type": "pair_type", "novelty": "pair_novelty"}  # to say it at all
+# The metric that each of `reliability` and `discrimination` depends on.
+NEEDS = {"related": "pair", "type": "pair_type", "novelty": "pair_novelty"}
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What `evaluate_documents` finds.
+    """The result of `evaluate_documents`.
 
-    `intervals` are the 95 % ones of the four F1, `groups` the scores by grouping, group and metric.
-    `curves` by metric and `reliability`, that of a pair being `related`, of its `type` and of its
-    `novelty`, are empty without probabilities; so is what the model has `discrimination` where
-    nobody says. `of_candidates` says whether they are over all
-    candidate pairs; else they are over the predicted relations, of `related` alone, and know
-    nothing of what was not predicted.
+    `intervals` are the 95 % intervals of F1 by metric, `groups` the scores by grouping, group and
+    metric. `curves` (by metric) and `reliability` (of `related`, `type` and `novelty`) are empty
+    without probabilities, `discrimination` if it was not given. If `of_candidates`, curves and
+    reliability are over all candidate pairs; otherwise over the predicted relations, with
+    `related` only, and ignore what was not predicted.
     """
 
     num_documents: int
@@ -50,7 +50,7 @@ class Evaluation:
     errors: list[Error]
 
     def of_metrics(self, metrics: Collection[str]) -> "Evaluation":
-        """The same without what other metrics say."""
+        """A copy with only these metrics and what depends on them."""
         groups = {
             grouping: {
                 group: {metric: found for metric, found in by_metric.items() if metric in metrics}
@@ -71,7 +71,7 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; see docs/FORMATS.md. Errors stand in their own file."""
+        """Plain values, see docs/FORMATS.md; without the errors, which have their own file."""
         return {
             "documents": self.num_documents,
             "scores": {
@@ -105,15 +105,15 @@ def evaluate_documents(
     schema: RelationSchema | None = None,
     training: Sequence[Document] | None = None,
     scored: ScoredPairs | None = None,
-    told: Discrimination | None = None,
+    discrimination: Discrimination | None = None,
 ) -> Evaluation:
-    """Score predicted documents in every way that there is data for.
+    """Compute every measure that there is data for.
 
-    `schema` names the candidates among which nobody sees a relation; `training` are the documents
-    that were learnt from; `scored` are the candidate pairs of the gold documents in their order,
-    with probabilities as they are to be judged (after calibration); `told` is what the model tells
-    apart of them, before it. All documents and relations count, see `scoring.only_scored` and
-    `only_predicted`.
+    `schema` adds unrelated candidate pairs to the confusion matrix; `training` are the documents
+    that the model was trained on; `scored` are the candidate pairs of the gold documents, in
+    order, with the probabilities to evaluate (calibrated); `discrimination` is that of the
+    uncalibrated ones. All documents and relations count, see `scoring.only_scored` and
+    `only_predicted`. Raises Refused if `scored` has another number of documents than gold.
     """
     scores = score(gold, predicted)
     groups = {
@@ -130,9 +130,9 @@ def evaluate_documents(
     else:
         ranked, reliable = ranked_pairs(scored), reliabilities(scored)
     curves = {
-        metric: curve(*found, scores[metric].tp + scores[metric].fn)
-        for metric, found in ranked.items()
-        if len(found[0])
+        metric: curve(confidence, right, scores[metric].tp + scores[metric].fn)
+        for metric, (confidence, right) in ranked.items()
+        if len(confidence)
     }
     counts = document_counts(gold, predicted)
     return Evaluation(
@@ -143,16 +143,16 @@ def evaluate_documents(
         confusion=breakdown.confusion(gold, predicted, schema),
         curves=curves,
         reliability={name: found for name, found in reliable.items() if found.counts.any()},
-        discrimination=told or {},
+        discrimination=discrimination or {},
         of_candidates=scored is not None,
         errors=breakdown.errors(gold, predicted, _probabilities(gold, scored)),
     )
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> list[Path]:
-    """Write the numbers, the errors and the plots that there are; returns the files.
+    """Write the measures, the errors and the available plots; return their paths.
 
-    Those of an earlier evaluation go first: its plots must not stand beside other numbers.
+    Removes the files of an earlier evaluation first, so no old plot is left beside new numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in (EVALUATION, ERRORS, CURVES, CONFUSION, RELIABILITY):
@@ -183,7 +183,7 @@ def _probabilities(
         return {}
     if scored.num_documents != len(gold):
         raise Refused(
-            f"pairs of {scored.num_documents} documents are not those of {len(gold)} gold ones"
+            f"scored pairs of {scored.num_documents} documents for {len(gold)} gold documents"
         )
     return {
         (gold[number].doc_id, pair): probability

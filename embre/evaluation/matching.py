@@ -1,4 +1,4 @@
-"""How each predicted relation fares against gold, and by which name a concept is shown."""
+"""Matching of predicted with gold relations, and the display names of concepts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,8 +10,8 @@ OUTCOMES = ("correct", "wrong type", "wrong novelty", "spurious", "missed")
 
 
 class RelationMatch(NamedTuple):
-    """A predicted and a gold relation that belong together, or one of them alone, and the outcome
-    ('' where nothing judges it)."""
+    """A matched predicted and gold relation, or one of them alone, and the outcome ('' without
+    gold)."""
 
     predicted: Relation | None
     gold: Relation | None
@@ -19,23 +19,23 @@ class RelationMatch(NamedTuple):
 
     @property
     def relation(self) -> Relation:
-        """The predicted one, else what was missed."""
+        """The predicted relation, or the missed gold one."""
         relation = self.predicted or self.gold
         assert relation is not None
         return relation
 
 
 def match_relations(predicted: Iterable[Relation], gold: Iterable[Relation]) -> list[RelationMatch]:
-    """Pair each predicted relation with at most one of gold; what gold has left over is missed.
+    """Match each predicted relation with at most one gold relation; unmatched gold ones are missed.
 
-    Novelty that one side alone states is wrong, as `scoring` and the official scorer count it: the
-    errors are those that the scores count. What a side says twice counts once there, and here.
+    The outcomes agree with the counts of `scoring` and the official scorer: novelty that only one
+    side states is wrong, and duplicates on a side count once.
     """
     left: defaultdict[tuple[Concept, Concept], list[Relation]] = defaultdict(list)
     for relation in _each_once(gold):
         left[relation.pair].append(relation)
     verdicts, waiting = [], _each_once(predicted)
-    # The nearest first: what is wrong must not use up the right answer of another.
+    # Exact matches first: a wrong relation must not use up the gold one of a correct one.
     for outcome in ("correct", "wrong novelty", "wrong type"):
         unlike = []
         for relation in waiting:
@@ -53,15 +53,15 @@ def match_relations(predicted: Iterable[Relation], gold: Iterable[Relation]) -> 
 
 
 def _each_once(relations: Iterable[Relation]) -> list[Relation]:
-    """The first of those that say the same, whichever concept they name first."""
-    found: dict[tuple, Relation] = {}
+    """Relations without duplicates, in either order of their concepts."""
+    unique: dict[tuple, Relation] = {}
     for relation in relations:
-        found.setdefault((relation.pair, relation.type, relation.novel), relation)
-    return list(found.values())
+        unique.setdefault((relation.pair, relation.type, relation.novel), relation)
+    return list(unique.values())
 
 
 def _outcome(predicted: Relation, gold: Relation) -> str:
-    """Of two relations of one pair."""
+    """The outcome of matching two relations of the same pair."""
     if predicted.type != gold.type:
         return "wrong type"
     return "correct" if predicted.novel == gold.novel else "wrong novelty"
@@ -70,13 +70,13 @@ def _outcome(predicted: Relation, gold: Relation) -> str:
 def match_documents(
     gold: Sequence[Document], predicted: Sequence[Document]
 ) -> list[tuple[Document, list[RelationMatch]]]:
-    """Each gold document with the verdicts on its relations."""
-    said = {doc.doc_id: doc.relations for doc in predicted}
-    return [(doc, match_relations(said.get(doc.doc_id, ()), doc.relations)) for doc in gold]
+    """Each gold document with the matches of its relations."""
+    relations = {doc.doc_id: doc.relations for doc in predicted}
+    return [(doc, match_relations(relations.get(doc.doc_id, ()), doc.relations)) for doc in gold]
 
 
 def concept_names(mentions: Iterable[Mention]) -> dict[Concept, str]:
-    """The most frequent surface form of each concept, the earlier one where two are as frequent."""
+    """The most frequent surface form of each concept, the first one if several are."""
     forms: defaultdict[Concept, Counter[str]] = defaultdict(Counter)
     for mention in mentions:
         for concept in mention.concepts:

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation."""
+"""Plots of an evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +20,8 @@ SQUARE_INCHES = 5.2
 def plot_curves(
     path: Path, curves: Mapping[str, Curve], points: Mapping[str, tuple[float, float]]
 ) -> None:
-    """Precision over recall; `points` (recall, precision) are what was decided. Thin lines join
-    points of the same F1."""
+    """Plot precision over recall, with F1 isolines; `points` are the (recall, precision) at the
+    chosen thresholds."""
     with axes_of(path, SQUARE_INCHES) as axes:
         _square(axes, "recall", "precision")
         for f1 in SAME_F1:
@@ -32,15 +32,15 @@ def plot_curves(
             label = f"{TITLES[metric]} (AP {found.average_precision:.3f})"
             axes.plot(found.recall, found.precision, color=COLOURS[metric], label=label)
             axes.plot(*points[metric], "o", color=COLOURS[metric], markersize=6)
-        axes.plot([], [], "o", color=QUIET, label="as decided")
+        axes.plot([], [], "o", color=QUIET, label="at the thresholds")
         axes.legend(loc="lower left", facecolor="white", edgecolor="none", framealpha=1)
 
 
 def plot_reliability(path: Path, found: Reliability) -> None:
-    """How many of the pairs said to be likely are related; the bars are the pairs of each bin."""
+    """Plot the share of related pairs over the predicted probability; bars: pairs in each bin."""
     edges = np.linspace(0, 1, len(found.counts) + 1)
     with axes_of(path, SQUARE_INCHES) as axes:
-        _square(axes, "probability that the pair is related", "share of pairs that are")
+        _square(axes, "probability that the pair is related", "share of related pairs")
         axes.stairs(found.counts / max(found.counts.sum(), 1), edges, fill=True, color=RULE)
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
         used = found.counts > 0
@@ -52,7 +52,7 @@ def plot_reliability(path: Path, found: Reliability) -> None:
 
 
 def plot_confusion(path: Path, found: Confusion) -> None:
-    """Pairs by gold and predicted label; shades are shares of a row."""
+    """Plot the pairs by gold and predicted label, shaded by the share of their row."""
     share = found.counts / np.maximum(found.counts.sum(1, keepdims=True), 1)
     names = [label.replace("_", " ") for label in found.labels]
     with axes_of(path, SQUARE_INCHES) as axes:

@@ -1,4 +1,4 @@
-"""One HTML file in which a curator reads predicted relations beside their text, and beside gold."""
+"""A single HTML page for curators: predicted relations beside their text, compared with gold."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +14,8 @@ from embre.evaluation.evaluate import Evaluation
 from embre.evaluation.matching import OUTCOMES, RelationMatch, concept_names, match_relations
 from embre.evaluation.view import evaluation_view
 
-# Hues in degrees of OKLCH; lightness and chroma are the page's, so that contrast holds in the
-# dark as well. A name that is not here takes the next hue by the golden angle.
+# Hues in degrees of OKLCH; the page sets lightness and chroma, so contrast is right in dark mode
+# too. Other names get hues by the golden angle.
 ENTITY_HUES = {name: row.hue for name, row in ENTITY_TYPES.items()}
 RELATION_HUES = {
     "Association": 250,
@@ -30,9 +30,9 @@ RELATION_HUES = {
 
 
 def pieces(doc: Document, passage: Passage) -> list[tuple[str, list[int]]]:
-    """A passage cut wherever a mention begins or ends, each piece with the mentions that cover it.
+    """Split a passage wherever a mention begins or ends; each piece with the mentions covering it.
 
-    Mentions are numbers into `doc.mentions`, the outermost first, so nested and crossing ones are
+    Mentions are indices into `doc.mentions`, outermost first, so nested and overlapping ones are
     all kept: in "BRCA1 V600E", mention 0 over all and 1 over "V600E", the pieces are
     `("BRCA1 ", [0]), ("V600E", [0, 1])`.
     """
@@ -52,12 +52,12 @@ def pieces(doc: Document, passage: Passage) -> list[tuple[str, list[int]]]:
 
 
 def document_view(doc: Document, gold: Document | None = None) -> dict[str, Any]:
-    """All that the page shows of one document, with concepts and mentions as numbers into lists."""
+    """The page's data of one document; concepts and mentions are referred to by list index."""
     if gold is None:
         verdicts = [RelationMatch(relation, None, "") for relation in doc.relations]
     else:
         verdicts = match_relations(doc.relations, gold.relations)
-    # Most probable first; what nobody predicted has no probability and comes last.
+    # Most probable first; missed relations have no probability and come last.
     verdicts.sort(key=lambda verdict: -(verdict.relation.probability or 0))
     names = concept_names([*doc.mentions, *(gold.mentions if gold else ())])
     related = [concept for verdict in verdicts for concept in verdict.relation.pair]
@@ -102,7 +102,7 @@ def report_view(
 ) -> dict[str, Any]:
     """The page's data: every document, gold-only ones last, and the types with their hues.
 
-    A document that gold lacks is not judged: nobody has said which of its relations are right.
+    Relations of a document that gold lacks have no outcome.
     """
     gold_by_id = {doc.doc_id: doc for doc in gold or ()}
     predicted_ids = {doc.doc_id for doc in predicted}
@@ -119,7 +119,7 @@ def report_view(
 
 
 def with_hues(names: Iterable[str], hues: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Names in the table's order, then the unknown ones by alphabet; each with its hue."""
+    """Names with their hues: known ones in the order of `hues`, then the others sorted."""
     unknown = sorted(set(names) - hues.keys())
     known = [{"name": name, "hue": hue} for name, hue in hues.items() if name in set(names)]
     return known + [{"name": n, "hue": (190 + 137 * i) % 360} for i, n in enumerate(unknown)]
@@ -133,8 +133,8 @@ def write_report(
     facts: Mapping[str, str] = {},
     evaluation: Evaluation | None = None,
 ) -> None:
-    """Write the page. It asks the network for nothing; `facts` stand beside the totals, and an
-    evaluation in a part of its own, folded at first."""
+    """Write the page, which loads nothing from the network. `facts` are shown beside the totals, an
+    evaluation in a section of its own, collapsed at first."""
     view = report_view(predicted, gold)
     novelties = [r.novel for doc in predicted for r in doc.relations if r.novel is not None]
     totals = {

@@ -1,4 +1,4 @@
-"""Scores predicted relations against gold ones, by the counting of the official BioRED scorer."""
+"""Scores of predicted relations against gold, counted as by the official BioRED scorer."""
 
 import hashlib
 import json
@@ -16,19 +16,18 @@ TITLES = {
     "pair_novelty": "pair + novelty",
     "all": "pair + type + novelty",
 }
-# As heads of columns.
+# Column headers.
 SHORT = {"pair": "pair", "pair_type": "+ type", "pair_novelty": "+ novelty", "all": "all"}
 METRICS = tuple(TITLES)
-# What a model that learnt one task alone (`pairs.tasks`) says of the other is no result.
+# Metrics that mean nothing for a model trained on one task (`pairs.tasks`).
 NOT_LEARNT = {"relation": {"pair_novelty", "all"}, "novelty": {"pair_type", "all"}}
-PROTOCOL_VERSION = (
-    3  # raised when `score`, or how fine-tuning decides on the held-out documents, changes
-)
+# Raise it when `score` changes, or how fine-tuning decides on the held-out documents.
+PROTOCOL_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Relations found, invented and missed, summed over all documents (micro).
+    """Relations found (tp), spurious (fp) and missed (fn), summed over all documents (micro).
 
     >>> round(Score(tp=1163, fp=5884, fn=0).f1, 4)
     0.2833
@@ -61,13 +60,13 @@ def score(
     predicted: Iterable[Document],
     tally: Tally | None = None,
 ) -> dict[str, Score]:
-    """One `Score` for each of `METRICS`; see `score_documents`."""
+    """The micro `Score` by metric; see `score_documents`."""
     by_document = score_documents(gold, predicted, tally)
     return {
         metric: Score(
-            tp=sum(found.tp for found in scores),
-            fp=sum(found.fp for found in scores),
-            fn=sum(found.fn for found in scores),
+            tp=sum(one.tp for one in scores),
+            fp=sum(one.fp for one in scores),
+            fn=sum(one.fn for one in scores),
         )
         for metric, scores in by_document.items()
     }
@@ -78,15 +77,16 @@ def score_documents(
     predicted: Iterable[Document],
     tally: Tally | None = None,
 ) -> dict[str, list[Score]]:
-    """For each of `METRICS` the `Score` of each gold document, in their order.
+    """The `Score` of each gold document, in order, by metric.
 
-    A gold document that the prediction lacks counts as missed; the official scorer skips it, as
-    `only_predicted` does. A predicted document that gold lacks is left out either way.
-    `tally` is told of these documents. All relations count: take those that a corpus does not
-    annotate away before, on both sides (`only_scored`).
-    Where neither side states novelty, the metrics with it equal those without. Where one side alone
-    does it is wrong, relation by relation: the official scorer compares the words, and no novelty
-    is another word than `Novel`. Verdicts, errors and curves count alike.
+    The relations of a gold document that the prediction lacks count as missed; the official scorer
+    skips the document, as `only_predicted` does. Predicted documents that gold lacks are left out.
+    Both kinds are counted in `tally`. All relations count: first remove those that the corpus does
+    not annotate, on both sides (`only_scored`).
+    If neither side states the novelty of a relation, the metrics with novelty equal those without.
+    If only one side does, it is wrong: the official scorer compares strings, and a missing novelty
+    differs from `Novel`. Matches, errors and curves are counted in the same way.
+    Raises Refused if a side has two documents of one id.
     """
     tally = tally or Tally()
     gold_docs, predicted_docs = _by_id(gold, "gold"), _by_id(predicted, "predicted")
@@ -97,26 +97,26 @@ def score_documents(
 
     by_document: dict[str, list[Score]] = {metric: [] for metric in METRICS}
     for doc_id, doc in gold_docs.items():
-        found = predicted_docs.get(doc_id)
-        relations = found.relations if found else ()
-        said, true = _facts(relations), _facts(doc.relations)
+        predicted_doc = predicted_docs.get(doc_id)
+        relations = predicted_doc.relations if predicted_doc else ()
+        positive, true = _facts(relations), _facts(doc.relations)
         for metric in METRICS:
             by_document[metric].append(
                 Score(
-                    tp=len(true[metric] & said[metric]),
-                    fp=len(said[metric] - true[metric]),
-                    fn=len(true[metric] - said[metric]),
+                    tp=len(true[metric] & positive[metric]),
+                    fp=len(positive[metric] - true[metric]),
+                    fn=len(true[metric] - positive[metric]),
                 )
             )
     return by_document
 
 
 def learnt_metrics(schema: RelationSchema, tasks: str) -> tuple[str, ...]:
-    """The metrics that a run has learnt something of, the last the strictest. `schema` is that of
-    the corpus it is scored on, `tasks` its `pairs.tasks`.
+    """The metrics of the tasks that a run has learnt, the strictest last. `schema` is that of the
+    scored corpus, `tasks` the run's `pairs.tasks`.
 
-    What is shown, logged or compared of a run is these: the F1 of a task that nobody learnt is 0,
-    or in a corpus without novelty that of another metric, and would be read as a result.
+    Only these are shown, logged and compared: the F1 of a task that was not learnt is 0, or in a
+    corpus without novelty equals another metric, and would be mistaken for a result.
     """
     lacking = NOT_LEARNT.get(tasks, set())
     if not schema.novelty:
@@ -125,10 +125,10 @@ def learnt_metrics(schema: RelationSchema, tasks: str) -> tuple[str, ...]:
 
 
 def scoring_protocol(schema: RelationSchema) -> str:
-    """The name of how relations are counted under a schema, as `biored/3f0c9a51d2e4`.
+    """An identifier of the counting rules under a schema, such as `biored/3f0c9a51d2e4`.
 
-    Two scores on the same documents may be compared where it is the same: same legal pairs, same
-    meaning of the labels, same pairs left out, novelty or not.
+    Scores on the same documents are comparable if it is equal: same legal pairs, meaning of labels,
+    unscored pairs and novelty.
     """
     rules = {
         "rules": PROTOCOL_VERSION,
@@ -144,10 +144,10 @@ def scoring_protocol(schema: RelationSchema) -> str:
 def only_scored(
     docs: Iterable[Document], not_scored: Collection[tuple[str, str]], tally: Tally, side: str
 ) -> list[Document]:
-    """The documents without the relations between types that a corpus does not annotate
-    (`RelationSchema.not_scored`), as the official scorer leaves them out. `tally` is told of them;
-    `side` is `gold` or `predicted`."""
-    found = []
+    """Remove relations between types that the corpus does not annotate
+    (`RelationSchema.not_scored`), as the official scorer does. They are counted in `tally`; `side`
+    is `gold` or `predicted`."""
+    scored = []
     for doc in docs:
         kept = []
         for relation in doc.relations:
@@ -156,28 +156,28 @@ def only_scored(
                 tally.drop(f"{side}_relation/not_scored", doc.doc_id, f"{first} {second}")
             else:
                 kept.append(relation)
-        found.append(replace(doc, relations=tuple(kept)))
-    return found
+        scored.append(replace(doc, relations=tuple(kept)))
+    return scored
 
 
 def only_predicted(
     gold: Iterable[Document], predicted: Iterable[Document], tally: Tally
 ) -> list[Document]:
-    """The gold documents that were predicted: the official scorer knows no others. `tally` is told
-    of the rest."""
-    have = {doc.doc_id for doc in predicted}
-    found = []
+    """The gold documents that were predicted, as the official scorer counts. The others are counted
+    in `tally`."""
+    predicted_ids = {doc.doc_id for doc in predicted}
+    kept = []
     for doc in gold:
-        if doc.doc_id in have:
-            found.append(doc)
+        if doc.doc_id in predicted_ids:
+            kept.append(doc)
         else:
             tally.drop("gold_document/not_predicted", doc.doc_id)
-    return found
+    return kept
 
 
 def floor(gold: Iterable[Document], schema: RelationSchema) -> list[Document]:
-    """The trivial system: every legal candidate pair has the first type that it may have, and is
-    novel where the corpus says what is. In BioRED: a novel Association."""
+    """The trivial baseline: each candidate pair is a relation of its first legal type, novel if the
+    corpus annotates novelty. In BioRED: a novel Association."""
     novel = True if schema.novelty else None
     return [
         replace(
@@ -203,7 +203,7 @@ def _by_id(docs: Iterable[Document], side: str) -> dict[str, Document]:
 
 
 def _facts(relations: Iterable[Relation]) -> dict[str, set[tuple]]:
-    """What the relations of a document claim, as each metric sees it."""
+    """The relations of a document as sets of the tuples that each metric compares."""
     facts: dict[str, set[tuple]] = {metric: set() for metric in METRICS}
     for relation in relations:
         pair = relation.pair

@@ -1,4 +1,4 @@
-"""What the curator's page shows of an evaluation: words, and points of pictures in units of it."""
+"""The report's view of an evaluation: formatted texts, and plot points in SVG units."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,18 +11,18 @@ from embre.evaluation.plots import SAME_F1
 from embre.evaluation.scoring import SHORT, TITLES, Score
 from embre.relations.calibration import Reliability
 
-SIDE = 300  # of a picture
-# What a model tells apart; the rest is in evaluation.json.
-TOLD = {
-    "average_precision/related": "related pairs among {pairs} with an average precision of {value}",
-    "accuracy/type": "of {pairs} related pairs the type, right for {value}",
-    "auc/novelty": "of {pairs} the novelty, with an area of {value} under the ROC curve",
+SIDE = 300  # of a plot, in SVG units
+# The measures shown; the others are in evaluation.json.
+MEASURES = {
+    "average_precision/related": "average precision {value} of related pairs among {pairs}",
+    "accuracy/type": "accuracy {value} of the type of {pairs} related pairs",
+    "auc/novelty": "area under the ROC curve {value} of the novelty of {pairs}",
 }
 HUES = {"pair": 250, "pair_type": 35, "pair_novelty": 310, "all": 150}
 
 
 def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
-    """All that the template asks for."""
+    """The variables of the template `evaluation.html.j2`."""
     outcomes = [error.outcome for error in evaluation.errors]
     errors = ", ".join(f"{outcomes.count(o):,} {o}" for o in dict.fromkeys(sorted(outcomes)))
     ticks = [f / 5 for f in range(6)]
@@ -37,13 +37,15 @@ def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
             }
             for metric, found in evaluation.scores.items()
         ],
-        "note": f"{evaluation.num_documents:,} documents. 95 %: percentiles of F1 over documents "
-        f"drawn again. Not right: {errors or 'nothing'}; the filters below find them.",
+        "note": f"{evaluation.num_documents:,} documents. 95 %: bootstrap percentile interval of "
+        f"F1 over documents. Errors: {errors or 'none'}; use the filters below to see them.",
         "discrimination": [
-            TOLD[f"{measure}/{name}"].format(value=f"{value:.3f}", pairs=f"{numbers['pairs']:,}")
+            MEASURES[f"{measure}/{name}"].format(
+                value=f"{value:.3f}", pairs=f"{numbers['pairs']:,}"
+            )
             for name, numbers in evaluation.discrimination.items()
             for measure, value in numbers.items()
-            if f"{measure}/{name}" in TOLD
+            if f"{measure}/{name}" in MEASURES
         ],
         "ticks": [{"x": _x(t), "y": _y(t), "label": f"{t:g}"} for t in ticks],
         "same_f1": [_same_f1(f1) for f1 in SAME_F1],
@@ -60,7 +62,7 @@ def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "curves_of": "All candidate pairs."
         if evaluation.of_candidates
-        else "Predicted relations only: what was not predicted has no probability.",
+        else "Predicted relations only: others have no probability.",
         "reliability": evaluation.reliability and _reliability_view(evaluation.reliability),
         "groups": [_group_view(name, groups) for name, groups in evaluation.groups.items()],
         "confusion": _confusion_view(evaluation.confusion),
@@ -114,7 +116,7 @@ def _reliability_view(by_name: Mapping[str, Reliability]) -> dict[str, Any]:
     at = [(found.predicted[i], found.observed[i], found.counts[i]) for i in used]
     return {
         "ece": f"{found.ece:.3f}",
-        "others": "".join(f", of {name} {ece:.3f}" for name, ece in others.items()),
+        "others": "".join(f", {name} {ece:.3f}" for name, ece in others.items()),
         "bars": [
             {
                 "x": round(place * width, 1),
@@ -129,7 +131,7 @@ def _reliability_view(by_name: Mapping[str, Reliability]) -> dict[str, Any]:
         ],
         "points": _points((p, o) for p, o, _ in at),
         "dots": [
-            {"x": _x(p), "y": _y(o), "label": f"said {p:.2f}, is {o:.2f}, {n:,} pairs"}
+            {"x": _x(p), "y": _y(o), "label": f"predicted {p:.2f}, observed {o:.2f}, {n:,} pairs"}
             for p, o, n in at
         ],
     }

@@ -1,1 +1,1 @@
-"""Files in, the same files out with relations; what is done already stays."""
+"""Prediction on files: each is written back with predicted relations; resumable."""

@@ -1,11 +1,11 @@
-"""Prediction: a relation model and PubTator or BioC files → the same files with relations.
+"""Prediction of relations in PubTator and BioC files.
 
-    inputs ─plan─▶ the output of each ─▶ Task, one a file
-    Task of a large file ─predict_slice, by workers─▶ slices, the relations of some documents
+    inputs ─plan─▶ outputs ─▶ one Task per file
+    Task of a large file ─predict_slice, by workers─▶ slices: the relations of some documents
     Task ─predict_file, by workers─▶ output and its FileRecord
-    FileRecords ─▶ predicted.json, which says what is done
+    FileRecords ─▶ predicted.json, the record of what is done
 
-An output takes its name when it is whole, so a run that was stopped goes on with the files that
+An output is renamed into place when it is complete, so a stopped run resumes with the files that
 are not done.
 """
 
@@ -47,16 +47,19 @@ from embre.relations.model_folder import load_relation_model
 from embre.tally import Tally
 from embre.workers import OneProcess, Workers
 
-# A report holds its documents in one page; a curator reads no more than this in one sitting.
+# A report holds all its documents in one page.
 MOST_REPORTED = 500
 RECORD_EVERY_S = 5.0
 
 
 @dataclass
 class Predicted:
-    """What came out: files in order of the inputs, documents and relations in them, and what was
-    not read. `not_read` names the inputs that were not read to their end. `done_before` files were
-    done by earlier runs, `predicted_now` documents predicted by this one, in `seconds`."""
+    """The result of `predict_files`: output files in the order of the inputs, and the number of
+    documents and relations in them.
+
+    `tally` counts what was dropped; `not_read` are the inputs that were not read to their end.
+    Earlier runs did `done_before` files, this one predicted `predicted_now` documents in `seconds`.
+    """
 
     files: list[Path]
     documents: int
@@ -80,15 +83,16 @@ def predict_files(
     progress: Callable[[int], None] = lambda documents: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Predicted:
-    """Write each input file into `out` with relations that the model in `folder` predicts.
+    """Write each input file into `out` with the relations predicted by the model in `folder`.
 
-    Files are copied byte for byte, but for their relations. What an earlier run finished with the
-    same model and threshold is not predicted again unless the input has changed or `overwrite` is
-    given, and outputs of other inputs stay. Those of another model or threshold go with
-    `overwrite`, which `tell` is told. Beside the files are `predicted.json` and a report of the
-    first documents. Raises FileNotFoundError or Refused for an input that is not there, for no
-    document at all, for a model that cannot be loaded, and where `out` holds predictions of another
-    model or threshold, or a file of somebody else in the place of an output.
+    Only the relations of a file change. Files that an earlier run finished with the same model and
+    threshold are skipped unless the input has changed or `overwrite` is given; outputs of other
+    inputs stay. `overwrite` removes outputs of another model or threshold and reports it to `tell`.
+    Also writes `predicted.json` and a report of the first documents.
+
+    Raises FileNotFoundError or Refused if an input does not exist, there is no document, the model
+    cannot be loaded, `out` holds predictions of another model or threshold, or an output path is
+    taken by a file that is not ours.
     """
     settings, workers = settings or PredictSettings(), workers or OneProcess()
     started = time.monotonic()
@@ -121,7 +125,7 @@ def predict_files(
     result.seconds = time.monotonic() - started
     if not result.documents:
         raise Refused(
-            f"{', '.join(inputs)}: no document to predict; give files of {', '.join(FORMATS)}"
+            f"{', '.join(inputs)}: no document to predict; formats read: {', '.join(FORMATS)}"
             + "".join(f"; {line.strip()}" for line in result.tally.lines()[:3])
         )
     shown = (doc for file in result.files for doc in read_documents(file, Tally()))
@@ -131,18 +135,18 @@ def predict_files(
 
 
 def _try_model(task: Task, workers: Workers) -> None:
-    """Fail here, where nothing is written or removed yet, with a model that cannot be loaded."""
+    """Load the model once, so that a bad one fails before anything is written or removed."""
     if isinstance(workers, OneProcess):
         model_of(task.folder, task.digest, task.settings)
-    else:  # their device need not be one of this process
+    else:  # this process need not have the workers' device
         load_relation_model(task.folder, torch.device("cpu"))
 
 
 def _begin(tasks: list[Task], opened: Opened, out: Path, tell: Callable[[str], None]) -> None:
-    """Remove what is of another model, then bind the folder to this one.
+    """Remove outputs of another model or threshold, then write the record of this one.
 
-    In this order a run that is killed leaves no output to a record of another model. The record
-    names every output before it is there, so that none is ever unknown to the next run.
+    In this order, so that a killed run never leaves outputs beside the record of another model. The
+    record names every output before it is written, so that the next run knows them all.
     """
     record, foreign, why = opened
     if foreign:
@@ -151,7 +155,7 @@ def _begin(tasks: list[Task], opened: Opened, out: Path, tell: Callable[[str], N
     if others := len(foreign - {task.target for task in tasks}):
         tell(
             f"removed {others} outputs of other inputs from {out}, which were predicted {why}: a "
-            "folder holds what one model predicted at one threshold"
+            "folder holds the predictions of one model at one threshold"
         )
     for task in tasks:
         record.files[task.target] = FileRecord(task.target, task.source.name, version=None)
@@ -165,10 +169,10 @@ def _carry_out(
     workers: Workers,
     progress: Callable[[int], None],
 ) -> None:
-    """Do the tasks and enter them into the record, which is on disk every few seconds."""
+    """Run the tasks and add them to the record, which is written every few seconds."""
     for documents in workers.run(predict_slice, slices_to_do(tasks)):
         progress(documents)
-    # Only here can documents be seen one by one; other processes tell of slices and whole files.
+    # Progress is per document in this process; workers report whole slices and files.
     here = isinstance(workers, OneProcess)
     seen = {one.target for one in tasks if here or one.num_slices > 1}
     work = partial(predict_file, progress=progress) if here else predict_file
@@ -185,10 +189,10 @@ def _carry_out(
 
 
 def plan(inputs: list[str], out: Path) -> dict[str, Source]:
-    """The output of every file to predict, as a name below `out`, before the first is.
+    """Every file to predict, by the path of its output relative to `out`.
 
-    A folder keeps its inner paths. Raises Refused where two inputs would share a target, a
-    target lies where an input does, or `out` is in a folder of inputs, which would be read again.
+    Paths within an input folder are kept. Raises Refused if two inputs have the same output, an
+    output would be written beside its input, or `out` lies within an input folder.
     """
     planned: dict[str, Source] = {}
     for name in inputs:
@@ -199,12 +203,13 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
             inner = file.name.removeprefix(whole.name).lstrip("/") or Path(file.name).name
             target = unpacked_name(inner)
             if target.split("/")[0] in (LOCK, RECORD, REPORT, RELATIONS, FOLDER):
-                raise Refused(f"{file.name}: --out has a {target} of its own; rename the input")
+                raise Refused(
+                    f"{file.name}: the name {target} is reserved in --out; rename the input"
+                )
             if target in planned:
                 raise Refused(
-                    f"{file.name}: its output is called {target}, as that of "
-                    f"{planned[target].name}; rename one of the two, or give the files by name, "
-                    "these two with two --out"
+                    f"{file.name}: its output {target} is also that of {planned[target].name}; "
+                    "rename one, or give the files by name, each with another --out"
                 )
             if (out / target).parent.resolve() == Path(file.name).parent.resolve():
                 raise Refused(f"{file.name}: --out is the folder of the input; choose another")
@@ -213,7 +218,7 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
 
 
 def in_slices(tasks: list[Task], processes: int) -> list[Task]:
-    """Tasks whose large files are cut into slices, so that a few files keep many workers busy."""
+    """Split the tasks of large files into slices, so that few files can use many workers."""
     sizes = [task.source.filesystem.size(task.source.path) or 0 for task in tasks]
     return [
         task._replace(num_slices=num_slices(size, sum(sizes), processes))
@@ -222,7 +227,7 @@ def in_slices(tasks: list[Task], processes: int) -> list[Task]:
 
 
 def slices_to_do(tasks: list[Task]) -> Iterator[tuple[Task, int]]:
-    """The calls of `predict_slice` that no earlier run has made."""
+    """Yield the arguments of `predict_slice` for every slice that does not exist yet."""
     for task in tasks:
         numbers = range(task.num_slices if task.num_slices > 1 else 0)
         yield from ((task, one) for one in numbers if not task.slices.is_done(one))
@@ -235,12 +240,12 @@ def _is_done(task: Task, record: PredictRecord) -> bool:
 
 
 def _summary(tasks: list[Task], record: PredictRecord, out: Path) -> Predicted:
-    found = Predicted([], 0, 0, Tally(), out / REPORT)
+    result = Predicted([], 0, 0, Tally(), out / REPORT)
     for task in tasks:
         one = record.files[task.target]
-        found.files += [out / one.target] if one.bytes else []
-        found.not_read += [] if was_read(one) else [one.source]
-        found.documents += one.documents
-        found.relations += one.relations
-        found.tally.add(one.dropped, one.examples)
-    return found
+        result.files += [out / one.target] if one.bytes else []
+        result.not_read += [] if was_read(one) else [one.source]
+        result.documents += one.documents
+        result.relations += one.relations
+        result.tally.add(one.dropped, one.examples)
+    return result

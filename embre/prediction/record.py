@@ -1,4 +1,4 @@
-"""What a prediction run has done: `predicted.json` beside its outputs."""
+"""The record of a prediction folder: `predicted.json`, beside the outputs."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,10 +20,12 @@ NO_CORPUS = {"file/unknown_format", "file/without_document"}
 
 
 class FileRecord(msgspec.Struct):
-    """A file that was predicted: `target` is its name in the output folder, `bytes` its size
-    there, 0 where the input is no corpus. `version` tells an input that was changed, None one that
-    a run has not finished; `dropped` counts by reason what was not read or not kept, with the
-    first places in `examples`."""
+    """The record of one file.
+
+    `target` is the path of the output relative to the folder, `bytes` its size, 0 if the input is
+    not a corpus. `version` identifies the content of the input, None until the file is done.
+    `dropped` counts by reason what was not read or kept, with the first places in `examples`.
+    """
 
     target: str
     source: str
@@ -37,8 +39,8 @@ class FileRecord(msgspec.Struct):
 
 
 class PredictRecord(msgspec.Struct):
-    """The model by its digest, the threshold if one was given, and every file that may have an
-    output of them."""
+    """The digest of the model, the threshold if one was given, and every file that may have an
+    output."""
 
     format: int
     model: str
@@ -47,8 +49,8 @@ class PredictRecord(msgspec.Struct):
 
 
 class Opened(NamedTuple):
-    """The record that a run goes on with. The outputs `foreign` are of another model or threshold,
-    `why` says of what, and go before the record is written: no folder holds those of two."""
+    """The record that a run continues. `foreign` are outputs of another model or threshold (`why`
+    says which differs), to be removed before the record is written."""
 
     record: PredictRecord
     foreign: frozenset[str] = frozenset()
@@ -57,10 +59,10 @@ class Opened(NamedTuple):
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """One run at a time writes into a folder: another would take its unfinished files for rubbish.
+    """Lock the folder: a second run would remove the unfinished files of the first.
 
-    The thread that holds the lock may take it once more, as a run does that first fetches a model.
-    Raises Refused where another run holds it.
+    Reentrant within a thread, because a run that first fetches a model locks it twice. Raises
+    Refused if another run holds the lock.
     """
     out.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(out.resolve() / LOCK, is_singleton=True)
@@ -68,7 +70,7 @@ def locked(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise Refused(
-            f"{out}: another run predicts into it; wait for its end, or choose another --out"
+            f"{out}: another run is writing to it; wait until it ends, or choose another --out"
         ) from error
     try:
         yield
@@ -77,22 +79,22 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def outputs_in(folder: Path) -> list[Path] | None:
-    """The outputs in a folder that its record names; None where it has no record."""
+    """The existing outputs named by the record of a folder; None without a record."""
     try:
         record = msgspec.json.decode((folder / RECORD).read_bytes(), type=PredictRecord)
-    except (OSError, msgspec.DecodeError):  # a corpus may have a file of this name
+    except (OSError, msgspec.DecodeError):  # e.g. a corpus file of this name
         return None
     return [folder / name for name in sorted(_may_be_there(record)) if (folder / name).is_file()]
 
 
 def remove_output(out: Path, target: str) -> None:
-    """An output and its table."""
+    """Remove an output and its table."""
     (out / target).unlink(missing_ok=True)
     table_of(out, target).unlink(missing_ok=True)
 
 
 def remove_outputs(out: Path, targets: Iterable[str]) -> None:
-    """Outputs and their tables, gone from the disk before this returns."""
+    """Remove outputs and their tables; fsyncs their folders."""
     folders: set[Path] = set()
     for target in targets:
         remove_output(out, target)
@@ -103,11 +105,10 @@ def remove_outputs(out: Path, targets: Iterable[str]) -> None:
 
 
 def open_record(out: Path, model: str, threshold: float | None, overwrite: bool = False) -> Opened:
-    """What earlier runs into `out` have done, to go on with; an empty record where there is
-    nothing of them.
+    """Read the record of earlier runs into `out`, or make an empty one.
 
-    Raises Refused where the outputs that are there are of another model or threshold and not
-    to be overwritten, and where nobody can know of what they are.
+    Raises Refused if the record cannot be read, or if there are outputs of another model or
+    threshold and not `overwrite`.
     """
     empty = Opened(PredictRecord(FORMAT, model, threshold, {}))
     if not (out / RECORD).exists():
@@ -116,7 +117,7 @@ def open_record(out: Path, model: str, threshold: float | None, overwrite: bool 
         record = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord)
     except msgspec.DecodeError as error:
         raise Refused(
-            f"{out / RECORD}: {error}; nobody knows which model predicted the files beside it: "
+            f"{out / RECORD}: {error}; so the model of the files beside it is unknown: "
             "choose another --out, or remove the folder"
         ) from error
     different = [
@@ -140,17 +141,16 @@ def open_record(out: Path, model: str, threshold: float | None, overwrite: bool 
     why = " and ".join(different)
     if not overwrite:
         raise Refused(
-            f"{out}: holds what was predicted {why}; choose another --out, or give --overwrite to "
-            "remove that and predict the given files"
+            f"{out}: holds predictions {why}; choose another --out, or give --overwrite to remove "
+            "them and predict the given files"
         )
     return Opened(empty.record, frozenset(there), why)
 
 
 def refuse_others(out: Path, opened: Opened, targets: Iterable[str]) -> None:
-    """Refused where a file that no run of ours wrote has the name of one that is to be written,
-    or of its table.
+    """Raise Refused if the path of an output or its table is taken by a file that is not ours.
 
-    Records name outputs before they are there, so what a killed run left passes for ours.
+    Records name outputs before they are written, so leftovers of a killed run count as ours.
     """
     ours = {*opened.foreign, *_may_be_there(opened.record)}
     others = [target for target in targets if target not in ours]
@@ -160,35 +160,35 @@ def refuse_others(out: Path, opened: Opened, targets: Iterable[str]) -> None:
     for path in paths:
         if path.exists():
             raise Refused(
-                f"{path}: is in the way and no output of `embre predict`; move it elsewhere, or "
+                f"{path}: exists and is not an output of `embre predict`; move it elsewhere, or "
                 "choose another --out"
             )
 
 
 def _may_be_there(record: PredictRecord) -> Iterator[str]:
-    """The outputs that a record knows. An input that is no corpus has none: what lies under its
-    name is somebody else's."""
+    """Yield the outputs of a record. An input that is not a corpus has none: a file of its name is
+    not ours."""
     for name, one in record.files.items():
         if one.bytes or one.version is None or "file/unreadable" in one.dropped:
             yield name
 
 
 def write_record(out: Path, record: PredictRecord) -> None:
-    """Replace the record, whole or not at all."""
+    """Replace the record atomically."""
     write_atomic(out / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=1))
 
 
 def was_read(record: FileRecord) -> bool:
-    """Whether an input was read to its end, or is no corpus."""
+    """Whether an input was read to its end, or is not a corpus."""
     lost = {reason for reason in record.dropped if reason.startswith("file/")} - NO_CORPUS
     return not lost and "document/cut_off" not in record.dropped
 
 
 def is_done(record: FileRecord, source: str, version: str | None, out: Path, parquet: bool) -> bool:
-    """Whether a file of this version was predicted, and all that is wanted of it is there."""
+    """Whether this version of a file was predicted, and its output and table exist as required."""
     if record.source != source or version is None or record.version != version:
         return False
-    if not record.bytes:  # no corpus then, and the same bytes now
+    if not record.bytes:  # not a corpus, and unchanged
         return not {"file/unreadable"} & set(record.dropped)
     target = out / record.target
     whole = target.is_file() and target.stat().st_size == record.bytes

@@ -1,4 +1,4 @@
-"""Predicted relations as Parquet: a table for each input file, all of them one dataset."""
+"""Predicted relations as a Parquet dataset, one table per input file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,15 +28,15 @@ SCHEMA = pa.schema(
 
 
 def table_of(out: Path, target: str) -> Path:
-    """Where the table of an output is."""
+    """The path of the table of an output."""
     return out / RELATIONS / f"{target}.parquet"
 
 
 @contextmanager
 def writing_table(out: Path, target: str, source: str) -> Iterator["RelationRows"]:
-    """Takes the documents of an output as they come by; behind the block its table is there.
+    """Write the table of an output atomically: yield its rows, to which documents are added.
 
-    `source` is what the column `file` says.
+    `source` is the value of the column `file`.
     """
     path = table_of(out, target)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,14 +47,14 @@ def writing_table(out: Path, target: str, source: str) -> Iterator["RelationRows
 
 
 class RelationRows:
-    """The rows of a table that are not written yet."""
+    """A buffer of rows of a table."""
 
     def __init__(self, writer: pq.ParquetWriter, source: str) -> None:
         self._writer, self._source = writer, source
         self._rows: list[tuple[object, ...]] = []
 
     def add(self, doc: Document) -> None:
-        """A row for each relation of a document."""
+        """Add a row for each relation of a document."""
         self._rows += [
             (
                 *(doc.doc_id, *relation.head, *relation.tail),
@@ -66,7 +66,7 @@ class RelationRows:
             self.flush()
 
     def flush(self) -> None:
-        """Write them, also where there are none: a table without rows is one."""
+        """Write the buffered rows, even if there are none: an empty table is valid too."""
         columns = list(zip(*self._rows, strict=True)) or [()] * len(SCHEMA)
         arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
         self._writer.write_table(pa.table(arrays, schema=SCHEMA))

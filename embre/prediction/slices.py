@@ -1,8 +1,7 @@
-"""A large file predicted by several workers, each of which does some blocks of its documents.
+"""Prediction of a large file by several workers, each on some blocks of its documents.
 
-A worker goes through the whole file, which costs little beside predicting, and keeps the relations
-of its documents in a slice. When all slices are there, the file is copied with the relations out of
-them.
+A worker reads the whole file, which is cheap compared with predicting, and writes the relations of
+its documents to a slice. When all slices exist, the file is copied with their relations.
 """
 
 import hashlib
@@ -23,19 +22,19 @@ from embre.tally import Tally
 
 CHANGED = "a file was changed while it was read; run the same command again"
 FOLDER = ".slices"
-SLICES_EACH = 2  # of all that a run has to do, for each process; each goes through its whole file
-SLICE_BYTES = 1 << 20  # as they are stored; below that starting costs more than it gains
+SLICES_EACH = 2  # per process, over all files; each slice reads its whole file
+SLICE_BYTES = 1 << 20  # minimum, as stored; below it starting costs more than it gains
 
 
 class _Dropped(msgspec.Struct):
-    """What a slice could not take."""
+    """What was dropped in a slice."""
 
     counts: dict[str, int]
     examples: dict[str, list[str]]
 
 
 class Slices(NamedTuple):
-    """Where the slices of a file are. `key` tells them from those of another model or input."""
+    """The slices of a file. `key` is unique to the model and the input."""
 
     folder: Path
     key: str
@@ -43,7 +42,7 @@ class Slices(NamedTuple):
 
     @classmethod
     def of(cls, out: Path, number: int, *what: object) -> "Slices":
-        """The slices of a file, whose content depends on `what` alone."""
+        """The slices of a file; `what` is everything that their content depends on."""
         key = hashlib.sha256("\n".join(map(str, what)).encode()).hexdigest()[:16]
         return cls(out / FOLDER, key, number)
 
@@ -54,12 +53,12 @@ class Slices(NamedTuple):
         return self.path(nth).exists()
 
     def has(self, nth: int) -> Iterator[bool]:
-        """Whether a slice has each document of the file, without end: every so-manyth block of
-        those that are predicted at once."""
+        """Whether each document of the file belongs to a slice; infinite. Blocks of
+        DOCUMENTS_AT_ONCE documents are dealt to the slices in turn."""
         return (owner == nth for owner in self._owners())
 
     def write(self, nth: int, docs: Iterable[Document], tally: Tally) -> int:
-        """Keep the relations of a slice's documents, and how many these are is the answer."""
+        """Write the relations of a slice's documents; return the number of documents."""
         self.folder.mkdir(parents=True, exist_ok=True)
         number = 0
         with atomic_file(self.path(nth)) as partial, partial.open("wb") as file:
@@ -70,12 +69,12 @@ class Slices(NamedTuple):
         return number
 
     def put_into(self, docs: Iterable[Document], tally: Tally) -> Iterator[Document]:
-        """All documents of the file with the relations of their slices.
+        """Yield the documents of the file with the relations of their slices.
 
-        Raises OSError where the file is no longer what the slices were made of.
+        Raises OSError if the file has changed since the slices were written.
         """
         paths = [self.path(nth) for nth in range(self.number)]
-        if not all(path.exists() for path in paths):  # it could not be opened then
+        if not all(path.exists() for path in paths):  # the file could not be opened
             raise OSError(CHANGED)
         with ExitStack() as opened:
             slices = [opened.enter_context(path.open("rb")) for path in paths]
@@ -90,22 +89,21 @@ class Slices(NamedTuple):
                 tally.add(dropped.counts, dropped.examples)
 
     def _owners(self) -> Iterator[int]:
-        """The slice of each document of the file, without end."""
+        """The slice of each document of the file; infinite."""
         for nth in cycle(range(self.number)):
             yield from (nth for _ in range(DOCUMENTS_AT_ONCE))
 
 
 def num_slices(stored_bytes: int, in_all: int, processes: int) -> int:
-    """Into how many slices a file is cut that is part of so much: as its share of it is."""
+    """The number of slices of a file, proportional to its share of the bytes of all files."""
     share = SLICES_EACH * processes * stored_bytes // max(in_all, 1)
     return max(1, min(stored_bytes // SLICE_BYTES, share))
 
 
 def remove_slices(out: Path) -> None:
-    """When all files are there nobody needs the slices, those of other runs neither. What no run
-    of ours has made stays."""
+    """Remove all slices, also those of other runs, once every file is done. Other files stay."""
     for path in (out / FOLDER).glob("*"):
         if re.fullmatch(r"[0-9a-f]{16}-\d+-of-\d+", path.name):
             path.unlink()
-    with suppress(OSError):  # there is none, or it holds something of somebody else
+    with suppress(OSError):  # it does not exist, or holds files of others
         (out / FOLDER).rmdir()

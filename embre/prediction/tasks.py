@@ -1,7 +1,7 @@
-"""What a worker of prediction does: one file, or one slice of a large one.
+"""The work of a prediction worker: one file, or one slice of a large one.
 
 Task ──predict_slice──▶ the relations of some documents, in its slice
-Task ──predict_file──▶ the output, out of its slices where it has some, and a FileRecord
+Task ──predict_file──▶ the output, from its slices if it has any, and a FileRecord
 """
 
 import time
@@ -28,9 +28,9 @@ from embre.tally import Tally
 
 @dataclass(frozen=True, slots=True)
 class PredictSettings:
-    """How files are predicted. `threshold` is held against the calibrated probability that a pair
-    is related, in place of the model's own thresholds; `parquet` asks for tables beside the files;
-    `one_thread` is for several processes on one machine."""
+    """Settings of prediction. `threshold`: minimum calibrated probability that a pair is related,
+    replacing the model's own thresholds; `parquet`: also write tables; `one_thread`: for several
+    processes on one machine."""
 
     device: str = "cpu"
     threshold: float | None = None
@@ -39,8 +39,8 @@ class PredictSettings:
 
 
 class Task(NamedTuple):
-    """One file to predict: what a worker is told. `digest` is the model's, whose `folder` is seen
-    by all workers, as `out` is."""
+    """One file to predict. `digest` is that of the model in `folder`; all workers must see `folder`
+    and `out`."""
 
     folder: Path
     digest: str
@@ -58,7 +58,7 @@ class Task(NamedTuple):
 
 
 def predict_slice(task: Task, nth: int) -> int:
-    """Predict some of a file's documents and keep their relations; how many documents."""
+    """Predict one slice of a file and write its relations; return the number of documents."""
     model, tally = model_of(task.folder, task.digest, task.settings), Tally()
     if not _can_be_opened(task.source, Tally()):  # counted when the file is written
         return 0
@@ -69,16 +69,16 @@ def predict_slice(task: Task, nth: int) -> int:
 def predict_file(
     task: Task, progress: Callable[[int], None] = lambda documents: None
 ) -> FileRecord:
-    """Predict one file: its output is there and whole, or it is not there."""
+    """Predict one file; its output is written atomically."""
     started, tally = time.monotonic(), Tally()
     found = FileRecord(task.target, task.source.name, task.version)
     if _can_be_opened(task.source, tally):
         target = task.out / task.target
         predicted = partial(_predicted, task, found, tally, progress)
         is_corpus = copy_with_relations(task.source, target, tally, predicted)
-        if not is_corpus:  # what an earlier version of it gave
+        if not is_corpus:  # remove the output of an earlier version
             remove_output(task.out, task.target)
-        elif not task.settings.parquet:  # an earlier table would pass for one of this
+        elif not task.settings.parquet:  # an earlier table would not fit
             table_of(task.out, task.target).unlink(missing_ok=True)
         found.bytes = target.stat().st_size if is_corpus else 0
     found.dropped, found.examples = dict(tally.counts), tally.examples
@@ -93,10 +93,10 @@ def _predicted(
     progress: Callable[[int], None],
     docs: Iterator[Document],
 ) -> Iterator[Document]:
-    """The documents of a file with their relations, counted in `found`.
+    """Yield the documents of a file with their relations, counting them in `found`.
 
-    Their table is written as they come by and is whole after the last, before the file has its
-    name: where a file is, its table is too.
+    Their table is completed after the last document, before the output is renamed into place: if
+    the output exists, so does its table.
     """
     if task.num_slices > 1:
         with_relations = task.slices.put_into(docs, tally)
@@ -116,8 +116,10 @@ def _predicted(
 
 @lru_cache(maxsize=1)
 def model_of(folder: Path, digest: str, settings: PredictSettings) -> LoadedModel:
-    """The model of a process; its files are read once."""
-    from embre.tokenization.cached import CachedTokenizer  # of what predicts, this alone has numba
+    """The model, loaded once per process."""
+    from embre.tokenization.cached import (
+        CachedTokenizer,
+    )  # imports numba, which prediction needs only here
 
     if settings.one_thread:
         torch.set_num_threads(1)

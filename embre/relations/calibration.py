@@ -1,6 +1,6 @@
-"""From scored pairs of annotated documents to the decision that suits them.
+"""Fitting of calibration and thresholds to scored pairs with gold labels.
 
-Shapes: P pairs, K values that are fitted, N pairs with one relation type, B bins.
+Shapes: P pairs, K fitted parameters, B bins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,31 +13,30 @@ from embre.document import Relation
 from embre.relation_schema import RelationSchema
 from embre.relations.scored_pairs import OTHERS, Decision, ScoredPairs, decide, logit, sigmoid
 
-MIN_GROUP_SIZE = 30  # pairs or relations of a kind, for a value of its own
-SHARED_RELATIONS = 300  # how much the threshold of all pairs weighs beside that of a type
+MIN_GROUP_SIZE = 30  # pairs or relations of a type, to fit a parameter for it
+SHARED_RELATIONS = 300  # weight of the shared threshold beside that of a type
 RIDGE = 4.0  # pulls the bias of a pair type to the shared one: a prior of half a logit
 WEAK_RIDGE = 1e-3  # pulls scale and shared bias to 1 and 0: finite if data are separable
-MIN_SCALE = 1e-2  # a model that orders pairs worse than chance must not be turned round
+MIN_SCALE = 1e-2  # a model that ranks worse than chance must not be inverted
 MAX_STEPS = 100
 
 
 def fit_decision(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> Decision:
-    """The calibration and the thresholds that fit these pairs and their gold labels, for the
-    highest F1 of a metric.
+    """Fit calibration and thresholds to pairs with gold labels, for the maximum F1 of a metric.
 
-    The logit of `related` gets one scale, and a bias for each pair type that has MIN_GROUP_SIZE
-    related and as many unrelated pairs, by logistic regression (Platt 1999, with a ridge in place
-    of his softened targets). That of `novel` gets a scale and a bias, from the related pairs:
-    novelty is soon learnt by heart, and then far too sure. Then one threshold for all pairs is
-    chosen by the micro F1 on these pairs, and from it one for each relation type that has
-    MIN_GROUP_SIZE gold relations. A threshold is one of the probability that a relation is right in
-    everything the metric checks: the best F1 is reached by predicting whatever is right with a
-    probability of at least half that F1 (Lipton, Elkan and Narayanaswamy, ECML 2014).
+    The logit of `related` gets a scale, and a bias for each pair type with at least MIN_GROUP_SIZE
+    related and MIN_GROUP_SIZE unrelated pairs, by logistic regression (Platt 1999, with a ridge in
+    place of his softened targets). That of `novel` gets a scale and a bias, fitted on the related
+    pairs: novelty overfits early and is then overconfident. Then a shared threshold is chosen by
+    micro F1 on these pairs, and one for each relation type with MIN_GROUP_SIZE gold relations.
+    Thresholds apply to the probability that everything the metric checks is right: the maximum F1
+    is reached by predicting whatever is right with a probability of at least half that F1 (Lipton,
+    Elkan and Narayanaswamy, ECML 2014).
 
-    A pair whose relation type is illegal for it (UNLABELLED) is related, and no predicted type is
-    right for it. Gold relations that no candidate holds are not seen here. Where all
-    pairs are related, or none is, nothing can be learnt: probabilities stay as they are, and so
-    do thresholds with fewer than `MIN_GROUP_SIZE` relations in all.
+    A pair whose gold type is illegal for it (UNLABELLED) is related, and no predicted type is right
+    for it. Gold relations that are not candidates are ignored. If all pairs are related, or none,
+    the default decision is returned; with fewer than MIN_GROUP_SIZE relations in all, only the
+    calibration of `related` is fitted.
     """
     related = pairs.relation_labels != 0
     if related.all() or not related.any():
@@ -53,11 +52,11 @@ def fit_decision(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> Dec
 def cross_fitted(
     pairs: ScoredPairs, schema: RelationSchema, metric: str, folds: int = 5
 ) -> tuple[list[tuple[Relation, ...]], ScoredPairs]:
-    """The relations of each document and the calibrated pairs, each document decided by what the
-    documents of the other folds gave.
+    """Predict the relations of each document, and calibrate its pairs, by cross-fitting.
 
-    So a score of these relations is not one of thresholds that were chosen on the same documents.
-    Document i is in fold i mod `folds`. With fewer than two documents a fold, nothing is fitted.
+    The decision for a fold is fitted on the other folds, so thresholds are never scored on the
+    documents that they were chosen on. Document i is in fold i mod `folds`. With fewer than two
+    documents per fold, the default decision is used.
     """
     if pairs.num_documents < 2 * folds:
         decision = Decision()
@@ -76,12 +75,12 @@ def cross_fitted(
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How often what is said to be likely is so, in bins of equal width.
+    """Reliability of probabilities, in bins of equal width.
 
-    `predicted` (B,) is the mean probability in a bin, `observed` (B,) the share that is so, both
-    nan in an empty one; `counts` (B,) are its pairs. `ece` is the expected calibration error, the
-    mean of |observed - predicted| weighted by counts (Naeini, Cooper and Hauskrecht, AAAI 2015;
-    Guo et al., ICML 2017).
+    `predicted` (B,) is the mean probability in a bin, `observed` (B,) the share of positives, both
+    nan in an empty one; `counts` (B,) are the pairs in it. `ece` is the expected calibration
+    error, the mean of |observed - predicted| weighted by counts (Naeini, Cooper and Hauskrecht,
+    AAAI 2015; Guo et al., ICML 2017).
     """
 
     predicted: np.ndarray
@@ -90,7 +89,7 @@ class Reliability:
     ece: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, of the bins that are not empty."""
+        """Plain values, without the empty bins."""
         bins = zip(self.counts, self.predicted.tolist(), self.observed.tolist(), strict=True)
         return {
             "ece": round(self.ece, 4),
@@ -103,8 +102,8 @@ class Reliability:
 
 
 def reliability(probability: np.ndarray, true: np.ndarray, bins: int = 10) -> Reliability:
-    """Probabilities (P,) beside what is true (P,). A bin holds its upper end and not its lower;
-    the first holds 0 too.
+    """Compare probabilities (P,) with what is true (P,). Bins include their upper end and not their
+    lower; the first includes 0.
 
     >>> reliability(np.array([0.2, 0.2, 0.9]), np.array([True, False, True]), bins=2).ece
     0.2333333333333333
@@ -119,21 +118,21 @@ def reliability(probability: np.ndarray, true: np.ndarray, bins: int = 10) -> Re
 
 
 def reliabilities(pairs: ScoredPairs) -> dict[str, Reliability]:
-    """How far pairs can be trusted to be `related`; and those that are, to be of their likeliest
-    `type` and to have their `novelty`, where gold and model say so."""
+    """Reliability of `related` over all pairs, and of the most likely `type` and of `novelty` over
+    related pairs for which both model and gold state it."""
     typed = pairs.relation_labels > 0
-    told = ~np.isnan(pairs.gold_novel) & ~np.isnan(pairs.novel)
+    known = ~np.isnan(pairs.gold_novel) & ~np.isnan(pairs.novel)
     return {
         "related": reliability(pairs.related, pairs.relation_labels != 0),
         "type": reliability(
             pairs.types.max(1, initial=0.0)[typed], pairs.right["pair_type"][typed]
         ),
-        "novelty": reliability(pairs.novel[told], pairs.gold_novel[told] == 1),
+        "novelty": reliability(pairs.novel[known], pairs.gold_novel[known] == 1),
     }
 
 
 def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
-    """The scale and the biases of `related`, without thresholds."""
+    """Fit the scale and the biases of `related`; thresholds stay at their defaults."""
     kinds = np.array(pairs.pair_types)
     own = [
         str(kind)
@@ -148,7 +147,7 @@ def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
 
 
 def _fit_novelty(pairs: ScoredPairs) -> tuple[float, float]:
-    """The scale and the bias of the logit of `novel`."""
+    """Fit the scale and the bias of the logit of `novel`."""
     known = ~np.isnan(pairs.novel) & ~np.isnan(pairs.gold_novel)
     novel = pairs.gold_novel[known] == 1
     if min(novel.sum(), (~novel).sum()) < MIN_GROUP_SIZE:
@@ -161,7 +160,7 @@ def _fit_novelty(pairs: ScoredPairs) -> tuple[float, float]:
 def _scale_and_biases(
     columns: Sequence[np.ndarray], targets: np.ndarray, ridge: np.ndarray
 ) -> list[float]:
-    """(K,) weights of a logistic regression: the scale of the first column, biases of the rest."""
+    """(K,) weights of a logistic regression: scale of the first column, biases of the others."""
     inputs, wanted = np.stack(columns, axis=1).astype(np.float64), targets.astype(np.float64)
     start = np.array([1.0, *[0.0] * (len(columns) - 1)])
     values = _logistic(inputs, wanted, np.zeros(len(wanted)), ridge, start)
@@ -175,8 +174,8 @@ def _scale_and_biases(
 def _logistic(
     inputs: np.ndarray, targets: np.ndarray, fixed: np.ndarray, ridge: np.ndarray, start: np.ndarray
 ) -> np.ndarray:
-    """The values (K,) that minimise cross-entropy of sigmoid(inputs (P, K) · values + fixed (P,))
-    plus ridge/2 · (values - start)², by Newton steps that are halved until they help."""
+    """Values (K,) that minimise the cross-entropy of sigmoid(inputs (P, K) · values + fixed (P,))
+    plus ridge/2 · (values - start)², by Newton's method with step halving."""
 
     def loss(values: np.ndarray) -> float:
         z = inputs @ values + fixed
@@ -198,11 +197,11 @@ def _logistic(
 
 
 def _fit_thresholds(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> dict[str, float]:
-    """The threshold of each relation type with enough data, and under OTHERS that of all pairs.
+    """Choose thresholds for relation types with enough data, and a shared one under OTHERS.
 
-    A type's own threshold chosen by F1 is noisy: on data of BioRED Dev's size it loses more than
-    it wins. So it is the mean of its own and the shared one, weighted by the type's gold relations
-    and by `SHARED_RELATIONS`.
+    A threshold chosen for one type is noisy: on data of BioRED Dev's size it loses more F1 than it
+    gains. So it is averaged with the shared one, with the number of gold relations of the type and
+    SHARED_RELATIONS as weights.
     """
     gold = pairs.relation_labels != 0
     likeliest = pairs.types.argmax(1)
@@ -222,12 +221,11 @@ def _fit_thresholds(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> 
 def _best_cuts(
     groups: Mapping[int, np.ndarray], probability: np.ndarray, right: np.ndarray, num_gold: int
 ) -> dict[int, float]:
-    """The thresholds of groups of pairs that make F1 = 2 · tp / (predicted + gold) largest.
+    """The thresholds of groups of pairs that maximise F1 = 2 · tp / (predicted + gold).
 
-    For a given F1 each group can choose alone, by the cut that makes 2 · tp - F1 · predicted
-    largest; the F1 of these cuts is the next given, and where it no longer grows it is the highest
-    there is (Dinkelbach 1967). A threshold is half-way from the last probability in to the first
-    out.
+    Dinkelbach's algorithm (1967): for a given F1 each group independently maximises
+    2 · tp - F1 · predicted; the F1 of these cuts is the next given, until it no longer grows. A
+    threshold is midway between the last probability included and the first excluded.
     """
     cuts = {name: _cuts(probability[inside], right[inside]) for name, inside in groups.items()}
     f1 = -1.0
@@ -242,10 +240,9 @@ def _best_cuts(
 
 
 def _cuts(probability: np.ndarray, right: np.ndarray) -> Sequence[np.ndarray]:
-    """All thresholds that make a difference, from none in to all in: the threshold, how many of
-    the pairs in are right, and how many are in."""
+    """All distinct cuts, from no pair to all pairs: threshold, true positives, predicted pairs."""
     order = np.argsort(-probability, kind="stable")
-    falling = np.r_[1 + 1e-9, probability[order], -1e-9]  # none reaches the first, all the last
+    falling = np.r_[1 + 1e-9, probability[order], -1e-9]  # the first includes no pair, the last all
     last_of_equals = np.flatnonzero(np.diff(falling) < 0)
     num_right = np.r_[0, np.cumsum(right[order])]
     thresholds = (falling[last_of_equals] + falling[last_of_equals + 1]) / 2

@@ -1,4 +1,4 @@
-"""Documents in, the same documents with predicted relations out."""
+"""Prediction of the relations of documents."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,60 +17,61 @@ from embre.tally import Tally
 
 Item = TypeVar("Item")
 DOCUMENTS_AT_ONCE = 64
-STRIP_TOKENS = 16384  # of the passes in one forward pass; a longer one goes by itself
+STRIP_TOKENS = 16384  # per forward pass, padding included; a longer pass has one of its own
 
 
 def predict(
     loaded: LoadedModel, docs: Iterable[Document], tally: Tally | None = None
 ) -> Iterator[Document]:
-    """Each document with the relations that the model finds, in place of those it had.
+    """Yield each document with the predicted relations in place of its own.
 
-    What counts as a relation is the model's decision, see `decide`. Pairs that cannot be read are
-    counted in `tally`. A block of documents is decided when the next one has been given to the
-    device, so that a GPU and its host work at the same time.
+    The model's decision says which pairs are relations, see `decide`. Pairs that cannot be scored
+    are counted in `tally`. The results of a block of documents are read after the next block has
+    been queued on the device, so that a GPU and its host work at the same time.
     """
     tally = tally or Tally()
-    for bare, scored in _one_late(_asked(loaded, docs, tally)):
-        found = decide(scored(), loaded.decision, loaded.builder.schema)
-        for doc, relations in zip(bare, found, strict=True):
+    for bare, result in _delayed_by_one(_scored_blocks(loaded, docs, tally)):
+        predicted = decide(result(), loaded.decision, loaded.builder.schema)
+        for doc, relations in zip(bare, predicted, strict=True):
             yield replace(doc, relations=relations)
 
 
 def score_pairs(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> ScoredPairs:
-    """The probabilities of all candidate pairs of some documents, beside the labels that their
-    own relations give them."""
-    return ask(loaded, docs, tally)()
+    """Score all candidate pairs of the documents; gold labels are taken from their relations."""
+    return start_scoring(loaded, docs, tally)()
 
 
 @torch.inference_mode()
-def ask(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> Callable[[], ScoredPairs]:
-    """Give some documents to the model's device; the answer waits for what `score_pairs` says."""
+def start_scoring(
+    loaded: LoadedModel, docs: Sequence[Document], tally: Tally
+) -> Callable[[], ScoredPairs]:
+    """Queue the scoring of documents on the model's device; `result()`, returned, waits for it."""
     model, builder = loaded.model.eval(), loaded.builder
     device = next(model.parameters()).device
-    said, concepts, passes = [], [], []
+    outputs, concepts, passes = [], [], []
 
     def read() -> Iterator[Pass]:
         for place, one in builder.passes_of(docs, tally):
             passes.append((place, len(one.pairs), one.relation_labels, one.novelty_labels))
             yield one
 
-    for some in strips(read()):
-        batch = builder.lay(some, slot=0)
+    for strip in strips(read()):
+        batch = builder.lay(strip, slot=0)
         concepts += batch.concept_pairs
-        said.append(model.probabilities(batch.to(device)))
-        watchdog.report_progress()  # in training it is a validation
-    # Under way before the device is given anything else, or the answer would wait for that too.
-    on_cpu = [torch.cat(parts).to("cpu", non_blocking=True) for parts in zip(*said, strict=True)]
-    there = torch.cuda.Event() if device.type == "cuda" else None
-    if there is not None:
-        there.record(torch.cuda.current_stream(device))  # which need not be that of the current GPU
+        outputs.append(model.probabilities(batch.to(device)))
+        watchdog.report_progress()  # a validation in training may take long
+    # Queue the copies before other work on the device, or the result would wait for that too.
+    on_cpu = [torch.cat(parts).to("cpu", non_blocking=True) for parts in zip(*outputs, strict=True)]
+    copied = torch.cuda.Event() if device.type == "cuda" else None
+    if copied is not None:
+        copied.record(torch.cuda.current_stream(device))  # not necessarily the current GPU's
 
-    def answer() -> ScoredPairs:
-        if there is not None:
-            there.synchronize()
-        nothing = [np.zeros(0), np.zeros((0, len(builder.schema.relation_types))), np.zeros(0)]
-        known = [part.numpy().astype(np.float64) for part in on_cpu]
-        related, types, novel = known or nothing
+    def result() -> ScoredPairs:
+        if copied is not None:
+            copied.synchronize()
+        empty = [np.zeros(0), np.zeros((0, len(builder.schema.relation_types))), np.zeros(0)]
+        columns = [part.numpy().astype(np.float64) for part in on_cpu]
+        related, types, novel = columns or empty
         novelty_labels = _column([labels for *_, labels in passes], np.int64)
         return ScoredPairs(
             num_documents=len(docs),
@@ -85,25 +86,25 @@ def ask(loaded: LoadedModel, docs: Sequence[Document], tally: Tally) -> Callable
             ),
         )
 
-    return answer
+    return result
 
 
-def _asked(
+def _scored_blocks(
     loaded: LoadedModel, docs: Iterable[Document], tally: Tally
 ) -> Iterator[tuple[list[Document], Callable[[], ScoredPairs]]]:
-    """Blocks of documents without relations, and what the model will have said of each."""
+    """Yield blocks of documents without their relations, each with the `result` of its scoring."""
     remaining = iter(docs)
-    while some := list(islice(remaining, DOCUMENTS_AT_ONCE)):
-        for doc in some:
+    while block := list(islice(remaining, DOCUMENTS_AT_ONCE)):
+        for doc in block:
             for relation in doc.relations:
                 tally.drop("relation/replaced", doc.doc_id, relation.type)
-        # A gold relation is no loss here, so what cannot be learnt from it is not counted.
-        bare = [replace(doc, relations=()) for doc in some]
-        yield bare, ask(loaded, bare, tally)
+        # Without gold relations, so that those that cannot be training targets are not counted.
+        bare = [replace(doc, relations=()) for doc in block]
+        yield bare, start_scoring(loaded, bare, tally)
 
 
-def _one_late(items: Iterable[Item]) -> Iterator[Item]:
-    """Each item when the next one is there."""
+def _delayed_by_one(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield each item after the next one has been produced."""
     before: list[Item] = []
     for item in items:
         yield from before
@@ -112,17 +113,17 @@ def _one_late(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def strips(passes: Iterable[Pass]) -> Iterator[list[Pass]]:
-    """Passes in order, as many as fill a strip, each counted for as long as the longest: the model
-    lays them side by side."""
-    some: list[Pass] = []
+    """Group passes, in order, into strips of at most STRIP_TOKENS, each pass padded to the longest
+    of its strip, as the relation layers do."""
+    strip: list[Pass] = []
     for one in passes:
-        longest = max(len(other.tokens) for other in [*some, one])
-        if some and longest * (len(some) + 1) > STRIP_TOKENS:
-            yield some
-            some = []
-        some.append(one)
-    if some:
-        yield some
+        longest = max(len(other.tokens) for other in [*strip, one])
+        if strip and longest * (len(strip) + 1) > STRIP_TOKENS:
+            yield strip
+            strip = []
+        strip.append(one)
+    if strip:
+        yield strip
 
 
 def _column(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:

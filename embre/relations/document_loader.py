@@ -1,4 +1,4 @@
-"""The loader of fine-tuning: this rank's micro-batches of each step, passes in random order."""
+"""The data loader of fine-tuning: this rank's micro-batches of each step, in random order."""
 
 import random
 from collections.abc import Sequence
@@ -18,12 +18,14 @@ from embre.world import World
 
 
 class DocumentLoader:
-    """Micro-batch i of a step goes to rank i mod W; all ranks give equally many.
+    """Loads micro-batches; micro-batch i of a step goes to rank i mod W.
 
-    Passes are read in an order drawn from (seed, epoch), one epoch after the other, so the
-    micro-batches are the same for every number of ranks. They are encoded once and kept.
-    `extra_corpora` are documents of other corpora, each with its own schema; they are mixed with
-    the rest, each once in an epoch.
+    All ranks return the same number per step, some empty if need be. The order of passes depends
+    only on (seed, epoch), so the micro-batches are the same for any number of ranks. Passes are
+    encoded once and kept in memory. `extra_corpora` are documents of other corpora, each with its
+    own schema; they are shuffled together with the rest, each once per epoch.
+
+    Raises Refused if there are more ranks than micro-batches, or no document or pair to train on.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class DocumentLoader:
     ):
         refuse_idle_ranks(world.size, data.micro_batches)
         if not docs:
-            raise Refused(f"{data.train}: no document to learn from; see data.train")
+            raise Refused(f"{data.train}: no documents to train on; set data.train")
         self.builder = builder
         self.passes_per_micro_batch = data.passes_per_micro_batch
         self.micro_batches = data.micro_batches
@@ -50,7 +52,9 @@ class DocumentLoader:
             other = replace(builder, schema=schema)
             self._passes += [found for doc in others for found in other.passes(doc, tally)]
         if not self._passes:
-            raise Refused(f"{data.train}: no document has a pair of {builder.schema.name}")
+            raise Refused(
+                f"{data.train}: no document has a candidate pair of {builder.schema.name}"
+            )
         self._next_step = 0
 
     def step(self) -> list[PairBatch]:
@@ -62,11 +66,11 @@ class DocumentLoader:
         return found + [self.builder.lay([], slot=-1)] * missing
 
     def state(self) -> dict[str, Any]:
-        """How many steps were given."""
+        """The loader state: the number of steps returned."""
         return {"step": self._next_step}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on after the step that gave this state."""
+        """Continue after the step at which this state was taken."""
         self._next_step = int(state["step"])
 
     def _micro_batch(self, step: int, slot: int) -> PairBatch:
@@ -80,7 +84,7 @@ class DocumentLoader:
 
 
 def refuse_idle_ranks(ranks: int, micro_batches: int) -> None:
-    """Refused where some ranks would get an empty micro-batch at each step."""
+    """Raise Refused if some ranks would get only empty micro-batches."""
     if ranks > micro_batches:
         raise Refused(
             f"{ranks} ranks for {micro_batches} micro-batches a step, so {ranks - micro_batches} "

@@ -1,13 +1,11 @@
-"""Attention that knows which tokens are mentions of which concept and type.
+"""Entity-aware attention: biases for tokens in mentions, by entity type and concept.
 
-Each head of each layer adds to its scores a number for the pair of entity types that two tokens
-stand in, and one for tokens of the same concept: the structural biases of SSAN (Xu et al. 2021,
-arXiv 2102.10249) without their content terms. All begin at zero, so an untrained one changes
-nothing.
+Each head of each layer adds to its scores a bias for the entity types of the two tokens, and one
+for tokens of the same concept: the structural biases of SSAN (Xu et al. 2021, arXiv 2102.10249)
+without their content terms. All are initialised to zero, so an untrained one changes nothing.
 
-The biases are products of further entries of query and key, so any attention kernel can carry
-them out. Shapes: T tokens, R rows that ask, A heads, E head size, Y roles of types (none first),
-S slots of concepts, F both.
+The biases are computed as extra dimensions of query and key, so any attention kernel works.
+Shapes: T tokens, A heads, E head size, Y entity types (none first), S concept slots, F = Y + S.
 """
 
 import math
@@ -22,8 +20,8 @@ from embre.model.strip_forward import Extend
 from embre.relations.passes import NUM_SLOTS
 
 NUM_ROLES = 1 + len(ENTITY_TYPES)
-UNIT = 50.0  # a weight moves by hundredths in a run, and a bias has to move by ones
-MULTIPLE = 8  # head sizes that kernels of CUDA take
+UNIT = 50.0  # training moves a weight by hundredths, and a bias has to move by ones
+MULTIPLE = 8  # of head sizes that CUDA kernels support
 
 
 class EntityAttention(nn.Module):
@@ -35,7 +33,7 @@ class EntityAttention(nn.Module):
         self.same = nn.Parameter(torch.zeros(layers, heads))
 
     def by_roles(self, roles_T2: Tensor) -> Extend:
-        """What extends every layer of a strip whose tokens have these roles."""
+        """The `Extend` function for a strip whose tokens have these roles (T, 2)."""
         types_TY = F.one_hot(roles_T2[:, 0], NUM_ROLES)
         slots_TS = F.one_hot(roles_T2[:, 1], 1 + NUM_SLOTS)[:, 1:]
         return partial(self.extend, found_TF=torch.cat([types_TY, slots_TS], dim=1).bool())
@@ -43,9 +41,8 @@ class EntityAttention(nn.Module):
     def extend(
         self, layer: int, query_TAE: Tensor, key_TAE: Tensor, value_TAE: Tensor, found_TF: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of one layer with more entries to a head; the first E of what
-        attention makes of the longer values are the result. `found_TF` marks each token's role and
-        slot."""
+        """Append dimensions to query, key and value of one layer. The first E dimensions of the
+        attention output are the result. `found_TF` marks each token's type and slot."""
         heads, size = query_TAE.shape[1:]
         found_TF = found_TF.to(query_TAE.dtype)
         types_TY, slots_TS = found_TF.split([NUM_ROLES, NUM_SLOTS], dim=1)
@@ -55,12 +52,12 @@ class EntityAttention(nn.Module):
         found = found_TF[:, None].expand(-1, heads, -1)
         wide = size + found.shape[2]
         more = math.ceil(wide / MULTIPLE) * MULTIPLE
-        # Kernels divide all scores by the root of the longer head's size; it is taken back here,
-        # in one product each, because each one rounds.
+        # Kernels divide scores by the root of the extended head size. Correct for that in one
+        # product each, because every product rounds.
         biases = torch.cat([by_type, by_slot], dim=2) * more**0.5
-        asked = torch.cat([query_TAE * (more / size) ** 0.5, biases], dim=2)
+        extended = torch.cat([query_TAE * (more / size) ** 0.5, biases], dim=2)
         return (
-            F.pad(asked, (0, more - wide)),
+            F.pad(extended, (0, more - wide)),
             F.pad(torch.cat([key_TAE, found], dim=2), (0, more - wide)),
             F.pad(value_TAE, (0, more - size)),
         )

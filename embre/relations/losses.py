@@ -1,4 +1,4 @@
-"""Losses for pairs of which most are unrelated, and the probabilities that follow from them.
+"""Losses for candidate pairs, most of which are unrelated, and the matching probabilities.
 
 Shapes: P pairs, L labels of which label 0 is None. Illegal labels have logit minus infinity.
 """
@@ -34,12 +34,12 @@ def adaptive_threshold(logits_PL: Tensor, labels_P: Tensor, none_weight: float) 
     None is the threshold class: the true type must rise above it, all others stay below. A pair
     has one label here, so the first softmax is over the true type and the threshold.
     """
-    # Pairs without label count nothing. Taking them out would have the host wait for a GPU.
+    # Unlabelled pairs get weight 0: removing them would make the host wait for the GPU.
     known, labels_P = labels_P != UNLABELLED, labels_P.clamp(min=0)
     threshold_P, related_P = logits_PL[:, 0], labels_P > 0
     true_P = logits_PL.gather(1, labels_P[:, None])[:, 0]
     above_P = F.softplus(threshold_P - true_P)
-    # The true type does not compete with the threshold from below; None itself always stays.
+    # The true type is not pushed below the threshold; None itself always stays.
     left_out = F.one_hot(labels_P, logits_PL.shape[1]).bool() & related_P[:, None]
     below_P = logits_PL.masked_fill(left_out, -torch.inf).logsumexp(1) - threshold_P
     weight_P = torch.where(related_P, 1.0, none_weight) * known
@@ -53,12 +53,12 @@ def type_loss(logits_PL: Tensor, labels_P: Tensor) -> Tensor:
 
 
 def novelty_loss(logits_P3: Tensor, labels_P: Tensor, none_weight: float) -> Tensor:
-    """The sum of -log P(label), one softmax over unrelated, not novel and novel. RELATED leaves
-    open which of the last two is right: -log of their sum."""
+    """The sum of -log P(label), one softmax over unrelated, not novel and novel. For RELATED, any
+    of the last two may be right: -log of their sum."""
     open_P = labels_P == RELATED
     weight_3 = logits_P3.new_ones(3)
     weight_3[UNRELATED] = none_weight
-    told = F.cross_entropy(
+    labelled = F.cross_entropy(
         logits_P3,
         labels_P.masked_fill(open_P, UNLABELLED),
         weight_3,
@@ -66,18 +66,18 @@ def novelty_loss(logits_P3: Tensor, labels_P: Tensor, none_weight: float) -> Ten
         reduction="sum",
     )
     either_P = logits_P3.logsumexp(1) - logits_P3[:, UNRELATED + 1 :].logsumexp(1)
-    return told + torch.where(open_P, either_P, 0.0).sum()
+    return labelled + torch.where(open_P, either_P, 0.0).sum()
 
 
 def softmax_probabilities(logits_PL: Tensor) -> tuple[Tensor, Tensor]:
-    """Of `cross_entropy`: all but P(None), summed, because 1 - P(None) is 0 of what is small; and
-    the softmax over the types alone."""
+    """For `cross_entropy`: the sum of all but P(None), because 1 - P(None) rounds small values to
+    0; and the softmax over the types alone."""
     return logits_PL.softmax(1)[:, 1:].sum(1), logits_PL[:, 1:].softmax(1)
 
 
 def threshold_probabilities(logits_PL: Tensor) -> tuple[Tensor, Tensor]:
-    """Of `adaptive_threshold`: the likeliest type against the threshold, one half where they are
-    level; and the softmax over the types alone."""
+    """For `adaptive_threshold`: the sigmoid of the maximum type logit minus the threshold logit;
+    and the softmax over the types alone."""
     highest_P = logits_PL[:, 1:].amax(1)
     return (highest_P - logits_PL[:, 0]).sigmoid(), logits_PL[:, 1:].softmax(1)
 

@@ -1,4 +1,4 @@
-"""Typed markers around mentions, and overlapping windows over what is longer than the encoder.
+"""Typed markers around mentions, and overlapping windows over long documents.
 
 `BRAF causes melanoma` becomes `[Gene] BRAF [/Gene] causes [Disease] melanoma [/Disease]`.
 """
@@ -21,9 +21,9 @@ Window = tuple[int, int]
 
 
 def add_markers(tokenizer: TextTokenizer) -> TextTokenizer:
-    """The tokenizer with the ids of MARKERS after its own; one that has them keeps its ids.
+    """Add MARKERS to a copy of the tokenizer, after its own ids; existing markers keep theirs.
 
-    A text that spells a marker or a special token, as `[Gene]`, is cut like any other text.
+    Text that spells a marker or a special token, such as `[Gene]`, is tokenised as plain text.
     """
     backend = Tokenizer.from_str(tokenizer.backend.to_str())
     backend.add_special_tokens([AddedToken(marker, special=True) for marker in MARKERS])
@@ -32,7 +32,7 @@ def add_markers(tokenizer: TextTokenizer) -> TextTokenizer:
 
 
 def marker_ids(tokenizer: TextTokenizer) -> np.ndarray:
-    """(num_types, 2) the ids of the start and end marker of each type."""
+    """(num_types, 2) ids of the start and end marker of each type; Refused if there are none."""
     found = [tokenizer.backend.token_to_id(marker) for marker in MARKERS]
     if None in found:
         raise Refused("the tokenizer has no entity markers; extend it with add_markers")
@@ -54,11 +54,11 @@ def marker_names(tokenizer: TextTokenizer) -> list[tuple[int, list[int]]]:
 def mark(
     tokens: np.ndarray, spans: Sequence[tuple[int, int, int]], ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens with markers around each span, and where each span then is: (num_spans, 2).
+    """Insert markers around each span; return the tokens and the new spans (num_spans, 2).
 
-    `spans` are different (start, end, type) over `tokens`; what comes back is half-open from the
-    start marker to after the end marker. Where spans touch, the earlier one closes before the
-    later one opens; where they nest, the longer one is outside.
+    `spans` are distinct (start, end, type) over `tokens`; the new spans are half-open and include
+    both markers. If spans touch, the earlier one closes before the later one opens; if they nest,
+    the longer one is outside.
     """
     opening = [(start, 1, -end, kind, i) for i, (start, end, kind) in enumerate(spans)]
     closing = [(end, 0, -start, -kind, i) for i, (start, end, kind) in enumerate(spans)]
@@ -76,10 +76,11 @@ def mark(
 
 
 def cut_windows(num_tokens: int, spans: np.ndarray, size: int, overlap: int) -> list[Window]:
-    """Windows of at most `size` tokens that together cover all of them.
+    """Windows of at most `size` tokens that together cover all tokens.
 
-    Two neighbours share about `overlap` tokens. They are cut between `spans` (num_spans, 2), so
-    a mention is whole in every window that reads it; only one longer than a window is cut.
+    Neighbours overlap by about `overlap` tokens. Cuts fall between `spans` (num_spans, 2), so a
+    mention is whole in every window with it, unless it is longer than a window. Raises Refused
+    unless overlap < size.
     """
     if not overlap < size:
         raise Refused(

@@ -1,7 +1,7 @@
 """A relation model in a Hugging Face folder: config.json, model.safetensors and its tokenizer.
 
-The encoder's weights are named as a plain BERT's, so `AutoModel` reads it from here too; what is
-ours stands in config.json under one key.
+The encoder's weights are named as in a plain BERT, so `AutoModel` can load it; our own settings are
+in config.json under one key.
 """
 
 import json
@@ -29,7 +29,7 @@ FORMAT = 9
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A relation model and what it takes to use it on documents."""
+    """A relation model with what is needed to apply it to documents."""
 
     model: RelationModel
     builder: PassBuilder
@@ -41,7 +41,7 @@ def save_relation_model(
     loaded: LoadedModel,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a relation model; `weights` where the engine has gathered them (`Engine.weights`)."""
+    """Write a relation model, with `weights` if given (those gathered by `Engine.weights`)."""
     model, builder = loaded.model, loaded.builder
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if weights is None else weights
@@ -63,10 +63,10 @@ def save_relation_model(
 
 
 def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel:
-    """Read what `save_relation_model` wrote, ready to predict; runs no code from the folder.
+    """Load a model written by `save_relation_model`, in eval mode; runs no code from the folder.
 
-    Raises FileNotFoundError where a file is missing, Refused where the folder names code to
-    run, holds something else than a relation model, or one in a format not read here.
+    Raises FileNotFoundError if a file is missing, Refused if the folder refers to code to run, is
+    not a relation model, or is in another format.
     """
     folder = Path(folder)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -94,9 +94,9 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
 
 
 def in_half_precision(device: torch.device) -> bool:
-    """Whether a model predicts in bf16 there, whatever it was trained in.
+    """Whether to predict in bf16 on a device, independent of training.
 
-    A GPU that has bf16 attends to all documents of a strip at once in it alone; a CPU without its
+    On a GPU, attention over all documents of a strip at once needs bf16; a CPU without bf16
     instructions is several times slower with it.
     """
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""Which relation and novelty label each candidate pair of a document has."""
+"""Relation and novelty labels of the candidate pairs of a document."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ def label_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Relation and novelty labels (P,) of the candidates, from the document's relations.
 
-    A relation that no candidate can hold is counted and left out, and so is one of a type that is
-    illegal for its pair where a legal one stands beside it, be it before or behind. Alone it leaves
-    the pair without relation label: it is related, but not as the schema says.
+    Dropped and counted in `tally`: relations of pairs that are not candidates, and relations of an
+    illegal type for a pair that also has a legal one. A pair with only an illegal relation is
+    UNLABELLED: it is related, but with no type of the schema.
     """
     relations = np.zeros(len(candidates), dtype=np.int64)
     novelties = np.full(len(candidates), UNLABELLED, dtype=np.int64)
-    if not doc.relations:  # as all that is predicted
+    if not doc.relations:  # as in prediction
         return relations, novelties
     index = {pair: row for row, pair in enumerate(candidates)}
     labelled = set()
@@ -32,7 +32,7 @@ def label_pairs(
     def is_legal(relation: Relation) -> bool:
         return relation.type in schema.legal_types(*relation.pair)
 
-    for relation in sorted(doc.relations, key=is_legal, reverse=True):  # within each as they stand
+    for relation in sorted(doc.relations, key=is_legal, reverse=True):  # legal ones first; stable
         place = f"{relation.head} {relation.type} {relation.tail}"
         row = index.get(relation.pair)
         if row is None:

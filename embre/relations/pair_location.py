@@ -1,4 +1,4 @@
-"""Where two concepts of a document come nearest to each other."""
+"""Locations of concept pairs in a document: where their mentions are nearest."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ Pair = tuple[Concept, Concept]
 class PairLocation(NamedTuple):
     """The nearest mentions of two concepts.
 
-    `sentences` lie from one to the other, 0 where they share one; None where one of them has no
-    mention. `shared` is the number of sentences that mention both, `mentions` that of the concept
-    that is mentioned less. `first` and `last` say how far into the document, from 0 to 1, the first
-    and the last of the shared sentences stand, or the two that come nearest.
+    `sentences` is the distance in sentences, 0 within one, None if a concept has no mention.
+    `shared` is the number of sentences that mention both, `mentions` the number of mentions of the
+    rarer concept. `first` and `last` are the relative positions, from 0 to 1, of the first and last
+    shared sentence, or of the two nearest sentences.
     """
 
     sentences: int | None
@@ -25,7 +25,7 @@ class PairLocation(NamedTuple):
 
 
 class PairLocator:
-    """Where pairs of one document meet."""
+    """Locates the concept pairs of one document."""
 
     def __init__(self, doc: Document):
         self._doc = doc
@@ -36,14 +36,14 @@ class PairLocator:
             concept: {sentence_of(self._starts, mention.start) for mention in some}
             for concept, some in mentions.items()
         }
-        # As bits of a number: what two concepts share is one operation on thousands of pairs.
+        # As bit sets: the shared sentences of a pair are one operation, for thousands of pairs.
         self._bits = {
             concept: sum(1 << number for number in some)
             for concept, some in self._sentences.items()
         }
 
     def locate(self, pair: Pair) -> PairLocation:
-        """Without a mention of both there is no place."""
+        """The location of a pair; without `sentences` unless both concepts are mentioned."""
         one, other = pair
         fewest = min(self._times.get(one, 0), self._times.get(other, 0))
         if not fewest:
@@ -56,7 +56,7 @@ class PairLocator:
         return PairLocation(high - low, 0, fewest, low / end, high / end)
 
     def text(self, pair: Pair) -> str:
-        """The sentence in which two concepts meet first, or the two that are nearest."""
+        """The first sentence that mentions both concepts, or else the two nearest; '' without."""
         if not all(concept in self._sentences for concept in pair):
             return ""
         a, b = self._nearest(pair)
@@ -64,7 +64,7 @@ class PairLocator:
         return (" " if abs(a - b) == 1 else " … ").join(shown)
 
     def _nearest(self, pair: Pair) -> tuple[int, int]:
-        """A sentence of each concept, as near as they come; the first where several are."""
+        """The nearest sentences of the two concepts, the first if several are equally near."""
         one, other = (self._sentences[concept] for concept in pair)
         _, a, b = min((abs(a - b), a, b) for a in one for b in other)
         return a, b

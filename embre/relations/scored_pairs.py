@@ -1,4 +1,4 @@
-"""What a model says of candidate pairs, before anybody decides which of them are relations.
+"""Predicted probabilities of candidate pairs, and the decision which of them are relations.
 
 Shapes: P pairs, R relation types of the schema.
 """
@@ -11,8 +11,8 @@ import numpy as np
 from embre.document import Concept, Relation
 from embre.relation_schema import RelationSchema
 
-OTHERS = ""  # the key of what has too little data for a value of its own
-# What a pair has beside its document and its concepts, in the order of `ScoredPairs`.
+OTHERS = ""  # the key of everything without a value of its own
+# The numeric columns of `ScoredPairs`, in order, besides `documents`.
 COLUMNS = ("related", "types", "novel", "relation_labels", "gold_novel")
 
 
@@ -20,12 +20,11 @@ COLUMNS = ("related", "types", "novel", "relation_labels", "gold_novel")
 class ScoredPairs:
     """All candidate pairs of some documents, in their order.
 
-    `documents` (P,) is the place of each pair's document, of `num_documents`. `related` (P,) is
-    the probability that the pair is related at all, `types` (P, R) that of each relation type if
-    it is (0 where illegal), `novel` (P,) that the relation is novel if there is one, nan where
-    the model has not learnt it. `relation_labels` (P,) are gold: 0 for None, else 1 + the place
-    in `relation_types`, UNLABELLED (-100) where nobody knows; `gold_novel` (P,) is 1.0 for novel,
-    0.0 for not, nan where nobody knows.
+    `documents` (P,) is the index of each pair's document, below `num_documents`. `related` (P,) is
+    the probability that the pair is related, `types` (P, R) that of each relation type if it is (0
+    if illegal), `novel` (P,) that the relation is novel if there is one, nan if the model has not
+    learnt it. `relation_labels` (P,) are gold: 0 for None, else 1 + the index in `relation_types`,
+    UNLABELLED (-100) if unknown; `gold_novel` (P,) is 1.0 for novel, 0.0 for not, nan if unknown.
     """
 
     num_documents: int
@@ -41,7 +40,7 @@ class ScoredPairs:
         return len(self.documents)
 
     def of(self, rows: np.ndarray) -> "ScoredPairs":
-        """Some of the pairs."""
+        """A subset of the pairs, by indices or mask."""
         chosen = np.arange(len(self))[rows].tolist()
         return ScoredPairs(
             self.num_documents,
@@ -52,19 +51,21 @@ class ScoredPairs:
 
     @property
     def pair_types(self) -> list[str]:
-        """The two entity types of each pair in order of the alphabet, as `Chemical Disease`."""
+        """The two entity types of each pair in alphabetical order, such as `Chemical Disease`."""
         return [" ".join(sorted((a.type, b.type))) for a, b in self.concepts]
 
     @property
     def tells_novelty(self) -> bool:
-        """Whether model and gold both say of some pair that it is novel or not."""
+        """Whether model and gold both state the novelty of some pairs."""
         return not (np.isnan(self.novel).all() or np.isnan(self.gold_novel).all())
 
     @property
     def right(self) -> dict[str, np.ndarray]:
-        """By metric (P,) whether the pair with its likeliest type and novelty is gold. Novelty that
-        one side alone states is wrong, as in `scoring`; but where a side never states it, nothing
-        could be right and no threshold be chosen, so that it does not count then."""
+        """(P,) whether the pair with its most likely type and novelty is gold, by metric.
+
+        Novelty that only one side states is wrong, as in `scoring`. If a side never states it, it
+        is ignored: nothing would be right, and no threshold could be chosen.
+        """
         likeliest = self.types.argmax(1) if len(self) else np.zeros(0, dtype=np.int64)
         same_type = self.relation_labels == likeliest + 1
         known = ~np.isnan(self.novel) & ~np.isnan(self.gold_novel)
@@ -78,7 +79,7 @@ class ScoredPairs:
         }
 
     def confidence(self, metric: str) -> np.ndarray:
-        """(P,) the probability that all that a metric asks for is right."""
+        """(P,) the probability that everything a metric checks is right."""
         confidence = self.related
         if metric in ("pair_type", "all"):
             confidence = confidence * self.types.max(1, initial=0.0)
@@ -90,12 +91,12 @@ class ScoredPairs:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """From probabilities to relations.
+    """Calibration and thresholds: which pairs are relations.
 
     `scale` and `biases` (by pair type, as `Chemical Disease`) calibrate the logit of `related`:
-    logit' = scale · logit + bias; `novelty` (scale, bias) that of `novel`. A pair is a relation
-    where the calibrated probability that it is right, as `metric` asks for it, reaches the
-    threshold of its likeliest relation type. The key OTHERS stands for all that is not named.
+    logit' = scale · logit + bias; `novelty` (scale, bias) that of `novel`. A pair is a relation if
+    the calibrated probability that everything `metric` checks is right reaches the threshold of its
+    most likely relation type. The key OTHERS stands for all types without an entry.
     """
 
     scale: float = 1.0
@@ -105,11 +106,11 @@ class Decision:
     metric: str = "pair"
 
     def at(self, threshold: float) -> "Decision":
-        """The same probabilities, and one threshold for the calibrated one of every pair."""
+        """A copy with one threshold on the calibrated probability of `related`, for every pair."""
         return replace(self, thresholds={OTHERS: threshold}, metric="pair")
 
     def calibrated(self, pairs: ScoredPairs) -> ScoredPairs:
-        """The same pairs with calibrated `related` and `novel`."""
+        """The pairs with calibrated `related` and `novel`."""
         named = [self.biases.get(kind, self.biases[OTHERS]) for kind in pairs.pair_types]
         related_bias = np.array(named)
         scale, bias = self.novelty
@@ -123,18 +124,21 @@ class Decision:
 def decide(
     pairs: ScoredPairs, decision: Decision, schema: RelationSchema
 ) -> list[tuple[Relation, ...]]:
-    """The relations of each document. `Relation.probability` is the calibrated one that the pair
-    is related; a relation is novel where that has at least one half, None where nobody knows."""
+    """Predict the relations of each document.
+
+    `Relation.probability` is the calibrated probability that the pair is related; `novel` is
+    whether its novelty reaches one half, None if unknown.
+    """
     pairs = decision.calibrated(pairs)
     likeliest = pairs.types.argmax(1) if len(pairs) else np.zeros(0, dtype=np.int64)
-    least = np.array(
+    thresholds = np.array(
         [decision.thresholds.get(t, decision.thresholds[OTHERS]) for t in schema.relation_types]
     )
-    found: list[list[Relation]] = [[] for _ in range(pairs.num_documents)]
-    for row in np.flatnonzero(pairs.confidence(decision.metric) >= least[likeliest]).tolist():
+    relations_of: list[list[Relation]] = [[] for _ in range(pairs.num_documents)]
+    for row in np.flatnonzero(pairs.confidence(decision.metric) >= thresholds[likeliest]).tolist():
         head, tail = pairs.concepts[row]
         novel = pairs.novel[row]
-        found[pairs.documents[row]].append(
+        relations_of[pairs.documents[row]].append(
             Relation(
                 head=head,
                 tail=tail,
@@ -143,12 +147,12 @@ def decide(
                 probability=float(pairs.related[row]),
             )
         )
-    return [tuple(relations) for relations in found]
+    return [tuple(relations) for relations in relations_of]
 
 
 def interleaved(parts: Sequence[ScoredPairs]) -> ScoredPairs:
-    """Pairs of documents that were dealt out in turn (document i to part i mod parts), in the
-    order of documents."""
+    """Merge pairs of documents that were distributed round-robin (document i to part i mod parts),
+    in document order."""
     whole = ScoredPairs(
         sum(part.num_documents for part in parts),
         np.concatenate([p.documents * len(parts) + i for i, p in enumerate(parts)]),
@@ -165,6 +169,6 @@ def logit(probability: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(value: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-value), of any finite value; nan of nan."""
+    """1 / (1 + e^-value), without overflow; nan for nan."""
     with np.errstate(invalid="ignore"):
         return np.exp(-np.logaddexp(0, -value))

@@ -1,13 +1,13 @@
-"""Where the sentences of a document are, by a few rules that hold for abstracts."""
+"""Rule-based sentence splitting for abstracts."""
 
 import re
 from bisect import bisect_right
 
 from embre.document import Document
 
-# An end mark, closing brackets and quotes, white space, and then something that may begin one.
+# An end mark, closing brackets and quotes, white space, then a possible sentence start.
 _BREAK = re.compile(r"[.!?][)\]\"'”’]*\s+(?=[\"'“‘(\[]*[A-Z0-9])")
-# What ends in a full stop and goes on: "vs. Placebo", "E. coli", "Fig. 2".
+# Full stops that do not end a sentence: "vs. Placebo", "E. coli", "Fig. 2".
 _GOES_ON = re.compile(
     r"(?:\b(?:vs|al|i\.e|e\.g|cf|ca|approx|Fig|Figs|Dr|Mr|Mrs|Ms|No|Nos|St|spp?|subsp|var|resp|Eq)"
     r"|(?<![\w.])[A-Z])\.$"
@@ -15,8 +15,8 @@ _GOES_ON = re.compile(
 
 
 def sentence_starts(doc: Document) -> list[int]:
-    """The characters at which sentences start, rising. Every passage starts one; no mention is
-    cut."""
+    """Character offsets of sentence starts, sorted. Every passage starts a sentence; mentions are
+    not split."""
     starts = {passage.start for passage in doc.passages} | {0}
     inside = {place for mention in doc.mentions for place in range(mention.start + 1, mention.end)}
     for passage in doc.passages:
@@ -28,11 +28,11 @@ def sentence_starts(doc: Document) -> list[int]:
 
 
 def sentence_of(starts: list[int], place: int) -> int:
-    """The number of the sentence that a character stands in."""
+    """The index of the sentence that contains a character offset."""
     return max(bisect_right(starts, place) - 1, 0)
 
 
 def sentence_text(doc: Document, starts: list[int], number: int) -> str:
-    """The words of a sentence."""
+    """The text of a sentence, stripped."""
     ends = [*starts[1:], len(doc.text)]
     return doc.text[starts[number] : ends[number]].strip()

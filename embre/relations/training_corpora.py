@@ -1,7 +1,7 @@
-"""The annotated documents of a fine-tuning run: one corpus to be scored on, others beside it.
+"""The annotated documents of a fine-tuning run: the scored corpus and extra ones.
 
-data ──schemas_of──▶ a RelationSchema each
-     ──read_annotated, read_extra_corpora──▶ documents with its relation types
+data ──schemas_of──▶ a RelationSchema per corpus
+     ──read_annotated, read_extra_corpora──▶ documents with the relation types of the schema
 """
 
 import difflib
@@ -30,18 +30,18 @@ from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 from embre.wording import nearest
 
-# Reasons of a tally: what was not read, as against what was mended or is not used; and of that
-# where a file ends before its end.
+# Tally reasons for input that was not read (not for what was repaired or is unused), and those for
+# a truncated file.
 UNREAD = re.compile(r"(file|member|line)/|document/(unreadable|cut_off|too_large)$")
 CUT = re.compile(r"file/(broken_archive|bomb|cut_off)$|document/cut_off$")
 
 
 def schemas_of(data: CorpusConfig) -> list[RelationSchema]:
-    """The schema of the corpus that is scored, then one for each of `data.extra_corpora`.
+    """The schema of the scored corpus, then one for each of `data.extra_corpora`.
 
-    All have the same `relation_types`, in order of appearance, so one model can learn them all;
-    the same name is the same label. Each corpus keeps its own legal pairs.
-    Raises Refused with the key and the remedy.
+    All share one list of `relation_types`, in order of appearance, so that one model can learn them
+    all; equal names are the same label. Each corpus keeps its own legal pairs. Raises Refused for a
+    corpus description that is not valid.
     """
     schemas = [schema_of(data.corpus, "data.corpus")]
     schemas += [
@@ -53,16 +53,16 @@ def schemas_of(data: CorpusConfig) -> list[RelationSchema]:
 
 
 def schema_of(config: SchemaConfig, key: str) -> RelationSchema:
-    """The schema that a config names or describes; Refused with `key` and the remedy."""
+    """The schema that a config names or describes. Raises Refused if it is not valid."""
     known = CORPORA.get(config.name)
     if known is None and config.legal is None:
         raise Refused(
-            f"{key}: no corpus {config.name!r}; known: {', '.join(CORPORA)}; for one of your own "
-            "give its relations too: {name: …, legal: {Chemical Disease: [CID]}}"
+            f"{key}: unknown corpus {config.name!r}; known: {', '.join(CORPORA)}; to describe your "
+            "own, give its relations too: {name: …, legal: {Chemical Disease: [CID]}}"
         )
     if known is not None and config.legal is not None:
         raise Refused(
-            f"{key}: {config.name} is a known corpus; leave out legal, or take another name"
+            f"{key}: {config.name} is a known corpus; leave out legal, or choose another name"
         )
     if known is None:
         assert config.legal is not None
@@ -76,46 +76,48 @@ def schema_of(config: SchemaConfig, key: str) -> RelationSchema:
     for label, ours in config.label_map.items():
         if ours is not None and ours not in known.relation_types:
             hint = nearest(ours, known.relation_types)
-            raise Refused(f"{key}.label_map: {label!r} becomes {ours!r}, no relation type; {hint}")
+            raise Refused(
+                f"{key}.label_map: {label!r} maps to {ours!r}, which is no relation type; {hint}"
+            )
     novelty = known.novelty if config.novelty is None else config.novelty
     return replace(known, label_map=config.label_map, novelty=novelty)
 
 
 def read_annotated(path: str, schema: RelationSchema, tally: Tally) -> list[Document]:
-    """All documents of a file or folder, with their relations in the words of the schema."""
+    """Read all documents of a file or folder, with their labels mapped to those of the schema."""
     return [schema.normalise(doc, tally) for doc in read_documents(path, tally)]
 
 
 def refuse_gaps(tally: Tally, source: str) -> None:
-    """Refused where a file that is scored was not read as a whole, or has relations that name a
-    concept that their document does not mention, or several: nobody could find them or count them
-    as wrong, and left out they flatter."""
+    """Raise Refused if a scored file was not read completely, or has relations whose ends are not
+    exactly one mentioned concept: they could not be counted as missed, so the score would be too
+    high."""
     refuse_unread(tally, source, UNREAD, "left out of the score")
     reason = "relation/unknown_concept"
     if unknown := tally.counts[reason]:
         raise Refused(
             f"{source}: {unknown} relations name a concept that their document does not mention, "
-            f"or several at one end, as {tally.examples[reason][0]}; they would be left out of the "
-            "score: correct their identifiers, or those of the mentions; of several, give each a "
-            "relation of its own"
+            f"or several at one end, such as {tally.examples[reason][0]}; they would be left out "
+            "of the score: correct their identifiers, or those of the mentions; if an end names "
+            "several, write one relation for each"
         )
 
 
 def refuse_unread(tally: Tally, source: str, reasons: re.Pattern[str], loss: str) -> None:
-    """Refused where some of these reasons were counted; `loss` is what the gap would do."""
+    """Raise Refused if any of these reasons was counted; `loss` describes the effect of the gap."""
     found = {reason: times for reason, times in tally.counts.items() if reasons.match(reason)}
     if found:
         places = "; ".join(f"{reason} at {tally.examples[reason][0]}" for reason in found)
         raise Refused(
             f"{source}: {_counts(found)} not read, and would be {loss}; first {places}. Fetch a "
-            "damaged file again, correct what cannot be read, and take what is no corpus out of "
-            "the folder or archive"
+            "damaged file again, correct what cannot be read, and remove files that are not a "
+            "corpus from the folder or archive"
         )
 
 
 def refuse_unknown_labels(docs: Iterable[Document], schema: RelationSchema, source: str) -> None:
-    """Refused where documents, still in their own words, have labels that the schema does not
-    know: their relations would be left out, and of gold ones that flatters."""
+    """Raise Refused if documents, with the labels of their files, have some that the schema does
+    not know: their relations would be left out, and scores on gold ones would be too high."""
     first: dict[str, str] = {}
     times = Counter[str]()
     for doc in docs:
@@ -142,11 +144,11 @@ def read_extra_corpora(
     dev: Iterable[Document],
     tally: Tally,
 ) -> list[tuple[list[Document], RelationSchema]]:
-    """The documents of `data.extra_corpora`, each corpus with its schema (`schemas` are theirs).
+    """Read `data.extra_corpora`; returns each corpus with its schema, from `schemas`.
 
-    What the run is scored on is left out and counted: corpora share articles, as BioRED Dev and
-    BC5CDR share 16. So are the evaluation documents on the shipped list of the scored corpus, and
-    of more of the scored corpus the documents of `train`, which would be learnt twice.
+    Left out and counted: documents of `dev`, because corpora share articles (BioRED Dev and BC5CDR
+    share 16); the evaluation documents on the shipped list of the scored corpus; and, in further
+    files of the scored corpus, documents of `train`, which would be learnt twice.
     """
     held = (
         read_hold_out_list(data.corpus.name)
@@ -172,11 +174,11 @@ def read_extra_corpora(
 
 
 def contamination_warning(encoder: Mapping[str, Any], dev: Sequence[Document], source: str) -> str:
-    """What to say of a score where the encoder may have been pretrained on what is scored, '' where
-    it was not, or is not ours. `encoder` is its lineage, `source` the file of `dev`.
+    """A warning if the encoder may have been pretrained on scored documents; '' if not, or if the
+    encoder is not ours. `encoder` is its lineage, `source` the file of `dev`.
 
-    An encoder names the lists that its shard set held out. A shipped one is looked into; one that
-    is called as the scored file is taken to be of it.
+    The lineage names the hold-out lists of the shard set. Shipped lists are read; a list with the
+    name of the scored file is assumed to cover it.
     """
     while "encoder" in encoder:  # a relation model that is trained on
         encoder = encoder["encoder"]
@@ -197,8 +199,11 @@ def contamination_warning(encoder: Mapping[str, Any], dev: Sequence[Document], s
 
 
 def check_corpora(data: CorpusConfig) -> list[Document]:
-    """The documents that are scored. Refused or FileNotFoundError, with key and remedy, for those
-    that teach nothing or that a score on them would mean nothing."""
+    """Check all corpora of a run; return the scored documents.
+
+    Raises FileNotFoundError or Refused, naming the key, if a file cannot be read, has nothing to
+    learn from, or would make the score meaningless.
+    """
     schemas = schemas_of(data)
     train = _check_file("data.train", data.train, schemas[0])
     if schemas[0].novelty:
@@ -230,7 +235,7 @@ def check_corpora(data: CorpusConfig) -> list[Document]:
 
 
 def _text_alone(doc: CheckedDocument) -> Fingerprint:
-    """Two articles may share a title, and nobody is to be refused for that."""
+    """The fingerprint without the title, which two articles may share."""
     return fingerprint(doc)._replace(title=0)
 
 

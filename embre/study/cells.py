@@ -1,7 +1,7 @@
 """A study: its cells, and the runs they need.
 
-A cell is a value for each axis; it is run once for each seed. Runs are ordinary ones in the
-study's folder, so what is done stays done, and the table can be made at any time.
+A cell is a value for each axis, run once per seed. Runs are ordinary ones in the study's folder, so
+a study can be resumed, and its table can be made at any time.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value for each axis, corpus and backbone first, and the first that each axis knows."""
+    """A value for each axis, corpus and backbone first; `firsts`: the first value of each axis."""
 
     values: tuple[tuple[str, str], ...]
     firsts: tuple[str, ...]
@@ -44,21 +44,21 @@ class Cell:
         return dict(self.values)[axis]
 
     def but(self, others: Mapping[str, str]) -> "Cell":
-        """The cell with other values on some axes."""
+        """A copy with other values on some axes."""
         values = tuple((axis, others.get(axis, value)) for axis, value in self.values)
         return Cell(values, self.firsts)
 
     def __str__(self) -> str:
-        """Corpus, backbone and what differs from an axis's first value: runs are named by it, and
-        a new axis whose first value changes nothing leaves those that are done their names."""
+        """Corpus, backbone and values other than the first of their axis. Runs are named by it, so
+        a new axis whose first value changes nothing keeps the names of finished runs."""
         (_, corpus), (_, backbone), *axes = self.values
-        told = zip(axes, self.firsts[2:], strict=True)
-        differ = [f"{axis}-{value}" for (axis, value), first in told if value != first]
+        pairs = zip(axes, self.firsts[2:], strict=True)
+        differ = [f"{axis}-{value}" for (axis, value), first in pairs if value != first]
         return ".".join([corpus, backbone, *differ])
 
 
 def cells(study: StudyConfig) -> list[Cell]:
-    """In the order of the parts, each once."""
+    """All cells in the order of the parts, without duplicates."""
     found: dict[Cell, None] = {}
     firsts = tuple(known[0] for known in study.values.values())
     for part in study.parts:
@@ -81,18 +81,18 @@ def pairs_to_compare(study: StudyConfig) -> list[tuple[Cell, Cell]]:
 
 
 def pretraining_runs(study: StudyConfig) -> list[Run]:
-    """The encoders that the cells need and that have to be trained."""
+    """Runs of the encoders that the cells need and that have to be pretrained."""
     needed = {cell["backbone"] for cell in cells(study)}
     found = []
     for name, backbone in study.backbones.items():
         if backbone.pretrain is not None and name in needed:
-            told = [*study.set_pretraining, *backbone.set, *_place(study, f"pretrain.{name}")]
-            found.append(Run("pretrain", load_config(PretrainConfig, backbone.pretrain, told)))
+            overrides = [*study.set_pretraining, *backbone.set, *_place(study, f"pretrain.{name}")]
+            found.append(Run("pretrain", load_config(PretrainConfig, backbone.pretrain, overrides)))
     return found
 
 
 def finetuning_runs(study: StudyConfig) -> list[Run]:
-    """One for each cell and seed. All seeds of a part come before the next part's first."""
+    """One run per cell and seed, in the order of the cells."""
     return [
         Run("finetune", finetuning(study, cell, seed))
         for cell in cells(study)
@@ -103,36 +103,35 @@ def finetuning_runs(study: StudyConfig) -> list[Run]:
 def finetuning(study: StudyConfig, cell: Cell, seed: int) -> FinetuneConfig:
     """The config of one run of a cell.
 
-    Raises ConfigError where the values of the cell do not go together.
+    Raises ConfigError if the values of the cell are incompatible.
     """
     backbone = study.backbones[cell["backbone"]]
     trained = study_folder(study) / _name(study, f"pretrain.{cell['backbone']}") / ENCODER
-    told = [
+    overrides = [
         *study.set,
         *(change for axis in study.axes for change in study.axes[axis][cell[axis]]),
         *_place(study, f"{cell}.s{seed}"),
         f"seed={seed}",
         f"encoder.path={backbone.path or trained}",
     ]
-    return load_config(FinetuneConfig, study.corpora[cell["corpus"]], told)
+    return load_config(FinetuneConfig, study.corpora[cell["corpus"]], overrides)
 
 
 def study_folder(study: StudyConfig) -> Path:
-    """Where its runs and its table are."""
+    """The folder of the runs and the table of a study."""
     return Path(study.storage) / study.name
 
 
 def run_folder(config: RunConfig) -> Path:
-    """Where a run is."""
+    """The folder of a run."""
     return Path(config.storage) / config.name
 
 
 def is_done(run: Run) -> bool:
-    """Whether a run has left what the study needs of it.
+    """Whether a run has written the results that the study needs.
 
-    Raises ConfigError where it was made by another config: the study has changed since; or where
-    its backbone is gone. A config that waits in its folder for a run that has not begun may be
-    another one.
+    Raises ConfigError if it was made with another config or data, because the study has changed
+    since, or if its backbone is gone. The config of a run that has not begun may differ.
     """
     folder = run_folder(run.config)
     results = (SCORES, COUNTS) if isinstance(run.config, FinetuneConfig) else (ENCODER,)
@@ -148,8 +147,8 @@ def is_done(run: Run) -> bool:
     backbone = Path(run.config.encoder.path)
     if not backbone.is_dir():
         raise ConfigError(
-            f"{run.config.name}: its backbone {backbone} is not there any more, by which the run "
-            "is known; put it back"
+            f"{run.config.name}: its backbone {backbone} does not exist any more, so it cannot be "
+            "compared with the run's; restore it"
         )
     here = {**digests(run.config), "encoder": _digest(backbone, backbone.stat().st_mtime)}
     made_of["encoder"] = made_of.get("encoder", {}).get("digest")
@@ -163,12 +162,12 @@ def is_done(run: Run) -> bool:
 
 @lru_cache(maxsize=64)
 def _digest(backbone: Path, _: float) -> str:
-    """Read once for all runs of a backbone, as long as its folder stays as it is."""
+    """The folder's digest, computed once for all runs until its mtime changes."""
     return folder_digest(backbone)
 
 
 def _name(study: StudyConfig, run: str) -> str:
-    """What a run is called, in MLflow too, where it stands beside those of other studies."""
+    """The name of a run; unique among studies, because MLflow lists all runs together."""
     return f"{study.name}.{run}"
 
 

@@ -1,4 +1,4 @@
-"""The picture of a study: every run a dot, every cell its mean."""
+"""The plot of a study: every run as a dot, the mean of every cell."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 
 def draw_study(path: Path, f1_by_cell: Mapping[str, np.ndarray]) -> None:
-    """A PNG of F1, cells from the top down in their order; none without a cell."""
+    """Write a PNG of F1, cells from top to bottom in order; nothing if there is no cell."""
     if not f1_by_cell:
         return
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(f1_by_cell)), layout="constrained")
@@ -18,7 +18,7 @@ def draw_study(path: Path, f1_by_cell: Mapping[str, np.ndarray]) -> None:
         axes.plot(100 * f1.mean(), row, "|", color="black", ms=14, mew=2)
     axes.set_yticks(range(len(f1_by_cell)), list(f1_by_cell))
     axes.invert_yaxis()
-    axes.set_xlabel("F1 on held-out documents, of the strictest metric that was learnt, in points")
+    axes.set_xlabel("F1 on held-out documents, strictest learnt metric, in points")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.savefig(path, dpi=150)

@@ -1,6 +1,6 @@
-"""What came out of a study: its runs read back, compared, and written as a table.
+"""Results of a study: read from its runs, compared, and written as a table.
 
-Shapes: N seeds that are done, D held-out documents.
+Shapes: N finished seeds, D held-out documents.
 """
 
 import json
@@ -32,7 +32,7 @@ from embre.tracking import read_events
 from embre.tracking.goodput import EARLY
 
 TABLE, RESULTS, PICTURE = "study.md", "study.json", "study.png"
-TOLD = {
+MEASURES = {
     "related: AP": ("related", "average_precision"),
     "type: accuracy": ("type", "accuracy"),
     "type: log-loss": ("type", "log_loss"),
@@ -42,8 +42,8 @@ TOLD = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The N finished runs of a cell: by trained metric, the strictest last, (N, D, 3) counts with
-    thresholds fitted for that metric; each run's `discrimination`; and (N,) minutes."""
+    """The N finished runs of a cell: (N, D, 3) counts by learnt metric, the strictest last, with
+    thresholds fitted for that metric; the `discrimination` of each run; (N,) minutes."""
 
     counts: dict[str, np.ndarray]
     discrimination: list[Discrimination]
@@ -51,17 +51,17 @@ class Result:
 
     @property
     def f1(self) -> dict[str, np.ndarray]:
-        """By metric (N,)."""
+        """(N,) F1 of each run, by metric."""
         return {metric: f1_of(found.sum(1)) for metric, found in self.counts.items()}
 
-    def told(self, name: str, measure: str) -> np.ndarray | None:
-        """(N,) one measure of what was told apart; None where a run does not say."""
+    def measure_of(self, name: str, measure: str) -> np.ndarray | None:
+        """(N,) one measure of discrimination; None if a run lacks it."""
         have = [run[name][measure] for run in self.discrimination if measure in run.get(name, {})]
         return np.array(have) if len(have) == len(self.discrimination) else None
 
 
 def results(study: StudyConfig) -> dict[Cell, Result]:
-    """What is there so far, by cell; a cell without a finished run is left out."""
+    """The results so far, by cell; cells without a finished run are left out."""
     found = {}
     for cell in cells(study):
         configs = [finetuning(study, cell, seed) for seed in study.seeds]
@@ -69,16 +69,16 @@ def results(study: StudyConfig) -> dict[Cell, Result]:
         if done:
             counts = [json.loads((folder / COUNTS).read_text()) for folder in done]
             of_metrics = {metric: np.array([run[metric] for run in counts]) for metric in counts[0]}
-            told = [
+            measured = [
                 json.loads((folder / SCORES).read_text()).get("discrimination", {})
                 for folder in done
             ]
-            found[cell] = Result(of_metrics, told, np.array([_minutes(one) for one in done]))
+            found[cell] = Result(of_metrics, measured, np.array([_minutes(one) for one in done]))
     return found
 
 
 def _minutes(folder: Path) -> float:
-    """From the start to the last event of each attempt; not what lies between two."""
+    """Minutes from the start to the last event of each attempt, without the time in between."""
     seconds, before = 0.0, None
     for event in read_events(folder):
         if event["event"] in EARLY:
@@ -90,14 +90,14 @@ def _minutes(folder: Path) -> float:
 
 
 class Pretraining(NamedTuple):
-    """What an encoder cost, and how many tokens it read: those of full strips."""
+    """The cost of an encoder, and the number of tokens it read, counted as full strips."""
 
     minutes: float
     tokens: int
 
 
 def pretrainings(study: StudyConfig) -> dict[str, Pretraining]:
-    """By backbone, of the encoders that are there."""
+    """The cost of the finished encoders, by backbone."""
     found = {}
     for run in filter(is_done, pretraining_runs(study)):
         config = run.config
@@ -110,8 +110,8 @@ def pretrainings(study: StudyConfig) -> dict[str, Pretraining]:
 
 class Comparison(NamedTuple):
     """A cell against another: the difference of F1 in points and its p-value from a paired
-    bootstrap over documents and seeds; None where a cell has one seed, which says nothing of how
-    far seeds scatter."""
+    bootstrap over documents and seeds; None if a cell has one seed, because the variance over
+    seeds is then unknown."""
 
     cell: Cell
     against: Cell
@@ -121,7 +121,7 @@ class Comparison(NamedTuple):
 
 
 def comparisons(study: StudyConfig, found: Mapping[Cell, Result]) -> Iterator[Comparison]:
-    """All that the study asks for and whose runs are there."""
+    """Yield the comparisons of the study whose runs are finished."""
     for cell, against in pairs_to_compare(study):
         if cell not in found or against not in found:
             continue
@@ -134,7 +134,7 @@ def comparisons(study: StudyConfig, found: Mapping[Cell, Result]) -> Iterator[Co
 
 
 def write_results(study: StudyConfig) -> Path:
-    """The table, its numbers and its picture as things stand; returns the table's path."""
+    """Write the table, its numbers and its plot from the runs so far; return the table's path."""
     folder = study_folder(study)
     folder.mkdir(parents=True, exist_ok=True)
     found = results(study)
@@ -171,35 +171,35 @@ def _table(
     yield f"# {study.name}"
     yield ""
     yield (
-        "F1 on the held-out documents in points, mean ± standard deviation over the seeds that are "
-        "done. Each column has thresholds chosen for it, so that runs of one task can be compared; "
-        "they are cross-fitted: each document is decided by others."
+        "F1 on the held-out documents in points, mean ± standard deviation over finished seeds. "
+        "Thresholds are chosen separately for each column, so that runs of one task can be "
+        "compared, and cross-fitted: those for a document are chosen on others."
     )
     yield ""
     heads = [*axes, "seeds", *SHORT.values(), "minutes a run"]
     yield from _lines(heads, (_row_of_cell(*one) for one in found.items()))
     yield ""
     yield (
-        "What the models tell apart before anything is calibrated or decided: related pairs among "
-        "all candidates, by average precision; the types of related pairs, by accuracy and "
-        "log-loss; which of them are novel, by the area under the ROC curve."
+        "Discrimination before calibration and thresholds: average precision (AP) of related pairs "
+        "among all candidates; accuracy and log-loss of the types of related pairs; area under "
+        "the ROC curve (AUC) of their novelty."
     )
     yield ""
-    yield from _lines([*axes, *TOLD], (_row_of_told(*one) for one in found.items()))
+    yield from _lines([*axes, *MEASURES], (_row_of_measures(*one) for one in found.items()))
     yield ""
     if trained:
         rows = [(n, f"{p.minutes:.1f}", f"{p.tokens / 1e6:.1f}") for n, p in trained.items()]
         yield from _lines(("encoder", "minutes of pretraining", "million tokens read"), rows)
         yield ""
-        yield "Each was pretrained once: p below says nothing of another pretraining."
+        yield "Each was pretrained once: p below ignores the variance over pretraining runs."
         yield ""
     heads = ("this", "against that", "in the cell", "F1 of", "difference in points", "p")
     yield from _lines(heads, (_row_of_comparison(c) for c in compared))
     yield ""
     yield (
-        "p: paired bootstrap over documents and seeds of fine-tuning. One of twenty comparisons of "
-        "equal systems has p below .05. With one seed there is none: two seeds of one system may "
-        "differ as much."
+        "p: paired bootstrap over documents and fine-tuning seeds. One in twenty comparisons of "
+        "equal systems has p below .05. There is no p with one seed: two seeds of one system "
+        "may differ as much."
     )
     yield ""
     missing = [str(cell) for cell in cells(study) if cell not in found]
@@ -215,11 +215,11 @@ def _row_of_cell(cell: Cell, result: Result) -> list[str]:
     return [*values, str(len(result.minutes)), *scores, f"{result.minutes.mean():.1f}"]
 
 
-def _row_of_told(cell: Cell, result: Result) -> list[str]:
-    told = [result.told(*asked) for asked in TOLD.values()]
+def _row_of_measures(cell: Cell, result: Result) -> list[str]:
+    columns = [result.measure_of(*key) for key in MEASURES.values()]
     return [
         *(value for _, value in cell.values),
-        *("–" if values is None else _mean_sd(values, 3) for values in told),
+        *("–" if values is None else _mean_sd(values, 3) for values in columns),
     ]
 
 

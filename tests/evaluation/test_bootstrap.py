@@ -110,7 +110,7 @@ def test_three_runs_of_equal_systems_are_seldom_called_different():
 
 def test_the_spread_of_few_runs_is_that_of_their_mean():
     f1_SN = np.tile([0.4, 0.5, 0.6], (200_000, 1))
-    drawn_S = bootstrap._of_drawn_runs(f1_SN, np.random.default_rng(1))
+    drawn_S = bootstrap._resample_runs(f1_SN, np.random.default_rng(1))
     assert drawn_S.mean() == pytest.approx(0.5, abs=1e-3)
     assert drawn_S.std() == pytest.approx(np.std([0.4, 0.5, 0.6], ddof=1) / 3**0.5, rel=0.01)
 

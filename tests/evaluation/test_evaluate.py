@@ -114,5 +114,5 @@ def test_with_probabilities_of_the_predicted_ones_the_curve_ends_at_what_was_pre
 
 
 def test_pairs_of_other_documents_are_refused(gold, predicted, scored):
-    with pytest.raises(ValueError, match="are not those of"):
+    with pytest.raises(ValueError, match="scored pairs of"):
         evaluate_documents(gold[1:], predicted, scored=scored)

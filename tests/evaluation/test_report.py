@@ -207,4 +207,4 @@ def test_an_evaluation_of_nothing_found_can_be_shown(tmp_path):
     gold = [document("1"), document("2")]
     path = tmp_path / "report.html"
     write_report(path, gold, gold, evaluation=evaluate_documents(gold, gold))
-    assert "Not right: nothing" in path.read_text("utf-8")
+    assert "Errors: none" in path.read_text("utf-8")

@@ -170,7 +170,7 @@ def test_other_models_and_thresholds_are_refused(model: Path, given: Path, tmp_p
     assert run(tmp_path / "other", given, overwrite=True).predicted_now == 24
     (tmp_path / "out" / RECORD).write_text("{")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="nobody knows which model .* another --out, or remo"):
+        with pytest.raises(ValueError, match="is unknown: .*another --out, or remo"):
             run(tmp_path / "other", given, overwrite=overwrite)
 
 
@@ -246,7 +246,9 @@ def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: 
     other = tmp_path / "more"
     write_documents(other / "a.PubTator.gz", DOCS[:1], like="pubtator")
     for inputs in ([str(given), str(other)], [str(given)]):
-        with pytest.raises(ValueError, match="called a.PubTator, as .*rename .* or .* by name,"):
+        with pytest.raises(
+            ValueError, match="output a.PubTator is also .*rename .* or .* by name,"
+        ):
             predict_files(model, inputs, tmp_path / "out", "test")
         shutil.copy(other / "a.PubTator.gz", given)
     (given / "a.PubTator.gz").unlink()
@@ -460,7 +462,7 @@ def test_a_file_that_was_changed_under_its_slices(tmp_path: Path) -> None:
 
 def test_one_run_at_a_time_writes_into_a_folder(model: Path, given: Path) -> None:
     with locked(given.parent / "out"), ThreadPoolExecutor(1) as another:
-        with pytest.raises(ValueError, match="another run predicts into"):
+        with pytest.raises(ValueError, match="another run is writing to"):
             another.submit(run, model, given).result()
     assert run(model, given).documents
 
@@ -718,7 +720,9 @@ def test_a_file_that_no_run_wrote_is_in_the_way(
     out = given.parent / "out"
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text("mine")
-    with pytest.raises(ValueError, match=f"{name}: is in the way .* move it elsewhere, or choose"):
+    with pytest.raises(
+        ValueError, match=f"{name}: exists and is not .* move it elsewhere, or choose"
+    ):
         run(model, given, overwrite=overwrite)
     assert files_in(out) == {name: b"mine"}
 
@@ -729,12 +733,12 @@ def test_a_file_in_the_place_of_an_input_that_was_no_corpus_stays(model: Path, g
     mine.write_text("mine")
     assert run(model, given).done_before == 5
     (given / "README").write_text("still nothing to read")
-    with pytest.raises(ValueError, match="README: is in the way"):
+    with pytest.raises(ValueError, match="README: exists and is not"):
         run(model, given)
     assert mine.read_text() == "mine"
 
 
 def test_an_input_with_the_name_of_the_lock_is_refused(model: Path, given: Path) -> None:
     (given / ".lock").write_text("no corpus")
-    with pytest.raises(ValueError, match="--out has a .lock of its own; rename the input"):
+    with pytest.raises(ValueError, match=".lock is reserved in --out; rename the input"):
         run(model, given)

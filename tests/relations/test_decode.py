@@ -83,17 +83,17 @@ def test_batches_change_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyP
 def test_a_block_is_decided_when_the_next_one_is_under_way(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, seen = decode.ask, []
+    real, seen = decode.start_scoring, []
 
-    def ask(loaded: LoadedModel, docs: list[Document], tally: Tally):
-        answer, name = real(loaded, docs, tally), docs[0].doc_id
-        seen.append(f"ask {name}")
-        return lambda: (seen.append(f"answer {name}"), answer())[1]
+    def start_scoring(loaded: LoadedModel, docs: list[Document], tally: Tally):
+        result, name = real(loaded, docs, tally), docs[0].doc_id
+        seen.append(f"start {name}")
+        return lambda: (seen.append(f"result {name}"), result())[1]
 
-    monkeypatch.setattr(decode, "ask", ask)
+    monkeypatch.setattr(decode, "start_scoring", start_scoring)
     monkeypatch.setattr(decode, "DOCUMENTS_AT_ONCE", 1)
     assert len(list(predict(loaded, DOCS[:3]))) == 3
-    assert seen == ["ask 1", "ask 2", "answer 1", "ask 3", "answer 2", "answer 3"]
+    assert seen == ["start 1", "start 2", "result 1", "start 3", "result 2", "result 3"]
 
 
 def test_a_strip_is_as_full_as_its_longest_pass_says(

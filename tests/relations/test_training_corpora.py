@@ -123,9 +123,12 @@ def test_a_corpus_is_a_name_or_its_relations() -> None:
 @pytest.mark.parametrize(
     ("corpus", "message"),
     [
-        ("bioread", "data.corpus: no corpus 'bioread'; known: biored, bc5cdr"),
+        ("bioread", "data.corpus: unknown corpus 'bioread'; known: biored, bc5cdr"),
         ({"name": "biored", "legal": {"Gene Gene": ["x"]}}, "biored is a known corpus"),
-        (MINE | {"label_map": {"induces": "CDI"}}, "becomes 'CDI', no relation type; did you mean"),
+        (
+            MINE | {"label_map": {"induces": "CDI"}},
+            "maps to 'CDI', which is no relation type; did you mean",
+        ),
         (MINE | {"label_map": {}}, r"does not know: other .*induces .*\{other: CID\}, or"),
         (MINE | {"novelty": True}, "says Novel or No, and mine has novelty"),
         (
@@ -271,7 +274,9 @@ def test_several_identifiers_at_one_end_are_named_as_such(folder: Path, tmp_path
     write_documents(tmp_path / "several.PubTator", [doc], like="pubtator")
     text = (tmp_path / "several.PubTator").read_text().rstrip()
     (tmp_path / "several.PubTator").write_text(f"{text}\n1\ttreats\tD001241\t673,D008545\n\n")
-    with pytest.raises(ValueError, match="or several at one end, as .*673,D008545.*relation of it"):
+    with pytest.raises(
+        ValueError, match="or several at one end, such as .*673,D008545.*one relation"
+    ):
         check(config_of(folder, "several", dev=str(tmp_path / "several.PubTator")))
 
 

@@ -321,7 +321,7 @@ def test_what_is_done_is_not_done_again_and_what_fails_is_named(
     with pytest.raises(ConfigError, match="encoder changed since it was run"):
         carry_out_study(moved, Pretended(lambda name: 0.7), quiet())
     shutil.rmtree(other)
-    with pytest.raises(ConfigError, match="its backbone .*other is not there any more.* put it ba"):
+    with pytest.raises(ConfigError, match="its backbone .*other does not exist any more.*restore"):
         write_results(moved)
     for lineage in study_folder(study).glob("*/relation_model/embre.json"):
         lineage.unlink()
