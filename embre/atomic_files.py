@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, whenever the power goes."""
+"""Atomic writes: files and folders are complete or absent, even after a power failure."""
 
 import errno
 import os
@@ -10,18 +10,17 @@ from uuid import uuid4
 
 from embre.faults import fault_point
 
-# What a storage says again however often it is asked; anything else may pass.
+# Errors that a retry does not fix; all others may be transient.
 PERMANENT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PARTIAL = ".partial"
-LEFTOVERS = f"*.{'[0-9a-f]' * 8}{PARTIAL}"  # what a killed process may leave, as a pattern
+LEFTOVERS = f"*.{'[0-9a-f]' * 8}{PARTIAL}"  # glob pattern of files left by killed processes
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Another name to write a file under; behind the block it is flushed and gets its own.
+    """Atomic write: yield a temporary path; on exit the file is fsynced and renamed to `path`.
 
-    Where the block fails (a full disk), or removes what it wrote, `path` is as it was and nothing
-    is left behind.
+    If the block raises or deletes the file, `path` is unchanged and nothing is left.
     """
     partial = _partial(path)
     try:
@@ -33,13 +32,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):  # whoever has moved the folder on by now flushes it
+    with suppress(FileNotFoundError):  # the folder was moved, and whoever did fsyncs it
         fsync_path(path.parent)
     fault_point("committed")
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write a whole file. OSError names it, where that fails."""
+    """Write a whole file atomically. Raises OSError naming `path`."""
     view = memoryview(data)
     try:
         with atomic_file(path) as partial, partial.open("wb") as file:
@@ -52,10 +51,9 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Another name to write a folder under; behind the block it is flushed and gets its own, in
-    place of one that is there.
+    """Atomic write of a folder: yield a temporary path; on exit it is fsynced and replaces `path`.
 
-    Where the block fails, `path` is as it was and nothing is left behind.
+    If the block raises, `path` is unchanged and nothing is left.
     """
     partial = _partial(path)
     try:
@@ -70,7 +68,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder in which none writes now."""
+    """Remove partial files left by killed processes; no process may be writing in `folder`."""
     for path in folder.rglob(LEFTOVERS):
         if path.is_dir():
             shutil.rmtree(path)
@@ -79,19 +77,18 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def _partial(path: Path) -> Path:
-    # Of ours alone: a process that outlived its run, here or on another machine, must not write
-    # into it.
+    # Unique: a process that outlived its run, here or on another machine, must not write into it.
     return path.with_name(f"{path.name}.{uuid4().hex[:8]}{PARTIAL}")
 
 
 def fsync_tree(folder: Path) -> None:
-    """Flush what others wrote into a folder: all that is in it, and in the folders in it."""
+    """Fsync a folder and everything below it."""
     for path in [*folder.rglob("*"), folder]:
         fsync_path(path)
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
+    """Fsync a file, or the directory entries of a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""The documents that a fine-tuning run is scored on: what is predicted for them, and how good."""
+"""The dev set of a fine-tuning run: its predictions and their scores."""
 
 from dataclasses import dataclass, replace
 
@@ -20,8 +20,7 @@ from embre.world import World
 
 @dataclass(frozen=True, slots=True)
 class DevSet:
-    """The documents a run is scored on, with the relations that are scored, and those that it
-    learns from."""
+    """The documents that a run is scored on, and in `training` those it is trained on."""
 
     docs: list[Document]
     training: list[Document]
@@ -30,45 +29,52 @@ class DevSet:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Those that are learnt, the last the strictest: for that one the run decides."""
+        """The metrics of the trained tasks; thresholds are fitted for the last, the strictest."""
         return learnt_metrics(self.builder.schema, self.builder.config.tasks)
 
     def loaded(self, engine: Engine, decision: Decision) -> LoadedModel:
-        """The model as it is now."""
+        """The current model with `decision`."""
         model = engine.module
         assert isinstance(model, RelationModel)
         return LoadedModel(model, self.builder, decision)
 
     def scored(self, engine: Engine, tally: Tally) -> ScoredPairs:
-        """All their pairs by the weights as they are, on every rank; each reads its share. `tally`
-        is told of what all of them could not read."""
+        """Score all candidate pairs with the current weights.
+
+        A collective: each rank scores its part, every rank returns all pairs. Dropped items of all
+        ranks are added to `tally`.
+        """
         mine, lost = self.docs[self.world.rank :: self.world.size], Tally()
-        found = score_pairs(self.loaded(engine, Decision()), mine, lost)
-        shares, losses = zip(*self.world.all_gather((found, lost)), strict=True)
-        for one in losses:
+        pairs = score_pairs(self.loaded(engine, Decision()), mine, lost)
+        shares, tallies = zip(*self.world.all_gather((pairs, lost)), strict=True)
+        for one in tallies:
             tally.add(one.counts, one.examples)
         return interleaved(shares)
 
     def fitted(self, engine: Engine, scored: ScoredPairs) -> LoadedModel:
-        """The model as it is now, with the decision that suits all of them."""
+        """The current model, with the decision fitted to all documents."""
         return self.loaded(engine, fit_decision(scored, self.builder.schema, self.metrics[-1]))
 
     def predicted(self, scored: ScoredPairs, metric: str) -> tuple[list[Document], ScoredPairs]:
-        """All of them with the relations of decisions that were fitted to other documents, for a
-        metric, and the pairs calibrated alike."""
-        found, calibrated = cross_fitted(scored, self.builder.schema, metric)
-        docs = [replace(doc, relations=r) for doc, r in zip(self.docs, found, strict=True)]
+        """All documents with their predicted relations, and the calibrated pairs.
+
+        Cross-fitted: the decisions for `metric` were fitted to other documents.
+        """
+        relations, calibrated = cross_fitted(scored, self.builder.schema, metric)
+        docs = [replace(doc, relations=r) for doc, r in zip(self.docs, relations, strict=True)]
         return docs, calibrated
 
     def score(self, predicted: list[Document]) -> dict[str, Score]:
-        """Under the official counting, by the metrics that are learnt."""
-        found = score(self.docs, predicted)
-        return {metric: found[metric] for metric in self.metrics}
+        """Scores of the trained metrics under the official counting."""
+        scores = score(self.docs, predicted)
+        return {metric: scores[metric] for metric in self.metrics}
 
     def counts(self, scored: ScoredPairs) -> dict[str, np.ndarray]:
-        """Of each metric the counts (D, 3) of documents by thresholds that were fitted for it. What
-        runs that have not learnt the same are compared by: thresholds for `all` cost `pair_type`
-        what they win for novelty."""
+        """(D, 3) counts per document by metric, with thresholds fitted for that metric.
+
+        For comparing runs with different tasks: thresholds fitted for `all` favour novelty at the
+        expense of `pair_type`.
+        """
         return {
             metric: document_counts(self.docs, self.predicted(scored, metric)[0])[metric]
             for metric in self.metrics
@@ -80,9 +86,11 @@ class DevSet:
 
     @property
     def gold(self) -> list[Document]:
-        """What predictions are judged by, one by one: without the novelty that a model of relations
-        alone never states, and with the type that one of novelty alone gives to a pair, or each of
-        its relations would be wrong."""
+        """The gold documents reduced to the trained tasks, to judge single predictions.
+
+        Without novelty if only relations are trained; with the first legal type of each pair if
+        only novelty is, as such a model predicts.
+        """
         schema, tasks = self.builder.schema, self.builder.config.tasks
 
         def as_learnt(relation: Relation) -> Relation:
@@ -98,7 +106,7 @@ class DevSet:
         ]
 
     def validate(self, engine: Engine) -> dict[str, float]:
-        """The F1 that are learnt, under the official counting."""
+        """F1 of the trained metrics under the official counting. A collective."""
         predicted, _ = self.predicted(self.scored(engine, Tally()), self.metrics[-1])
         scores = self.score(predicted)
         return {f"f1/{name}": found.f1 for name, found in scores.items()}

@@ -1,5 +1,7 @@
-"""Fine-tuning: annotated documents and an encoder → relation model. Builds the parts, trains,
-scores the held-out documents."""
+"""Fine-tuning: annotated documents and an encoder → relation model.
+
+Builds the parts, trains, and scores the held-out documents.
+"""
 
 import json
 import logging
@@ -56,7 +58,7 @@ EVALUATION_FOLDER = "evaluation"
 
 
 def finetune(job: Job[FinetuneConfig], world: World) -> None:
-    """One rank of a fine-tuning run, from its newest checkpoint to the scored relation model."""
+    """Run one rank of fine-tuning, from the newest checkpoint to the scored relation model."""
     config, lost, dev_lost = job.config, Tally(), Tally()
     torch.manual_seed(config.seed)
     schema, *others = schemas_of(config.data)
@@ -92,12 +94,12 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
 def finish(
     engine: Engine, dev: DevSet, job: Job[FinetuneConfig], lost: Tally, dev_lost: Tally
 ) -> None:
-    """Write the relation model, what it predicts for the held-out documents, how good that is, what
-    of the training and the held-out documents could not be used, and the report.
+    """Write the relation model, its predictions and scores on the dev documents, the counts of
+    dropped items, and the report.
 
     A collective: every rank calls it, rank 0 writes.
     """
-    scored = dev.scored(engine, dev_lost)  # each validation encoded them too: counted once
+    scored = dev.scored(engine, dev_lost)  # validations drop the same items: count them once
     weights = engine.weights()
     if engine.world.rank == 0:
         predicted, calibrated = dev.predicted(scored, dev.metrics[-1])
@@ -131,13 +133,13 @@ def finish(
         write_atomic(job.folder / SCORES, json.dumps(values, indent=1).encode())
         if job.handle:
             f1 = {f"dev/f1/{name}": found.f1 for name, found in scores.items()}
-            told = {
+            measures = {
                 f"dev/{measure}/{name}": value
                 for name, numbers in evaluation.discrimination.items()
                 for measure, value in numbers.items()
                 if measure != "pairs"
             }
-            log_results(job.handle, job.folder, f1 | told)
+            log_results(job.handle, job.folder, f1 | measures)
             files = [job.folder / name for name in (SCORES, COUNTS, PREDICTED, REPORT)]
             log_files(job.handle, job.folder, [*files, *written])
     engine.world.barrier()
@@ -151,7 +153,7 @@ def write_model(
     values: dict[str, Any],
     by_type: Groups,
 ) -> None:
-    """The folder of the relation model, with its lineage and its card: whole or not at all."""
+    """Write the folder of the relation model with its lineage and card, atomically."""
     config, schema = job.config, dev.builder.schema
     lineage = {
         "run": config.name,
@@ -172,8 +174,10 @@ def write_evaluation_files(
     evaluation: Evaluation,
     known: str,
 ) -> list[Path]:
-    """The evaluation of what was predicted, whose files it returns, and the curator's page; `known`
-    is what to say of documents that the encoder may know."""
+    """Write the evaluation of the predictions and the HTML report; returns the evaluation's files.
+
+    `known` is the contamination warning of the encoder, or ''.
+    """
     written = write_evaluation(job.folder / EVALUATION_FOLDER, evaluation)
     scores = evaluation.scores
     facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
@@ -186,14 +190,13 @@ def write_evaluation_files(
 
 
 def check(config: FinetuneConfig) -> dict[str, str]:
-    """What must hold before any rank is asked for; returns the digests of the documents.
+    """Check a run before any rank starts; returns the digests of the documents.
 
-    Raises FileNotFoundError or Refused that says what to do.
+    Raises FileNotFoundError or Refused with the remedy.
     """
     if config.engine == "deepspeed" and config.zero_stage == 3:
         raise Refused(
-            "deepspeed.zero_optimization.stage: 3 splits each weight over the ranks and is for "
-            "pretraining; fine-tune with 1 or 2"
+            "deepspeed.zero_optimization.stage: 3 is only for pretraining; fine-tune with 1 or 2"
         )
     refuse_idle_ranks(config.launch.workers, config.data.micro_batches)
     load_tokenizer(config.encoder.path)
@@ -203,7 +206,8 @@ def check(config: FinetuneConfig) -> dict[str, str]:
         log.warning("data.dev: %s; shard again with --hold-out %s", known, config.data.dev)
     if config.pairs.tasks == "novelty" and not schemas_of(config.data)[0].novelty:
         raise Refused(
-            f"pairs.tasks: novelty, and {config.data.corpus.name} states none; set it to relation"
+            f"pairs.tasks=novelty, but {config.data.corpus.name} "
+            "has no novelty labels; set it to relation"
         )
     return digests(config)
 
@@ -218,11 +222,11 @@ def digests(config: FinetuneConfig) -> dict[str, str]:
 
 
 def encoder_contamination(config: FinetuneConfig, dev: list[Document]) -> str:
-    """What to say where the encoder may have been pretrained on the scored documents, else ''."""
+    """A warning if the encoder may have been pretrained on the dev documents, else ''."""
     encoder = {} if config.encoder.new else read_lineage(config.encoder.path)
     return contamination_warning(encoder, dev, config.data.dev)
 
 
 def encoder_lineage(path: str) -> dict[str, Any]:
-    """What the backbone says of its own origin; its weights' digest in any case."""
+    """The lineage recorded with the backbone, if any, and the digest of its folder."""
     return {**read_lineage(path), "digest": folder_digest(path)}

@@ -1,7 +1,7 @@
-"""What a run is asked from outside: to stop, or to save and go on; all ranks after the same step.
+"""Requests to a run from outside: stop, or save and continue; all ranks act after the same step.
 
-A launcher asks, from a signal handler or through a file that all ranks see; the question travels
-with the sums of the next step, so every rank learns of it at once.
+A launcher sends a request from a signal handler or through a file that all ranks see. It is
+all-reduced with the sums of the next step, so every rank learns of it at once.
 """
 
 import signal
@@ -12,49 +12,49 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-STOP, SAVE = "stop", "save"  # files in the folder of a run, or of an attempt: each byte asks
+STOP, SAVE = "stop", "save"  # files in a run's or attempt's folder: one byte per request
 LOOK_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
 class _Asked:
-    """What this process was asked."""
+    """The requests that this process has received."""
 
-    folder: Path | None = None  # whose files ask it
+    folder: Path | None = None  # of the request files
     stop: bool = False
     saves_answered: int = 0
-    looked: dict[str, float] = field(default_factory=dict)  # when at which file
+    looked: dict[str, float] = field(default_factory=dict)  # time of the last look, by file
 
 
 _asked = _Asked()
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and saved its state; the same command goes on."""
+    """The run stopped on request and saved its state; the same command resumes it."""
 
 
 class TakenOver(RuntimeError):
-    """Another attempt at the run writes its checkpoints now; it says nothing of the run itself."""
+    """Another attempt at the run writes its checkpoints now; the run itself did not fail."""
 
 
 @contextmanager
 def stoppable(folder: Path) -> Iterator[None]:
-    """While the body runs, SIGTERM asks all ranks that watch `folder` to stop.
+    """While the body runs, SIGTERM requests all ranks that watch `folder` to stop.
 
-    Where no step comes to its end any more, a second SIGTERM does what it always did.
+    A second SIGTERM has its previous effect, in case no step ends any more.
     """
 
     def ask(*_: object) -> None:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         _asked.stop = True
-        with suppress(OSError):  # a full disk; this process knows, and there is a second SIGTERM
+        with suppress(OSError):  # disk full; this process knows, and SIGTERM can be sent again
             _ask(folder / STOP)
 
     forget(folder)
-    # There from the start: a network file system may remember for a minute that a file is missing.
+    # Created first: a network file system may cache for a minute that a file is missing.
     for name in (STOP, SAVE):
         (folder / name).touch()
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+    if threading.current_thread() is not threading.main_thread():  # signals arrive only there
         yield
         return
     before = signal.signal(signal.SIGTERM, ask)
@@ -66,40 +66,40 @@ def stoppable(folder: Path) -> Iterator[None]:
 
 
 def ask_to_save(folder: Path) -> None:
-    """Ask the ranks that watch `folder` to save after their next step and go on."""
+    """Request the ranks that watch `folder` to save after their next step and continue."""
     _ask(folder / SAVE)
 
 
 def watch(folder: Path) -> None:
-    """From now on the files STOP and SAVE in a folder ask this process.
+    """From now on, read requests from the files STOP and SAVE in `folder`.
 
-    What SAVE asked before was asked of an earlier attempt: this one begins at a checkpoint.
+    Earlier SAVE requests are ignored: they were for an earlier attempt.
     """
     _asked.folder, _asked.saves_answered = folder, _times_asked(folder / SAVE)
 
 
 def forget(folder: Path) -> None:
-    """What was asked before, of this process or by the files in a folder, counts no more."""
+    """Clear all requests to this process and in the files of `folder`."""
     _asked.folder, _asked.stop, _asked.saves_answered = None, False, 0
     for name in (STOP, SAVE):
         (folder / name).unlink(missing_ok=True)
 
 
 def asked_to_stop() -> bool:
-    """Whether this process was asked."""
+    """Whether a stop was requested."""
     _asked.stop = _asked.stop or _look(STOP) > 0
     return _asked.stop
 
 
 def asked_to_save() -> bool:
-    """Whether this process was asked since it last answered: yes is said once."""
+    """Whether a save was requested since the last call; each request counts once."""
     before = _asked.saves_answered
     _asked.saves_answered = max(before, _look(SAVE))
     return _asked.saves_answered > before
 
 
 def _look(name: str) -> int:
-    """How often a file has asked: it is looked at once a second, and 0 is said in between."""
+    """The number of requests in a file; read once per second, 0 in between."""
     now = time.monotonic()
     if _asked.folder is None or now - _asked.looked.get(name, 0.0) <= LOOK_EVERY_S:
         return 0
@@ -113,7 +113,7 @@ def _ask(file: Path) -> None:
 
 
 def _times_asked(file: Path) -> int:
-    """Read, not only measured: a network file system remembers sizes for seconds."""
+    """The number of bytes, by reading: a network file system caches sizes for seconds."""
     with suppress(OSError):
         return len(file.read_bytes())
     return 0

@@ -1,4 +1,4 @@
-"""Bytes at a path or URL, read from stores that may stumble."""
+"""Read bytes from a path or URL, with retries for remote stores."""
 
 import logging
 import re
@@ -9,15 +9,15 @@ from typing import TypeVar
 
 from embre.wording import without_secrets
 
-SCHEMES = ("file", "s3", "gs", "https")  # all that is ever read
-# An outage of minutes must not spend the restarts of a run, and one shorter than NCCL's ten minutes
-# is not seen by the other ranks at all.
+SCHEMES = ("file", "s3", "gs", "https")  # the schemes that are read
+# An outage of minutes must not use up the restarts of a run, and one shorter than NCCL's ten-minute
+# timeout does not affect the other ranks.
 GIVE_UP_AFTER_S = 300.0
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 30.0
-TRANSIENT_STATUS = (408, 429)  # of HTTP, beside 500 and above
-_jitter = SystemRandom()  # processes that were forked must not all come back at once
-# How gcsfs says that credentials are not enough, and botocore that there are none: a machine's own
-# come from a service of its cloud, which may not answer when all processes ask at once.
+TRANSIENT_STATUS = (408, 429)  # HTTP status, besides 500 and above
+_jitter = SystemRandom()  # forked processes must not all retry at once
+# gcsfs's error for insufficient credentials, and botocore's for missing ones: a machine's own come
+# from a metadata service of its cloud, which may time out when all processes use it at once.
 _DENIED = re.compile(r"\AOSError: Forbidden")
 _NO_CREDENTIALS = re.compile(r"\A\w*Credentials\w*:")
 TRIES_FOR_CREDENTIALS = 3
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 
 class StoreFailed(OSError):
-    """A store that went on failing: the request was not wrong, and the same one may succeed."""
+    """A store kept failing with transient errors; the same request may succeed later."""
 
 
 def read_bytes(url: str) -> bytes:
-    """A whole file at a path or URL; errors as of `with_retries`."""
+    """Read a whole file at a path or URL; raises as `with_retries` does."""
 
-    import fsspec  # 0.1 s, which a command that reads nothing need not wait
+    import fsspec  # takes 0.1 s, spared to commands that read nothing
 
     def read() -> bytes:
         with fsspec.open(url, "rb") as file:
@@ -42,10 +42,11 @@ def read_bytes(url: str) -> bytes:
 
 
 def with_retries(url: str, request: Callable[[], T]) -> T:
-    """What `ask` gets from the store of `url`, which is asked again for some minutes.
+    """Call `request()`, retrying with jittered exponential backoff for GIVE_UP_AFTER_S if `url` is
+    remote.
 
-    Raises FileNotFoundError and PermissionError at once, OSError for whatever else does not get
-    better, StoreFailed where the store goes on failing. Errors of a local file pass as they are.
+    Raises FileNotFoundError, PermissionError and other permanent OSErrors without retrying,
+    StoreFailed when the time is up. Errors of a local file are raised unchanged.
     """
     waiting, tries = backoff_delays(url), 0
     while True:
@@ -54,7 +55,7 @@ def with_retries(url: str, request: Callable[[], T]) -> T:
             return request()
         except StoreFailed:
             raise
-        except Exception as error:  # every store has errors of its own
+        except Exception as error:  # every store has its own errors
             if not _is_remote(url):
                 raise
             shown, why = without_secrets(url), without_secrets(str(error) or type(error).__name__)
@@ -62,16 +63,15 @@ def with_retries(url: str, request: Callable[[], T]) -> T:
                 raise lasting(f"{shown}: {_REMEDIES[lasting]} ({why})") from error
             if (wait_s := next(waiting, None)) is None:
                 raise StoreFailed(
-                    f"{shown}: cannot be read: {why}; it went on for {GIVE_UP_AFTER_S / 60:g} "
-                    "minutes, run the same command again later"
+                    f"{shown}: cannot be read: {why}; retried for {GIVE_UP_AFTER_S / 60:g} "
+                    "minutes; run the same command again later"
                 ) from error
-            log.warning("%s: %s; asking again in %.0f s", shown, why, wait_s)
+            log.warning("%s: %s; retrying in %.0f s", shown, why, wait_s)
             time.sleep(wait_s)
 
 
 def backoff_delays(url: str) -> Iterator[float]:
-    """How long to wait after each failure in turn, until it is time to give up. A local file does
-    not get better."""
+    """Yield the seconds to wait after each failure until GIVE_UP_AFTER_S; none for a local file."""
     end, longest = time.monotonic() + GIVE_UP_AFTER_S, FIRST_WAIT_S
     while _is_remote(url) and (left := end - time.monotonic()) > 0:
         yield min(_jitter.uniform(0.5, 1.0) * longest, left)
@@ -79,8 +79,8 @@ def backoff_delays(url: str) -> Iterator[float]:
 
 
 _REMEDIES: dict[type[OSError], str] = {
-    FileNotFoundError: "it is not there",
-    PermissionError: "it may not be read: give every machine credentials for the store, or a URL "
+    FileNotFoundError: "not found",
+    PermissionError: "access denied: give every machine credentials for the store, or a URL "
     "that has not expired",
     OSError: "cannot be read",
 }
@@ -91,7 +91,7 @@ def _is_remote(url: str) -> bool:
 
 
 def _permanent_error(error: BaseException, tries: int) -> type[OSError] | None:
-    """What an error is that asking again does not change; None for one that may pass."""
+    """The exception class of a permanent error; None for a transient one."""
     chain = [error]
     while chain[-1].__cause__:
         chain.append(chain[-1].__cause__)
@@ -101,10 +101,12 @@ def _permanent_error(error: BaseException, tries: int) -> type[OSError] | None:
             return PermissionError if tries >= TRIES_FOR_CREDENTIALS else None
         if isinstance(one, PermissionError) or _DENIED.match(named):
             return PermissionError
-        status = getattr(one, "status" if hasattr(one, "status") else "code", None)  # gcsfs's name
+        status = getattr(
+            one, "status" if hasattr(one, "status") else "code", None
+        )  # gcsfs calls it code
         if isinstance(status, int) and status >= 400:
             return _permanent_status(status)
-    # fsspec takes every trouble of a web server for a file that is missing.
+    # fsspec reports every web server error as FileNotFoundError.
     by_web = type(chain[-1]).__module__.startswith("aiohttp") or isinstance(chain[-1], TimeoutError)
     if isinstance(error, FileNotFoundError) and not by_web:
         return FileNotFoundError

@@ -1,8 +1,8 @@
-"""A rank that hangs: no micro-batch, step or save of it comes to its end any more.
+"""Watchdog of a rank: end the process if training makes no progress.
 
-A collective has a limit of its own, thirty minutes; one rank alone, or a read that the storage does
-not answer, has none. So a thread of each rank counts how long nothing was heard of its training,
-and ends the process, for whoever started it to start it again.
+Collectives have a timeout of their own, thirty minutes; a single rank, or a read from a storage
+that does not respond, has none. So a thread of each rank measures the time without progress and
+ends the process, so that the launcher can restart it.
 """
 
 import faulthandler
@@ -16,17 +16,17 @@ from pathlib import Path
 from types import FrameType
 
 LOOK_EVERY_S = 1.0
-WAITING_RANK_GRACE_S = 10.0  # a rank that waits for others lets the one that hangs say so before it
-NOTE_TIMEOUT_S = 10.0  # for what is told on a storage that may be what hangs
+WAITING_RANK_GRACE_S = 10.0  # a rank waiting in a collective lets the one that hangs report first
+NOTE_TIMEOUT_S = 10.0  # for writes to a storage that may itself hang
 OURS = Path(__file__).parent
 
 
 @dataclass(slots=True)
 class _Progress:
-    """What was heard of the training of this process."""
+    """Progress of the training of this process."""
 
     times: int = 0
-    step: int | None = None  # None while nothing is watched
+    step: int | None = None  # None: not watching
     more_s: float = 0.0
     thread: int = 0
 
@@ -35,19 +35,22 @@ _progress = _Progress()
 
 
 def report_step(step: int) -> None:
-    """Training, in this thread, has done `step` or what is due after it; it is watched now."""
+    """Report that training, in this thread, finished `step` or the work due after it.
+
+    Watching begins with the first call.
+    """
     _progress.thread, _progress.step = threading.get_ident(), step
     report_progress()
 
 
 def report_progress() -> None:
-    """A part of a step or a validation is done: of a large model on a CPU they take long."""
+    """Report a part of a step or validation: those of a large model take long on a CPU."""
     _progress.times += 1
 
 
 @contextmanager
 def extended_limit(more_s: float) -> Iterator[None]:
-    """What the body waits for has a limit of its own: nothing need be heard for so much longer."""
+    """Extend the limit by `more_s` in the body, which waits with a timeout of its own."""
     _progress.more_s = more_s
     report_progress()
     try:
@@ -58,7 +61,7 @@ def extended_limit(more_s: float) -> Iterator[None]:
 
 
 def disarm() -> None:
-    """Training has come to its end: what follows may take its time."""
+    """Stop watching: training has ended, and what follows may take any time."""
     _progress.step = None
 
 
@@ -66,10 +69,10 @@ def disarm() -> None:
 def exit_if_stalled(
     limit_s: float, folder: Path, rank: int, note: Callable[[str], None]
 ) -> Iterator[None]:
-    """While the body runs, end this process where nothing was heard of it for `limit_s`.
+    """While the body runs, end this process after `limit_s` seconds without progress.
 
-    `note` is told why, and the stacks of all threads are in `folder`. It begins with the first word
-    of training, so that nothing is watched while a run is set up and does its first step.
+    Calls `note` with the reason and writes the stacks of all threads into `folder`. Watching begins
+    with the first `report_step`, so the setup and the first step are not limited.
     """
     done = threading.Event()
     stacks = folder / f"stacks-{rank}.txt"
@@ -86,7 +89,7 @@ def exit_if_stalled(
 def _watch(
     limit_s: float, stacks: Path, note: Callable[[str], None], done: threading.Event
 ) -> None:
-    # Counted in looks and not by the clock: a process that is stopped for a while does not hang.
+    # Counted in polls, not by the clock: a process that was suspended does not hang.
     times, silent_s = 0, 0.0
     while not done.wait(LOOK_EVERY_S):
         step = _progress.step
@@ -100,27 +103,27 @@ def _watch(
             continue
         why = (
             f"hung in {place}, {silent_s:.0f} s after step {step}; see {stacks.name}, and raise "
-            "launch.step_timeout_s where it was only slow"
+            "launch.step_timeout_s if it was only slow"
         )
         _end(why, stacks, note)
 
 
 def _end(why: str, stacks: Path, note: Callable[[str], None]) -> None:
-    def tell() -> None:
+    def report() -> None:
         with suppress(OSError):
             note(why)
         with suppress(OSError), stacks.open("w") as file:
             faulthandler.dump_traceback(file)
 
     print(f"{stacks.parent}: this rank {why}", file=sys.stderr, flush=True)
-    telling = threading.Thread(target=tell, daemon=True)
-    telling.start()
-    telling.join(NOTE_TIMEOUT_S)
+    reporting = threading.Thread(target=report, daemon=True)
+    reporting.start()
+    reporting.join(NOTE_TIMEOUT_S)
     os._exit(1)
 
 
 def _place(thread: int) -> str:
-    """Where in our code a thread is, as `world.py:28 all_reduce`."""
+    """The innermost frame of a thread in our code, as `world.py:28 all_reduce`."""
     for frame in _outwards(sys._current_frames().get(thread)):
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(OURS):

@@ -1,4 +1,4 @@
-"""Who am I among the processes of a run: rank and size, and how ranks add up and wait."""
+"""The processes of a run: rank, size, device, and the collectives between them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Memory of CUDA that grows where it lies: the numbers of targets differ from strip to strip, and
-# pieces of fixed sizes would be left between. Told before CUDA is touched; a user's own wins.
+# Expandable segments: the number of targets differs between micro-batches, which would
+# fragment fixed segments. Set before CUDA is initialised; a user's own value wins.
 ALLOCATOR, GROWING = "PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"
 
 
@@ -20,7 +20,7 @@ class World:
     device: torch.device = torch.device("cpu")
 
     def all_reduce(self, values: list[float]) -> list[float]:
-        """The element-wise sum over all ranks, the same on every rank."""
+        """Element-wise sum over all ranks in float64, the same on every rank. A collective."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -28,7 +28,7 @@ class World:
         return total.tolist()
 
     def all_gather(self, value: Any) -> list[Any]:
-        """What every rank passed, in the order of ranks, on every rank."""
+        """Every rank's object (pickled), in rank order, on every rank. A collective."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
@@ -36,7 +36,7 @@ class World:
         return gathered
 
     def barrier(self) -> None:
-        """Return when every rank is here."""
+        """Wait until every rank has called it."""
         if self.size > 1:
             dist.barrier()
 

@@ -136,7 +136,7 @@ def test_an_outage_of_minutes_is_waited_for_and_a_longer_one_is_told(
     Stumbling.troubles = ["503"] * 9
     store.load(store.shards("train")[0])
     assert 100 < clock.now < object_store.GIVE_UP_AFTER_S
-    assert "asking again in" in caplog.text
+    assert "retrying in" in caplog.text
     Stumbling.troubles, clock.slept = ["503"] * 99, []
     with pytest.raises(StoreFailed, match=f"gs://bucket/{SHARD}: cannot be read: 503.* 5 minutes"):
         store.load(store.shards("train")[0])

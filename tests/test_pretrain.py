@@ -226,7 +226,7 @@ def test_a_step_that_is_no_number_is_left_out_and_told(
     assert all(math.isfinite(value) for event in losses(events[3:]) for value in event)
     assert [event.get("updates_skipped") for event in events] == [None, None, 1, 1, 1, 1]
     (skipped,) = read_events(tmp_path, "skipped")
-    assert skipped["step"] == 3 and skipped["why"] == "the loss is no number"
+    assert skipped["step"] == 3 and skipped["why"] == "the loss is not finite"
     assert len(skipped["documents"]) > 1 and all(skipped["documents"])
 
 

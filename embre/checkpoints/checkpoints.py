@@ -84,10 +84,10 @@ class Checkpoints:
     ) -> None:
         """Copy the state after `step` steps; it is written and committed while training goes on.
 
-        Rank 0 calls `committed` when it is, from a thread. Waits for the save before, and raises on
-        every rank why that one failed: CheckpointError for what only a person can mend, TakenOver
-        where another attempt has begun since, NotWritten for what may pass, where it is the second
-        in a row; the first is a warning, and `missed` is called with its step.
+        Rank 0 calls `committed` from a thread after the commit. Waits for the previous save and
+        raises its failure on every rank: CheckpointError if permanent, TakenOver if another attempt
+        has begun, NotWritten for the second transient failure in a row; the first is logged as a
+        warning, and `missed` is called with its step.
         """
         why = self._join(go_on=not self._missed)
         if why:
@@ -107,12 +107,12 @@ class Checkpoints:
         self._writer.start()
 
     def finish(self) -> None:
-        """Return when the last save is committed, on every rank; raises on each as `save` does, and
-        for the first failure too."""
+        """Wait until the last save is committed on every rank; raises as `save` does, but for the
+        first transient failure too."""
         self._join(go_on=False)
 
     def settle(self) -> None:
-        """Let a save that is under way come to its end before this process goes, if it is soon."""
+        """Wait at most SETTLE_S for a save in progress, before this process exits."""
         if self._writer is not None:
             self._writer.join(SETTLE_S)
 
@@ -125,10 +125,10 @@ class Checkpoints:
     ) -> int:
         """Load the newest checkpoint that all ranks find sound; returns its step, 0 without one.
 
-        `on_skipped` is called for each newer one. `last_saved` is the step of which rank 0 knows
-        that it was saved, 0 of none. From here on no earlier attempt at this run can commit. Raises
-        CheckpointError where there are checkpoints and none is sound, where there should be one and
-        is none, or where the newest belongs to another config or data.
+        `on_skipped` is called for each newer one. `last_saved` is the last step that rank 0 knows
+        to be saved, 0 if none. From here on no earlier attempt at this run can commit. Raises
+        CheckpointError if no checkpoint is sound, if all are missing although one was saved, or if
+        the newest belongs to another config or data.
         """
         self._lease = self.world.all_gather(uuid.uuid4().hex)[0]
         if self.world.rank == 0:
@@ -162,9 +162,10 @@ class Checkpoints:
         return 0
 
     def _join(self, go_on: bool) -> str:
-        """Wait until every rank is through with the last save. What made it fail on any is raised
-        on all, by each in its own words where it has some. Where that may pass and the run may
-        `go_on`, they are returned."""
+        """Wait until every rank has finished the last save; a failure on any rank is raised on all.
+
+        If it is transient and the run may `go_on`, its message is returned instead.
+        """
         with watchdog.extended_limit(self.timeout_s):
             if self._writer is not None:
                 self._writer.join()
@@ -194,9 +195,9 @@ class Checkpoints:
             f"({fault}); earlier ones are as they were"
         )
         passes = isinstance(fault, OSError) and fault.errno not in PERMANENT_ERRNOS
-        told = NotWritten(why) if passes else CheckpointError(f"{why}. {REMEDY}")
-        told.__cause__ = fault
-        return told
+        error = NotWritten(why) if passes else CheckpointError(f"{why}. {REMEDY}")
+        error.__cause__ = fault
+        return error
 
     def _write(
         self,
@@ -249,7 +250,7 @@ class Checkpoints:
         return final
 
     def _conclude(self, final: Path, committed: Callable[[int], None]) -> None:
-        """Make room, and tell of the commit. Whatever fails here, the checkpoint stands."""
+        """Clean up and report the commit; a failure here leaves the checkpoint valid."""
         for act in (
             lambda: fault_point("checkpoint_committed"),
             lambda: self._clean(final),
@@ -261,7 +262,7 @@ class Checkpoints:
                 log.warning("%s is committed, what follows on it failed: %s", final, error)
 
     def _overtaken(self, path: Path) -> TakenOver | None:
-        """Why what is at `path` is not to be touched any more."""
+        """TakenOver if another attempt holds the lease, else None."""
         if (self.folder / LEASE).read_text() == self._lease:
             return None
         return TakenOver(f"{path}: another attempt at this run has taken over")
@@ -283,8 +284,8 @@ class Checkpoints:
         return note
 
     def _clean(self, newest: Path) -> None:
-        """Remove what no resume will ask for: old checkpoints, damaged ones that this attempt went
-        back behind, and what a killed save left. What is newer besides is of a successor."""
+        """Remove old checkpoints, damaged ones that this attempt skipped, and remains of killed
+        saves. Any other newer checkpoint belongs to a successor and is kept."""
         if self._overtaken(newest):
             return
         found = committed_in(self.folder)
@@ -297,7 +298,7 @@ class Checkpoints:
 
 
 def _refuse_drift(folder: Path, step: int, checksums: list[int]) -> None:
-    """Raises CheckpointError where ranks that should have the same weights have not."""
+    """Raise CheckpointError if the weights that ranks replicate differ."""
     (usual, times), *rest = Counter(checksums).most_common(2)
     if rest and rest[0][1] == times:
         raise CheckpointError(

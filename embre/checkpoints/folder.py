@@ -1,4 +1,4 @@
-"""Which checkpoints the folder of a run has, by their names."""
+"""The checkpoints in a run's folder, by their names."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ PREFIX = "step-"
 
 
 def lost(folder: Path, last_saved: int) -> str:
-    """Why a run does not begin at step 0 where its folder of checkpoints is empty."""
+    """Error message for a run that saved checkpoints and whose folder now has none."""
     return (
         f"{folder.parent.name}: this run saved step {last_saved}, and {folder} has no checkpoint; "
         f"put it back, or give another name=…, or remove {folder.parent} to begin at step 0"
@@ -15,17 +15,17 @@ def lost(folder: Path, last_saved: int) -> str:
 
 
 def newest_step(run_folder: Path) -> int:
-    """The step of a run's newest checkpoint, sound or not; 0 where it has none."""
+    """The step of a run's newest checkpoint, sound or not; 0 if it has none."""
     return max(map(step_of, committed_in(run_folder / FOLDER)), default=0)
 
 
 def has_checkpoints(run_folder: Path) -> bool:
-    """Whether a run has some, sound or not."""
+    """Whether a run has any checkpoint, sound or not."""
     return newest_step(run_folder) > 0
 
 
 def committed_in(folder: Path) -> list[Path]:
-    """The folders that bear a checkpoint's final name, oldest first."""
+    """Folders with the final name of a checkpoint, oldest first."""
     return sorted(p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit())
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is: its manifest, and whether the files are what that says."""
+"""The manifest of a checkpoint, and the verification of its files against it."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointManifest:
-    """What a checkpoint is: files by relative path with (bytes, SHA-256), and where the run was."""
+    """Files of a checkpoint by relative path with (bytes, SHA-256), and the state of the run."""
 
     step: int
     world_size: int
@@ -28,7 +28,7 @@ class CheckpointManifest:
 
 
 class Flaw(NamedTuple):
-    """Why a checkpoint is passed over; what could not be read may be sound another time."""
+    """Why a checkpoint is skipped; `may_pass` marks a read error that may be transient."""
 
     why: str
     may_pass: bool = False
@@ -47,8 +47,7 @@ def read_manifest(path: Path) -> CheckpointManifest:
 
 
 def verify(path: Path, world: World) -> Flaw | None:
-    """What is wrong with a checkpoint. The ranks share its files among them, and wait for each
-    other's verdict."""
+    """The flaw of a checkpoint, None if this rank's share of its files is sound."""
     try:
         files = read_manifest(path).files
         for name, (size, digest) in sorted(files.items())[world.rank :: world.size]:

@@ -1,4 +1,4 @@
-"""A rank's part of a checkpoint: its tensors in a file, and the note that says they are there."""
+"""A rank's part of a checkpoint: a file of tensors, and a note that it is complete."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from embre.atomic_files import fsync_path
 
 
 def save_state(state: dict[str, Tensor], file: Path) -> None:
-    """`save_file`, whose error hides in its text what the system said."""
+    """`save_file` that raises OSError with its errno, which safetensors gives only as text."""
     try:
         save_file(state, file)
     except SafetensorError as error:
@@ -25,13 +25,13 @@ def save_state(state: dict[str, Tensor], file: Path) -> None:
 
 
 def write_note(path: Path, note: Mapping[str, Any]) -> None:
-    """In place: the reader has looked at the file before, and waits until it can be read."""
+    """Write a note in place; the reader polls the file until it is valid JSON."""
     path.write_text(json.dumps(note))
     fsync_path(path)
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """None for one that is not written, or not to its end."""
+    """Read a note; None if it is missing or incomplete."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -40,7 +40,7 @@ def read_note(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class StoredState(Mapping[str, Tensor]):
-    """The whole state in a checkpoint's files; a tensor is read when it is asked for."""
+    """The whole state in a checkpoint's files; tensors are read on access."""
 
     files: Mapping[str, Any]
 

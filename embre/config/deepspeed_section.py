@@ -1,6 +1,6 @@
-"""What a run may tell DeepSpeed, in DeepSpeed's own keys: in its YAML, or in a JSON file.
+"""The `deepspeed:` section, in DeepSpeed's own keys: in the YAML, or in a JSON file.
 
-DeepSpeed ignores a key that it does not know, and does not resolve "auto": both are looked at here.
+DeepSpeed ignores unknown keys and does not resolve "auto": both are handled here.
 """
 
 import json
@@ -12,7 +12,7 @@ from embre.refused import Refused
 from embre.wording import nearest
 
 AUTO = "auto"
-# What the run already says. Naming it again could only contradict it.
+# Keys set from the run's own config; a second value could only contradict it.
 FILLED_IN = {
     "train_batch_size": "data.streams or data.micro_batches",
     "train_micro_batch_size_per_gpu": "data.strip_tokens or data.passes_per_micro_batch",
@@ -25,9 +25,9 @@ FILLED_IN = {
     "amp": "encoder.precision",
     "torch_autocast": "encoder.precision",
 }
-# What may stand beside "auto" there, because it is what the run does.
+# Allowed beside "auto" in these keys, because the run uses the same.
 AGREED = {"optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupDecayLR"}}
-# Left out are those that take the model or the data into DeepSpeed's hands.
+# Without the keys that hand model or data to DeepSpeed.
 KNOWN = tuple(
     """
     zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer
@@ -56,10 +56,10 @@ KNOWN_OF_ZERO = tuple(
 
 
 def deepspeed_section(given: Any) -> dict[str, Any]:
-    """The section without what is "auto", which leaves a value to the run or to DeepSpeed; a text
-    is the path of a JSON file that holds it.
+    """Check the section and remove "auto" values, which the run or DeepSpeed fills in.
 
-    Raises Refused naming file and key for an unknown key and for one that the run says elsewhere.
+    A string is the path of a JSON file with the section. Raises Refused naming file and key for
+    unknown keys and for keys that the run sets elsewhere.
 
     >>> deepspeed_section({"gradient_clipping": "auto", "zero_optimization": {"stage": 2}})
     {'zero_optimization': {'stage': 2}}
@@ -67,14 +67,14 @@ def deepspeed_section(given: Any) -> dict[str, Any]:
     if isinstance(given, str):
         return _of_file(Path(given))
     if not isinstance(given, Mapping):
-        raise Refused("give a section of DeepSpeed's keys, or the path of a JSON file with them")
+        raise Refused("give a mapping of DeepSpeed's keys, or the path of a JSON file with them")
     if not isinstance(given.get("zero_optimization", {}), Mapping):
-        raise Refused("zero_optimization is a section: zero_optimization: {stage: 1}")
+        raise Refused("zero_optimization must be a mapping, as {stage: 1}")
     _refuse_unknown("", given, (*KNOWN, *FILLED_IN))
     _refuse_unknown("zero_optimization.", given.get("zero_optimization", {}), KNOWN_OF_ZERO)
     for key in FILLED_IN.keys() & given.keys():
         if not _left_to_the_run(key, given[key]):
-            raise Refused(f"{key}: the run says this by {FILLED_IN[key]}; remove the key")
+            raise Refused(f"{key}: set by {FILLED_IN[key]}; remove the key")
     return _without_auto({key: given[key] for key in given if key not in FILLED_IN})
 
 
@@ -92,7 +92,7 @@ def _of_file(path: Path) -> dict[str, Any]:
 def _refuse_unknown(within: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for key in given:
         if key not in known:
-            raise Refused(f"{within}{key}: no key that DeepSpeed has here; {nearest(key, known)}")
+            raise Refused(f"{within}{key}: unknown DeepSpeed key; {nearest(key, known)}")
 
 
 def _left_to_the_run(key: str, value: Any) -> bool:
@@ -103,7 +103,7 @@ def _left_to_the_run(key: str, value: Any) -> bool:
 
 
 def _without_auto(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the values that are "auto", at any depth, and the sections that had nothing else."""
+    """Remove "auto" values at any depth, and sections that become empty by it."""
     left: dict[str, Any] = {}
     for key, value in section.items():
         inner = _without_auto(value) if isinstance(value, Mapping) else value

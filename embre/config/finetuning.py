@@ -1,4 +1,4 @@
-"""A fine-tuning run: which documents, and the relation model on top of the encoder."""
+"""The config of a fine-tuning run: documents, and the relation model on top of the encoder."""
 
 from typing import Any, Literal
 
@@ -14,45 +14,46 @@ class PairConfig(Section):
     """The relation model on top of the encoder."""
 
     encoding: Literal["document", "pairwise"] = Field(
-        default="document", description="a pass for each document, or for each pair as in the paper"
+        default="document", description="one forward pass per document, or per pair as in the paper"
     )
     attention: Literal["plain", "entity_aware"] = Field(
-        default="plain", description="entity_aware: it knows which tokens are of which concept"
+        default="plain",
+        description="entity_aware: attention uses which tokens belong to which concept",
     )
     tasks: Literal["both", "relation", "novelty"] = Field(
-        default="both", description="what is learnt: both heads, or one alone"
+        default="both", description="heads to train: both, or only one"
     )
     detection_head: Literal["relation", "novelty"] = Field(
         default="novelty",
-        description="which head decides that a pair is related; novelty: it has a class "
-        "'unrelated', and all documents must agree on which pairs are",
+        description="head that decides whether a pair is related; novelty has a class 'unrelated' "
+        "and needs corpora that agree on which pairs are related",
     )
     loss: Literal["cross_entropy", "adaptive_threshold"] = Field(
-        default="cross_entropy", description="of the relation head; the second is ATLOP's"
+        default="cross_entropy",
+        description="loss of the relation head; adaptive_threshold is ATLOP's",
     )
     none_weight: float = Field(
         default=1.0,
         gt=0,
-        description="weight of the unrelated pairs in the loss that learns which are",
+        description="weight of unrelated pairs in the loss of the detection head",
     )
     type_weight: float = Field(
         default=0.3,
         ge=0,
-        description="weight of the type loss, a mean over related pairs; 0 where the relation "
-        "head says which are related and its loss is to be the only one of types, as in the paper",
+        description="weight of the type loss, a mean over related pairs; 0 as in the paper, with "
+        "detection_head relation, whose loss alone then trains the types",
     )
     hidden: int = Field(default=256, gt=0, description="width of the two MLPs")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="within the two MLPs")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in the two MLPs")
     window_overlap: int = Field(
-        default=128, ge=0, description="tokens two windows of a document share"
+        default=128, ge=0, description="tokens shared by neighbouring windows of a document"
     )
 
     @model_validator(mode="after")
     def _pairs_are_found(self) -> "PairConfig":
         if self.tasks == "novelty" and self.detection_head == "relation":
             raise Refused(
-                "tasks=novelty needs detection_head=novelty: no other head is trained to say which "
-                "pairs are related"
+                "tasks=novelty needs detection_head=novelty: the relation head is not trained"
             )
         if self.novelty_head_detects and self.loss == "adaptive_threshold":
             raise Refused(
@@ -67,14 +68,14 @@ class PairConfig(Section):
 
     @property
     def novelty_head_detects(self) -> bool:
-        """Whether the novelty head decides which pairs are related, and not the relation head."""
+        """Whether the novelty head, not the relation head, decides which pairs are related."""
         return self.detection_head == "novelty" and self.tasks != "relation"
 
 
 class SchemaConfig(Section):
     """The relations of a corpus: `biored`, or {name: mine, legal: {Chemical Disease: [CID]}}.
 
-    A name in `embre.corpora.CORPORA` says all; another name needs `legal`.
+    A name in `embre.corpora.CORPORA` is complete; any other name needs `legal`.
     """
 
     model_config = ConfigDict(json_schema_extra={"type": ["object", "string"]})
@@ -87,10 +88,11 @@ class SchemaConfig(Section):
         default=None, description="the relation types of each pair of entity types"
     )
     label_map: dict[str, str | None] = Field(
-        default={}, description="what a label in the files means here; null: left out"
+        default={}, description="label in the files -> relation type; null drops the label"
     )
     novelty: bool | None = Field(
-        default=None, description="whether relations say Novel or No; of an own corpus: false"
+        default=None,
+        description="whether relations state Novel or No; default of a new corpus: false",
     )
 
     @model_validator(mode="before")
@@ -101,7 +103,7 @@ class SchemaConfig(Section):
     @field_validator("legal")
     @classmethod
     def _pairs_known(cls, legal: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
-        """With the pairs in our words and in order, as `Chemical Disease`."""
+        """Rename pairs to canonical entity types in sorted order, as `Chemical Disease`."""
         if legal is None:
             return None
         found: dict[str, list[str]] = {}
@@ -115,7 +117,9 @@ class SchemaConfig(Section):
                     raise Refused(unknown_type(word))
             ours = " ".join(sorted(row.name for row in rows if row))
             if ours in found:
-                raise Refused(f"{pair}: {ours} is there twice; put its relation types together")
+                raise Refused(
+                    f"{pair}: duplicate pair {ours}; give all its relation types in one list"
+                )
             for label in labels:
                 if label in ("", "None") or not label.isprintable():
                     raise Refused(f"{pair}: {label!r} cannot be the name of a relation type")
@@ -126,17 +130,17 @@ class SchemaConfig(Section):
 
     @property
     def left_out(self) -> set[str]:
-        """The labels that mean nothing here."""
+        """The labels in the files that are dropped."""
         return {label for label, ours in self.label_map.items() if ours is None}
 
     def same_pairs_as(self, other: "SchemaConfig") -> bool:
-        """Whether both call the same pairs related, whatever they say of novelty."""
+        """Whether both define the same pairs as related; novelty may differ."""
         same = (self.name, self.legal) == (other.name, other.legal)
         return same and self.left_out == other.left_out
 
 
 class ExtraCorpusConfig(Section):
-    """A corpus that is trained on beside the one that the run is scored on."""
+    """An additional training corpus; the run is not scored on it."""
 
     PATHS = ("train",)
 
@@ -151,18 +155,18 @@ class CorpusConfig(Section):
 
     corpus: SchemaConfig = SchemaConfig(name="biored")
     train: str = Field(description="file or folder of annotated documents")
-    dev: str = Field(description="file or folder that the run is scored on")
+    dev: str = Field(description="file or folder of annotated documents to score the run on")
     extra_corpora: list[ExtraCorpusConfig] = Field(
         default=[], description="more corpora to train on, as {corpus: bc5cdr, train: FILE}"
     )
     passes_per_micro_batch: int = Field(
-        default=4, gt=0, description="documents, or with pairs.encoding pairwise candidate pairs"
+        default=4, gt=0, description="documents, or candidate pairs if pairs.encoding is pairwise"
     )
     micro_batches: int = Field(
-        default=4, gt=0, description="micro-batches of a step, over all ranks"
+        default=4, gt=0, description="micro-batches per step, over all ranks"
     )
     max_document_tokens: int = Field(
-        default=512, gt=2, description="longer documents: several windows"
+        default=512, gt=2, description="longer documents are split into windows of this length"
     )
 
 
@@ -176,15 +180,15 @@ class FinetuneConfig(RunConfig):
     def _is_not_compiled(self) -> "FinetuneConfig":
         if self.encoder.compile:
             raise Refused(
-                "encoder.compile is for pretraining: a strip of documents with pairs "
-                "has another length each time; remove it"
+                "encoder.compile is for pretraining: in fine-tuning each micro-batch has another "
+                "length; remove it"
             )
         return self
 
     @model_validator(mode="after")
     def _each_corpus_finds_by_its_own_types(self) -> "FinetuneConfig":
-        """In BioRED a treated disease is related to the drug, in BC5CDR only one that it causes.
-        More of the same corpus says the same."""
+        """A novelty head cannot learn from corpora with different notions of a related pair: BioRED
+        relates a drug to the diseases it treats, BC5CDR only to those it causes."""
         scored = self.data.corpus
         others = [
             one.corpus.name

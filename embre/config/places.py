@@ -1,4 +1,4 @@
-"""What a text of a config names: a URL, a file of sqlite, or else a path."""
+"""Kinds of places in a config: a URL, an SQLite file, or a path."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def is_url(text: str) -> bool:
-    """Whether it is a URL, or a model of the registry (`models:/…`).
+    """Whether `text` is a URL, or a model of the registry (`models:/…`).
 
     >>> is_url("s3://bucket/shards"), is_url("runs/shards")
     (True, False)
@@ -17,7 +17,7 @@ def is_url(text: str) -> bool:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a tracking store in sqlite, None of another store.
+    """The file of an SQLite tracking store; None for other stores.
 
     >>> sqlite_file("sqlite:///runs/mlflow.db").as_posix()
     'runs/mlflow.db'

@@ -1,4 +1,4 @@
-"""A pretraining run: which shards, what is hidden, which concepts are known."""
+"""The config of a pretraining run: shards, masking, losses and the concept vocabulary."""
 
 from typing import Literal
 
@@ -16,53 +16,51 @@ class DataConfig(Section):
     PATHS = ("shards",)
 
     shards: str = Field(description="folder or URL of a shard set")
-    streams: int = Field(default=16, gt=0, description="logical readers = micro-batches of a step")
+    streams: int = Field(default=16, gt=0, description="logical readers = micro-batches per step")
     shuffle_shards: int = Field(
-        default=6, gt=0, description="shards that a stream mixes, under half of them in memory"
+        default=6, gt=0, description="shards shuffled together per stream; under half are in memory"
     )
-    strip_tokens: int = Field(default=16384, gt=0, description="tokens of one micro-batch")
-    max_document_tokens: int = Field(
-        default=512, gt=2, description="longer documents are cut in pieces"
-    )
+    strip_tokens: int = Field(default=16384, gt=0, description="tokens per micro-batch")
+    max_document_tokens: int = Field(default=512, gt=2, description="longer documents are split")
     loader_workers: int = Field(
-        default=0, ge=0, description="loader processes per rank; 0: in the rank"
+        default=0, ge=0, description="loader processes per rank; 0: load in the rank itself"
     )
     validation_strips: int = Field(
-        default=8, ge=0, description="micro-batches of the validation split"
+        default=8, ge=0, description="micro-batches of the validation split to use"
     )
     on_bad_shard: Literal["fail", "quarantine"] = Field(
-        default="fail", description="stop at a damaged shard, or go on without it and say so"
+        default="fail", description="at a damaged shard: stop, or skip it and report it"
     )
 
     @model_validator(mode="after")
     def _documents_fit(self) -> "DataConfig":
         if self.strip_tokens < self.max_document_tokens:
             raise Refused(
-                f"strip_tokens ({self.strip_tokens}) must hold a document of "
+                f"strip_tokens ({self.strip_tokens}) must be at least "
                 f"max_document_tokens ({self.max_document_tokens})"
             )
         return self
 
 
 class MaskingConfig(Section):
-    """What is hidden. The paper publishes none of these numbers: they are ours."""
+    """Which tokens are masked. The paper publishes none of these numbers: they are ours."""
 
     objective: Literal["entity", "token", "entity_token"] = Field(
-        default="entity_token", description="hide whole mentions, tokens as BERT does, or both"
+        default="entity_token", description="mask whole mentions, tokens as BERT does, or both"
     )
     unit: Literal["concept", "mention"] = Field(
         default="concept",
-        description="hide all mentions of a chosen concept or name, or single ones",
+        description="mask all mentions of a chosen concept or name, or single mentions",
     )
     entity_rate: float = Field(
-        default=0.2, ge=0, le=1, description="share of concepts or mentions hidden"
+        default=0.2, ge=0, le=1, description="share of concepts or mentions masked"
     )
-    token_rate: float = Field(default=0.15, ge=0, le=1, description="share of other tokens hidden")
+    token_rate: float = Field(default=0.15, ge=0, le=1, description="share of other tokens masked")
     replace_share: float = Field(
-        default=0.1, ge=0, le=1, description="of the hidden: another token"
+        default=0.1, ge=0, le=1, description="share of masked tokens replaced by random ones"
     )
     keep_share: float = Field(
-        default=0.1, ge=0, le=1, description="of the hidden: left as they are"
+        default=0.1, ge=0, le=1, description="share of masked tokens left unchanged"
     )
 
     @model_validator(mode="after")
@@ -73,45 +71,47 @@ class MaskingConfig(Section):
 
 
 class LossWeights(Section):
-    """What each loss counts in the sum; each is a mean over its targets. The paper has no numbers
-    for them: ours."""
+    """Weights of the losses in their sum; each loss is a mean over its targets. The paper gives no
+    weights: these are ours."""
 
-    token: float = Field(default=1.0, ge=0, description="of hidden tokens")
-    type: float = Field(default=1.0, ge=0, description="of the types of hidden mentions")
-    identifier: float = Field(default=1.0, ge=0, description="of their identifiers")
+    token: float = Field(default=1.0, ge=0, description="weight of the token loss")
+    type: float = Field(default=1.0, ge=0, description="weight of the entity type loss")
+    identifier: float = Field(default=1.0, ge=0, description="weight of the identifier loss")
 
 
 class TypeLimits(Section):
-    """Limits of one entity type; what is not given is as for all types."""
+    """Limits of one entity type; those not given are the limits of all types."""
 
-    min_count: int | None = Field(default=None, gt=0, description="mentions a concept needs")
+    min_count: int | None = Field(default=None, gt=0, description="minimum mentions of a concept")
     max_per_type: int | None = Field(
-        default=None, ge=0, description="most frequent concepts; 0: none of this type"
+        default=None, ge=0, description="maximum number of concepts; 0: none of this type"
     )
 
 
 class EntitiesConfig(Section):
-    """Which concepts the entity head knows, and the size of their vectors."""
+    """The concept vocabulary of the entity head, and the size of its vectors."""
 
-    min_count: int = Field(default=2, gt=0, description="mentions a concept needs in the shard set")
+    min_count: int = Field(
+        default=2, gt=0, description="minimum mentions of a concept in the shard set"
+    )
     max_per_type: int = Field(
-        default=1_000_000, gt=0, description="most frequent concepts of each type"
+        default=1_000_000, gt=0, description="maximum concepts per type; the most frequent are kept"
     )
     per_type: dict[str, TypeLimits] = Field(
-        default={}, description="other limits by type, as in {Species: {min_count: 50}}"
+        default={}, description="limits by type, as in {Species: {min_count: 50}}"
     )
-    dimension: int = Field(default=256, gt=0, description="size of a concept's vector")
+    dimension: int = Field(default=256, gt=0, description="size of concept vectors")
     shard_above: int = Field(
-        default=500_000, ge=0, description="with more concepts the ranks share the table's rows"
+        default=500_000, ge=0, description="with more concepts, the table is sharded over the ranks"
     )
     sample_above: int = Field(
-        default=3_000_000, ge=0, description="types with more concepts learn against a sample"
+        default=3_000_000, ge=0, description="types with more concepts use a sampled softmax"
     )
     sample_share: float = Field(
         default=0.3,
         gt=0,
         le=1,
-        description="of its concepts, beside those of the micro-batch",
+        description="share of a type's concepts sampled, besides those of the micro-batch",
     )
 
     @field_validator("per_type")
@@ -135,7 +135,7 @@ class PretrainConfig(RunConfig):
     def _can_be_compiled(self) -> "PretrainConfig":
         if self.encoder.compile and self.engine == "deepspeed" and self.zero_stage == 3:
             raise Refused(
-                "encoder.compile does not go with ZeRO stage 3, which takes weights away between "
+                "encoder.compile does not work with ZeRO stage 3, which frees weights between "
                 "layers; set it to false, or deepspeed.zero_optimization.stage to 2 or less"
             )
         return self

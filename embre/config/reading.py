@@ -1,4 +1,4 @@
-"""A YAML file as a config.
+"""Read a YAML file as a config.
 
 Unknown keys are refused with the nearest known one; `section.key=value` overrides a value.
 """
@@ -26,31 +26,31 @@ class ConfigError(Refused):
 
 MERGE = "tag:yaml.org,2002:merge"
 Config = TypeVar("Config", bound=Section)
-Lines = Mapping[tuple[str | int, ...], int]  # where a key stands in a file, by its path
+Lines = Mapping[tuple[str | int, ...], int]  # line number of each key, by its path
 
 
 class StrictSafeLoader(yaml.SafeLoader):
-    """Plain values, and two things less: aliases, which make gigabytes of a few lines, and a key
-    that is there twice, of which the last would count without a word."""
+    """SafeLoader that also refuses aliases, which can expand a few lines to gigabytes, and
+    duplicate keys, of which the last would win silently."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node of the file, which may have no anchor and be no alias."""
+        """Compose a node; anchors and aliases are refused."""
         event: Any = self.peek_event()
         if event.anchor is not None:
-            why = "anchors and aliases (&, *) are not read; write the value where it is meant"
+            why = "anchors and aliases (&, *) are not supported; repeat the value"
             raise ComposerError(None, None, why, event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys are there once."""
+        """Construct a mapping; duplicate keys are refused."""
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == MERGE or not isinstance(key_node, yaml.ScalarNode):
-                why = "a key is a name; << and keys of several values are not read"
+                why = "keys must be plain names; << and composite keys are not supported"
                 raise ConstructorError(None, None, why, key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                why = f"the key {key} is there twice"
+                why = f"duplicate key {key}"
                 raise ConstructorError(None, None, why, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -68,17 +68,17 @@ def load_config(kind: type[Config], path: str | Path, overrides: list[str] | Non
 
 
 def read_values(path: str | Path) -> tuple[dict[str, Any], Lines]:
-    """What stands in a YAML file, and in which lines; ConfigError where it is no mapping."""
+    """Values of a YAML file and the lines of their keys; ConfigError if it is not a mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config; shipped ones are in configs/") from error
+        raise ConfigError(f"{path}: no such config file; shipped ones are in configs/") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a YAML file: {error}") from error
     values, lines = _parse(text, Path(path), "not a YAML file")
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path}: a config is a mapping of sections, this is {type(values).__name__}"
+            f"{path}: a config must be a mapping of sections, not {type(values).__name__}"
         )
     return values, lines
 
@@ -89,7 +89,7 @@ def check_config(
     place: str,
     lines: Lines = MappingProxyType({}),
 ) -> Config:
-    """Values as a config; every problem in one ConfigError."""
+    """Validate values as a config; one ConfigError lists every problem."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -103,7 +103,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def explained(config: Section, indent: str = "") -> str:
-    """The resolved config as YAML, each key with what it means behind it."""
+    """The resolved config as YAML, each key followed by its description."""
     lines = []
     for name, value in config:
         if isinstance(value, Section):
@@ -115,8 +115,8 @@ def explained(config: Section, indent: str = "") -> str:
         values = config.model_dump(mode="json", include={name})
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=math.inf)
         first, *rest = text.splitlines()
-        said = type(config).model_fields[name].description
-        lines += [f"{indent}{first}  # {said}", *(f"{indent}{line}" for line in rest)]
+        description = type(config).model_fields[name].description
+        lines += [f"{indent}{first}  # {description}", *(f"{indent}{line}" for line in rest)]
     return "\n".join(lines)
 
 
@@ -125,8 +125,11 @@ def _summary(kind: type[Section]) -> str:
 
 
 def _parse(text: str, place: Path | str, what: str) -> tuple[Any, Lines]:
-    """The value of a YAML text, and where its keys stand; ConfigError in one line, with the number
-    of a file's line. What stands there is not shown: it may be a secret."""
+    """The value of a YAML text and the lines of its keys.
+
+    Raises ConfigError, in one line, with the line number. The value is not shown: it may be a
+    secret.
+    """
     try:
         loader = StrictSafeLoader(text)
         root: Any = loader.get_single_node()
@@ -137,10 +140,10 @@ def _parse(text: str, place: Path | str, what: str) -> tuple[Any, Lines]:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark and isinstance(place, Path) else ""
         raise ConfigError(f"{place}{line}: {what}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError) as error:  # no text, or a date that there is not
+    except (yaml.YAMLError, ValueError) as error:  # not text, or an impossible date
         raise ConfigError(f"{place}: {what}: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ConfigError(f"{place}: {what}: too many brackets within brackets") from error
+        raise ConfigError(f"{place}: {what}: nested too deeply") from error
 
 
 def _lines(
@@ -160,18 +163,20 @@ def _lines(
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r}: an override is written section.key=value")
+        raise ConfigError(f"{override!r}: write overrides as section.key=value")
     *path, last = key.split(".")
     for name in path:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
             raise ConfigError(f"{key}: {name} is a value, not a section")
-    values[last], _ = _parse(text, key, "the value is no YAML, see if it needs quotes")
+    values[last], _ = _parse(text, key, "the value is not valid YAML; it may need quotes")
 
 
 def is_another(config: RunConfig, path: Path) -> bool:
-    """Whether the config in a file is that of another run. None there, or a damaged one, says
-    nothing: each checkpoint knows what it was made with."""
+    """Whether the file holds the config of another run.
+
+    False if it is missing or damaged: each checkpoint has its own fingerprint.
+    """
     try:
         read_values(path)
     except ConfigError:
@@ -183,10 +188,10 @@ def is_another(config: RunConfig, path: Path) -> bool:
 
 
 def differences(config: RunConfig, path: Path) -> dict[str, tuple[Any, Any]]:
-    """What decides the numbers of a run and stands otherwise in a file: the value there and the one
-    here, by key, None where there is none.
+    """Settings that determine a run's results and differ from those in a file.
 
-    Raises ConfigError where the file cannot be read or is of another kind of run.
+    Maps keys to (value in the file, value in `config`), None for a missing one. Raises ConfigError
+    if the file cannot be read or is of another kind of run.
     """
     there, here = load_config(type(config), path).numbers(), config.numbers()
     return {

@@ -1,4 +1,4 @@
-"""What every run is told."""
+"""The config shared by all runs."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from embre.config.sections import (
     TrainConfig,
 )
 
-# What decides where and how a run is carried out, and not what it computes.
-# Paths are left out too: the digest of what lies there is what counts (see `job`).
+# Settings of where and how a run is executed, not of what it computes.
+# Paths are excluded too: the digest of their content counts instead (see `job`).
 NOT_IN_FINGERPRINT = {
     "name": True,
     "storage": True,
@@ -31,21 +31,21 @@ NOT_IN_FINGERPRINT = {
     },
     "train": {"save_every_steps", "keep_checkpoints", "log_every_steps", "validate_every_steps"},
 }
-# Sections whose numbers a run can go on with others of, where it is asked to.
+# Sections that a resumed run may change, on request.
 CHANGEABLE = ("train", "optimizer", "losses")
 
 
 class RunConfig(Section):
-    """What every run has."""
+    """The settings of every run."""
 
     PATHS = ("storage",)
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
-        description="of the run and of its folder in storage",
+        description="name of the run and of its folder in storage",
     )
     seed: int = Field(
-        default=13, ge=0, lt=1 << 32, description="of weights, dropout, masking and order"
+        default=13, ge=0, lt=1 << 32, description="seed of weights, dropout, masking and data order"
     )
     storage: str = Field(default="runs", description="folder of all runs; shared by all machines")
     encoder: EncoderConfig
@@ -69,18 +69,20 @@ class RunConfig(Section):
 
     @property
     def zero_stage(self) -> int:
-        """What DeepSpeed's engine shares among the ranks."""
+        """The ZeRO stage, 1 by default."""
         return self.deepspeed.get("zero_optimization", {}).get("stage", 1)
 
     def fingerprint(self) -> str:
-        """SHA-256 over what decides the numbers of a run and cannot change in it. What is as by
-        default is left out, so that a key that a later version adds changes nothing."""
+        """SHA-256 over the settings that determine a run's results and must not change in it.
+
+        Default values are excluded, so that a key added by a later version changes nothing.
+        """
         left_out = NOT_IN_FINGERPRINT | dict.fromkeys(CHANGEABLE, True)
         values = self.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def numbers(self) -> dict[str, Any]:
-        """All that decides the numbers of a run, by `section.key`."""
+        """All settings that determine a run's results, by `section.key`."""
         values = self.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT)
         sections = {name: value for name, value in values.items() if isinstance(value, dict)}
         inner = {f"{name}.{key}": v for name, found in sections.items() for key, v in found.items()}

@@ -1,4 +1,4 @@
-"""Values of a config that look like secrets: a run's config is written down in many places."""
+"""Values of a config that look like secrets: a run's config is written to many places."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -24,18 +24,18 @@ SECRETS = {
 
 
 def refuse_secrets(config: RunConfig) -> None:
-    """ConfigError that names the key, and never the value."""
+    """Raise ConfigError for a value that looks like a secret; it names the key, never the value."""
     for key, text in _texts(config.model_dump(mode="json"), ""):
         for what, pattern in SECRETS.items():
             if pattern.search(text):
                 raise ConfigError(
-                    f"{key}: {what} is in it, and would be written to config.yaml and MLflow; give "
-                    "it by the environment, as AWS_ACCESS_KEY_ID or MLFLOW_TRACKING_PASSWORD"
+                    f"{key}: contains {what}, and would be written to config.yaml and MLflow; use "
+                    "the environment, as AWS_ACCESS_KEY_ID or MLFLOW_TRACKING_PASSWORD"
                 )
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """All texts within a value, each with its key; keys of mappings are texts too."""
+    """All strings in a value, each with its key; keys of mappings count as strings."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield key or str(name), str(name)

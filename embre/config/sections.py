@@ -1,4 +1,4 @@
-"""The sections that every run has."""
+"""Config sections shared by pretraining and fine-tuning."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -9,14 +9,19 @@ from embre.refused import Refused
 
 
 class Section(BaseModel):
-    """A frozen part of a config; unknown keys are refused. `PATHS` are its keys that name a file
-    or folder."""
+    """A frozen section of a config; unknown keys are refused.
+
+    `PATHS` are the keys whose value is a file or folder.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     PATHS: ClassVar[tuple[str, ...]] = ()
 
     def with_paths(self, change: Callable[[str, str], str], within: str = "") -> Self:
-        """With `change(key, path)` in place of each path; a key is `data.extra_corpora.0.train`."""
+        """Return a copy with each path replaced by `change(key, path)`.
+
+        Keys are full, as `data.extra_corpora.0.train`.
+        """
         changed: dict[str, Any] = {}
         for name, value in self:
             key = f"{within}{name}"
@@ -37,14 +42,16 @@ class NewEncoder(Section):
 
     layers: int = Field(default=2, gt=0, description="transformer layers")
     hidden: int = Field(default=128, gt=0, description="width; a multiple of heads")
-    heads: int = Field(default=2, gt=0, description="attention heads of a layer")
-    feed_forward: int = Field(default=512, gt=0, description="width within a layer")
-    max_positions: int = Field(default=512, gt=0, description="longest input in tokens")
+    heads: int = Field(default=2, gt=0, description="attention heads per layer")
+    feed_forward: int = Field(
+        default=512, gt=0, description="hidden width of the feed-forward block"
+    )
+    max_positions: int = Field(default=512, gt=0, description="maximum input length in tokens")
 
     @model_validator(mode="after")
     def _heads_share(self) -> "NewEncoder":
         if self.hidden % self.heads:
-            raise Refused(f"{self.heads} heads cannot share {self.hidden} numbers: change one")
+            raise Refused(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
         return self
 
 
@@ -58,15 +65,20 @@ class EncoderConfig(Section):
         default=None, description="start from random weights of this shape"
     )
     dropout: float = Field(
-        default=0.1, ge=0, lt=1, description="of embeddings and layers; none of attention weights"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="dropout of embeddings and layers; attention weights have none",
     )
     precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="of the arithmetic; weights stay in fp32"
+        default="fp32", description="precision of the computation; weights stay in fp32"
     )
-    compile: bool = Field(default=False, description="of pretraining: torch.compile the forward")
+    compile: bool = Field(
+        default=False, description="torch.compile the forward pass; pretraining only"
+    )
     activation_checkpointing: bool = Field(
         default=False,
-        description="keep each layer's input alone: less memory, a third more work",
+        description="store only each layer's input: less memory, a third more computation",
     )
 
 
@@ -74,78 +86,81 @@ class OptimizerConfig(Section):
     """AdamW with linear warm-up and linear decay to `final_lr_share` of the peak."""
 
     peak_lr: float = Field(default=1e-4, gt=0, description="learning rate after warm-up")
-    warmup_steps: int = Field(default=100, ge=0, description="steps up to peak_lr")
+    warmup_steps: int = Field(default=100, ge=0, description="steps of linear warm-up")
     final_lr_share: float = Field(
-        default=0.0, ge=0, le=1, description="of peak_lr, left at the end"
+        default=0.0, ge=0, le=1, description="final learning rate as a fraction of peak_lr"
     )
-    weight_decay: float = Field(default=0.01, ge=0, description="of matrices alone")
+    weight_decay: float = Field(default=0.01, ge=0, description="weight decay, of matrices only")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(default=0.98, ge=0, lt=1, description="decay of the second moment")
-    epsilon: float = Field(default=1e-6, gt=0, description="AdamW's, added to the divisor")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    epsilon: float = Field(default=1e-6, gt=0, description="AdamW's epsilon")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, description="gradients are clipped to this norm"
+    )
     spike_sigmas: float | None = Field(
         default=None,
         gt=0,
-        description="leave out an update whose loss or gradient norm is so many standard "
-        "deviations above the mean of the 128 steps before",
+        description="skip an update whose loss or gradient norm is more than this many standard "
+        "deviations above the mean of the last 128 steps",
     )
 
 
 class TrainConfig(Section):
-    """How long, and what happens on the way."""
+    """Length of training, and the intervals of saving, logging and validation."""
 
     steps: int = Field(gt=0, description="optimizer updates")
     save_every_steps: int = Field(default=500, gt=0, description="steps between checkpoints")
-    keep_checkpoints: int = Field(default=2, gt=0, description="the newest that stay")
-    log_every_steps: int = Field(default=10, gt=0, description="steps between logged ones")
+    keep_checkpoints: int = Field(default=2, gt=0, description="newest checkpoints to keep")
+    log_every_steps: int = Field(default=10, gt=0, description="steps between log entries")
     validate_every_steps: int = Field(default=500, gt=0, description="steps between validations")
 
 
 class LaunchConfig(Section):
-    """Where the ranks run."""
+    """Where and how the ranks run."""
 
     launcher: Literal["local", "ray"] = Field(
-        default="local", description="this process, or torchrun's; or workers of Ray Train"
+        default="local", description="local: this process or torchrun's; ray: workers of Ray Train"
     )
     workers: int = Field(
-        default=1, gt=0, description="ranks under Ray; torchrun decides under `local`"
+        default=1, gt=0, description="number of ranks under Ray; torchrun sets it under local"
     )
     min_workers: int | None = Field(
         default=None,
         gt=0,
-        description="under Ray, go on with as few when nodes are lost, and grow back to `workers`",
+        description="under Ray, continue with at least this many when nodes are lost, and grow "
+        "back to `workers`",
     )
     resize_every_s: float = Field(
-        default=60, gt=0, description="with `min_workers`, how often to look for more workers"
+        default=60, gt=0, description="with min_workers, seconds between checks for more workers"
     )
-    use_gpu: bool = Field(default=False, description="under Ray, a GPU for each worker")
+    use_gpu: bool = Field(default=False, description="under Ray, one GPU per worker")
     max_failures: int = Field(
         default=10,
         ge=0,
-        description="under Ray, restarts from a checkpoint, in all, before the command gives up",
+        description="under Ray, total restarts from a checkpoint before the command fails",
     )
     step_timeout_s: float = Field(
         default=900,
         gt=0,
-        description="a rank hangs, and is ended, where no micro-batch, be it one of a validation, "
-        "and no save of it comes to its end for so long; Ray starts it again",
+        description="end a rank that finishes no micro-batch (of training or validation) and no "
+        "save within this time; Ray restarts it",
     )
-    cpus_per_worker: float = Field(default=1, gt=0, description="under Ray, cores of a worker")
+    cpus_per_worker: float = Field(default=1, gt=0, description="under Ray, CPU cores per worker")
 
     @property
     def fewest(self) -> int:
-        """Workers with which a run under Ray starts."""
+        """The minimum number of workers of a run under Ray."""
         return self.min_workers or self.workers
 
     @property
     def needed(self) -> dict[str, float]:
-        """What a worker takes under Ray, by Ray's names."""
+        """Resources of one worker, by Ray's names."""
         return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {})
 
     def lacking(self, have: Mapping[str, float]) -> str:
-        """Message and remedy if the resources `have` cannot hold a run under Ray, else ''."""
+        """Why the resources `have` do not suffice to start a run under Ray; '' if they do."""
         short = [
-            f"{self.fewest} workers need {amount * self.fewest:g} {name} and there are "
+            f"{self.fewest} workers need {amount * self.fewest:g} {name}, but there are only "
             f"{have.get(name, 0):g}, enough for {have.get(name, 0) // amount:g}"
             for name, amount in self.needed.items()
             if have.get(name, 0) < amount * self.fewest
@@ -165,13 +180,13 @@ class LaunchConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Where MLflow keeps the run. A secret belongs into the environment, never here."""
+    """Where MLflow keeps the run. Secrets belong in the environment, never here."""
 
     uri: str | None = Field(
         default=None, description="default: MLFLOW_TRACKING_URI, else sqlite in storage"
     )
-    experiment: str = Field(default="embre", description="of MLflow, that the run belongs to")
+    experiment: str = Field(default="embre", description="MLflow experiment of the run")
     required: bool = Field(
         default=False,
-        description="refuse to start without MLflow, and fail at the end where it lacks something",
+        description="refuse to start without MLflow, and fail at the end if it lacks anything",
     )

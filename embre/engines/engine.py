@@ -1,4 +1,4 @@
-"""The Engine protocol, what it is given and what it says of a step."""
+"""The Engine protocol, its micro-batches and the result of a step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,38 +12,47 @@ from embre.world import World
 
 
 class MicroBatch(Protocol):
-    """What an engine needs to know of a micro-batch: its slot in the step and its targets.
-
-    `data_hash` is 32 bits of what is in it, 0 for an empty one, `doc_ids` the documents.
-    """
+    """A micro-batch, as far as an engine uses it."""
 
     @property
-    def slot(self) -> int: ...
+    def slot(self) -> int:
+        """Index of the micro-batch in its step, over all ranks; negative for an empty one."""
+        ...
 
     @property
-    def counts(self) -> dict[str, int]: ...
+    def counts(self) -> dict[str, int]:
+        """Number of targets by loss name."""
+        ...
 
     @property
-    def num_tokens(self) -> int: ...
+    def num_tokens(self) -> int:
+        """Number of tokens, without padding."""
+        ...
 
     @property
-    def data_hash(self) -> int: ...
+    def data_hash(self) -> int:
+        """32-bit hash of the contents; 0 for an empty one."""
+        ...
 
     @property
-    def doc_ids(self) -> tuple[str, ...]: ...
+    def doc_ids(self) -> tuple[str, ...]:
+        """Identifiers of its documents."""
+        ...
 
-    def to(self, device: torch.device) -> Any: ...
+    def to(self, device: torch.device) -> Any:
+        """A copy on `device`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step did, the same on every rank.
+    """The result of a step, the same on every rank.
 
-    `losses` are means over the targets of each kind that has some, `grad_norm` the global L2 norm
-    before clipping, `num_tokens` the tokens of all ranks. `data_hash` is the sum of the
-    micro-batches' hashes: two runs with equal ones have seen the same texts, masked alike. `stop`
-    says that a rank was asked to stop, `save` that rank 0 was asked to save. `skip` says why no
-    update was made, where none was.
+    `losses` are means over targets, by loss name, of those with targets; `grad_norm` is the global
+    L2 norm before clipping, `num_tokens` the tokens of all ranks. `data_hash` is the sum of the
+    micro-batches' hashes: runs with equal sums have seen the same texts with the same masks. `stop`
+    and `save` are requests to stop (any rank) and to save (rank 0). `skip` is set if the update
+    was skipped.
     """
 
     losses: dict[str, float]
@@ -66,7 +75,7 @@ class Engine(Protocol):
         ...
 
     def step(self, micro_batches: Sequence[MicroBatch], step: int, lr: float) -> StepResult:
-        """One update over all ranks' micro-batches, or none where the guard objects."""
+        """One update over all ranks' micro-batches, skipped if the guard objects; a collective."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -74,13 +83,13 @@ class Engine(Protocol):
         ...
 
     def checksum(self) -> int:
-        """Of the weights that every rank has in full, so the same on all; 0 under ZeRO-3."""
+        """Checksum of the replicated weights, the same on every rank; 0 under ZeRO-3."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the whole state: the shares of all ranks, of however many."""
+        """Load the whole state: the merged shares of all ranks, of any number."""
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """The full weights on the CPU; a collective: every rank calls it, rank 0 gets them."""
+        """The full weights on the CPU; a collective: every rank calls it, rank 0 uses them."""
         ...

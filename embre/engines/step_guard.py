@@ -1,4 +1,4 @@
-"""Which updates are left out: where the loss or the gradient is no number, or a spike.
+"""Which updates are left out: those whose loss or gradient is not finite or a spike.
 
 A spike is a loss or a gradient norm above the mean of the steps before by more than so many
 standard deviations, as in OLMo-core's `SkipStepOptimizer`: 128 steps, at least 64, and a spike is
@@ -54,7 +54,7 @@ class StepGuard:
     def _objection(self, loss: float, norm: float) -> str | None:
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
-                return f"the {name} is no number"
+                return f"the {name} is not finite"
         if self.sigmas is None or len(self._seen) < MIN_HISTORY:
             return None
         deviation, mean = torch.std_mean(torch.tensor(self._seen, dtype=torch.float64), 0)

@@ -152,7 +152,7 @@ def test_a_secret_in_a_config_is_reported_without_its_value(tmp_path: Path) -> N
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     found = examine(path)
     assert (found[-1].level, found[-1].subject) == ("error", "config")
-    assert "data.shards: a URL with a password" in found[-1].finding
+    assert "data.shards: contains a URL with a password" in found[-1].finding
     assert CANARY not in repr(found)
 
 
@@ -280,7 +280,7 @@ FINDINGS = [
     ("error", "no GPU here", lambda folder: cluster(launching(use_gpu=True))),
     (
         "error",
-        "3 workers need 3 CPU and there are 2, enough for 2; lower launch.workers",
+        "3 workers need 3 CPU, but there are only 2, enough for 2; lower launch.workers",
         lambda folder: cluster(launching(launcher="ray", workers=3)),
     ),
     ("ok", "2 workers on a Ray", lambda folder: cluster(launching(launcher="ray", workers=2))),
@@ -291,7 +291,8 @@ FINDINGS = [
     ),
     (
         "error",
-        "3 workers need 3 CPU and there are 2, enough for 2; lower launch.min_workers, or set RAY",
+        "3 workers need 3 CPU, but there are only 2, enough for 2; lower "
+        "launch.min_workers, or set RAY",
         lambda folder: cluster(launching(launcher="ray", workers=4, min_workers=3)),
     ),
 ]
@@ -364,7 +365,9 @@ def test_a_cluster_is_asked_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert [check.level for check in ray_answers(finetuning(2))] == ["ok"]
     (lacking,) = ray_answers(finetuning(8))
-    assert lacking.level == "error" and "8 workers need 8 CPU and there are 4" in lacking.finding
+    assert (
+        lacking.level == "error" and "8 workers need 8 CPU, but there are only 4" in lacking.finding
+    )
     fewer = LaunchConfig(launcher="ray", workers=8, min_workers=4)
     (enough,) = ray_answers(finetuning(1).model_copy(update={"launch": fewer}))
     assert enough.level == "ok", "the run would start, with four"

@@ -277,7 +277,7 @@ def test_what_is_no_number_on_one_rank_is_left_out_by_all(
     )
     for (results, end), (others, other_end) in zip(found, without, strict=True):
         skip = results[3].skip
-        assert skip and skip.why == f"the {why} is no number" and skip.in_a_row == 1
+        assert skip and skip.why == f"the {why} is not finite" and skip.in_a_row == 1
         assert skip.doc_ids == tuple(f"document-{slot}" for slot in range(SLOTS))
         assert results[:3] + results[4:] == others
         assert end == other_end and end.get("updates", STEPS - 1) == STEPS - 1

@@ -19,8 +19,8 @@ def seasoned(sigmas: float | None = 6.0, steps: int = MIN_HISTORY) -> StepGuard:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_objected_to_from_the_first_step_on(bad: float) -> None:
     for sigmas in (None, 6.0):
-        assert "the loss is no number" in str(StepGuard(sigmas).objection(bad, 1.0))
-        assert "the gradient norm is no number" in str(StepGuard(sigmas).objection(1.0, bad))
+        assert "the loss is not finite" in str(StepGuard(sigmas).objection(bad, 1.0))
+        assert "the gradient norm is not finite" in str(StepGuard(sigmas).objection(1.0, bad))
 
 
 def test_a_spike_is_so_many_deviations_above_the_mean() -> None:

@@ -172,7 +172,7 @@ def test_a_signed_url_is_found_where_its_folder_is_not_readable(server: str) -> 
 
 
 def test_what_is_said_of_a_url_that_is_not_read_keeps_its_secret(server: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent: it is not there") as absent:
+    with pytest.raises(FileNotFoundError, match=r"absent: not found") as absent:
         find_inputs([f"{server}/absent?token=5eCr3t"])
     with pytest.raises(ValueError, match="cannot read 'ftp://host/a'") as refused:
         find_inputs(["ftp://me:5eCr3t@host/a?token=5eCr3t"])

@@ -147,15 +147,15 @@ def test_a_new_axis_leaves_the_runs_that_are_done_their_names_and_configs(
         ({"parts": [{"task": ["both"]}]}, "no axis task; known: corpus, backbone"),
         ({"parts": [{"tasks": ["all"]}]}, "no value all; known: both, relation"),
         ({"compare": [{"tasks": ["both", "all"]}]}, "compare.0.tasks: no value all; known: both"),
-        ({"compare": [{"corpus": ["made_up", "made_up"]}]}, "nothing to do with each other"),
-        ({"axes": {"backbone": {"a": []}}}, "axes already"),
+        ({"compare": [{"corpus": ["made_up", "made_up"]}]}, "not comparable"),
+        ({"axes": {"backbone": {"a": []}}}, "built-in axes"),
         ({"axes": {"lr": {"1e-4": []}}}, "letters, digits"),
-        ({"axes": {"lr": {}}}, "one at least"),
-        ({"backbones": {"a": {}}}, "either path or pretrain"),
-        ({"backbones": {"a": {"path": "x", "set": ["seed=1"]}}}, "there is none"),
-        ({"backbones": {"a": {"path": "models:/x@y"}}}, "a URL is no folder; copy .*download"),
+        ({"axes": {"lr": {}}}, "at least one value"),
+        ({"backbones": {"a": {}}}, "exactly one of path and pretrain"),
+        ({"backbones": {"a": {"path": "x", "set": ["seed=1"]}}}, "cannot be used with path"),
+        ({"backbones": {"a": {"path": "models:/x@y"}}}, "a URL cannot be used here; download it"),
         ({"seeds": []}, "seeds"),
-        ({"seeds": [3, 1, 2, 1]}, "seeds: .*1 twice; give each seed once"),
+        ({"seeds": [3, 1, 2, 1]}, "seeds: .*1 given twice; give each seed once"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(
@@ -377,7 +377,9 @@ def test_a_study_with_a_secret_in_its_last_run_writes_nothing(
     given = {"axes": AXES | {"tasks": {"both": [], "relation": secret}}, "set_pretraining": secret}
     study = study_of(folder, tmp_path, parts=parts, **{where: given[where]})
     workers = Pretended(lambda name: 0.7)
-    with pytest.raises(ConfigError, match=r"^tracking\.uri: a URL with a password") as refused:
+    with pytest.raises(
+        ConfigError, match=r"^tracking\.uri: contains a URL with a password"
+    ) as refused:
         carry_out_study(study, workers, quiet())
     assert "hunter22" not in str(refused.value)
     assert not workers.ran and not list(tmp_path.iterdir())

@@ -185,7 +185,7 @@ def test_updates_that_were_left_out_are_counted_once_whatever_was_done_again(
         tracker = Tracker(tmp_path, World(), 1)
         tracker.started(first, 9)
         for step in skipped:
-            tracker.skipped(step, Skip("the loss is no number", ("7",), 1))
+            tracker.skipped(step, Skip("the loss is not finite", ("7",), 1))
         return tracker
 
     told(0, 2, 5)  # dies; step 5 is done again and is well, step 6 is not
@@ -195,5 +195,5 @@ def test_updates_that_were_left_out_are_counted_once_whatever_was_done_again(
     (event,) = read_events(tmp_path, "step")
     assert event["updates_skipped"] == 2
     told_last = [describe(event) for event in read_events(tmp_path, "skipped")][-1]
-    assert told_last == "step 6: no update, the loss is no number"
+    assert told_last == "step 6: no update, the loss is not finite"
     assert "2 updates left out" in describe(event)

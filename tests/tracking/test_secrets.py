@@ -67,7 +67,9 @@ def test_what_else_is_wrong_with_a_value_does_not_show_its_secret(
     }
     values[section] = {last: secret} if last else secret
     console = Console(file=StringIO())
-    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}: a URL with a password") as refused:
+    with pytest.raises(
+        ConfigError, match=rf"^{re.escape(key)}: contains a URL with a password"
+    ) as refused:
         run_job("pretrain", check_config(PretrainConfig, values, "test"), console)
     assert CANARY not in str(refused.value)
     assert not list(tmp_path.iterdir())
