@@ -113,7 +113,7 @@ def lay_out(
 
 
 def concepts_by_spelling(mentions: Iterable[Mention]) -> dict[str, Concept]:
-    """Map each bare identifier of a document to its concept; if two types share it, to the later."""
+    """Map each bare identifier to its concept in the document; of two types the later wins."""
     known: dict[str, Concept] = {}
     for mention in mentions:
         if not mention.concepts:
@@ -136,7 +136,7 @@ def resolve(raw: RawRelation, known: dict[str, Concept]) -> Relation | None:
 
 
 def _end(source_type: str, identifier: str, known: dict[str, Concept]) -> Concept | None:
-    """Resolve one end: a role with a type needs no mention; a bare id must occur in the document."""
+    """Resolve one end; a bare id without a type must occur in the document."""
     identifier = identifier.strip()
     if source_type:
         concepts = normalise(source_type, identifier)[1]

@@ -23,9 +23,7 @@ from embre.document import Document
 from embre.refused import Refused
 from embre.tally import Tally
 
-SPOOL_BYTES = (
-    16 << 20
-)  # of an archive member kept in memory until its size is known; larger goes to disk
+SPOOL_BYTES = 16 << 20  # of an archive member in memory until its size is known; above, on disk
 
 
 Copy = Callable[[Opened, BinaryIO, Iterator["Original"]], None]
