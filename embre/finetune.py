@@ -15,7 +15,7 @@ from embre.atomic_files import atomic_folder, fsync_path, fsync_tree, write_atom
 from embre.checkpoints.checkpoints import Checkpoints
 from embre.checkpoints.folder import FOLDER
 from embre.config import FinetuneConfig
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.dev_set import DevSet
 from embre.document import Document
 from embre.engines.build import build_engine
@@ -125,7 +125,7 @@ def finish(
         }
         by_type = evaluation.groups.get("relation type", {})
         write_model(job, dev, dev.fitted(engine, scored), weights, values, by_type)
-        write_documents(job.folder / PREDICTED, predicted, like="pubtator")
+        write_pubtator(job.folder / PREDICTED, predicted)
         written = write_evaluation_files(job, dev, predicted, evaluation, known)
         of_documents = {metric: found.tolist() for metric, found in counts.items()}
         write_atomic(job.folder / COUNTS, json.dumps(of_documents).encode())

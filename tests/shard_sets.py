@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from embre.config import DataConfig, MaskingConfig
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.corpora.assemble import as_checked
 from embre.demo.corpus import make_corpus
 from embre.document import Document
@@ -32,7 +32,7 @@ def write_shards(
     """The shard set `folder/shards` of documents, or of that many invented ones."""
     docs = make_corpus(docs, seed) if isinstance(docs, int) else docs
     text = folder / "docs.PubTator"
-    write_documents(text, docs, like="pubtator")
+    write_pubtator(text, docs)
     held = [str(name) for name in hold_out]
     shard([str(text)], folder / "shards", tokenizer, held, settings)
     return ShardSet.open(folder / "shards")

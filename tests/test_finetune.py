@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from embre import faults, finetune
 from embre.config import ConfigError, FinetuneConfig, check_config, dump_config
-from embre.corpora import CORPORA, read_documents, write_documents
+from embre.corpora import CORPORA, read_documents, write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.evaluation.discrimination import discrimination
 from embre.evaluation.scoring import METRICS
@@ -54,12 +54,12 @@ ONE_TYPE = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("finetune")
-    write_documents(found / "train.PubTator", DOCS[:24], like="pubtator")
+    write_pubtator(found / "train.PubTator", DOCS[:24])
     first, *others = DOCS[24:]
     (one, *_) = first.relations
     itself = replace(one, tail=one.head, source_ids=None)  # scored, and no pair of ours
     first = replace(first, relations=(*first.relations, itself))
-    write_documents(found / "dev.PubTator", [first, *others], like="pubtator")
+    write_pubtator(found / "dev.PubTator", [first, *others])
     tiny_tokenizer(found / "backbone", [doc.text for doc in DOCS], size=500)
     return found
 
@@ -322,12 +322,12 @@ def test_training_on_what_is_scored_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="share 12 documents"):
         check(config_of(folder, data=data | {"train": str(folder / "dev.PubTator")}))
     renamed = [replace(doc, doc_id=f"x{doc.doc_id}", pmid=None) for doc in DOCS[24:26]]
-    write_documents(folder / "renamed.PubTator", DOCS[:4] + renamed, like="pubtator")
+    write_pubtator(folder / "renamed.PubTator", DOCS[:4] + renamed)
     with pytest.raises(ValueError, match="share 2 documents by id or text, as x"):
         check(config_of(folder, data=data | {"train": str(folder / "renamed.PubTator")}))
     (folder / "twice").mkdir()
     for name in ("a.PubTator", "b.PubTator"):
-        write_documents(folder / "twice" / name, DOCS[:2], like="pubtator")
+        write_pubtator(folder / "twice" / name, DOCS[:2])
     with pytest.raises(ValueError, match="2 times"):
         check(config_of(folder, data=data | {"train": str(folder / "twice")}))
 

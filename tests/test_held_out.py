@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from embre.corpora import read_documents, write_documents
+from embre.corpora import read_documents, write_pubtator
 from embre.corpora.assemble import as_checked
 from embre.demo.corpus import make_corpus
 from embre.document import Document, Passage
@@ -27,6 +27,7 @@ from embre.held_out import (
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.shard_set import ShardSet
 from embre.tally import Tally
+from tests.bioc_json_files import write_bioc_json
 from tests.sharding.test_shard import doc_ids, run_tool
 from tools.hold_out_list import main
 
@@ -112,7 +113,7 @@ def test_the_shard_tool_leaves_out_what_is_shipped_and_what_it_is_given(
     ]
     mine = tmp_path / "mine.txt"
     mine.write_text(f"{docs[1].doc_id}\n")
-    write_documents(tmp_path / "in.PubTator", [*docs[1:], *known], like="pubtator")
+    write_pubtator(tmp_path / "in.PubTator", [*docs[1:], *known])
     command = [tmp_path / "in.PubTator", "--out", tmp_path / "out", "--hold-out", mine]
     command += ["--vocabulary", 600, "--processes", 1]
     code, said = run_tool(*command, *([] if shipped else ["--no-shipped-hold-out"]))
@@ -169,7 +170,7 @@ def test_a_text_of_few_letters_says_nothing(num_letters: int, noise: str) -> Non
 
 
 def test_what_says_nothing_is_not_held_out_by_another_that_says_nothing(tmp_path: Path) -> None:
-    write_documents(tmp_path / "c.PubTator", [article("Editorial", "", "1")], like="pubtator")
+    write_pubtator(tmp_path / "c.PubTator", [article("Editorial", "", "1")])
     held = read_hold_out_list(str(tmp_path / "c.PubTator"))
     other = as_checked(article("In reply", "", "2"))
     assert not held.prints and not held.has(other, fingerprint(other))
@@ -263,7 +264,7 @@ def test_an_id_is_known_however_it_says_what_it_is(
 def test_a_list_and_the_corpus_that_it_was_made_of_hold_the_same(tmp_path: Path) -> None:
     docs = [*make_corpus(5, seed=1), article("Editorial", "", "PMC9")]
     corpus = tmp_path / "dev.PubTator"
-    write_documents(corpus, docs, like="pubtator")
+    write_pubtator(corpus, docs)
     path = tmp_path / "dev.tsv"
     path.write_text("\n".join(hold_out_lines([str(corpus)], None)))
     from_corpus, from_list = read_hold_out_list(str(corpus)), read_hold_out_list(str(path))
@@ -307,8 +308,8 @@ def make_list(*arguments: object) -> Result:
 
 def test_the_tool_writes_a_list_that_is_read_back(tmp_path: Path) -> None:
     docs = make_corpus(6, seed=1)
-    write_documents(tmp_path / "a.PubTator", docs[:4], like="pubtator")
-    write_documents(tmp_path / "b.json", docs[2:], like="bioc_json")
+    write_pubtator(tmp_path / "a.PubTator", docs[:4])
+    write_bioc_json(tmp_path / "b.json", docs[2:])
     out = tmp_path / "list.tsv"
     done = make_list(tmp_path / "a.PubTator", tmp_path / "b.json", "--out", out)
     assert done.exit_code == 0 and "6 ids in" in done.output
@@ -320,7 +321,7 @@ def test_the_tool_writes_a_list_that_is_read_back(tmp_path: Path) -> None:
 
 def test_the_tool_takes_the_ids_asked_for_and_keeps_those_it_did_not_find(tmp_path: Path) -> None:
     docs = make_corpus(6, seed=1)
-    write_documents(tmp_path / "a.PubTator", docs, like="pubtator")
+    write_pubtator(tmp_path / "a.PubTator", docs)
     (tmp_path / "ids.txt").write_text(f"{docs[1].doc_id}\n{docs[4].doc_id}\n999\n")
     out = tmp_path / "list.tsv"
     done = make_list(tmp_path / "a.PubTator", "--ids", tmp_path / "ids.txt", "--out", out)
@@ -333,7 +334,7 @@ def test_the_tool_takes_the_ids_asked_for_and_keeps_those_it_did_not_find(tmp_pa
 @pytest.mark.parametrize("asked", ["PMC8", "pmc8", "PMCID: PMC8", "PMID: 7"])
 def test_an_id_that_was_asked_for_is_on_the_list(tmp_path: Path, asked: str) -> None:
     doc = replace(article(doc_id="PMC8"), pmid="7")
-    write_documents(tmp_path / "a.json", [doc], like="bioc_json")
+    write_bioc_json(tmp_path / "a.json", [doc])
     (tmp_path / "ids.txt").write_text(f"{asked}\n")
     make_list(tmp_path / "a.json", "--ids", tmp_path / "ids.txt", "--out", tmp_path / "list.tsv")
     held = read_hold_out_list(str(tmp_path / "list.tsv"))
@@ -347,7 +348,7 @@ def test_the_tool_says_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_tool_says_which_list_of_ids_is_not_there(tmp_path: Path) -> None:
-    write_documents(tmp_path / "a.PubTator", make_corpus(1, seed=1), like="pubtator")
+    write_pubtator(tmp_path / "a.PubTator", make_corpus(1, seed=1))
     absent = tmp_path / "absent.txt"
     done = make_list(tmp_path / "a.PubTator", "--ids", absent, "--out", tmp_path / "list.tsv")
     assert done.exit_code == 2 and "absent.txt" in done.output
@@ -365,7 +366,7 @@ def test_real_evaluation_documents_do_not_come_in_under_another_id(
     known = [doc for doc in docs if doc.doc_id in biored.ids]
     docs = [*known, *(doc for doc in docs if doc.doc_id not in biored.ids)][:150]
     twins = [replace(doc, doc_id=f"row-{doc.doc_id}", text=doc.text.upper()) for doc in known]
-    write_documents(tmp_path / "in.PubTator", [*docs, *twins], like="pubtator")
+    write_pubtator(tmp_path / "in.PubTator", [*docs, *twins])
     manifest, _ = shard(
         [str(tmp_path / "in.PubTator")],
         tmp_path / "out",

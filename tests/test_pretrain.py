@@ -19,7 +19,7 @@ from embre import faults, watchdog
 from embre.checkpoints.checkpoints import CheckpointError
 from embre.config import EncoderConfig, EntitiesConfig, PretrainConfig, TypeLimits, check_config
 from embre.config.sections import NewEncoder
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.engines.step_guard import Diverged
 from embre.interrupts import Interrupted
@@ -43,7 +43,7 @@ from tests.ranks import run_ranks
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
-    write_documents(folder / "corpus.PubTator", make_corpus(60, seed=3), like="pubtator")
+    write_pubtator(folder / "corpus.PubTator", make_corpus(60, seed=3))
     settings = ShardSettings(
         block_documents=5, shard_documents=10, validation_share=0.15, vocabulary=400
     )

@@ -1,25 +1,22 @@
-"""Text in and out: every format and every named corpus, each a line in a table.
+"""Read and write corpora: the tables of file formats and of named corpora.
 
 for doc in read_documents("pubmed.tar.gz", tally): ...
-write_documents("predicted.PubTator", docs, like="pubtator")
+write_pubtator("predicted.PubTator", docs)
 """
 
-import gzip
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import compress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
 from embre.atomic_files import atomic_file
 from embre.corpora import (
     bc5cdr,
     bioc_json,
-    bioc_json_write,
     bioc_xml,
     biored,
     pubtator,
-    pubtator_write,
 )
 from embre.corpora.assemble import assemble, check
 from embre.corpora.copying import (
@@ -31,6 +28,7 @@ from embre.corpora.copying import (
     edit,
     write_copy,
 )
+from embre.corpora.pubtator_write import write_pubtator as write_pubtator
 from embre.corpora.raw import CheckedDocument, Chunk, RawDocument
 from embre.corpora.sources import HEAD_BYTES, Opened, Source, Watch, list_files, locate, open_plain
 from embre.corpora.window import Window
@@ -41,10 +39,11 @@ from embre.tally import Tally
 
 
 class Format(NamedTuple):
-    """How a file of a format begins, and what cuts, reads, copies and writes it.
+    """The signature at the start of a file format, and the functions that process its files.
 
-    `split` gives the documents of a chunk one by one: the bytes of each in the file, and the chunk
-    that is read for it. `copy` copies a file with other relations.
+    `cut` yields chunks of a file, `read` the raw documents of a chunk. `split` yields each document
+    of a chunk as its bytes in the file and a chunk of its own. `copy` copies a file with other
+    relations.
     """
 
     sign: re.Pattern[bytes]
@@ -52,7 +51,6 @@ class Format(NamedTuple):
     read: Callable[[Chunk, Tally, bool], Iterator[RawDocument]]
     split: Callable[[Chunk], Iterator[tuple[bytes, Chunk]]]
     copy: Copy
-    write: Callable[[BinaryIO, Iterable[Document]], None] | None = None
 
 
 _XML_SIGN = rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*+<(?:!DOCTYPE\s+)?collection\b"
@@ -73,7 +71,6 @@ FORMATS: dict[str, Format] = {
         bioc_json.read_chunk,
         bioc_json.split,
         copy_bioc_json,
-        bioc_json_write.write,
     ),
     "pubtator": Format(
         re.compile(_PUBTATOR_SIGN, re.M),
@@ -81,7 +78,6 @@ FORMATS: dict[str, Format] = {
         pubtator.read_chunk,
         pubtator.split,
         copy_pubtator,
-        pubtator_write.write,
     ),
 }
 
@@ -92,31 +88,38 @@ CORPORA: dict[str, RelationSchema] = {
 
 
 def read_chunks(source: str | Path, tally: Tally, watch: Watch | None = None) -> Iterator[Chunk]:
-    """Every file of a file, a folder or an archive, cut into chunks that `read_raw` reads.
+    """Cut all files of a source (path, folder, archive or URL) into chunks for `read_raw`.
 
-    What cannot be read is counted in `tally`. Only a source that is not there, or that is itself
-    no corpus, raises.
+    Lazy. Errors and `tally` are as in `read_documents`; `watch` sees the stored bytes.
     """
     return _cut_files(locate(str(source)), tally, watch)
 
 
 def read_raw(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Iterator[RawDocument]:
-    """The documents of a chunk, unchecked; any process can read any chunk.
+    """Yield the unchecked documents of a chunk; any process can read any chunk.
 
-    Relations are a tenth of the work; who needs none may have the documents without.
+    Relations take a tenth of the time; skip them with `with_relations=False`.
     """
     return FORMATS[chunk.format].read(chunk, tally, with_relations)
 
 
 def read_checked(source: str | Path, tally: Tally) -> Iterator[CheckedDocument]:
-    """Every document of a file, a folder or an archive, checked and without its relations."""
+    """Yield every document of a source, checked and without relations; else as `read_documents`."""
     chunks = read_chunks(source, tally)
     raws = (raw for chunk in chunks for raw in read_raw(chunk, tally, with_relations=False))
     return (check(raw, tally) for raw in raws)
 
 
 def read_documents(source: str | Path, tally: Tally) -> Iterator[Document]:
-    """Every document of a file, a folder or an archive, whatever its format is."""
+    """Yield every document of a source, lazily; the format of each file is detected.
+
+    `source` is a PubTator or BioC file, a folder (read recursively), a .gz, .tar or .tar.gz, or a
+    URL of one. Damaged or unreadable parts are counted in `tally` and skipped.
+
+    Raises at the call FileNotFoundError for a missing path and Refused for a URL of another scheme;
+    while iterating, FileNotFoundError for an empty folder or a broken link, Refused if `source` is
+    itself a file of no known format, and StoreFailed if a remote store keeps failing.
+    """
     chunks = read_chunks(source, tally)
     return (assemble(raw, tally) for chunk in chunks for raw in read_raw(chunk, tally))
 
@@ -136,36 +139,17 @@ def _cut_plain(opened: Opened, tally: Tally) -> Iterator[Chunk]:
         tally.drop("file/unknown_format", opened.name)
     else:
         raise Refused(
-            f"cannot tell the format of {opened.name!r}: it looks like none of {', '.join(FORMATS)}"
+            f"cannot tell the format of {opened.name!r}: give a file of {', '.join(FORMATS)}"
         )
 
 
 def detect_format(head: bytes) -> str | None:
-    """The format that a file's first bytes show, None for anything else.
+    """Return the name of the format that a file begins with, None if unknown.
 
     >>> detect_format(b"10491763|t|Hepatocyte nuclear factor-6")
     'pubtator'
     """
     return next((name for name, format in FORMATS.items() if format.sign.search(head)), None)
-
-
-def write_documents(path: str | Path, documents: Iterable[Document], like: str) -> None:
-    """Write documents in a format; a name that ends in `.gz` is compressed.
-
-    The file takes its name when it is complete, so half a file never passes for a whole one.
-    """
-    write = FORMATS[like].write if like in FORMATS else None
-    if write is None:
-        writable = ", ".join(name for name, format in FORMATS.items() if format.write)
-        raise Refused(f"cannot write {like!r}: choose one of {writable}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as partial, partial.open("wb") as file:
-        if path.suffix == ".gz":
-            with gzip.GzipFile(path.name, "wb", fileobj=file) as stream:
-                write(cast(BinaryIO, stream), documents)
-        else:
-            write(file, documents)
 
 
 def copy_with_relations(
@@ -174,12 +158,13 @@ def copy_with_relations(
     tally: Tally,
     predict: Callable[[Iterator[Document]], Iterator[Document]],
 ) -> bool:
-    """Copy a file as it is, but for the relations: those of the documents that `predict` gives for
-    the file's own, one for one and in order. What an archive holds comes out as one tar.
+    """Copy a file unchanged except for its relations, which come from `predict`.
 
-    The file takes its name when it is complete. What is no corpus or cannot be read is counted in
-    `tally`; False where there was no corpus to copy. Raises OSError where the file was changed
-    meanwhile.
+    `predict` maps the file's documents to documents with relations, one for one and in order. An
+    archive is copied to one uncompressed tar. The write is atomic. Files that are no corpus and
+    parts that cannot be read are counted in `tally`. Returns False, writing nothing, if there was
+    no corpus to copy. Raises OSError if the file changed while it was read, Refused if two files
+    of an archive would get the same name.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     formats: list[str | None] = []
@@ -195,14 +180,14 @@ def copy_with_relations(
 
 
 def documents_to_copy(source: Source, tally: Tally, wanted: Iterator[bool]) -> Iterator[Document]:
-    """Those `wanted` of the documents that `copy_with_relations` hands to `predict`; of the others
-    the most expensive part of reading, to assemble them, is left out."""
+    """Yield those documents that `copy_with_relations` passes to `predict` for which `wanted` is
+    true. The others are not assembled, which is the most expensive part of reading."""
     raws = _raws(source, tally, [])
     return (assemble(raw, tally) for _, _, raw in compress(raws, wanted))
 
 
 def _originals(source: Source, tally: Tally, formats: list[str | None]) -> Iterator[Original]:
-    """The documents of a source with their bytes; the formats of its files go into `formats`."""
+    """Yield the documents of a source with their bytes; append each file's format to `formats`."""
     for member, data, raw in _raws(source, tally, formats):
         yield Original(member, data, assemble(raw, tally))
 
@@ -210,7 +195,7 @@ def _originals(source: Source, tally: Tally, formats: list[str | None]) -> Itera
 def _raws(
     source: Source, tally: Tally, formats: list[str | None]
 ) -> Iterator[tuple[int, bytes, RawDocument]]:
-    """The same before they are assembled, with the number of the file and their bytes."""
+    """Yield the file index, the bytes and the raw document of each document of a source."""
     for member, opened in enumerate(open_plain(source, inside=False, tally=tally)):
         name = detect_format(opened.stream.peek(HEAD_BYTES))
         formats.append(name)

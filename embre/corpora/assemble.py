@@ -1,7 +1,7 @@
-"""A document as a file gives it becomes one that its text bears out, and then a `Document`.
+"""Check a raw document against its text and turn it into a `Document`.
 
-Every reader ends here, so that all formats are checked by the same rules and the same document
-is equal whichever file it came from.
+Every reader ends here, so all formats are checked by the same rules and a document is equal
+whichever format it was read from.
 """
 
 from collections.abc import Iterable
@@ -20,17 +20,17 @@ from embre.document import Concept, Document, Mention, Passage, Relation
 from embre.entity_types import ENTITY_TYPES, normalise, read_identifiers
 from embre.tally import Tally
 
-# Of a document in all: wrong offsets must not make us fill gigabytes with spaces.
+# Total per document: wrong offsets must not fill gigabytes with spaces.
 MAX_GAP_CHARS = 100_000
-# A bare relation id that names two types never means these: no relation of BioRED joins them.
+# An ambiguous bare id in a relation never means these: no relation of BioRED has them.
 WEAK_TYPES = {"Species", "CellLine"}
 _IS_NOVEL = {word.lower(): novel for novel, word in NOVELTY.items()}
 
 
 def check(raw: RawDocument, tally: Tally) -> CheckedDocument:
-    """Lay the text out and keep the mentions that it bears out, each once, in order.
+    """Lay out the text and keep the mentions that match it, sorted and without duplicates.
 
-    What does not fit is repaired where a rule says how, else dropped; both are counted.
+    Mentions that do not match are repaired if a rule applies, else dropped; both are counted.
     """
     text, passages = lay_out(raw.passages, f"{raw.file}#{raw.doc_id}", tally)
     kept: list[RawMention] = []
@@ -46,14 +46,14 @@ def check(raw: RawDocument, tally: Tally) -> CheckedDocument:
         kept += repair(wrong, kept, text, passages, raw.file, tally)
     kept.sort()
     for one, other in pairwise(kept):
-        if one[0] == other[0] and one[1] == other[1]:  # seldom: two in the same place
+        if one[0] == other[0] and one[1] == other[1]:  # rare: two with the same span
             kept = without_copies(kept, raw.file, tally)
             break
     return CheckedDocument(raw.doc_id, raw.pmid, raw.pmcid, text, passages, kept, raw.file)
 
 
 def without_copies(mentions: list[RawMention], file: str, tally: Tally) -> list[RawMention]:
-    """The mentions without those that say the same again: span, type and identifier."""
+    """Drop and count duplicate mentions: same span, type and identifier."""
     found: dict[tuple[int, int, str, str], RawMention] = {}
     for mention in mentions:
         key = (mention.start, mention.end, mention.type, mention.identifier)
@@ -64,7 +64,7 @@ def without_copies(mentions: list[RawMention], file: str, tally: Tally) -> list[
 
 
 def assemble(raw: RawDocument, tally: Tally) -> Document:
-    """The checked document with its concepts and relations, as training and prediction use it."""
+    """Check a raw document and resolve its concepts and relations."""
     checked = check(raw, tally)
     mentions = []
     for start, end, surface, source_type, identifier, _ in checked.mentions:
@@ -92,7 +92,10 @@ def _mention_order(mention: Mention) -> tuple[int, int, str, str]:
 def lay_out(
     passages: Iterable[RawPassage], place: str, tally: Tally
 ) -> tuple[str, tuple[Passage, ...]]:
-    """Passages at their offsets, spaces between: the text that every offset indexes."""
+    """Place passages at their offsets, filling gaps with spaces; return the text and the passages.
+
+    A passage that overlaps or whose gap is too large is dropped and counted.
+    """
     pieces: list[str] = []
     placed: list[Passage] = []
     length, room = 0, MAX_GAP_CHARS
@@ -110,7 +113,7 @@ def lay_out(
 
 
 def concepts_by_spelling(mentions: Iterable[Mention]) -> dict[str, Concept]:
-    """What a bare identifier means in a document, where two types share it the later one."""
+    """Map each bare identifier to its concept in the document; of two types the later wins."""
     known: dict[str, Concept] = {}
     for mention in mentions:
         if not mention.concepts:
@@ -123,7 +126,7 @@ def concepts_by_spelling(mentions: Iterable[Mention]) -> dict[str, Concept]:
 
 
 def resolve(raw: RawRelation, known: dict[str, Concept]) -> Relation | None:
-    """A relation between concepts, or None where an identifier names none."""
+    """Resolve a raw relation to concepts; None if an identifier names no concept."""
     head, tail = _end(*raw.head, known), _end(*raw.tail, known)
     if head is None or tail is None:
         return None
@@ -133,7 +136,7 @@ def resolve(raw: RawRelation, known: dict[str, Concept]) -> Relation | None:
 
 
 def _end(source_type: str, identifier: str, known: dict[str, Concept]) -> Concept | None:
-    """A role that carries its type speaks for itself; a bare id must occur in the document."""
+    """Resolve one end; a bare id without a type must occur in the document."""
     identifier = identifier.strip()
     if source_type:
         concepts = normalise(source_type, identifier)[1]
@@ -158,7 +161,7 @@ def _probability(score: str) -> float | None:
 
 
 def as_checked(doc: Document) -> CheckedDocument:
-    """A document as the readers' checks leave it, for what encodes many alike."""
+    """Convert a document back to the form that `check` returns."""
     mentions = [
         RawMention(m.start, m.end, m.text, m.source_type, m.source_identifier, doc.doc_id)
         for m in doc.mentions

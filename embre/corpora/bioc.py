@@ -1,6 +1,6 @@
-"""What BioC-XML and BioC-JSON have in common: how the dialects name things.
+"""Names and identifiers common to BioC-XML and BioC-JSON.
 
-They differ in where they put things, and all of that is known here: BioRED (passages without a
+All dialects are handled here: BioRED (passages without a
 type, `entity1`), PubTator 3 (`role1` with a type, `score`), PubTator Central (`Identifier`),
 BC5CDR and older exports (`MESH`, `NCBI Gene`, `CVCL`), and BioC's own relations, whose nodes name
 annotations.
@@ -14,8 +14,8 @@ from embre.document import Concept, Document, Relation
 from embre.entity_types import entity_type_of, spelled_identifier
 from embre.tally import Tally
 
-# Where an annotation's identifier stands; the first that is there counts. Older exports name
-# the database in the key and leave it out of the value.
+# Infon keys of an annotation's identifier, by priority. Older exports name the database in the
+# key only; the prefix restores it.
 IDENTIFIER_KEYS = {
     "identifier": "",
     "Identifier": "",
@@ -32,7 +32,7 @@ TITLE_KINDS = {"front": "title"}
 
 
 def identifier_of(key: str, value: Any) -> str:
-    """An identifier with what the key says about it.
+    """Return an identifier with the prefix that its key implies.
 
     >>> identifier_of("CVCL", "0030")
     'CVCL:0030'
@@ -42,7 +42,7 @@ def identifier_of(key: str, value: Any) -> str:
 
 
 def meaning_of(infons: Iterable[tuple[str, str]]) -> tuple[str, str]:
-    """Type and identifier of an annotation; of several keys that name one, the best known."""
+    """Return type and identifier of an annotation, from the first of IDENTIFIER_KEYS present."""
     source_type, identifier, rank = "", "", len(RANKS)
     for key, value in infons:
         if key == "type":
@@ -55,9 +55,9 @@ def meaning_of(infons: Iterable[tuple[str, str]]) -> tuple[str, str]:
 
 
 def ids_of(doc_id: str, pmid: str, pmcs: tuple[str, ...]) -> tuple[str, str | None, str | None]:
-    """Our document id, the PMID and the PMC number, out of the id and what else names them.
+    """Return document id, PMID and PMC number from an id and further ids of the document.
 
-    A bare PMC number gets its `PMC`, or it passes for a PMID.
+    A bare PMC number gets the prefix `PMC`, or it would be taken for a PMID.
 
     >>> ids_of("2289422", "1560033", ("PMC2289422",))
     ('PMC2289422', '1560033', 'PMC2289422')
@@ -80,7 +80,7 @@ def is_number(word: str) -> bool:
 
 
 def kind_of(kind: str, is_first: bool) -> str:
-    """The kind of a passage; where none is named, the first is the title."""
+    """Return the kind of a passage; without one, the first is the title, others abstract."""
     kind = kind or ("title" if is_first else "abstract")
     return TITLE_KINDS.get(kind, kind)
 
@@ -91,8 +91,8 @@ def relation_of(
     annotations: Mapping[str, tuple[str, str]],
     place: str,
 ) -> RawRelation:
-    """A relation, whose ends are named in four ways: by three kinds of infon, else by two nodes,
-    which are ids in `annotations` (type and identifier of each)."""
+    """Build a relation whose ends are given by one of three kinds of infon, or by two nodes, which
+    are ids in `annotations` (type and identifier of each)."""
     get = infons.get
     head, tail = _end(get("role1"), get("entity1")), _end(get("role2"), get("entity2"))
     if head is None and tail is None:  # BC5CDR: the entity type is the key
@@ -128,18 +128,18 @@ def _end(role: Any, entity: Any) -> tuple[str, str] | None:
 
 
 def drop_mention(num_locations: int, text: str, place: str, file: str, tally: Tally) -> None:
-    """Count an annotation that is not in one place.
+    """Count an annotation without exactly one location.
 
-    BC5CDR cuts "visual or auditory toxicity" into parts beside the whole; the whole stays and has
-    every identifier, so no concept is lost with a part.
+    BC5CDR annotates parts of "visual or auditory toxicity" beside the whole; the whole is kept and
+    has all identifiers, so no concept is lost.
     """
     reason = "mention/discontinuous" if num_locations else "mention/no_location"
     tally.drop(reason, f"{file}:{place}", repr(text[:80]))
 
 
 def relation_infons(doc: Document, relation: Relation) -> dict[str, Any]:
-    """The infons of a relation in BioRED's dialect. A concept that no mention of the document has
-    needs PubTator 3's role beside it, a dict of type and identifier."""
+    """Return the infons of a relation in BioRED's dialect. A concept without a mention in the
+    document also gets PubTator 3's role, a dict of type and identifier."""
     first, second = relation.source_ids or (
         spelled_identifier(doc, relation.head),
         spelled_identifier(doc, relation.tail),
@@ -164,5 +164,5 @@ def _role_of_unmentioned(doc: Document, concept: Concept, identifier: str) -> di
 
 
 def present(**values: Any) -> dict[str, Any]:
-    """Infons without those that are not known."""
+    """Return the values that are not empty."""
     return {key: value for key, value in values.items() if value}

@@ -1,7 +1,7 @@
 """BioC-JSON: BioRED's collections, PubTator 3's exports, one document, or one on each line.
 
-A stream is cut into its document objects wherever they stand; what wraps them is skipped. In a
-chunk they stand behind RS characters, which no JSON text may hold (as RFC 7464 has it).
+A stream is cut into its document objects, whatever encloses them. In a chunk they are separated
+by RS characters, which no JSON text may contain (RFC 7464).
 """
 
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ DOCUMENT = msgspec.json.Decoder(_Document, strict=False)
 
 
 def cut(window: Window) -> Iterator[Chunk]:
-    """Cut a file into its document objects, some of them to a chunk."""
+    """Cut a file into its document objects, several per chunk."""
     pieces: list[bytes] = []
     size, first_line, next_line = 0, 1, 1
     for line, found in find_documents(window):
@@ -105,7 +105,7 @@ def cut(window: Window) -> Iterator[Chunk]:
 
 
 def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Iterator[RawDocument]:
-    """The documents of a chunk; one that is broken is lost alone."""
+    """Yield the documents of a chunk; damaged ones are counted and skipped."""
     line = chunk.line
     for data in chunk.data.split(SEPARATOR):
         found = data.lstrip(b"\n")
@@ -121,7 +121,7 @@ def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Itera
 
 
 def split(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
-    """The documents of a chunk one by one: the bytes of each, and a chunk of it alone."""
+    """Yield each document of a chunk: its bytes, and a chunk of its own."""
     line = chunk.line
     for data in chunk.data.split(SEPARATOR):
         yield data.lstrip(b"\n"), Chunk(chunk.file, chunk.format, line, data)
@@ -161,7 +161,7 @@ def _read(
 
 
 def _relations(found: _Document, place: str) -> list[RawRelation]:
-    """Those of its passages, which may name any of its annotations, and its own."""
+    """Return the relations of the passages and of the document; nodes may name any annotation."""
     given = [passage.relations for passage in found.passages] + [found.relations]
     relations = [_relation(one) for some in given if isinstance(some, list) for one in some]
     annotations = {}
@@ -172,7 +172,7 @@ def _relations(found: _Document, place: str) -> list[RawRelation]:
 
 
 def _relation(given: Any) -> tuple[dict[str, Any], list[str]]:
-    """Infons, and what the nodes refer to. Another shape costs a relation and no document."""
+    """Return infons and node references; a malformed relation does not lose the document."""
     given = given if isinstance(given, dict) else {}
     infons, nodes = given.get("infons"), given.get("nodes")
     nodes = nodes if isinstance(nodes, list) else []

@@ -1,7 +1,7 @@
-"""BioC-XML: one `<document>` at a time out of a collection of any size.
+"""BioC-XML: read one `<document>` at a time from a collection of any size.
 
-The documents are found as bytes and parsed one by one, so that a broken one costs only itself,
-and no entity that a file declares is ever known to the parser.
+Documents are located as bytes and parsed one by one, so damage is confined to one document and
+the parser never sees the entities that a file declares.
 """
 
 import re
@@ -30,7 +30,7 @@ ID = re.compile(rb"<id>([^<]{1,40})</id>")
 
 
 def cut(window: Window) -> Iterator[Chunk]:
-    """Cut a file behind documents. What stands before the first is looked at and left out."""
+    """Cut a file after documents. The head before the first is checked and left out."""
     if not _skip_head(window):
         return
     yield from cut_at(window, "bioc_xml", _first_end, _last_end)
@@ -41,12 +41,12 @@ def cut(window: Window) -> Iterator[Chunk]:
 
 
 def _skip_head(window: Window) -> bool:
-    """Go to the first document; False where there is none or the file must not be read."""
+    """Move to the first document; False (counted) if there is none or the head is refused."""
     while (start := window.data.find(OPEN, 0, MAX_HEAD_BYTES)) < 0:
         if window.size > MAX_HEAD_BYTES or not window.more():
             window.drop("file/without_document")
             return False
-    # The parser never sees the head, but a file that declares entities means to use them.
+    # The parser never sees the head, but a file that declares entities probably uses them.
     if window.data.find(b"<!ENTITY", 0, start) >= 0:
         window.drop("file/declares_entities", "a document type with entities")
         return False
@@ -71,7 +71,7 @@ def _last_end(data: bytes, at: int) -> int:
 
 
 def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Iterator[RawDocument]:
-    """The documents of a chunk; one that is broken is lost alone."""
+    """Yield the documents of a chunk; damaged ones are counted and skipped."""
     parser = make_parser()
     data, line, at = chunk.data, chunk.line, 0
     while (close := data.find(CLOSE, at)) >= 0:
@@ -95,8 +95,8 @@ def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Itera
 
 
 def split(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
-    """The documents of a chunk one by one: the bytes of each, and what is read for it, which has
-    the rest of a broken one before it."""
+    """Yield each document of a chunk: its bytes, and a chunk to read it from, which includes the
+    rest of a damaged one before it."""
     data, line, at = chunk.data, chunk.line, 0
     while (close := data.find(CLOSE, at)) >= 0:
         end = data.find(b">", close) + 1 or len(data)
@@ -107,9 +107,9 @@ def split(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
 
 
 def make_parser(keep_comments: bool = False) -> Any:
-    """A parser of one document at a time."""
-    # libxml2 guards against bombs as long as huge_tree is off; nothing outside is ever fetched.
-    # Comments are taken out, or they would cut a text in two.
+    """Return a parser for single documents, without entities, DTDs or network access."""
+    # libxml2 guards against bombs while huge_tree is off. Comments are removed, or they would split
+    # a text in two.
     return etree.XMLParser(
         encoding="utf-8",
         resolve_entities=False,
@@ -123,7 +123,7 @@ def make_parser(keep_comments: bool = False) -> Any:
 
 
 def read_any(data: bytes, parser: Any, file: str, line: int, tally: Tally) -> RawDocument:
-    """Any document that the parser can read; Refused or an error of lxml for another."""
+    """Parse any document. Raises Refused, ValueError, TypeError or etree.LxmlError if it cannot."""
     document = etree.fromstring(data, parser)
     doc_id = (document.findtext("id") or "").strip()
     if not doc_id:
@@ -148,7 +148,7 @@ def _read_passage(
     file: str,
     tally: Tally,
 ) -> dict[str, str]:
-    """Add a passage and its mentions; what else it says is the answer."""
+    """Append a passage and its mentions; return its infons."""
     infons: dict[str, str] = {}
     offset, text = None, ""
     new = tuple.__new__  # half the time of RawMention(...)
@@ -176,7 +176,7 @@ def _read_passage(
 
 
 def _read_relations(document: Any, place: str) -> list[RawRelation]:
-    """Those of its passages, which may name any of its annotations, and its own."""
+    """Return the relations of the passages and of the document; nodes may name any annotation."""
     annotations = {}
     if next(document.iter("node"), None) is not None:
         for one in document.iter("annotation"):

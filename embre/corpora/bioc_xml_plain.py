@@ -1,7 +1,7 @@
-"""One BioC-XML document as PubTator writes nearly all of them, read by regular expressions.
+"""Fast path for BioC-XML: read a document as PubTator writes it by regular expressions.
 
-Only a document that is made up of just these elements, in this order, is taken; any other is left
-to the parser, which is four times as slow. What is taken here the parser would read alike.
+Only documents of exactly these elements in this order are read here; others are left to the
+parser, which is four times slower and gives equal results.
 """
 
 import re
@@ -25,7 +25,7 @@ _ANNOTATION = re.compile(
     rf"length={_NUMBER} offset={_NUMBER})[ ]?/>{_SPACE}<text>([^<]*)</text>{_SPACE}"
     rf"</annotation>{_SPACE}"
 )
-# As the dump has them, without a space between; `_FIXED` is all that stands in no group.
+# As in the dump, without spaces between; `_FIXED` is the length of all text outside groups.
 _USUAL = re.compile(
     r'<annotation id="([^"<&\t\n]*)">(<infon key="identifier">[^<]*</infon>)?'
     r'<infon key="type">([^<]*)</infon>(<infon key="NCBI Homologene">[^<]*</infon>)?'
@@ -42,14 +42,14 @@ _RELATION = re.compile(
 )
 _PASSAGE_END = re.compile(rf"</passage>{_SPACE}")
 
-_LARGEST = 4 << 20  # bytes; the parser has limits of its own for what is larger
-# What XML forbids, turns into something else, or has to be looked up.
+_LARGEST = 4 << 20  # bytes; larger documents meet the parser's own limits
+# Bytes outside these are forbidden or normalized by XML, or need a closer check.
 _COMMON = bytes({9, 10, *range(32, 256)} - {0xEF})
 _OTHER_ENTITY = re.compile(r"&(?!(?:lt|gt|amp|quot|apos);)")
 
 
 def read_plain(data: bytes, file: str, line: int, with_relations: bool) -> RawDocument | None:
-    """The document, or None where it is not as plain as that."""
+    """Read the document; None if it is not plain."""
     if len(data) > _LARGEST or data.translate(None, _COMMON):
         return None
     try:

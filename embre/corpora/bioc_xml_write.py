@@ -1,4 +1,4 @@
-"""BioC-XML with other relations: of a document only its `<relation>` elements change."""
+"""BioC-XML with other relations: only the `<relation>` elements of a document change."""
 
 import re
 from xml.sax.saxutils import escape
@@ -17,11 +17,11 @@ _INDENT = re.compile(rb"\s*(?=<passage)")
 
 
 def with_relations(document: bytes, doc: Document) -> bytes:
-    """A `<document>` element, UTF-8, with the relations of `doc` in place of its own.
+    """Replace the relations of a `<document>` element (UTF-8) by those of `doc`.
 
-    All other bytes stay. Only where comments, processing
-    instructions or CDATA stand in the document, or relations before its last passage, it is parsed
-    and written anew: the same elements, attributes and texts, perhaps in other bytes.
+    All other bytes stay, unless the document contains comments, processing instructions or CDATA,
+    or relations before its last passage: then it is parsed and serialized again, with equal
+    elements, attributes and texts.
     """
     last_passage, first = document.rfind(b"</passage"), document.find(b"<relation")
     simple = b"<!" not in document and b"<?" not in document
@@ -52,5 +52,5 @@ def _element(at: int, doc: Document, relation: Relation) -> bytes:
 
 
 def _written(value: str | dict[str, str]) -> str:
-    """A role is `Type|Identifier` in XML."""
+    """Format an infon value; a role is `Type|Identifier` in XML."""
     return escape(value if isinstance(value, str) else f"{value['type']}|{value['identifier']}")

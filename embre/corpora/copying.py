@@ -1,9 +1,9 @@
-"""A file copied as it is, but for its relations.
+"""Copy a file unchanged except for its relations.
 
-    file ──▶ Original ─predict─▶ Original             the same with other relations
-    file again ─write_copy─▶ the same bytes with the relations of those
+    file ──▶ Original ─predict─▶ Original             the document with other relations
+    file again ─write_copy─▶ the same bytes with those relations
 
-Both go through the file as a stream; only the documents that are between them are held.
+Both passes stream the file; only the documents between the two are held in memory.
 """
 
 import codecs
@@ -23,16 +23,18 @@ from embre.document import Document
 from embre.refused import Refused
 from embre.tally import Tally
 
-SPOOL_BYTES = 16 << 20  # of a member of an archive that is in memory until its size is known
+SPOOL_BYTES = 16 << 20  # of an archive member in memory until its size is known; above, on disk
 
 
 Copy = Callable[[Opened, BinaryIO, Iterator["Original"]], None]
 
 
 class Original(NamedTuple):
-    """A document, as it was read or with the relations that it is to have, and the bytes that it
-    was read from. `member` counts the plain files of its source; PubTator text has no `data`,
-    because a document is found there by its id."""
+    """A document, as read or with its new relations, and the bytes it was read from.
+
+    `member` is the index of its plain file in the source. `data` is empty for PubTator text, whose
+    documents are found by id.
+    """
 
     member: int
     data: bytes
@@ -40,7 +42,7 @@ class Original(NamedTuple):
 
 
 def unpacked_name(name: str) -> str:
-    """The name of a copy, which is not compressed."""
+    """Return the name of the uncompressed copy: without .gz, and .tar for .tgz."""
     name = name.removesuffix(".gz")
     return f"{name[:-4]}.tar" if name.endswith(".tgz") else name
 
@@ -49,7 +51,7 @@ def edit(
     originals: Iterable[Original],
     predict: Callable[[Iterator[Document]], Iterator[Document]],
 ) -> Iterator[Original]:
-    """What `predict` makes of the documents, one for one and in their order."""
+    """Apply `predict` to the documents, one for one and in order."""
     waiting: deque[Original] = deque()
 
     def documents() -> Iterator[Document]:
@@ -67,11 +69,11 @@ def write_copy(
     members: Iterable[tuple[Opened, Copy | None]],
     edits: Iterator[Original],
 ) -> None:
-    """Copy the plain files of a source, each with what copies its format (None: it is left out)
-    and its edits.
+    """Copy the plain files of a source with their edits.
 
-    What an archive holds comes out as one tar. Raises OSError where the source is no longer what
-    the edits were made of, Refused where two of its files would have one name.
+    `members` gives each file and the function that copies its format, None to leave the file out.
+    An archive becomes one uncompressed tar. Raises OSError if the source no longer matches the
+    edits, Refused if two of its files would get the same name.
     """
     names: dict[str, str] = {}
     groups = groupby(edits, key=_member_of)
@@ -109,10 +111,18 @@ def _member_of(edit: Original) -> int:
 
 
 def copy_pubtator(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
+    """Copy PubTator text to `target` with the relations of `edits`, matched by document id.
+
+    Raises OSError if the file does not contain the documents of `edits` in their order.
+    """
     pubtator_write.copy_with_relations(opened.stream, target, (one.doc for one in edits))
 
 
 def copy_bioc_xml(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
+    """Copy BioC-XML to `target` as UTF-8, replacing each edited `<document>` element.
+
+    Raises OSError if the bytes of an edited document are not found in the file.
+    """
     window = _window(opened, target)
     as_utf_8(window)
     changed = ((one.data, bioc_xml_write.with_relations(one.data, one.doc)) for one in edits)
@@ -120,12 +130,16 @@ def copy_bioc_xml(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -
 
 
 def copy_bioc_json(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
+    """Copy BioC-JSON to `target`, replacing each edited document object.
+
+    Raises OSError if the bytes of an edited document are not found in the file.
+    """
     changed = ((one.data, bioc_json_write.with_relations(one.data, one.doc)) for one in edits)
     _splice(_window(opened, target), target, changed)
 
 
 def _window(opened: Opened, target: BinaryIO) -> Window:
-    """A stream to copy from; what cannot be read of it is counted by its reader."""
+    """A window to copy from. Its losses are not counted: the reader has counted them."""
     head = opened.stream.peek(HEAD_BYTES)
     target.write(codecs.BOM_UTF8 if head.startswith(codecs.BOM_UTF8) else b"")  # a window has none
     window = Window(opened.stream, opened.name, Tally())
@@ -134,10 +148,10 @@ def _window(opened: Opened, target: BinaryIO) -> Window:
 
 
 def _splice(window: Window, target: BinaryIO, changed: Iterator[tuple[bytes, bytes]]) -> None:
-    """Copy a window to its end, with new bytes in place of old ones, which come in its order."""
+    """Copy a window to its end, replacing old bytes by new ones; the pairs come in file order."""
     for old, new in changed:
         while (at := window.data.find(old, window.at)) < 0:
-            # What may be the beginning of the old bytes stays.
+            # Keep what may be the start of the old bytes.
             target.write(window.take(max(window.at, len(window.data) - len(old) + 1)))
             if not window.more():
                 raise OSError(

@@ -1,4 +1,4 @@
-"""The encoding that an XML file declares: what is not UTF-8 is made UTF-8 before it is cut."""
+"""Convert XML in another declared encoding to UTF-8 before it is cut."""
 
 import codecs
 import re
@@ -12,7 +12,7 @@ UTF_8 = {"utf-8", "ascii"}
 
 
 class _Recoded:
-    """A stream whose bytes are letters of another alphabet each."""
+    """A stream in a single-byte encoding, read as UTF-8."""
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self.stream, self.encoding = stream, encoding
@@ -22,7 +22,7 @@ class _Recoded:
 
 
 def recode(window: Window, head_bytes: int) -> bool:
-    """Let a window show UTF-8, whatever its head declares; False where that cannot be."""
+    """Make a window yield UTF-8; count the file and return False if its encoding is unknown."""
     declared = DECLARATION.match(window.data[:head_bytes])
     name = declared[1].decode() if declared else "utf-8"
     try:
@@ -40,7 +40,7 @@ def recode(window: Window, head_bytes: int) -> bool:
 
 
 def as_utf_8(window: Window) -> None:
-    """The same for somebody who copies a file: its head declares UTF-8 where it was made that."""
+    """`recode` for a copy: the XML declaration is changed to UTF-8 too."""
     declared = DECLARATION.match(window.data)
     if declared and recode(window, declared.end()) and declared[1].lower() != b"utf-8":
         start, end = declared.span(1)
@@ -48,5 +48,5 @@ def as_utf_8(window: Window) -> None:
 
 
 def _recoded(data: bytes, encoding: str) -> bytes:
-    # A byte that means nothing stays as it is: no UTF-8, so that its document is unreadable.
+    # An undefined byte is kept: it is invalid UTF-8, so its document counts as unreadable.
     return data.decode(encoding, "surrogateescape").encode("utf-8", "surrogateescape")

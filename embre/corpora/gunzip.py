@@ -1,4 +1,4 @@
-"""Gzip, unpacked as a stream by igzip, which is twice as fast as zlib. A bomb is stopped."""
+"""Streaming gunzip with igzip, twice as fast as zlib. Decompression bombs are stopped."""
 
 import io
 
@@ -7,9 +7,9 @@ from isal.igzip_lib import DECOMP_GZIP, IgzipDecompressor, IsalError
 from embre.corpora.streams import Bomb, BrokenArchive, InnerStream
 
 MAGIC = b"\x1f\x8b"
-# Damage costs at most what comes out of the piece that it is in.
+# Damage loses at most the output of the input piece that contains it.
 INPUT_BYTES = 1 << 14
-# Text shrinks to a fifth, hardly ever to a twentieth.
+# Text compresses to a fifth, hardly ever to a twentieth.
 BOMB_BYTES, BOMB_RATIO = 1 << 30, 1000
 
 
@@ -51,14 +51,14 @@ class Gunzip(InnerStream):
         return piece
 
     def _next_member(self) -> bool:
-        """Go on to what stands after a member: another one, or zeros that fill a block up."""
+        """Start the next member, skipping zero padding; False at the end of the stream."""
         rest = self.member.unused_data.lstrip(b"\0")
         while len(rest) < len(MAGIC) and (more := self._read()):
             rest = (rest + more).lstrip(b"\0")
         if not rest:
             return False
         if not rest.startswith(MAGIC):
-            raise BrokenArchive("something that is no gzip stands after the gzip")
+            raise BrokenArchive("trailing data after the gzip is not gzip")
         self.member = IgzipDecompressor(flag=DECOMP_GZIP)
         self.waiting = rest
         return True

@@ -1,7 +1,7 @@
-"""The document objects in a stream of JSON, whatever wraps them, without holding the stream.
+"""Find the document objects in a stream of JSON, whatever encloses them, in bounded memory.
 
-msgspec skips a value in C and says where it ends or what is wrong with it. Behind something
-broken the search goes on for the next object that is a document.
+msgspec skips a value in C and reports where it ends or what is wrong. After damage, the search
+resumes at the next object that is a document.
 """
 
 import re
@@ -13,17 +13,17 @@ from embre.corpora.window import Window
 
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 FLAT = rb'\{[^{}"]*+(?:' + STRING + rb'[^{}"]*+)*+\}'
-# What wraps documents, up to the first of them: `{"source": "PubTator", "documents": [`
+# The start of a collection, up to its first document: `{"source": "PubTator", "documents": [`
 COLLECTION = re.compile(
     rb"\{\s*+(?:" + STRING + rb"\s*+:\s*+(?:" + STRING + rb"|" + FLAT + rb"|[-+.\w]++)\s*+,\s*+)*?"
     rb'"(?:documents|PubTator3)"\s*+:\s*+\[',
     re.DOTALL,
 )
-# What stands between documents: the ends of what wraps them, and other things that it says.
+# The text between documents: closing brackets, and other keys and values of the collection.
 BETWEEN = re.compile(rb"(?:[\s,:\[\]}]++|" + STRING + rb"|[-+.\w]++)*+", re.DOTALL)
 OBJECT = re.compile(rb'\{\s*+"')
 ANY_STRING = re.compile(STRING, re.DOTALL)
-LOOK_BYTES = 4096  # enough to see what wraps the documents
+LOOK_BYTES = 4096  # enough to see the start of a collection
 CUT_OFF = "document/cut_off"
 ID = re.compile(rb'"_?id"\s*+:\s*+"?([^",}\s]{1,40})')
 TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
@@ -38,9 +38,9 @@ HAS_PASSAGES = msgspec.json.Decoder(_HasPassages)
 
 
 def find_documents(window: Window) -> Iterator[tuple[int, bytes]]:
-    """Each document object with its line; what is broken or too large is counted and skipped."""
+    """Yield line number and bytes of each document; damaged or too large ones are counted."""
     num_found = num_lost = num_open = 0
-    lost = False  # behind something broken nothing is believed but a document
+    lost = False  # after damage only a document object is trusted
     while True:
         start = _next_object(window.data, window.at, lost)
         num_open += 0 if lost else _num_opened(window.data[window.at : start])
@@ -83,7 +83,7 @@ def find_documents(window: Window) -> Iterator[tuple[int, bytes]]:
 
 
 def _next_object(data: bytes, at: int, lost: bool) -> int:
-    """Where the next object begins, or what else stands in the way of it."""
+    """Return the position of the next object, or of what prevents reaching it."""
     if lost:
         found = OBJECT.search(data, at)
         if found:
@@ -109,7 +109,7 @@ def _num_opened(between: bytes) -> int:
 
 
 def _end_of_value(data: bytes, at: int) -> tuple[int, str, str]:
-    """Where the value at a place ends; or how it fails, and why."""
+    """Return the end of the value at `at`, and a fault and its detail if it cannot be read."""
     try:
         VALUE.decode(memoryview(data)[at:])
     except msgspec.DecodeError as error:

@@ -26,11 +26,11 @@ from embre.document import Document
 from embre.tally import Tally
 
 HEADING = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
-UNREADABLE = re.compile("[\0\udc80-\udcff]")  # NUL, and what stands for a byte that is no UTF-8
+UNREADABLE = re.compile("[\0\udc80-\udcff]")  # NUL, and surrogates of invalid UTF-8
 
 
 def cut(window: Window) -> Iterator[Chunk]:
-    """Cut a file behind blank lines and before titles."""
+    """Cut a file after blank lines and before titles."""
     yield from cut_at(window, "pubtator", _first_end, _last_end)
     line, rest = window.line, window.take(len(window.data))
     if rest and window.broken:
@@ -40,7 +40,7 @@ def cut(window: Window) -> Iterator[Chunk]:
 
 
 def split(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
-    """The chunk as it is: a copy tells a document's lines by its id."""
+    """Yield the chunk unchanged: a copy finds a document's lines by its id."""
     yield b"", chunk
 
 
@@ -90,7 +90,7 @@ class _Block:
         """The document, unless its text is damaged."""
         if self.unreadable:
             place = f"{file}:{self.line}#{self.doc_id}"
-            tally.drop("document/unreadable", place, "its text has NUL in it or is no UTF-8")
+            tally.drop("document/unreadable", place, "its text contains NUL or is not UTF-8")
             return
         passages = [RawPassage(0, self.title, "title")]
         if self.abstract is not None:
@@ -100,16 +100,16 @@ class _Block:
 
 
 def read(stream: BinaryIO, file: str, tally: Tally) -> Iterator[Document]:
-    """Every document of a stream that is open already."""
+    """Yield every document of an open stream."""
     for chunk in cut(Window(stream, file, tally)):
         for raw in read_chunk(chunk, tally):
             yield assemble(raw, tally)
 
 
 def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Iterator[RawDocument]:
-    """The documents of a chunk; a line that makes no sense is counted with its number."""
+    """Yield the documents of a chunk; unreadable lines are counted with their numbers."""
     file, block, add, relate = chunk.file, None, None, None
-    usual = None  # the id of the document, whose lines need no closer look
+    usual = None  # the id of the current document; its lines take the fast path
     new = tuple.__new__  # half the time of RawMention(...), and most lines are mentions
     lines, damaged = _lines(chunk)
     for number, line in enumerate(lines, start=chunk.line):
@@ -155,7 +155,7 @@ def read_chunk(chunk: Chunk, tally: Tally, with_relations: bool = True) -> Itera
 
 
 def _lines(chunk: Chunk) -> tuple[list[str], bool]:
-    """The lines, and whether there is something in them that cannot be text."""
+    """Return the lines, and whether any contains NUL or invalid UTF-8."""
     try:
         text, damaged = chunk.data.decode(), False
     except UnicodeDecodeError:
@@ -169,7 +169,7 @@ def _lines(chunk: Chunk) -> tuple[list[str], bool]:
 def _read_line(
     columns: list[str], heading: re.Match[str] | None, number: int, block: _Block | None
 ) -> str:
-    """Add one line to its document, or say why it cannot be."""
+    """Add one line to its document; return the reason if that fails, else an empty string."""
     doc_id = (heading[1] if heading else columns[0]).strip()
     if block is None:
         return "line/no_document"

@@ -1,4 +1,4 @@
-"""The compiled loops of `pubtator_plain`: which blocks of a file are plain, and their mentions."""
+"""Compiled loops of `pubtator_plain`: find plain blocks of a file and their mentions."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from numba import njit
 
 MAX_DIGITS = 9  # of an id or an offset
 MENTION_TABS = 5
-MAX_MOVES = 256  # for each mention of a document, to bring them in order one by one
+MAX_MOVES = 256  # per mention of a document, in the insertion sort
 MIN_RELATION_TABS, MAX_RELATION_TABS = 3, 5
 
 _TAB, _NEWLINE, _RETURN, _BAR, _ZERO, _NINE = 9, 10, 13, 124, 48, 57
@@ -20,7 +20,7 @@ _BLOCK, _FIRST, _LAST, _SURFACE, _SURFACE_END, _SPELLING, _SPELLING_END = range(
 
 
 class Blocks(NamedTuple):
-    """(num_blocks,) of the runs of lines that are not blank.
+    """Columns (num_blocks,) of blocks, the runs of lines that are not blank.
 
     First byte; number of the line; whether it is plain; digits of its id; first and last byte of
     title and abstract.
@@ -37,9 +37,9 @@ class Blocks(NamedTuple):
 
 
 class MentionLines(NamedTuple):
-    """(num_mentions,) of the mention lines of plain blocks, in the order of their characters.
+    """Columns (num_mentions,) of the mention lines of plain blocks, sorted by characters.
 
-    Number of the block; characters `start` to `end`; first and last byte of the surface, and of
+    Index of the block; characters `start` to `end`; first and last byte of the surface, and of
     type and identifier, which a tab separates.
     """
 
@@ -54,7 +54,7 @@ class MentionLines(NamedTuple):
 
 @njit(cache=True)
 def _number(data: np.ndarray, start: int, end: int) -> int:
-    """The number that stands somewhere, or _NO_NUMBER."""
+    """Parse the digits in `data[start:end]`; _NO_NUMBER if it is not a number."""
     if not 0 < end - start <= MAX_DIGITS:
         return _NO_NUMBER
     value = 0
@@ -75,7 +75,7 @@ def _same(data: np.ndarray, one: int, other: int, size: int) -> bool:
 
 @njit(cache=True)
 def _sort(lines: np.ndarray, first: int, last: int) -> bool:
-    """Sort rows by start and end, in place; False where two have the same, or it takes long."""
+    """Sort rows by start and end in place; False if two are equal or it takes too many moves."""
     num_moves, most_moves = 0, MAX_MOVES * (last - first)
     for row in range(first + 1, last):
         at = row
@@ -99,7 +99,7 @@ def _sort(lines: np.ndarray, first: int, last: int) -> bool:
 
 @njit(cache=True)
 def _scan_line(data: np.ndarray, at: int, tabs: np.ndarray) -> tuple[int, int, bool]:
-    """Where a line ends, how many tabs it has, and whether its bytes are plain; fills in `tabs`."""
+    """Return the end of a line, its number of tabs, and whether it is plain; fill in `tabs`."""
     num_tabs, plain = 0, True
     while at < len(data) and data[at] != _NEWLINE:
         byte = data[at]
@@ -114,7 +114,7 @@ def _scan_line(data: np.ndarray, at: int, tabs: np.ndarray) -> tuple[int, int, b
 
 @njit(cache=True)
 def _id_of_title(data: np.ndarray, begin: int, end: int) -> tuple[int, int]:
-    """The digits and the number that a line `digits|t|title` begins with, or _NO_NUMBER."""
+    """Return number of digits and id of a line `digits|t|title`; _NO_NUMBER for another line."""
     mark = begin
     while mark < end and _ZERO <= data[mark] <= _NINE:
         mark += 1
@@ -140,8 +140,7 @@ def _is_abstract(data: np.ndarray, block: np.ndarray, begin: int, end: int) -> b
 def _read_mention(
     data: np.ndarray, block: np.ndarray, tabs: np.ndarray, end: int, row: np.ndarray
 ) -> bool:
-    """Fill in the row of a mention line but for its block; False where the text does not bear it
-    out."""
+    """Fill in the row of a mention line except its block; False if the text does not match."""
     start, last = _number(data, tabs[0] + 1, tabs[1]), _number(data, tabs[1] + 1, tabs[2])
     title_size = block[_TITLE_END] - block[_TITLE]
     there = block[_TITLE] + start
@@ -163,9 +162,9 @@ def _read_mention(
 def _read_block(
     data: np.ndarray, at: int, block: np.ndarray, lines: np.ndarray, found: int, tabs: np.ndarray
 ) -> tuple[int, int, int, bool, int]:
-    """Fill in the row of the block that begins here, and those of its mentions from `found` on.
+    """Fill in the row of the block at `at`, and the rows of its mentions from `found` on.
 
-    Its end, its lines, the number of its id, whether it is plain, and the mentions found by then.
+    Returns its end, number of lines, id, whether it is plain, and the new number of mentions.
     """
     num_lines, number, plain = 0, _NO_NUMBER, True
     block[_START] = at
@@ -198,7 +197,7 @@ def _read_block(
 
 @njit(cache=True)
 def find_blocks(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All blocks of a file (num_blocks, 8), and the mentions of plain ones (num_mentions, 7).
+    """Find all blocks (num_blocks, 8) and the mentions of plain ones (num_mentions, 7), int64.
 
     The columns are those of `Blocks` and `MentionLines`.
     """
@@ -221,7 +220,7 @@ def find_blocks(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             data, at, block, lines, first_found, tabs
         )
         line += num_lines
-        # Blocks of one id may be pieces of one article, which are put together elsewhere.
+        # Blocks with one id may be pieces of one article, which are joined elsewhere.
         if number != _NO_NUMBER and number == last_number:
             plain = False
             blocks[num_blocks - 1, _PLAIN] = False

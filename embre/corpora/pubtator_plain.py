@@ -1,8 +1,8 @@
-"""PubTator text by the chunk: the documents without anything unusual, all at once.
+"""Fast path for PubTator text: read all plain documents of a chunk at once.
 
-A plain document is ASCII: a title, an abstract, mention lines that the text bears out, each at a
-place of its own, and perhaps relations. Compiled loops find those and their mentions. All else is
-left to the careful reader, which knows every rule; what is plain it would read alike.
+A plain document is ASCII: title, abstract, mention lines that match the text with distinct spans,
+and optional relations. Compiled loops find them and their mentions. The rest is left to the full
+reader, which would read plain documents with equal results.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from embre.corpora.pubtator_blocks import Blocks, MentionLines, find_blocks
 from embre.corpora.raw import CheckedDocument, Chunk, PlainDocuments
 from embre.document import Passage
 
-MAX_BYTES = 1 << 24  # only a chunk of one enormous document is larger
+MAX_BYTES = 1 << 24  # only a chunk of one huge document is larger
 
 
 def read_plain(chunk: Chunk) -> tuple[PlainDocuments, list[Chunk]]:
-    """The plain documents of a chunk, and what is left of it."""
+    """Split a chunk into its plain documents and the chunks of the rest."""
     data = np.frombuffer(chunk.data if len(chunk.data) < MAX_BYTES else b"", dtype=np.uint8)
     block_rows, mention_rows = find_blocks(data)
     blocks, lines = Blocks(*block_rows.T), MentionLines(*mention_rows.T)
@@ -39,7 +39,10 @@ def _strings(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pa.Array
 
 
 def _documents(chunk: Chunk, blocks: Blocks, plain: np.ndarray) -> list[CheckedDocument]:
-    text, docs = chunk.data.decode("latin-1"), []  # a character a byte; plain ones are ASCII
+    text, docs = (
+        chunk.data.decode("latin-1"),
+        [],
+    )  # one character per byte; plain ones are ASCII
     spans = (blocks.start, blocks.digits, blocks.title, blocks.title_end)
     spans += (blocks.abstract, blocks.abstract_end)
     for start, digits, title, title_end, abstract, abstract_end in zip(
@@ -53,7 +56,7 @@ def _documents(chunk: Chunk, blocks: Blocks, plain: np.ndarray) -> list[CheckedD
 
 
 def _rest(chunk: Chunk, blocks: Blocks, plain: np.ndarray) -> list[Chunk]:
-    """The blocks that are not plain, those that follow each other together."""
+    """Return the blocks that are not plain, adjacent ones in one chunk."""
     if len(chunk.data) >= MAX_BYTES:
         return [chunk]
     begins = np.append(blocks.start, len(chunk.data)).tolist()

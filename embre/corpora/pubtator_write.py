@@ -1,9 +1,11 @@
-"""Writing PubTator text: whole documents, or a copy of a file with other relations in it."""
+"""Write PubTator text: whole documents, or a copy of a file with other relations."""
 
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
+from embre.atomic_files import atomic_file
 from embre.corpora.pubtator import HEADING, read_chunk
 from embre.corpora.raw import MAX_DOCUMENT_BYTES, NOVELTY, Chunk, RawDocument
 from embre.corpora.streams import BrokenArchive
@@ -15,16 +17,22 @@ _BREAKS = str.maketrans("\n\r\0", "   ")
 _BREAKS_AND_TABS = str.maketrans("\n\r\0\t", "    ")
 
 
-def write(stream: BinaryIO, documents: Iterable[Document]) -> None:
-    """Write documents as PubTator text, with the identifiers that each document spells itself."""
-    for doc in documents:
-        stream.write("\n".join([*_document_lines(doc), "", ""]).encode())
+def write_pubtator(path: str | Path, documents: Iterable[Document]) -> None:
+    """Write documents as PubTator text, keeping the spelling of each document's identifiers.
+
+    Creates the folder if needed. The write is atomic: if `documents` raises, `path` is unchanged.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        for doc in documents:
+            file.write("\n".join([*_document_lines(doc), "", ""]).encode())
 
 
 def _document_lines(doc: Document) -> Iterator[str]:
-    # The format knows two passages with one character between; offsets stay right whatever the
-    # passages were, because the title takes all up to there and the abstract all the rest.
-    # Passages without a character between are one title, or the format would lose one.
+    # The format has two passages with one character between them. The title takes the text up to
+    # the second passage and the abstract the rest, so offsets stay right for any passages.
+    # Passages without a character between them become one title, or a character would be lost.
     first_end = doc.passages[0].end if doc.passages else 0
     second = next((p.start for p in doc.passages[1:2] if p.start > first_end), None)
     title = doc.text if second is None else doc.text[: second - 1]
@@ -53,10 +61,10 @@ def _relation_columns(doc: Document, relation: Relation) -> list[str]:
 
 
 def copy_with_relations(source: BinaryIO, target: BinaryIO, documents: Iterator[Document]) -> None:
-    """Copy PubTator text byte for byte, with the relations of `documents` in place of its own.
+    """Copy PubTator text byte for byte, replacing its relations by those of `documents`.
 
-    `documents` are those that the reader gives for the same bytes, in their order; what it could
-    not read is copied as it is. Raises OSError where they are not those of these bytes.
+    `documents` are the documents the reader yields for the same bytes, in order; blocks it could
+    not read are copied unchanged. Raises OSError if the documents do not match the bytes.
     """
     doc = next(documents, None)
     for lines in _blocks(source):
@@ -73,7 +81,7 @@ def copy_with_relations(source: BinaryIO, target: BinaryIO, documents: Iterator[
 
 
 def _as_read(lines: list[bytes]) -> RawDocument | None:
-    """What the reader makes of the lines of a block; relations have their number as place."""
+    """Read the lines of a block; the `place` of a relation is its line index in the block."""
     data = b"".join(lines)
     if len(data) > MAX_DOCUMENT_BYTES:
         return None
@@ -81,7 +89,7 @@ def _as_read(lines: list[bytes]) -> RawDocument | None:
 
 
 def _blocks(source: BinaryIO) -> Iterator[list[bytes]]:
-    """The lines, cut where the reader's documents begin and end; an endless one in pieces."""
+    """Yield the lines of one document at a time; a document above the size limit in pieces."""
     lines, size = list[bytes](), 0
     for line in _lines(source):
         if lines and (_is_title(line) or size > MAX_DOCUMENT_BYTES):
@@ -97,9 +105,9 @@ def _blocks(source: BinaryIO) -> Iterator[list[bytes]]:
 
 
 def _lines(source: BinaryIO) -> Iterator[bytes]:
-    """The lines up to the end, or to where an archive breaks; an endless one in pieces.
+    """Yield lines up to the end or to damage in the archive; overlong lines in pieces.
 
-    A byte order mark at the start, which the reader does not see, is a line of its own.
+    A leading byte order mark, which the reader does not see, is a line of its own.
     """
     try:
         first = source.readline(MAX_DOCUMENT_BYTES)
@@ -119,7 +127,7 @@ def _is_title(line: bytes) -> bool:
 
 
 def _write_block(target: BinaryIO, lines: list[bytes], doc: Document) -> None:
-    """Write the lines of a document, and its relations before the blank line that ends it."""
+    """Write the lines of a document, with its relations before the blank line that ends it."""
     end = b"\r\n" if lines[0].endswith(b"\r\n") else b"\n"
     blank = [] if lines[-1].rstrip(b"\r\n") else [lines.pop()]
     target.writelines(lines)

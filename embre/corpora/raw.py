@@ -1,4 +1,4 @@
-"""The words that readers hand on: a chunk of a file, a raw document, a checked one.
+"""The value types of the readers: chunk, raw document, checked document.
 
 file ──cut──▶ Chunk ──read──▶ RawDocument ──check──▶ CheckedDocument
 
@@ -12,14 +12,14 @@ import pyarrow as pa
 
 from embre.document import Passage
 
-NOVELTY = {True: "Novel", False: "No"}  # as files say it
+NOVELTY = {True: "Novel", False: "No"}  # the words in files
 CHUNK_BYTES = 8 << 20
-# No article comes near; what is larger is a broken or hostile file.
+# No article comes near; a larger one is a broken or hostile file.
 MAX_DOCUMENT_BYTES = 64 << 20
 
 
 class Chunk(NamedTuple):
-    """Whole documents cut out of one file. `line` is the first one's line in that file."""
+    """Whole documents cut out of one file; `line` is the line number of the first."""
 
     file: str
     format: str
@@ -28,7 +28,7 @@ class Chunk(NamedTuple):
 
 
 class RawPassage(NamedTuple):
-    """A passage as a file gives it, `offset` counted in its document."""
+    """A passage as in the file; `offset` counts characters of the document."""
 
     offset: int
     text: str
@@ -37,7 +37,7 @@ class RawPassage(NamedTuple):
 
 
 class RawMention(NamedTuple):
-    """A mention as a file gives it; nothing about it is trusted yet."""
+    """An unchecked mention as in the file."""
 
     start: int
     end: int
@@ -48,7 +48,7 @@ class RawMention(NamedTuple):
 
 
 class RawRelation(NamedTuple):
-    """A relation as a file gives it. An end is (type or '', identifier)."""
+    """An unchecked relation as in the file; `head` and `tail` are (type or '', identifier)."""
 
     type: str
     head: tuple[str, str]
@@ -59,7 +59,7 @@ class RawRelation(NamedTuple):
 
 
 class RawDocument(NamedTuple):
-    """A document as a file gives it; nothing is trusted yet. `pmcid` is `PMC123` or None."""
+    """An unchecked document as in the file; `pmcid` is `PMC123` or None."""
 
     doc_id: str
     pmid: str | None
@@ -71,7 +71,7 @@ class RawDocument(NamedTuple):
 
 
 class CheckedDocument(NamedTuple):
-    """A document whose text is laid out and bears out every mention; mentions in order."""
+    """A document with its laid-out text; every mention matches it, mentions are sorted."""
 
     doc_id: str
     pmid: str | None
@@ -83,10 +83,10 @@ class CheckedDocument(NamedTuple):
 
 
 class PlainDocuments(NamedTuple):
-    """Checked documents without their mentions, and the mentions of all as columns.
+    """Checked documents without mentions, and all their mentions as columns (num_mentions,).
 
-    `doc_of`, `starts`, `ends` (num_mentions,): the document's place in `docs`, and characters of
-    it, in order. `surfaces` and `spellings` (type, tab, identifier) are Arrow strings.
+    `doc_of` is the index in `docs`, `starts` and `ends` are characters of the document; sorted.
+    `surfaces` and `spellings` (type, tab, identifier) are Arrow strings.
     """
 
     docs: list[CheckedDocument]

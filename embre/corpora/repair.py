@@ -1,7 +1,7 @@
-"""Mentions that are not where they say: repaired where a rule is clear, else dropped.
+"""Repair mentions whose offsets do not match the text, or drop them.
 
-No rule is trusted: wherever it moves a mention to, the text must read exactly as the mention
-says. Repairs are counted as `repaired/RULE`, so that they are told apart from losses.
+A rule may move a mention only to a place where the text equals the mention's. Repairs are counted
+as `repaired/RULE`, apart from losses.
 """
 
 from bisect import bisect_left
@@ -14,16 +14,15 @@ from embre.document import Passage
 from embre.entity_types import entity_type_of
 from embre.tally import REPAIRED, Tally
 
-# How far a text may have shrunk or grown before a mention. Further away stands another mention
-# of the same name.
+# Maximum shift in characters. A match further away is another mention of the same name.
 MAX_SHIFT = 16
 JOINS = (1, -1, 2, -2)
-# Less than this may read the same by chance at another place.
+# Shorter text may match by chance at another place.
 MIN_EVIDENCE_CHARS = 8
 MIN_CHARS = 3
-MAX_SHOWN = 80  # characters of a mention in the place where a loss is shown
+MAX_SHOWN = 80  # characters of a mention shown with a loss
 
-# The mentions that a rule moves, by their place in the list that it was given.
+# The mentions that a rule moved, by index in its input list.
 Moved = dict[int, RawMention]
 
 
@@ -35,7 +34,7 @@ def repair(
     file: str,
     tally: Tally,
 ) -> list[RawMention]:
-    """What can be kept of the `wrong` mentions of a document, at places that the text bears out."""
+    """Return those `wrong` mentions that a rule could place where the text matches; count all."""
     kept: list[RawMention] = []
     left: list[RawMention] = []
     for mention in wrong:
@@ -74,7 +73,7 @@ def _fault_of(mention: RawMention, text: str) -> str:
 
 
 def _move(mention: RawMention, start: int, text: str) -> RawMention | None:
-    """The mention at another place, if the text reads there exactly as it says."""
+    """Move the mention to `start` if the text there equals its own; else None."""
     end = start + len(mention.text)
     if 0 <= start < end == start + mention.end - mention.start and text[start:end] == mention.text:
         return mention._replace(start=start, end=end)
@@ -82,7 +81,7 @@ def _move(mention: RawMention, start: int, text: str) -> RawMention | None:
 
 
 def _from_bytes(left: list[RawMention], text: str) -> Moved:
-    """Offsets that count the bytes of UTF-8, as in some documents of GNormPlus."""
+    """Offsets in UTF-8 bytes, as in some documents of GNormPlus."""
     moved: Moved = {}
     if text.isascii():
         return moved
@@ -98,16 +97,16 @@ def _from_bytes(left: list[RawMention], text: str) -> Moved:
 def _joined_otherwise(
     left: list[RawMention], right: list[RawMention], text: str, passages: Sequence[Passage]
 ) -> Moved:
-    """All behind the title is off by the same one or two: it was joined in another way.
+    """All mentions after the title off by the same 1 or 2: title and abstract joined otherwise.
 
-    PubTator Central's titles end in a blank, which its offsets take for the one in between.
+    PubTator Central's titles end in a blank, which its offsets count as the separator.
     """
     if len(passages) < 2:
         return {}
     seam = passages[1].start
     num_right = sum(mention.start >= seam for mention in right)
     behind = [at for at, mention in enumerate(left) if seam - 2 <= mention.start < len(text)]
-    # A blank at the end of the title explains it; otherwise the mentions have to.
+    # A blank at the end of the title is evidence; otherwise the mentions must be.
     explained = text[: passages[0].end].endswith(" ")
     for shift in JOINS:
         moved: Moved = {}
@@ -122,7 +121,7 @@ def _joined_otherwise(
 
 
 def _shifted_blocks(left: list[RawMention], text: str) -> Moved:
-    """Neighbours that are all off by the same: the text lost or gained something before them."""
+    """Neighbouring mentions off by one shift: the text before them lost or gained characters."""
     order = sorted((mention.start, at) for at, mention in enumerate(left))
     shifts = [set(_shifts(left[at], text)) for _, at in order]
     runs: list[tuple[list[int], int]] = []
@@ -147,13 +146,13 @@ def _shifted_blocks(left: list[RawMention], text: str) -> Moved:
 
 
 def _is_evidence(mentions: Iterable[RawMention]) -> bool:
-    """Whether mentions read right together for more than chance: two and more, not too short."""
+    """Whether a joint match is more than chance: at least two mentions, not too short."""
     lengths = {mention.start: len(mention.text) for mention in mentions}
     return len(lengths) > 1 and sum(lengths.values()) >= MIN_EVIDENCE_CHARS
 
 
 def _shifts(mention: RawMention, text: str) -> Iterator[int]:
-    """How far from its place a mention reads as it says, in both directions."""
+    """Yield the shifts, up to MAX_SHIFT either way, at which the text equals the mention."""
     start, end, words = mention.start, mention.end, mention.text
     if len(words) != end - start or not words:
         return
@@ -164,7 +163,7 @@ def _shifts(mention: RawMention, text: str) -> Iterator[int]:
 
 
 def _with_own_end(left: list[RawMention], text: str) -> Moved:
-    """A mention longer or shorter than it says, with Greek letters by name in the text or not."""
+    """A wrong end offset, with or without Greek letters spelled out in the text."""
     moved: Moved = {}
     for at, mention in enumerate(left):
         start, words = mention.start, mention.text
@@ -179,7 +178,7 @@ def _with_own_end(left: list[RawMention], text: str) -> Moved:
 
 
 def _with_columns_swapped(left: list[RawMention], text: str) -> Moved:
-    """A line of BioCreative VIII whose text and type have changed places."""
+    """Text and type columns swapped, as in lines of BioCreative VIII."""
     return {
         at: mention._replace(text=mention.type, type=mention.text)
         for at, mention in enumerate(left)

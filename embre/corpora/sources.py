@@ -1,4 +1,4 @@
-"""Opening what the user names: a file, a folder, an archive, here or in a bucket."""
+"""Open the user's input: a file, folder or archive, local or in a bucket."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 class Source(NamedTuple):
-    """Where something is: its file system, its path there, and the name to show."""
+    """A location: file system, path on it, and the name to show."""
 
     filesystem: Any
     path: str
@@ -46,9 +46,10 @@ class Opened(NamedTuple):
 
 
 def locate(name: str) -> Source:
-    """Find a local path or a URL of an allowed scheme; `pipe:` and chained URLs are refused.
+    """Locate a local path or a URL of an allowed scheme.
 
-    Errors of a remote store are those of `with_retries`.
+    Raises FileNotFoundError for a missing path, Refused for other schemes, `pipe:` and chained
+    URLs, and for a remote store the errors of `with_retries`.
     """
     scheme, shown = _SCHEME.match(name), without_secrets(name)
     if not Path(name).exists() and (scheme or "::" in name):
@@ -67,17 +68,17 @@ def locate(name: str) -> Source:
             f"there is no {shown!r}: give a PubTator or BioC file, a folder of them, "
             "or a .gz, .tar or .tar.gz of them"
         )
-    # What is shown and kept has no query: a signed URL carries its secret there.
+    # The shown name has no query: a signed URL carries its secret there.
     return Source(filesystem, path, name.split("?")[0] if scheme else name)
 
 
 def list_files(source: Source) -> list[Source]:
-    """The files in a folder and all below it, sorted; or the file itself.
+    """List all files below a folder, sorted, or the file itself.
 
-    Links of this machine are followed, and a folder that several lead to is read once. Raises
-    FileNotFoundError for a link to nothing.
+    Local symbolic links are followed; a folder that several links lead to is read once. Raises
+    FileNotFoundError for an empty folder or a broken link.
     """
-    # Asking a web server whether a file is a folder downloads all of the file.
+    # `isdir` on a web server downloads the whole file.
     if source.name.startswith("https:") or not source.filesystem.isdir(source.path):
         return [source]
     folder = source.path.rstrip("/")
@@ -111,7 +112,7 @@ def _link_to_nothing(path: str) -> str:
 
 
 class Watch:
-    """Sees the bytes of files as they are stored, while somebody reads them."""
+    """Count and hash the stored bytes of files while they are read."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
@@ -122,7 +123,7 @@ class Watch:
         self.sha256.update(data)
 
 
-# What file systems call that which changes with a file: local, S3, HTTP, Google's, Azure's.
+# Keys that change with a file: local, S3, HTTP, Google's and Azure's file systems.
 VERSION_KEYS = (
     *("mtime", "ETag", "LastModified", "Last-Modified", "last_modified", "updated"),
     *("Content-MD5", "created"),
@@ -130,20 +131,19 @@ VERSION_KEYS = (
 
 
 def version_of(source: Source) -> str | None:
-    """What changes when a file does: its size, and what else its file system says of it; None
-    where it says nothing, so that nobody can know."""
+    """Return a string that changes when the file does (size and modification mark); None if its
+    file system gives neither."""
     info = source.filesystem.info(source.path)
     marks = [info[key] for key in VERSION_KEYS if info.get(key) is not None]
-    said = [one for one in (info.get("size"), *marks[:1]) if one is not None]
-    return " ".join(map(str, said)) or None
+    known = [one for one in (info.get("size"), *marks[:1]) if one is not None]
+    return " ".join(map(str, known)) or None
 
 
 class StoredFile(io.RawIOBase):
-    """The bytes of a file as they are stored.
+    """The stored bytes of a file.
 
-    If a remote store fails, the file is opened again and read on behind the last byte. Errors are
-    those of `with_retries`, and StoreFailed if the store cannot start in the middle of a file or
-    has another file by then.
+    If a remote store fails, the file is reopened and read from the last byte on. Raises the errors
+    of `with_retries`, and StoreFailed if the store cannot seek or the file has changed.
     """
 
     def __init__(self, source: Source, watch: Watch | None = None) -> None:
@@ -186,7 +186,7 @@ class StoredFile(io.RawIOBase):
         stream = self._open()
         try:
             stream.seek(self._num_read)
-        except ValueError as error:  # as of a web server without ranges
+        except ValueError as error:  # a web server without range requests
             stream.close()
             raise StoreFailed(
                 f"{self._source.name}: the store failed after {self._num_read:,} bytes and cannot "
@@ -201,7 +201,7 @@ class StoredFile(io.RawIOBase):
 
 
 def stored_sha256(source: Source) -> str:
-    """What a watch makes of all files of a source, without unpacking them."""
+    """SHA-256 over the stored bytes of all files of a source, as `Watch` computes it."""
     watch = Watch()
     for file in list_files(source):
         with StoredFile(file, watch) as stream:
@@ -213,9 +213,10 @@ def stored_sha256(source: Source) -> str:
 def open_plain(
     source: Source, inside: bool, tally: Tally, watch: Watch | None = None
 ) -> Iterator[Opened]:
-    """The plain files in a file: itself, or what its gzip and tar wrappings hold.
+    """Yield the plain files in a file: itself, or the contents of its gzip and tar layers.
 
-    A watch sees all bytes of the file, also those behind a fault or a mark of the end.
+    Damage is counted in `tally`. A watch sees all bytes of the file, also those after damage or an
+    end marker.
     """
     with StoredFile(source, watch) as stored:
         try:
@@ -227,7 +228,7 @@ def open_plain(
 
 
 def _unpack(stream: Any, name: str, inside: bool, tally: Tally, layers: int) -> Iterator[Opened]:
-    """Take the wrappings off, which are told by their first bytes. Nothing is put on disk."""
+    """Unpack gzip and tar layers, detected by their first bytes, without temporary files."""
     buffered = io.BufferedReader(stream, HEAD_BYTES)
     try:
         head = buffered.peek(HEAD_BYTES)
@@ -239,7 +240,7 @@ def _unpack(stream: Any, name: str, inside: bool, tally: Tally, layers: int) -> 
         else:
             yield Opened(buffered, name, inside)
     finally:
-        buffered.detach()  # the stream is its opener's to close
+        buffered.detach()  # the caller closes the stream
 
 
 def _unpack_member(member: Member, name: str, tally: Tally, layers: int) -> Iterator[Opened]:

@@ -1,6 +1,6 @@
-"""Whether two strings are the same words in two spellings, as PubTator makes them.
+"""Compare two spellings of the same words.
 
-Its text is often written without Greek and other letters, while the mention keeps them.
+PubTator's text often spells out or replaces Greek and other letters that the mention keeps.
 """
 
 import unicodedata
@@ -13,7 +13,7 @@ _NAMES = {
 
 
 def same_words(there: str, claimed: str) -> bool:
-    """Whether a text may say what a mention claims; then the offset is right.
+    """Whether a text may be another spelling of the mention; if so, the offset is right.
 
     >>> same_words("a-ketoglutarate", "α‑ketoglutarate"), same_words("alpha-actin", "α-actin")
     (True, True)
@@ -26,7 +26,7 @@ def same_words(there: str, claimed: str) -> bool:
 
 
 def _letter_by_letter(there: str, claimed: str) -> bool:
-    """One letter for another alphabet's, one sign for another; but most must be the same."""
+    """Allow a letter of another alphabet or another sign per position; at least half must match."""
     num_same = 0
     for one, other in zip(there, claimed, strict=True):
         if one == other or one.lower() == other.lower():
@@ -37,7 +37,7 @@ def _letter_by_letter(there: str, claimed: str) -> bool:
 
 
 def spelled_out(words: str) -> str:
-    """Lower case, Greek letters by name, ß as ss, quotes that a database doubled single again.
+    """Lower-case; spell out Greek letters and ß; undo doubled quotes.
 
     >>> spelled_out("TGF-β"), spelled_out("Sjogren''s")
     ('tgf-beta', "sjogren's")

@@ -1,4 +1,4 @@
-"""What a stream inside an archive is: bytes up to its end, or up to where it turns out broken."""
+"""Streams inside archives, which can be damaged."""
 
 import io
 
@@ -8,13 +8,13 @@ class BrokenArchive(Exception):
 
 
 class Bomb(BrokenArchive):
-    """A gzip that is made to fill memory or disk."""
+    """A decompression bomb: a gzip made to fill memory or disk."""
 
 
 class InnerStream(io.RawIOBase):
-    """A raw stream over `some(n)`, which gives 1 to n bytes, or none at the end.
+    """A raw stream over `some(n)`, which returns 1 to n bytes, or b"" at the end.
 
-    What came before a fault is read first; only the read after it raises.
+    Bytes before a fault are returned first; only the next read raises BrokenArchive.
     """
 
     fault: BrokenArchive | None = None

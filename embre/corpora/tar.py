@@ -1,7 +1,7 @@
-"""Tar, read as a stream of members. Nothing is put on disk, and no header is taken at its word.
+"""Read tar as a stream of members, in memory, without trusting any header.
 
-The standard library's reader ends without a word at a damaged header, allocates whatever an
-extended header claims, and fills sparse members up with zeros.
+The standard library's reader stops silently at a damaged header, allocates whatever an extended
+header claims, and fills sparse members with zeros.
 """
 
 import io
@@ -19,7 +19,7 @@ WITHOUT_DATA = (b"1", b"2", b"3", b"4", FOLDER, b"6")
 
 
 class Member(NamedTuple):
-    """A name in an archive; `content` is None for what is no plain file."""
+    """An archive member; `content` is None unless it is a regular file."""
 
     name: str
     content: "MemberStream | None"
@@ -48,8 +48,11 @@ def is_tar(head: bytes) -> bool:
 
 
 def read_members(archive: io.BufferedReader) -> Iterator[Member]:
-    """Every member up to the end marker. A content must be read before the next is asked for."""
-    more: dict[bytes, bytes] = {}  # what extended headers say of the member that they precede
+    """Yield every member up to the end marker; read `content` before requesting the next.
+
+    Raises BrokenArchive for damage, also from reading a content.
+    """
+    more: dict[bytes, bytes] = {}  # the extended headers of the next member
     while header := _next_header(archive):
         kind, size = header[156:157], _number(header[124:136])
         if kind in b"xgLK":
@@ -121,12 +124,12 @@ def _skip_sparse_map(archive: io.BufferedReader, header: bytes) -> None:
 
 def _name(header: bytes) -> bytes:
     name, folder = header[:100].split(b"\0")[0], header[345:500].split(b"\0")[0]
-    # GNU's old format keeps other things where POSIX has the folder.
+    # GNU's old format has other fields where POSIX has the folder.
     return folder + b"/" + name if folder and header[257:263] == b"ustar\0" else name
 
 
 def _number(field: bytes) -> int:
-    """Octal digits; or a big number in binary, which its first bit tells."""
+    """Parse octal digits, or a binary number if the first bit is set."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")

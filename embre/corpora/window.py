@@ -1,7 +1,6 @@
-"""A stream seen through a window: what every format's `cut` reads with.
+"""A buffered window over a stream, from which every format's `cut` reads.
 
-The window never holds more than one document and one block, whatever the stream holds, and knows
-which line of the file it begins at.
+It holds at most about one document and one block, and tracks its line number in the file.
 """
 
 import codecs
@@ -17,9 +16,9 @@ MARK_BYTES = 4096  # longer than any mark between documents that is searched for
 
 
 class Window:
-    """`data` from `at` on is what was read and not yet taken; `line` is the line of `at`.
+    """A stream buffer: `data[at:]` is read but not yet taken; `line` is the line number of `at`.
 
-    `broken` tells that the stream ended before its time.
+    `broken` is true if the stream ended in damage.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Window:
         return len(self.data) - self.at
 
     def more(self) -> bool:
-        """Forget what was taken and read another block; False at the end of the stream."""
+        """Discard what was taken and read another block; False at the end of the stream."""
         pieces, wanted = [self.data[self.at :]], 0 if self.ended else self.chunk_bytes
         try:
             # One small read at a time: what came before a fault is kept.
@@ -57,18 +56,18 @@ class Window:
         return len(pieces) > 1
 
     def take(self, end: int) -> bytes:
-        """The data up to `end`, which leaves the window."""
+        """Return the data up to `end` and move past it."""
         taken = self.data[self.at : end]
         self.skip(end)
         return taken
 
     def skip(self, end: int) -> None:
-        """Leave the data up to `end` behind."""
+        """Move past the data up to `end`."""
         self.line += self.data.count(b"\n", self.at, end)
         self.at = end
 
     def drop(self, reason: str, detail: str = "") -> None:
-        """Count something lost at the line where the window begins."""
+        """Count a loss at the current line."""
         self.tally.drop(reason, f"{self.file}:{self.line}", detail)
 
 
@@ -84,14 +83,15 @@ def cut_at(
     first_end: Callable[[bytes, int], int],
     last_end: Callable[[bytes, int], int],
 ) -> Iterator[Chunk]:
-    """Cut a window at the ends of documents, which two searches find: 0 where there is none.
+    """Cut a window into chunks at ends of documents.
 
-    What follows the last end stays in the window.
+    `first_end` and `last_end` return the position after the first or last end, 0 if there is none.
+    Data after the last end stays in the window.
     """
     while True:
         if window.size > window.max_bytes:
             end = first_end(window.data, window.at)
-            # A mark that begins at the limit is known when it is read to its end.
+            # An end mark that begins at the limit may not be read completely yet.
             may_end = not window.ended and window.size <= window.max_bytes + MARK_BYTES
             if not (0 < end - window.at <= window.max_bytes or (may_end and not end)):
                 _skip_document(window, first_end)
@@ -99,7 +99,7 @@ def cut_at(
             line = window.line
             yield Chunk(window.file, format, line, window.take(end))
         ended = window.ended
-        if not window.more() and ended:  # once more where the end was not known yet
+        if not window.more() and ended:  # once more if the end was not known yet
             return
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embre.config import FinetuneConfig, PretrainConfig, check_config
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.finetune import REPORT
 from embre.launch.driver import run_job
@@ -105,11 +105,11 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
 def make_files(out: Path, seed: int, console: Console) -> None:
     """Annotated documents to learn from, held-out ones, and those without relations to predict."""
     docs = make_corpus(TRAIN_DOCUMENTS + DEV_DOCUMENTS, seed)
-    write_documents(out / "train.PubTator", docs[:TRAIN_DOCUMENTS], like="pubtator")
+    write_pubtator(out / "train.PubTator", docs[:TRAIN_DOCUMENTS])
     held = docs[TRAIN_DOCUMENTS:]
-    write_documents(out / "dev.PubTator", held, like="pubtator")
+    write_pubtator(out / "dev.PubTator", held)
     bare = [replace(doc, relations=()) for doc in held]
-    write_documents(out / "unread.PubTator", bare, like="pubtator")
+    write_pubtator(out / "unread.PubTator", bare)
     console.print(f"{len(docs)} documents in {out}, one of them:", markup=False)
     console.print(f"  {docs[0].text}", markup=False, style="italic")
     for relation in docs[0].relations:

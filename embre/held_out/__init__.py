@@ -1,6 +1,6 @@
-"""Documents that must stay out of pretraining: known by id, and by text.
+"""Documents that must stay out of pretraining, matched by id and by text.
 
-The text counts because an article has other ids too (a PMC number, a row of somebody's file).
+Text is matched because an article may have other ids (a PMC number, a row number in a file).
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from embre.corpora.raw import CheckedDocument
 from embre.refused import Refused
 from embre.tally import Tally
 
-# Fewer letters than this say too little: many articles are called "Editorial" or "In reply".
+# Shorter texts are not distinctive: many articles are called "Editorial" or "In reply".
 FEWEST_LETTERS = 32
 _SMALL = bytes(range(256)).lower()
 _NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).isalnum()))
@@ -25,13 +25,13 @@ _NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).i
 _BETWEEN = r"[\s:=#_-]*"
 _NUMBER = rf"(?:PM(C?)ID{_BETWEEN}|PubMed{_BETWEEN})?(?:(PMC){_BETWEEN})?([0-9]+)"
 _ARTICLE = re.compile(_NUMBER, re.IGNORECASE)
-# Several on a line, a link, a label that we do not know, a remark behind an id, quotes, a number
-# that a spreadsheet made a fraction of, what begins like a number of an article and is none.
+# Several ids on a line, a link, an unknown label, a remark after an id, quotes, a decimal number
+# from a spreadsheet, or a malformed article number.
 _NOT_AN_ID = re.compile(
     rf"[,;\0]|://|:\s|^{_NUMBER}\s|^[\"']|^\d+\.\d*$|^(?:PMC|PMC?ID|PubMed)(?![A-Za-z])",
     re.IGNORECASE,
 )
-_LABELS = ("", "PMID", "PMCID", "PMC", "PUBMED")  # what is no id by itself
+_LABELS = ("", "PMID", "PMCID", "PMC", "PUBMED")  # not ids by themselves
 HELD_LIST_HEAD = "# id, fingerprint of text, fingerprint of title; 0 where too short"
 # Evaluation documents whose ids and texts are public: the lists beside this file. Held out by
 # default.
@@ -39,14 +39,14 @@ SHIPPED = ("biored", "bc5cdr")
 
 
 class Fingerprint(NamedTuple):
-    """64 bits of a document's text and of its title; 0 where there are too few letters."""
+    """64-bit hashes of a document's text and title; 0 if they have too few letters."""
 
     text: int
     title: int
 
 
 def fingerprint(doc: CheckedDocument) -> Fingerprint:
-    """Equal for equal ASCII letters and digits: spacing, case and punctuation do not count."""
+    """Hash text and title by ASCII letters and digits, ignoring spacing, case and punctuation."""
     for passage in doc.passages:
         if passage.kind == "title":
             title = _letters_hash(doc.text[passage.start : passage.end])
@@ -63,7 +63,7 @@ def _letters_hash(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class HoldOutList:
-    """One list of documents to leave out. `prints` has the texts and titles of those known."""
+    """A list of documents to leave out; `prints` are the known hashes of texts and titles."""
 
     name: str
     ids: set[str] = field(default_factory=set)
@@ -84,12 +84,15 @@ class HoldOutList:
 
 
 def document_ids(doc: CheckedDocument) -> set[str]:
-    """Every id by which a document may stand in a list."""
+    """Return all ids under which a list may contain the document."""
     return {name for name in (doc.doc_id, doc.pmid, doc.pmcid) if name}
 
 
 def read_hold_out_list(source: str) -> HoldOutList:
-    """A list that is shipped (`SHIPPED`), a file of ids (one a line), or any corpus."""
+    """Read a shipped list (`SHIPPED`), a file of ids (one per line), or any corpus.
+
+    Raises Refused for a list or corpus that cannot be read completely.
+    """
     if source in SHIPPED:
         return _read_list(source, files("embre.held_out").joinpath(f"{source}.tsv").read_text())
     path = Path(source)
@@ -108,21 +111,21 @@ def read_hold_out_list(source: str) -> HoldOutList:
 
 
 def read_lists(sources: Sequence[str]) -> list[HoldOutList]:
-    """Several lists, each of a name of its own: by it their documents are counted."""
+    """Read several lists; Refused if two have the same name, by which documents are counted."""
     held = [read_hold_out_list(source) for source in sources]
     first: dict[str, str] = {}
     for one, source in zip(held, sources, strict=True):
         if one.name in first:
             raise Refused(
-                f"{first[one.name]} and {source}: two hold-out lists of one name, whose counts "
-                "nobody could tell apart; rename one, or leave it out where they are the same"
+                f"{first[one.name]} and {source}: two hold-out lists of the same name, so their "
+                "counts would be mixed; rename one, or leave it out if they are the same"
             )
         first[one.name] = source
     return held
 
 
 def _read_all(source: str) -> Iterator[CheckedDocument]:
-    """Every document of a corpus; Refused in the end where some could not be read.
+    """Yield every document of a corpus; Refused at the end if any could not be read.
 
     A list that is shorter than it should be lets evaluation documents through.
     """
@@ -135,14 +138,14 @@ def _read_all(source: str) -> Iterator[CheckedDocument]:
         why = ", ".join(lost) or "it is empty"
         raise Refused(
             f"{source}: not all of this hold-out corpus can be read ({why}); repair it, or give "
-            "the files that are whole"
+            "undamaged files"
         )
 
 
 def _read_list(name: str, text: str) -> HoldOutList:
-    """Lines of an id, or of an id and the fingerprints of its text and title in hexadecimal.
+    """Parse lines of an id, or of an id and the hexadecimal hashes of its text and title.
 
-    Raises Refused for a list without any and for a line that is neither: a list that is not
+    Raises Refused for an empty list and for any other line: a list that is not
     understood lets evaluation documents through.
     """
     held = HoldOutList(name)
@@ -157,17 +160,17 @@ def _read_list(name: str, text: str) -> HoldOutList:
                 held.add(int(value, 16) for value in prints)
             except ValueError as error:
                 raise Refused(
-                    f"{name}: {line!r} is no line of a hold-out list; give an id a line, or what "
-                    "tools/hold_out_list.py writes"
+                    f"{name}: {line!r} is not a line of a hold-out list; give an id per line, or "
+                    "the output of tools/hold_out_list.py"
                 ) from error
             held.ids.add(article or doc_id)
     if not held.ids:
-        raise Refused(f"{name}: no id in this hold-out list; give one a line, or leave it out")
+        raise Refused(f"{name}: no id in this hold-out list; give one per line, or leave it out")
     return held
 
 
 def _article(doc_id: str) -> str | None:
-    """A PMID or PMC number as documents have it; None for any other id."""
+    """Normalize a PMID or PMC number; None for any other id."""
     if not (found := _ARTICLE.fullmatch(doc_id)):
         return None
     is_pmcid, is_pmc, number = found.groups()
@@ -175,7 +178,7 @@ def _article(doc_id: str) -> str | None:
 
 
 def hold_out_lines(corpora: Iterable[str], only: set[str] | None) -> Iterator[str]:
-    """The lines of a list of all documents of some corpora, or of those that `only` names.
+    """Yield the lines of a hold-out list of the documents of corpora, all or those in `only`.
 
     An id of `only` that no corpus has gets a line of its own, without fingerprints. Raises
     Refused for a corpus that cannot be read to its end.

@@ -1,4 +1,4 @@
-"""Masking objectives, one a file: a strip of documents → what the model sees and has to find.
+"""Masking objectives, one per file: a strip of documents → model inputs and targets.
 
 A new objective is a file with `hide(strip, config, vocabulary) -> Masked`, one line here and its
 name in `config.MaskingConfig`.

@@ -1,7 +1,7 @@
-"""Random numbers that depend on what is masked and not on who masks it.
+"""Counter-based random numbers for masking.
 
-Every draw is a hash of (seed, epoch, document, position or concept), so a document is masked
-alike whatever rank, loader worker or order meets it, and differently in each epoch.
+Every draw is a hash of (seed, epoch, document, position or concept), so the mask of a document
+depends on the epoch but not on rank, loader worker or order.
 """
 
 import numpy as np
@@ -24,18 +24,20 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def combine(first: np.ndarray, second: np.ndarray | int) -> np.ndarray:
-    """One key out of a key and a number: the number-th draw of SplitMix64 that begins at the key.
-    The order matters."""
+    """Derive a key from a key and a number: that output of SplitMix64 seeded with the key.
+
+    Not symmetric.
+    """
     with np.errstate(over="ignore"):
         return mix(first + GOLDEN * (np.asarray(second).astype(np.uint64) + np.uint64(1)))
 
 
 def bernoulli(keys: np.ndarray, share: float) -> np.ndarray:
-    """(n,) true with the probability `share`. The keys are mixed already: a key is its own draw,
-    and whatever else is drawn of it goes through `uniform`."""
+    """(n,) true with probability `share`. The mixed key is itself the draw; use `uniform` for
+    further draws."""
     return keys >> np.uint64(1) < np.uint64(int(share * 2**63))
 
 
 def uniform(keys: np.ndarray, purpose: int) -> np.ndarray:
-    """(n,) numbers in [0, 1), one for each key; another purpose gives independent ones."""
+    """(n,) numbers in [0, 1), one per key; independent for different purposes."""
     return (combine(keys, purpose) >> np.uint64(11)).astype(np.float64) * 2.0**-53

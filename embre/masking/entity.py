@@ -3,8 +3,8 @@
 Li & Verspoor (arXiv 2401.07877) mask whole named entities at random and let the model identify
 them "along with" their types. Rate, unit and shares are not published: ours. With unit `concept`
 (the default) a chosen concept is hidden at all its mentions in a document, because a concept has
-2.9 mentions in a BioRED document and hiding one leaves the answer in sight. Without a concept it is
-the name that is chosen.
+2.9 mentions in a BioRED document and hiding one leaves the answer in sight. Mentions without a
+concept are chosen by name.
 """
 
 import numpy as np
@@ -27,9 +27,11 @@ def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
 
 
 def spread(strip: Strip, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that hidden mentions cover, and each one's key: its mention's, so that a mention
-    is masked, replaced or kept as a whole. Where mentions overlap, their common tokens take the
-    strongest of their fates. Both (n,)."""
+    """Return which tokens hidden mentions cover and the key of every token, both (n,).
+
+    A covered token has its mention's key, so a mention is masked, replaced or kept as a whole. If
+    mentions overlap, shared tokens take the strongest treatment.
+    """
     found = np.flatnonzero(hidden)
     found = found[np.argsort(fates(strip.mention_keys[found]))]  # the last one written stays
     spots, owner = spots_of(strip.mentions[found])

@@ -1,4 +1,4 @@
-"""How chosen tokens are hidden: most become [MASK], some another token, some stay."""
+"""Hide chosen tokens: replace most by [MASK], some by another token, keep some."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ TREAT, REPLACEMENT = range(2)  # purposes of draws
 
 
 def fates(keys: np.ndarray) -> np.ndarray:
-    """(n,) numbers in [0, 1) that say what happens to what is hidden, the higher the stronger: the
-    lowest are kept, those above replaced, the highest masked."""
+    """(n,) numbers in [0, 1) that decide the treatment: the lowest are kept, the next replaced, the
+    highest masked."""
     return uniform(keys, TREAT)
 
 
@@ -25,8 +25,8 @@ def hide_tokens(
 ) -> np.ndarray:
     """(n,) tokens with the targets hidden.
 
-    `keys` (n,) decide what happens to a target (tokens with one key share their fate),
-    `token_keys` (n,) which token replaces it.
+    `keys` (n,) decide the treatment of a target (equal keys, equal treatment), `token_keys` (n,)
+    which token replaces it.
     """
     at = np.flatnonzero(targets)
     fate = fates(keys[at])

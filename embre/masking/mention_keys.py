@@ -1,4 +1,4 @@
-"""What a mention's draws depend on: mentions with the same key hide together.
+"""Random keys of mentions: mentions with the same key are hidden together.
 
 Shapes: n tokens of a strip, m mention rows.
 """
@@ -18,10 +18,11 @@ def mention_keys(
     document_keys: np.ndarray,
     unit: Literal["concept", "mention"],
 ) -> np.ndarray:
-    """(m,) keys; `document_keys` (m,) are those of the documents that the rows are in.
+    """(m,) keys of mention rows; `document_keys` (m,) are the keys of the rows' documents.
 
-    With `unit` concept all mentions of a concept in a document have one key, and without a concept
-    all of a name. With `mention` it is that of the first token, the same for all rows of a mention.
+    With unit `concept`, all mentions of a concept in a document share a key, as do mentions without
+    a concept that have the same name. With `mention`, the key is that of the first token, the same
+    for all rows of a mention.
     """
     if unit == "mention":
         return mix(token_keys[rows["start"]])
@@ -32,7 +33,7 @@ def mention_keys(
 
 
 def name_hashes(tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(m,) 64 bits for each mention, the same for the same word pieces."""
+    """(m,) 64-bit hashes of mentions, equal for equal word pieces."""
     spots, owner = spots_of(rows)
     found = np.zeros(len(rows), dtype=np.uint64)
     within = spots - rows["start"][owner]

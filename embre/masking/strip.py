@@ -1,4 +1,4 @@
-"""What an objective is given and what it returns: a strip before and after masking."""
+"""Inputs and outputs of masking objectives: a strip before and after masking."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from embre.end_to_end import within
 class Strip:
     """Documents end to end, before masking; n tokens, m mention rows.
 
-    `tokens` (n,) ids with [CLS] and [SEP]; `token_keys` (n,) what a token's draws depend on;
+    `tokens` (n,) ids with [CLS] and [SEP]; `token_keys` (n,) random keys of tokens;
     `maskable` (n,) false at special tokens; `mentions` (m,) of MENTION_ROW, spans in the strip;
-    `mention_keys` (m,) what a mention's draws depend on: equal for mentions that hide together.
+    `mention_keys` (m,) random keys of mentions, equal for mentions that are hidden together.
     """
 
     tokens: np.ndarray
@@ -25,10 +25,10 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """The strip as the model sees it, and what it has to find.
+    """A masked strip and its targets.
 
-    `tokens` (n,); `token_targets` (n,) true where the token head is asked for the original;
-    `mention_targets` (m,) true where the entity head is asked for type and identifier.
+    `tokens` (n,); `token_targets` (n,) true where the token head predicts the original token;
+    `mention_targets` (m,) true where the entity head predicts type and identifier.
     """
 
     tokens: np.ndarray
@@ -38,8 +38,8 @@ class Masked:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What masking needs of a tokenizer: the mask token, how many tokens there are to draw, and
-    which of them are special and never drawn."""
+    """The tokenizer data masking needs: mask id, vocabulary size, and the special ids, which are
+    never drawn as replacements."""
 
     mask: int
     size: int
@@ -47,9 +47,9 @@ class Vocabulary:
 
 
 def spots_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The places that mentions cover, one mention after the other, and which of them covers each.
+    """Return the positions that mentions cover, mention by mention, and the row of each.
 
-    Both (n,); a place that several cover is there as often.
+    Both (num_covered,); a position covered by several mentions is repeated.
     """
     lengths = (rows["end"] - rows["start"]).astype(np.int64)
     owner = np.repeat(np.arange(len(rows)), lengths)

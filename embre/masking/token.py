@@ -13,7 +13,7 @@ from embre.masking.strip import Masked, Strip, Vocabulary
 
 
 def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
-    """Hide single tokens at `config.token_rate`; the token head finds them again."""
+    """Hide single tokens at `config.token_rate`; the token head predicts them."""
     keys = strip.token_keys
     targets = strip.maskable & bernoulli(keys, config.token_rate)
     return Masked(

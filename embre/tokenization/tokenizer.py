@@ -18,8 +18,8 @@ from embre.refused import Refused
 SMALLEST_VOCABULARY = 32
 MAX_CASED = 100  # pieces with capitals that an uncased vocabulary may have
 JSON_FILES = ("config.json", "tokenizer_config.json")
-# Keys by which a folder has code of its own run, or kernels fetched. The one left out is a flag
-# that some versions of transformers wrote into every folder.
+# Keys that run code from the folder or fetch kernels. The one excluded is a flag that some
+# versions of transformers wrote into every folder.
 CODE_KEYS = re.compile(
     "auto_map|trust_remote_code|custom_pipelines|_?(attn|experts)_implementation(?!_autoset$).*"
 )
@@ -31,9 +31,8 @@ NO_CODE = (None, False, "", {}, "eager", "sdpa")
 class Pieces:
     """The word pieces of several texts, end to end.
 
-    `ids`, `starts`, `ends` (num_tokens,): the token, and its characters, counted from what each
-    text begins at. `first` (num_texts + 1,): where each text's tokens begin, and the end of the
-    last.
+    `ids`, `starts`, `ends` (num_tokens,): token id and character span, offset by `begins` of its
+    text. `first` (num_texts + 1,): index of each text's first token, and the total.
     """
 
     ids: np.ndarray
@@ -43,7 +42,7 @@ class Pieces:
 
 
 class SpecialTokens(NamedTuple):
-    """The ids of the tokens that stand for no text."""
+    """Ids of [PAD], [UNK], [CLS] (`first`), [SEP] (`last`) and [MASK]."""
 
     pad: int
     unknown: int
@@ -69,9 +68,9 @@ class TextTokenizer:
         return SpecialTokens(self.pad, self.unknown, self.first, self.last, self.mask)
 
     def encode(self, texts: Sequence[str], begins: np.ndarray | None = None) -> Pieces:
-        """The word pieces of texts, without special tokens.
+        """Tokenize texts into word pieces, without special tokens.
 
-        `begins` (num_texts,) is the number of each text's first character, 0 unless given.
+        `begins` (num_texts,) is added to the character offsets of each text; default 0.
         """
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
         offsets = [np.array(e.offsets, dtype=np.int64).reshape(-1, 2) for e in encodings]
@@ -88,7 +87,7 @@ class TextTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all that decides how a text is cut: equal for equal token ids."""
+        """SHA-256 over everything that determines the token ids of a text."""
         parts = json.loads(self.backend.to_str())
         decisive = {
             key: parts.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")
@@ -97,15 +96,15 @@ class TextTokenizer:
 
 
 def refuse_code(folder: str | Path) -> None:
-    """Refused where a Hugging Face folder names code to run, at any depth of its JSON files."""
+    """Raise Refused if a JSON file of a Hugging Face folder names code to run, at any depth."""
     for path in (Path(folder) / name for name in JSON_FILES):
 
         def refuse(pairs: list[tuple[str, Any]], path: Path = path) -> dict[str, Any]:
             for key, value in pairs:
                 if CODE_KEYS.fullmatch(key) and value not in NO_CODE:
                     raise Refused(
-                        f"{path}: the key {key!r} can have code run that came with the folder or "
-                        "from the hub, and none is needed to read a BERT; take the key out"
+                        f"{path}: the key {key!r} can run code from the folder or the hub, which "
+                        "a BERT does not need; remove the key"
                     )
             return dict(pairs)
 
@@ -114,14 +113,14 @@ def refuse_code(folder: str | Path) -> None:
                 json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=refuse)
             except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise Refused(
-                    f"{path}: no JSON that can be read; copy the folder again ({error})"
+                    f"{path}: not readable as JSON; copy the folder again ({error})"
                 ) from error
 
 
 def load_tokenizer(folder: str | Path) -> TextTokenizer:
-    """The tokenizer of a Hugging Face folder, without truncation, padding or special tokens.
+    """Load the tokenizer of a Hugging Face folder, without truncation or padding.
 
-    Raises FileNotFoundError where the folder is missing, Refused where it names code to run,
+    Raises FileNotFoundError if the folder is missing, Refused if it names code to run,
     holds no usable WordPiece tokenizer (transformers 5 builds one of five tokens, silently, from
     some folders), or would lower-case the text of a cased vocabulary.
     """
@@ -136,7 +135,7 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
         )
     except (OSError, ValueError) as error:
         raise Refused(
-            f"{folder}: no tokenizer that can be read; give a Hugging Face folder with "
+            f"{folder}: no readable tokenizer; give a Hugging Face folder with "
             f"tokenizer.json or vocab.txt ({type(error).__name__})"
         ) from error
     specials = {
@@ -154,20 +153,23 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
     backend = loaded.backend_tokenizer
     if not isinstance(backend.model, WordPiece):
         raise Refused(
-            f"{folder}: a {type(backend.model).__name__} tokenizer; encoders here are of BERT's "
-            "kind, whose tokenizer is WordPiece"
+            f"{folder}: a {type(backend.model).__name__} tokenizer; give a folder with a WordPiece "
+            "tokenizer, as BERT has"
         )
     _refuse_lost_case(folder, backend)
     backend.no_truncation()
     backend.no_padding()
-    # A text that spells `[MASK]` says just that; it is no token of ours.
+    # `[MASK]` written in a text is ordinary text, not the special token.
     backend.encode_special_tokens = True
     return TextTokenizer(backend=backend, vocabulary=len(loaded), **specials)
 
 
 def _refuse_lost_case(folder: str | Path, backend: Tokenizer) -> None:
-    """A folder without tokenizer_config.json is read as uncased. With a cased vocabulary, as that
-    of the first BioBERT, words would be cut to pieces of letters without a word."""
+    """Refuse a cased vocabulary with a lower-casing tokenizer.
+
+    A folder without tokenizer_config.json loads as uncased; with a cased vocabulary, as that of
+    the first BioBERT, words would silently be split into letters.
+    """
     lowercases = getattr(backend.normalizer, "lowercase", False)
     cased = [t for t in backend.get_vocab() if not t.startswith("[") and t != t.lower()]
     if lowercases and len(cased) > MAX_CASED:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embre.cli import app as cli
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.launch.driver import LAUNCHERS
 from embre.sharding.shard import ShardSettings, shard
@@ -18,7 +18,7 @@ from tests.tiny import document
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    write_documents(folder / "gold.PubTator", make_corpus(20, seed=3), like="pubtator")
+    write_pubtator(folder / "gold.PubTator", make_corpus(20, seed=3))
     for name, size in (("one", 300), ("other", 320)):
         settings = ShardSettings(block_documents=5, shard_documents=5, vocabulary=size)
         shard([str(folder / "gold.PubTator")], folder / name, None, [], settings)
@@ -200,7 +200,7 @@ def test_an_evaluation_compares_two_systems_and_leaves_its_files(
 ) -> None:
     gold, out = f"{made}/gold.PubTator", made / "evaluated"
     docs = [replace(doc, relations=doc.relations[1:]) for doc in make_corpus(20, seed=3)]
-    write_documents(made / "fewer.PubTator", docs, like="pubtator")
+    write_pubtator(made / "fewer.PubTator", docs)
     words = ["evaluate", "--gold", gold, "--pred", f"{made}/fewer.PubTator", "--other", gold]
     code, shown, _ = call([*words, "--train", gold, "--out", str(out)], monkeypatch, capsys)
     assert code == 0 and "p (over documents alone)" in shown and "0.0001" in shown
@@ -216,7 +216,7 @@ def test_a_report_counts_as_it_is_told(
     pair = ("Variant:rs113488022", "Gene:673")
     for name, label in (("gold", "lies_in"), ("said", "within")):
         docs = [document(text, [(*pair, label, None)])]
-        write_documents(tmp_path / f"{name}.PubTator", docs, like="pubtator")
+        write_pubtator(tmp_path / f"{name}.PubTator", docs)
     (tmp_path / "run.yaml").write_text(
         "name: mine\nencoder: {path: x}\ntrain: {steps: 1}\ndata: {train: x, dev: x, corpus: "
         "{name: mine, legal: {Gene Variant: [within]}, label_map: {lies_in: within}}}\n"
@@ -243,7 +243,7 @@ def test_a_report_shows_the_relations_that_it_counts(
     gold = document(text, [(*ill, "Association", True), (*variant, "lies_in", True)])
     said = document(text, [(*ill, "Association", True)])
     for name, doc in (("gold", gold), ("said", said)):
-        write_documents(tmp_path / f"{name}.PubTator", [doc], like="pubtator")
+        write_pubtator(tmp_path / f"{name}.PubTator", [doc])
     page = tmp_path / "page.html"
     words = ["report", "--pred", f"{tmp_path}/said.PubTator", "--out", str(page)]
     code, _, _ = call([*words, "--gold", f"{tmp_path}/gold.PubTator"], monkeypatch, capsys)
@@ -255,7 +255,7 @@ def test_an_evaluation_of_no_predicted_document_is_refused_where_those_alone_cou
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     docs = [replace(doc, doc_id=f"9{doc.doc_id}") for doc in make_corpus(2, seed=3)]
-    write_documents(made / "foreign.PubTator", docs, like="pubtator")
+    write_pubtator(made / "foreign.PubTator", docs)
     words = ["evaluate", "--gold", f"{made}/gold.PubTator", "--pred", f"{made}/foreign.PubTator"]
     code, shown, _ = call(words, monkeypatch, capsys)
     assert code == 0 and "gold_document/not_predicted" in shown

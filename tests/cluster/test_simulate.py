@@ -17,7 +17,7 @@ import pytest
 import yaml
 from simulate import RayCluster, rehearsal_cluster
 
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.sharding.shard import ShardSettings, shard
 from embre.tracking import read_events
@@ -115,7 +115,7 @@ def status(cluster: RayCluster, headers: dict[str, str]) -> int:
 @pytest.mark.ray
 def test_a_job_that_failed_goes_on_where_it_stopped_when_it_is_sent_again(tmp_path: Path) -> None:
     docs = make_corpus(60, seed=3)
-    write_documents(tmp_path / "corpus.PubTator", docs, like="pubtator")
+    write_pubtator(tmp_path / "corpus.PubTator", docs)
     settings = ShardSettings(block_documents=5, shard_documents=10, vocabulary=400)
     shard([str(tmp_path / "corpus.PubTator")], tmp_path / "shards", None, [], settings)
     values = {

@@ -1,14 +1,14 @@
 """BioC-JSON: the shapes it comes in, and that what is written reads back the same."""
 
-import io
 import json
 from dataclasses import replace
 
 import pytest
 
-from embre.corpora import bioc_json_write, read_documents
+from embre.corpora import read_documents
 from embre.document import Concept, Document
 from embre.tally import Tally
+from tests.bioc_json_files import bioc_json
 from tests.corpora.from_bytes import read_bytes
 
 DOCUMENT = {
@@ -42,9 +42,7 @@ def read(data: object, tally: Tally | None = None) -> list[Document]:
 
 
 def write(documents: list[Document]) -> str:
-    stream = io.BytesIO()
-    bioc_json_write.write(stream, documents)
-    return stream.getvalue().decode()
+    return bioc_json(documents).decode()
 
 
 @pytest.mark.parametrize(

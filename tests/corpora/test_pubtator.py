@@ -2,6 +2,8 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -35,9 +37,9 @@ def read(text: str | bytes, tally: Tally | None = None) -> list[Document]:
 
 
 def write(documents: list[Document]) -> str:
-    stream = io.BytesIO()
-    pubtator_write.write(stream, documents)
-    return stream.getvalue().decode()
+    with TemporaryDirectory() as folder:
+        pubtator_write.write_pubtator(f"{folder}/out", documents)
+        return Path(f"{folder}/out").read_bytes().decode()
 
 
 def only_loss(text: str | bytes) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embre.corpora import FORMATS, read_documents, write_documents
+from embre.corpora import read_documents, write_pubtator
 from embre.tally import Tally
 
 TEXT = b"7|t|BRAF in melanoma\n7|a|Yes.\n7\t0\t4\tBRAF\tGene\t673\n\n"
@@ -112,23 +112,17 @@ def test_other_kinds_of_url_are_refused(source):
         read_documents(source, Tally())
 
 
-@pytest.mark.parametrize("name", ["out.txt", "deep/out.gz"])
-@pytest.mark.parametrize("like", [name for name, format in FORMATS.items() if format.write])
-def test_written_documents_read_back_the_same(tmp_path, name, like):
+@pytest.mark.parametrize("name", ["out.txt", "deep/out.txt"])
+def test_written_documents_read_back_the_same(tmp_path, name):
     (tmp_path / "in").write_bytes(TEXT)
     documents = list(read_documents(tmp_path / "in", Tally()))
-    write_documents(tmp_path / name, documents, like=like)
+    write_pubtator(tmp_path / name, documents)
     assert list(read_documents(tmp_path / name, Tally())) == documents
     before, name = sorted(tmp_path.rglob("*")), tmp_path / name
     with pytest.raises(AttributeError):
-        write_documents(name, [*documents, None], like=like)
+        write_pubtator(name, [*documents, None])
     assert sorted(tmp_path.rglob("*")) == before
     assert list(read_documents(name, Tally())) == documents, "what was there before"
-
-
-def test_a_format_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(ValueError, match="choose one of bioc_json, pubtator"):
-        write_documents(tmp_path / "x", [], like="bioc_xml")
 
 
 @pytest.mark.parametrize("folder", ["pubtator_gold", "pubtator_bulk", "pubtator3", "bc5cdr"])

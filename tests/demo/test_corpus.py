@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from embre.corpora import read_documents, write_documents
+from embre.corpora import read_documents, write_pubtator
 from embre.corpora.biored import SCHEMA
 from embre.demo.corpus import make_catalogue, make_corpus
 from embre.document import Document
@@ -79,6 +79,6 @@ def test_calling_every_pair_related_scores_low(docs):
 
 def test_comes_back_from_pubtator_unchanged(docs, tmp_path):
     tally = Tally()
-    write_documents(tmp_path / "demo.PubTator", docs, like="pubtator")
+    write_pubtator(tmp_path / "demo.PubTator", docs)
     assert list(read_documents(tmp_path / "demo.PubTator", tally)) == docs
     assert not tally.counts

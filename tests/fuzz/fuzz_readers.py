@@ -35,15 +35,17 @@ with atheris.instrument_imports(
     from embre.sharding.joining import join_pieces
     from embre.shards.encode import encode_documents
 
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.tally import Tally
 from embre.tokenization.cached import CachedTokenizer
 from embre.tokenization.tokenizer import load_tokenizer
+from tests.bioc_json_files import write_bioc_json
 from tests.corpora.test_any_bytes import BASES
 from tests.corpora.test_pubtator_plain import assert_same
 from tests.tiny import tiny_tokenizer
 
+WRITERS = {"pubtator": write_pubtator, "bioc_json": write_bioc_json}
 MAX_BYTES = 12288
 SECONDS_OF_ONE_INPUT = 5
 MB_OF_ALL = 2048
@@ -52,8 +54,8 @@ MB_OF_ALL = 2048
 def seeds(format: str, folder: Path) -> None:
     """Small files of a format to start from."""
     (folder / "small").write_bytes(BASES[format])
-    if FORMATS[format].write:
-        write_documents(folder / "demo", make_corpus(1, seed=1), like=format)
+    if format in WRITERS:
+        WRITERS[format](folder / "demo", make_corpus(1, seed=1))
 
 
 def archive_seeds(folder: Path) -> None:

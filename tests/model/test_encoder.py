@@ -156,7 +156,7 @@ def test_a_folder_that_names_code_is_refused_before_it_is_read(
         lambda: check_length(EncoderConfig(path=str(tmp_path)), 1),
     ]
     for reader in readers:
-        with pytest.raises(ValueError, match=rf"{name}: the key '{key}' .* take the key out"):
+        with pytest.raises(ValueError, match=rf"{name}: the key '{key}' .* remove the key"):
             reader()
     assert not canary.exists()
 

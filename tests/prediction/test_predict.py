@@ -22,7 +22,7 @@ from fsspec.registry import _registry
 from embre import corpora
 from embre.cli import app as cli
 from embre.cli import predicting
-from embre.corpora import read_documents, write_documents
+from embre.corpora import read_documents, write_pubtator
 from embre.corpora.sources import Source
 from embre.demo.corpus import make_corpus
 from embre.document import Document
@@ -39,6 +39,7 @@ from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
 from embre.tokenization.cached import CachedTokenizer
 from embre.workers import Processes
+from tests.bioc_json_files import write_bioc_json
 from tests.tiny import tiny_relation_model, tiny_tokenizer
 
 DOCS = make_corpus(24, seed=7)
@@ -83,11 +84,11 @@ def as_xml(docs: Iterable[Document]) -> str:
 def given(tmp_path: Path) -> Path:
     """A folder of inputs: a file of each format, one without relations or pairs, and no corpus."""
     folder = tmp_path / "in"
-    write_documents(folder / "a.PubTator", DOCS[:12], like="pubtator")
-    write_documents(folder / "sub" / "b.json", DOCS[12:16], like="bioc_json")
+    write_pubtator(folder / "a.PubTator", DOCS[:12])
+    write_bioc_json(folder / "sub" / "b.json", DOCS[12:16])
     (folder / "sub" / "c.xml").write_text(as_xml(DOCS[16:20]))
     none = [replace(doc, mentions=(), relations=()) for doc in DOCS[20:]]
-    write_documents(folder / "none.PubTator", none, like="pubtator")
+    write_pubtator(folder / "none.PubTator", none)
     (folder / "README").write_text("nothing to read")
     return folder
 
@@ -114,7 +115,7 @@ def test_what_is_done_is_not_done_again(model: Path, given: Path, monkeypatch) -
     assert (again.relations, again.tally) == (first.relations, first.tally)
     assert [path.stat().st_mtime_ns for path in again.files] == before
 
-    write_documents(given / "a.PubTator", DOCS[:13], like="pubtator")
+    write_pubtator(given / "a.PubTator", DOCS[:13])
     (given.parent / "out" / "sub" / "b.json").unlink()
     third = run(model, given)
     assert (third.documents, third.done_before, third.predicted_now) == (25, 3, 17)
@@ -244,7 +245,7 @@ def test_a_file_that_cannot_be_opened_is_listed(model: Path, tmp_path: Path) -> 
 
 def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: Path) -> None:
     other = tmp_path / "more"
-    write_documents(other / "a.PubTator.gz", DOCS[:1], like="pubtator")
+    write_pubtator(other / "a.PubTator.gz", DOCS[:1])
     for inputs in ([str(given), str(other)], [str(given)]):
         with pytest.raises(
             ValueError, match="output a.PubTator is also .*rename .* or .* by name,"
@@ -690,7 +691,7 @@ def test_no_table_or_file_of_another_prediction_stays(model: Path, given: Path) 
     run(model, given, tables)
     table = out / "relations" / "a.PubTator.parquet"
     assert table.is_file()
-    write_documents(given / "a.PubTator", DOCS[:3], like="pubtator")
+    write_pubtator(given / "a.PubTator", DOCS[:3])
     run(model, given)
     assert not table.exists(), "it had the relations of the file before it changed"
     run(model, given, tables)

@@ -26,7 +26,7 @@ from embre.config import (
     SchemaConfig,
     check_config,
 )
-from embre.corpora import CORPORA, read_documents, write_documents
+from embre.corpora import CORPORA, read_documents, write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.document import Document, Relation
 from embre.evaluation.scoring import score
@@ -51,6 +51,7 @@ from embre.relations.training_corpora import (
 )
 from embre.tally import Tally
 from embre.world import World
+from tests.bioc_json_files import write_bioc_json
 from tests.tiny import document, tiny_tokenizer
 
 MINE = {
@@ -78,11 +79,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("corpora")
     docs = make_corpus(52, seed=5)
     mine = [other_labels(doc) for doc in docs]
-    write_documents(found / "mine_train.PubTator", mine[:16], like="pubtator")
-    write_documents(found / "mine_train.json", mine[:16], like="bioc_json")
-    write_documents(found / "mine_dev.PubTator", mine[16:28], like="pubtator")
-    write_documents(found / "train.PubTator", docs[28:40], like="pubtator")
-    write_documents(found / "dev.PubTator", docs[40:], like="pubtator")
+    write_pubtator(found / "mine_train.PubTator", mine[:16])
+    write_bioc_json(found / "mine_train.json", mine[:16])
+    write_pubtator(found / "mine_dev.PubTator", mine[16:28])
+    write_pubtator(found / "train.PubTator", docs[28:40])
+    write_pubtator(found / "dev.PubTator", docs[40:])
     tiny_tokenizer(found / "backbone", [doc.text for doc in docs], size=500)
     return found
 
@@ -262,7 +263,7 @@ def test_held_out_documents_without_novelty_are_refused(folder: Path, tmp_path: 
     bare = [
         replace(doc, relations=tuple(replace(r, novel=None) for r in doc.relations)) for doc in docs
     ]
-    write_documents(tmp_path / "bare.PubTator", bare, like="pubtator")
+    write_pubtator(tmp_path / "bare.PubTator", bare)
     data = {"corpus": "biored", "train": str(folder / "train.PubTator")}
     with pytest.raises(ValueError, match="data.dev: no relation of .*bare.PubTator says Novel"):
         check(config_of(folder, "bare", **data, dev=str(tmp_path / "bare.PubTator")))
@@ -271,7 +272,7 @@ def test_held_out_documents_without_novelty_are_refused(folder: Path, tmp_path: 
 
 def test_several_identifiers_at_one_end_are_named_as_such(folder: Path, tmp_path: Path) -> None:
     doc = document(TEXT, [(DRUG, ILLNESS, "treats", None)], doc_id="1")
-    write_documents(tmp_path / "several.PubTator", [doc], like="pubtator")
+    write_pubtator(tmp_path / "several.PubTator", [doc])
     text = (tmp_path / "several.PubTator").read_text().rstrip()
     (tmp_path / "several.PubTator").write_text(f"{text}\n1\ttreats\tD001241\t673,D008545\n\n")
     with pytest.raises(
@@ -475,7 +476,7 @@ def test_documents_of_biored_dev_and_test_are_kept_out_of_a_joint_training(corpo
 def test_more_of_the_scored_corpus_is_not_learnt_twice(tmp_path: Path) -> None:
     docs = make_corpus(12, seed=2)
     for name, some in (("train", docs[:6]), ("more", docs[4:10]), ("dev", docs[9:])):
-        write_documents(tmp_path / f"{name}.PubTator", some, like="pubtator")
+        write_pubtator(tmp_path / f"{name}.PubTator", some)
     path = str(tmp_path / "more.PubTator")
     silver = {"corpus": {"name": "biored", "novelty": False}, "train": path}
     other = {"corpus": {"name": "mine", "legal": {"Gene Disease": ["x"]}}, "train": path}

@@ -15,7 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from embre.corpora import read_documents, write_documents
+from embre.corpora import read_documents, write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.document import Concept
 from embre.held_out import read_hold_out_list
@@ -28,6 +28,7 @@ from embre.shards.concept_hash import concept_hash
 from embre.shards.entities import CONCEPTS
 from embre.shards.shard_set import MANIFEST, Manifest, ShardSet
 from embre.tally import Tally
+from tests.bioc_json_files import write_bioc_json
 from tests.shard_sets import SMALL, write_shards
 from tests.tiny import document
 from tools.shard_pubtator import main, num_cores
@@ -40,7 +41,7 @@ BIORED_FILES = ("Dev.PubTator", "Dev.BioC.XML", "Dev.BioC.JSON")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A PubTator file of twelve invented documents."""
     path = tmp_path_factory.mktemp("demo") / "demo.PubTator"
-    write_documents(path, make_corpus(12, seed=1), like="pubtator")
+    write_pubtator(path, make_corpus(12, seed=1))
     return path
 
 
@@ -123,7 +124,7 @@ def test_the_tool_leaves_with_two_and_a_remedy(
 def test_held_out_documents_are_left_out_by_list_and_by_corpus(tmp_path: Path) -> None:
     docs = make_corpus(12, seed=1)
     (tmp_path / "test.txt").write_text(f"{docs[0].doc_id}\r\n {docs[5].doc_id} \n\n77\n")
-    write_documents(tmp_path / "dev.PubTator", docs[5:8], like="pubtator")
+    write_pubtator(tmp_path / "dev.PubTator", docs[5:8])
     lists = [tmp_path / "test.txt", tmp_path / "dev.PubTator"]
     shard_set = write_shards(tmp_path, docs, hold_out=lists)
     kept = [doc.doc_id for doc in (*docs[1:5], *docs[8:])]
@@ -141,7 +142,7 @@ def test_an_article_is_held_out_under_another_id_too(tmp_path: Path, by: str) ->
     else:
         held = tmp_path / "dev.PubTator"
         spaced = [replace(doc, text=doc.text.upper()) for doc in docs[2:4]]
-        write_documents(held, spaced, like="pubtator")
+        write_pubtator(held, spaced)
     shard_set = write_shards(tmp_path, [*twins, *docs], hold_out=[held])
     kept = [doc.doc_id for doc in (*docs[:2], *docs[4:])]
     assert sorted(doc_ids(shard_set, "train")) == sorted(kept)
@@ -157,10 +158,10 @@ def test_one_text_under_two_ids_is_a_copy(tmp_path: Path) -> None:
 def test_a_pmc_article_is_one_whatever_the_format(tmp_path: Path) -> None:
     docs = make_corpus(3, seed=1)
     other = replace(docs[1], text=docs[1].text[:-1] + "!", doc_id="PMC12", pmid=None)
-    write_documents(tmp_path / "bioc.json", [other], like="bioc_json")
+    write_bioc_json(tmp_path / "bioc.json", [other])
     for doc_id in ("PMC12", "pmc12"):
         pubtator = tmp_path / f"{doc_id}.PubTator"
-        write_documents(pubtator, [replace(other, doc_id=doc_id, text=docs[1].text)], "pubtator")
+        write_pubtator(pubtator, [replace(other, doc_id=doc_id, text=docs[1].text)])
         inputs = [str(tmp_path / "bioc.json"), str(pubtator)]
         manifest, _ = shard(inputs, tmp_path / f"out-{doc_id}", None, [], SMALL)
         assert manifest.dropped == {"document/same_id": 1} and manifest.total().documents == 1
@@ -174,7 +175,7 @@ def test_biored_test_ids_are_read_from_a_plain_list(corpora: Path) -> None:
 
 def test_a_corpus_with_the_name_of_a_list_is_read_as_a_corpus(tmp_path: Path) -> None:
     docs = make_corpus(3, seed=1)
-    write_documents(tmp_path / "CDR.PubTator.txt", docs, like="pubtator")
+    write_pubtator(tmp_path / "CDR.PubTator.txt", docs)
     found = read_hold_out_list(str(tmp_path / "CDR.PubTator.txt"))
     assert found.ids == {doc.doc_id for doc in docs} and len(found.prints) >= 3
 
@@ -188,7 +189,7 @@ def test_of_two_versions_of_an_article_the_longer_stays(demo: Path, tmp_path: Pa
     docs = make_corpus(12, seed=1)
     shorter = replace(docs[0], text=docs[0].text[: docs[0].passages[0].end], mentions=())
     shorter = replace(shorter, passages=docs[0].passages[:1])
-    write_documents(tmp_path / "more.PubTator", [docs[4], docs[9], shorter], like="pubtator")
+    write_pubtator(tmp_path / "more.PubTator", [docs[4], docs[9], shorter])
     inputs = [str(demo), str(tmp_path / "more.PubTator")]
     alone, _ = shard([str(demo)], tmp_path / "alone", None, [], SMALL)
     tokenizer = tmp_path / "alone" / TOKENIZER

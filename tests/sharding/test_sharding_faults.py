@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from embre import atomic_files
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.launch.ray_workers import RayWorkers
 from embre.sharding import damage
@@ -26,6 +26,7 @@ from embre.sharding.tasks import encode_part
 from embre.sharding.work_folder import WORK, WorkFolder, only_writer
 from embre.shards.shard_set import MANIFEST
 from embre.workers import OneProcess, Processes, Workers
+from tests.bioc_json_files import write_bioc_json
 from tests.sharding.test_shard import files_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,8 +42,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two files with two documents in common."""
     folder = tmp_path_factory.mktemp("inputs")
     docs = make_corpus(60, seed=1)
-    write_documents(folder / "a.PubTator", docs[:32], like="pubtator")
-    write_documents(folder / "b.json", docs[30:], like="bioc_json")
+    write_pubtator(folder / "a.PubTator", docs[:32])
+    write_bioc_json(folder / "b.json", docs[30:])
     return [str(folder / "a.PubTator"), str(folder / "b.json")]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from tests.tiny import tiny_tokenizer
 
@@ -29,7 +29,7 @@ print(json.dumps({"documents": manifest.total().documents, "peak_mb": peak_kb >>
 
 def made_up_blocks(folder: Path) -> Iterator[bytes]:
     """Invented documents for ever, each with an id and an end of its own, and no new word."""
-    write_documents(folder / "demo.PubTator", make_corpus(200, seed=1), like="pubtator")
+    write_pubtator(folder / "demo.PubTator", make_corpus(200, seed=1))
     blocks = (folder / "demo.PubTator").read_bytes().strip().split(b"\n\n")
     for number, block in zip(count(10_000_000), cycle(blocks), strict=False):
         lines = block.replace(block.split(b"|", 1)[0], b"%d" % number).split(b"\n")

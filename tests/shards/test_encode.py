@@ -152,7 +152,7 @@ def test_a_folder_without_a_readable_tokenizer_is_said_with_the_remedy(
     if content:
         (tmp_path / "config.json").write_text("{}")
         (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match="no tokenizer that can be read; give a Hugging") as found:
+    with pytest.raises(ValueError, match="no readable tokenizer; give a Hugging") as found:
         load_tokenizer(tmp_path)
     assert str(found.value).startswith(str(tmp_path)) and "\n" not in str(found.value)
 

@@ -27,7 +27,7 @@ from embre.config import (
     check_config,
     load_config,
 )
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.corpora.biored import SCHEMA
 from embre.demo.corpus import make_corpus
 from embre.document import Document
@@ -65,8 +65,8 @@ AXES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("study")
-    write_documents(found / "train.PubTator", DOCS[:24], like="pubtator")
-    write_documents(found / "dev.PubTator", DOCS[24:], like="pubtator")
+    write_pubtator(found / "train.PubTator", DOCS[:24])
+    write_pubtator(found / "dev.PubTator", DOCS[24:])
     tiny_tokenizer(found / "backbone", [doc.text for doc in DOCS], size=500)
     shape = {"layers": 1, "hidden": 32, "heads": 2, "feed_forward": 32}
     encoder = {"path": "-", "new": shape}

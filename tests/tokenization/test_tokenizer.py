@@ -33,5 +33,5 @@ def test_a_tokenizer_that_is_no_wordpiece_is_refused(tmp_path: Path) -> None:
     backend = Tokenizer(WordLevel({f"w{number}": number for number in range(40)}, unk_token="w0"))
     backend.add_special_tokens([*SPECIAL_TOKENS.values()])
     PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL_TOKENS).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a WordLevel tokenizer; encoders here are of BERT's kind"):
+    with pytest.raises(ValueError, match="a WordLevel tokenizer; give a folder with a WordPiece"):
         load_tokenizer(tmp_path)

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from mlflow.tracking import MlflowClient
 
-from embre.corpora import write_documents
+from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.sharding.shard import ShardSettings, shard
 from embre.tracking import read_events
@@ -65,7 +65,7 @@ class Scene:
 
     @classmethod
     def build(cls, folder: Path) -> "Scene":
-        write_documents(folder / "corpus.PubTator", make_corpus(160, seed=3), like="pubtator")
+        write_pubtator(folder / "corpus.PubTator", make_corpus(160, seed=3))
         settings = ShardSettings(block_documents=5, shard_documents=10, vocabulary=400)
         shard([str(folder / "corpus.PubTator")], folder / "shards", None, [], settings)
         return cls(folder)

@@ -29,7 +29,7 @@ from fault_scene import cluster
 from rich.console import Console
 
 from embre.config import EncoderConfig, NewEncoder, PairConfig
-from embre.corpora import CORPORA, read_documents, write_documents
+from embre.corpora import CORPORA, read_documents, write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.model.backbone import load_encoder
 from embre.prediction.record import RECORD
@@ -110,7 +110,7 @@ def build(place: Path, documents: int, files: int) -> Scene:
         some = [replace(docs[n % len(docs)], doc_id=str(10_000_000 + n)) for n in numbers]
         some = [replace(doc, relations=(), pmid=doc.doc_id) for doc in some]
         name = f"{file:05d}.PubTator"
-        write_documents(place / "in" / name, some, like="pubtator")
+        write_pubtator(place / "in" / name, some)
         ids[name] = [doc.doc_id for doc in some]
     return Scene(place / "model", place / "in", ids)
 
