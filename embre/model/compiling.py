@@ -47,21 +47,21 @@ def compiled(backend: str) -> HeavyParts:
     def encode(
         bert: Any,
         input_ids_T: Tensor,
-        positions_T: Tensor,
-        boundaries: Tensor,
-        longest: int,
+        position_ids_T: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
         rows_R: Tensor,
-        row_boundaries: Tensor,
+        row_cu_seqlens: Tensor,
     ) -> Tensor:
         # Code is made for sizes of this order, and not for those of the micro-batch that comes
         # first, which is another after a restart.
         num_tokens = len(input_ids_T)
-        num_documents = max(2, num_tokens // longest)
+        num_documents = max(2, num_tokens // max_seqlen)
         torch._dynamo.mark_dynamic(rows_R, 0, hint_override=max(2, num_tokens // 4))
-        for cuts in (boundaries, row_boundaries):
+        for cuts in (cu_seqlens, row_cu_seqlens):
             torch._dynamo.mark_dynamic(cuts, 0, hint_override=num_documents)
-        hidden_TH = embed(bert, input_ids_T, positions_T)
-        return layers(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries)
+        hidden_TH = embed(bert, input_ids_T, position_ids_T)
+        return layers(bert, hidden_TH, cu_seqlens, max_seqlen, rows_R, row_cu_seqlens)
 
     def token(head: Any, asked_KH: Tensor, labels_K: Tensor) -> tuple[Tensor, Tensor | None]:
         # Sizes that vary less, are never 0 or 1, and leave the products of the gradient aligned.

@@ -55,11 +55,11 @@ class PretrainingModel(nn.Module):
             rows_RH = self.heavy.encode(
                 self.encoder.bert,
                 batch.input_ids,
-                batch.positions,
-                batch.boundaries,
-                batch.longest,
+                batch.position_ids,
+                batch.cu_seqlens,
+                batch.max_seqlen,
                 batch.rows,
-                batch.row_boundaries,
+                batch.row_cu_seqlens,
             )
             return rows_RH.index_select(0, batch.token_target_rows), span_means(
                 rows_RH.float(), batch.mention_spans, batch.num_span_rows

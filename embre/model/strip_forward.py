@@ -46,25 +46,25 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
 def encode_strip(
     bert: Any,
     input_ids_T: Tensor,
-    positions_T: Tensor,
-    boundaries: Tensor,
-    longest: int,
+    position_ids_T: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
     rows_R: Tensor | None = None,
-    row_boundaries: Tensor | None = None,
+    row_cu_seqlens: Tensor | None = None,
     extend: Extend | None = None,
 ) -> Tensor:
-    """The last hidden states (T, H) of a strip of documents, which `boundaries` cut from 0 to T.
+    """The last hidden states (T, H) of a strip of documents, which `cu_seqlens` cut from 0 to T.
 
     Where `rows_R`, sorted, says which of them are wanted, only those (R, H): the last layer asks
-    for them alone. `row_boundaries` cut the rows by document. `extend` adds to query, key and
+    for them alone. `row_cu_seqlens` cut the rows by document. `extend` adds to query, key and
     value of each layer, where all rows are wanted (see `entity_attention`).
     """
-    hidden_TH = embed(bert, input_ids_T, positions_T)
-    return layers_of_strip(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries, extend)
+    hidden_TH = embed(bert, input_ids_T, position_ids_T)
+    return layers_of_strip(bert, hidden_TH, cu_seqlens, max_seqlen, rows_R, row_cu_seqlens, extend)
 
 
-def embed(bert: Any, input_ids_T: Tensor, positions_T: Tensor) -> Tensor:
-    embedded = bert.embeddings(input_ids=input_ids_T[None], position_ids=positions_T[None])[0]
+def embed(bert: Any, input_ids_T: Tensor, position_ids_T: Tensor) -> Tensor:
+    embedded = bert.embeddings(input_ids=input_ids_T[None], position_ids=position_ids_T[None])[0]
     device = input_ids_T.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return embedded.to(torch.get_autocast_dtype(device))
@@ -74,10 +74,10 @@ def embed(bert: Any, input_ids_T: Tensor, positions_T: Tensor) -> Tensor:
 def layers_of_strip(
     bert: Any,
     hidden_TH: Tensor,
-    boundaries: Tensor,
-    longest: int,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
     rows_R: Tensor | None,
-    row_boundaries: Tensor | None,
+    row_cu_seqlens: Tensor | None,
     extend: Extend | None = None,
 ) -> Tensor:
     run = _layer_again if bert.gradient_checkpointing and bert.training else _layer
@@ -85,12 +85,12 @@ def layers_of_strip(
     number = 0
     for number, layer in enumerate(layers, start=1):
         more = extend and partial(extend, number - 1)
-        hidden_TH = run(layer, hidden_TH, hidden_TH, boundaries, boundaries, longest, more)
-    if rows_R is None or row_boundaries is None:
+        hidden_TH = run(layer, hidden_TH, hidden_TH, cu_seqlens, cu_seqlens, max_seqlen, more)
+    if rows_R is None or row_cu_seqlens is None:
         more = extend and partial(extend, number)
-        return run(last, hidden_TH, hidden_TH, boundaries, boundaries, longest, more)
+        return run(last, hidden_TH, hidden_TH, cu_seqlens, cu_seqlens, max_seqlen, more)
     wanted_RH = hidden_TH.index_select(0, rows_R)
-    return run(last, wanted_RH, hidden_TH, row_boundaries, boundaries, longest)
+    return run(last, wanted_RH, hidden_TH, row_cu_seqlens, cu_seqlens, max_seqlen)
 
 
 def _layer_again(*of_layer: Any) -> Tensor:
@@ -104,9 +104,9 @@ def _layer(
     layer: Any,
     rows_RH: Tensor,
     hidden_TH: Tensor,
-    row_boundaries: Tensor,
-    boundaries: Tensor,
-    longest: int,
+    row_cu_seqlens: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
     extend: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """(R, H): a BertLayer at some rows of its input."""
@@ -118,6 +118,6 @@ def _layer(
     size = query.shape[2]
     if extend is not None:
         query, key, value = extend(query, key, value)
-    found = strip_attention(query, key, value, row_boundaries, boundaries, longest)
+    found = strip_attention(query, key, value, row_cu_seqlens, cu_seqlens, max_seqlen)
     found = found[..., :size].flatten(1)
     return layer.feed_forward_chunk(layer.attention.output(found, rows_RH))
