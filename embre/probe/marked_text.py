@@ -47,7 +47,7 @@ def parse(text: str) -> MarkedText:
     parts = MARKED.split(text)
     texts = tuple(parts[::2])
     if any(mark in part for part in texts for mark in ("[[", "]]")):
-        raise Refused(f"unbalanced [[ or ]] in the text; {HOW}")
+        raise Refused(f"a mark in the text is not closed or not opened; {HOW}")
     if len(parts) == 1:
         raise Refused(f"the text hides no mention; {HOW}")
     return MarkedText(texts, tuple(_read_mark(mark) for mark in parts[1::2]))
