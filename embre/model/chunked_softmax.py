@@ -112,8 +112,8 @@ def gradients(
 def num_ranked_above(
     vectors_MC: Tensor, table_VC: Tensor, blocks: Sequence[ScoringBlock], label_M: Tensor
 ) -> Tensor:
-    """(M,) number of other rows whose logit is at least the label's: the 0-based rank, ties counting
-    against the label."""
+    """(M,) number of other rows whose logit is at least the label's: the 0-based rank, ties
+    counting against the label."""
     found = torch.zeros(len(vectors_MC), dtype=torch.int64, device=vectors_MC.device)
     for block in blocks:
         mine, label = vectors_MC[block.vectors], label_M[block.vectors]
