@@ -233,7 +233,7 @@ def test_sets_that_cannot_be_measured_are_refused(
     source = source_for(encoder, shard_set.url, None, None)
     assert source.seed == 13 and source.data.max_document_tokens == encoder.max_tokens == 128
     nothing = source.with_masking(MaskingConfig(entity_rate=0))
-    with pytest.raises(ValueError, match="take more with --strips"):
+    with pytest.raises(ValueError, match="raise --strips"):
         rank_hidden_mentions(encoder, nothing)
     other = write_shards(
         tmp_path / "other", 40, replace(SMALL, vocabulary=500, validation_share=0.3)
