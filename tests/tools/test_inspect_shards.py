@@ -181,7 +181,7 @@ def test_wrong_tokens_and_passages_are_found(copied: Path) -> None:
     put(copied, name, tokens=block.tokens[:-1])
     assert "tokens" in "; ".join(check_shards(ShardSet.open(copied))[name])
     put(copied, name, tokens=block.tokens, docs=block.docs[block.docs[:, 0] == 0])
-    assert check_shards(ShardSet.open(copied))[name][0].startswith("its documents are not those")
+    assert check_shards(ShardSet.open(copied))[name][0].startswith("the document numbers do not")
 
 
 def test_a_tar_that_is_none_is_a_finding_and_no_crash(copied: Path) -> None:
