@@ -82,7 +82,7 @@ def test_attention_and_its_gradients_are_those_of_each_document(
 
     def on_cuda(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         cuts = (torch.tensor(cut, dtype=torch.int32, device=CUDA) for cut in (rows, places))
-        return strip_attention(query, key, value, *cuts, longest=512)
+        return strip_attention(query, key, value, *cuts, max_seqlen=512)
 
     def alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return by_document(query, key, value, rows, places)

@@ -97,7 +97,7 @@ def document_lines(
     texts = join_word_pieces(word_pieces(doc.before, tokenizer))
     piece = f", from its token {doc.offset:,} on" if doc.offset else ""
     hidden = f", {share(int(doc.hidden.sum()), len(doc.before))} of {len(doc.before)} tokens hidden"
-    asked = f", {int(doc.asked.sum())} token targets"
+    asked = f", {int(doc.token_targets.sum())} token targets"
     yield Text.assemble("\n", (printable(doc.doc_id), "bold"), (f"{piece}{hidden}{asked}", "dim"))
     yield Text.assemble(("before: ", "dim"), text_before(doc, texts, plain))
     yield Text.assemble(("after:  ", "dim"), text_after(doc, tokenizer))
@@ -169,7 +169,7 @@ def totals(docs: list[MaskedDocument]) -> str:
         f"{len(docs)} documents, {num_tokens:,} tokens, "
         f"{share(sum(int(doc.hidden.sum()) for doc in docs), num_tokens)} of them hidden; "
         f"{sum(spans):,} of {len(spans):,} mentions hidden; targets: "
-        f"{sum(int(doc.asked.sum()) for doc in docs):,} tokens, "
+        f"{sum(int(doc.token_targets.sum()) for doc in docs):,} tokens, "
         f"{sum(int(doc.targets.sum()) for doc in docs):,} types, {identifiers:,} identifiers"
     )
 

@@ -75,12 +75,12 @@ def answer_lines(answers: list[Answer]) -> Iterator[RenderableType]:
     """For each hidden mention what its type may be, and a table of the likeliest concepts."""
     for number, answer in enumerate(answers, 1):
         hidden, pieces = answer.hidden, answer.num_pieces
-        asked = f"a {hidden.type}" if hidden.type else "of any type"
+        kind = f"a {hidden.type}" if hidden.type else "of any type"
         words = "word piece" if pieces == 1 else "word pieces"
         yield Text.assemble(
             *("\n" if number > 1 else "", f"hidden {number}: "),
             (printable(hidden.surface), "bold"),
-            f", {asked}, {pieces} {words}",
+            f", {kind}, {pieces} {words}",
         )
         ordered = sorted(answer.types.items(), key=lambda item: -item[1])[:NUM_TYPES]
         likely = ", ".join(f"{name} {probability:.3f}" for name, probability in ordered)
@@ -105,15 +105,15 @@ def answers_json(encoder: PretrainedEncoder, text: str, answers: list[Answer]) -
 
 def comparison_lines(encoder: PretrainedEncoder, found: Comparison) -> Iterator[RenderableType]:
     """The table of the encoder beside the counts, what it rests on, and examples."""
-    asked, masking = found.asked, found.source.settings.masking
+    mentions, masking = found.mentions, found.source.settings.masking
     yield Text(
-        f"{len(asked.rows):,} hidden mentions in {len(asked.doc_ids):,} validation documents; "
-        f"counts of {found.num_train_documents:,} training documents"
+        f"{len(mentions.rows):,} hidden mentions in {len(mentions.doc_ids):,} validation "
+        f"documents; counts of {found.num_train_documents:,} training documents"
     )
     yield Text(
         f"hidden as in {found.masking_of} (unit {masking.unit}, entity_rate {masking.entity_rate}, "
-        f"seed {found.source.seed}), all of them behind [MASK]; {asked.num_unknown:,} more have no "
-        "concept that the encoder knows",
+        f"seed {found.source.seed}), all of them behind [MASK]; {mentions.num_unknown:,} more have "
+        "no concept that the encoder knows",
         "dim",
     )
     if not found.own_shards:
@@ -134,7 +134,7 @@ def comparison_lines(encoder: PretrainedEncoder, found: Comparison) -> Iterator[
 
 def comparison_json(encoder: PretrainedEncoder, found: Comparison) -> dict[str, Any]:
     """The same as one object; see docs/FORMATS.md."""
-    source, asked = found.source, found.asked
+    source, mentions = found.source, found.mentions
     return {
         "encoder": read_lineage(encoder.folder),
         "shard_set": source.shard_set.manifest.digest,
@@ -145,10 +145,10 @@ def comparison_json(encoder: PretrainedEncoder, found: Comparison) -> dict[str, 
             "entity_rate": source.settings.masking.entity_rate,
             "seed": source.seed,
         },
-        "documents": len(asked.doc_ids),
+        "documents": len(mentions.doc_ids),
         "train_documents": found.num_train_documents,
-        "mentions": len(asked.rows),
-        "unknown_mentions": asked.num_unknown,
+        "mentions": len(mentions.rows),
+        "unknown_mentions": mentions.num_unknown,
         "scores": found.scores(encoder.entities),
         "examples": example_rows(encoder, found),
     }
@@ -156,13 +156,13 @@ def comparison_json(encoder: PretrainedEncoder, found: Comparison) -> dict[str, 
 
 def example_rows(encoder: PretrainedEncoder, found: Comparison) -> list[dict[str, Any]]:
     """Mentions that the encoder identifies and co-occurrence does not."""
-    asked = found.asked
+    mentions = found.mentions
     return [
         {
-            "document": asked.doc_ids[asked.docs[number]],
-            "surface": asked.surfaces[number],
-            "true": _named(encoder, int(asked.rows[number])),
-            "counted": _named(encoder, int(found.said[number])),
+            "document": mentions.doc_ids[mentions.docs[number]],
+            "surface": mentions.surfaces[number],
+            "true": _named(encoder, int(mentions.rows[number])),
+            "counted": _named(encoder, int(found.predicted[number])),
         }
         for number in found.examples()
     ]
@@ -196,7 +196,7 @@ def _candidates_table(answer: Answer) -> Table:
 def _scores_table(scores: dict[str, dict[str, dict[str, float]]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("\n\nof")
-    table.add_column("\n\nasked", justify="right")
+    table.add_column("\n\nmentions", justify="right")
     for score in ("top-1", "MRR"):
         for system in ("encoder", "frequency", "co-\noccurrence"):  # fits into 80 columns
             gap = "\n" * (2 - system.count("\n"))

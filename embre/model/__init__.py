@@ -1,1 +1,1 @@
-"""The pretraining model: a packed encoder, the entity head, and the table of all concepts."""
+"""The pretraining model: packed encoder, token head, entity head and concept table."""

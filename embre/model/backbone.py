@@ -1,5 +1,5 @@
-"""The backbone: any Hugging Face BERT, its weights and names untouched, so that what is saved loads
-as a plain BERT. The door to transformers for models."""
+"""The backbone: any Hugging Face BERT, weights and names unchanged, so that it is saved as a plain
+BERT. The only module that imports transformers for models."""
 
 import logging
 from pathlib import Path
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedModel:
     """A BERT with its masked-language-modelling head, ready for strips.
 
-    Raises FileNotFoundError where `config.path` has no checkpoint, Refused where the
-    checkpoint is no BERT, does not fit its tokenizer, names code to run or is a pickle.
+    Raises FileNotFoundError if `config.path` has no checkpoint; Refused if the checkpoint is not a
+    BERT, does not fit its tokenizer, names code to run or is a pickle.
     """
-    # Its report of missing heads is said below in a line; its bars do not belong in a log.
+    # Missing heads are logged below in one line; progress bars do not belong in a log.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if config.new is not None:
@@ -60,7 +60,7 @@ def load_encoder(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedM
 
 
 def prepare_for_strips(model: PreTrainedModel, config: EncoderConfig) -> PreTrainedModel:
-    """The same BERT with the dropout, norms and checkpointing of our forward pass."""
+    """Set dropout, norms and checkpointing of a BERT for `encode_strip`, in place."""
     backbone = model.config
     backbone.hidden_dropout_prob = config.dropout
     backbone.attention_probs_dropout_prob = 0.0
@@ -76,31 +76,31 @@ def prepare_for_strips(model: PreTrainedModel, config: EncoderConfig) -> PreTrai
 
 
 def check_length(config: EncoderConfig, max_document_tokens: int) -> None:
-    """Raises Refused where documents may be longer than the backbone can read."""
+    """Raise Refused if documents may be longer than the position embeddings of the backbone."""
     new, folder = config.new, Path(config.path)
-    longest = new.max_positions if new else _read_config(folder).max_position_embeddings
-    if max_document_tokens > longest:
+    max_tokens = new.max_positions if new else _read_config(folder).max_position_embeddings
+    if max_document_tokens > max_tokens:
         raise Refused(
             f"data.max_document_tokens: {max_document_tokens}, and the encoder reads at most "
-            f"{longest} tokens; lower it"
+            f"{max_tokens} tokens; lower it"
         )
 
 
 def backbone_shape(config: EncoderConfig, tokenizer: TextTokenizer) -> PreTrainedConfig:
-    """The Hugging Face config of what `load_encoder` gives, without its weights."""
+    """The Hugging Face config of the model that `load_encoder` returns, without loading weights."""
     if config.new is not None:
         return _new_config(config.new, tokenizer)
     return _read_config(Path(config.path))
 
 
 def num_parameters(shape: PreTrainedConfig) -> int:
-    """Of a BERT of this shape with its masked-language-modelling head."""
+    """Number of parameters of a BERT of this shape with its masked-language-modelling head."""
     with torch.device("meta"):
         return AutoModelForMaskedLM.from_config(shape).num_parameters()
 
 
 def empty_encoder(config: dict[str, Any]) -> PreTrainedModel:
-    """A BERT of the shape that a config.json describes, its weights still to come."""
+    """An untrained BERT of the shape of a config.json, to load weights into."""
     return AutoModelForMaskedLM.from_config(BertConfig.from_dict(config))
 
 
@@ -121,11 +121,11 @@ def _read_config(folder: Path) -> PreTrainedConfig:
 
 
 def _refuse_pickles(folder: Path) -> None:
-    """Weights of old checkpoints are pickles, of which no reader is safe for ever."""
+    """Refuse pickled weights of old checkpoints: unpickling can run code."""
     if not any(folder.glob("model*.safetensors")):
         raise Refused(
             f"{folder}: no model.safetensors, and weights in pickles (pytorch_model.bin) are not "
-            "read; where you trust the folder, convert it: "
+            "read; if you trust the folder, convert it: "
             'python -c "import torch; from safetensors.torch import save_file; '
             f"w = torch.load('{folder}/pytorch_model.bin', weights_only=True); "
             f"save_file({{k: v.clone() for k, v in w.items()}}, '{folder}/model.safetensors', "

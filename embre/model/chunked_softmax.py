@@ -1,11 +1,12 @@
-"""Softmax over the rows of a large table, a chunk of logits at a time: all of them never exist.
+"""Softmax cross-entropy over the rows of a large table, without materializing all logits.
 
-    score ─▶ what other rows and the label's row say ─▶ loss ─▶ gradients, the logits made again
+    score ─▶ log-sum-exp of the other rows, logit of the label ─▶ loss
+    gradients: the logits are recomputed, chunk by chunk
 
-A loss is log(e^label + e^others) - label, where `others` is the log-sum-exp over rows that are not
-the label's. So the others may be all rows, a sample of them, or those that one rank holds.
+A loss is log(e^label + e^others) - label, where `others` is the log-sum-exp over all rows except
+the label's. The other rows may be all rows, a sample of them, or the rows that one rank holds.
 
-Shapes: M vectors, C their dimension, V rows of a table, R rows that are scored.
+Shapes: M vectors, C their dimension, V rows of the table, R scored rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,20 +16,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-# Logits that exist at once, 32 MB of float32: large enough for the products to be fast.
+# Logits per chunk, 32 MB of float32: large enough for fast matrix products.
 CHUNK_LOGITS = 1 << 23
-ALIGNED_ROWS = 256  # of which a chunk has a multiple, or the products have no fast kernel
+ALIGNED_ROWS = 256  # a chunk has a multiple of these, or the products have no fast kernel
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringBlock:
-    """Some of the vectors against some rows of a table.
+    """A slice of m vectors scored against R rows of a table.
 
-    `vectors` which of the M they are; `rows` the R rows of the table, a range or their numbers;
-    `names` (R,) what the labels call these rows; `labels` (m,); `label_rows` (m,) the table's row
-    of each label, -1 where the table has not got it. `shifts` (R,) are added to the logits of all
-    rows but the label's: how many rows each one stands for, as a logarithm, minus infinity where it
-    stands for none; None: each for itself.
+    `vectors`: the slice of the M vectors. `rows`: the R table rows, a range or their indices.
+    `names` (R,): ids of these rows, in the numbering of the labels. `labels` (m,): ids.
+    `label_rows` (m,): table row of each label, -1 if not in the table. `shifts` (R,): added to the
+    logits of all rows except the label's: the logarithm of the number of rows that each one
+    represents, minus infinity to leave a row out; None: no shift.
     """
 
     vectors: slice
@@ -40,7 +41,7 @@ class ScoringBlock:
 
 
 def full_block(vectors: slice, first: int, size: int, labels_M: Tensor) -> ScoringBlock:
-    """Vectors against the `size` rows from `first` on, which the labels count from 0."""
+    """Score vectors against the `size` rows from `first` on; label 0 is row `first`."""
     names = torch.arange(size, device=labels_M.device)
     return ScoringBlock(vectors, slice(first, first + size), names, labels_M, labels_M + first)
 
@@ -48,21 +49,21 @@ def full_block(vectors: slice, first: int, size: int, labels_M: Tensor) -> Scori
 def score(
     vectors_MC: Tensor, table_VC: Tensor, blocks: Sequence[ScoringBlock]
 ) -> tuple[Tensor, Tensor]:
-    """(M,) the log-sum-exp over the other rows, minus infinity without any, and (M,) the logit of
-    the label, 0 where the table has not got it."""
+    """(M,) log-sum-exp over the other rows, minus infinity if there is none, and (M,) logit of the
+    label, 0 if it is not in the table."""
     others = vectors_MC.new_full((len(vectors_MC),), -torch.inf)
     label = vectors_MC.new_zeros(len(vectors_MC))
-    for contest in blocks:
-        mine = vectors_MC[contest.vectors]
-        known = contest.label_rows >= 0
-        if len(table_VC):  # a rank may have no row at all
-            products = (mine * table_VC[contest.label_rows.clamp(min=0)]).sum(1)
-            label[contest.vectors] = torch.where(known, products, 0)
-        total = others[contest.vectors]
-        for logits, is_label, _ in _chunks(mine, table_VC, contest):
+    for block in blocks:
+        mine = vectors_MC[block.vectors]
+        known = block.label_rows >= 0
+        if len(table_VC):  # a rank may hold no rows
+            products = (mine * table_VC[block.label_rows.clamp(min=0)]).sum(1)
+            label[block.vectors] = torch.where(known, products, 0)
+        total = others[block.vectors]
+        for logits, is_label, _ in _chunks(mine, table_VC, block):
             part = logits.masked_fill_(is_label, -torch.inf).logsumexp(1)
             total = torch.logaddexp(total, part)
-        others[contest.vectors] = total
+        others[block.vectors] = total
     return others, label
 
 
@@ -75,24 +76,24 @@ def gradients(
     weights_M: Tensor,
     table_grad_VC: Tensor,
 ) -> Tensor:
-    """(M, C) the gradient of the weighted losses by the vectors; that by the table is added to
-    `table_grad_VC`.
+    """(M, C) gradient of the weighted losses with respect to the vectors; the gradient with respect
+    to the table is added to `table_grad_VC` in place.
 
-    `label_M` is the logit of each label and `log_sums_M` the log-sum-exp over all rows.
+    `label_M` are the logits of the labels and `log_sums_M` the log-sum-exp over all rows.
     """
     found = torch.zeros_like(vectors_MC)
-    # Weights are for what is as large as the vectors, and spare a pass over the logits.
+    # Weighting the vectors instead of the logits saves a pass over the logits.
     weighted_MC = vectors_MC * weights_M[:, None]
     at_label_M = torch.expm1(label_M - log_sums_M)
-    for contest in blocks:
-        mine, weighted = vectors_MC[contest.vectors], weighted_MC[contest.vectors]
-        log_sums, at_label = log_sums_M[contest.vectors], at_label_M[contest.vectors]
-        gradient = found[contest.vectors]
-        # In the product with the others the label's row has its turn at no cost, and in an order
-        # that is always the same; a sample may not have it, or more than once.
-        sampled = isinstance(contest.rows, Tensor)
+    for block in blocks:
+        mine, weighted = vectors_MC[block.vectors], weighted_MC[block.vectors]
+        log_sums, at_label = log_sums_M[block.vectors], at_label_M[block.vectors]
+        gradient = found[block.vectors]
+        # Unsampled, the product includes the label's row at no cost and in deterministic order. A
+        # sample may lack the label's row or repeat it, so it is added separately below.
+        sampled = isinstance(block.rows, Tensor)
         in_product = (torch.zeros_like(at_label) if sampled else at_label)[:, None]
-        for logits, is_label, rows in _chunks(mine, table_VC, contest):
+        for logits, is_label, rows in _chunks(mine, table_VC, block):
             share = logits.sub_(log_sums[:, None]).exp_()
             torch.where(is_label, in_product, share, out=share)
             gradient.addmm_(share, table_VC[rows])
@@ -101,8 +102,8 @@ def gradients(
             else:
                 table_grad_VC[rows].addmm_(share.T, weighted)
         if sampled and len(table_VC):
-            rows = contest.label_rows.clamp(min=0)
-            factor = at_label.masked_fill(contest.label_rows < 0, 0)[:, None]
+            rows = block.label_rows.clamp(min=0)
+            factor = at_label.masked_fill(block.label_rows < 0, 0)[:, None]
             gradient += factor * table_VC[rows]
             table_grad_VC.index_add_(0, rows, factor * weighted)
     return found.mul_(weights_M[:, None])
@@ -111,20 +112,21 @@ def gradients(
 def num_ranked_above(
     vectors_MC: Tensor, table_VC: Tensor, blocks: Sequence[ScoringBlock], label_M: Tensor
 ) -> Tensor:
-    """(M,) how many other rows have no lower logit than the label: its rank less one."""
+    """(M,) number of other rows whose logit is at least the label's: the 0-based rank, ties
+    counting against the label."""
     found = torch.zeros(len(vectors_MC), dtype=torch.int64, device=vectors_MC.device)
-    for contest in blocks:
-        mine, label = vectors_MC[contest.vectors], label_M[contest.vectors]
-        for logits, is_label, _ in _chunks(mine, table_VC, contest):
-            above = ~(logits < label[:, None]) & ~is_label  # what is no number is no answer
-            found[contest.vectors] += above.sum(1)
+    for block in blocks:
+        mine, label = vectors_MC[block.vectors], label_M[block.vectors]
+        for logits, is_label, _ in _chunks(mine, table_VC, block):
+            above = ~(logits < label[:, None]) & ~is_label  # a NaN counts as above
+            found[block.vectors] += above.sum(1)
     return found
 
 
 def cross_entropy_sum(
     vectors_MC: Tensor, table_VC: Tensor, blocks: Sequence[ScoringBlock]
 ) -> Tensor:
-    """The sum of the losses of all vectors; its gradient makes the logits again, chunk by chunk."""
+    """The summed loss of all vectors; the backward pass recomputes the logits chunk by chunk."""
     loss = _SummedCrossEntropy.apply(vectors_MC, table_VC, blocks)
     assert isinstance(loss, Tensor)
     return loss
@@ -153,20 +155,20 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 def _chunks(
-    vectors_MC: Tensor, table_VC: Tensor, contest: ScoringBlock
+    vectors_MC: Tensor, table_VC: Tensor, block: ScoringBlock
 ) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
-    """Shifted logits (M, r) of a few rows at a time, where they are those of the label, and the
-    rows."""
+    """Yield, for r rows at a time: shifted logits (m, r), a mask (m, r) of the labels' entries, and
+    the rows."""
     num_rows = CHUNK_LOGITS // max(len(vectors_MC), 1) // ALIGNED_ROWS * ALIGNED_ROWS
     num_rows = max(num_rows, ALIGNED_ROWS)
-    for first in range(0, len(contest.names) if len(vectors_MC) else 0, num_rows):
-        names = contest.names[first : first + num_rows]
-        if isinstance(contest.rows, Tensor):
-            rows = contest.rows[first : first + num_rows]
+    for first in range(0, len(block.names) if len(vectors_MC) else 0, num_rows):
+        names = block.names[first : first + num_rows]
+        if isinstance(block.rows, Tensor):
+            rows = block.rows[first : first + num_rows]
         else:
-            start = contest.rows.start + first
+            start = block.rows.start + first
             rows = slice(start, start + len(names))
         logits = vectors_MC @ table_VC[rows].T
-        if contest.shifts is not None:
-            logits += contest.shifts[first : first + num_rows]
-        yield logits, contest.labels[:, None] == names, rows
+        if block.shifts is not None:
+            logits += block.shifts[first : first + num_rows]
+        yield logits, block.labels[:, None] == names, rows

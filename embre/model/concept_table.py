@@ -1,6 +1,6 @@
-"""The vectors of all concepts as one matrix, and which rows each mention competes with.
+"""The vectors of all concepts as one matrix, scored against the mentions of each type.
 
-Within a type the rows are in the order of the vocabulary, the types one after the other.
+Rows are sorted by type, within a type in the order of the vocabulary.
 
 Shapes: K mentions in the vocabulary, sorted by type; C dimension; V concepts.
 """
@@ -22,10 +22,10 @@ from embre.model.chunked_softmax import (
 
 
 class ConceptTable(nn.Module):
-    """One matrix, trained like every other weight.
+    """The concept table as one matrix, trained by the engine like every other weight.
 
-    A type of more than `sample_above` concepts is trained against a sample of `sample_share` of
-    them; it is measured against all.
+    A type with more than `sample_above` concepts is trained with a sampled softmax over the
+    fraction `sample_share` of them; evaluation always uses all.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class ConceptTable(nn.Module):
     def forward(
         self, projected_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
-        """The summed cross-entropy of the identifiers, each within its type; without gradients also
-        (K,) the rank of each true identifier within its type, 1 is the best.
+        """Summed cross-entropy of the identifiers, each within its type; without gradients also
+        (K,) the rank of each true identifier within its type, 1 is best.
 
-        Both in one call: under ZeRO-3 the matrix is there for no longer.
+        Both in one call, because ZeRO-3 gathers the matrix for one forward only.
         """
         learning = torch.is_grad_enabled()
-        blocks = self._contests(ids_K, counts, sampled=learning)
+        blocks = self._blocks(ids_K, counts, sampled=learning)
         if learning:
             return cross_entropy_sum(projected_KC, self.weight, blocks), None
         others, label = score(projected_KC, self.weight, blocks)
         loss = (torch.logaddexp(others, label) - label).sum()
         return loss, num_ranked_above(projected_KC, self.weight, blocks, label) + 1
 
-    def _contests(self, ids_K: Tensor, counts: Sequence[int], sampled: bool) -> list[ScoringBlock]:
+    def _blocks(self, ids_K: Tensor, counts: Sequence[int], sampled: bool) -> list[ScoringBlock]:
         firsts = accumulate(self.sizes, initial=0)
         ends = list(accumulate(counts))
         seed = draw_seed() if sampled else 0
@@ -75,35 +75,35 @@ class ConceptTable(nn.Module):
 
 
 def draw_seed() -> int:
-    """Where a sample begins, out of the random state that a micro-batch has on any rank."""
+    """Seed of a sample from torch's random state, which is set per micro-batch on any rank."""
     return int(torch.randint(1 << 61, ()))
 
 
 def draw(size: int, share: float, seed: int, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(R,) ids of a type to learn against, and their shifts; the same for a seed on any rank, and
-    nobody waits for a device.
+    """Sample (R,) ids of a type and (R,) their logit shifts; equal for equal seeds on any rank, and
+    without device synchronization.
 
-    The labels of the micro-batch are always there, each for itself: a concept that one mention has
-    is a likely mistake about another. `share` of the type is drawn evenly, with repeats, and what
-    is no label stands for as many as it is a share of: the log-Q correction of sampled softmax
-    (Bengio & Senécal, "Adaptive importance sampling to accelerate training of a neural
-    probabilistic language model", 2008). The sum over the others is then right on average.
+    The labels of the micro-batch are always included, with shift 0: the concept of one mention is a
+    likely confusion for another. A fraction `share` of the type is drawn uniformly with
+    replacement. Drawn ids that are not labels get the log-Q correction of sampled softmax (Bengio &
+    Senécal, "Adaptive importance sampling to accelerate training of a neural probabilistic language
+    model", 2008), which makes the sum over the other rows unbiased.
     """
     known = labels.sort().values
     drawn = _hashes(max(1, round(share * size)), seed, labels.device) % size
-    standing_for = math.log(size / len(drawn))
+    log_weight = math.log(size / len(drawn))
     shifts = torch.zeros(len(known) + len(drawn), device=labels.device)
-    # What is there already has no share: a label for the second time, and one that is drawn.
+    # Duplicates are left out: repeated labels, and drawn ids that are labels.
     shifts[1 : len(known)].masked_fill_(known[1:] == known[:-1], -torch.inf)
-    # `isin` would sort millions, and wait for a GPU to say how many are different.
+    # `isin` would sort millions of ids and synchronize with the GPU.
     nearest = torch.searchsorted(known, drawn).clamp_(max=len(known) - 1)
-    shifts[len(known) :].fill_(standing_for).masked_fill_(known[nearest] == drawn, -torch.inf)
+    shifts[len(known) :].fill_(log_weight).masked_fill_(known[nearest] == drawn, -torch.inf)
     return torch.cat([known, drawn]), shifts
 
 
 def _hashes(number: int, seed: int, device: torch.device) -> Tensor:
-    """(number,) numbers of 63 bits, as good as drawn and equal on any device: SplitMix64 (Steele,
-    Lea & Flood, "Fast splittable pseudorandom number generators", 2014)."""
+    """(number,) pseudorandom 63-bit numbers, equal on any device: SplitMix64 (Steele, Lea & Flood,
+    "Fast splittable pseudorandom number generators", 2014)."""
     found = torch.arange(1, number + 1, device=device).mul_(_signed(0x9E3779B97F4A7C15)).add_(seed)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         found.bitwise_xor_(_shifted(found, shift)).mul_(_signed(factor))
@@ -111,7 +111,7 @@ def _hashes(number: int, seed: int, device: torch.device) -> Tensor:
 
 
 def _shifted(numbers: Tensor, shift: int) -> Tensor:
-    """To the right, with zeros from the left."""
+    """Logical right shift of signed 64-bit numbers."""
     return (numbers >> shift).bitwise_and_((1 << 64 - shift) - 1)
 
 

@@ -1,6 +1,6 @@
-"""An encoder that `embre pretrain` exported, read back with its entity head.
+"""Read an encoder exported by `embre pretrain`, with its entity head.
 
-The folder is a plain Hugging Face BERT; what identifies entities lies beside its weights.
+The folder is a plain Hugging Face BERT; entity head and vocabulary are files beside its weights.
 """
 
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ FILES = ("config.json", "model.safetensors", HEAD, CONCEPTS)
 
 @dataclass(frozen=True, slots=True)
 class PretrainedEncoder:
-    """A pretraining model as it was exported, and what it takes to ask it.
+    """An exported pretraining model with its vocabulary and tokenizer, ready for inference.
 
-    `max_tokens` is the longest text that it reads, [CLS] and [SEP] included.
+    `max_tokens` is the maximum input length, including [CLS] and [SEP].
     """
 
     folder: Path
@@ -42,17 +42,16 @@ class PretrainedEncoder:
 
 
 def save_entities(folder: Path, weights: dict[str, Tensor], entities: EntityVocabulary) -> None:
-    """Write the entity head and its vocabulary beside an encoder; `weights` of the whole model."""
+    """Write entity head and vocabulary beside an encoder; `weights` are the whole model's."""
     head = {name: value.contiguous() for name, value in weights.items() if name.startswith(PREFIX)}
     save_file(head, folder / HEAD)
     save_vocabulary(folder / CONCEPTS, entities)
 
 
 def load_pretrained(folder: str | Path, device: torch.device) -> PretrainedEncoder:
-    """Read an exported encoder in float32, ready to be asked; runs no code from the folder.
+    """Read an exported encoder in float32 and eval mode; runs no code from the folder.
 
-    Raises FileNotFoundError where the folder holds something else, Refused where its parts do
-    not fit together.
+    Raises FileNotFoundError if a file is missing, Refused if the files do not fit together.
     """
     folder = Path(folder)
     for name in FILES:
@@ -67,8 +66,8 @@ def load_pretrained(folder: str | Path, device: torch.device) -> PretrainedEncod
     entities = _read_vocabulary(folder / CONCEPTS)
     head = _load_head(folder / HEAD, shape.hidden_size, entities.sizes)
     model = PretrainingModel(encoder, head, half_precision=False)
-    longest = int(shape.max_position_embeddings)
-    return PretrainedEncoder(folder, model.to(device).eval(), entities, tokenizer, longest)
+    max_tokens = int(shape.max_position_embeddings)
+    return PretrainedEncoder(folder, model.to(device).eval(), entities, tokenizer, max_tokens)
 
 
 def _read_vocabulary(path: Path) -> EntityVocabulary:
@@ -85,7 +84,7 @@ def _load_head(path: Path, hidden: int, sizes: tuple[int, ...]) -> EntityHead:
     try:
         state = {name.removeprefix(PREFIX): value for name, value in load_file(path).items()}
         dimension = state["concepts.weight"].shape[1]
-        # Without memory of its own: the table can have millions of rows, and takes those read.
+        # On meta, without memory: the table can have millions of rows and adopts the loaded ones.
         with torch.device("meta"):
             table = ConceptTable(sizes, dimension, sample_above=sum(sizes), sample_share=1.0)
             head = EntityHead(hidden, len(sizes), table)

@@ -1,4 +1,4 @@
-"""The entity head: from a hidden mention's vector to P(type) · P(identifier | type).
+"""The entity head: vector of a hidden mention ─▶ P(type) · P(identifier | type).
 
 Shapes: M mentions, of which the first K are in the vocabulary; H hidden size, C dimension of a
 concept's vector.
@@ -15,8 +15,8 @@ from embre.model.sharded_table import ShardedTable
 
 
 def span_means(hidden_TH: Tensor, spans_M2: Tensor, num_rows: int) -> Tensor:
-    """(M, H) the mean of the hidden states of each span (start, end); `num_rows` are in all spans
-    together, so that nobody has to ask the device for it."""
+    """(M, H) mean of the hidden states of each span (start, end). `num_rows`, the total length of
+    the spans, is passed in to avoid a device synchronization."""
     lengths = spans_M2[:, 1] - spans_M2[:, 0]
     spans = torch.arange(len(spans_M2), device=spans_M2.device)
     owner = spans.repeat_interleave(lengths, output_size=num_rows)
@@ -27,10 +27,10 @@ def span_means(hidden_TH: Tensor, spans_M2: Tensor, num_rows: int) -> Tensor:
 
 
 class EntityHead(nn.Module):
-    """Identifies a mention's concept: its type first, then its identifier within that type.
+    """Predicts a mention's concept: its type, then its identifier within that type.
 
-    Identifiers of other types are no competitors, so the second softmax is over one type only. A
-    concept outside the vocabulary counts for the type alone.
+    The second softmax is over the identifiers of one type only. A concept outside the vocabulary
+    contributes to the type loss only.
     """
 
     def __init__(self, hidden: int, num_types: int, concepts: ConceptTable | ShardedTable):
@@ -49,11 +49,12 @@ class EntityHead(nn.Module):
         ids_M: Tensor,
         num_known_by_type: Sequence[int],
     ) -> dict[str, Tensor]:
-        """The summed cross-entropy of `type`, and of `identifier` within the true type.
+        """Summed cross-entropy of `type`, and of `identifier` within the true type.
 
-        Mentions of the vocabulary come first, by type, `num_known_by_type` of each. The losses have
-        the precision of the vectors: give float32 or better. Without gradients also `right/type`
-        (M,), whether the most likely type is the true one, and `rank/identifier` (K,), 1 is best.
+        Mentions in the vocabulary come first, sorted by type, `num_known_by_type` per type. Losses
+        are in the precision of the vectors: pass float32 or better. Without gradients also
+        `right/type` (M,), whether the top type is the true one, and `rank/identifier` (K,), 1 is
+        best.
         """
         found_MC = self.project(vectors_MH)
         type_logits = self.types(found_MC)

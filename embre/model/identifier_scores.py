@@ -1,8 +1,8 @@
-"""How well hidden mentions are identified: by entity type, and by how frequent their concepts are.
+"""Top-1 accuracy and MRR of hidden mentions, by entity type and by frequency of the concept.
 
-Top-1 is the share whose true identifier is the most likely of its type; MRR the mean of 1 / rank
-(Voorhees, TREC-8, 1999). A concept is `head` if it is among the most frequent of its type that
-together have half of its mentions, `middle` up to four fifths, `tail` beyond.
+Top-1 is the share of mentions whose true identifier has rank 1 within its type; MRR is the mean of
+1 / rank (Voorhees, TREC-8, 1999). The most frequent concepts of a type, with half of its mentions
+together, are `head`; the next, up to four fifths of the mentions, `middle`; the rest `tail`.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ from embre.shards.entities import EntityVocabulary
 FREQUENCIES = ("head", "middle", "tail")
 ALL = "all"
 GROUPS = (ALL, *TYPE_INDEX, *FREQUENCIES)
-UP_TO = (0.5, 0.8)  # shares of the mentions of a type
+UP_TO = (0.5, 0.8)  # cumulative shares of the mentions of a type
 SUMS = ("count", "top1", "mrr")
 NAMES = [f"{kind}/{group}" for group in GROUPS for kind in SUMS]
 
 
 def frequency_bounds(entities: EntityVocabulary) -> np.ndarray:
-    """(T, 2) within each type, the first id that is `middle` and the first that is `tail`."""
+    """(T, 2) per type: the first id that is `middle` and the first that is `tail`."""
     found = np.zeros((len(TYPE_INDEX), len(UP_TO)), dtype=np.int64)
     for number, counts in enumerate(entities.counts()):
-        before = np.concatenate([[0], np.cumsum(counts)[:-1]])  # by the more frequent ones
+        before = np.concatenate([[0], np.cumsum(counts)[:-1]])  # mentions of more frequent concepts
         for column, share in enumerate(UP_TO):
             found[number, column] = np.count_nonzero(before < share * counts.sum())
     return found
@@ -33,7 +33,7 @@ def frequency_bounds(entities: EntityVocabulary) -> np.ndarray:
 def score_sums(
     types_K: np.ndarray, ids_K: np.ndarray, ranks_K: np.ndarray, bounds: np.ndarray
 ) -> dict[str, float]:
-    """The sums behind the scores of some mentions, by the names in NAMES; they add up."""
+    """Additive sums from which `scores` are computed, keyed by NAMES; K mentions."""
     frequency = (ids_K[:, None] >= bounds[types_K]).sum(1)
     members = {ALL: np.ones(len(types_K), dtype=bool)}
     members |= {name: types_K == number for name, number in TYPE_INDEX.items()}
@@ -48,7 +48,7 @@ def score_sums(
 
 
 def scores(sums: Mapping[str, float]) -> dict[str, float]:
-    """`accuracy/identifier` and `mrr/identifier`, and both of each group that has a mention."""
+    """`accuracy/identifier` and `mrr/identifier`, overall and by group, without empty groups."""
     found = {}
     for group in GROUPS:
         if count := sums[f"count/{group}"]:

@@ -1,4 +1,4 @@
-"""The model of pretraining: backbone, token head and entity head over one strip."""
+"""The pretraining model: backbone, token head and entity head over one strip."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,10 +15,10 @@ LOSSES: tuple[str, ...] = ("token", "type", "identifier")
 
 
 class PretrainingModel(nn.Module):
-    """A strip in, the sum of each loss out. Means are taken by the engine, over all ranks.
+    """Maps a strip to the sum of each loss; the engine takes the means, over all ranks.
 
-    `encoder` is a Hugging Face BERT for masked language modelling; it is what is exported. `heavy`
-    are the parts of its forward pass that may be compiled.
+    `encoder` is a Hugging Face BERT for masked language modelling, the part that is exported.
+    `heavy` are the parts of its forward pass that may be compiled.
     """
 
     def __init__(
@@ -36,30 +36,30 @@ class PretrainingModel(nn.Module):
         self.heavy = heavy or HeavyParts()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The summed losses `token`, `type` and `identifier`; 0 where there is no target.
+        """Summed losses `token`, `type` and `identifier`; 0 without targets.
 
-        Without gradients also `right/token` (K,), whether the most likely token is the true one,
-        and what EntityHead adds.
+        Without gradients also `right/token` (K,), whether the top token is the true one, and the
+        ranks of EntityHead.
         """
-        asked_KH, vectors_MH = self.hidden_targets(batch)
+        states_KH, vectors_MH = self.hidden_targets(batch)
         with self._precision(batch):
-            token, right = self.heavy.token_losses(self.encoder.cls, asked_KH, batch.token_labels)
+            token, right = self.heavy.token_losses(self.encoder.cls, states_KH, batch.token_labels)
         found = {"token": token} if right is None else {"token": token, "right/token": right}
         return found | self.entity_head(
             vectors_MH, batch.mention_types, batch.mention_ids, batch.num_known_by_type
         )
 
     def hidden_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The hidden states (K, H) at the token targets, and mention vectors (M, H)."""
+        """Hidden states (K, H) at the token targets, and mention vectors (M, H)."""
         with self._precision(batch):
             rows_RH = self.heavy.encode(
                 self.encoder.bert,
                 batch.input_ids,
-                batch.positions,
-                batch.boundaries,
-                batch.longest,
+                batch.position_ids,
+                batch.cu_seqlens,
+                batch.max_seqlen,
                 batch.rows,
-                batch.row_boundaries,
+                batch.row_cu_seqlens,
             )
             return rows_RH.index_select(0, batch.token_target_rows), span_means(
                 rows_RH.float(), batch.mention_spans, batch.num_span_rows

@@ -1,10 +1,10 @@
-"""The concept table for millions of concepts: each rank scores the mentions of all by its rows.
+"""A concept table sharded over ranks: each rank scores the mentions of all ranks by its own rows.
 
-    vectors of all ranks ─▶ what each rank's rows say ─▶ sums over ranks ─▶ loss
-    the gradient of a rank's rows stays on it; that of the vectors is summed over ranks
+    vectors of all ranks ─▶ partial log-sum-exp of each rank's rows ─▶ all-reduce ─▶ loss
+    gradients of a rank's rows stay on it; gradients of the vectors are summed over ranks
 
-What ranks pass on is as large as the hidden mentions of a micro-batch and not as the table, and no
-gradient of the table is ever reduced (Partial FC: An et al., arXiv 2203.15565).
+Communication is proportional to the hidden mentions of a micro-batch, not to the table: its
+gradient is never reduced (Partial FC: An et al., arXiv 2203.15565).
 
 Shapes: K mentions of this rank in the vocabulary, N of all ranks, both sorted by type; C dimension.
 """
@@ -25,8 +25,9 @@ from embre.world import World
 
 @dataclass(frozen=True, slots=True)
 class GatheredMentions:
-    """The mentions of all ranks: `vectors` (N, C), `ids` (N,), `owners` (N,) their ranks; `mine`
-    (K,) which are this rank's; `counts` [rank][type] and the `seeds` of their samples."""
+    """The mentions of all ranks, sorted by type: `vectors` (N, C), `ids` (N,), `owners` (N,) their
+    ranks; `mine` (K,) indices of this rank's mentions; `counts` [rank][type]; `seeds` [rank] of the
+    samples."""
 
     vectors: Tensor
     ids: Tensor
@@ -37,9 +38,9 @@ class GatheredMentions:
 
 
 class ShardedTable:
-    """What ConceptTable is, over rows that the ranks share. Every rank calls everything together.
+    """A ConceptTable whose rows are distributed over ranks. All methods are collectives.
 
-    Its weights are in `rows`, which an engine updates and keeps.
+    The weights are in `rows`, which the engine updates and saves.
     """
 
     def __init__(self, rows: TableRows, sample_above: int, sample_share: float):
@@ -50,7 +51,7 @@ class ShardedTable:
     def __call__(
         self, projected_KC: Tensor, ids_K: Tensor, counts: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
-        """What ConceptTable gives: the summed loss of this rank's mentions, and their ranks."""
+        """As ConceptTable: summed loss of this rank's mentions, and (K,) ranks or None."""
         if torch.is_grad_enabled():
             loss = _AcrossRanks.apply(projected_KC, ids_K, counts, self)
             assert isinstance(loss, Tensor)
@@ -65,15 +66,15 @@ class ShardedTable:
     def score(
         self, gathered: GatheredMentions, blocks: Sequence[ScoringBlock]
     ) -> tuple[Tensor, Tensor]:
-        """(N,) the logit of each label, and the log-sum-exp over the rows of all ranks."""
+        """(N,) logit of each label, and (N,) log-sum-exp over the rows of all ranks."""
         others, label = score(gathered.vectors, self.rows.weight, blocks)
         all_reduce_sum_(self.rows.world, label)
         others = all_gather(self.rows.world, others[None]).logsumexp(0)
         return label, torch.logaddexp(others, label)
 
     def blocks(self, gathered: GatheredMentions, sampled: bool) -> Iterator[ScoringBlock]:
-        """All mentions of each type against this rank's rows of it; of a large type, each rank's
-        mentions against what this rank holds of that rank's sample."""
+        """Yield the scoring blocks of each type: all mentions against this rank's rows, or, for a
+        sampled type, each rank's mentions against this rank's part of that rank's sample."""
         end = 0
         for number, size in enumerate(self.rows.sizes):
             by_rank = [counts[number] for counts in gathered.counts]
@@ -100,7 +101,7 @@ class ShardedTable:
         labels = gathered.ids[vectors]
         size = self.rows.sizes[number]
         names, shifts = draw(size, self.sample_share, seed + number, labels)
-        if part.step > 1:  # one rank alone has all, and does not wait for its device to say so
+        if part.step > 1:  # a single rank holds all rows and skips the device synchronization
             here = names % part.step == part.start
             names, shifts = names[here], shifts[here]
         rows = names // part.step + first
@@ -113,7 +114,7 @@ class ShardedTable:
 
 
 class _AcrossRanks(torch.autograd.Function):
-    """The summed loss of this rank's mentions; the backward pass adds to the gradient of rows."""
+    """Summed loss of this rank's mentions; backward adds to `rows.gradient` in place."""
 
     @staticmethod
     def forward(
@@ -144,21 +145,21 @@ class _AcrossRanks(torch.autograd.Function):
 def gather(
     world: World, projected_KC: Tensor, ids_K: Tensor, counts: Sequence[int], seed: int
 ) -> GatheredMentions:
-    """The mentions of all ranks, by type; `seed` is what this rank draws its sample from."""
+    """Gather the mentions of all ranks, sorted by type; `seed` is of this rank's sample."""
     by_rank = torch.tensor([[seed, *counts]])
-    if world.size > 1:  # one rank alone knows it, and does not wait for its device to say so
+    if world.size > 1:  # a single rank skips the device synchronization
         by_rank = all_gather(world, by_rank.to(projected_KC.device)).cpu()
     seeds, by_rank = by_rank[:, 0], by_rank[:, 1:]
     sizes = by_rank.sum(1)
-    longest = max(int(sizes.max()), 1)
-    vectors = projected_KC.new_zeros(1, longest, projected_KC.shape[1])
+    size = max(int(sizes.max()), 1)
+    vectors = projected_KC.new_zeros(1, size, projected_KC.shape[1])
     vectors[0, : len(projected_KC)] = projected_KC
-    ids = ids_K.new_zeros(1, longest)
+    ids = ids_K.new_zeros(1, size)
     ids[0, : len(ids_K)] = ids_K
-    # Rank after rank becomes type after type, the order of ranks kept in each.
+    # Reorder from by-rank to by-type, stable in the order of ranks.
     types = torch.arange(len(counts)).repeat(world.size).repeat_interleave(by_rank.flatten())
     owners = torch.arange(world.size).repeat_interleave(sizes)
-    spots = torch.cat([rank * longest + torch.arange(n) for rank, n in enumerate(sizes.tolist())])
+    spots = torch.cat([rank * size + torch.arange(n) for rank, n in enumerate(sizes.tolist())])
     order = types.argsort(stable=True)
     mine = (owners[order] == world.rank).nonzero()[:, 0]
     spots, owners, mine = (
@@ -175,7 +176,7 @@ def gather(
 
 
 def all_gather(world: World, mine: Tensor) -> Tensor:
-    """(ranks, …) the like-shaped tensors (1, …) of all ranks."""
+    """(ranks, …) the tensors (1, …) of all ranks, which have equal shapes."""
     if world.size == 1:
         return mine
     found = mine.new_empty(world.size, *mine.shape[1:])
@@ -184,6 +185,6 @@ def all_gather(world: World, mine: Tensor) -> Tensor:
 
 
 def all_reduce_sum_(world: World, values: Tensor) -> None:
-    """The sum over ranks, in place."""
+    """Sum over ranks, in place."""
     if world.size > 1:
         dist.all_reduce(values)

@@ -1,8 +1,8 @@
-"""Attention within the documents of a strip, for all tokens of it or for some rows.
+"""Attention within each document of a strip, for all tokens or for some query rows.
 
-On a CPU it is one op to whoever compiles the forward pass: how it goes by the documents is data.
+On a CPU it is one custom op, because its loop over documents depends on data and cannot be traced.
 
-Shapes: T tokens of a strip, R rows that ask, A heads, E head size, B documents.
+Shapes: T tokens of a strip, R query rows, A heads, E head size, B documents.
 """
 
 from collections.abc import Iterator
@@ -18,22 +18,22 @@ def strip_attention(
     query_RAE: Tensor,
     key_TAE: Tensor,
     value_TAE: Tensor,
-    row_boundaries: Tensor,
-    boundaries: Tensor,
-    longest: int,
+    row_cu_seqlens: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
 ) -> Tensor:
     """(R, A, E): each row attends to the tokens of its document.
 
-    `boundaries` (B + 1,) int32 say where the documents start in the strip, from 0 to T, and
-    `row_boundaries` where their rows do, from 0 to R. There is no dropout on attention weights: the
-    kernel of CUDA has none. It takes half precision only; float32 on CUDA is one call per document,
-    which cannot be compiled whole.
+    `cu_seqlens` (B + 1,) int32 are the cumulative document lengths, from 0 to T, and
+    `row_cu_seqlens` (B + 1,) int32 the cumulative numbers of query rows, from 0 to R. No dropout on
+    attention weights: the CUDA kernel has none. That kernel is for half precision only; float32 on
+    CUDA is one call per document, which cannot be compiled as one graph.
     """
     if query_RAE.device.type == "cpu":
-        return on_cpu(query_RAE, key_TAE, value_TAE, row_boundaries, boundaries)[0]
+        return on_cpu(query_RAE, key_TAE, value_TAE, row_cu_seqlens, cu_seqlens)[0]
     if query_RAE.dtype in (torch.bfloat16, torch.float16):
         found = varlen_attn(
-            query_RAE, key_TAE, value_TAE, row_boundaries, boundaries, longest, longest
+            query_RAE, key_TAE, value_TAE, row_cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
         )
         assert isinstance(found, Tensor)
         return found
@@ -43,7 +43,7 @@ def strip_attention(
             _heads_first(key_TAE[place]),
             _heads_first(value_TAE[place]),
         )
-        for rows, place in _documents(row_boundaries, boundaries)
+        for rows, place in _documents(row_cu_seqlens, cu_seqlens)
     ]
     return torch.cat(parts, dim=2)[0].transpose(0, 1)
 
@@ -53,15 +53,15 @@ def on_cpu(
     query_RAE: Tensor,
     key_TAE: Tensor,
     value_TAE: Tensor,
-    row_boundaries: Tensor,
-    boundaries: Tensor,
+    row_cu_seqlens: Tensor,
+    cu_seqlens: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """(R, A, E) what rows find, and (R, A) the log of the sum that each softmax is divided by."""
+    """(R, A, E) attention output, and (R, A) the log-sum-exp of each softmax."""
     found, sums = _empty(query_RAE)
-    for rows, place in _documents(row_boundaries, boundaries):
-        asked = (query_RAE[rows], key_TAE[place], value_TAE[place])
+    for rows, place in _documents(row_cu_seqlens, cu_seqlens):
+        inputs = (query_RAE[rows], key_TAE[place], value_TAE[place])
         here, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *map(_heads_first, asked)
+            *map(_heads_first, inputs)
         )
         found[rows], sums[rows] = here[0].transpose(0, 1), logs[0].T
     return found, sums
@@ -80,15 +80,21 @@ def backward_on_cpu(
     value_TAE: Tensor,
     found_RAE: Tensor,
     sums_RA: Tensor,
-    row_boundaries: Tensor,
-    boundaries: Tensor,
+    row_cu_seqlens: Tensor,
+    cu_seqlens: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of query, key and value. A document without rows has none."""
+    """Gradients of query, key and value; zero for documents without query rows."""
     query, key, value = (x.new_zeros(x.shape) for x in (query_RAE, key_TAE, value_TAE))
-    for rows, place in _documents(row_boundaries, boundaries):
-        asked = (grad_RAE[rows], query_RAE[rows], key_TAE[place], value_TAE[place], found_RAE[rows])
+    for rows, place in _documents(row_cu_seqlens, cu_seqlens):
+        inputs = (
+            grad_RAE[rows],
+            query_RAE[rows],
+            key_TAE[place],
+            value_TAE[place],
+            found_RAE[rows],
+        )
         here = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *map(_heads_first, asked), sums_RA[rows].T[None], 0.0, False
+            *map(_heads_first, inputs), sums_RA[rows].T[None], 0.0, False
         )
         query[rows], key[place], value[place] = (part[0].transpose(0, 1) for part in here)
     return query, key, value
@@ -103,8 +109,8 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, value, row_boundaries, boundaries = inputs
-    ctx.save_for_backward(query, key, value, *output, row_boundaries, boundaries)
+    query, key, value, row_cu_seqlens, cu_seqlens = inputs
+    ctx.save_for_backward(query, key, value, *output, row_cu_seqlens, cu_seqlens)
 
 
 def _backward(ctx: Any, grad_RAE: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -114,16 +120,16 @@ def _backward(ctx: Any, grad_RAE: Tensor, _: Tensor) -> tuple[Tensor | None, ...
 on_cpu.register_autograd(_backward, setup_context=_keep)
 
 
-def _documents(row_boundaries: Tensor, boundaries: Tensor) -> Iterator[tuple[slice, slice]]:
-    """The rows and the place in the strip of each document that has rows."""
-    rows, places = row_boundaries.tolist(), boundaries.tolist()
+def _documents(row_cu_seqlens: Tensor, cu_seqlens: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield the slices of query rows and of the strip of each document that has rows."""
+    rows, places = row_cu_seqlens.tolist(), cu_seqlens.tolist()
     for row, last_row, start, end in zip(rows, rows[1:], places, places[1:], strict=False):
         if row < last_row:
             yield slice(row, last_row), slice(start, end)
 
 
 def _heads_first(some_nAE: Tensor) -> Tensor:
-    """(1, A, n, E), as torch's own attention takes it."""
+    """(1, A, n, E), the layout of torch's attention."""
     return some_nAE.transpose(0, 1)[None]
 
 

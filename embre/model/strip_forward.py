@@ -1,9 +1,9 @@
 """The forward pass of a BERT over packed strips.
 
-Documents lie end to end in one strip, and attention keeps each to itself. The modules are Hugging
-Face's own and only called in another way.
+Documents lie end to end in one strip; attention is within each document. The modules are those of
+Hugging Face, called in another way.
 
-Shapes: T tokens of a strip, R rows of it that are wanted, H hidden size.
+Shapes: T tokens of a strip, R requested rows of it, H hidden size.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from torch.utils.checkpoint import checkpoint
 
 from embre.model.strip_attention import strip_attention
 
-# Layer, query, key, value (T, A, E) → the last three with more entries to a head.
+# (layer, query, key, value (T, A, E)) → query, key, value with a larger E.
 Extend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class NormAsGiven(nn.LayerNorm):
-    """A norm in the precision of its input; mean and variance are float32 within.
+    """LayerNorm in the precision of its input; mean and variance are float32 internally.
 
-    Autocast would have every norm read and write float32, and every product cast it back: half of
-    the bytes that a layer moves. As MosaicBERT's low precision LayerNorm (Portes et al., 2023,
+    Under autocast every norm would read and write float32 and every product cast it back: half of
+    the memory traffic of a layer. As MosaicBERT's low precision LayerNorm (Portes et al., 2023,
     arXiv 2312.17482).
     """
 
@@ -37,7 +37,7 @@ class NormAsGiven(nn.LayerNorm):
 
 
 def without_autocast(device: str) -> AbstractContextManager[Any]:
-    """Autocast switched off, on a device that has it."""
+    """Context with autocast disabled, if the device supports autocast."""
     if torch.amp.is_autocast_available(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
@@ -46,25 +46,25 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
 def encode_strip(
     bert: Any,
     input_ids_T: Tensor,
-    positions_T: Tensor,
-    boundaries: Tensor,
-    longest: int,
+    position_ids_T: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
     rows_R: Tensor | None = None,
-    row_boundaries: Tensor | None = None,
+    row_cu_seqlens: Tensor | None = None,
     extend: Extend | None = None,
 ) -> Tensor:
-    """The last hidden states (T, H) of a strip of documents, which `boundaries` cut from 0 to T.
+    """Last hidden states (T, H) of a strip; `cu_seqlens` are cumulative lengths from 0 to T.
 
-    Where `rows_R`, sorted, says which of them are wanted, only those (R, H): the last layer asks
-    for them alone. `row_boundaries` cut the rows by document. `extend` adds to query, key and
-    value of each layer, where all rows are wanted (see `entity_attention`).
+    With `rows_R`, sorted strip positions, returns only those states (R, H), and the last layer
+    computes only them; `row_cu_seqlens` are their cumulative numbers by document. `extend` adds
+    entries to query, key and value of each layer (see `entity_attention`), without `rows_R` only.
     """
-    hidden_TH = embed(bert, input_ids_T, positions_T)
-    return layers_of_strip(bert, hidden_TH, boundaries, longest, rows_R, row_boundaries, extend)
+    hidden_TH = embed(bert, input_ids_T, position_ids_T)
+    return layers_of_strip(bert, hidden_TH, cu_seqlens, max_seqlen, rows_R, row_cu_seqlens, extend)
 
 
-def embed(bert: Any, input_ids_T: Tensor, positions_T: Tensor) -> Tensor:
-    embedded = bert.embeddings(input_ids=input_ids_T[None], position_ids=positions_T[None])[0]
+def embed(bert: Any, input_ids_T: Tensor, position_ids_T: Tensor) -> Tensor:
+    embedded = bert.embeddings(input_ids=input_ids_T[None], position_ids=position_ids_T[None])[0]
     device = input_ids_T.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return embedded.to(torch.get_autocast_dtype(device))
@@ -74,28 +74,28 @@ def embed(bert: Any, input_ids_T: Tensor, positions_T: Tensor) -> Tensor:
 def layers_of_strip(
     bert: Any,
     hidden_TH: Tensor,
-    boundaries: Tensor,
-    longest: int,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
     rows_R: Tensor | None,
-    row_boundaries: Tensor | None,
+    row_cu_seqlens: Tensor | None,
     extend: Extend | None = None,
 ) -> Tensor:
-    run = _layer_again if bert.gradient_checkpointing and bert.training else _layer
+    run = _checkpointed_layer if bert.gradient_checkpointing and bert.training else _layer
     *layers, last = bert.encoder.layer
     number = 0
     for number, layer in enumerate(layers, start=1):
         more = extend and partial(extend, number - 1)
-        hidden_TH = run(layer, hidden_TH, hidden_TH, boundaries, boundaries, longest, more)
-    if rows_R is None or row_boundaries is None:
+        hidden_TH = run(layer, hidden_TH, hidden_TH, cu_seqlens, cu_seqlens, max_seqlen, more)
+    if rows_R is None or row_cu_seqlens is None:
         more = extend and partial(extend, number)
-        return run(last, hidden_TH, hidden_TH, boundaries, boundaries, longest, more)
-    wanted_RH = hidden_TH.index_select(0, rows_R)
-    return run(last, wanted_RH, hidden_TH, row_boundaries, boundaries, longest)
+        return run(last, hidden_TH, hidden_TH, cu_seqlens, cu_seqlens, max_seqlen, more)
+    rows_RH = hidden_TH.index_select(0, rows_R)
+    return run(last, rows_RH, hidden_TH, row_cu_seqlens, cu_seqlens, max_seqlen)
 
 
-def _layer_again(*of_layer: Any) -> Tensor:
-    """The same, of which only the input is kept for the backward pass."""
-    found = checkpoint(_layer, *of_layer, use_reentrant=False)
+def _checkpointed_layer(*arguments: Any) -> Tensor:
+    """`_layer` with activation checkpointing."""
+    found = checkpoint(_layer, *arguments, use_reentrant=False)
     assert isinstance(found, Tensor)
     return found
 
@@ -104,12 +104,12 @@ def _layer(
     layer: Any,
     rows_RH: Tensor,
     hidden_TH: Tensor,
-    row_boundaries: Tensor,
-    boundaries: Tensor,
-    longest: int,
+    row_cu_seqlens: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
     extend: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> Tensor:
-    """(R, H): a BertLayer at some rows of its input."""
+    """(R, H): output of a BertLayer at some rows of its input."""
     heads = layer.attention.self
     query, key, value = (
         part.unflatten(1, (heads.num_attention_heads, -1))
@@ -118,6 +118,6 @@ def _layer(
     size = query.shape[2]
     if extend is not None:
         query, key, value = extend(query, key, value)
-    found = strip_attention(query, key, value, row_boundaries, boundaries, longest)
+    found = strip_attention(query, key, value, row_cu_seqlens, cu_seqlens, max_seqlen)
     found = found[..., :size].flatten(1)
     return layer.feed_forward_chunk(layer.attention.output(found, rows_RH))

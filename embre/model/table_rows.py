@@ -1,10 +1,10 @@
-"""The rows of a concept table that one rank holds, with their gradient and their optimizer.
+"""One rank's rows of a sharded concept table, with their gradient and optimizer state.
 
-The rows of each type are dealt out in turn, because the first ones are the frequent ones. No
-engine, no ZeRO and no reduction over ranks sees them: memory falls as ranks grow. What is kept can
-be dealt out anew to other ranks.
+The rows of each type are distributed round-robin, because the first ones are the most frequent.
+Engine, ZeRO and gradient reduction do not see them, so memory per rank falls with the number of
+ranks. A saved state can be loaded on another number of ranks.
 
-Shapes: C dimension; R rows of this rank; V of all.
+Shapes: C dimension; R rows of this rank; V rows of all ranks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ from embre.config import OptimizerConfig
 from embre.world import World
 
 ROWS, SQUARES, UPDATES = "table_rows", "table_squares", "table_updates"
-INIT_ROWS = 4096  # drawn together, so that any rank can begin with its part
-SENT_ROWS = 1 << 16  # at a time, where one rank gathers all
+INIT_ROWS = 4096  # rows per random draw, so that the values do not depend on the number of ranks
+SENT_ROWS = 1 << 16  # rows per broadcast when rank 0 gathers all
 
 
 class TableRows:
-    """This rank's rows of each type in `weight` (R, C); `gradient` (R, C) gathers until an update.
+    """This rank's rows in `weight` (R, C); `gradient` (R, C) accumulates until `update`.
 
-    `parts` are the ids that it holds of each type, `firsts` where these begin in `weight`. The
-    update is Adam's without the first moment and with one second moment for a row, the mean over
-    its numbers (`squares`). It is not clipped: a row's step is about as long as the rate whatever
-    its gradient, after a long rest at most 1 / sqrt(1 - beta2) times.
+    `parts` are this rank's ids by type, `firsts` the first row of each type in `weight`. The update
+    is Adam without first moment and with one second moment per row, `squares` (R,), the mean over
+    its entries. It is not clipped: a row's step is about the learning rate for any gradient, after
+    many steps without gradient at most 1 / sqrt(1 - beta2) times it.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class TableRows:
             self._begin(number, size, seed)
 
     def update(self, lr: float, scale: float) -> None:
-        """One step by the gradient gathered since the last, times `scale`."""
-        # As few passes over the table as there can be: what is of a row costs nothing beside them.
+        """Update the rows with the accumulated gradient times `scale`, then zero the gradient."""
+        # As few passes over the table as possible; per-row vectors cost little beside them.
         beta, epsilon = self.optimizer.beta2, self.optimizer.epsilon
         self.updates += 1
         length = torch.linalg.vector_norm(self.gradient, dim=1)
@@ -63,11 +63,11 @@ class TableRows:
         self.forget()
 
     def forget(self) -> None:
-        """No step: drop the gradient gathered since the last."""
+        """Zero the accumulated gradient without an update."""
         self.gradient.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """Rows and second moments by type, first id and how far apart ids are, on the CPU."""
+        """Rows and second moments on the CPU, keyed by type number / first id / id step."""
         found: dict[str, Tensor] = {}
         for number, (part, first) in enumerate(zip(self.parts, self.firsts, strict=False)):
             rows = slice(first, first + len(part))
@@ -80,9 +80,9 @@ class TableRows:
         return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take this rank's rows out of the parts of all ranks, of however many.
+        """Load this rank's rows from the merged states of any number of ranks.
 
-        Raises KeyError where some are not there.
+        Raises KeyError if rows are missing.
         """
         self.updates = int(state[UPDATES])
         left = 2 * len(self.weight)
@@ -98,7 +98,7 @@ class TableRows:
             raise KeyError(f"the state lacks {left} rows of the concept table")
 
     def whole(self) -> Tensor:
-        """(V, C) all rows on the CPU of rank 0, (0, C) elsewhere; every rank calls it."""
+        """Gather all rows: (V, C) on the CPU of rank 0, (0, C) on other ranks. A collective."""
         dimension = self.weight.shape[1]
         found = torch.empty(sum(self.sizes) if self.world.rank == 0 else 0, dimension)
         first_of_type = 0
@@ -121,7 +121,7 @@ class TableRows:
         return found
 
     def _begin(self, number: int, size: int, seed: int) -> None:
-        """Draw this rank's rows of a type; all ranks together have what one alone would have."""
+        """Initialize this rank's rows of a type; values do not depend on the number of ranks."""
         dimension = self.weight.shape[1]
         for block in range(-(-size // INIT_ROWS)):
             generator = torch.Generator().manual_seed((seed * 64 + number) * (1 << 20) + block)
@@ -130,7 +130,7 @@ class TableRows:
             self._put(self.weight, number, ids, drawn[: len(ids)])
 
     def _put(self, target: Tensor, number: int, ids: range, values: Tensor) -> int:
-        """Copy what this rank holds of the rows with these ids; how many they are."""
+        """Copy the values of those ids that this rank holds; returns their number."""
         part, first = self.parts[number], self.firsts[number]
         among = torch.arange(ids.start, ids.stop, ids.step)
         mine = (among - part.start) % part.step == 0

@@ -1,4 +1,4 @@
-"""The token head and its loss: a softmax over all word pieces, at the token targets alone.
+"""The token head and its loss: a softmax over all word pieces, at the token targets only.
 
 Shapes: K token targets, V word pieces, H hidden size.
 """
@@ -10,20 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ALIGNED = 64  # of which the width of the logits is a multiple, and so their rows are aligned
-PADDING_LOGIT = -1e4  # the logit of what is no word piece: its share is 0, exactly
-NO_LABEL = -100  # what a cross-entropy leaves out
+ALIGNED = 64  # the width of the logits is a multiple of these, so that rows are aligned
+PADDING_LOGIT = -1e4  # logit of the padding columns; its exponential is exactly 0
+NO_LABEL = -100  # label that the cross-entropy ignores
 
-# The head, (K, H) states and (K,) labels → the summed loss; without gradients also (K,) whether the
-# most likely word piece is the true one.
+# (head, states (K, H), labels (K,)) → the summed loss; without gradients also (K,) whether the top
+# word piece is the true one.
 TokenLosses = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 class AlignedLinear(nn.Linear):
-    """A linear layer with outputs more, whose value is PADDING_LOGIT, up to a multiple of ALIGNED.
+    """A linear layer whose output is padded with PADDING_LOGIT to a multiple of ALIGNED.
 
-    BERT's 30,522 word pieces are no multiple of 8, and all three products with such a matrix go
-    without the fast kernels. Its weights are as they were, and whole here under ZeRO-3 too.
+    BERT's 30,522 word pieces are not a multiple of 8, so all three products with such a matrix
+    would miss the fast kernels. The weights are unchanged; under ZeRO-3 they are gathered here.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -37,12 +37,12 @@ class AlignedLinear(nn.Linear):
 
 
 def align(encoder: Any) -> None:
-    """Let the head of a BERT give aligned logits: (K, V) and some that say PADDING_LOGIT."""
+    """Make the head of a BERT return aligned logits: (K, V) and padding of PADDING_LOGIT."""
     encoder.cls.predictions.decoder.__class__ = AlignedLinear
 
 
-def token_losses(head: Any, asked_KH: Tensor, labels_K: Tensor) -> tuple[Tensor, Tensor | None]:
-    """See TokenLosses. Labels that are NO_LABEL count for nothing."""
-    logits = head(asked_KH).float()
+def token_losses(head: Any, states_KH: Tensor, labels_K: Tensor) -> tuple[Tensor, Tensor | None]:
+    """See TokenLosses. Labels equal to NO_LABEL are ignored."""
+    logits = head(states_KH).float()
     loss = F.cross_entropy(logits, labels_K, ignore_index=NO_LABEL, reduction="sum")
     return loss, None if torch.is_grad_enabled() else logits.argmax(1) == labels_K

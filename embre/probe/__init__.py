@@ -1,1 +1,1 @@
-"""What an encoder knows: which concepts it takes hidden mentions for."""
+"""Probe an encoder: which concepts it predicts for hidden mentions."""

@@ -1,8 +1,9 @@
-"""What an encoder knows of hidden mentions that counting does not: all are asked the same ones.
+"""Compare an encoder with two count baselines on the hidden mentions of a validation split.
 
-    validation split ─ask─▶ Asked, training split ─count─▶ TrainCounts; both ─▶ Comparison
+    validation split ─rank_hidden_mentions─▶ RankedMentions ┐
+    training split ─count─▶ TrainCounts ────────────────────┴▶ Comparison
 
-All are told the true type and order the concepts of that type.
+Each system is given the true type of a mention and ranks all concepts of that type.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from embre.config import ConfigError, DataConfig, MaskingConfig, PretrainConfig,
 from embre.model.encoder_folder import PretrainedEncoder
 from embre.model.identifier_scores import GROUPS, frequency_bounds, score_sums
 from embre.probe.co_occurrence import TrainCounts, count
-from embre.probe.hidden_mentions import Asked, ask
+from embre.probe.hidden_mentions import RankedMentions, rank_hidden_mentions
 from embre.provenance import CONFIG, read_lineage
 from embre.refused import Refused
 from embre.shards.entities import EntityVocabulary
@@ -30,32 +31,35 @@ NUM_EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`ranks` (K,) that each of SYSTEMS gives the true concepts of the mentions that were `asked`,
-    and `said` (K,) the row of the concept that co-occurrence puts first. `masking_of` says whose
-    masking it was; `own_shards` is false where the encoder was trained on another shard set."""
+    """Ranks of the true concepts of K hidden mentions by each of SYSTEMS.
+
+    `ranks` (K,) per system, 1 is best; `predicted` (K,) the vocabulary row of the concept that
+    co-occurrence ranks first. `masking_of` names the source of the masking settings; `own_shards`
+    is false if the encoder was trained on another shard set.
+    """
 
     source: StreamSource
     masking_of: str
     own_shards: bool
-    asked: Asked
+    mentions: RankedMentions
     num_train_documents: int
     ranks: dict[str, np.ndarray]
-    said: np.ndarray
+    predicted: np.ndarray
 
     def examples(self) -> list[int]:
-        """A few mentions that the encoder identifies and co-occurrence does not, each of another
-        concept; the first ones of the split."""
+        """Indices of the first NUM_EXAMPLES mentions, of distinct concepts, that the encoder
+        identifies and co-occurrence does not."""
         encoder, counting = self.ranks[SYSTEMS[0]], self.ranks[SYSTEMS[2]]
         found = np.flatnonzero((encoder == 1) & (counting > 1))
-        _, first = np.unique(self.asked.rows[found], return_index=True)
-        in_order = found[first][np.lexsort((found[first], self.asked.docs[found[first]]))]
+        _, first = np.unique(self.mentions.rows[found], return_index=True)
+        in_order = found[first][np.lexsort((found[first], self.mentions.docs[found[first]]))]
         return in_order[:NUM_EXAMPLES].tolist()
 
     def scores(self, entities: EntityVocabulary) -> dict[str, dict[str, dict[str, float]]]:
-        """Of each system and group of mentions (`identifier_scores`) top-1 and MRR."""
+        """Top-1 and MRR by system and group of mentions (see `identifier_scores`)."""
         bounds, found = frequency_bounds(entities), {}
         for system, ranks in self.ranks.items():
-            sums = score_sums(self.asked.types, self.asked.ids, ranks, bounds)
+            sums = score_sums(self.mentions.types, self.mentions.ids, ranks, bounds)
             found[system] = {
                 group: {
                     "mentions": int(number),
@@ -71,9 +75,10 @@ class Comparison:
 def source_for(
     encoder: PretrainedEncoder, shards: str, num_strips: int | None, config: PretrainConfig | None
 ) -> StreamSource:
-    """The validation split of a shard set with the mentions hidden that the run of the encoder
-    hides there, all of them behind [MASK], but nothing else hidden. Without the config of the run
-    its defaults hold. Raises Refused where the set has no validation split.
+    """The source of a shard set's validation split, masked as the encoder's run masks it.
+
+    Only mentions are hidden, and all by [MASK]. Without the config of the run, its defaults apply.
+    Raises Refused if the set has no validation split.
     """
     shard_set = ShardSet.open(shards)
     if not shard_set.shards("validation"):
@@ -101,7 +106,10 @@ def source_for(
 
 
 def run_config(folder: Path) -> PretrainConfig | None:
-    """The config of the run that an encoder's folder lies in."""
+    """The config of the run whose folder contains an encoder's folder; None if there is none.
+
+    Raises ConfigError if the config cannot be read by this version.
+    """
     path = folder.absolute().parent / CONFIG
     if not path.is_file():
         return None
@@ -109,8 +117,8 @@ def run_config(folder: Path) -> PretrainConfig | None:
         config = load_config(PretrainConfig, path)
     except ConfigError as error:
         raise ConfigError(
-            f"{error}; it is of another version: copy {folder} out of its run, and the defaults "
-            "of a run hold"
+            f"{error}; written by another version: copy {folder} out of its run to use the default "
+            "settings"
         ) from error
     return config if config.name == read_lineage(folder).get("run") else None
 
@@ -121,58 +129,62 @@ def probe_shards(
     num_strips: int | None,
     progress: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Ask the encoder and the counts for the same hidden mentions of a validation split.
+    """Rank the same hidden mentions of a validation split by the encoder and by the counts.
 
-    `progress` is told of each strip that was asked about and each shard that was counted.
+    `progress` is called after each validation strip and each training shard.
     """
     config = run_config(encoder.folder)
     source = source_for(encoder, shards, num_strips, config)
-    asked = ask(encoder, source, progress)
-    counts = count(source, np.unique(np.concatenate(asked.visible)), progress)
-    by_frequency, naive_bayes_scores, said = by_counting(asked, counts, encoder.entities)
+    mentions = rank_hidden_mentions(encoder, source, progress)
+    counts = count(source, np.unique(np.concatenate(mentions.visible)), progress)
+    by_frequency, naive_bayes_scores, predicted = by_counting(mentions, counts, encoder.entities)
     return Comparison(
         source=source,
         masking_of=f"run {config.name}" if config else "the defaults of a run",
         own_shards=read_lineage(encoder.folder).get("shard_set")
         == source.shard_set.manifest.digest,
-        asked=asked,
+        mentions=mentions,
         num_train_documents=counts.num_documents,
-        ranks=dict(zip(SYSTEMS, (asked.ranks, by_frequency, naive_bayes_scores), strict=True)),
-        said=said,
+        ranks=dict(zip(SYSTEMS, (mentions.ranks, by_frequency, naive_bayes_scores), strict=True)),
+        predicted=predicted,
     )
 
 
 def by_counting(
-    asked: Asked, counts: TrainCounts, entities: EntityVocabulary
+    mentions: RankedMentions, counts: TrainCounts, entities: EntityVocabulary
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(K,) the ranks of the true concepts by frequency, those by co_occurring, and the row of the
-    concept that is first by co_occurring."""
-    frequency, co_occurring, said = (np.zeros(len(asked.rows), dtype=np.int64) for _ in range(3))
+    """(K,) ranks of the true concepts by frequency, (K,) ranks by co-occurrence, and (K,) the row
+    of the concept that co-occurrence ranks first."""
+    frequency, co_occurring, predicted = (
+        np.zeros(len(mentions.rows), dtype=np.int64) for _ in range(3)
+    )
     all_hashes = entities.table["hash"].to_numpy()
-    # The mentions of one type in one document are answered by the same scores.
-    groups, places = np.unique(np.stack([asked.docs, asked.types]), axis=1, return_inverse=True)
+    # All mentions of one type in one document share the same scores.
+    groups, places = np.unique(
+        np.stack([mentions.docs, mentions.types]), axis=1, return_inverse=True
+    )
     for number, (doc, kind) in enumerate(groups.T.tolist()):
         first = int(entities.firsts[kind])
         rows = slice(first, first + entities.sizes[kind])
         hashes = all_hashes[rows]
         frequent = counts.by_frequency(rows)
-        beside = counts.naive_bayes_scores(rows, asked.visible[doc].tolist())
+        beside = counts.naive_bayes_scores(rows, mentions.visible[doc].tolist())
         members = np.flatnonzero(places == number)
-        said[members] = first + first_of(beside, hashes)
+        predicted[members] = first + first_of(beside, hashes)
         for member in members.tolist():
-            frequency[member] = rank_of(int(asked.ids[member]), frequent, hashes)
-            co_occurring[member] = rank_of(int(asked.ids[member]), beside, hashes)
-    return frequency, co_occurring, said
+            frequency[member] = rank_of(int(mentions.ids[member]), frequent, hashes)
+            co_occurring[member] = rank_of(int(mentions.ids[member]), beside, hashes)
+    return frequency, co_occurring, predicted
 
 
 def rank_of(true: int, scores: np.ndarray, hashes: np.ndarray) -> int:
-    """The rank of one of several concepts by their scores; equal ones in the order of their hashes,
-    which know nothing of how frequent or how right they are."""
+    """1-based rank of concept `true` by descending score; ties are broken by hash, which depends
+    on neither frequency nor correctness."""
     equal = (scores == scores[true]) & (hashes < hashes[true])
     return 1 + int(np.count_nonzero(scores > scores[true]) + np.count_nonzero(equal))
 
 
 def first_of(scores: np.ndarray, hashes: np.ndarray) -> int:
-    """The concept whose rank is 1."""
+    """Index of the concept of rank 1."""
     best = np.flatnonzero(scores == scores.max())
     return int(best[np.argmin(hashes[best])])

@@ -1,4 +1,4 @@
-"""The hidden mentions of a validation split, and how well an encoder identifies each of them."""
+"""Hide the mentions of a validation split and rank their true concepts by an encoder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from embre.stream.source import StreamSource, StreamState
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Hidden mentions of some documents, whose concepts are in the vocabulary; K of them.
+class RankedMentions:
+    """The K hidden mentions of D documents whose concepts are in the vocabulary.
 
-    (K,) the vocabulary's `rows` of the true concepts, their `types` and `ids`, `ranks` that the
-    encoder gives them within the type, `surfaces` as the text has them, and `docs` which of the D
-    documents they are in. `doc_ids` (D,); `visible` (D,) the rows of the concepts that have a
-    mention in sight. `num_unknown` hidden mentions more have another concept or none.
+    (K,) per mention: vocabulary `rows` of the true concepts, their `types` and `ids`, their `ranks`
+    within the type by the encoder (1 is best), `surfaces` in the text, and `docs`, the index of the
+    document. (D,) per document: `doc_ids`, and `visible`, the rows of concepts with a visible
+    mention. `num_unknown` further hidden mentions have no concept in the vocabulary.
     """
 
     rows: np.ndarray
@@ -39,30 +39,32 @@ class Asked:
     num_unknown: int
 
 
-def ask(
+def rank_hidden_mentions(
     encoder: PretrainedEncoder, source: StreamSource, progress: Callable[[], None] = lambda: None
-) -> Asked:
-    """Hide mentions of the first `validation_strips` and let the encoder identify them.
+) -> RankedMentions:
+    """Hide mentions in the first `validation_strips` and rank their true concepts by the encoder.
 
-    A document that is longer than the encoder reads counts as several, here and in training.
-    Raises Refused where nothing is hidden of which the encoder knows the concept.
+    A document longer than the encoder's maximum counts as several, as in training. `progress` is
+    called after each strip. Raises Refused if no hidden mention has a concept in the vocabulary.
     """
-    parts: list[Asked] = []
+    parts: list[RankedMentions] = []
     for members, _ in validation_strips(source):
-        parts.append(_ask(encoder, source.settings, members))
+        parts.append(_rank_strip(encoder, source.settings, members))
         progress()
     found = _join(parts) if parts else None
     if found is None or not len(found.rows):
         raise Refused(
-            f"{source.shard_set.url}: no mention to be hidden in {len(parts)} strips of its "
-            "validation split is of a concept that the encoder knows; take more with --strips, "
-            "or a set with a larger --validation-share"
+            f"{source.shard_set.url}: no hidden mention in {len(parts)} strips of the validation "
+            "split has a concept in the encoder's vocabulary; raise --strips or use a set with a "
+            "larger --validation-share"
         )
     return found
 
 
-def _ask(encoder: PretrainedEncoder, settings: BatchSettings, members: Examples) -> Asked:
-    """The hidden mentions of one strip, in the order of its micro-batch."""
+def _rank_strip(
+    encoder: PretrainedEncoder, settings: BatchSettings, members: Examples
+) -> RankedMentions:
+    """Rank the hidden mentions of one strip, in the order of its micro-batch."""
     strip, _, _ = lay(settings, members)
     masked = settings.hide(strip)
     covered, _ = spread(strip, masked.mention_targets)
@@ -71,11 +73,11 @@ def _ask(encoder: PretrainedEncoder, settings: BatchSettings, members: Examples)
     hidden = hidden[np.argsort(strip.mentions["type"][hidden], kind="stable")]
     types = strip.mentions["type"][hidden].astype(np.int64)
     ids = rows[hidden] - settings.entities.firsts[types]
-    # In sight is what shows at least one word piece: whatever the encoder can see, counting may.
+    # Visible: at least one word piece is not hidden, so counts see all that the encoder sees.
     hidden_before = np.concatenate([[0], np.cumsum(covered)])
     starts, ends = (strip.mentions[name].astype(np.int64) for name in ("start", "end"))
     in_sight = (hidden_before[ends] - hidden_before[starts] < ends - starts) & (rows >= 0)
-    return Asked(
+    return RankedMentions(
         rows=rows[hidden],
         types=types,
         ids=ids,
@@ -98,19 +100,19 @@ def _ranks(
     types: np.ndarray,
     ids: np.ndarray,
 ) -> np.ndarray:
-    """(K,) the rank of each true concept, as a run's validation measures it."""
+    """(K,) rank of each true concept, as the validation of a run computes it."""
     batch = make_batch(settings, members, 0, StreamState())
     device = next(encoder.model.parameters()).device
     with torch.inference_mode():
         ranks = encoder.model(batch.to(device))["rank/identifier"].cpu().numpy()
-    asked = batch.mention_types[: len(ranks)].numpy(), batch.mention_ids[: len(ranks)].numpy()
-    assert np.array_equal(asked, (types, ids)), "the micro-batch asks for other mentions"
+    targets = batch.mention_types[: len(ranks)].numpy(), batch.mention_ids[: len(ranks)].numpy()
+    assert np.array_equal(targets, (types, ids)), "the micro-batch has other targets"
     return ranks
 
 
-def _join(parts: list[Asked]) -> Asked:
+def _join(parts: list[RankedMentions]) -> RankedMentions:
     shifts = np.cumsum([0, *(len(part.doc_ids) for part in parts)])
-    return Asked(
+    return RankedMentions(
         rows=np.concatenate([part.rows for part in parts]),
         types=np.concatenate([part.types for part in parts]),
         ids=np.concatenate([part.ids for part in parts]),

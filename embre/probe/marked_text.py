@@ -1,7 +1,7 @@
-"""A text that marks the mentions which are to be hidden in it.
+"""Parse a text in which the mentions to hide are marked.
 
-`[[BRCA1|Gene]]` is a mention with its type, `[[BRCA1]]` one whose type is asked for too; the name
-only says how many word pieces are hidden, so `[[?|Gene]]` is one piece of whatever name.
+`[[BRCA1|Gene]]` is a mention with its type, `[[BRCA1]]` one whose type is predicted too. The name
+only sets the number of hidden word pieces: `[[?|Gene]]` hides one piece.
 """
 
 import re
@@ -17,29 +17,29 @@ HOW = "mark what is hidden as [[BRCA1|Gene]], [[BRCA1]] or, for one word piece, 
 
 
 class Hidden(NamedTuple):
-    """A mention that a text hides, and its entity type where the text gives it."""
+    """A mention marked to be hidden; `type` is None if the text does not give it."""
 
     surface: str
     type: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A text as what stands between its hidden mentions, and these: one text more than mentions."""
+class MarkedText:
+    """A parsed text: n hidden mentions and the n + 1 texts around them."""
 
     texts: tuple[str, ...]
     hidden: tuple[Hidden, ...]
 
     @property
     def segments(self) -> list[str]:
-        """Texts and hidden mentions by turns, as they stand."""
+        """Texts and surfaces of hidden mentions alternating, in order."""
         surfaces = [*(hidden.surface for hidden in self.hidden), ""]
         turns = zip(self.texts, surfaces, strict=True)
         return [segment for turn in turns for segment in turn][:-1]
 
 
-def parse(text: str) -> Question:
-    """A text with its marks read.
+def parse(text: str) -> MarkedText:
+    """Parse the marks of a text. Raises Refused if it has none, or a malformed one.
 
     >>> parse("Mutations in [[BRCA1|Gene]] and [[?]].").hidden
     (Hidden(surface='BRCA1', type='Gene'), Hidden(surface='?', type=None))
@@ -50,7 +50,7 @@ def parse(text: str) -> Question:
         raise Refused(f"a mark in the text is not closed or not opened; {HOW}")
     if len(parts) == 1:
         raise Refused(f"the text hides no mention; {HOW}")
-    return Question(texts, tuple(_read_mark(mark) for mark in parts[1::2]))
+    return MarkedText(texts, tuple(_read_mark(mark) for mark in parts[1::2]))
 
 
 def _read_mark(mark: str) -> Hidden:

@@ -1,6 +1,6 @@
-"""What an encoder takes for the mentions that are hidden in a text.
+"""Predict the concepts of the mentions that are hidden in a text.
 
-text ─parse─▶ Question ─hide─▶ Batch ─PretrainingModel─▶ vectors ─EntityHead─▶ Answer…
+text ─parse─▶ MarkedText ─hide─▶ Batch ─PretrainingModel─▶ vectors ─EntityHead─▶ Answer…
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ ALL_MENTIONS = MaskingConfig(
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A concept and how probable it is; `name` is its most frequent one, `count` its mentions in
-    the shard set of the encoder."""
+    """A concept with its probability; `name` is its most frequent surface form, `count` its number
+    of mentions in the shard set of the encoder."""
 
     probability: float
     type: str
@@ -43,10 +43,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a hidden mention may be: P(type) of every type, and the most likely concepts.
+    """The prediction for a hidden mention: P(type) of every type, and the most likely concepts.
 
-    A candidate's probability is P(identifier | type) where the type was given, else P(type) times
-    that.
+    A candidate's probability is P(identifier | type) if the type was given, otherwise
+    P(type) · P(identifier | type).
     """
 
     hidden: Hidden
@@ -56,14 +56,14 @@ class Answer:
 
 
 def probe_text(encoder: PretrainedEncoder, text: str, top: int) -> list[Answer]:
-    """The answers for each hidden mention of a text, in its order.
+    """Predict each hidden mention of a text, in order, with the `top` most likely concepts.
 
-    Raises Refused where the text hides nothing, names an unknown type or is too long.
+    Raises Refused if the text hides nothing, names an unknown type or is too long.
     """
-    question = parse(text)
-    for hidden in question.hidden:
+    marked = parse(text)
+    for hidden in marked.hidden:
         _check_known(hidden, encoder.entities)
-    pieces = encoder.tokenizer.encode(question.segments)
+    pieces = encoder.tokenizer.encode(marked.segments)
     batch = hide(pieces, encoder)
     device = next(encoder.model.parameters()).device
     with torch.inference_mode():
@@ -71,15 +71,16 @@ def probe_text(encoder: PretrainedEncoder, text: str, top: int) -> list[Answer]:
         found = [probabilities(encoder.model.entity_head, vector_H) for vector_H in vectors_MH]
     lengths = np.diff(pieces.first)[1::2].tolist()
     return [
-        _answer(encoder.entities, *answered, top)
-        for answered in zip(question.hidden, lengths, found, strict=True)
+        _answer(encoder.entities, *prediction, top)
+        for prediction in zip(marked.hidden, lengths, found, strict=True)
     ]
 
 
 def hide(pieces: Pieces, encoder: PretrainedEncoder) -> Batch:
-    """The micro-batch of one text; of its segments every second one is hidden.
+    """Make the micro-batch of one text in which every second segment is hidden.
 
-    They were cut into word pieces one by one, so nothing else depends on what is hidden.
+    Each segment was tokenized separately, so the visible tokens do not depend on the hidden names.
+    Raises Refused if the text is too long or a hidden segment has no token.
     """
     num_tokens = len(pieces.ids) + NUM_SPECIAL
     if num_tokens > encoder.max_tokens:
@@ -87,7 +88,7 @@ def hide(pieces: Pieces, encoder: PretrainedEncoder) -> Batch:
             f"the text has {num_tokens} tokens and the encoder reads at most {encoder.max_tokens}; "
             "shorten it"
         )
-    # Without a concept, and all of one type: what they are is not told, and their order stays.
+    # No concept and one type for all: nothing about them leaks, and their order is kept.
     rows = np.zeros(len(pieces.first) // 2 - 1, dtype=MENTION_ROW)
     rows["start"], rows["end"] = pieces.first[1:-1:2], pieces.first[2::2]
     if np.any(rows["start"] == rows["end"]):
@@ -112,12 +113,12 @@ def hide(pieces: Pieces, encoder: PretrainedEncoder) -> Batch:
 
 
 def probabilities(head: EntityHead, vector_H: Tensor) -> tuple[Tensor, Tensor]:
-    """(T,) P(type) of a hidden mention, and (V,) P(identifier | type) of all concepts, which sums
-    to 1 within each type."""
+    """(T,) P(type) of a hidden mention, and (V,) P(identifier | type) of all concepts, summing to 1
+    within each type."""
     table = head.concepts
     assert isinstance(table, ConceptTable)
     found_C, sizes = head.project(vector_H), list(table.sizes)
-    logits_V = table.weight[: sum(sizes)] @ found_C  # a table has one row where it has no concept
+    logits_V = table.weight[: sum(sizes)] @ found_C  # an empty table has one unused row
     within = [part.softmax(0) for part in logits_V.split(sizes)]
     return head.types(found_C).softmax(0), torch.cat(within)
 
@@ -150,6 +151,6 @@ def _answer(
 def _check_known(hidden: Hidden, entities: EntityVocabulary) -> None:
     if hidden.type is not None and not entities.sizes[TYPE_INDEX[hidden.type]]:
         raise Refused(
-            f"[[{hidden.surface}|{hidden.type}]]: the encoder has learnt no concept of this type; "
+            f"[[{hidden.surface}|{hidden.type}]]: the encoder knows no concept of this type; "
             f"leave the type out: [[{hidden.surface}]]"
         )

@@ -183,18 +183,18 @@ class RelationModel(nn.Module):
 
     def _document_states(self, batch: PairBatch) -> Tensor:
         """(N, H) float32: the state of each token of a pass, its mean over the windows it is in."""
-        if batch.longest > self.max_positions:
+        if batch.max_seqlen > self.max_positions:
             raise Refused(
-                f"a window of {batch.longest} tokens for an encoder of {self.max_positions} "
+                f"a window of {batch.max_seqlen} tokens for an encoder of {self.max_positions} "
                 "positions: lower data.max_document_tokens"
             )
         extend = self.entities and self.entities.by_roles(batch.roles)
         states_TH = encode_strip(
             self.bert,
             batch.input_ids,
-            batch.positions,
-            batch.boundaries,
-            batch.longest,
+            batch.position_ids,
+            batch.cu_seqlens,
+            batch.max_seqlen,
             extend=extend,
         ).float()
         num_tokens = batch.num_read

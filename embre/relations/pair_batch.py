@@ -38,8 +38,8 @@ class Grids(NamedTuple):
 class PairBatch:
     """A micro-batch as tensors.
 
-    `input_ids`, `positions` (T,); `roles` (T, 2) as in `Pass`; `boundaries` (W + 1,) where each
-    window starts and the last ends; `longest` tokens of the longest. `reads` (T,) says which of
+    `input_ids`, `position_ids` (T,); `roles` (T, 2) as in `Pass`; `cu_seqlens` (W + 1,) where each
+    window starts and the last ends; `max_seqlen` tokens of the longest. `reads` (T,) says which of
     the N tokens of passes each token of the strip is; [CLS] and [SEP] of a pass's windows are the
     same two. `mentions` (K, 3) are start and end in N and concept, `num_marked` the
     tokens of all of them together; `concept_types` (C,); `pairs` (P, 2)
@@ -51,10 +51,10 @@ class PairBatch:
     """
 
     input_ids: Tensor
-    positions: Tensor
+    position_ids: Tensor
     roles: Tensor
-    boundaries: Tensor
-    longest: int
+    cu_seqlens: Tensor
+    max_seqlen: int
     reads: Tensor
     mentions: Tensor
     concept_types: Tensor
@@ -88,7 +88,7 @@ class PairBatch:
     def data_hash(self) -> int:
         """32 bits of tokens and labels, as they lie on the CPU."""
         labels = (self.relation_labels, self.novelty_labels)
-        return data_hash(self.slot, (self.input_ids, self.boundaries, self.pairs, *labels))
+        return data_hash(self.slot, (self.input_ids, self.cu_seqlens, self.pairs, *labels))
 
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on a device."""
@@ -123,10 +123,10 @@ def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatc
     types = [TYPE_INDEX[concept.type] for one in passes for concept in one.concepts]
     return PairBatch(
         input_ids=_tensor(strips),
-        positions=_tensor([np.arange(length) for length in lengths]),
+        position_ids=_tensor([np.arange(length) for length in lengths]),
         roles=_tensor(roles),
-        boundaries=torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)),
-        longest=max(lengths),
+        cu_seqlens=torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)),
+        max_seqlen=max(lengths),
         reads=_tensor(reads),
         mentions=_tensor([mentions]),
         concept_types=torch.tensor(types, dtype=torch.int64),

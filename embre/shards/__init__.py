@@ -1,1 +1,1 @@
-"""Documents as numbers, and sets of them as shards: written, read back, counted, checked."""
+"""Encode documents as token ids and mention spans; write, read, count and check shard sets."""

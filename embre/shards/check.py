@@ -1,6 +1,6 @@
-"""Whether a shard set is what its manifest says: every digest, every count, every mention.
+"""Check a shard set against its manifest: every digest, every count, every mention.
 
-Problems are collected and not raised: who copied a set wants to know all the shards to copy again.
+Problems are collected, not raised, so that one check lists all the shards to copy again.
 """
 
 import hashlib
@@ -26,19 +26,19 @@ IDS_NAMED = 3
 
 @dataclass
 class Problems:
-    """What is wrong, by the file in which it was found."""
+    """Problems by file name."""
 
     by_file: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, file: str, why: str) -> None:
-        """Note a problem; the same one of many blocks once."""
+        """Add a problem of a file, unless it has it already (from another block)."""
         reasons = self.by_file.setdefault(file, [])
         if why not in reasons:
             reasons.append(why)
 
 
 class ConceptCounts:
-    """The concepts of the table, and how often the shards mention them."""
+    """Mention counts of the concepts: `expected` by the table, `found` in the shards."""
 
     def __init__(self, table: pa.Table):
         hashes = table["hash"].to_numpy()
@@ -49,8 +49,8 @@ class ConceptCounts:
         self.found = np.zeros(len(hashes), dtype=np.int64)
 
     def count(self, rows: np.ndarray) -> int:
-        """Count the concepts of mention rows; returns the rows whose concept is not known, or
-        known as one of another type."""
+        """Count the concepts of mention rows; returns the number of rows whose concept is not in
+        the table with the row's type."""
         rows = rows[rows["concept"] != 0]
         if not len(rows) or not len(self.hashes):
             return len(rows)
@@ -63,9 +63,9 @@ class ConceptCounts:
 def check_shards(
     shard_set: ShardSet, progress: Callable[[], None] = lambda: None
 ) -> dict[str, list[str]]:
-    """Read a whole shard set; the files with something wrong, and what it is.
+    """Read and check a whole shard set; returns the problems by file name.
 
-    `progress` is told of each shard.
+    `progress` is called after each shard.
     """
     problems, parts, ids = Problems(), [], []
     concepts = _concepts(shard_set, problems)
@@ -74,13 +74,13 @@ def check_shards(
             blocks = shard_set.load(entry)
             parts.append(_check_shard(shard_set, entry, blocks, concepts, problems))
             ids.append(_id_hashes(blocks))
-        except Exception as error:  # whatever reading a damaged file raises is the finding
+        except Exception as error:  # any error of reading a damaged file is a problem to report
             reason = " ".join(str(error).split()) or type(error).__name__
             problems.add(entry.name, reason.removeprefix(f"{shard_set.url}/{entry.name}: "))
             ids.append(np.empty(0, dtype=np.uint64))
         progress()
     _check_ids(shard_set, ids, problems)
-    if not problems.by_file:  # else the sums cannot be right
+    if not problems.by_file:  # otherwise the sums are wrong too
         _check_sums(shard_set, concepts, parts, problems)
     return problems.by_file
 
@@ -125,11 +125,11 @@ def _check_shard(
 
 
 def _faults(block: Block, vocabulary: int) -> list[str]:
-    """What in a block contradicts its own layout."""
+    """Inconsistencies within a block."""
     documents, passages = block.docs[:, 0], block.docs[:, 1].astype(np.int64)
     numbers, steps = np.unique(documents), np.diff(documents.astype(np.int64))
     if not np.array_equal(numbers, np.arange(len(block.doc_ids))) or (steps < 0).any():
-        return ["its documents are not those that it names"]
+        return ["the document numbers do not match its document ids"]
     if passages[0] != 0 or (np.diff(passages) < 0).any() or passages[-1] > len(block.tokens):
         return ["a passage starts outside its document"]
     faults = []
@@ -139,9 +139,9 @@ def _faults(block: Block, vocabulary: int) -> list[str]:
     if (rows["type"] >= len(TYPE_INDEX)).any():
         faults.append("a mention of an unknown type")
     first, starts = rows["start"].astype(np.int64), block.starts()
-    if (np.diff(first) < 0).any():  # who reads a block finds a document's mentions by it
-        faults.append("its mentions are not in the order of their starts")
-    # The end of the document in which a mention begins; one past the last token has none.
+    if (np.diff(first) < 0).any():  # readers find a document's mentions by binary search
+        faults.append("the mentions are not sorted by start")
+    # The end of the document in which a mention begins; a start past the last token has none.
     own = np.minimum(np.searchsorted(starts, first, side="right"), len(starts) - 1)
     if ((first >= rows["end"]) | (rows["end"] > starts[own])).any():
         faults.append("a mention outside its document")
@@ -149,7 +149,7 @@ def _faults(block: Block, vocabulary: int) -> list[str]:
 
 
 def _id_hashes(blocks: list[Block]) -> np.ndarray:
-    """(num_documents,) 64 bits of each id: a set of all ids would not fit into memory."""
+    """(num_documents,) 64-bit hash of each id: a set of all ids would not fit into memory."""
     names = (name.encode() for block in blocks for name in block.doc_ids)
     hashes = (hashlib.blake2b(name, digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(hashes), dtype=np.uint64)
@@ -159,7 +159,7 @@ def _check_ids(shard_set: ShardSet, ids: list[np.ndarray], problems: Problems) -
     hashes = np.concatenate([np.empty(0, dtype=np.uint64), *ids])
     order = np.argsort(hashes, kind="stable")
     same = hashes[order][1:] == hashes[order][:-1]
-    again = np.sort(order[1:][same])  # the second and later places of each
+    again = np.sort(order[1:][same])  # second and later occurrences
     ends = np.cumsum([len(part) for part in ids])
     for number in np.unique(np.searchsorted(ends, again, side="right")):
         entry = shard_set.manifest.shards[number]
@@ -167,7 +167,7 @@ def _check_ids(shard_set: ShardSet, ids: list[np.ndarray], problems: Problems) -
         start = ends[number] - len(names)
         copies = [names[spot - start] for spot in again if start <= spot < ends[number]]
         some = ", ".join(copies[:IDS_NAMED]) + (", …" if len(copies) > IDS_NAMED else "")
-        problems.add(entry.name, f"{len(copies)} documents that were there before ({some})")
+        problems.add(entry.name, f"{len(copies)} duplicate documents ({some})")
 
 
 def _check_sums(
@@ -177,7 +177,7 @@ def _check_sums(
     problems: Problems,
 ) -> None:
     if concepts and (wrong := int((concepts.found != concepts.expected).sum())):
-        problems.add(CONCEPTS, f"{wrong} concepts are not mentioned as often as it says")
+        problems.add(CONCEPTS, f"{wrong} concepts have another count than in the shards")
     stored = stored_statistics(shard_set)
     if stored is not None and stored != add_up(parts):
-        problems.add(STATISTICS, "not the counts of the shards")
+        problems.add(STATISTICS, "differs from the counts of the shards")

@@ -1,4 +1,4 @@
-"""The number by which a shard names a concept."""
+"""The 64-bit hash that identifies a concept in a shard."""
 
 import hashlib
 from functools import lru_cache
@@ -8,12 +8,12 @@ from embre.document import Concept
 
 @lru_cache(maxsize=1 << 16)
 def concept_hash(concept: Concept) -> int:
-    """The hash of a concept, remembered for those that come often."""
+    """`hash_of` a concept, cached."""
     return hash_of(*concept)
 
 
 def hash_of(type_name: str, identifier: str) -> int:
-    """64 bits that name a concept in a shard whatever the entity vocabulary; never 0.
+    """64-bit hash of a concept, independent of the entity vocabulary; never 0.
 
     Eight bytes of BLAKE2b over `Type:identifier`. Among ten million concepts the chance of one
     collision is about 3e-6.

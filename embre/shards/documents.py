@@ -1,4 +1,4 @@
-"""Single documents out of a shard set, for people to read: found by id, word pieces made text."""
+"""Find single documents of a shard set and render their word pieces as text."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ NO_SPACE_AFTER = frozenset("([{'-/")
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """One document as its shard has it; passages and mentions count from its own first token."""
+    """One document of a shard; passages and mentions are in tokens of the document."""
 
     doc_id: str
     shard: str
@@ -30,7 +30,7 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class ConceptNames:
-    """The concept table, to be asked by hash."""
+    """The concept table, indexed by hash."""
 
     table: pa.Table
     hashes: np.ndarray
@@ -43,7 +43,7 @@ class ConceptNames:
         return cls(table, table["hash"].to_numpy()[order], order)
 
     def label(self, concept: int) -> str:
-        """`Gene:673 BRAF`: the concept and its most frequent surface form."""
+        """`Gene:673 BRAF`: a concept hash as type, identifier and most frequent surface form."""
         spot = int(np.searchsorted(self.hashes, np.uint64(concept)))
         if spot == len(self.hashes) or self.hashes[spot] != concept:
             return "not in the concept table"
@@ -57,9 +57,9 @@ def find_documents(
     ids: Collection[str] = (),
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[StoredDocument]:
-    """The first few documents of a set, and those of the given ids, in the order of the shards.
+    """Yield the first `first` documents of a set and those with the given ids, in shard order.
 
-    `progress` is told of each shard that was read.
+    `progress` is called after each shard.
     """
     missing = set(ids)
     for entry in shard_set.manifest.shards:
@@ -75,12 +75,12 @@ def find_documents(
 
 
 def word_pieces(tokens: Iterable[int], tokenizer: TextTokenizer) -> list[str]:
-    """The word pieces of token ids, printable."""
+    """The word pieces of token ids, with control characters escaped."""
     return [printable(tokenizer.backend.id_to_token(int(token)) or "") for token in tokens]
 
 
 def join_word_pieces(pieces: Sequence[str]) -> list[str]:
-    """Word pieces as text to be laid end to end. How it was spaced is no longer known.
+    """Text of each word piece, to be concatenated. The spacing is a guess: shards do not keep it.
 
     >>> "".join(join_word_pieces("tp ##53 ( p53 ) , p < 0 . 05".split()))
     'tp53 (p53), p < 0.05'

@@ -18,24 +18,24 @@ from embre.shards.mention_row import MENTION_ROW
 from embre.tally import Tally
 from embre.tokenization.tokenizer import Pieces
 
-# Entities are tagged inside bibliographies and raw tables too, and say nothing there.
+# Entities are tagged in bibliographies and raw tables too, where they carry no context.
 SKIPPED_KINDS = frozenset({"ref", "table"})
 
 
 class AnyTokenizer(Protocol):
-    """A tokenizer, as it is or with a memory for words."""
+    """A tokenizer, plain or with a cache of words."""
 
     def encode(self, texts: Sequence[str], begins: np.ndarray | None = None) -> Pieces: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Documents as numbers, end to end.
+    """Encoded documents, end to end.
 
-    `tokens` (num_tokens,) are their ids; `passages` (num_passages,) says where each passage starts
-    and `mentions` (num_mentions,) of MENTION_ROW are sorted spans, both in tokens of their own
-    document. `token_starts`, `passage_starts`, `mention_starts` (num_documents + 1,) say where the
-    part of each document begins. `index` (num_documents,) is its place among those given.
+    `tokens` (num_tokens,) are token ids; `passages` (num_passages,) the start of each passage and
+    `mentions` (num_mentions,) of MENTION_ROW sorted spans, both in tokens of their document.
+    `token_starts`, `passage_starts`, `mention_starts` (num_documents + 1,) are the offsets of each
+    document in these arrays. `index` (num_documents,) is its index in the input.
     """
 
     doc_ids: list[str]
@@ -54,10 +54,10 @@ def encode_documents(
     tally: Tally,
     columns: MentionColumns | None = None,
 ) -> Encoded:
-    """Documents as numbers, in order; one without a token is left out and counted.
+    """Encode documents, in order; documents without tokens are dropped and counted in `tally`.
 
-    A mention covers every token that it touches: where it ends inside a word, it takes the whole
-    word piece. `columns` are the mentions of the documents, where they are known already.
+    A mention covers every token it overlaps, so an end inside a word piece takes the whole piece.
+    `columns` are the mentions of the documents, if already extracted.
     """
     kept = [[p for p in doc.passages if p.kind not in SKIPPED_KINDS] for doc in docs]
     for doc, passages in zip(docs, kept, strict=True):
@@ -68,7 +68,7 @@ def encode_documents(
         for doc, passages in zip(docs, kept, strict=True)
         for p in passages
     ]
-    # All documents on one axis of characters: a document's own offset and where it begins.
+    # All documents share one axis of characters: offset in the document plus its base.
     bases = starts_of([len(doc.text) + 1 for doc in docs])
     passage_starts = starts_of([len(passages) for passages in kept])
     doc_of_passage = np.repeat(np.arange(len(docs)), np.diff(passage_starts))
@@ -103,10 +103,9 @@ def _mention_rows(
     ends: np.ndarray,
     tally: Tally,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mentions as rows over all tokens, sorted, and the document of each row.
+    """Sorted mention rows with spans over all tokens, and the document index of each row.
 
-    `starts` and `ends` (num_tokens,) are the characters of the tokens, counted from the first
-    document on.
+    `starts` and `ends` (num_tokens,) are the character spans of the tokens over all documents.
     """
     base = bases[columns.doc_of]
     first = np.searchsorted(ends, columns.starts + base, side="right")
@@ -125,7 +124,7 @@ def _mention_rows(
     rows = np.empty(len(of), dtype=MENTION_ROW)
     rows["start"], rows["end"], rows["type"] = first[of], last[of], kinds[of]
     rows["concept"] = hashes[np.repeat(starts_of(num_hashes)[:-1][meaning], copies) + nth]
-    # Nearly in order: a stable sort by one number is quick. Concepts of one span seldom need more.
+    # Nearly sorted: a stable sort by one key is fast. Concepts of one span rarely need the lexsort.
     key = ((first << 34) | (np.minimum(last - first, (1 << 26) - 1) << 8) | (kinds & 0xFF))[of]
     order = np.argsort(key, kind="stable")
     concepts = rows["concept"][order]

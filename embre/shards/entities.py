@@ -1,6 +1,6 @@
-"""The entity vocabulary: which concepts an encoder is taught to identify, chosen from a shard set.
+"""The entity vocabulary: the concepts an encoder is trained to identify, chosen from a shard set.
 
-A shard names a concept by its hash, so another choice needs no re-sharding.
+Shards identify concepts by hash, so another vocabulary needs no re-sharding.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ class EntityVocabulary:
     """The chosen concepts. Within a type, id 0 is the most frequent concept.
 
     `hashes` (V,) sorted; `ids` (V,) the id within its type of each hash; `sizes` the number of
-    concepts of each entity type, in the order of ENTITY_TYPES; `table` all their rows, which do
-    not go along to another process.
+    concepts by entity type, in the order of ENTITY_TYPES; `table` the rows of the concept table,
+    which are not sent to other processes.
     """
 
     hashes: np.ndarray
@@ -47,7 +47,7 @@ class EntityVocabulary:
     table: pa.Table
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Loader processes look up hashes; names and all would be five times as much in each."""
+        """Pickle without the table: loader processes only look up hashes, a fifth of the bytes."""
         none = self.table.schema.empty_table()
         return EntityVocabulary, (self.hashes, self.ids, self.sizes, none)
 
@@ -59,8 +59,8 @@ class EntityVocabulary:
         return np.where(self.hashes[spot] == hashes, self.ids[spot], -1)
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
-        """(m,) the id within its type of each mention row's concept, -1 outside the vocabulary or
-        without a concept."""
+        """(m,) the id within its type of each mention row's concept, -1 if it has none in the
+        vocabulary."""
         return np.where(rows["concept"] == 0, -1, self.lookup(rows["concept"]))
 
     @property
@@ -74,11 +74,11 @@ class EntityVocabulary:
         return list(zip(rows["identifier"].to_pylist(), rows["name"].to_pylist(), strict=True))
 
     def counts(self) -> list[np.ndarray]:
-        """Of each type, how often its concepts are mentioned in the shard set, by id."""
+        """Number of mentions in the shard set of each concept by id, one array per type."""
         return np.split(self.table["count"].to_numpy(), np.cumsum(self.sizes)[:-1])
 
     def row(self, number: int) -> dict[str, Any]:
-        """A row of the table: that of a concept is the first of its type plus its id."""
+        """Row `number` of the table; a concept's row is `firsts` of its type plus its id."""
         return self.table.slice(number, 1).to_pylist()[0]
 
     @property
@@ -106,7 +106,7 @@ def save_vocabulary(path: Path, entities: EntityVocabulary) -> None:
 
 
 def read_concepts(shard_set: ShardSet) -> pa.Table:
-    """The concept table of a shard set; Refused where it is not the one of the manifest."""
+    """Read the concept table of a shard set. Raises Refused if its digest is not the manifest's."""
     data = read_bytes(f"{shard_set.url}/{CONCEPTS}")
     if hashlib.sha256(data).hexdigest() != shard_set.manifest.concepts["sha256"]:
         raise Refused(
@@ -117,7 +117,7 @@ def read_concepts(shard_set: ShardSet) -> pa.Table:
 
 
 def chosen(shard_set: ShardSet, run: PretrainConfig) -> EntityVocabulary:
-    """The entity vocabulary of a run; empty where no mention is hidden."""
+    """The entity vocabulary of a run; empty if the run hides no mentions."""
     if run.masking.objective == "token":
         return choose_entities(shard_set, min_count=1, max_per_type=0)
     wanted = run.entities
@@ -130,9 +130,9 @@ def choose_entities(
     max_per_type: int,
     per_type: Mapping[str, TypeLimits] | None = None,
 ) -> EntityVocabulary:
-    """The concepts mentioned at least `min_count` times, at most `max_per_type` of each type.
+    """Choose concepts with at least `min_count` mentions, at most `max_per_type` per type.
 
-    `per_type` gives a type limits of its own.
+    `per_type` overrides the limits of single types.
     """
     return vocabulary_of(read_concepts(shard_set), min_count, max_per_type, per_type)
 
@@ -143,7 +143,7 @@ def vocabulary_of(
     max_per_type: int = 1 << 62,
     per_type: Mapping[str, TypeLimits] | None = None,
 ) -> EntityVocabulary:
-    """The vocabulary of a concept table whose rows are in the order of `write_concepts`."""
+    """Choose from a concept table whose rows are in the order of `write_concepts`."""
     least, most = np.full(len(TYPE_INDEX), min_count), np.full(len(TYPE_INDEX), max_per_type)
     for name, limits in (per_type or {}).items():
         if limits.min_count is not None:
@@ -168,10 +168,10 @@ def vocabulary_of(
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How far a vocabulary of `concepts` reaches: it has `covered` of `normalised` mention rows.
+    """Coverage of a vocabulary of `concepts`: `covered` of `normalised` mention rows are in it.
 
-    A mention of two concepts is two rows: each can be inside or outside. `rows` are all of them,
-    also those of mentions without an identifier; None where nobody counted them.
+    A mention of two concepts is two rows. `normalised` rows have an identifier; `rows` are all
+    mention rows, None if they were not counted.
     """
 
     concepts: int
@@ -193,9 +193,9 @@ class Coverage:
 def coverage(
     table: pa.Table, entities: EntityVocabulary, rows: Mapping[str, int] | None = None
 ) -> dict[str, Coverage]:
-    """The coverage of each entity type, and of `all`, in the shards of a concept table.
+    """Coverage by entity type, and of `all`, in the shards of a concept table.
 
-    `rows` are all mention rows by type (see ShardStatistics); the table has the normalised ones.
+    `rows` are all mention rows by type (see ShardStatistics); the table counts the normalised ones.
     """
     types, counts = type_numbers(table), table["count"].to_numpy()
     inside = entities.lookup(table["hash"].to_numpy()) >= 0
@@ -210,7 +210,7 @@ def coverage(
 
 
 def type_numbers(table: pa.Table) -> np.ndarray:
-    """(rows,) the entity type of each concept, as its place in ENTITY_TYPES."""
+    """(rows,) the entity type of each concept, as its index in ENTITY_TYPES."""
     names = table["type"].combine_chunks().dictionary_encode()
     numbers = np.array([TYPE_INDEX[name] for name in names.dictionary.to_pylist()], dtype=np.int64)
     return numbers[names.indices.to_numpy()]

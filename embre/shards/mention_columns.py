@@ -1,4 +1,4 @@
-"""The mentions of many documents as columns: what Arrow and numpy work on all at once."""
+"""The mentions of many documents as Arrow and numpy columns, for vectorized work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from embre.corpora.raw import CheckedDocument, PlainDocuments
 from embre.entity_types import TYPE_INDEX, entity_type_of, split_identifiers
 from embre.shards.concept_hash import hash_of
 
-NOT_USED = -1  # in place of the index of a type
+NOT_USED = -1  # instead of a type index
 
 
 @dataclass(frozen=True, slots=True)
 class MentionColumns:
-    """All mentions of some documents, in their order.
+    """All mentions of a list of documents, in order.
 
-    `doc_of`, `starts`, `ends` (num_mentions,): the document's place among them, and characters of
-    it. `surfaces` are what is written there. `meaning` (num_mentions,) points into `spellings`,
-    the different types and identifiers as the files have them, a tab between the two.
+    `doc_of`, `starts`, `ends` (num_mentions,): index of the document, and character span in it.
+    `surfaces` (num_mentions,): the text of each span. `meaning` (num_mentions,) indexes
+    `spellings`, the distinct "type<tab>identifier" strings of the input files.
     """
 
     doc_of: np.ndarray
@@ -37,7 +37,7 @@ class MentionColumns:
         doc_of = np.repeat(np.arange(len(docs)), [len(doc.mentions) for doc in docs])
         columns = zip(*chain.from_iterable(doc.mentions for doc in docs), strict=True)
         starts, ends, surfaces, types, identifiers, _ = list(columns) or [()] * 6
-        # A tab within a type is the space that it stands for: there must be one between the two.
+        # A tab within a type becomes a space, because the tab is the separator.
         kinds = [kind.replace("\t", " ") for kind in types]
         pairs = [f"{kind}\t{name}" for kind, name in zip(kinds, identifiers, strict=True)]
         spellings = pa.array(pairs, pa.string()).dictionary_encode()
@@ -51,7 +51,7 @@ class MentionColumns:
         )
 
     def only(self, docs: np.ndarray) -> "MentionColumns":
-        """The mentions of some documents (a flag for each), as if there were no others."""
+        """Select the mentions of the documents in the mask `docs` and renumber the documents."""
         rows = np.flatnonzero(docs[self.doc_of])
         return MentionColumns(
             (np.cumsum(docs) - 1)[self.doc_of[rows]],
@@ -76,9 +76,9 @@ class MentionColumns:
 
 
 class Meaning(NamedTuple):
-    """What a spelling means: the index of a type or NOT_USED, and its concepts.
+    """A parsed spelling: the type index or NOT_USED, and the concepts.
 
-    `hashes` is (0,) where there is none, `identifiers` then empty.
+    Without concepts `hashes` is the tuple (0,) and `identifiers` is empty.
     """
 
     kind: int
@@ -88,7 +88,7 @@ class Meaning(NamedTuple):
 
 @lru_cache(maxsize=1 << 18)
 def meaning_of(spelling: str) -> Meaning:
-    """The meaning of a type and an identifier as a file spells them, a tab between the two."""
+    """Parse "type<tab>identifier" as spelled in a file."""
     source_type, _, identifier = spelling.partition("\t")
     row = entity_type_of(source_type)
     if row is None:

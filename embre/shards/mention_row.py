@@ -1,4 +1,4 @@
-"""A row of the mention table: a span of tokens, and the type and the concept it is said to be."""
+"""A row of the mention table: a token span with its entity type and concept hash."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ MENTION_ROW = np.dtype([("start", "<u4"), ("end", "<u4"), ("type", "u1"), ("conc
 
 
 def last_of_span(rows: np.ndarray) -> np.ndarray:
-    """(num_rows,) whether a mention row is the last of its span and type: one for each mention.
+    """(num_rows,) bool: the row is the last of its span and type, which is true once per mention.
 
-    Rows with one span are one mention of several concepts. They stand together, 0 before others.
+    Consecutive rows with one span and type are one mention of several concepts, concept 0 first.
     """
     last = np.ones(len(rows), dtype=bool)
     spans = (rows[name] for name in ("start", "end", "type"))
@@ -20,5 +20,5 @@ def last_of_span(rows: np.ndarray) -> np.ndarray:
 
 
 def count_types(rows: np.ndarray) -> np.ndarray:
-    """(num_types,) how many mention rows are of each type."""
+    """(num_types,) number of mention rows by type."""
     return np.bincount(rows["type"], minlength=len(TYPE_INDEX))

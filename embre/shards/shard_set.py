@@ -28,18 +28,18 @@ from embre.object_store import SCHEMES, backoff_delays, read_bytes
 from embre.refused import Refused
 from embre.shards.mention_row import count_types, last_of_span
 
-if TYPE_CHECKING:  # a run reads shards without what writes them
+if TYPE_CHECKING:  # runs read shards without importing the writers
     from embre.shards.encode import Encoded
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-ASK_AGAIN = 3  # times, for bytes that a store gave and that are not those of the shard
+ASK_AGAIN = 3  # retries if a remote store returns bytes that do not match the manifest
 MEMBERS = frozenset({"docs.npy", "mentions.npy", "meta.json", "tokens.npy"})  # of a block
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")  # a file of the set's own folder
 
 
 class DamagedShard(Refused):
-    """A shard whose bytes are not those of the manifest."""
+    """The bytes of a shard do not match the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Block:
 
 
 class ShardEntry(msgspec.Struct, frozen=True):
-    """One shard as the manifest knows it. `mentions` counts by entity type."""
+    """The manifest's entry of one shard; `mentions` are counts by entity type."""
 
     name: str
     split: str
@@ -75,13 +75,13 @@ class ShardEntry(msgspec.Struct, frozen=True):
 
 
 class ManifestFormat(msgspec.Struct, frozen=True):
-    """What is read of a manifest first: fields may differ in another format."""
+    """The version number, decoded first: other fields may differ between formats."""
 
     format: int
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a shard set is. Written last; without it there is no shard set."""
+    """The manifest of a shard set, written last: without it there is no shard set."""
 
     format: int
     tokenizer: str
@@ -99,12 +99,12 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all shards and the tokenizer: the name of the data in a run's lineage."""
+        """SHA-256 over all shards and the tokenizer; identifies the data in a run's lineage."""
         lines = [self.tokenizer, *(f"{shard.split} {shard.sha256}" for shard in self.shards)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def total(self, split: str | None = None) -> ShardEntry:
-        """All shards of a split (or all) added up, in the form of one entry."""
+        """The totals of a split, or of all splits, in the form of one entry."""
         chosen = [shard for shard in self.shards if split in (None, shard.split)]
         mentions: dict[str, int] = {}
         for shard in chosen:
@@ -122,7 +122,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def pack_block(encoded: "Encoded", first: int, last: int, vocabulary: int) -> Block:
-    """The documents `first` to `last` as a block. Ids are uint16 where the vocabulary fits."""
+    """Pack documents `first` to `last` (exclusive); token ids are uint16 if `vocabulary` fits."""
     start, end = encoded.token_starts[[first, last]]
     starts = encoded.token_starts[first:last] - start
     num_passages = np.diff(encoded.passage_starts[first : last + 1])
@@ -143,7 +143,7 @@ def pack_block(encoded: "Encoded", first: int, last: int, vocabulary: int) -> Bl
 
 
 def write_shard(path: Path, split: str, blocks: list[Block]) -> ShardEntry:
-    """Write blocks as one tar: the same blocks give the same bytes (no clock, no user)."""
+    """Write blocks as one tar, byte for byte reproducible (no time stamps, no user)."""
     buffer = io.BytesIO()
     # A float mtime (the default) adds a PAX header to each member: 1 kB and other bytes.
     writer = TarWriter(buffer, user="", group="", mtime=0, encoder=False)
@@ -164,13 +164,13 @@ def write_shard(path: Path, split: str, blocks: list[Block]) -> ShardEntry:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest in one move: from then on the shard set exists."""
+    """Write the manifest atomically, which completes the shard set."""
     write_atomic(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSet:
-    """A shard set at a path or URL, known by its manifest."""
+    """A shard set at a path or URL, with its manifest."""
 
     url: str
     manifest: Manifest
@@ -179,12 +179,12 @@ class ShardSet:
     def open(cls, url: str | Path) -> "ShardSet":
         """Read the manifest at a folder or URL prefix.
 
-        Raises FileNotFoundError where there is none, Refused for a scheme or format that is
-        not ours, for a chain of file systems, and for a shard whose name leads elsewhere.
+        Raises FileNotFoundError if there is none; Refused for an unsupported scheme or format,
+        a chain of file systems, or a shard name that is not a plain file name.
         """
         url = str(url).rstrip("/")
         scheme = url.split("://")[0] if "://" in url else "file"
-        # fsspec takes what stands before "::" for a file system that wraps the next.
+        # fsspec treats the part before "::" as a file system that wraps the next one.
         if scheme not in SCHEMES or url.startswith("pipe:") or "::" in url:
             raise Refused(f"{url}: only {', '.join(SCHEMES)} are read")
         try:
@@ -214,11 +214,10 @@ class ShardSet:
         return [shard for shard in self.manifest.shards if shard.split == split]
 
     def load(self, shard: ShardEntry) -> list[Block]:
-        """All blocks of a shard, after its bytes were checked against the manifest.
+        """Read all blocks of a shard, after checking its bytes against the manifest.
 
-        A tar that is cut or flipped reads without a word, so nothing is decoded before the size
-        and the digest agree. Raises DamagedShard where they do not, also after asking an object
-        store again.
+        A truncated or corrupted tar can be read without an error, so nothing is decoded before size
+        and digest match. Raises DamagedShard if they do not, for remote stores after retries.
         """
         path = f"{self.url}/{shard.name}"
         for wait_s in (*islice(backoff_delays(path), ASK_AGAIN), None):
@@ -252,7 +251,7 @@ def _read_blocks(data: bytes, path: str) -> Iterator[Block]:
     files = ({**file, "__url__": path} for file in tar_file_iterator(io.BytesIO(data)))  # type: ignore[arg-type]
     for sample in group_by_keys(files):
         members = set(sample) - {"__key__", "__url__"}
-        if members != MEMBERS:  # other readers run what is in a .pkl or a .pth
+        if members != MEMBERS:  # other WebDataset readers would unpickle a .pkl or .pth
             raise Refused(
                 f"{path}: the members of {sample['__key__']!r} are {sorted(members)}, and not "
                 f"{sorted(MEMBERS)}"

@@ -1,7 +1,7 @@
-"""What a dataset card counts of a shard set: lengths of documents, mentions with an identifier.
+"""Statistics of a shard set for its dataset card: document lengths, mentions with an identifier.
 
-A shard is counted while its blocks are at hand (`statistics_of`), and counts are added up
-(`add_up`), so nothing is read again to describe a set of many millions of documents.
+Each shard is counted while its blocks are in memory (`statistics_of`) and the counts are summed
+(`add_up`), so that a set of many millions of documents is not read again.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,17 +17,17 @@ from embre.shards.shard_set import Block, Manifest, ShardSet
 
 STATISTICS = "statistics.json"
 
-# Three bins an octave, up to a million tokens; what is longer goes to the last. A power of two is
-# a bound, so the share of documents that a model of 512 positions cuts can be read off.
+# Three bins per octave, up to a million tokens; longer documents go to the last bin. Powers of two
+# are bounds, which gives the share of documents that a model of 512 positions truncates.
 LENGTH_BOUNDS = np.unique(np.round(2 ** (np.arange(61) / 3)).astype(np.int64))
 
 
 class ShardStatistics(msgspec.Struct, frozen=True):
     """Counts of one shard or of many.
 
-    `documents_by_length` counts documents of at least LENGTH_BOUNDS[i] tokens and fewer than the
-    next. By entity type: `mentions`; `normalised`, those of them with an identifier; `rows`, one
-    for each mention and concept, as a shard stores them.
+    `documents_by_length[i]` counts documents of at least LENGTH_BOUNDS[i] and fewer than
+    LENGTH_BOUNDS[i + 1] tokens. By entity type: `mentions`; `normalised`, mentions with an
+    identifier; `rows`, one per mention and concept, as stored in a shard.
     """
 
     documents_by_length: list[int]
@@ -40,19 +40,19 @@ class ShardStatistics(msgspec.Struct, frozen=True):
         return sum(self.documents_by_length)
 
     def documents_from(self, num_tokens: int) -> int:
-        """Documents of at least so many tokens; the number must be a bound."""
+        """Number of documents of at least `num_tokens` tokens, one of LENGTH_BOUNDS."""
         return sum(self.documents_by_length[LENGTH_BOUNDS.tolist().index(num_tokens) :])
 
 
 class StoredStatistics(msgspec.Struct, frozen=True):
-    """Statistics in a file beside the manifest, and the digest of the shards they count."""
+    """The statistics file beside the manifest, with the digest of the shards that it counts."""
 
     shard_set: str
     statistics: ShardStatistics
 
 
 def statistics_of(blocks: Iterable[Block]) -> ShardStatistics:
-    """Count some blocks, as those of a shard."""
+    """Compute the statistics of blocks, usually those of one shard."""
     lengths = np.zeros(len(LENGTH_BOUNDS), dtype=np.int64)
     mentions, normalised, all_rows = np.zeros((3, len(TYPE_INDEX)), dtype=np.int64)
     for block in blocks:
@@ -73,7 +73,7 @@ def statistics_of(blocks: Iterable[Block]) -> ShardStatistics:
 
 
 def add_up(parts: Iterable[ShardStatistics]) -> ShardStatistics:
-    """The statistics of several shards as one."""
+    """Sum the statistics of several shards."""
     total = statistics_of([])
     for part in parts:
         by_length = zip(total.documents_by_length, part.documents_by_length, strict=True)
@@ -89,25 +89,25 @@ def add_up(parts: Iterable[ShardStatistics]) -> ShardStatistics:
 def statistics_of_set(
     shard_set: ShardSet, progress: Callable[[], None] = lambda: None
 ) -> ShardStatistics:
-    """Count a whole shard set: the stored statistics, else every shard is read.
+    """The statistics of a whole shard set: the stored ones, otherwise every shard is read.
 
-    `progress` is told of each shard.
+    `progress` is called after each shard that is read.
     """
     return stored_statistics(shard_set) or add_up(_each(shard_set, progress))
 
 
 def stored_statistics(shard_set: ShardSet) -> ShardStatistics | None:
-    """The statistics beside the manifest; None where there are none, or of other shards."""
+    """The statistics beside the manifest; None if missing or of other shards."""
     try:
         data = read_bytes(f"{shard_set.url}/{STATISTICS}")
         stored = msgspec.json.decode(data, type=StoredStatistics)
-    except (OSError, msgspec.MsgspecError):  # a bucket may say 403 of what is not there
+    except (OSError, msgspec.MsgspecError):  # a bucket may return 403 for a missing file
         return None
     return stored.statistics if stored.shard_set == shard_set.manifest.digest else None
 
 
 def write_statistics(folder: Path, manifest: Manifest, statistics: ShardStatistics) -> None:
-    """Keep statistics with the shards that they count."""
+    """Write the statistics beside the manifest, bound to its digest."""
     stored = StoredStatistics(manifest.digest, statistics)
     (folder / STATISTICS).write_bytes(msgspec.json.format(msgspec.json.encode(stored), indent=1))
 

@@ -1,4 +1,4 @@
-"""What a shard set holds, as rows of words for a table: the card and the tools show the same."""
+"""Summaries of a shard set as table rows of strings, shared by the dataset card and the tools."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ MENTION_COLUMNS = ("type", "mentions", "share", "with an identifier")
 
 
 def split_rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
-    """SPLIT_COLUMNS of each split that there is."""
+    """Yield a row of SPLIT_COLUMNS per split."""
     for split in dict.fromkeys(shard.split for shard in manifest.shards):
         total = manifest.total(split)
         shards = sum(shard.split == split for shard in manifest.shards)
@@ -19,7 +19,7 @@ def split_rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
 
 
 def mention_rows(statistics: ShardStatistics) -> Iterator[tuple[str, ...]]:
-    """MENTION_COLUMNS of each entity type, and of all."""
+    """Yield a row of MENTION_COLUMNS per entity type, then one for all."""
     total, normalised = sum(statistics.mentions.values()), sum(statistics.normalised.values())
     for name, count in statistics.mentions.items():
         yield name, f"{count:,}", share(count, total), share(statistics.normalised[name], count)
@@ -27,5 +27,5 @@ def mention_rows(statistics: ShardStatistics) -> Iterator[tuple[str, ...]]:
 
 
 def share(count: int, total: int) -> str:
-    """`12.5%`; a dash where there is nothing to have a share of."""
+    """`count / total` as in `12.5%`; a dash if `total` is 0."""
     return f"{count / total:.1%}" if total else "–"

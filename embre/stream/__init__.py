@@ -1,1 +1,1 @@
-"""The data path of pretraining: shards to masked micro-batches, in an order no rank decides."""
+"""The data path of pretraining: shards to masked micro-batches, in an order independent of rank."""

@@ -14,7 +14,7 @@ from embre.stream.examples import NO_EXAMPLES, Examples
 from embre.stream.layout import BatchSettings, lay, with_padding
 from embre.stream.source import StreamState
 
-# A document of no tokens.
+# One document without tokens.
 NOTHING = replace(
     NO_EXAMPLES,
     doc_ids=[""],
@@ -29,24 +29,25 @@ NOTHING = replace(
 class Batch:
     """One micro-batch of pretraining: a strip of T tokens, D documents end to end, then padding.
 
-    `input_ids`, `positions` (T,); `boundaries` (B + 1,) where each document starts, and after them
-    the pieces of padding up to T; none is longer than `longest`, which is the same in all
-    micro-batches of a run. `rows` (R,) are the places that a head reads, in order, and
-    `row_boundaries` (B + 1,) cut them by document; targets are counted in rows. Token targets:
-    `token_target_rows` (K,) and `token_labels` (K,). Mention targets: `mention_spans` (M, 2) start
-    and end, of `num_span_rows` rows together, `mention_types` (M,), `mention_ids` (M,) within the
-    type, -1 outside the vocabulary. Those in the vocabulary come first, by type:
-    `num_known_by_type` of each.
-    `slot` says which stream it came from (-1: empty), `state` where that stream stands after it,
-    `doc_ids` what is in it.
+    Sequences: `input_ids`, `position_ids` (T,); `cu_seqlens` (B + 1,) int32, the cumulative lengths
+    of the B sequences: the D documents, then the padding in pieces. `max_seqlen` bounds all of them
+    and is the same in every micro-batch of a run.
+    Rows: `rows` (R,) are the sorted strip positions that a head reads, `row_cu_seqlens` (B + 1,)
+    their cumulative number by sequence. Targets index rows.
+    Token targets: `token_target_rows` (K,), `token_labels` (K,).
+    Mention targets: `mention_spans` (M, 2) start and end, `num_span_rows` rows in all spans
+    together, `mention_types` (M,), `mention_ids` (M,) the id within the type, -1 outside the
+    vocabulary. Mentions in the vocabulary come first, sorted by type, `num_known_by_type` per type.
+    Source: `slot` is the number of the stream (-1: empty batch), `state` the stream's state after
+    this batch, `doc_ids` the D documents.
     """
 
     input_ids: Tensor
-    positions: Tensor
-    boundaries: Tensor
-    longest: int
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
     rows: Tensor
-    row_boundaries: Tensor
+    row_cu_seqlens: Tensor
     token_target_rows: Tensor
     token_labels: Tensor
     mention_spans: Tensor
@@ -60,7 +61,7 @@ class Batch:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Targets of each loss."""
+        """Number of targets by loss."""
         return {
             "token": len(self.token_labels),
             "type": len(self.mention_types),
@@ -69,18 +70,18 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that are not padding."""
-        return int(self.boundaries[len(self.doc_ids)]) if self.slot >= 0 else 0
+        """Number of tokens that are not padding."""
+        return int(self.cu_seqlens[len(self.doc_ids)]) if self.slot >= 0 else 0
 
     @property
     def data_hash(self) -> int:
-        """32 bits of tokens and targets, as they lie on the CPU."""
-        documents = self.boundaries[: len(self.doc_ids) + 1]
+        """32-bit hash of tokens and targets; call it on a CPU batch."""
+        documents = self.cu_seqlens[: len(self.doc_ids) + 1]
         targets = (self.token_labels, self.mention_spans, self.mention_types, self.mention_ids)
         return data_hash(self.slot, (self.input_ids, documents, self.rows, *targets))
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """Copy the batch to a device."""
         if self.input_ids.device == device:
             return self
         moved: dict[str, Any] = {
@@ -90,8 +91,8 @@ class Batch:
         return Batch(**moved)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """From a loader process as arrays. PyTorch would send each tensor as a file descriptor of
-        its own, which the rank has to fetch one by one."""
+        """Pickle tensors as arrays. PyTorch would send each tensor from a loader process as a file
+        descriptor, which the rank has to fetch one by one."""
         values = [getattr(self, name) for name in self.__slots__]
         return _unpacked, tuple(v.numpy() if isinstance(v, Tensor) else v for v in values)
 
@@ -103,7 +104,7 @@ def _unpacked(*values: Any) -> Batch:
 
 def make_batch(settings: BatchSettings, members: Examples, slot: int, state: StreamState) -> Batch:
     """Lay examples end to end, mask them and pad to the strip's length."""
-    strip, boundaries, positions = lay(settings, members)
+    strip, cu_seqlens, position_ids = lay(settings, members)
     masked = settings.hide(strip)
     size = settings.strip_tokens
     targets, num_known_by_type, ids = _mention_targets(
@@ -111,16 +112,16 @@ def make_batch(settings: BatchSettings, members: Examples, slot: int, state: Str
     )
     token_target_rows = np.flatnonzero(masked.token_targets)
     read = places_read(token_target_rows, targets["start"], targets["end"], size)
-    row_at = np.concatenate([[0], np.cumsum(read)])  # (T + 1,) the row that a place is, if read
+    row_at = np.concatenate([[0], np.cumsum(read)])  # (T + 1,) row of each position that is read
     spans = row_at[np.stack([targets["start"], targets["end"]], axis=1)]
-    edges = with_padding(boundaries, settings)
+    edges = with_padding(cu_seqlens, settings)
     return Batch(
         input_ids=_padded(masked.tokens, size, settings.special.pad),
-        positions=_padded(positions, size, 0),
-        boundaries=torch.from_numpy(edges),
-        longest=settings.max_document_tokens,
+        position_ids=_padded(position_ids, size, 0),
+        cu_seqlens=torch.from_numpy(edges),
+        max_seqlen=settings.max_document_tokens,
         rows=_tensor(np.flatnonzero(read)),
-        row_boundaries=torch.from_numpy(row_at[edges].astype(np.int32)),
+        row_cu_seqlens=torch.from_numpy(row_at[edges].astype(np.int32)),
         token_target_rows=_tensor(row_at[token_target_rows]),
         token_labels=_tensor(strip.tokens[token_target_rows]),
         mention_spans=_tensor(spans),
@@ -137,7 +138,7 @@ def make_batch(settings: BatchSettings, members: Examples, slot: int, state: Str
 def _mention_targets(
     entities: EntityVocabulary, rows: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
-    """The rows in the order of a Batch, how many of each type are in the vocabulary, their ids."""
+    """Mention rows in the order of a Batch, number in the vocabulary by type, and their ids."""
     ids = entities.ids_of(rows)
     order = np.lexsort((rows["type"], ids < 0))
     known = rows["type"][ids >= 0]
@@ -145,17 +146,21 @@ def _mention_targets(
 
 
 def empty_batch(settings: BatchSettings) -> Batch:
-    """A micro-batch without targets, for a rank that has fewer streams than others: it changes
-    nothing, because a loss is a sum over a global count. Its one document is [CLS] [SEP], so that
-    every weight takes part in the backward pass."""
+    """A micro-batch without targets, for a rank with fewer streams than others.
+
+    It does not change the update, because a loss is a sum over a global count. Its one document is
+    [CLS] [SEP], so that every weight takes part in the backward pass.
+    """
     return replace(make_batch(settings, NOTHING, -1, StreamState()), doc_ids=())
 
 
 def places_read(
     token_target_rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, strip_tokens: int
 ) -> np.ndarray:
-    """(T,) true at the places of a strip that are a token target or in a span, and always at the
-    first and the last one: a compiled forward is made anew where a size is 0 or 1."""
+    """(T,) bool: positions of a strip that are a token target or in a mention span.
+
+    The first and the last position are always included: torch recompiles for a size of 0 or 1.
+    """
     depth = np.zeros(strip_tokens + 1, dtype=np.int64)
     np.add.at(depth, starts, 1)
     np.add.at(depth, ends, -1)

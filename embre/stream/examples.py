@@ -1,4 +1,4 @@
-"""Examples in columns: documents, or pieces of long ones, as a stream holds and shuffles them.
+"""Examples in columns: documents or pieces of long ones, which a stream shuffles.
 
 Block ─cut─▶ Examples ─take, join─▶ Examples in another order
 """
@@ -19,10 +19,10 @@ ROW_BYTES = np.dtype(f"V{MENTION_ROW.itemsize}")
 class Examples:
     """E examples end to end.
 
-    `doc_ids` their E names. `tokens` (n,), those of example e from `token_starts[e]` to
-    `token_starts[e + 1]`. `mentions` (m,) of MENTION_ROW likewise with `mention_starts`, spans
-    counted in tokens of their example. `offsets` (E,) the place of its first token in the document;
-    `keys` (E,) 64 bits of (seed, epoch, document) that all draws go back to.
+    `doc_ids`: E document ids. `tokens` (n,): example e has `token_starts[e]` to
+    `token_starts[e + 1]`. `mentions` (m,) of MENTION_ROW, indexed in the same way by
+    `mention_starts`; spans are in tokens of the example. `offsets` (E,): index of the first token
+    in the document. `keys` (E,): 64-bit hash of (seed, epoch, document), which seeds all draws.
     """
 
     doc_ids: list[str]
@@ -38,11 +38,11 @@ class Examples:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(E,) the tokens of each."""
+        """(E,) number of tokens per example."""
         return np.diff(self.token_starts)
 
     def part(self, first: int, last: int) -> "Examples":
-        """The examples `first` to `last`, nothing copied but where they start."""
+        """Slice examples `first` to `last` (exclusive); copies only the start indices."""
         token_starts = self.token_starts[first : last + 1]
         mention_starts = self.mention_starts[first : last + 1]
         return Examples(
@@ -56,7 +56,7 @@ class Examples:
         )
 
     def take(self, chosen: np.ndarray) -> "Examples":
-        """The examples of these numbers, in this order, copied."""
+        """Copy the examples with these indices, in this order."""
         tokens, token_starts = _gather(self.tokens, self.token_starts, chosen)
         rows, mention_starts = _gather(self.mentions.view(ROW_BYTES), self.mention_starts, chosen)
         return Examples(
@@ -82,10 +82,10 @@ NO_EXAMPLES = Examples(
 
 
 def join(parts: Sequence[Examples]) -> Examples:
-    """One after the other."""
+    """Concatenate examples."""
     if not parts:
         return NO_EXAMPLES
-    # As bytes: numpy takes its time over the fields of every array that it concatenates.
+    # As bytes: numpy is slow to concatenate arrays with fields.
     rows = np.concatenate([part.mentions.view(ROW_BYTES) for part in parts])
     return Examples(
         [name for part in parts for name in part.doc_ids],
@@ -99,9 +99,9 @@ def join(parts: Sequence[Examples]) -> Examples:
 
 
 def cut(block: Block, limit: int, seed: int, epoch: int) -> Examples:
-    """The documents of a block, in pieces where they are longer than `limit` tokens.
+    """Turn a block into examples; split documents longer than `limit` tokens.
 
-    A mention that a cut goes through is left out.
+    A mention that crosses a cut is dropped.
     """
     starts = block.starts()
     cuts = {
@@ -134,7 +134,7 @@ def cut(block: Block, limit: int, seed: int, epoch: int) -> Examples:
 
 
 def document_keys(seed: int, epoch: int, doc_ids: Sequence[str]) -> np.ndarray:
-    """(E,) 64 bits of each `seed/epoch/document id`."""
+    """(E,) 64-bit hash of `seed/epoch/document id`."""
     begun, digests = hashlib.blake2b(f"{seed}/{epoch}/".encode(), digest_size=8), []
     for doc_id in doc_ids:
         one = begun.copy()
@@ -144,8 +144,8 @@ def document_keys(seed: int, epoch: int, doc_ids: Sequence[str]) -> np.ndarray:
 
 
 def _cuts(block: Block, start: int, end: int, limit: int) -> Iterator[int]:
-    """Where a document is cut, so that no piece is longer than `limit`: where a passage starts,
-    else between mentions, else anywhere."""
+    """Yield the cuts of a document into pieces of at most `limit` tokens: at the start of a passage
+    if possible, else between mentions, else anywhere."""
     while end - start > limit:
         start = _cut(block, start, start + limit)
         yield start
@@ -176,7 +176,7 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
 def _gather(
     data: np.ndarray, starts: np.ndarray, chosen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The chosen runs of an array end to end, and where each starts."""
+    """Concatenate the chosen segments of an array; also return their start indices."""
     firsts, lasts = starts[chosen], starts[chosen + 1]
     runs = [data[a:b] for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)]
     return np.concatenate([data[:0], *runs]), _starts(lasts - firsts)

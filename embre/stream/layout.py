@@ -1,4 +1,4 @@
-"""Examples laid end to end, by the settings of a run's micro-batches."""
+"""Lay examples end to end in a strip, by the micro-batch settings of a run."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -18,9 +18,11 @@ NUM_SPECIAL = 2  # [CLS] and [SEP] around every example
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings:
-    """All that makes a micro-batch of examples: how long a strip and its longest document are, what
-    is hidden, the concepts that have an id, and of a tokenizer the special tokens and those that
-    masking draws from."""
+    """Settings that turn examples into a micro-batch.
+
+    Maximum tokens of a strip and of a document, the masking, the entity vocabulary, and the
+    tokenizer's special tokens and the vocabulary that masking draws replacements from.
+    """
 
     strip_tokens: int
     max_document_tokens: int
@@ -50,38 +52,38 @@ class BatchSettings:
         )
 
     def hide(self, strip: Strip) -> Masked:
-        """The strip as the model sees it, and what it is asked for."""
+        """Mask a strip: the model's input and its targets."""
         return OBJECTIVES[self.masking.objective](strip, self.masking, self.vocabulary)
 
 
 def lay(settings: BatchSettings, members: Examples) -> tuple[Strip, np.ndarray, np.ndarray]:
-    """[CLS] document [SEP] after one another: the strip, boundaries (D + 1,), positions (n,)."""
-    boundaries = members.token_starts + NUM_SPECIAL * np.arange(len(members) + 1)
-    size, lengths = boundaries[-1], np.diff(boundaries)
-    positions = np.arange(size) - np.repeat(boundaries[:-1], lengths)
+    """Lay out [CLS] document [SEP] …; returns the strip, cu_seqlens (D + 1,), position_ids (n,)."""
+    cu_seqlens = members.token_starts + NUM_SPECIAL * np.arange(len(members) + 1)
+    size, lengths = cu_seqlens[-1], np.diff(cu_seqlens)
+    position_ids = np.arange(size) - np.repeat(cu_seqlens[:-1], lengths)
     tokens, maskable = np.empty(size, dtype=np.int64), np.ones(size, dtype=bool)
-    maskable[boundaries[:-1]] = maskable[boundaries[1:] - 1] = False
+    maskable[cu_seqlens[:-1]] = maskable[cu_seqlens[1:] - 1] = False
     tokens[maskable] = members.tokens
-    tokens[boundaries[:-1]] = settings.special.first
-    tokens[boundaries[1:] - 1] = settings.special.last
-    places = positions + np.repeat(members.offsets, lengths)
+    tokens[cu_seqlens[:-1]] = settings.special.first
+    tokens[cu_seqlens[1:] - 1] = settings.special.last
+    places = position_ids + np.repeat(members.offsets, lengths)
     token_keys = combine(np.repeat(members.keys, lengths), places)
     rows, per_document = members.mentions.copy(), np.diff(members.mention_starts)
-    shift = np.repeat(boundaries[:-1] + 1, per_document).astype(rows["start"].dtype)
+    shift = np.repeat(cu_seqlens[:-1] + 1, per_document).astype(rows["start"].dtype)
     rows["start"] += shift
     rows["end"] += shift
     row_keys = np.repeat(members.keys, per_document)
     keys = mention_keys(rows, tokens, token_keys, row_keys, settings.masking.unit)
-    return Strip(tokens, token_keys, maskable, rows, keys), boundaries, positions
+    return Strip(tokens, token_keys, maskable, rows, keys), cu_seqlens, position_ids
 
 
-def with_padding(boundaries: np.ndarray, settings: BatchSettings) -> np.ndarray:
-    """(B + 1,) int32: boundaries of documents, and of the padding behind them as further ones.
+def with_padding(cu_seqlens: np.ndarray, settings: BatchSettings) -> np.ndarray:
+    """(B + 1,) int32: cu_seqlens of the documents and of the padding, as further sequences.
 
-    So attention covers the whole strip, and nobody has to ask the device where the documents end.
-    In pieces, because attention is quadratic in a document.
+    Attention then covers the whole strip, and no device synchronization is needed to find the end
+    of the documents. The padding is in pieces because attention is quadratic in a sequence.
     """
     size, piece = settings.strip_tokens, settings.max_document_tokens
-    inner = np.arange(boundaries[-1] + piece, size, step=piece)
-    end = [size] if boundaries[-1] < size else []
-    return np.concatenate([boundaries, inner, end]).astype(np.int32)
+    inner = np.arange(cu_seqlens[-1] + piece, size, step=piece)
+    end = [size] if cu_seqlens[-1] < size else []
+    return np.concatenate([cu_seqlens, inner, end]).astype(np.int32)

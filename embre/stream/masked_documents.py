@@ -1,4 +1,4 @@
-"""The documents of a pretraining run before and after masking, one by one, for people to read."""
+"""Documents of a pretraining run before and after masking, for display."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from embre.stream.source import StreamSource, StreamState
 class MaskedDocument:
     """A document before and after masking, or a piece of a long one that begins at `offset`.
 
-    (n,) without [CLS] and [SEP]: `before` and `after` token ids, `asked` true where the token head
-    is, `covered` true in a hidden mention. (m,) `mentions` of MENTION_ROW, spans counted from the
-    first of these tokens, `targets` true where the entity head is asked, `identifiers` within their
-    type, -1 where it is asked for the type only.
+    (n,) per token, without [CLS] and [SEP]: `before` and `after` token ids, `token_targets` true at
+    targets of the token head, `covered` true in a hidden mention. (m,) per mention: `mentions` of
+    MENTION_ROW, spans relative to these tokens, `targets` true for targets of the entity head,
+    `identifiers` the id within the type, -1 outside the vocabulary (target of the type loss only).
     """
 
     doc_id: str
     offset: int
     before: np.ndarray
     after: np.ndarray
-    asked: np.ndarray
+    token_targets: np.ndarray
     covered: np.ndarray
     mentions: np.ndarray
     targets: np.ndarray
@@ -34,29 +34,29 @@ class MaskedDocument:
 
     @property
     def hidden(self) -> np.ndarray:
-        """(n,) the tokens that were chosen, some of which are left as they were."""
-        return self.asked | self.covered
+        """(n,) bool: tokens chosen for masking, including those left unchanged."""
+        return self.token_targets | self.covered
 
     @property
     def spans(self) -> dict[tuple[int, int, int], bool]:
-        """Start, end and type of each mention, outer ones first, and whether it is hidden."""
+        """(start, end, type) of each mention, outer ones first → whether it is hidden."""
         rows = self.mentions[["start", "end", "type"]].tolist()
         hidden = {row for row, target in zip(rows, self.targets, strict=True) if target}
         return {row: row in hidden for row in sorted(set(rows), key=lambda row: (row[0], -row[1]))}
 
 
 def masked_documents(source: StreamSource, stream: int, epoch: int) -> Iterator[MaskedDocument]:
-    """The documents of a stream in an epoch, in their order, masked as training masks them."""
+    """Yield the documents of a stream in one epoch, in order, masked as in training."""
     found = takewhile(
         lambda here: here[1].epoch == epoch, rounds(source, stream, StreamState(epoch))
     )
     for members, _ in strips(found, source.settings.strip_tokens):
-        strip, boundaries, _ = lay(source.settings, members)
+        strip, cu_seqlens, _ = lay(source.settings, members)
         masked = source.settings.hide(strip)
         covered, _ = spread(strip, masked.mention_targets)
         identifiers = source.settings.entities.ids_of(strip.mentions)
         for number, doc_id in enumerate(members.doc_ids):
-            tokens = slice(boundaries[number] + 1, boundaries[number + 1] - 1)
+            tokens = slice(cu_seqlens[number] + 1, cu_seqlens[number + 1] - 1)
             rows = slice(*members.mention_starts[number : number + 2])
             yield MaskedDocument(
                 doc_id,

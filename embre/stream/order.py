@@ -1,16 +1,16 @@
-"""Shards → micro-batches, in an order that no rank, worker or clock decides.
+"""Shards → micro-batches, in an order independent of ranks, workers and timing.
 
     ShardSet ─rounds─▶ (Examples, StreamState) ─strips─▶ (Examples, StreamState) ─make_batch─▶ Batch
 
 The order of documents is a function of (seed, epoch). A fixed number of logical streams share the
 permuted shards of an epoch; a step is one micro-batch from every stream, whichever rank reads it.
 
-A stream comes by its shards in turn, a round for each. The examples of a shard scatter over the
-next rounds: most come in its own or soon after, few late, so that neighbours part and only a third
-of the shards that mix is in memory. Where the shards end the scattering goes on at the beginning of
-the epoch, which is one circle: each example comes once, and no round is thinner than others.
+A stream reads one shard per round. The examples of a shard are scattered over that round and the
+next `shuffle_shards` - 1: most in its own round or soon after, few late, so that neighbours are
+separated with only a third of the mixed shards in memory. The scattering wraps around at the end of
+the epoch: each example comes once, and all rounds are equally full.
 
-A stream's state is three integers, so a resumed run opens the shards of one round and goes on.
+A stream's state is three integers; a resumed run opens only the shards of one round.
 """
 
 from collections import defaultdict
@@ -27,25 +27,25 @@ from embre.stream.layout import NUM_SPECIAL
 from embre.stream.source import StreamSource, StreamState
 
 FIRST = StreamState()
-ORDER, MIX, SCATTER = range(3)  # what is drawn
+ORDER, MIX, SCATTER = range(3)  # purposes of a random generator
 
 
 def stream_batches(
     source: StreamSource, stream: int, state: StreamState = FIRST
 ) -> Iterator[Batch]:
-    """The micro-batches of one logical stream, for ever, from a state on."""
+    """Yield the micro-batches of one logical stream without end, starting at a state."""
     for members, after in strips(rounds(source, stream, state), source.settings.strip_tokens):
         yield make_batch(source.settings, members, stream, after)
 
 
 def validation_batches(source: StreamSource) -> Iterator[Batch]:
-    """The first `validation_strips` micro-batches of the validation split; always the same."""
+    """Yield the first `validation_strips` validation micro-batches; always the same."""
     for members, after in validation_strips(source):
         yield make_batch(source.settings, members, 0, after)
 
 
 def validation_strips(source: StreamSource) -> Iterator[tuple[Examples, StreamState]]:
-    """What is in them, not masked yet."""
+    """Yield the examples of each validation micro-batch, before masking."""
     shards = source.shard_set.shards("validation")
     found = ((source.read(shard, 0), StreamState(0, at)) for at, shard in enumerate(shards))
     return islice(strips(found, source.settings.strip_tokens), source.data.validation_strips)
@@ -54,14 +54,14 @@ def validation_strips(source: StreamSource) -> Iterator[tuple[Examples, StreamSt
 def rounds(
     source: StreamSource, stream: int, state: StreamState = FIRST
 ) -> Iterator[tuple[Examples, StreamState]]:
-    """The examples of a stream in their order, round by round, each with the state before it."""
+    """Yield the examples of a stream round by round, with the state before each round."""
     epoch, first, done = state
     while True:
         shards = shards_of(source, stream, epoch)
         spread = min(source.data.shuffle_shards, len(shards))
         waiting: dict[int, list[Examples]] = defaultdict(list)
         num_examples = 0
-        # A negative turn is one of the last shards: what of it comes at the beginning.
+        # Negative turns are the last shards, whose late examples wrap around to the first rounds.
         for turn in range(first - spread + 1, len(shards)):
             place = turn % len(shards)
             found = source.read(shards[place], epoch)
@@ -83,17 +83,17 @@ def rounds(
 
 
 def shards_of(source: StreamSource, stream: int, epoch: int) -> list[ShardEntry]:
-    """The training shards of one stream, in the order of an epoch."""
+    """Training shards of one stream, in the order of an epoch."""
     shards = source.shard_set.shards("train")
     order = _random(source, epoch, ORDER).permutation(len(shards))
     return [shards[index] for index in order[stream :: source.data.streams]]
 
 
 def scatter(found: Examples, spread: int, random: np.random.Generator) -> list[Examples]:
-    """The examples of a shard by the round in which they come: its own or one of the next.
+    """Distribute the examples of a shard over its own round and the `spread` - 1 next ones.
 
-    The lesser of two draws: of all ways to wait equally long on average, a chance that falls in a
-    straight line brings two examples of a shard together again least often.
+    The lag is the minimum of two uniform draws: among distributions with the same mean lag, a
+    linearly decreasing one puts two examples of a shard in the same round least often.
     """
     lags = random.integers(spread, size=(2, len(found))).min(axis=0)
     return [found.take(np.flatnonzero(lags == lag)) for lag in range(spread)]
@@ -102,7 +102,7 @@ def scatter(found: Examples, spread: int, random: np.random.Generator) -> list[E
 def strips(
     found: Iterator[tuple[Examples, StreamState]], strip_tokens: int
 ) -> Iterator[tuple[Examples, StreamState]]:
-    """Whole examples while they fit; the state is the one after the last of them."""
+    """Fill strips with whole examples; yields them with the state after the last one."""
     held, ended = NO_EXAMPLES, FIRST
     for here, (epoch, turn, done) in found:
         pool, num_held, first = join([held, here]), len(held), 0
@@ -110,7 +110,7 @@ def strips(
         while True:
             room = strip_tokens + (ends[first - 1] if first else 0)
             last = int(np.searchsorted(ends, room, side="right"))
-            if last == len(pool):  # the next round may go on with it
+            if last == len(pool):  # the next round may fill it further
                 break
             into = last - num_held
             yield (

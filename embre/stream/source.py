@@ -1,4 +1,4 @@
-"""What a stream is read from, with damaged shards set aside, and where it stands."""
+"""The source of a stream, with damaged shards quarantined, and the state of a stream."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class StreamState(NamedTuple):
-    """Where a stream stands: examples done in a round of an epoch."""
+    """Position of a stream: examples done in a round of an epoch."""
 
     epoch: int = 0
     round: int = 0
@@ -26,10 +26,10 @@ class StreamState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamSource:
-    """All that a stream needs to be read; small enough to send to a loader process.
+    """Everything needed to read a stream; small enough to send to a loader process.
 
-    `quarantine` is the folder where damaged shards of this set are noted and left out; None: they
-    are errors.
+    `quarantine` is the folder that lists damaged shards, which are skipped. If None, a damaged
+    shard is an error.
     """
 
     shard_set: ShardSet
@@ -49,9 +49,9 @@ class StreamSource:
         seed: int,
         quarantine: Path | None = None,
     ) -> Self:
-        """Check that shards, tokenizer and settings belong together.
+        """Build a source, checking that shards, tokenizer and settings match.
 
-        Raises Refused where the set was made with another tokenizer or has too few shards.
+        Raises Refused if the set was made with another tokenizer or has too few shards.
         """
         if shard_set.manifest.tokenizer != tokenizer.fingerprint:
             raise Refused(
@@ -67,7 +67,7 @@ class StreamSource:
             )
         if data.on_bad_shard == "fail":
             quarantine = None
-        elif quarantine:  # another set may have sound shards of the same names
+        elif quarantine:  # another set may have intact shards of the same names
             quarantine /= shard_set.manifest.digest[:16]
         settings = BatchSettings.of(
             tokenizer,
@@ -79,8 +79,11 @@ class StreamSource:
         return cls(shard_set, data, settings, seed, quarantine)
 
     def read(self, shard: ShardEntry, epoch: int) -> Examples:
-        """The examples of a shard in their order; none where it is damaged and set aside, and then
-        for the rest of the run: mended in the middle of it, it would shift what is to come."""
+        """Read the examples of a shard in order; none if it is quarantined.
+
+        A shard stays quarantined for the rest of the run: repaired midway, it would shift the
+        examples that follow. Raises DamagedShard if there is no quarantine.
+        """
         limit = self.settings.max_document_tokens - NUM_SPECIAL
         note = self.quarantine and self.quarantine / f"{shard.name}.txt"
         if note and note.exists():
@@ -97,9 +100,9 @@ class StreamSource:
         return join([cut(block, limit, self.seed, epoch) for block in blocks])
 
     def num_quarantined(self) -> int:
-        """How many shards are left out."""
+        """Number of quarantined shards."""
         return len(list(self.quarantine.glob("*.txt"))) if self.quarantine else 0
 
     def with_masking(self, masking: MaskingConfig) -> Self:
-        """The same documents, otherwise masked."""
+        """The same source with another masking."""
         return replace(self, settings=replace(self.settings, masking=masking))

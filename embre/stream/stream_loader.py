@@ -1,4 +1,4 @@
-"""The loader of pretraining: this rank's micro-batches of each step, from its share of streams."""
+"""The pretraining data loader: one rank's micro-batches of each step, from its streams."""
 
 import multiprocessing
 import os
@@ -23,12 +23,12 @@ Steps = Generator[list[Batch], None, None]
 
 
 class StreamLoader:
-    """Rank r of W reads the streams r, r + W, …; all ranks give equally many micro-batches.
+    """Rank r of W reads the streams r, r + W, …; all ranks return the same number of micro-batches.
 
-    With `loader_workers` the rank's streams are shared among processes; the micro-batches are the
-    same. Whoever asked for a step closes the loader: at a rank's end Python waits for its
-    processes, for ever where nobody has ended them. `waited_s` is the time that `step` has waited
-    for data.
+    With `loader_workers` the rank's streams are distributed over processes; the micro-batches do
+    not change. The caller of `step` must call `close`: Python waits at exit for processes that are
+    still running. `waited_s` is the total time that `step` has waited for data. Raises Refused if
+    there are more ranks than streams.
     """
 
     def __init__(self, source: StreamSource, world: World):
@@ -64,7 +64,7 @@ class StreamLoader:
         self._states = {stream: StreamState(*state[str(stream)]) for stream in self.mine}
 
     def close(self) -> None:
-        """End the processes that read ahead; the next step would start others."""
+        """End the prefetching processes; the next `step` starts new ones."""
         if self._steps is not None:
             self._steps.close()
             self._steps = None
@@ -74,7 +74,7 @@ class StreamLoader:
         dataset = StepDataset(self.source, [(s, self._states[s]) for s in self.mine])
         if workers == 0:
             return dataset.steps()
-        # spawn: a forked copy of a process with communication threads may never wake up.
+        # spawn: a fork of a process with communication threads may deadlock.
         parts = iter(
             DataLoader(
                 dataset,
@@ -89,8 +89,8 @@ class StreamLoader:
 
 
 def _live_as_long_as_the_rank(_: int) -> None:
-    """SIGTERM to all processes of a job must not take the data from a rank that is to save; and
-    when the rank is killed, its loader's process goes too."""
+    """Ignore SIGTERM, which goes to all processes of a job, because the rank still has to save;
+    exit when the rank is killed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_rank, daemon=True).start()
 
@@ -99,28 +99,29 @@ def _end_with_the_rank() -> None:
     rank = multiprocessing.parent_process()
     assert rank is not None
     rank.join()
-    # No orderly exit: that waits until the rank has read what is in the pipe.
+    # Not sys.exit: it waits until the rank has read the pipe.
     os._exit(0)
 
 
 class StepDataset(IterableDataset):
-    """A rank's part of every step, one micro-batch from each of its streams; shared among loader
-    processes where there are any."""
+    """A rank's micro-batches of every step, one per stream; in a loader process its share."""
 
     def __init__(self, source: StreamSource, streams: list[tuple[int, StreamState]]):
         self.source = source
         self.streams = streams
 
     def steps(self, first: int = 0, apart: int = 1) -> Steps:
-        """Those of every so-many-th stream."""
+        """Yield the steps of streams first, first + apart, … of this rank."""
         mine = self.streams[first::apart]
         readers = [stream_batches(self.source, stream, state) for stream, state in mine]
         while True:
             yield [next(reader) for reader in readers]
 
     def __iter__(self) -> Iterator[list[Batch] | Exception]:
-        """In a worker: its part, and from an error on that error. As a value it comes to the rank
-        as it is; torch would make a text of its traceback."""
+        """Yield a worker's part of each step; after an error, yield that error.
+
+        Sent as a value the exception keeps its type; torch would send its traceback as text.
+        """
         worker = get_worker_info()
         assert worker is not None
         try:
@@ -131,8 +132,8 @@ class StepDataset(IterableDataset):
 
 
 def _merge(parts: Iterator[list[Batch] | Exception], workers: int) -> Steps:
-    """Whole steps out of the parts that the workers give in turn, in the order of slots; an error
-    that a worker met is raised."""
+    """Merge the parts that the workers yield in turn into whole steps, sorted by slot; raise an
+    error that a worker sent."""
     try:
         while True:
             found: list[Batch] = []
@@ -143,13 +144,13 @@ def _merge(parts: Iterator[list[Batch] | Exception], workers: int) -> Steps:
                 found += part
             yield sorted(found, key=lambda batch: batch.slot)
     finally:
-        # A traceback keeps this frame, and the iterator in it would keep the processes.
+        # A traceback keeps this frame alive, and its iterator would keep the processes alive.
         del parts
 
 
 def _ahead(steps: Steps) -> Steps:
-    """The same, the next step fetched in a thread while this one is computed: a megabyte for each
-    micro-batch, which takes milliseconds to come through a pipe."""
+    """Prefetch the next step in a thread: a micro-batch is about a megabyte, which takes
+    milliseconds to come through a pipe."""
     with closing(steps), ThreadPoolExecutor(1, "loader") as reader:
         coming = reader.submit(next, steps)
         while True:

@@ -46,7 +46,7 @@ class Outcome:
 
     strip: Strip
     masked: Masked
-    boundaries: np.ndarray
+    cu_seqlens: np.ndarray
     vocabulary: Vocabulary
 
     @property
@@ -70,7 +70,7 @@ class Outcome:
         return found
 
     def documents(self) -> Iterator[list[int]]:
-        for start, end in zip(self.boundaries[:-1], self.boundaries[1:], strict=True):
+        for start, end in zip(self.cu_seqlens[:-1], self.cu_seqlens[1:], strict=True):
             yield self.masked.tokens[start:end].tolist()
 
 
@@ -81,8 +81,8 @@ def source(shard_set: ShardSet, **masking: object) -> StreamSource:
 
 def outcome(shard_set: ShardSet, members: Examples, **masking: object) -> Outcome:
     found = source(shard_set, **masking)
-    strip, boundaries, _ = lay(found.settings, members)
-    return Outcome(strip, found.settings.hide(strip), boundaries, found.settings.vocabulary)
+    strip, cu_seqlens, _ = lay(found.settings, members)
+    return Outcome(strip, found.settings.hide(strip), cu_seqlens, found.settings.vocabulary)
 
 
 def test_rates_are_near_the_nominal_ones(shard_set: ShardSet, members: Examples) -> None:
@@ -119,7 +119,7 @@ def test_special_tokens_are_never_touched(
     found = outcome(
         shard_set, members, objective=objective, entity_rate=1, token_rate=1, replace_share=0.5
     )
-    edges = np.concatenate([found.boundaries[:-1], found.boundaries[1:] - 1])
+    edges = np.concatenate([found.cu_seqlens[:-1], found.cu_seqlens[1:] - 1])
     assert found.visible[edges].all()
     assert not found.masked.token_targets[edges].any()
     special = source(shard_set).settings.special
@@ -128,7 +128,7 @@ def test_special_tokens_are_never_touched(
 
 def concepts_of(found: Outcome) -> dict[tuple[int, int], list[bool]]:
     """Whether each mention was chosen, by document and concept."""
-    owner = np.searchsorted(found.boundaries, found.strip.mentions["start"], side="right")
+    owner = np.searchsorted(found.cu_seqlens, found.strip.mentions["start"], side="right")
     grouped: dict[tuple[int, int], list[bool]] = defaultdict(list)
     rows = zip(owner, found.strip.mentions["concept"], found.masked.mention_targets, strict=True)
     for doc, concept, hidden in rows:

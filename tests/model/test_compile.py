@@ -52,7 +52,7 @@ def batches_of_many_sizes(source: StreamSource) -> list[Batch]:
         first = source.read(source.shard_set.shards("train")[0], 0)
         found += [make_batch(masked.settings, first.part(0, n), 0, StreamState()) for n in (1, 4)]
     assert len({len(batch.rows) for batch in found}) > 12
-    assert len({len(batch.boundaries) for batch in found}) > 2
+    assert len({len(batch.cu_seqlens) for batch in found}) > 2
     return found
 
 
@@ -135,10 +135,10 @@ def test_the_attention_of_cuda_is_traced_in_one_piece(source: StreamSource) -> N
     model = model_of(source).to("meta", torch.bfloat16)
     encode = compiled("aot_eager").encode
     for batch in batches_of_many_sizes(source)[:6]:
-        cut = [part.to("meta") for part in (batch.boundaries, batch.rows, batch.row_boundaries)]
-        ids, positions = batch.input_ids.to("meta"), batch.positions.to("meta")
+        cut = [part.to("meta") for part in (batch.cu_seqlens, batch.rows, batch.row_cu_seqlens)]
+        ids, position_ids = batch.input_ids.to("meta"), batch.position_ids.to("meta")
         bert = model.encoder.bert
-        found = encode(bert, ids, positions, cut[0], batch.longest, cut[1], cut[2])
+        found = encode(bert, ids, position_ids, cut[0], batch.max_seqlen, cut[1], cut[2])
         found.sum().backward()
         assert found.shape == (len(batch.rows), 32)
     assert counters["stats"]["unique_graphs"] == 1

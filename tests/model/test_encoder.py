@@ -28,15 +28,15 @@ def tokenizer(folder: Path) -> TextTokenizer:
 def strip(tokenizer: TextTokenizer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(3)
     ids = torch.randint(5, tokenizer.vocabulary, (sum(LENGTHS) + PADDING,))
-    positions = torch.cat([torch.arange(n) for n in (*LENGTHS, PADDING)])
-    boundaries = torch.tensor([0, *LENGTHS, PADDING]).cumsum(0).to(torch.int32)
-    return ids, positions, boundaries
+    position_ids = torch.cat([torch.arange(n) for n in (*LENGTHS, PADDING)])
+    cu_seqlens = torch.tensor([0, *LENGTHS, PADDING]).cumsum(0).to(torch.int32)
+    return ids, position_ids, cu_seqlens
 
 
 def test_a_packed_strip_equals_a_padded_batch(folder: Path, tokenizer: TextTokenizer) -> None:
     model = load_encoder(tiny_encoder(folder), tokenizer).eval()
-    ids, positions, boundaries = strip(tokenizer)
-    packed = encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS))
+    ids, position_ids, cu_seqlens = strip(tokenizer)
+    packed = encode_strip(model.bert, ids, position_ids, cu_seqlens, max(LENGTHS))
 
     plain = BertForMaskedLM(BertConfig(**model.config.to_dict())).eval()
     plain.set_attn_implementation("sdpa")
@@ -45,7 +45,7 @@ def test_a_packed_strip_equals_a_padded_batch(folder: Path, tokenizer: TextToken
     padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(p) for p in parts], batch_first=True)
     reference = plain.bert(input_ids=padded, attention_mask=mask).last_hidden_state
-    for row, (start, length) in enumerate(zip(boundaries.tolist(), LENGTHS, strict=False)):
+    for row, (start, length) in enumerate(zip(cu_seqlens.tolist(), LENGTHS, strict=False)):
         torch.testing.assert_close(
             packed[start : start + length], reference[row, :length], atol=1e-5, rtol=1e-5
         )
@@ -55,14 +55,14 @@ def test_under_autocast_the_strip_stays_in_half_precision(
     folder: Path, tokenizer: TextTokenizer
 ) -> None:
     model = load_encoder(tiny_encoder(folder), tokenizer).eval()
-    ids, positions, boundaries = strip(tokenizer)
-    exact = encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS))
+    ids, position_ids, cu_seqlens = strip(tokenizer)
+    exact = encode_strip(model.bert, ids, position_ids, cu_seqlens, max(LENGTHS))
     between = []
     for layer in model.bert.encoder.layer:
         for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm):
             norm.register_forward_hook(lambda _, given, made: between.append((*given, made)))
     with torch.autocast("cpu", torch.bfloat16):
-        found = encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS))
+        found = encode_strip(model.bert, ids, position_ids, cu_seqlens, max(LENGTHS))
         # What autocast does to a norm on CUDA only.
         assert {part.dtype for parts in between for part in parts} == {torch.bfloat16}
     assert len(between) == 2 * len(model.bert.encoder.layer)
@@ -85,11 +85,11 @@ def test_a_norm_as_given_is_a_plain_norm_in_float32() -> None:
 
 def test_documents_of_a_strip_do_not_see_each_other(folder: Path, tokenizer: TextTokenizer) -> None:
     model = load_encoder(tiny_encoder(folder), tokenizer).eval()
-    ids, positions, boundaries = strip(tokenizer)
-    before = encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS))
+    ids, position_ids, cu_seqlens = strip(tokenizer)
+    before = encode_strip(model.bert, ids, position_ids, cu_seqlens, max(LENGTHS))
     changed = ids.clone()
     changed[: LENGTHS[0]] = 6
-    after = encode_strip(model.bert, changed, positions, boundaries, max(LENGTHS))
+    after = encode_strip(model.bert, changed, position_ids, cu_seqlens, max(LENGTHS))
     assert not torch.equal(before[: LENGTHS[0]], after[: LENGTHS[0]])
     assert torch.equal(before[LENGTHS[0] : sum(LENGTHS)], after[LENGTHS[0] : sum(LENGTHS)])
 
@@ -100,8 +100,8 @@ def test_an_exported_encoder_is_a_plain_bert(
     model = load_encoder(tiny_encoder(folder), tokenizer).eval()
     model.save_pretrained(tmp_path)
     plain = AutoModelForMaskedLM.from_pretrained(tmp_path, local_files_only=True).eval()
-    ids, positions, boundaries = strip(tokenizer)
-    ours = model.cls(encode_strip(model.bert, ids, positions, boundaries, max(LENGTHS)))
+    ids, position_ids, cu_seqlens = strip(tokenizer)
+    ours = model.cls(encode_strip(model.bert, ids, position_ids, cu_seqlens, max(LENGTHS)))
     theirs = plain(input_ids=ids[None, : LENGTHS[0]]).logits[0]
     torch.testing.assert_close(ours[: LENGTHS[0]], theirs, atol=1e-5, rtol=1e-5)
     again = load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)

@@ -54,7 +54,7 @@ def with_all_rows(batch: Batch) -> Batch:
     return replace(
         batch,
         rows=torch.arange(len(batch.input_ids)),
-        row_boundaries=batch.boundaries,
+        row_cu_seqlens=batch.cu_seqlens,
         token_target_rows=batch.rows[batch.token_target_rows],
         mention_spans=torch.stack(
             [batch.rows[batch.mention_spans[:, 0]], batch.rows[batch.mention_spans[:, 1] - 1] + 1],

@@ -17,7 +17,7 @@ def inputs(dtype: torch.dtype) -> list[Tensor]:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return strip_attention(query, key, value, ROWS, PLACES, longest=19)
+    return strip_attention(query, key, value, ROWS, PLACES, max_seqlen=19)
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

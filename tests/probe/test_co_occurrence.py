@@ -60,17 +60,19 @@ def test_counts_are_those_of_the_training_documents_alone(
         name(source.settings.entities, row) for row in range(sum(source.settings.entities.sizes))
     ]
     assert len(names) == 7
-    asked = np.array([row for row, known in enumerate(names) if known in ("Gene:1", "Disease:D1")])
+    queries = np.array(
+        [row for row, known in enumerate(names) if known in ("Gene:1", "Disease:D1")]
+    )
     told = []
-    counts = count(source, asked, lambda: told.append(1))
+    counts = count(source, queries, lambda: told.append(1))
     assert len(told) == len(shards) > 2
     assert counts.num_documents == len(in_training)
     assert dict(zip(names, counts.mentions.tolist(), strict=True)) == {
         known: mentions[known] for known in names
     }
     assert counts.documents.tolist() == [documents[known] for known in names]
-    for concept in asked.tolist():
-        others, number = counts.company(concept)
+    for concept in queries.tolist():
+        others, number = counts.co_occurring(concept)
         found = {names[row]: n for row, n in zip(others.tolist(), number.tolist(), strict=True)}
         mine = names[concept]
         assert found == {other: n for (one, other), n in together.items() if one == mine}
@@ -90,14 +92,14 @@ def test_nothing_in_sight_is_the_order_by_mentions(shard_set: ShardSet) -> None:
 def test_the_score_is_naive_bayes_with_average_company_added() -> None:
     mentions, documents = np.array([9, 4, 0, 7]), np.array([5, 3, 0, 4])
     pairs = {(3, 0): 2, (3, 1): 3, (3, 3): 4, (0, 0): 5, (0, 3): 2, (2, 2): 0}
-    asked, size, num_documents = np.array([0, 2, 3]), 4, 20
-    keys = {int(np.searchsorted(asked, v)) * size + c: n for (v, c), n in pairs.items() if n}
+    queries, size, num_documents = np.array([0, 2, 3]), 4, 20
+    keys = {int(np.searchsorted(queries, v)) * size + c: n for (v, c), n in pairs.items() if n}
     order = sorted(keys)
     counts = TrainCounts(
         num_documents,
         mentions,
         documents,
-        asked,
+        queries,
         np.array(order),
         np.array([keys[key] for key in order]),
     )

@@ -1,4 +1,4 @@
-"""The encoder and the counts are asked the same hidden mentions, and scored as a run scores."""
+"""The encoder and the counts rank the same hidden mentions and are scored as a run scores."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ from embre.probe.comparison import (
     run_config,
     source_for,
 )
-from embre.probe.hidden_mentions import ask
+from embre.probe.hidden_mentions import rank_hidden_mentions
 from embre.shards.entities import choose_entities
 from embre.shards.shard_set import ShardSet
 from embre.stream.order import validation_strips
@@ -84,7 +84,7 @@ def test_the_encoder_is_scored_as_the_run_scores_it(
         named[f"mrr/identifier{end}"] = values["mrr"]
     wanted = {key: wanted[key] for key in wanted if "/identifier" in key and "loss" not in key}
     assert named == pytest.approx(wanted, rel=1e-12)
-    assert scores["all"]["mentions"] == len(found.asked.rows) > 40
+    assert scores["all"]["mentions"] == len(found.mentions.rows) > 40
 
 
 def test_the_mentions_are_those_that_the_run_hides_and_nothing_else_is(
@@ -96,22 +96,24 @@ def test_the_mentions_are_those_that_the_run_hides_and_nothing_else_is(
     assert (source.settings.masking.objective, source.settings.masking.keep_share) == ("entity", 0)
     assert found.masking_of == "run small" and found.own_shards
     as_trained = MaskingConfig(entity_rate=0.4)
-    same = ask(encoder, source.with_masking(as_trained))
-    assert np.array_equal(same.rows, found.asked.rows)
-    assert np.array_equal(same.docs, found.asked.docs) and same.surfaces == found.asked.surfaces
+    same = rank_hidden_mentions(encoder, source.with_masking(as_trained))
+    assert np.array_equal(same.rows, found.mentions.rows)
+    assert (
+        np.array_equal(same.docs, found.mentions.docs) and same.surfaces == found.mentions.surfaces
+    )
 
 
 def test_in_sight_are_the_other_concepts_of_the_document(found: Comparison) -> None:
-    source, asked, number = found.source, found.asked, 0
+    source, mentions, number = found.source, found.mentions, 0
     for members, _ in validation_strips(source):
         rows, owner = concept_rows(source.settings.entities, members.mentions), owners(members)
         for doc in range(len(members)):
             known = {*rows[(owner == doc) & (rows >= 0)].tolist()}
-            hidden = {*asked.rows[asked.docs == number].tolist()}
-            assert hidden <= known and asked.doc_ids[number] == members.doc_ids[doc]
-            assert {*asked.visible[number].tolist()} == known - hidden
+            hidden = {*mentions.rows[mentions.docs == number].tolist()}
+            assert hidden <= known and mentions.doc_ids[number] == members.doc_ids[doc]
+            assert {*mentions.visible[number].tolist()} == known - hidden
             number += 1
-    assert number == len(asked.doc_ids) == len(asked.visible)
+    assert number == len(mentions.doc_ids) == len(mentions.visible)
 
 
 def test_a_mention_behind_a_hidden_one_is_not_in_sight(tmp_path: Path) -> None:
@@ -122,14 +124,14 @@ def test_a_mention_behind_a_hidden_one_is_not_in_sight(tmp_path: Path) -> None:
     source = source_of(shard_set, MaskingConfig(entity_rate=0.5, objective="entity"), streams=1)
     export(tmp_path / "encoder", Path(shard_set.url) / "tokenizer", source.settings.entities)
     encoder = load_pretrained(tmp_path / "encoder", torch.device("cpu"))
-    asked = ask(encoder, source)
+    mentions = rank_hidden_mentions(encoder, source)
     row = {
         source.settings.entities.row(n)["identifier"]: n
         for n in range(sum(source.settings.entities.sizes))
     }
     seen = Counter()
-    for doc, visible in enumerate(asked.visible):
-        hidden = {*asked.rows[asked.docs == doc].tolist()}
+    for doc, visible in enumerate(mentions.visible):
+        hidden = {*mentions.rows[mentions.docs == doc].tolist()}
         if hidden & {row["D1"], row["D2"]}:
             assert not {row["D1"], row["D2"]} & {*visible.tolist()}
             seen[len(hidden & {row["D1"], row["D2"]})] += 1
@@ -143,13 +145,13 @@ def test_the_counts_rank_by_the_training_split(found: Comparison) -> None:
     for block in (block for shard in shards for block in found.source.shard_set.load(shard)):
         rows = concept_rows(found.source.settings.entities, block.mentions)
         mentions.update(rows[rows >= 0].tolist())
-    for kind in np.unique(found.asked.types).tolist():
-        of_type = found.asked.types == kind
+    for kind in np.unique(found.mentions.types).tolist():
+        of_type = found.mentions.types == kind
         first = int(found.source.settings.entities.firsts[kind])
         size = found.source.settings.entities.sizes[kind]
         most = max(mentions[first + n] for n in range(size))
         for row, rank in zip(
-            found.asked.rows[of_type].tolist(),
+            found.mentions.rows[of_type].tolist(),
             found.ranks["frequency"][of_type].tolist(),
             strict=True,
         ):
@@ -157,8 +159,8 @@ def test_the_counts_rank_by_the_training_split(found: Comparison) -> None:
             equal = sum(mentions[first + n] == mentions[row] for n in range(size))
             assert above < rank <= above + equal
             assert rank > 1 or mentions[row] == most
-    said_right = found.said == found.asked.rows
-    assert np.array_equal(said_right, found.ranks["co-occurrence"] == 1)
+    predicted_right = found.predicted == found.mentions.rows
+    assert np.array_equal(predicted_right, found.ranks["co-occurrence"] == 1)
 
 
 def test_equal_scores_are_ranked_by_what_knows_nothing_of_them() -> None:
@@ -173,9 +175,9 @@ def test_examples_are_right_by_the_encoder_alone_and_of_several_concepts() -> No
         "co-occurrence": np.array([2, 5, 1, 2, 2, 3, 4, 2, 2, 2]),
     }
     rows = np.array([4, 4, 2, 3, 1, 0, 5, 6, 7, 8])
-    asked = SimpleNamespace(rows=rows, docs=np.arange(10) // 2)
+    mentions = SimpleNamespace(rows=rows, docs=np.arange(10) // 2)
     nothing = np.zeros(10, dtype=np.int64)
-    found = Comparison(None, "", True, asked, 0, ranks, nothing)  # type: ignore[arg-type]
+    found = Comparison(None, "", True, mentions, 0, ranks, nothing)  # type: ignore[arg-type]
     assert found.examples() == [0, 4, 5, 6, 7]
 
 
@@ -192,19 +194,19 @@ def test_the_command_shows_all_three_side_by_side(
     scores = found.scores(encoder.entities)
     numbers = [f"{scores[s]['all'][key]:.3f}" for key in ("top1", "mrr") for s in SYSTEMS]
     assert code == 0
-    assert ["all", str(len(found.asked.rows)), *numbers] in [
+    assert ["all", str(len(found.mentions.rows)), *numbers] in [
         line.split() for line in out.split("\n")
     ]
     assert "hidden as in run small (unit concept, entity_rate 0.4, seed 5)" in out
     code, out, _ = call([*arguments, "--json"], monkeypatch, capsys)
     values = json.loads(out)
     assert code == 0 and values["scores"] == scores and values["own_shards"] is True
-    assert values["mentions"] == len(found.asked.rows)
+    assert values["mentions"] == len(found.mentions.rows)
     for example, number in zip(values["examples"], found.examples(), strict=True):
-        true = encoder.entities.row(int(found.asked.rows[number]))
+        true = encoder.entities.row(int(found.mentions.rows[number]))
         assert example["true"]["identifier"] == true["identifier"]
         assert example["counted"] != example["true"]
-        assert example["surface"] == found.asked.surfaces[number]
+        assert example["surface"] == found.mentions.surfaces[number]
 
 
 def test_without_its_run_the_defaults_hold(run: Path, encoder: PretrainedEncoder) -> None:
@@ -216,7 +218,7 @@ def test_without_its_run_the_defaults_hold(run: Path, encoder: PretrainedEncoder
         config.write_text(text.replace("name: small", "name: another"))
         assert run_config(run / "encoder") is None
         config.write_text(text.replace("seed: 5", "sead: 5"))
-        with pytest.raises(ConfigError, match="of another version: copy"):
+        with pytest.raises(ConfigError, match="by another version: copy"):
             run_config(run / "encoder")
     finally:
         config.write_text(text)
@@ -231,8 +233,8 @@ def test_sets_that_cannot_be_measured_are_refused(
     source = source_for(encoder, shard_set.url, None, None)
     assert source.seed == 13 and source.data.max_document_tokens == encoder.max_tokens == 128
     nothing = source.with_masking(MaskingConfig(entity_rate=0))
-    with pytest.raises(ValueError, match="take more with --strips"):
-        ask(encoder, nothing)
+    with pytest.raises(ValueError, match="raise --strips"):
+        rank_hidden_mentions(encoder, nothing)
     other = write_shards(
         tmp_path / "other", 40, replace(SMALL, vocabulary=500, validation_share=0.3)
     )

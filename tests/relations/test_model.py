@@ -240,7 +240,7 @@ def test_a_document_in_windows_has_the_mean_state_of_each_token(folder: Path) ->
     states = {}
     for loaded, num_windows in ((tight, 16), (wide, 1)):
         batch = batch_of(loaded, [doc])
-        assert len(batch.boundaries) - 1 == num_windows
+        assert len(batch.cu_seqlens) - 1 == num_windows
         states[num_windows] = loaded.model._document_states(batch)
         assert_close(states[num_windows], states_one_by_one(loaded, doc))
     assert not torch.allclose(states[16], states[1]), "windows see less"
@@ -251,7 +251,7 @@ def test_a_document_that_fits_is_read_the_same_whatever_the_size_of_a_window(fol
     one, other = (loaded.model.logits(batch_of(loaded, DOCS)) for loaded in (narrow, wide))
     assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
     cut = tiny_relation_model(folder, 14, 6)
-    assert len(batch_of(cut, DOCS).boundaries) - 1 > 2
+    assert len(batch_of(cut, DOCS).cu_seqlens) - 1 > 2
     assert cut.model.logits(batch_of(cut, DOCS))[0].shape == one[0].shape, "no pair is lost"
 
 

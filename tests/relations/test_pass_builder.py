@@ -295,7 +295,7 @@ def test_a_long_document_loses_nothing(builder: PassBuilder) -> None:
     assert len(encoded.windows) > 1
     assert len(encoded.pairs) == 12 * 11 // 2 + 12
     batch = builder.lay([encoded], slot=0)
-    assert batch.longest <= 24
+    assert batch.max_seqlen <= 24
     assert sorted(set(batch.reads.tolist())) == list(range(len(encoded.tokens) + 2))
     assert_reads_right(batch, [encoded.tokens], builder)
 
@@ -314,7 +314,7 @@ def test_indices_of_a_batch_point_at_the_right_documents(builder: PassBuilder) -
     assert_reads_right(batch, [one.tokens for one in encoded], builder)
     assert batch.grids.owners[batch.pairs[:, 0]].tolist() == [0] + [1] * 45 + [2]
     assert batch.counts == {"relation": 47, "type": 1, "novelty": 47}
-    assert batch.num_tokens == len(batch.input_ids) == int(batch.boundaries[-1])
+    assert batch.num_tokens == len(batch.input_ids) == int(batch.cu_seqlens[-1])
     concepts = [concept for one in encoded for concept in one.concepts]
     flat = np.concatenate([np.r_[-1, one.tokens, -1] for one in encoded])
     starts, ends = marker_ids(builder.tokenizer).T

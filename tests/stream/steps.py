@@ -33,7 +33,7 @@ def contents(batches: list[Batch]) -> Contents:
             batch.token_labels.tolist(),
             batch.mention_spans.tolist(),
             batch.mention_ids.tolist(),
-            batch.boundaries.tolist(),
+            batch.cu_seqlens.tolist(),
             batch.state,
         )
         for batch in batches
@@ -76,7 +76,7 @@ def read_epochs(source: StreamSource, stream: int, num_epochs: int) -> list[list
     found, epochs = [], []
     bare = source.with_masking(MaskingConfig(entity_rate=0, token_rate=0))
     for batch in stream_batches(bare, stream):
-        bounds = batch.boundaries[: len(batch.doc_ids) + 1].tolist()
+        bounds = batch.cu_seqlens[: len(batch.doc_ids) + 1].tolist()
         for name, start, end in zip(batch.doc_ids, bounds[:-1], bounds[1:], strict=True):
             found.append((name, tuple(batch.input_ids[start + 1 : end - 1].tolist())))
         if batch.state.epoch > len(epochs):

@@ -17,12 +17,12 @@ def test_strips_have_one_length_and_documents_start_at_position_zero(
 ) -> None:
     special = source.settings.special
     for batch in islice(stream_batches(source, 0), 12):
-        assert len(batch.input_ids) == len(batch.positions) == source.data.strip_tokens
-        bounds = batch.boundaries[: len(batch.doc_ids) + 1].tolist()
+        assert len(batch.input_ids) == len(batch.position_ids) == source.data.strip_tokens
+        bounds = batch.cu_seqlens[: len(batch.doc_ids) + 1].tolist()
         lengths = np.diff(bounds)
         assert bounds[0] == 0
         assert bounds[-1] == batch.num_tokens <= source.data.strip_tokens
-        assert batch.positions[: bounds[-1]].tolist() == [
+        assert batch.position_ids[: bounds[-1]].tolist() == [
             n for size in lengths for n in range(size)
         ]
         assert (batch.input_ids[bounds[-1] :] == special.pad).all()
@@ -33,10 +33,10 @@ def test_strips_have_one_length_and_documents_start_at_position_zero(
 
 def test_padding_is_cut_into_pieces_that_attention_can_afford(source: StreamSource) -> None:
     for batch in islice(stream_batches(source, 0), 12):
-        lengths = np.diff(batch.boundaries.tolist())
-        assert batch.boundaries[-1] == source.data.strip_tokens
+        lengths = np.diff(batch.cu_seqlens.tolist())
+        assert batch.cu_seqlens[-1] == source.data.strip_tokens
         assert lengths.min() > 0
-        assert lengths.max() <= batch.longest == source.data.max_document_tokens
+        assert lengths.max() <= batch.max_seqlen == source.data.max_document_tokens
     full = np.array([0, 60, source.data.strip_tokens])
     assert with_padding(full, source.settings).tolist() == full.tolist()
 
@@ -46,9 +46,9 @@ def test_rows_are_the_places_that_a_head_reads(source: StreamSource) -> None:
         spans = [range(a, b) for a, b in batch.mention_spans.tolist()]
         read = {0, len(batch.rows) - 1} | set(batch.token_target_rows.tolist()) | set(chain(*spans))
         assert read == set(range(len(batch.rows)))
-        of_rows = np.searchsorted(batch.boundaries.numpy(), batch.rows.numpy(), side="right") - 1
-        assert np.bincount(of_rows, minlength=len(batch.boundaries) - 1).tolist() == (
-            np.diff(batch.row_boundaries.tolist()).tolist()
+        of_rows = np.searchsorted(batch.cu_seqlens.numpy(), batch.rows.numpy(), side="right") - 1
+        assert np.bincount(of_rows, minlength=len(batch.cu_seqlens) - 1).tolist() == (
+            np.diff(batch.row_cu_seqlens.tolist()).tolist()
         )
         for places in (batch.rows[a:b] for a, b in batch.mention_spans.tolist()):
             assert places.diff().eq(1).all(), "a mention lies whole in the rows"
@@ -72,7 +72,7 @@ def test_an_empty_micro_batch_has_no_targets(source: StreamSource) -> None:
     assert batch.counts == {"token": 0, "type": 0, "identifier": 0}
     assert batch.num_tokens == 0 and batch.slot == -1 and batch.doc_ids == ()
     # One document of nothing, so that attention has something to attend to on every rank.
-    assert batch.boundaries.tolist() == [0, 2, 50, 98, 128]
+    assert batch.cu_seqlens.tolist() == [0, 2, 50, 98, 128]
     special = source.settings.special
     padding = [special.pad] * (source.data.strip_tokens - 2)
     assert batch.input_ids.tolist() == [special.first, special.last, *padding]

@@ -40,7 +40,7 @@ def test_a_strip_is_full_when_the_next_document_does_not_fit(source: StreamSourc
     found = [list(islice(stream_batches(source, stream), 8)) for stream in range(3)]
     for batches in found:
         for batch, after in zip(batches, batches[1:], strict=False):
-            first = after.boundaries[1].item()
+            first = after.cu_seqlens[1].item()
             assert batch.num_tokens + first > source.data.strip_tokens
 
 

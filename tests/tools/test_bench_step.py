@@ -77,7 +77,7 @@ def test_operations_are_counted_with_what_is_wasted(setting: Setting) -> None:
     whole = ours(setting, "token", False, all_rows=True)
     assert padded_rung.flops > 1.3 * whole.flops > 1.3 * packed.flops
     batches = setting.batches("token")
-    lengths = np.concatenate([np.diff(b.boundaries[: len(b.doc_ids) + 1]) for b in batches])
+    lengths = np.concatenate([np.diff(b.cu_seqlens[: len(b.doc_ids) + 1]) for b in batches])
     mean = (lengths**2).sum() / lengths.sum()
     targets = sum(len(batch.token_labels) for batch in batches) / lengths.sum()
     rows = sum(len(batch.rows) for batch in batches) / lengths.sum()

@@ -158,7 +158,7 @@ def to_the_end(rows: np.ndarray, folder: Path) -> None:
         (broken_mentions(to_another_concept), "1 mention rows whose concept is not in"),
         (broken_mentions(to_another_type), "mentions of type Variant, 0 in the manifest"),
         (broken_mentions(to_no_type), "a mention of an unknown type"),
-        (broken_mentions(to_the_end), "its mentions are not in the order of their starts"),
+        (broken_mentions(to_the_end), "the mentions are not sorted by start"),
     ],
 )
 def test_a_wrong_mention_is_found_behind_a_right_digest(
@@ -181,7 +181,7 @@ def test_wrong_tokens_and_passages_are_found(copied: Path) -> None:
     put(copied, name, tokens=block.tokens[:-1])
     assert "tokens" in "; ".join(check_shards(ShardSet.open(copied))[name])
     put(copied, name, tokens=block.tokens, docs=block.docs[block.docs[:, 0] == 0])
-    assert check_shards(ShardSet.open(copied))[name][0].startswith("its documents are not those")
+    assert check_shards(ShardSet.open(copied))[name][0].startswith("the document numbers do not")
 
 
 def test_a_tar_that_is_none_is_a_finding_and_no_crash(copied: Path) -> None:
@@ -208,9 +208,7 @@ def test_a_document_that_is_there_twice_is_named(copied: Path) -> None:
     ids = [name for block in ShardSet.open(copied).load(first) for name in block.doc_ids]
     found = check_shards(ShardSet.open(copied))
     assert list(found) == [third.name]
-    assert (
-        f"{len(ids)} documents that were there before ({', '.join(ids[:3])}" in found[third.name][0]
-    )
+    assert f"{len(ids)} duplicate documents ({', '.join(ids[:3])}" in found[third.name][0]
 
 
 def test_the_concept_table_and_the_statistics_are_checked(copied: Path) -> None:
@@ -218,12 +216,12 @@ def test_the_concept_table_and_the_statistics_are_checked(copied: Path) -> None:
     counted = statistics_of_set(shard_set)
     rows = counted.rows | {"Gene": 1000}
     write_statistics(copied, shard_set.manifest, msgspec.structs.replace(counted, rows=rows))
-    assert check_shards(shard_set) == {STATISTICS: ["not the counts of the shards"]}
+    assert check_shards(shard_set) == {STATISTICS: ["differs from the counts of the shards"]}
     write_statistics(copied, shard_set.manifest, counted)
     # A shard of the set less: the table then counts too much.
     rewrite(copied, shards=shard_set.manifest.shards[:-1])
     found = check_shards(ShardSet.open(copied))
-    assert list(found) == [CONCEPTS] and "not mentioned as often" in found[CONCEPTS][0]
+    assert list(found) == [CONCEPTS] and "another count than in the shards" in found[CONCEPTS][0]
     with (copied / CONCEPTS).open("ab") as file:
         file.write(b"x")
     found = inspect(copied, "--verify")

@@ -95,7 +95,7 @@ def test_the_documents_and_targets_are_those_of_training(
     for batch in islice(stream_batches(source, STREAM, StreamState(epoch)), 4):
         here = list(islice(docs, len(batch.doc_ids)))
         assert tuple(doc.doc_id for doc in here) == batch.doc_ids
-        asked = laid(here, "asked", False)
+        asked = laid(here, "token_targets", False)
         np.testing.assert_array_equal(
             np.flatnonzero(asked), batch.rows[batch.token_target_rows].numpy()
         )
@@ -105,7 +105,7 @@ def test_the_documents_and_targets_are_those_of_training(
         np.testing.assert_array_equal(seen[inside], batch.input_ids.numpy()[: len(seen)][inside])
         rows = np.concatenate([doc.mentions[doc.targets] for doc in here])
         shift = np.repeat(
-            batch.boundaries.numpy()[: len(here)] + 1, [doc.targets.sum() for doc in here]
+            batch.cu_seqlens.numpy()[: len(here)] + 1, [doc.targets.sum() for doc in here]
         )
         spans = np.stack([rows["start"], rows["end"]], axis=1) + shift[:, None]
         identifiers = np.concatenate([doc.identifiers[doc.targets] for doc in here])

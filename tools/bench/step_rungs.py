@@ -182,7 +182,7 @@ def concept_table(setting: Setting, sizes: Sequence[int]) -> ConceptTable | Shar
 
 def flops_of(setting: Setting, batches: Sequence[Batch], sizes: Sequence[int]) -> float:
     """Of a real token under our model, with the shares of rows and targets as they are."""
-    lengths = torch.cat([b.boundaries[: len(b.doc_ids) + 1].diff() for b in batches]).double()
+    lengths = torch.cat([b.cu_seqlens[: len(b.doc_ids) + 1].diff() for b in batches]).double()
     num_tokens = float(lengths.sum())
     targets = sum(len(batch.token_labels) for batch in batches) / num_tokens
     rows = sum(len(batch.rows) for batch in batches) / num_tokens
@@ -201,7 +201,7 @@ def with_all_rows(batch: Batch) -> Batch:
     return replace(
         batch,
         rows=torch.arange(len(batch.input_ids)),
-        row_boundaries=batch.boundaries,
+        row_cu_seqlens=batch.cu_seqlens,
         token_target_rows=batch.rows[batch.token_target_rows],
         mention_spans=torch.stack([batch.rows[spans[:, 0]], batch.rows[spans[:, 1] - 1] + 1], 1),
     )

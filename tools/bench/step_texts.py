@@ -168,6 +168,6 @@ def _documents(batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in batches:
         labels = torch.full_like(batch.input_ids, IGNORED)
         labels[batch.rows[batch.token_target_rows]] = batch.token_labels
-        edges = batch.boundaries.tolist()
+        edges = batch.cu_seqlens.tolist()
         for start, end in zip(edges, edges[1 : len(batch.doc_ids) + 1], strict=False):
             yield batch.input_ids[start:end], labels[start:end]

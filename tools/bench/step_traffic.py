@@ -125,10 +125,10 @@ def counted(layers: int, hidden: int, tokens: int, norm: type[nn.LayerNorm]) -> 
         if isinstance(module, nn.LayerNorm):
             module.__class__ = norm
     input_ids = torch.arange(tokens) % shape.vocab_size
-    boundaries = torch.arange(0, tokens + 1, DOCUMENT, dtype=torch.int32)
+    cu_seqlens = torch.arange(0, tokens + 1, DOCUMENT, dtype=torch.int32)
     with Traffic() as traffic:
         with torch.autocast("cpu", torch.bfloat16):
-            found = encode_strip(bert, input_ids, input_ids % DOCUMENT, boundaries, DOCUMENT)
+            found = encode_strip(bert, input_ids, input_ids % DOCUMENT, cu_seqlens, DOCUMENT)
         found.sum(dtype=torch.float32).backward()
     return traffic
 
