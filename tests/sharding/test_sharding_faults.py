@@ -188,7 +188,7 @@ def four(tmp_path: Path) -> list[str]:
     docs = make_corpus(80, seed=2)
     paths = [tmp_path / f"{name}.PubTator" for name in "abcd"]
     for n, path in enumerate(paths):
-        write_documents(path, docs[max(0, 20 * n - 2) : 20 * n + 20], like="pubtator")
+        write_pubtator(path, docs[max(0, 20 * n - 2) : 20 * n + 20])
         path.write_text(path.read_text() + f"\n{n + 1}|t|a \0 in a title\n\n")
     return [str(path) for path in paths]
 
