@@ -197,9 +197,11 @@ def submit(cluster: RayCluster, kind: str, out: Path, overrides: list[str]) -> N
 
 @exit_on_error()
 def main(
-    nodes: Annotated[int, typer.Option(min=1, help="Besides the head; one worker each.")] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Of each of the two runs.")] = 20,
-    out: Annotated[Path, typer.Option(help="An empty folder for all that is made.")] = Path(
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Ray nodes beside the head, one worker each.")
+    ] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each of the two runs.")] = 20,
+    out: Annotated[Path, typer.Option(help="An empty folder for everything it writes.")] = Path(
         "rehearsal"
     ),
 ) -> None:

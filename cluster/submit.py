@@ -4,7 +4,7 @@
         --address http://127.0.0.1:8265 train.steps=20000
 
 The project's code and the config travel as one zip. `--root` is the folder that all nodes share;
-the config's relative paths are looked for there. The same command again goes on with the same run.
+the config's relative paths are looked for there. Run the same command again to resume.
 Ctrl-C ends the following and not the job. `--dry-run` shows what would be sent and sends nothing.
 """
 
@@ -198,21 +198,19 @@ def main(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="The dashboard of the cluster.", envvar="RAY_API_SERVER_ADDRESS"),
+        typer.Option(help="URL of the cluster's dashboard.", envvar="RAY_API_SERVER_ADDRESS"),
     ] = None,
     root: Annotated[
         str | None, typer.Option(help="Folder that all nodes share, for relative paths.")
     ] = None,
     env: Annotated[
-        list[str] | None, typer.Option(help="NAME of a variable that the job gets, as it is here.")
+        list[str] | None, typer.Option(help="NAME of an environment variable to pass to the job.")
     ] = None,
     allow_change: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY", help="As of `embre`: go on with another value, as train.steps."
-        ),
+        typer.Option(metavar="KEY", help="As in `embre`: let a resumed run change this key."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Show what would be sent, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print what would be sent, and exit.")] = False,
 ) -> None:
     """Send a run to a Ray cluster, follow it, and end with its exit code."""
     address = check_address(address) if address else None

@@ -241,7 +241,7 @@ def test_deepspeed_settings_may_be_a_json_file_with_auto(small: Path, tmp_path: 
     [
         (
             '{"zero_optimisation": {}}',
-            "zero_optimisation: unknown DeepSpeed key;  did you mean zero_opt",
+            "zero_optimisation: unknown DeepSpeed key; did you mean zero_opt",
         ),
         ('{"train_batch_size": 8}', "train_batch_size: set by data.streams"),
         ("{stage: 1}", "not a JSON file: .*line 1"),

@@ -19,7 +19,7 @@ TEXT, ITSELF = (
 class Twins(World):
     """The first of two ranks that do the same."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value, value]
 
 

@@ -39,9 +39,9 @@ def main(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="section.key=value, as masking.unit=mention.")
     ] = None,
-    documents: Annotated[int, typer.Option(min=1, help="How many are shown.")] = 3,
-    epoch: Annotated[int, typer.Option(min=0, help="Each epoch masks otherwise.")] = 0,
-    stream: Annotated[int, typer.Option(min=0, help="The stream whose documents are shown.")] = 0,
+    documents: Annotated[int, typer.Option(min=1, help="Number of documents to show.")] = 3,
+    epoch: Annotated[int, typer.Option(min=0, help="Epoch, which decides the masks.")] = 0,
+    stream: Annotated[int, typer.Option(min=0, help="Stream to show documents of.")] = 0,
 ) -> None:
     """Show documents of a pretraining run before and after masking, and what is to be found."""
     console = Console(highlight=False)

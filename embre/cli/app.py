@@ -19,7 +19,9 @@ def version():
 
 
 def schema(
-    kind: Annotated[Literal["pretrain", "finetune", "study"], typer.Argument(help="Of config.")],
+    kind: Annotated[
+        Literal["pretrain", "finetune", "study"], typer.Argument(help="Kind of config.")
+    ],
 ):
     """The JSON schema of a config: editors complete and check its keys by it."""
     from embre.config import FinetuneConfig, PretrainConfig, StudyConfig

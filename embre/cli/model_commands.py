@@ -10,13 +10,15 @@ from embre.cli.options import local_path
 from embre.refused import Refused
 
 TrackingUri = Annotated[
-    str | None, typer.Option(help="MLflow; default: MLFLOW_TRACKING_URI or runs/mlflow.db.")
+    str | None,
+    typer.Option(help="MLflow tracking URI; default: MLFLOW_TRACKING_URI or runs/mlflow.db."),
 ]
 EveryPair = Annotated[
-    bool, typer.Option(help="For another corpus than BioRED: score the pairs that it leaves out.")
+    bool, typer.Option(help="Also score the pairs that BioRED leaves out (for other corpora).")
 ]
 CountedBy = Annotated[
-    Path | None, typer.Option(help="Of the run that predicted: count as it counts its corpus.")
+    Path | None,
+    typer.Option(help="Config of the fine-tuning run, whose corpus schema and scoring to use."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")]
 
@@ -25,14 +27,15 @@ def evaluate(
     gold: Annotated[Path, typer.Option(help="File or folder of annotated documents.")],
     pred: Annotated[Path, typer.Option(help="File or folder of predicted documents.")],
     train: Annotated[
-        Path | None, typer.Option(help="Documents learnt from: tells seen concepts from new ones.")
+        Path | None,
+        typer.Option(help="Training documents, to score seen and unseen concepts apart."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(parser=local_path, help="Folder for all numbers, errors, plots and a report."),
+        typer.Option(parser=local_path, help="Folder for the metrics, errors, plots and a report."),
     ] = None,
     other: Annotated[
-        Path | None, typer.Option(help="Documents predicted by another system, to compare.")
+        Path | None, typer.Option(help="Predictions of another system to compare with.")
     ] = None,
     official: Annotated[
         bool,
@@ -66,19 +69,22 @@ def predict(
     ],
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Least probability of a relation; default: the model's."),
+        typer.Option(min=0, max=1, help="Minimum probability of a relation; default: the model's."),
     ] = None,
     parquet: Annotated[
-        bool, typer.Option("--parquet", help="Tables of all relations too, in OUT/relations.")
+        bool,
+        typer.Option(
+            "--parquet", help="Also write Parquet tables of all relations to OUT/relations."
+        ),
     ] = False,
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite",
-            help="Predict the inputs again; all that another model or threshold left in OUT goes.",
+            help="Predict again and replace what another model or threshold wrote to OUT.",
         ),
     ] = False,
-    processes: Annotated[int, typer.Option(min=1, help="Files or slices at once here.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Number of local processes.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -86,13 +92,13 @@ def predict(
             "embre, and see the model, the inputs and OUT."
         ),
     ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a task.")] = 0,
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs per task, as 0.25.")] = 0,
     tracking_uri: TrackingUri = None,
     device: Device = "cpu",
 ):
     """Predict relations, novelty and probabilities: the same files come out with relations.
 
-    The same command again goes on with the files that are not done.
+    Run the same command again to resume with the files that are not done.
     """
     from embre.cli.predicting import Request, run_prediction
 
@@ -118,14 +124,17 @@ def probe(
     ],
     text: Annotated[
         str | None,
-        typer.Argument(help="What to ask, as 'Mutations in \\[[BRCA1|Gene]] are frequent.'"),
+        typer.Argument(
+            help="A text with hidden mentions, as 'Mutations in \\[[BRCA1|Gene]] are frequent.'"
+        ),
     ] = None,
     shards: Annotated[
-        str | None, typer.Option(help="Measure on its validation split, beside counts of training.")
+        str | None,
+        typer.Option(help="Shard set: compare with counting baselines on its validation split."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Concepts shown of each hidden mention.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Concepts to show per hidden mention.")] = 10,
     strips: Annotated[
-        int | None, typer.Option(min=1, help="Of the validation split; default: as the run does.")
+        int | None, typer.Option(min=1, help="Validation strips to read; default: as in the run.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     tracking_uri: TrackingUri = None,
@@ -154,12 +163,12 @@ def probe(
 def register(
     run: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the registry.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Alias to point here, as champion.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias to set, as champion.")] = None,
     if_better: Annotated[
-        str | None, typer.Option(help="Only if this beats the alias's model, as all_f1.")
+        str | None, typer.Option(help="Metric that must beat the alias's model, as all_f1.")
     ] = None,
     show: Annotated[
-        str | None, typer.Option(help="Name, or digest of a shard set: what came from what.")
+        str | None, typer.Option(help="Show the lineage of a model name or a shard set's digest.")
     ] = None,
     tracking_uri: TrackingUri = None,
 ):

@@ -14,13 +14,15 @@ Overrides = Annotated[
 ]
 PrintConfig = Annotated[
     bool,
-    typer.Option("--print-config", help="Show the resolved config, what each key means, and stop."),
+    typer.Option(
+        "--print-config", help="Print the resolved config with the meaning of each key, and exit."
+    ),
 ]
 AllowChange = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY",
-        help="A run that has begun may go on with another value: train.steps, to make it longer, "
+        help="Let a resumed run change this key: train.steps, to train longer, "
         "optimizer.peak_lr and the like, losses.token and the like. May be given several times.",
     ),
 ]
@@ -32,7 +34,7 @@ def pretrain(
     print_config: PrintConfig = False,
     allow_change: AllowChange = None,
 ):
-    """Pretrain an encoder on a shard set. The same command again goes on where it stopped."""
+    """Pretrain an encoder on a shard set. Run the same command again to resume."""
     folder = _job("pretrain", config, overrides, print_config, allow_change)
     if folder:
         console.print(f"encoder: {folder}/encoder", markup=False)
@@ -60,7 +62,7 @@ def study(
     config: ConfigPath,
     overrides: Overrides = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Fine-tuning runs at once on this machine.")
+        int, typer.Option(min=1, help="Number of fine-tuning runs at once on this machine.")
     ] = 1,
     ray: Annotated[
         str | None,
@@ -69,8 +71,10 @@ def study(
             "of it; all its nodes have embre, and see all paths."
         ),
     ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="With --ray, share of a GPU a run.")] = 0,
-    table: Annotated[bool, typer.Option("--table", help="Only write the table again.")] = False,
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs per run, as 0.25.")] = 0,
+    table: Annotated[
+        bool, typer.Option("--table", help="Only write the table of the runs that are done.")
+    ] = False,
 ):
     """Carry out the runs of a study, what is done not again, and write its table."""
     from embre.cli.studying import carry_out_study
@@ -107,8 +111,10 @@ def doctor(
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Of the corpus and of training.")] = 13,
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Random seed of corpus and training.")] = 13,
 ):
     """The whole job on a made-up corpus: shard, pretrain, fine-tune, register, predict, report."""
     from embre.demo.run import run_demo

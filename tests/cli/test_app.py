@@ -44,8 +44,8 @@ def call(
     [
         ("pretrain {}/none.yaml", "no such config"),
         ("pretrain {}/run.yaml data.stream=3", "did you mean streams?"),
-        ("pretrain {}/run.yaml train.steps=[", "train.steps: the value is no YAML"),
-        ("pretrain {}/run.yaml train.steps=!!python/object/apply:os.getpid", "no YAML"),
+        ("pretrain {}/run.yaml train.steps=[", "train.steps: the value is not valid YAML"),
+        ("pretrain {}/run.yaml train.steps=!!python/object/apply:os.getpid", "not valid YAML"),
         ("pretrain {}/run.yaml data.shards={}/none storage={}/runs", "no shard set here"),
         ("pretrain {}/run.yaml data.shards={}/other storage={}/runs", "another tokenizer"),
         (

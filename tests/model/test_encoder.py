@@ -164,7 +164,7 @@ def test_a_folder_that_names_code_is_refused_before_it_is_read(
 def test_a_json_file_that_is_none_is_named(folder: Path, tmp_path: Path) -> None:
     copy_tokenizer(folder, tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json: no JSON"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: not readable as JSON"):
         load_tokenizer(tmp_path)
 
 

@@ -208,11 +208,14 @@ def test_what_a_shard_set_says_of_its_inputs_names_no_folder(tmp_path: Path) -> 
             assert str(tmp_path).encode() not in file.read_bytes(), file.name
 
 
+RELATION_ROW = b"1\tDisease|D1\tcause\n"
+
+
 @pytest.mark.parametrize(
     ("name", "data", "why"),
     [
-        ("relation2pubtator3.gz", gzip.compress(b"1\tDisease|D1\tcause\n"), "holds no documents"),
-        ("table.tsv", b"1\tDisease|D1\tcause\n", "holds no documents"),
+        ("relation2pubtator3.gz", gzip.compress(RELATION_ROW, mtime=0), "holds no documents"),
+        ("table.tsv", RELATION_ROW, "holds no documents"),
         ("empty.PubTator", b"", "holds no documents"),
         ("broken.gz", b"\x1f\x8b\xff\xff", "cannot be unpacked"),
     ],
