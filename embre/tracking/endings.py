@@ -1,4 +1,4 @@
-"""Why an attempt at a run ended: a rank that fails leaves a note, and the next start reads them."""
+"""Why an attempt ended: a failing rank writes its error to a file, which the next start reads."""
 
 import re
 from collections.abc import Iterator
@@ -10,49 +10,51 @@ import torch.distributed as dist
 from embre.interrupts import TakenOver
 from embre.world import World
 
-NOTE = "error-{}.txt"  # of a rank, in the run's folder
-MAX_ERROR_CHARS = 300  # characters of an error
-# Of gloo, which has no error of its own, and of NCCL.
+NOTE = "error-{}.txt"  # in the run folder; {} is the rank
+MAX_ERROR_CHARS = 300
+# Errors of gloo, which has no exception class of its own, and of NCCL.
 LOST_PEER = re.compile("DistBackendError|RuntimeError: .*(gloo|NCCL|peer|[Cc]onnection)")
-MAX_NAMED = 4  # silent ranks
+MAX_NAMED = 4  # ranks without a note that a message lists
 
 
 @contextmanager
 def ending_noted(folder: Path, world: World) -> Iterator[None]:
-    """What the body raises is noted. A rank that is killed leaves nothing; nor does one that was
-    taken over, for the run goes on without it."""
+    """Write the exception that the block raises to the rank's note, and raise it again.
+
+    No note is left by a killed rank, nor on TakenOver: then another process continues the run.
+    """
     try:
         yield
     except TakenOver:
         raise
     except Exception as error:
-        # Without its process group a rank raises anything: Ray takes that away before a restart.
+        # Ray destroys the process group before a restart; what a rank raises after that is noise.
         if world.size == 1 or dist.is_initialized():
-            with suppress(OSError):  # a full disk may be what it failed of
+            with suppress(OSError):  # the error may be a full disk
                 leave_note(folder, world.rank, f"{type(error).__name__}: {error}")
         raise
 
 
 def leave_note(folder: Path, rank: int, text: str) -> None:
-    """Say what a rank ended of; OSError where that cannot be written."""
+    """Write the error of a rank to its note. Raises OSError if it cannot be written."""
     (folder / NOTE.format(rank)).write_text(text[:MAX_ERROR_CHARS])
 
 
 def why_ended(folder: Path, num_ranks: int) -> str:
-    """What ended an attempt of so many ranks, as far as they say. Their notes are taken away.
+    """Describe why an attempt with `num_ranks` ranks ended, from their notes, and delete the notes.
 
-    The first error counts: others follow from it. Where it is that of a lost peer, the one that
-    was killed is among those that left none.
+    The earliest error is reported, as the others follow from it. If it is a lost connection, the
+    ranks without a note are listed too: the killed one is among them.
     """
     notes = sorted(folder.glob(NOTE.format("*")), key=lambda note: note.stat().st_mtime_ns)
-    told = {note.name: " ".join(note.read_text(errors="replace").split()) for note in notes}
+    errors = {note.name: " ".join(note.read_text(errors="replace").split()) for note in notes}
     for note in notes:
         note.unlink()
-    if not told:
+    if not errors:
         return "no rank left an error, so one was killed or its machine lost"
-    name, error = next(iter(told.items()))
+    name, error = next(iter(errors.items()))
     first = f"rank {name.removeprefix('error-').removesuffix('.txt')}: {error}"
-    silent = [rank for rank in range(num_ranks) if NOTE.format(rank) not in told]
+    silent = [rank for rank in range(num_ranks) if NOTE.format(rank) not in errors]
     if not silent or not LOST_PEER.match(error):
         return first
     named = ", ".join(map(str, silent[:MAX_NAMED])) + (", …" if len(silent) > MAX_NAMED else "")

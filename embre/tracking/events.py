@@ -1,7 +1,7 @@
-"""The events of a run: every one a JSON line in the run's folder, written by rank 0.
+"""The event log of a run: JSON lines in the run folder, written by rank 0.
 
-The file is the truth: the driver shows it, MLflow gets a copy, plots are drawn from it. So a
-tracking server that is down never stops training.
+This file is authoritative: the driver displays it, metrics are copied from it to MLflow, plots are
+drawn from it. So a tracking server that is down never stops training.
 """
 
 import json
@@ -28,13 +28,14 @@ Send = Callable[[int, Mapping[str, float | str]], None]
 class Tracker:
     """Writes a run's events; does nothing on ranks other than 0.
 
-    `send` gets (step, values) for each logged step after `sent`, the last that MLflow is known to
-    have; so a restarted run continues its curve, repeats no step and leaves no hole. The validation
-    at `sent` is passed on again: it is of the same number as its step and comes later, so MLflow
-    may have the one without the other, and a point that is there twice does no harm.
-    `last_saved` is the step that attempts before saved last, 0 of none.
-    `num_quarantined` says how many damaged shards the run goes on without.
-    `mfu_of_token_rate` is the MFU at one token a second, 0 where it is not known.
+    `send(step, values)` is called for each logged step after `sent`, the last step that MLflow is
+    known to have, so the curve of a restarted run has neither gaps nor repeated steps. The
+    validation at `sent` is sent again: it follows the metrics of the same step, so MLflow may lack
+    it, and a duplicate point does no harm.
+    `last_saved` is the last step that earlier attempts saved, 0 if none.
+    `waited_s` returns the seconds spent waiting for data so far.
+    `num_quarantined` returns the number of damaged shards that the run leaves out.
+    `mfu_of_token_rate` is the MFU at one token per second, 0 if unknown.
     """
 
     def __init__(
@@ -64,20 +65,22 @@ class Tracker:
         if self.active and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a") as file:  # a rank died in the middle of a line
                 file.write("\n")
-        # Before this attempt says anything: it may be heard of before it has `started`.
+        # Read before this attempt writes: some of its events may precede `started`.
         self._known = list(read_events(folder)) if self.active else []
         self.last_saved = last_saved(self._known)
         self._sent = sent
-        self._finished: dict[str, Any] = {}  # the event of an attempt before
+        self._finished: dict[str, Any] = {}  # the `finished` event of an earlier attempt
 
     def checkpoint_skipped(self, step: int, why: str) -> None:
-        """The checkpoint of `step` is not what the run goes on from, though it is the newer."""
+        """Log that the checkpoint of `step` is not used, though newer than the one resumed from."""
         self._checkpoints_skipped += 1
         self._write("checkpoint_skipped", step, {"why": why})
 
     def started(self, step: int, num_steps: int) -> None:
-        """Training begins, or goes on after `step`; of a run that is finished there nothing is
-        told again."""
+        """Log that training starts, or resumes after `step`, up to `num_steps`.
+
+        Nothing is logged if an earlier attempt has already finished at `num_steps`.
+        """
         self.num_steps, self._logged = num_steps, step
         known = self._known
         self._skipped = num_skipped(known, step)
@@ -89,27 +92,26 @@ class Tracker:
         ended = bool(turns) and turns[-1]["event"] == "finished"
         if ended and turns[-1]["step"] == step == num_steps:
             self._finished = turns[-1]
-            why_ended(self.folder, 0)  # an export may have failed since; that is over
+            why_ended(self.folder, 0)  # delete the notes of an export that failed since
             return
         if known:
             known += _read_lines(self.folder / HEARTBEAT)
         lost = lost_by_restart(known, step, time.time())
         if self._checkpoints_skipped:
             lost["checkpoints_skipped"] = self._checkpoints_skipped
-        told: dict[str, Any] = {}
+        details: dict[str, Any] = {}
         if self.active:
             ranks = [event["world_size"] for event in known if event["event"] == "started"]
             why = why_ended(self.folder, ranks[-1] if ranks else 0)
-            if ended and num_steps > turns[-1]["step"]:  # and has more steps now
+            if ended and num_steps > turns[-1]["step"]:  # the user raised num_steps
                 why, lost["down_s"] = "it was finished", 0.0
-            told |= {"why": why} if ranks else {}
-            self._mark(step, lost, told.get("why"))
-        told = {"steps": num_steps, "world_size": self.world_size, **lost, **told}
-        self._write("started", step, told)
+            details |= {"why": why} if ranks else {}
+            self._mark(step, lost, details.get("why"))
+        values = {"steps": num_steps, "world_size": self.world_size, **lost, **details}
+        self._write("started", step, values)
 
     def _mark(self, step: int, lost: dict[str, Any], why: str | None) -> None:
-        """A start in MLflow's curves too, with what it cost where it is a restart; it is no step
-        and may come at any."""
+        """Send a start to MLflow, with its cost if it is a restart; independent of `sent`."""
         if not self.send:
             return
         marks: dict[str, float | str] = {"world_size": float(self.world_size)}
@@ -119,7 +121,7 @@ class Tracker:
         self.send(step, marks)
 
     def vocabulary(self, shares: Metrics) -> None:
-        """The shares of mentions that the entity vocabulary knows, before the first step."""
+        """Log the shares of mentions that the entity vocabulary covers, before the first step."""
         named = {f"vocabulary/{name}": value for name, value in shares.items()}
         self._write("vocabulary", 0, named)
         if self.active and self.send and self._sent == 0:
@@ -128,8 +130,11 @@ class Tracker:
     def step(
         self, step: int, result: StepResult, lr: float, seconds: float, always: bool = False
     ) -> None:
-        """A step was done; every `log_every_steps` of them, and `always` when so told, one is
-        logged with the speed since."""
+        """Record a finished step that took `seconds`.
+
+        Every `log_every_steps` steps, at the first and the last step, and if `always`, its metrics
+        are logged, with the mean speed since the step logged before.
+        """
         self._beat(step)
         self._tokens += result.num_tokens
         self._seconds += seconds
@@ -159,35 +164,35 @@ class Tracker:
         self._pass_on("step", step, metrics)
 
     def validation(self, step: int, metrics: Metrics) -> None:
-        """The weights after `step` were measured on held-out data."""
+        """Log metrics of the weights after `step` on held-out data."""
         if metrics:
             named = {f"validation/{name}": value for name, value in metrics.items()}
             self._write("validation", step, named)
             self._pass_on("validation", step, named)
 
     def skipped(self, step: int, skip: Skip) -> None:
-        """The update of `step` was left out."""
+        """Log that the update of `step` was skipped."""
         self._skipped += 1
         self._write("skipped", step, {"why": skip.why, "documents": list(skip.doc_ids)})
 
     def saved(self, step: int) -> None:
-        """A checkpoint after `step` was committed."""
+        """Log that a checkpoint after `step` was committed."""
         self._write("saved", step, {})
 
     def save_failed(self, step: int, why: str) -> None:
-        """The checkpoint after `step` could not be written, and the run goes on."""
+        """Log that the checkpoint after `step` could not be written; the run continues."""
         self._write("save_failed", step, {"why": why})
 
     def _beat(self, step: int) -> None:
-        """Say once a second how far the run is: what a restart compares itself with."""
+        """Write the current step once a second, from which a restart computes its lost steps."""
         if self.active and time.monotonic() - self._beaten > BEAT_EVERY_S:
             self._beaten = time.monotonic()
             beat = {"event": "step", "step": step, "time": time.time()}
-            with suppress(OSError):  # it only informs
+            with suppress(OSError):  # informative only
                 (self.folder / HEARTBEAT).write_text(json.dumps(beat))
 
     def finished(self, step: int) -> None:
-        """Training has come to its end; what share of all the time went into it."""
+        """Log the end of training, with the goodput of the run."""
         if self.active:
             done = self._finished or {"goodput": goodput(read_events(self.folder))}
             if not self._finished:
@@ -206,26 +211,26 @@ class Tracker:
 
 
 def write_event(folder: Path, event: str, step: int, values: dict[str, Any]) -> None:
-    """Append an event, from whatever thread of rank 0."""
+    """Append an event to the log of the run in `folder`; any thread of rank 0 may call it."""
     line = json.dumps({"event": event, "step": step, "time": time.time(), **values})
     with (folder / EVENTS).open("a") as file:
         file.write(line + "\n")
 
 
 def read_events(folder: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
-    """The events of a run so far; a line that is only half written is left out."""
+    """Yield the events of a run so far, all or those of one kind; incomplete lines are skipped."""
     for found in _read_lines(folder / EVENTS):
         if event in (None, found["event"]):
             yield found
 
 
 def last_saved(events: Iterable[dict[str, Any]]) -> int:
-    """The last step that was saved, 0 where none was."""
+    """The last step that was saved, 0 if none."""
     return max((event["step"] for event in events if event["event"] == "saved"), default=0)
 
 
 def num_skipped(events: Iterable[dict[str, Any]], step: int) -> int:
-    """The updates up to `step` that were left out; of steps done again the later one counts."""
+    """Number of updates skipped up to `step`; a repeated step counts as in its last execution."""
     left_out: set[int] = set()
     for event in events:
         if event["event"] == "skipped":
@@ -236,14 +241,14 @@ def num_skipped(events: Iterable[dict[str, Any]], step: int) -> int:
 
 
 class EventTail:
-    """Gives the events of a run that are new, a long file not read again each time."""
+    """Incremental reader of a run's events, which does not read the file again on each call."""
 
     def __init__(self, folder: Path):
         self.path = folder / EVENTS
         self._read_bytes, self._rest = 0, b""
 
     def read(self) -> list[dict[str, Any]]:
-        """The events since the last call; a line counts when it is complete."""
+        """The events since the last call; an incomplete line is left for the next one."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""What a run sends to MLflow while it trains, and what it says there at its end.
+"""Sending metrics to MLflow during training, and closing the MLflow run at its end.
 
-None of it waits for a server that does not answer: one that was waited for once, in whatever
-process, is asked nothing more in this attempt. SILENT in the run's folder says so to the others.
+Nothing here blocks on a server that does not respond: after one timeout in any process, the file
+SILENT in the run folder stops all processes from sending requests for the rest of the attempt.
 """
 
 import queue
@@ -24,7 +24,7 @@ from embre.world import World
 
 SEND_EVERY_S = 2.0
 SYSTEM_EVERY_S = 10
-# Together the ten seconds that a hung server may hold up the end of a run.
+# Together 10 s: how long a hung server may delay the end of a run.
 GIVE_UP_AFTER_S, SYSTEM_END_S = 8.0, 2.0
 
 Point = Metric | RunTag
@@ -35,8 +35,10 @@ Request = Callable[[MlflowClient], object]
 def tracker_of(
     handle: RunHandle | None, folder: Path, world: World, log_every_steps: int, **more: Any
 ) -> Iterator[Tracker]:
-    """The tracker of a rank; that of rank 0 sends to MLflow, from where an attempt before ended.
-    `more` is what else a Tracker is given."""
+    """Yield the Tracker of a rank; on rank 0 it sends to MLflow what earlier attempts did not.
+
+    `more` are further arguments of Tracker.
+    """
     sent = sent_step(folder)
     with metric_sender(handle if world.rank == 0 else None, folder) as send:
         yield Tracker(folder, world, log_every_steps, send, sent=sent, **more)
@@ -44,12 +46,11 @@ def tracker_of(
 
 @contextmanager
 def metric_sender(handle: RunHandle | None, folder: Path) -> Iterator[Any]:
-    """A function (step, values) that never blocks: a thread sends what it is given in batches,
-    numbers as metrics and texts as tags.
+    """Yield a non-blocking function `send(step, values)`, or None if there is no MLflow run.
 
-    What a server does not take is kept and tried again; after the end at most GIVE_UP_AFTER_S are
-    spent on it. The events on disk have every metric in any case, and the file SENT in the run's
-    folder says up to which step the server has them.
+    A thread sends the values in batches, numbers as metrics and strings as tags, and retries failed
+    requests, for at most GIVE_UP_AFTER_S after the block ends. The event log has every metric in
+    any case; the file SENT in the run folder holds the last step that the server has.
     """
     if handle is None:
         yield None
@@ -75,7 +76,7 @@ def metric_sender(handle: RunHandle | None, folder: Path) -> Iterator[Any]:
 
 @contextmanager
 def system_metrics(handle: RunHandle | None, node: str) -> Iterator[None]:
-    """While the body runs, MLflow gets processor, memory, disk, network and GPU use of a node."""
+    """Log CPU, memory, disk, network and GPU use of a node to MLflow while the block runs."""
     if handle is None:
         yield
         return
@@ -100,27 +101,29 @@ def system_metrics(handle: RunHandle | None, node: str) -> Iterator[None]:
 
 
 def sent_step(folder: Path) -> int:
-    """The last step whose metrics the tracking server has; 0 too where that cannot be read, for a
-    point that is there twice does no harm."""
+    """The last step whose metrics the tracking server has.
+
+    0 if that cannot be read: a duplicate point does no harm.
+    """
     with suppress(OSError, ValueError):
         return int((folder / SENT).read_text())
     return 0
 
 
 def close_run(handle: RunHandle, folder: Path, status: str) -> bool:
-    """FINISHED, FAILED or KILLED, as it really ended; returns whether MLflow has it."""
+    """Set the final status (FINISHED, FAILED or KILLED) of a run; returns whether MLflow has it."""
     close = methodcaller("set_terminated", handle.run_id, status)
     return _at_the_end(handle, folder, "closing the MLflow run", [close])
 
 
 def log_files(handle: RunHandle, folder: Path, files: Iterable[Path]) -> bool:
-    """Keep files with the run; returns whether MLflow has them."""
+    """Upload files as artifacts of the run; returns whether MLflow has them."""
     keep = [methodcaller("log_artifact", handle.run_id, str(file)) for file in files]
     return _at_the_end(handle, folder, "keeping files with the MLflow run", keep)
 
 
 def log_results(handle: RunHandle, folder: Path, metrics: Mapping[str, float]) -> None:
-    """Figures of a finished run, without a step."""
+    """Log the final metrics of a finished run, at step 0."""
     now = int(time.time() * 1000)
     points = [Metric(name, value, now, 0) for name, value in metrics.items()]
     log = methodcaller("log_batch", handle.run_id, metrics=points)
@@ -128,42 +131,44 @@ def log_results(handle: RunHandle, folder: Path, metrics: Mapping[str, float]) -
 
 
 def _at_the_end(handle: RunHandle, folder: Path, what: str, requests: Iterable[Request]) -> bool:
-    """Make requests, up to one that fails; at most GIVE_UP_AFTER_S is waited for each. Returns
-    whether all were answered."""
+    """Send requests in order until one fails or takes longer than GIVE_UP_AFTER_S.
+
+    Returns whether all succeeded.
+    """
     for request in requests:
         if (folder / SILENT).exists():
             return False
-        answered = threading.Event()
+        succeeded = threading.Event()
         thread = threading.Thread(
-            target=_ask, args=(handle.uri, request, what, answered), daemon=True
+            target=_request, args=(handle.uri, request, what, succeeded), daemon=True
         )
         thread.start()
         _wait_for(thread, folder)
-        if not answered.is_set():
+        if not succeeded.is_set():
             return False
     return True
 
 
-def _ask(uri: str, request: Request, what: str, answered: threading.Event) -> None:
+def _request(uri: str, request: Request, what: str, succeeded: threading.Event) -> None:
     with best_effort(what):
-        request(MlflowClient(uri))  # which opens a database
-        answered.set()
+        request(MlflowClient(uri))  # the client is created here, as opening a database may hang
+        succeeded.set()
 
 
 def _wait_for(thread: threading.Thread, folder: Path) -> None:
-    """Give a thread that talks to the store time to end; if it does not, give up the store."""
+    """Join a thread that sends requests; after GIVE_UP_AFTER_S mark the store as silent."""
     thread.join(GIVE_UP_AFTER_S)
     silent = folder / SILENT
     if not thread.is_alive():
-        silent.unlink(missing_ok=True)  # of an attempt before
+        silent.unlink(missing_ok=True)  # left by an earlier attempt
         return
     with suppress(OSError):
         silent.touch()
-        _tell(folder, f"no answer for {GIVE_UP_AFTER_S:g} s")
+        _log_untracked(folder, f"no answer for {GIVE_UP_AFTER_S:g} s")
 
 
-def _tell(folder: Path, why: str) -> None:
-    """Say in the events that MLflow does not have all."""
+def _log_untracked(folder: Path, why: str) -> None:
+    """Log an event: MLflow does not have all metrics."""
     write_event(folder, "untracked", sent_step(folder), {"why": why})
 
 
@@ -181,10 +186,10 @@ def _send_all(
             client = client or MlflowClient(handle.uri)
             _send(client, handle.run_id, waiting, folder)
             waiting = []
-        except Exception as error:  # whatever a store raises, training goes on
+        except Exception as error:  # training continues, whatever the store raises
             if not warned:
                 with suppress(OSError):
-                    _tell(folder, short(error))
+                    _log_untracked(folder, short(error))
             warned = True
 
 
@@ -196,6 +201,6 @@ def _send(client: MlflowClient, run_id: str, points: list[Point], folder: Path) 
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
     if metrics:
-        # Marks of a restart are at an earlier step than what was sent before.
+        # The values of a restart have an earlier step than those sent before it.
         steps = (metric.step for metric in metrics)
         write_atomic(folder / SENT, str(max(sent_step(folder), *steps)).encode())
