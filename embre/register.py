@@ -115,16 +115,16 @@ def refuse_moved(handle: RunHandle, run: Path) -> None:
 def check_names(name: str, alias: str | None) -> None:
     """Refused for what MLflow would refuse, but only after the model is copied."""
     if not re.fullmatch(r"[\w. -]+", name):
-        raise Refused(f"--name {name}: write letters, digits, points, hyphens and spaces")
+        raise Refused(f"--name {name}: use letters, digits, '.', '-' and spaces only")
     if alias is not None and not re.fullmatch(r"(?!(latest|v\d+)$)[\w-]+", alias, re.IGNORECASE):
         raise Refused(
-            f"--alias {alias}: write letters, digits and hyphens, as champion; latest and v1 are "
-            "kept for versions"
+            f"--alias {alias}: use letters, digits and hyphens, as champion; latest and v1 are "
+            "reserved"
         )
 
 
 def f1_of(run: Path) -> dict[str, float]:
-    """The scores that a fine-tuning run has learnt something of, by their names in `F1`."""
+    """The F1 scores of a fine-tuning run, by their names in `F1`."""
     scores = json.loads((run / SCORES).read_text())["dev"]
     return {f"{metric}_f1": found["f1"] for metric, found in scores.items()}
 
@@ -132,14 +132,17 @@ def f1_of(run: Path) -> dict[str, float]:
 def check_better(
     folder: Path, scores: Mapping[str, float], metric: str, champion: str, now: Version | None
 ) -> None:
-    """Pass where `now`, the version that the alias `champion` points to, is beaten or absent."""
+    """Raise NotBetter unless `scores` beat `now`, the version of the alias `champion`, if any.
+
+    Raises Refused if the two cannot be compared.
+    """
     if metric not in F1:
         raise Refused(f"--if-better {metric}: no such score; known: {', '.join(F1)}")
     if not scores:
         raise Refused(f"{folder}: an encoder has no {metric}; leave out --if-better")
     if metric not in scores:
         raise Refused(
-            f"{folder}: {metric} was not learnt (see pairs.tasks, and whether the corpus has "
+            f"{folder}: {metric} was not trained (see pairs.tasks, and whether the corpus has "
             f"novelty); compare by one of {', '.join(scores)}"
         )
     if now is None or now.tags.get(DIGEST) == folder_digest(folder):
@@ -157,13 +160,13 @@ def check_better(
     theirs = float(now.tags.get(f"embre.{metric}", "nan"))
     if not math.isfinite(theirs):
         raise Refused(
-            f"{champion} (version {now.number}) has no {metric}, which it may not have learnt, so "
-            "the two cannot be compared; name another one, or set the alias without --if-better"
+            f"{champion} (version {now.number}) has no {metric}, so the two cannot be compared; "
+            "choose another metric, or set the alias without --if-better"
         )
     if not scores[metric] > theirs:
         raise NotBetter(
-            f"{metric} is {scores[metric]:.4f}, and {theirs:.4f} of {champion} (version "
-            f"{now.number}): not better, so nothing is registered and the alias stays"
+            f"{metric} {scores[metric]:.4f} does not beat {champion} (version {now.number}, "
+            f"{theirs:.4f}): nothing was registered and the alias was not moved"
         )
 
 

@@ -207,7 +207,7 @@ def test_a_run_whose_config_is_torn_wants_it_back(
     (tmp_path / "events.jsonl").touch()
     if torn is not None:
         (tmp_path / "config.yaml").write_text(torn)
-    with pytest.raises(ConfigError, match="of another kind of run or cannot be read .* put back"):
+    with pytest.raises(ConfigError, match="of another kind of run or damaged .* restore that file"):
         check_resume(config_of(folder), tmp_path)
     assert (tmp_path / "events.jsonl").exists()
 
@@ -443,7 +443,7 @@ def test_what_a_run_has_not_learnt_is_nowhere_a_result(
     errors = (run / "evaluation" / "errors.tsv").read_text()
     assert "spurious" in errors and ("wrong novelty" in errors) == (silent == "type")
     assert "wrong type" not in errors or silent == "novel"
-    with pytest.raises(ValueError, match=f"all_f1 was not learnt .*one of {learnt[0]}_f1, "):
+    with pytest.raises(ValueError, match=f"all_f1 was not trained .*one of {learnt[0]}_f1, "):
         register_run(run, "one-task", "champion", "all_f1")
     found = register_run(run, "one-task", "champion", "pair_f1")
     tags = client.get_model_version("one-task", found.version).tags

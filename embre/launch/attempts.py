@@ -1,5 +1,5 @@
-"""Attempts at a run under Ray: each has a folder, by which its ranks and its driver hear of each
-other, and no attempt touches that of another.
+"""Attempts at a run under Ray. Each has a folder of its own, through which its ranks and its driver
+exchange notes.
 """
 
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from embre.interrupts import TakenOver
 from embre.launch.errors import RunFailed
 
 ATTEMPTS = "attempts"  # in a run's folder
-LATEST = "latest"  # in it, the number of the last attempt of which a rank began
+LATEST = "latest"  # in ATTEMPTS: the number of the last attempt that started a rank
 RESERVED_BYTES = 4096  # of a note, allocated at the start: it can be written on a full disk
 
 
 class NotBegun(RunFailed):
-    """No rank of this attempt began, so it says nothing of the run, at which another may work."""
+    """No rank of this attempt started. Another attempt may be running: the run's status stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One start of the driver, and all workers that Ray starts and restarts for it."""
+    """One start of the driver, with all workers that Ray starts and restarts for it."""
 
     attempts: Path
     number: int
 
     @classmethod
     def new(cls, run_folder: Path) -> "Attempt":
-        """The next one. It takes the run over from earlier ones when its first rank begins; until
-        then, waiting for room, it disturbs none that works."""
+        """Create the next attempt. It takes the run over from earlier ones when its first rank
+        starts; while it waits for resources, a running attempt is not disturbed."""
         attempts = run_folder / ATTEMPTS
         attempts.mkdir(parents=True, exist_ok=True)
         number = max((int(p.name) for p in attempts.glob("[0-9]*")), default=0)
@@ -37,9 +37,9 @@ class Attempt:
             attempt = cls(attempts, number)
             try:
                 attempt.folder.mkdir()
-            except FileExistsError:  # of a driver that started at the same time
+            except FileExistsError:  # another driver started at the same time
                 continue
-            # There from the start: a network file system may remember that a file is missing.
+            # Created now: network file systems may cache that a file is missing.
             for file in (attempt.failed, attempt.stopped):
                 file.write_bytes(b" " * RESERVED_BYTES)
             (attempts / LATEST).touch()
@@ -47,22 +47,23 @@ class Attempt:
 
     @property
     def folder(self) -> Path:
-        """Its folder."""
+        """The folder of this attempt."""
         return self.attempts / f"{self.number:06d}"
 
     @property
     def failed(self) -> Path:
-        """Why it failed in a way that is not worth a restart; blank till then."""
+        """File with the error that is not worth a restart; blank until there is one."""
         return self.folder / "failed.txt"
 
     @property
     def stopped(self) -> Path:
-        """That it was asked to stop and saved; blank till then."""
+        """File with the note that it saved and stopped on request; blank until then."""
         return self.folder / "stopped.txt"
 
     def begin(self) -> bool:
-        """A rank is about to begin; False where it would only end in the way others have."""
-        # Taken over: each attempt would take the run back from the other.
+        """Claim the run for this attempt before a rank starts; False if it failed, was stopped, or
+        was superseded by a later attempt."""
+        # A superseded attempt must not claim the run back: the two would alternate.
         if self.taken_over() or read(self.failed) or read(self.stopped):
             return False
         if not self.begun():
@@ -70,15 +71,15 @@ class Attempt:
         return True
 
     def begun(self) -> bool:
-        """Whether one of its ranks has begun."""
+        """Whether a rank of this attempt has started."""
         return self._latest() >= self.number
 
     def taken_over(self) -> bool:
-        """Whether a rank of a later attempt has begun."""
+        """Whether a rank of a later attempt has started."""
         return self._latest() > self.number
 
     def refuse_taken_over(self, name: str) -> None:
-        """TakenOver, for the driver."""
+        """Raise TakenOver if a later attempt has started."""
         if self.taken_over():
             raise TakenOver(
                 f"{name}: the same run was started again after this attempt; follow that one"
@@ -89,11 +90,14 @@ class Attempt:
 
 
 def write(file: Path, text: str) -> None:
-    """Say why an attempt ended, in `failed` or `stopped`, without a byte more on the disk."""
+    """Write a note into the preallocated file `failed` or `stopped`: this works on a full disk.
+
+    Cut to RESERVED_BYTES.
+    """
     with file.open("r+b") as opened:
         opened.write(text.encode()[:RESERVED_BYTES].ljust(RESERVED_BYTES))
 
 
 def read(file: Path) -> str:
-    """What was written there, nothing till then."""
+    """The note in `failed` or `stopped`; '' if there is none."""
     return file.read_text(errors="replace").strip()

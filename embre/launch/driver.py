@@ -59,8 +59,8 @@ Recipe = Callable[[Job, World], None]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of job: its config, what each rank runs, and what is checked before any rank is
-    asked for (it returns the digests of the data, by name)."""
+    """A kind of job: its config class, the recipe that each rank runs, and the check before any
+    rank starts, which returns the digests of the data by name."""
 
     config: type[RunConfig]
     recipe: Recipe
@@ -68,13 +68,13 @@ class Kind:
 
 
 def _run_ray(recipe: Recipe, job: Job) -> None:
-    from embre.launch.ray import run_ray  # ray is imported where it is asked for
+    from embre.launch.ray import run_ray  # only jobs under Ray need ray
 
     run_ray(recipe, job)
 
 
-# A launcher starts the ranks, hands each the job and its world, and returns when the run is over;
-# it raises what made the run fail.
+# A launcher runs the recipe on all ranks and returns when the run is over; it raises the error that
+# made the run fail.
 LAUNCHERS: dict[str, Callable[[Recipe, Job], None]] = {"local": run_local, "ray": _run_ray}
 KINDS = {
     "pretrain": Kind(PretrainConfig, pretrain.pretrain, pretrain.check),
@@ -85,21 +85,21 @@ KINDS = {
 def run_job(
     kind: str, config: RunConfig, console: Console, allow_change: Collection[str] = ()
 ) -> Path:
-    """Carry a job out, from wherever an earlier attempt of the same name stopped. The keys
-    `allow_change` of its config may be others than those that it was begun with.
+    """Run a job, resuming where an earlier attempt of the same name stopped; returns its folder.
 
-    Returns the run's folder. Raises what made it fail; the MLflow run says so too.
+    The keys in `allow_change` may differ from the config that the run was started with. Raises the
+    error that made the run fail, and records it in the MLflow run.
     """
     job_kind = KINDS[kind]
-    refuse_secrets(config)  # first of all: what refuses a value may show it
+    refuse_secrets(config)  # first: later error messages may show values
     under_torchrun = config.launch.launcher == "local" and "RANK" in os.environ
     refuse_what_cannot_be(config, under_torchrun)
-    uri = tracking_uri(config)  # refused here, before anything is written
+    uri = tracking_uri(config)  # raises before anything is written
     config = resolve(config)
     lineage = job_kind.check(config)
     folder = Path(config.storage) / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    if under_torchrun and os.environ["RANK"] != "0":  # every rank comes by here; rank 0 drives
+    if under_torchrun and os.environ["RANK"] != "0":  # all ranks run this; rank 0 is the driver
         LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, None))
         return folder
     changes = check_resume(config, folder, allow_change)
@@ -107,12 +107,12 @@ def run_job(
     refuse_other_data(config, folder, made_of)
     if changes:
         write_event(folder, "changed", newest_step(folder), {"changes": changes})
-        told = {key: f"{old} -> {new}" for key, (old, new) in changes.items()}
-        console.print(f"changed: {_listed(told)}", markup=False, highlight=False)
+        changed = {key: f"{old} -> {new}" for key, (old, new) in changes.items()}
+        console.print(f"changed: {_listed(changed)}", markup=False, highlight=False)
     write_atomic(folder / CONFIG, dump_config(config).encode())
     handle, before = None, None
     tags = {"embre.kind": kind}
-    for event in read_events(folder, "changed"):  # MLflow may not have heard of an earlier one
+    for event in read_events(folder, "changed"):  # MLflow may lack an earlier one
         tags |= {f"embre.changed.{k}": f"{a} -> {b}" for k, (a, b) in event["changes"].items()}
     with best_effort("opening the MLflow run", config.tracking.required):
         handle, before = open_run(config, uri, folder, tags, lineage, made_of)
@@ -124,10 +124,10 @@ def run_job(
         status = "FINISHED"
     except Interrupted:
         raise
-    except TakenOver:  # the run is another attempt's now, in MLflow too
+    except TakenOver:  # another attempt owns the run and its MLflow run now
         status = None
         raise
-    except (ConfigError, NotBegun):  # says nothing of the run, at which another may work
+    except (ConfigError, NotBegun):  # another attempt may be running: keep its status
         status = None if before == "RUNNING" else before
         raise
     except Exception:
@@ -137,15 +137,15 @@ def run_job(
         complete = bool(status) and finish(handle, folder, status)
     if config.tracking.required and not complete:
         raise RunFailed(
-            f"{config.name}: it is finished and saved, but MLflow lacks some of it, and "
-            "tracking.required is set; give the same command again when the server answers"
+            f"{config.name} is finished and saved, but its MLflow run is incomplete and "
+            "tracking.required is set; run the same command again when the server is up"
         )
     return folder
 
 
 def finish(handle: RunHandle | None, folder: Path, status: str) -> bool:
-    """Keep the events with the run and close it as it really ended; returns whether MLflow has
-    all of it."""
+    """Log events, config and curves to the MLflow run and close it with its true status; returns
+    whether all of it arrived."""
     complete = handle is not None and close_run(handle, folder, status)
     pictures: list[Path] = []
     with best_effort("drawing the curves"):
@@ -154,17 +154,17 @@ def finish(handle: RunHandle | None, folder: Path, status: str) -> bool:
         kept = (folder / CONFIG, folder / EVENTS, folder / DEEPSPEED_JSON, *pictures)
         complete &= log_files(handle, folder, [path for path in kept if path.exists()])
         if (folder / SILENT).exists():
-            log.warning("MLflow does not answer: its run is not closed, or lacks what came last")
+            log.warning("MLflow does not respond: its run is not closed, or lacks the last events")
     return complete
 
 
 def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
-    """Refused for what a launcher or an engine cannot do."""
+    """Raise ConfigError for settings that no launcher can run."""
     if is_url(config.storage):
         raise ConfigError(
             f"storage: {config.storage} is a URL; give a folder that all machines share"
         )
-    if config.storage.startswith("~"):  # which a shell would have written out
+    if config.storage.startswith("~"):  # not expanded: it did not pass through a shell
         raise ConfigError(f"storage: {config.storage} begins with ~; write the path out")
     if config.launch.launcher == "local" and config.launch.workers > 1 and not under_torchrun:
         raise ConfigError(
@@ -180,11 +180,11 @@ def refuse_what_cannot_be(config: RunConfig, under_torchrun: bool) -> None:
 def check_resume(
     config: RunConfig, folder: Path, allow_change: Collection[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
-    """What changes in a run that goes on: the value before and the one from now on, by key.
+    """Compare `config` with the one the run was started with: {key: (old, new)}.
 
-    Raises ConfigError where a run of this name has lost its checkpoints, or has some of another
-    config of which not all may change. Without one a config may be corrected; what the other one
-    did is then no part of the run, in MLflow neither, and is set aside.
+    Raises ConfigError if the run has lost its checkpoints, if a changed key is not in
+    `allow_change`, or if `train.steps` is below the step that was reached. Before the first
+    checkpoint any change is allowed; the earlier events and MLflow run are then set aside.
     """
     refuse_what_cannot_change(config, allow_change)
     done = newest_step(folder)
@@ -200,44 +200,43 @@ def check_resume(
         changes = differences(config, folder / CONFIG)
     except ConfigError as error:
         raise ConfigError(
-            f"{config.name}: {folder / CONFIG} is of another kind of run or cannot be read "
-            f"({error}); give another name=…, or put back what this run began with, as "
-            "--print-config shows it"
+            f"{config.name}: cannot compare with {folder / CONFIG}, which is of another kind of "
+            f"run or damaged ({error}); choose another name=…, or restore that file"
         ) from error
     if changes.keys() - set(allow_change):
-        told = _listed({key: f"{old} -> {new}" for key, (old, new) in changes.items()})
+        listed = _listed({key: f"{old} -> {new}" for key, (old, new) in changes.items()})
         flags = " ".join(f"--allow-change {key}" for key in changes)
         may = all(key.split(".")[0] in CHANGEABLE for key in changes)
         raise ConfigError(
             f"{config.name}: this run was started with another config, see {folder / CONFIG}: "
-            f"{told}; " + (f"add {flags}, or " if may else "") + "give another name=…"
+            f"{listed}; " + (f"add {flags}, or " if may else "") + "give another name=…"
         )
     if config.train.steps < done:
         raise ConfigError(
-            f"train.steps: {config.train.steps}, and {config.name} is at step {done} already; give "
-            "at least as many"
+            f"train.steps={config.train.steps} is below step {done}, which {config.name} has "
+            f"already reached; give at least {done}"
         )
     return changes
 
 
 def refuse_what_cannot_change(config: RunConfig, keys: Collection[str]) -> None:
-    """ConfigError for a key with which a run that has begun cannot go on otherwise."""
+    """Raise ConfigError for a key that cannot change when a run resumes."""
     known = [key for key in config.numbers() if key.split(".")[0] in CHANGEABLE]
     for key in keys:
         if key not in known:
             raise ConfigError(
-                f"--allow-change {key}: this cannot change in a run that has begun; "
+                f"--allow-change {key}: this key cannot change when a run resumes; "
                 + nearest(key, known)
             )
 
 
-def _listed(told: dict[str, str]) -> str:
-    return ", ".join(f"{key} {text}" for key, text in told.items())
+def _listed(changes: dict[str, str]) -> str:
+    return ", ".join(f"{key} {text}" for key, text in changes.items())
 
 
 def refuse_other_data(config: RunConfig, folder: Path, made_of: str) -> None:
-    """ConfigError where a run with checkpoints has another backbone or other data now. Told before
-    MLflow begins another run for what cannot go on."""
+    """Raise ConfigError if a run with checkpoints has another backbone or other data now. Checked
+    before MLflow opens a run for a job that cannot resume."""
     before = remembered(folder)
     if before and before.made_of != made_of and has_checkpoints(folder):
         raise ConfigError(
@@ -247,13 +246,13 @@ def refuse_other_data(config: RunConfig, folder: Path, made_of: str) -> None:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """The config with absolute paths (workers change their folder) and models fetched."""
+    """The config with absolute paths (workers run elsewhere), and a registered backbone fetched."""
     config = config.with_paths(absolute)
     backbone = config.encoder.path
     if not backbone.startswith("models:/"):
         return config
-    # Fetched once: a resumed run keeps its backbone though the alias has moved on. By its name, so
-    # that another one is not taken for it.
+    # Fetched once: a resumed run keeps its backbone even if the alias has moved since. The folder
+    # has the model's name, so that another model is not mistaken for it.
     name = re.sub(r"[^\w.-]+", "-", backbone.removeprefix("models:/"))
     fetched = Path(config.storage) / config.name / "backbone" / name
     if not fetched.exists():
@@ -270,10 +269,12 @@ def absolute(key: str, path: str) -> str:
     if not is_url(path):
         return str(Path(path).absolute())
     if key not in MAY_BE_URLS:
-        raise ConfigError(f"{key}: copy it to a local file first, it is read many times")
+        raise ConfigError(
+            f"{key}: URLs are not supported here; copy the file to local storage first"
+        )
     return path
 
 
 def tracking_uri(config: RunConfig) -> str:
-    """Where the runs of a config are kept."""
+    """The MLflow tracking URI of a config."""
     return resolve_uri(config.tracking.uri, config.storage, "tracking.uri")

@@ -1,6 +1,6 @@
-"""What the driver shows of a run: a bar on a terminal, plain lines elsewhere.
+"""Shows the progress of a run: a bar on a terminal, plain lines elsewhere.
 
-Ranks may be on other machines; all of them are seen through the events in the run's folder.
+Ranks may be on other machines; the driver reads the events in the run's folder.
 """
 
 import threading
@@ -20,10 +20,10 @@ LOOK_EVERY_S = 0.5
 
 @contextmanager
 def show_progress(folder: Path, console: Console) -> Iterator[None]:
-    """While the body runs, show what the run in `folder` does."""
+    """Show the progress of the run in `folder` while the body runs."""
     stop = threading.Event()
     new = EventTail(folder)
-    new.read()  # what earlier attempts said
+    new.read()  # skip the events of earlier attempts
     thread = threading.Thread(target=_show, args=(folder.name, console, new, stop), daemon=True)
     thread.start()
     try:
@@ -70,21 +70,21 @@ def describe(event: dict[str, Any]) -> str:
 
 
 def speed(event: dict[str, Any]) -> str:
-    """Tokens a second, what of the device they use, and what is not well with the data."""
+    """Tokens per second, MFU, and problems: waiting for data, damaged shards, skipped updates."""
     parts = [f"{event['tokens_per_s']:,.0f} tokens/s"]
     if "mfu" in event:
         parts.append(f"MFU {event['mfu']:.1%}")
     if event["waited_share"] >= 0.01:
         parts.append(f"{event['waited_share']:.0%} waiting for data")
     if damaged := event.get("shards_quarantined"):
-        parts.append(f"{damaged:.0f} damaged shards set aside")
+        parts.append(f"{damaged:.0f} damaged shards in quarantine")
     if skipped := event.get("updates_skipped"):
-        parts.append(f"{skipped:.0f} updates left out")
+        parts.append(f"{skipped:.0f} updates skipped")
     return "  ".join(parts)
 
 
 def _numbers(event: dict[str, Any], prefix: str) -> str:
-    """The metrics of a kind; those of single groups would fill the screen."""
+    """The metrics with a prefix, without those of single groups, which would fill the screen."""
     found = [(k.removeprefix(prefix), v) for k, v in event.items() if k.startswith(prefix)]
     found = [(name, value) for name, value in found if name.count("/") <= 1]
     return "  ".join(f"{name} {value:.3f}" for name, value in found)

@@ -1,4 +1,4 @@
-"""What every rank does before its recipe, whoever started it."""
+"""Sets up a rank and runs its recipe, whichever launcher started it."""
 
 import faulthandler
 import os
@@ -23,17 +23,17 @@ FAULT = "EMBRE_FAULT"
 
 
 def run_rank(
-    recipe: Callable[[Job, World], None], job: Job, device: torch.device, asked_in: Path
+    recipe: Callable[[Job, World], None], job: Job, device: torch.device, requests: Path
 ) -> None:
-    """Run the recipe as one rank, which ends where it hangs; the first of each node watches the
-    machine.
+    """Run the recipe as one rank, under a watchdog; the first rank of each node logs its system
+    metrics.
 
-    Files in the folder `asked_in` ask it to stop or to save. Raises RunFailed with a remedy where
-    the GPU's memory is too small.
+    Files in the folder `requests` request a stop or a save. Raises RunFailed with a remedy if the
+    memory of the GPU is too small.
     """
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     world = prepare(job, device)
-    interrupts.watch(asked_in)
+    interrupts.watch(requests)
     watched = system_metrics(job.handle if first else None, socket.gethostname())
     note = partial(leave_note, job.folder, world.rank)
     hung = exit_if_stalled(job.config.launch.step_timeout_s, job.folder, world.rank, note)
@@ -41,21 +41,21 @@ def run_rank(
         try:
             recipe(job, world)
         except torch.OutOfMemoryError as error:
-            raise RunFailed(f"{error} {smaller(job)}") from error
+            raise RunFailed(f"{error} {memory_advice(job)}") from error
 
 
-def smaller(job: Job) -> str:
-    """What makes a run take less of a GPU's memory."""
+def memory_advice(job: Job) -> str:
+    """Settings with which a run takes less memory of a GPU."""
     if isinstance(job.config, PretrainConfig):
         return (
-            "Set encoder.activation_checkpointing=true, with which this run can go on; or begin "
+            "Set encoder.activation_checkpointing=true, with which this run can resume; or start "
             f"another one with data.strip_tokens below {job.config.data.strip_tokens}"
         )
-    return "Begin another run with less data.passes_per_micro_batch and more data.micro_batches"
+    return "Start another run with fewer data.passes_per_micro_batch, more data.micro_batches"
 
 
 def prepare(job: Job, device: torch.device) -> World:
-    """Set up this process: threads, warnings, faults on purpose; returns its world."""
+    """Set up this process (threads, warnings, injected faults) and return its world."""
     faulthandler.enable()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,4 +1,4 @@
-"""Tables of figures for a terminal."""
+"""Tables of scores for a terminal."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from embre.tally import Tally
 
 
 def dropped_lines(lines: Sequence[str]) -> Iterator[RenderableType]:
-    """The lines of a tally under their heading; nothing where all was taken."""
+    """The lines of a tally under a heading; nothing if there are none."""
     if lines:
         yield "dropped, by reason:"
         yield from map(Text, lines)
@@ -25,13 +25,13 @@ def dropped_lines(lines: Sequence[str]) -> Iterator[RenderableType]:
 def evaluation_table(
     scores: Mapping[str, Score], intervals: Mapping[str, tuple[float, float]]
 ) -> Table:
-    """The four metrics of an evaluation, and where their F1 lies with 95 %."""
+    """The four metrics of an evaluation with 95 % intervals of F1."""
     shown = {metric: f"{low:.3f}-{high:.3f}" for metric, (low, high) in intervals.items()}
     return _table({m: found.to_json() for m, found in scores.items()}, {"95 %": shown})
 
 
 def comparison_table(differences: Mapping[str, tuple[float, float, float]]) -> Table:
-    """Of each metric the F1 of two systems, what lies between them, and its p-value."""
+    """F1 of two systems by metric, their difference and its p-value."""
     found = Table(box=None, pad_edge=False)
     found.add_column("metric")
     for name in ("F1", "other F1", "difference", "p (over documents alone)"):
@@ -43,21 +43,21 @@ def comparison_table(differences: Mapping[str, tuple[float, float, float]]) -> T
 
 
 def scores_table(folder: Path) -> Table:
-    """What a fine-tuning run has learnt, by metric, beside the floor that needs no learning."""
+    """Scores of a fine-tuning run by metric, beside the floor of the trivial system."""
     values = json.loads((folder / SCORES).read_text())
     lowest = {metric: f"{found['f1']:.4f}" for metric, found in values["floor"].items()}
     return _table(values["dev"], {"floor F1": lowest})
 
 
 def dropped_in_run(folder: Path) -> list[str]:
-    """What a fine-tuning run could not learn from or left out, a line for each reason of a file."""
+    """What a fine-tuning run dropped: a line for each reason and file."""
     lost = json.loads((folder / SCORES).read_text())["dropped"]
     counts = {f"{why} in {file}": n for file, whys in lost.items() for why, n in whys.items()}
     return Tally(Counter(counts)).lines()
 
 
 def _table(scores: Mapping[str, Any], more: Mapping[str, Mapping[str, str]]) -> Table:
-    """Scores, and more columns by their heads."""
+    """Scores by metric, with further columns by heading."""
     found = Table(box=None, pad_edge=False)
     found.add_column("metric")
     for name in ["tp", "fp", "fn", "precision", "recall", "F1", *more]:

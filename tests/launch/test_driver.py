@@ -214,7 +214,9 @@ def test_what_cannot_change_in_a_run_is_refused_by_name(tmp_path: Path, stand_in
     other = config_of(str(tmp_path), steps=6, seed=14)
     with pytest.raises(ConfigError, match="seed 13 -> 14, train.steps 4 -> 6; give another name"):
         run_rank(other, "train.steps")
-    with pytest.raises(ConfigError, match="train.steps: 3, and small is at step 4 already"):
+    with pytest.raises(
+        ConfigError, match="train.steps=3 is below step 4, which small has already reached"
+    ):
         run_rank(config_of(str(tmp_path), steps=3), "train.steps")
     assert (folder / "config.yaml").read_text() == told and not list(read_events(folder, "changed"))
     (folder / "config.yaml").unlink()

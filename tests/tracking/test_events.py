@@ -196,4 +196,4 @@ def test_updates_that_were_left_out_are_counted_once_whatever_was_done_again(
     assert event["updates_skipped"] == 2
     told_last = [describe(event) for event in read_events(tmp_path, "skipped")][-1]
     assert told_last == "step 6: no update, the loss is not finite"
-    assert "2 updates left out" in describe(event)
+    assert "2 updates skipped" in describe(event)

@@ -109,10 +109,10 @@ def test_better_means_more(tmp_path: Path) -> None:
 
 def test_what_was_not_learnt_is_not_compared(tmp_path: Path) -> None:
     model, learnt = told(tmp_path), {"pair_f1": 0.7, "pair_type_f1": 0.6}
-    with pytest.raises(ValueError, match="all_f1 was not learnt .*one of pair_f1, pair_type_f1$"):
+    with pytest.raises(ValueError, match="all_f1 was not trained .*one of pair_f1, pair_type_f1$"):
         check_better(model, learnt, "all_f1", "m@champion", None)
     known = {key: value for key, value in TAGS.items() if key != "embre.all_f1"}
-    with pytest.raises(ValueError, match="version 1. has no all_f1, which it may not have learnt"):
+    with pytest.raises(ValueError, match="version 1. has no all_f1, so the two cannot be compared"):
         check_better(model, ALL, "all_f1", "m@champion", Version("m", "1", known))
 
 

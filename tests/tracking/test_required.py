@@ -81,7 +81,7 @@ def test_a_run_whose_end_mlflow_lacks_has_failed_and_the_next_command_makes_up_f
     run_rank(tmp_path)
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, lost, refuse)
-        with pytest.raises(RunFailed, match="finished and saved, but MLflow lacks some of it"):
+        with pytest.raises(RunFailed, match="finished and saved, but its MLflow run is incomplete"):
             run_rank(tmp_path, required=True)
     run_rank(tmp_path, required=True)
     assert len(begun) == 3

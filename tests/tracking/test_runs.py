@@ -354,7 +354,7 @@ def test_a_server_that_never_answers_is_waited_for_once(
         finish(handle, tmp_path, "FINISHED")
         told = [event["event"] for event in read_events(tmp_path)]
     assert told == ["step", "untracked"], "waited for more than once"
-    assert "MLflow does not answer" in caplog.text
+    assert "MLflow does not respond" in caplog.text
 
 
 def test_a_request_that_fails_keeps_no_other_from_being_made(tmp_path: Path, sqlite: str) -> None:
