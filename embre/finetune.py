@@ -181,7 +181,7 @@ def write_evaluation_files(
     written = write_evaluation(job.folder / EVALUATION_FOLDER, evaluation)
     scores = evaluation.scores
     facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
-    facts |= {"Careful": known} if known else {}
+    facts |= {"Caution": known} if known else {}
     title = f"{job.config.name}: held out"
     write_report(job.folder / REPORT, predicted, dev.gold, title, facts, evaluation)
     fsync_tree(job.folder / EVALUATION_FOLDER)

@@ -1,7 +1,7 @@
-"""The card of a model: the README.md of its folder, in the form that the Hugging Face hub reads.
+"""The card of a model: the README.md of its folder, in the format of the Hugging Face hub.
 
-Nothing of the machine goes into it: no paths, no dates. It may be edited: what identifies a model
-(`provenance.folder_digest`) does not look at it.
+It has no paths and no dates of this machine. Users may edit it: the digest that identifies a model
+(`provenance.folder_digest`) leaves it out.
 """
 
 import json
@@ -20,12 +20,12 @@ from embre.relation_schema import RelationSchema
 
 LICENSE = "license: unknown  # fill in: the backbone and the documents have licences of their own\n"
 TAGS = ["biology", "medical", "pubtator", "bert"]
-LIMITS = """## What it is for
+LIMITS = """## Intended use
 
-A lead for a curator who reads the source, and nothing more: not for diagnosis, not for treatment,
-no advice to patients or physicians. It was made for English abstracts. {more}
+Suggestions for curators who check them against the source. Not for diagnosis or treatment, and no
+advice to patients or physicians. Made for English abstracts. {more}
 """
-USE_RELATIONS = """## How to use it
+USE_RELATIONS = """## How to use
 
     embre predict FOLDER YOUR.PubTator --out predicted
 
@@ -44,10 +44,10 @@ for doc in predict(model, read_documents("YOUR.PubTator", Tally())):
         print(doc.doc_id, r.head, r.type, r.tail, r.novel, r.probability)
 ```
 
-`transformers.AutoModel.from_pretrained("FOLDER")` reads the encoder alone. The weights are
-safetensors, and no code comes with them.
+`transformers.AutoModel.from_pretrained("FOLDER")` loads the encoder alone. The weights are
+safetensors; the folder contains no code.
 """
-USE_ENCODER = """## How to use it
+USE_ENCODER = """## How to use
 
 ```python
 from transformers import AutoModel, AutoTokenizer
@@ -56,9 +56,9 @@ inputs = tokenizer("BRAF drives melanoma.", return_tensors="pt", return_token_ty
 vectors = AutoModel.from_pretrained("FOLDER")(**inputs).last_hidden_state
 ```
 
-`embre finetune CONFIG encoder.path=FOLDER` makes a relation model of it, and
-`embre probe FOLDER "[[BRCA1|Gene]] predisposes to breast cancer."` asks what it knows of hidden
-names. The weights are safetensors, and no code comes with them.
+`embre finetune CONFIG encoder.path=FOLDER` fine-tunes it to a relation model, and
+`embre probe FOLDER "[[BRCA1|Gene]] predisposes to breast cancer."` predicts the concepts of masked
+mentions. The weights are safetensors; the folder contains no code.
 """
 
 
@@ -106,17 +106,17 @@ def write_relation_card(
         _results(scores, names, measured),
         *([_by_type(by_type)] if "pair_type" in names and by_type else []),
         *(
-            [f"**Careful**: {scores['contamination_warning']}."]
+            [f"**Caution**: {scores['contamination_warning']}."]
             if "contamination_warning" in scores
             else []
         ),
         USE_RELATIONS.rstrip(),
         LIMITS.format(
-            more="Mentions\nand identifiers must come with the documents, as PubTator or BioC; "
-            "relations between other types are not\nfound. A probability is calibrated on "
-            "documents like those it was scored on."
+            more="Documents must\ncome with mentions and identifiers, as in PubTator or BioC; "
+            "relations between other entity types are not\npredicted. Probabilities are calibrated "
+            "on documents like those of the results."
         ).rstrip(),
-        "## What it was made of",
+        "## Training data",
         "\n".join(_table(("documents", "SHA-256"), digests.items())),
         *([_encoder_lines(lineage["encoder"])] if base else []),
     ]
@@ -127,9 +127,7 @@ def _what_it_finds(schema: RelationSchema, metrics: Collection[str]) -> str:
     novel = ", says whether the text states it as new" if "pair_novelty" in metrics else ""
     types = f"Relation types: {', '.join(schema.corpus_types)}."
     if "pair_type" not in metrics:
-        types = (
-            "It learnt no relation types: each relation has the first type that its pair may have."
-        )
+        types = "Not trained on relation types: each relation has the first legal type of its pair."
     pairs = ", ".join("-".join(pair) for pair, legal in sorted(schema.legal.items()) if legal)
     return (
         f"Finds relations between the annotated concepts of a document{novel}, and gives each a "
@@ -169,9 +167,10 @@ def write_encoder_card(
     start = f"`{base}`" if base else "random weights"
     parts = [
         f"# {config.name}",
-        "A BERT that learnt to name what was hidden from it: whole mentions of genes, diseases, "
-        "chemicals, variants,\nspecies and cell lines were masked, and it found their type and "
-        f"concept.\nPretrained by embre {__version__} from {start} in {config.train.steps} steps "
+        "A BERT encoder pretrained by entity masking: whole mentions of genes, diseases, "
+        "chemicals,\nvariants, species and cell lines were masked, and their entity type and "
+        "concept were "
+        f"predicted.\nPretrained by embre {__version__} from {start} in {config.train.steps} steps "
         f"(`{config.masking.objective}`).",
     ]
     last = [*events][-1:]
@@ -182,27 +181,26 @@ def write_encoder_card(
     }
     if shown:
         table = "\n".join(
-            _table(("validation split, hidden tokens and mentions", ""), shown.items())
+            _table(("validation split, masked tokens and mentions", ""), shown.items())
         )
         parts += ["## Results", table]
     parts += [
         USE_ENCODER.rstrip(),
         LIMITS.format(
-            more="What it takes for\na hidden name is what the texts made likely, which need not "
-            "be true."
+            more="Predicted\nconcepts of masked mentions reflect what is frequent in the "
+            "training texts and need not be true."
         ).rstrip(),
-        "## What it was made of",
-        f"The shard set with the digest `{lineage['shard_set']}`. Beside the plain BERT lie the "
-        "head that names concepts\n(`entity_head.safetensors`), its vocabulary "
-        "(`concepts.parquet`) and this lineage (`embre.json`).",
+        "## Training data",
+        f"The shard set with the digest `{lineage['shard_set']}`. The folder also holds the entity "
+        "head\n(`entity_head.safetensors`), its vocabulary (`concepts.parquet`) and the lineage "
+        "(`embre.json`).",
     ]
     _write(folder, front, parts)
 
 
 def base_model(config: EncoderConfig, lineage: Mapping[str, Any]) -> str:
-    """What a model started from: a run of ours, a name of the hub, else the name of a folder.
-
-    '' where it started from random weights.
+    """Name of the model it started from: a run of embre, a name on the hub, else a folder's name;
+    '' for random weights.
     """
     if config.new is not None:
         return ""
@@ -210,17 +208,17 @@ def base_model(config: EncoderConfig, lineage: Mapping[str, Any]) -> str:
         return str(lineage["run"])
     known = Path(config.path) / "config.json"
     hub = json.loads(known.read_text()).get("_name_or_path", "") if known.exists() else ""
-    # Two parts and no more: elsewhere it is the folder on somebody's machine.
+    # A hub name has two parts; anything else is a folder on somebody's machine.
     return hub if hub.count("/") == 1 and hub[0] not in "./~" else Path(config.path).name
 
 
 def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str) -> str:
-    lines = ["## Results", "", f"On {measured}, in the counting of the official BioRED scorer."]
+    lines = ["## Results", "", f"On {measured}, scored as by the official BioRED scorer."]
     lines += [
-        "Each document was decided by thresholds fitted to other documents (five folds; below ten",
-        "documents nothing is fitted); those in this folder are fitted to all of them. The floor",
-        "needs no learning: every legal pair has",
-        "the first type that it may have, and is novel where the corpus says what is.",
+        "Cross-fitted: thresholds for a document were fitted on the others (five folds; nothing is",
+        "fitted below ten documents). The thresholds in this folder are fitted to all of them.",
+        "The floor is the trivial system: every legal pair is a relation of its first legal type,",
+        "and novel if the corpus annotates novelty.",
         "",
     ]
     rows = [

@@ -154,7 +154,7 @@ def test_an_encoder_that_may_know_what_is_scored_is_told_of(
     assert re.search(f"{said}.* shard again with --hold-out .*dev.PubTator", caplog.text)
     assert re.search(said, json.loads((known / SCORES).read_text())["contamination_warning"])
     card = (known / RELATION_MODEL / "README.md").read_text()
-    assert re.search(rf"\*\*Careful\*\*: {said}", card)
+    assert re.search(rf"\*\*Caution\*\*: {said}", card)
     assert re.search(said, (known / "report.html").read_text())
     caplog.clear()
     told["held_out"] = ["biored", "dev.PubTator"]

@@ -129,7 +129,7 @@ def test_without_novelty_the_card_says_nothing_of_it(tmp_path: Path, model: Path
         ({"tasks": "relation"}, ["pair + type"], ["ovelty", "states it as new"]),
         (
             {"tasks": "novelty"},
-            ["pair + novelty", "states it as new", "learnt no relation types"],
+            ["pair + novelty", "states it as new", "Not trained on relation types"],
             ["type + novelty", "pair + type", "Bind"],
         ),
     ],

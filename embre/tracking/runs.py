@@ -1,4 +1,4 @@
-"""MLflow runs: the driver opens one per job, and a restart goes on in it."""
+"""Opens MLflow runs: the driver opens one per job, and restarts resume it."""
 
 import json
 import logging
@@ -30,18 +30,17 @@ log = logging.getLogger(__name__)
 
 RUN_FILE = "mlflow_run.json"
 SENT = "mlflow_sent_step.txt"
-SILENT = "mlflow_silent"  # while it is there nothing more is asked of the store
+SILENT = "mlflow_silent"  # while this file exists, no more requests go to the store
 MAX_PARAM_LENGTH = 500
-# What a server may take to answer: about a run, and when it passes on a model.
+# Limits of requests about a run, and of copying a model.
 QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "600"}
-WAIT_FOR_STORE_S = 120.0  # making a database takes some ten seconds on a busy machine
+WAIT_FOR_STORE_S = 120.0  # creating a database can take ten seconds on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
 class RunHandle:
-    """Where a run is kept, enough for another process to log to it; and the fingerprint of what
-    it was begun with."""
+    """What another process needs to log to a run, and the fingerprint of its config and data."""
 
     uri: str
     run_id: str
@@ -49,13 +48,13 @@ class RunHandle:
 
 
 def quiet_mlflow() -> None:
-    """A server that is down must not hold anything up for minutes; nothing is reported home, and
-    nothing is unpickled."""
+    """Set MLflow's defaults: short timeouts (a server that is down must not block training), no
+    telemetry, no unpickling."""
     for name, limit in QUICK.items():
         os.environ.setdefault(name, limit)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Our models are code and safetensors; what somebody else registered as a pickle is not loaded.
+    # embre's models are code and safetensors; pickles that others registered are not loaded.
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -63,8 +62,8 @@ def quiet_mlflow() -> None:
 
 @contextmanager
 def patient_mlflow() -> Iterator[None]:
-    """While the body copies a model a server may take minutes to answer: it is gigabytes, which it
-    passes on before it does. Limits that the user gave stay."""
+    """Raise the timeouts while the body copies a model: a server forwards gigabytes before it
+    responds. Limits set by the user stay."""
     ours = [name for name, limit in QUICK.items() if os.environ.get(name) == limit]
     os.environ.update({name: PATIENT[name] for name in ours})
     try:
@@ -74,8 +73,7 @@ def patient_mlflow() -> Iterator[None]:
 
 
 class Opened(NamedTuple):
-    """An MLflow run, and the status to give back to it where the job then never begins; FAILED for
-    a new one."""
+    """An opened MLflow run, and the status to restore if the job never starts (FAILED if new)."""
 
     handle: RunHandle
     before: str
@@ -89,14 +87,13 @@ def open_run(
     lineage: Mapping[str, str],
     made_of: str,
 ) -> Opened:
-    """The MLflow run of a job: the one that its folder remembers, or a new one, which gets the
-    whole curve. New is also what goes to another store, or is `made_of` another config or data:
-    parameters and points in MLflow cannot be taken back. So is one that somebody deleted.
+    """Resume the MLflow run recorded in the job's folder, or create one, which then gets the whole
+    curve. A new run is created if the store, config or data (`made_of`) changed, because
+    parameters and points in MLflow cannot be taken back, or if the recorded run was deleted.
 
-    Called by the driver alone. `lineage` maps the names of data sets to their digests. The folder
-    remembers a run as soon as there is one, so that no later failure leaves another one behind;
-    what could not be logged of it then is logged when it goes on. Tags tell the code that makes
-    the run, and where it goes on the code that does.
+    Only the driver calls this. `lineage` maps names of data sets to their digests. The run is
+    recorded in the folder as soon as it exists, so that a later failure leaves no second one; what
+    could not be logged then is logged on resume. Tags name the code version of the latest start.
     """
     quiet_mlflow()
     (folder / SILENT).unlink(missing_ok=True)
@@ -125,7 +122,7 @@ def open_run(
 
 @contextmanager
 def _undone(client: MlflowClient, handle: RunHandle, before: str) -> Iterator[None]:
-    """A run that is not begun after all is not left RUNNING."""
+    """Restore status `before` if the body fails, so that no run stays RUNNING."""
     try:
         yield
     except Exception:
@@ -135,7 +132,7 @@ def _undone(client: MlflowClient, handle: RunHandle, before: str) -> Iterator[No
 
 
 def _found(client: MlflowClient, run_id: str) -> Run | None:
-    """A run as the store knows it; None for one that is gone, or lies in its bin."""
+    """The run in the store; None if it is gone or in the store's trash."""
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
