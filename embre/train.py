@@ -1,4 +1,4 @@
-"""The loop: restore; while steps remain, step; log, save and validate when due."""
+"""The training loop: restore, step, and log, save and validate when due."""
 
 import time
 from collections.abc import Callable
@@ -26,11 +26,11 @@ def train(
     optimizer: OptimizerConfig,
     validate: Callable[[Engine], dict[str, float]],
 ) -> None:
-    """Train from the newest checkpoint to `config.steps`. Every rank runs it alike.
+    """Train from the newest checkpoint to `config.steps`; a collective.
 
-    `validate` gives metrics of the weights as they are; all ranks call it together. A step whose
-    update was left out is a step all the same. Raises Diverged where several are in a row, and
-    Interrupted, when all is saved, where the run was asked to stop.
+    `validate` returns metrics of the current weights; it is a collective too. A step whose update
+    was skipped counts as a step. Raises Diverged after MAX_IN_A_ROW skipped updates in a row, and
+    Interrupted, after saving, if a stop was requested.
     """
     step = checkpoints.restore(engine, loader, tracker.checkpoint_skipped, tracker.last_saved)
     tracker.started(step, config.steps)
@@ -66,10 +66,10 @@ def train(
 
 
 def too_many(step: int, skip: Skip) -> str:
-    """Why a run does not go on, with the first documents of its last step."""
+    """Error message of a diverged run, with the first documents of its last step."""
     named = ", ".join(skip.doc_ids[:MAX_NAMED]) + (" …" if len(skip.doc_ids) > MAX_NAMED else "")
     return (
-        f"{skip.in_a_row} updates in a row were left out, up to step {step}: {skip.why}; its "
-        f"documents are {named}; look at them in events.jsonl, or start anew under another name "
+        f"{skip.in_a_row} updates in a row were skipped, up to step {step}: {skip.why}; its "
+        f"documents are {named}; see events.jsonl for all, or start a new run under another name "
         "with a lower optimizer.peak_lr"
     )

@@ -1,4 +1,4 @@
-"""What a pretraining run is measured on: a fixed part of the validation split."""
+"""Validates a pretraining run on a fixed part of the validation split."""
 
 from collections import Counter
 
@@ -17,8 +17,8 @@ from embre.world import World
 
 
 class ValidationSet:
-    """A rank's share of it. All that is hidden there is [MASK]: a name that stays in sight measures
-    nothing."""
+    """A rank's part of the validation batches. Every masked token becomes [MASK], none is kept or
+    replaced: a name that stays visible measures nothing."""
 
     def __init__(self, source: StreamSource, world: World):
         hidden = {"replace_share": 0.0, "keep_share": 0.0}
@@ -26,15 +26,15 @@ class ValidationSet:
         batches = list(validation_batches(source))
         self.world = world
         self._mine: list[Batch] = batches[world.rank :: world.size]
-        # Equally many forward passes on every rank: under ZeRO-3 each one is a collective.
+        # The same number of forward passes on every rank: under ZeRO-3 each is a collective.
         missing = -(-len(batches) // world.size) - len(self._mine)
         self._mine += [empty_batch(source.settings)] * missing
         self._bounds = frequency_bounds(source.settings.entities)
 
     @torch.no_grad()
     def validate(self, engine: Engine) -> dict[str, float]:
-        """The mean losses and the accuracies by the weights as they are; all ranks call it
-        together. Empty where the split is."""
+        """Mean losses and accuracies of the current weights; a collective. Empty if the split is
+        empty."""
         if not self._mine:
             return {}
         model = engine.module.eval()
@@ -44,21 +44,20 @@ class ValidationSet:
             watchdog.report_progress()
         named = [f"{kind}/{name}" for kind in ("n", "loss", "right") for name in LOSSES]
         named += NAMES
-        totals = dict(
-            zip(named, self.world.all_reduce([sums[name] for name in named]), strict=True)
-        )
-        asked = [name for name in LOSSES if totals[f"n/{name}"]]
-        losses = {f"loss/{name}": totals[f"loss/{name}"] / totals[f"n/{name}"] for name in asked}
+        summed = self.world.all_reduce([sums[name] for name in named])
+        totals = dict(zip(named, summed, strict=True))
+        present = [name for name in LOSSES if totals[f"n/{name}"]]
+        losses = {f"loss/{name}": totals[f"loss/{name}"] / totals[f"n/{name}"] for name in present}
         accuracies = {
             f"accuracy/{name}": totals[f"right/{name}"] / totals[f"n/{name}"]
-            for name in asked
+            for name in present
             if name != "identifier"
         }
         return losses | accuracies | scores(totals)
 
 
 def _measure(found: dict[str, Tensor], batch: Batch, bounds: np.ndarray) -> dict[str, float]:
-    """What a micro-batch adds to the sums of a validation."""
+    """The sums that a micro-batch adds to a validation."""
     ranks = found["rank/identifier"].cpu().numpy()
     types, ids = (part[: len(ranks)].numpy() for part in (batch.mention_types, batch.mention_ids))
     sums = score_sums(types, ids, ranks, bounds)

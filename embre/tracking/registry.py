@@ -1,7 +1,7 @@
-"""The MLflow registry: encoder and relation model as versions with lineage, and back to a folder.
+"""Registers encoders and relation models in MLflow with their lineage, and fetches them again.
 
-A version is a pyfunc model made from code, with safetensors and this package's code beside it: it
-loads with its own requirements alone, and nothing in it is pickled.
+A version is a pyfunc model from code, with safetensors weights and this package's code: it loads
+with its own requirements alone, and nothing in it is pickled.
 """
 
 import io
@@ -60,7 +60,7 @@ def register(
     handle: RunHandle,
     scores: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[str, bool]:
-    """Make a model folder a registered version of its run; returns (version, whether it is new).
+    """Register a model folder as a version of its run; returns (version, whether it is new).
 
     `kind` is `encoder` or `relation_model`; `scores` become tags. The same folder is not registered
     twice.
@@ -71,7 +71,7 @@ def register(
     known = versions_of(name, handle.uri)
     found = next((v.number for v in known if v.tags.get(DIGEST) == digest), None)
     if found is None:
-        # It tells on stderr what the command says in its own words.
+        # MLflow prints to stderr what the command reports itself.
         quiet = redirect_stderr(io.StringIO())
         with tracking_at(handle.uri), quiet, _reopened(client, handle.run_id), patient_mlflow():
             info = mlflow.pyfunc.log_model(
@@ -85,7 +85,7 @@ def register(
             )
         number = str(info.registered_model_version)
         tags = {f"embre.{key}": str(value) for key, value in scores.items()}
-        # The digest comes last: by it a version is known as whole when the command is given again.
+        # The digest is set last: a version that has it is complete.
         for key, value in {**lineage_tags(folder), **tags, DIGEST: digest}.items():
             client.set_model_version_tag(name, number, key, value)
     else:
@@ -97,7 +97,7 @@ def register(
 
 @contextmanager
 def _reopened(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """MLflow's functions log to a run that has ended; it stays as it ended, and when."""
+    """Let MLflow's functions log to a run that has ended; restore its status and end time."""
     ended = client.get_run(run_id).info
     try:
         with mlflow.start_run(run_id=run_id):
@@ -112,8 +112,8 @@ def _reopened(client: MlflowClient, run_id: str) -> Iterator[None]:
 def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     """Copy the model folder of a registered version (`models:/name@alias`) to `target`.
 
-    Raises Refused where the registry has no such model, and where what the store gives is not
-    what was registered; `target` is then as it was. FileNotFoundError where there is no registry.
+    Raises Refused if the registry has no such model, or if the files differ from those that were
+    registered, and FileNotFoundError if there is no registry; `target` is then unchanged.
     """
     refuse_missing(tracking_uri)
     quiet_mlflow()

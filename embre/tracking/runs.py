@@ -143,21 +143,21 @@ def _found(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def files_of(handle: RunHandle) -> str | None:
-    """Where the store keeps the files of a run; None where it has no such run."""
+    """The artifact URI of a run; None if the store has no such run."""
     quiet_mlflow()
     run = _found(client_of(handle.uri), handle.run_id)
     return run and run.info.artifact_uri
 
 
 def remembered(folder: Path) -> RunHandle | None:
-    """The MLflow run that a folder remembers."""
+    """The MLflow run recorded in a folder, if any."""
     path = folder / RUN_FILE
     return RunHandle(**json.loads(path.read_text())) if path.exists() else None
 
 
 def client_of(uri: str) -> MlflowClient:
-    """The store at `uri`. A local database that is not there yet is made by one process at a time:
-    MLflow's migrations fail where two carry them out."""
+    """A client of the store at `uri`. A local database is created under a lock: MLflow's migrations
+    fail if two processes run them."""
     database = sqlite_file(uri)
     if database is None:
         return MlflowClient(uri)
@@ -168,8 +168,8 @@ def client_of(uri: str) -> MlflowClient:
 
 @contextmanager
 def tracking_at(uri: str) -> Iterator[None]:
-    """MLflow's functions work on the store at `uri`. Afterwards its globals and the environment
-    variable that it sets are as before, or the next run would go to this store."""
+    """Point MLflow's global functions to the store at `uri` within the body; afterwards restore the
+    globals and the environment variable that MLflow sets."""
     name = "MLFLOW_TRACKING_URI"
     given, before = os.environ.get(name), mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
@@ -184,8 +184,8 @@ def tracking_at(uri: str) -> Iterator[None]:
 
 @contextmanager
 def best_effort(what: str, required: bool = False) -> Iterator[None]:
-    """A tracking store that fails must not fail the run: warn, and go on without it. Refused where
-    it is `required`."""
+    """Turn an error of the tracking store into a warning, so that it does not fail the run; with
+    `required`, into Refused."""
     try:
         yield
     except Exception as error:  # whatever a store raises
