@@ -40,7 +40,7 @@ ENCODER, QUARANTINE = "encoder", "quarantine"
 
 
 def pretrain(job: Job[PretrainConfig], world: World) -> None:
-    """One rank of a pretraining run, from its newest checkpoint to the exported encoder."""
+    """Run one rank of pretraining, from its newest checkpoint to the exported encoder."""
     config = job.config
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(config.encoder.path)
@@ -93,7 +93,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
 def concept_table(
     config: PretrainConfig, sizes: tuple[int, ...], world: World
 ) -> ConceptTable | ShardedTable:
-    """The table of a run: up to `shard_above` concepts one matrix like others, else in shares."""
+    """The concept table: one matrix up to `shard_above` concepts, else rows split over the ranks."""
     wanted = config.entities
     sampling = wanted.sample_above, wanted.sample_share
     if sum(sizes) <= wanted.shard_above:
@@ -103,8 +103,8 @@ def concept_table(
 
 
 def covered(shard_set: ShardSet, entities: EntityVocabulary) -> dict[str, float]:
-    """The shares of mention rows whose concept is in the vocabulary, of all of them only where
-    the shard set comes with its statistics."""
+    """Fractions of mentions whose concept is in the vocabulary: of the normalised ones, and of all
+    if the shard set has statistics."""
     statistics = stored_statistics(shard_set)
     found = coverage(read_concepts(shard_set), entities, statistics and statistics.rows)
     of_normalised = {f"of_normalised/{name}": part.of_normalised for name, part in found.items()}
@@ -119,7 +119,7 @@ def export(
     job: Job[PretrainConfig],
     manifest: Manifest,
 ) -> None:
-    """Write `encoder/`: a plain Hugging Face BERT, and beside it what identifies entities.
+    """Write `encoder/`: a plain Hugging Face BERT, beside it the entity head and its vocabulary.
 
     A collective: every rank calls it, rank 0 writes.
     """
@@ -151,8 +151,8 @@ def export(
 
 
 def held_out(config: EncoderConfig, manifest: Manifest) -> list[str]:
-    """The names of the lists that no training has seen: neither this one, nor that of the encoder
-    of ours that it began with."""
+    """Names of the hold-out lists whose documents no pretraining has seen: neither this run nor
+    that of the embre encoder that it started from."""
     before = {} if config.new else read_lineage(config.path)
     names = set(manifest.held_out)
     if "shard_set" in before:
@@ -161,9 +161,9 @@ def held_out(config: EncoderConfig, manifest: Manifest) -> list[str]:
 
 
 def check(config: PretrainConfig) -> dict[str, str]:
-    """What must hold before any rank is asked for; returns the digest of the shard set.
+    """Check a config before any rank starts; returns the digest of the shard set.
 
-    Raises FileNotFoundError or Refused that says what to do.
+    Raises FileNotFoundError or Refused with a remedy.
     """
     tokenizer = load_tokenizer(config.encoder.path)
     try:

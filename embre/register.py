@@ -1,4 +1,4 @@
-"""Registering: a finished run's encoder and relation model → versions in the MLflow registry."""
+"""Registers the encoder or relation model of a finished run in the MLflow registry."""
 
 import json
 import math
@@ -28,12 +28,12 @@ SAME = {
 
 
 class NotBetter(RuntimeError):
-    """A gate did not let a model pass: the alias stays where it is."""
+    """The model does not beat the one that the alias points to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A version in the registry, and whether this call made it."""
+    """A version in the registry; `new` if this call created it."""
 
     name: str
     version: str
@@ -49,25 +49,24 @@ def register_run(
     if_better: str | None = None,
     tracking_uri: str | None = None,
 ) -> Registered:
-    """Register what a run made. The same model is not registered twice. `tracking_uri` is for a run
-    whose store was moved.
+    """Register the model of a run, once. Give `tracking_uri` if the MLflow store was moved.
 
-    With `if_better`, one of `F1`, the alias moves only to a model with a higher score than that of
-    the version it points to. Else NotBetter is raised, or Refused where the two were not scored
-    on the same documents in the same counting; then nothing is registered.
-    Raises FileNotFoundError where the folder is no finished run.
+    With `if_better`, one of `F1`, the alias moves only to a model that scores higher than the
+    version it points to. Raises NotBetter if it does not, and Refused if the two were not scored on
+    the same documents under the same protocol; nothing is registered then. Raises
+    FileNotFoundError if the folder is not a finished run.
     """
     kind = next((kind for kind in KINDS if (run / kind).is_dir()), None)
     remembered = run / RUN_FILE
     if kind == RELATION_MODEL and not (run / SCORES).exists():
         raise FileNotFoundError(
-            f"{run}: this run is not finished, it stopped before it wrote {SCORES}; give the same "
-            "`embre finetune` command again, which finishes it, and register then"
+            f"{run}: this run is not finished, it has no {SCORES}; run the same `embre finetune` "
+            "command again to finish it, then register"
         )
     if kind is not None and not remembered.exists():
         raise Refused(
-            f"{run}: MLflow did not answer when this run was started, so it has no MLflow run; "
-            "start the same command again, which only exports, and register then"
+            f"{run}: it has no MLflow run, because the server did not respond when it started; run "
+            "the same command again, which only exports, then register"
         )
     if kind is None:
         raise FileNotFoundError(
@@ -90,25 +89,25 @@ def register_run(
 
 
 def refuse_moved(handle: RunHandle, run: Path) -> None:
-    """Refused where a store is not at hand, has no such run, or keeps files where there is nothing,
-    as after a move to another machine."""
+    """Raise Refused if the store is missing, has no such run, or names a folder of artifacts that
+    does not exist, as after a move to another machine."""
     file = sqlite_file(handle.uri)
     if file and not file.exists():
         raise Refused(
-            f"{run}: its MLflow run is kept at {handle.uri}, which is not here; if the store was "
-            "moved, say where it is with --tracking-uri"
+            f"{run}: its MLflow store {handle.uri} is not here; if the store was moved, give its "
+            "new place by --tracking-uri"
         )
     files = files_of(handle)
     if files is None:
         raise Refused(
-            f"{run}: the store at {handle.uri} has no run {handle.run_id}, which it was made in; "
-            "give --tracking-uri of the store that has it"
+            f"{run}: the store {handle.uri} has no run {handle.run_id}; give the store that has it "
+            "by --tracking-uri"
         )
     folder = Path(unquote(urlsplit(files).path))
     if (files.startswith("file:") or not is_url(files)) and not folder.exists():
         raise Refused(
-            f"{run}: the store at {handle.uri} keeps the files of this run in {folder}, which is "
-            "not here; copy them to that folder, or make it"
+            f"{run}: the store {handle.uri} keeps the artifacts of this run in {folder}, which "
+            "does not exist; copy them there, or create it"
         )
 
 

@@ -226,16 +226,16 @@ def test_a_run_that_was_moved_with_its_store_is_registered_where_the_store_is_no
 
     code, error = call()
     assert code == 2 and f"sqlite:///{before}/mlflow.db, which is not here" in error
-    assert "say where it is with --tracking-uri" in error and not before.exists()
+    assert "give its new place by --tracking-uri" in error and not before.exists()
     empty = f"sqlite:///{tmp_path}/empty.db"
     code, error = call("--tracking-uri", empty)
-    assert code == 2 and f"is kept at {empty}, which is not here" in error
+    assert code == 2 and f"its MLflow store {empty} is not here" in error
     client_of(empty).search_experiments()
     code, error = call("--tracking-uri", empty)
     assert code == 2 and f"the store at {empty} has no run " in error
     code, error = call("--tracking-uri", uri)
     files = before / "runs" / "mlartifacts"
-    assert code == 2 and f"keeps the files of this run in {files}/" in error
+    assert code == 2 and f"keeps the artifacts of this run in {files}/" in error
     shutil.copytree(now / "runs" / "mlartifacts", files)
     assert call("--tracking-uri", uri) == (0, "")
     copied = fetch("models:/moved/1", uri, tmp_path / "copied")
