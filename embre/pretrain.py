@@ -93,7 +93,7 @@ def pretrain(job: Job[PretrainConfig], world: World) -> None:
 def concept_table(
     config: PretrainConfig, sizes: tuple[int, ...], world: World
 ) -> ConceptTable | ShardedTable:
-    """The concept table: one matrix up to `shard_above` concepts, else rows split over the ranks."""
+    """The concept table: one matrix up to `shard_above` concepts, else rows split over ranks."""
     wanted = config.entities
     sampling = wanted.sample_above, wanted.sample_share
     if sum(sizes) <= wanted.shard_above:
