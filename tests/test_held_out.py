@@ -220,7 +220,7 @@ def test_a_list_with_other_columns_is_refused_by_name(tmp_path: Path) -> None:
         (b"PMID\t12345678\n", r"'PMID.t12345678' is not a line"),
         (b"pmcid\t12345678\n", r"'pmcid.t12345678' is not a line"),
         (b"pmid\n12\n", "'pmid' is not a line"),
-        (b'"123"\n', "is no line"),
+        (b'"123"\n', "is not a line"),
         (b"123.0\n", "'123.0' is not a line"),
         (b"PMID 123.\n", "'PMID 123.' is not a line"),
         (b"PMC12a\n", "'PMC12a' is not a line"),
