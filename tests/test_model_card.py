@@ -81,8 +81,8 @@ def test_the_card_says_what_for_and_out_of_what(model: Path) -> None:
     for said in (
         "| pair + type + novelty | 0.5000 | 0.2500 | 0.3333 | 0.1000 |",
         "| Association | 3 | 0.7500 | 1.0000 | 0.8571 |\n| Bind | 2 | 0.5000 | 0.5000 | 0.5000 |",
-        "thresholds fitted to other documents",
-        "not for diagnosis",
+        "thresholds for a document were fitted on the others",
+        "Not for diagnosis",
         f"| train | {'a' * 64} |",
         f"| extra_corpora.0 | {'c' * 64} |",
         f"shard set with the digest `{'5' * 64}`",

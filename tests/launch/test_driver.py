@@ -208,7 +208,7 @@ def test_the_command_hands_on_what_may_change(
 def test_what_cannot_change_in_a_run_is_refused_by_name(tmp_path: Path, stand_in: None) -> None:
     folder = run_rank(config_of(str(tmp_path)))
     told = (folder / "config.yaml").read_text()
-    for key, message in [("seed", "this cannot"), ("train.step", ".*did you mean train.steps")]:
+    for key, message in [("seed", "this key cannot"), ("train.step", ".*did you mean train.steps")]:
         with pytest.raises(ConfigError, match=f"--allow-change {key}: {message}"):
             run_rank(config_of(str(tmp_path)), key)
     other = config_of(str(tmp_path), steps=6, seed=14)

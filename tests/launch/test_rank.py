@@ -23,7 +23,7 @@ from tests.launch.stand_ins import Nothing, config_of, recipe
     ("kind", "data", "remedy"),
     [
         (PretrainConfig, {"shards": "-"}, "encoder.activation_checkpointing=true"),
-        (FinetuneConfig, {"train": "-", "dev": "-"}, "less data.passes_per_micro_batch"),
+        (FinetuneConfig, {"train": "-", "dev": "-"}, "fewer data.passes_per_micro_batch"),
     ],
 )
 def test_too_little_memory_of_a_gpu_is_said_with_what_takes_less(

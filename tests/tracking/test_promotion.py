@@ -98,7 +98,7 @@ def test_better_means_more(tmp_path: Path) -> None:
     check_better(model, ALL, "all_f1", "m@champion", Version("m", "1", TAGS))
     check_better(model, ALL, "all_f1", "m@champion", None)
     for theirs in ("0.6", "0.7"):
-        with pytest.raises(NotBetter, match="the alias stays"):
+        with pytest.raises(NotBetter, match="the alias was not moved"):
             known = Version("m", "1", TAGS | {"embre.all_f1": theirs})
             check_better(model, ALL, "all_f1", "m@champion", known)
     with pytest.raises(ValueError, match="known: pair_f1, pair_type_f1, pair_novelty_f1, all_f1"):

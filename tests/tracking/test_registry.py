@@ -225,7 +225,7 @@ def test_a_run_that_was_moved_with_its_store_is_registered_where_the_store_is_no
         return int(stopped.value.code or 0), capsys.readouterr().err
 
     code, error = call()
-    assert code == 2 and f"sqlite:///{before}/mlflow.db, which is not here" in error
+    assert code == 2 and f"sqlite:///{before}/mlflow.db is not here" in error
     assert "give its new place by --tracking-uri" in error and not before.exists()
     empty = f"sqlite:///{tmp_path}/empty.db"
     code, error = call("--tracking-uri", empty)
