@@ -57,7 +57,7 @@ def test_only_a_better_model_gets_the_alias(
     assert call(first) == (0, ""), "the first of a name has nobody to beat"
     assert call(first) == (0, ""), "the same command again"
     code, error = call(same)
-    assert code == 1 and "all_f1 is 0.5000, and 0.5000 of m@champion (version 1)" in error
+    assert code == 1 and "all_f1 0.5000 does not beat m@champion (version 1, 0.5000)" in error
     code, error = call(other)
     assert code == 2 and "scored on other documents" in error
     client = MlflowClient(uri)
