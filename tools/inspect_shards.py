@@ -131,7 +131,7 @@ def show_verdict(console: Console, shard_set: ShardSet) -> bool:
 
 
 def show_contents(console: Console, shard_set: ShardSet, statistics: ShardStatistics) -> None:
-    """Splits, mentions, where they come from, and what was not taken."""
+    """Splits, mentions, where they come from, and what was dropped."""
     manifest = shard_set.manifest
     console.print(table_of(f"shard set {shard_set.url}", SPLIT_COLUMNS, split_rows(manifest)))
     console.print(table_of("mentions", MENTION_COLUMNS, mention_rows(statistics)))
@@ -141,7 +141,7 @@ def show_contents(console: Console, shard_set: ShardSet, statistics: ShardStatis
     for name, count in manifest.held_out.items():
         console.print(Text(printable(f"held out: {count:,} documents of {name}")))
     console.print(f"documents read: {manifest.documents_read:,}")
-    for what, counts in (("not taken", manifest.dropped), ("repaired", manifest.repaired)):
+    for what, counts in (("dropped", manifest.dropped), ("repaired", manifest.repaired)):
         if counts:
             console.print(f"{what}, by reason:")
         for reason, count in sorted(counts.items(), key=lambda item: -item[1]):

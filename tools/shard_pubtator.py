@@ -198,7 +198,7 @@ def show(console: Console, out: Path, manifest: Manifest, tally: Tally) -> None:
     console.print(f"concepts: {manifest.concepts['rows']:,}")
     for name, count in manifest.held_out.items():
         console.print(f"held out: {count:,} documents of {name}")
-    for title, lines in (("repaired", tally.lines(repaired=True)), ("not taken", tally.lines())):
+    for title, lines in (("repaired", tally.lines(repaired=True)), ("dropped", tally.lines())):
         if lines:
             console.print(f"{title}, by reason:")
         for line in lines:

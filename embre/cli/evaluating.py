@@ -1,7 +1,6 @@
 """What `embre evaluate` and `embre report` print and write."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,66 +28,64 @@ from embre.relations.training_corpora import (
 from embre.tally import Tally
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The files to read, and the folder to write where more than a table is wanted. `config` is
-    of the fine-tuning run that predicted: gold is then read in the words of its corpus."""
-
-    gold: Path
-    pred: Path
-    train: Path | None = None
-    out: Path | None = None
-    other: Path | None = None
-    official: bool = False
-    every_pair: bool = False
-    config: Path | None = None
-
-
 class ScoringProtocol(NamedTuple):
-    """How relations are counted: gold is read in the words of `schema`, if there is one, and pairs
-    of the types in `not_scored` are left out."""
+    """How relations are scored: labels of gold are mapped to those of `schema`, if there is one,
+    and pairs of the entity types in `not_scored` are left out."""
 
     schema: RelationSchema | None
     not_scored: Collection[tuple[str, str]]
 
     @classmethod
     def from_config(cls, config: Path | None, every_pair: bool) -> "ScoringProtocol":
-        """As the run of a config counts; else as BioRED does, or with every pair."""
+        """The protocol of a fine-tuning config; without one BioRED's, or every pair."""
         if config is None:
             return cls(None, () if every_pair else NOT_SCORED)
         if every_pair:
-            raise Refused("--every-pair and --config both say which pairs count; give one")
+            raise Refused("--every-pair and --config both choose which pairs are scored; give one")
         schema = schemas_of(load_config(FinetuneConfig, config).data)[0]
         return cls(schema, schema.not_scored)
 
     def counted(self, docs: list[Document], tally: Tally, side: str) -> list[Document]:
-        """The documents with the relations that count."""
+        """The documents with the relations that are scored."""
         return only_scored(docs, self.not_scored, tally, side)
 
     def remark(self, dropped: int) -> Iterator[str]:
-        """What to say of gold relations that are not scored."""
+        """A hint if gold relations are not scored."""
         if dropped and self.schema is None:
             yield (
-                "the official counting leaves out Disease-Disease, Gene-Variant and Gene-Species, "
+                "the official scorer leaves out Disease-Disease, Gene-Variant and Gene-Species, "
                 "which BioRED does not annotate; for another corpus give --every-pair"
             )
 
 
-def run_evaluation(request: Request) -> Iterator[RenderableType]:
-    """The four metrics with their intervals; a comparison and files where asked for."""
-    tally, protocol = Tally(), ScoringProtocol.from_config(request.config, request.every_pair)
+def run_evaluation(
+    gold_path: Path,
+    pred_path: Path,
+    *,
+    train: Path | None = None,
+    out: Path | None = None,
+    other_path: Path | None = None,
+    official: bool = False,
+    every_pair: bool = False,
+    config: Path | None = None,
+) -> Iterator[RenderableType]:
+    """Yield the four metrics with intervals, and a comparison with the predictions of `other_path`.
+
+    Writes all numbers to `out`, if given. `config` is that of the fine-tuning run that predicted.
+    """
+    tally, protocol = Tally(), ScoringProtocol.from_config(config, every_pair)
     schema = protocol.schema
-    gold, predicted = _scored(request.gold, tally, schema), _scored(request.pred, tally)
-    other = _scored(request.other, tally) if request.other else None
-    training = _read(request.train, Tally(), schema) if request.train else None
+    gold, predicted = _scored(gold_path, tally, schema), _scored(pred_path, tally)
+    other = _scored(other_path, tally) if other_path else None
+    training = _read(train, Tally(), schema) if train else None
     num_relations = sum(len(doc.relations) for doc in gold)
     gold = protocol.counted(gold, tally, "gold")
     predicted = protocol.counted(predicted, tally, "predicted")
     num_documents = len(gold)
-    if request.official:
+    if official:
         gold = only_predicted(gold, predicted, tally)
     if not gold:
-        raise Refused(f"no document of {request.gold} was predicted")
+        raise Refused(f"no document of {gold_path} was predicted")
     scores, counts = score(gold, predicted, tally), document_counts(gold, predicted)
     yield evaluation_table(scores, {metric: interval(found) for metric, found in counts.items()})
     dropped = tally.counts["gold_relation/not_scored"]
@@ -96,28 +93,28 @@ def run_evaluation(request: Request) -> Iterator[RenderableType]:
     yield from protocol.remark(dropped)
     silent = [side for side, docs in (("gold", gold), ("pred", predicted)) if not _says_novel(docs)]
     if silent:
-        yield f"{' and '.join(silent)} without novelty: look at the two metrics without it"
+        yield f"{' and '.join(silent)} without novelty: ignore the two metrics with novelty"
     if other is not None:
         other = protocol.counted(other, Tally(), "other")
-        both = only_predicted(gold, other, Tally()) if request.official else gold
+        both = only_predicted(gold, other, Tally()) if official else gold
         yield ""
         yield comparison_table(_compare(both, predicted, other))
-    if request.out is not None:
+    if out is not None:
         evaluation = evaluate_documents(gold, predicted, schema, training=training)
-        paths = write_evaluation(request.out, evaluation)
-        report = request.out / REPORT
-        write_report(report, predicted, gold, request.pred.name, evaluation=evaluation)
-        yield Text(f"{', '.join(path.name for path in [*paths, report])} in {request.out}")
+        paths = write_evaluation(out, evaluation)
+        report = out / REPORT
+        write_report(report, predicted, gold, pred_path.name, evaluation=evaluation)
+        yield Text(f"{', '.join(path.name for path in [*paths, report])} in {out}")
     yield from dropped_lines(tally.lines())
 
 
 def run_report(
     pred: Path, out: Path, gold: Path | None, config: Path | None, every_pair: bool
 ) -> Iterator[RenderableType]:
-    """Write the curator's page, with scores where there is gold to count by."""
+    """Write the report for curators, with scores if there is gold."""
     tally, protocol = Tally(), ScoringProtocol.from_config(config, every_pair)
     if gold is None and (config or every_pair):
-        raise Refused("--config and --every-pair say how to count against --gold; give it too")
+        raise Refused("--config and --every-pair choose how --gold is scored; give it too")
     annotated = _scored(gold, tally, protocol.schema) if gold else None
     predicted = list(_documents(pred, tally))
     facts = {}

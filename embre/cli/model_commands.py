@@ -45,19 +45,19 @@ def evaluate(
     config: CountedBy = None,
 ):
     """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
-    from embre.cli.evaluating import Request, run_evaluation
+    from embre.cli.evaluating import run_evaluation
 
-    request = Request(
-        gold=gold,
-        pred=pred,
+    lines = run_evaluation(
+        gold,
+        pred,
         train=train,
         out=out,
-        other=other,
+        other_path=other,
         official=official,
         every_pair=every_pair,
         config=config,
     )
-    for line in run_evaluation(request):
+    for line in lines:
         console.print(line)
 
 
@@ -100,12 +100,12 @@ def predict(
 
     Run the same command again to resume with the files that are not done.
     """
-    from embre.cli.predicting import Request, run_prediction
+    from embre.cli.predicting import run_prediction
 
-    request = Request(
-        model=model,
-        inputs=inputs,
-        out=out,
+    lines = run_prediction(
+        model,
+        inputs,
+        out,
         device=device,
         threshold=threshold,
         parquet=parquet,
@@ -113,8 +113,10 @@ def predict(
         processes=processes,
         ray=ray,
         gpus=gpus,
+        tracking_uri=tracking_uri,
+        console=console,
     )
-    for line in run_prediction(request, tracking_uri, console):
+    for line in lines:
         console.print(line)
 
 
@@ -176,12 +178,12 @@ def register(
 
     With --if-better the alias moves only to a model that scores higher on the same documents.
     """
-    from embre.cli.registering import Request, run_register, show_lineage
+    from embre.cli.registering import run_register, show_lineage
 
     if show is not None and run is None:
         lines = show_lineage(show, tracking_uri)
     elif show is None and run is not None and name is not None:
-        lines = run_register(Request(run, name, alias, if_better, tracking_uri))
+        lines = run_register(run, name, alias, if_better, tracking_uri)
     else:
         raise Refused(
             "give RUN and --name NAME to register it where its MLflow run is, or --show NAME to "

@@ -1,10 +1,9 @@
-"""What `embre predict` does around a prediction: the model, the workers, what is shown."""
+"""Implements `embre predict`: fetches the model, chooses the workers, shows progress."""
 
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
@@ -24,44 +23,38 @@ from embre.tracking.registry import fetch
 from embre.tracking.uri import resolve_uri
 
 SHOW_EVERY_S = 0.5
-LOG_EVERY_S = 30.0  # where there is no terminal, as in a job
+LOG_EVERY_S = 30.0  # without a terminal, as in a job
 FETCHED = ".model-"  # begins the name of the folder of a registered model in --out
 MAX_NAMED = 5  # of the inputs that could not be read
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked for. `ray` is the address of a cluster, `gpus` the share of a GPU that each
-    of its tasks gets."""
-
-    model: str
-    inputs: list[str]
-    out: Path
-    device: str
-    threshold: float | None
-    parquet: bool
-    overwrite: bool
-    processes: int
-    ray: str | None
-    gpus: float
-
-
 def run_prediction(
-    request: Request, tracking_uri: str | None, console: Console
+    model: str,
+    inputs: list[str],
+    out: Path,
+    *,
+    device: str,
+    threshold: float | None,
+    parquet: bool,
+    overwrite: bool,
+    processes: int,
+    ray: str | None,
+    gpus: float,
+    tracking_uri: str | None,
+    console: Console,
 ) -> Iterator[RenderableType]:
-    """Predict, show on `console` how far it is, and say what came of it.
+    """Predict, with progress on `console`, and yield the summary.
 
-    Raises RunFailed at the end, with all outputs there, where an input was not read to its end.
+    `ray` is the address of a cluster, `gpus` the GPUs of each of its tasks. Raises RunFailed at the
+    end, with all outputs written, if an input was not read to its end.
     """
-    check(request)
-    several = request.ray is not None or request.processes > 1
-    settings = PredictSettings(request.device, request.threshold, request.parquet, several)
+    check_workers(device, processes, ray, gpus)
+    several = ray is not None or processes > 1
+    settings = PredictSettings(device, threshold, parquet, several)
     with (
-        locked(request.out),
-        model_folder(request.model, request.out, tracking_uri) as folder,
-        make_workers(
-            request.processes, "embre.prediction.tasks", request.ray, request.gpus
-        ) as workers,
+        locked(out),
+        model_folder(model, out, tracking_uri) as folder,
+        make_workers(processes, "embre.prediction.tasks", ray, gpus) as workers,
         console.status("predicting") as status,
     ):
         done, started = 0, time.monotonic()
@@ -72,30 +65,30 @@ def run_prediction(
             done, now = done + documents, time.monotonic()
             if now - shown > every_s:
                 shown = now
-                said = f"{done:,} documents, {done / (now - started):,.0f} documents/s"
-                status.update(said)
+                text = f"{done:,} documents, {done / (now - started):,.0f} documents/s"
+                status.update(text)
                 if not console.is_terminal:
-                    console.print(said)
+                    console.print(text)
 
         found = predict_files(
             folder,
-            request.inputs,
-            request.out,
-            f"Predicted by {request.model}",
+            inputs,
+            out,
+            f"Predicted by {model}",
             settings,
             workers,
-            request.overwrite,
+            overwrite,
             progress,
             lambda line: console.print(Text(line)),
         )
-    yield from summary(found, request.out)
+    yield from summary(found, out)
     if found.not_read:
         named = ", ".join(found.not_read[:MAX_NAMED])
         more = len(found.not_read) - MAX_NAMED
         raise RunFailed(
             f"{named}{f' and {more} more' if more > 0 else ''}: not read to the end, "
-            f"{request.out / RECORD} says why; what could be read is predicted. Mend the input and "
-            "run the same command again"
+            f"{out / RECORD} says why; what could be read is predicted. Replace the input "
+            "and run the same command again"
         )
 
 
@@ -114,22 +107,23 @@ def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
     yield from dropped_lines(found.tally.lines())
 
 
-def check(request: Request) -> None:
-    """Refuse what would fail later, or do something else than is meant."""
-    if request.gpus and request.ray is None:
-        raise Refused("--gpus is for the tasks of --ray; without it give --device cuda alone")
-    if request.ray is not None and request.processes > 1:
-        raise Refused("--processes are of this machine: with --ray the cluster says how many")
-    if request.ray is not None and request.device.startswith("cuda") and not request.gpus:
-        raise Refused("--device cuda with --ray needs a share of a GPU a task, as --gpus 0.5")
-    device_named(request.device, here=request.ray is None)
+def check_workers(device: str, processes: int, ray: str | None, gpus: float) -> None:
+    """Raise Refused for options that contradict each other or need a device that is not here."""
+    if gpus and ray is None:
+        raise Refused("--gpus needs --ray; on this machine give --device cuda alone")
+    if ray is not None and processes > 1:
+        raise Refused("--processes cannot be combined with --ray: the size of the cluster decides")
+    if ray is not None and device.startswith("cuda") and not gpus:
+        raise Refused("--device cuda with --ray needs the GPUs of a task, as --gpus 0.5")
+    device_named(device, here=ray is None)
 
 
 @contextmanager
 def model_folder(model: str, out: Path, tracking_uri: str | None) -> Iterator[Path]:
-    """The folder of a model. One of the registry lies in `out` meanwhile, which all nodes see.
+    """The folder of a model. A registered one is fetched into `out`, which all nodes see, and
+    removed afterwards.
 
-    `out` is locked; what a killed run left of its model there goes.
+    Call it with `out` locked: it removes models that killed runs left there.
     """
     for leftover in out.glob(f"{FETCHED}*"):
         if re.fullmatch(r"[0-9a-f]{32}", leftover.name.removeprefix(FETCHED)):

@@ -1,7 +1,6 @@
-"""What `embre register` does and prints."""
+"""Implements `embre register`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from embre.register import F1, register_run
@@ -23,30 +22,19 @@ MODEL_COLUMNS = (
 ENCODER_COLUMNS = ("encoder", "aliases", "pretraining run", "steps", "shard set")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A run to register under a name."""
-
-    run: Path
-    name: str
-    alias: str | None
-    if_better: str | None
-    tracking_uri: str | None
-
-
-def run_register(request: Request) -> Iterator[str]:
-    """Register what a run made."""
-    found = register_run(
-        request.run, request.name, request.alias, request.if_better, request.tracking_uri
-    )
+def run_register(
+    run: Path, name: str, alias: str | None, if_better: str | None, tracking_uri: str | None
+) -> Iterator[str]:
+    """Register the model of a run (see `register_run`) and yield the lines to print."""
+    found = register_run(run, name, alias, if_better, tracking_uri)
     what = "registered" if found.new else "was registered before:"
-    yield f"{found.kind} {what} {request.name} version {found.version} in {found.uri}"
-    if request.alias:
-        yield f"models:/{request.name}@{request.alias}"
+    yield f"{found.kind} {what} {name} version {found.version} in {found.uri}"
+    if alias:
+        yield f"models:/{name}@{alias}"
 
 
 def show_lineage(name: str, tracking_uri: str | None) -> Iterator[str]:
-    """The relation models and encoders that hang together with a name or a shard set."""
+    """Yield tables of the relation models and encoders related to a name or a shard set."""
     uri = resolve_uri(tracking_uri)
     refuse_missing(uri)
     found = lineage_of(name, uri)

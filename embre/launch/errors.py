@@ -1,8 +1,8 @@
-"""How a command or a tool ends: an error is one line, and an exit code.
+"""Exit codes and one-line errors of commands and tools.
 
 0 done; 1 the run failed; 2 the request cannot be carried out (a wrong path, key or file); 143
 stopped by SIGTERM and saved. EMBRE_DEBUG=1 shows the traceback of an error. torchrun replaces a
-rank's exit code by 1, so a rank that ends with 2 also creates the file EMBRE_REFUSED_NOTE if set.
+rank's exit code by 1, so a rank that will be refused again creates the file EMBRE_REFUSED_NOTE.
 """
 
 import errno
@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -29,9 +29,9 @@ class RunFailed(RuntimeError):
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """An error that leaves the body is told in one line, and its exit code ends the process.
+    """Print an error that leaves the body as one line, and exit with its code.
 
-    What typer raises passes, and so does what only a mistake of ours can be, as a KeyError.
+    Errors of click and typer, and bugs such as a KeyError, propagate.
     """
     try:
         yield
@@ -45,15 +45,16 @@ def exit_on_error() -> Iterator[None]:
         line = " ".join(printable(f"error: {text}").split())
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
         errors.print(line, style="red", markup=False)
-        if code == REFUSED and (note := os.environ.get("EMBRE_REFUSED_NOTE")):
-            Path(note).touch()
+        if (note := os.environ.get("EMBRE_REFUSED_NOTE")) and _is_final(error):
+            with suppress(OSError):
+                Path(note).touch()
         sys.exit(code)
 
 
 def exit_code_and_text(error: Exception) -> tuple[int, str] | None:
-    """Exit code and text of an error; None where it is not to be told in a line."""
+    """Exit code and text of an error; None if it must propagate."""
     by = type(error).__module__.split(".")[0]
-    if by in ("click", "typer"):  # which end the command themselves
+    if by in ("click", "typer"):  # they end the command themselves
         return None
     if isinstance(error, Interrupted):
         return STOPPED_BY_SIGTERM, f"{error}; the same command goes on"
@@ -70,7 +71,12 @@ def exit_code_and_text(error: Exception) -> tuple[int, str] | None:
     return None
 
 
+def _is_final(error: Exception) -> bool:
+    """Whether the same command is refused every time; other errors of a file system may pass."""
+    return isinstance(error, Refused | FileNotFoundError | PermissionError)
+
+
 def with_disk_advice(error: Exception) -> str:
-    """The text of an error, and what to do about a full disk."""
+    """The text of an error, with a remedy if the disk is full."""
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
     return f"{error}; make room and run the same command again: it goes on" if full else str(error)

@@ -18,6 +18,7 @@ from embre.config import LaunchConfig, read_values
 from embre.interrupts import Interrupted
 from embre.launch.errors import RunFailed, exit_code_and_text, exit_on_error
 from embre.object_store import StoreFailed
+from embre.refused import Refused
 from embre.workers import OneProcess, Processes
 from tools.shard_pubtator import main as shard_pubtator
 
@@ -42,6 +43,24 @@ def test_an_error_is_one_line_and_its_traceback_stands_above_on_demand(
     *above, line = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and line.startswith("error: 'step:7' is no fault; write name:n")
     assert any("in arm" in text for text in above) == debug and bool(above) == debug
+
+
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (Refused("train.steps: too few"), True),
+        (FileNotFoundError(errno.ENOENT, "", "backbone"), True),
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE), "shards"), False),
+        (RunFailed("a rank was lost"), False),
+    ],
+)
+def test_only_what_is_refused_again_leaves_a_note(
+    error: Exception, final: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBRE_REFUSED_NOTE", str(tmp_path / "note"))
+    with pytest.raises(SystemExit), exit_on_error():
+        raise error
+    assert (tmp_path / "note").exists() == final
 
 
 def test_no_control_character_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -329,7 +329,7 @@ def test_the_command_asks_for_what_its_options_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(predicting, "run_prediction", lambda *asked: (seen.append(asked), [])[1])
+    monkeypatch.setattr(predicting, "run_prediction", lambda *a, **k: (seen.append((a, k)), [])[1])
     out = str(tmp_path)
     call(["predict", "MODEL", "a", "--out", out], monkeypatch)
     call(
@@ -338,32 +338,32 @@ def test_the_command_asks_for_what_its_options_say(
         + ["--ray", "auto", "--gpus", "0.5", "--tracking-uri", "sqlite:///m.db"],
         monkeypatch,
     )
-    asked = [(request, tracking_uri) for request, tracking_uri, _ in seen]
-    plain = predicting.Request(
-        model="MODEL",
-        inputs=["a"],
-        out=tmp_path,
-        device="cpu",
-        threshold=None,
-        parquet=False,
-        overwrite=False,
-        processes=1,
-        ray=None,
-        gpus=0,
-    )
-    full = predicting.Request(
-        model="models:/m@champion",
-        inputs=["a", "b"],
-        out=tmp_path,
-        device="cuda",
-        threshold=0.25,
-        parquet=True,
-        overwrite=True,
-        processes=3,
-        ray="auto",
-        gpus=0.5,
-    )
-    assert asked == [(plain, None), (full, "sqlite:///m.db")]
+    for _, options in seen:
+        del options["console"]
+    plain = {
+        "device": "cpu",
+        "threshold": None,
+        "parquet": False,
+        "overwrite": False,
+        "processes": 1,
+        "ray": None,
+        "gpus": 0,
+        "tracking_uri": None,
+    }
+    full = {
+        "device": "cuda",
+        "threshold": 0.25,
+        "parquet": True,
+        "overwrite": True,
+        "processes": 3,
+        "ray": "auto",
+        "gpus": 0.5,
+        "tracking_uri": "sqlite:///m.db",
+    }
+    assert seen == [
+        (("MODEL", ["a"], tmp_path), plain),
+        (("models:/m@champion", ["a", "b"], tmp_path), full),
+    ]
 
 
 class Counting:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from embre.cli.evaluating import Request, run_evaluation, run_report
+from embre.cli.evaluating import run_evaluation, run_report
 from embre.config import (
     CorpusConfig,
     ExtraCorpusConfig,
@@ -162,7 +162,7 @@ def assert_commands_refuse(flawed: Path, sound: Path, message: str) -> None:
     """Whichever of the two is taken for gold."""
     for gold, predicted in ((flawed, sound), (sound, flawed)):
         with pytest.raises(ValueError, match=message):
-            list(run_evaluation(Request(gold, predicted)))
+            list(run_evaluation(gold, predicted))
         with pytest.raises(ValueError, match=message):
             list(run_report(predicted, flawed.parent / "report.html", gold, None, False))
 
@@ -253,7 +253,7 @@ def test_gold_labels_that_the_config_does_not_know_are_refused_and_not_left_out(
     gold, known = folder / "mine_dev.PubTator", folder / "dev.PubTator"
     message = r"mine_dev.PubTator has labels that mine does not know: induces .*label_map"
     with pytest.raises(ValueError, match=message):
-        list(run_evaluation(Request(gold, known, config=tmp_path / "run.yaml")))
+        list(run_evaluation(gold, known, config=tmp_path / "run.yaml"))
     with pytest.raises(ValueError, match=message):
         list(run_report(known, tmp_path / "p.html", gold, tmp_path / "run.yaml", False))
 
@@ -369,14 +369,14 @@ def test_an_own_corpus_is_learnt_scored_and_predicted(
     )
     held = list(read_documents(run / "dev_predicted.PubTator", Tally()))
     assert score(gold, held)["all"].tp == values["dev"]["pair_type"]["tp"]
-    request = Request(
+    lines = run_evaluation(
         folder / "mine_dev.PubTator",
         run / "dev_predicted.PubTator",
         out=tmp_path / "evaluation",
         config=run / "config.yaml",
     )
-    said = [line for line in run_evaluation(request) if isinstance(line, str)]
-    assert "gold and pred without novelty: look at the two metrics without it" in said
+    printed = [line for line in lines if isinstance(line, str)]
+    assert "gold and pred without novelty: ignore the two metrics with novelty" in printed
     written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     for metric, counted in values["dev"].items():
         assert {k: written["scores"][metric][k] for k in ("tp", "fp", "fn")} == {
