@@ -90,6 +90,19 @@ class OptimizerConfig(Section):
     final_lr_share: float = Field(
         default=0.0, ge=0, le=1, description="final learning rate as a fraction of peak_lr"
     )
+    encoder_lr_ratio: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="learning rate of the encoder as a fraction of that of new heads; a trained "
+        "encoder forgets less at a lower one",
+    )
+    encoder_frozen_steps: int = Field(
+        default=0,
+        ge=0,
+        description="steps at the start in which only the heads learn; then the encoder's learning "
+        "rate has a warm-up of its own",
+    )
     weight_decay: float = Field(default=0.01, ge=0, description="weight decay, of matrices only")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(default=0.98, ge=0, lt=1, description="decay of the second moment")

@@ -15,7 +15,7 @@ from embre.config import OptimizerConfig
 from embre.engines import training_state
 from embre.engines.compiled_ops import OPS_FOLDER, ops_folder, stale_locks
 from embre.engines.engine import MicroBatch, StepResult
-from embre.engines.step import adamw, run_micro_batches, skipped, weighted
+from embre.engines.step import adamw, run_micro_batches, set_learning_rates, skipped, weighted
 from embre.engines.step_guard import StepGuard
 from embre.engines.training_state import WEIGHT
 from embre.model.table_rows import TableRows
@@ -63,6 +63,7 @@ class DeepSpeedEngine:
         self.rows = rows
         self.loss_weights = loss_weights
         self.seed = seed
+        self.config = optimizer
         self.stage = settings["zero_optimization"]["stage"]
         deepspeed = _import_deepspeed(world.device)
         deepspeed.init_distributed(
@@ -84,8 +85,7 @@ class DeepSpeedEngine:
 
     def step(self, micro_batches: Sequence[MicroBatch], step: int, lr: float) -> StepResult:
         self._engine.train()
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rates(self._engine.optimizer.param_groups, self.config, step, lr)
         last = len(micro_batches) - 1
         done = 0
 

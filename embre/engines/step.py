@@ -24,12 +24,16 @@ SPOILT = {"nan": math.nan, "spike": 50.0}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and norms do not."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    """Groups of AdamW: matrices decay, biases and norms do not; `encoder` marks the weights of the
+    BERT, which Hugging Face calls `bert` in every model, from those of heads."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = "bert" in name.split("."), parameter.ndim > 1
+            groups.setdefault(key, []).append(parameter)
     return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": own, "encoder": encoder, "weight_decay": weight_decay if matrices else 0.0}
+        for (encoder, matrices), own in groups.items()
     ]
 
 
@@ -51,6 +55,21 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
     left = (num_steps - step) / max(1, num_steps - config.warmup_steps)
     share = config.final_lr_share + (1 - config.final_lr_share) * max(0.0, left)
     return config.peak_lr * share
+
+
+def set_learning_rates(
+    groups: Sequence[dict[str, Any]], config: OptimizerConfig, step: int, lr: float
+) -> None:
+    """Give each group of `parameter_groups` its learning rate; `lr` is that of the heads.
+
+    Gradients of a frozen encoder are computed all the same, so that AdamW's moments are those of
+    real gradients when it thaws. Heads first, after Kumar et al. 2022 (arXiv 2202.10054).
+    """
+    thawed = step + 1 - config.encoder_frozen_steps
+    warm_up = 1.0 if config.encoder_frozen_steps == 0 else thawed / max(1, config.warmup_steps)
+    share = config.encoder_lr_ratio * min(1.0, max(0.0, warm_up))
+    for group in groups:
+        group["lr"] = lr * share if group["encoder"] else lr
 
 
 def run_micro_batches(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from embre.config import OptimizerConfig
 from embre.engines import training_state
 from embre.engines.engine import MicroBatch, StepResult
-from embre.engines.step import adamw, run_micro_batches, skipped, weighted
+from embre.engines.step import adamw, run_micro_batches, set_learning_rates, skipped, weighted
 from embre.engines.step_guard import StepGuard
 from embre.engines.training_state import WEIGHT
 from embre.model.table_rows import TableRows
@@ -37,7 +37,7 @@ class TorchEngine:
         self.loss_weights = loss_weights
         self.seed = seed
         self.rows = rows
-        self.max_grad_norm = optimizer.max_grad_norm
+        self.config = optimizer
         self.guard = StepGuard(optimizer.spike_sigmas)
         self._model = model.to(world.device)
         self._optimizer = adamw(self._model, optimizer)
@@ -69,8 +69,7 @@ class TorchEngine:
         norm = self._clip(parameters)
         why = self.guard.objection(weighted(done.losses, self.loss_weights), norm)
         if why is None:
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
+            set_learning_rates(self._optimizer.param_groups, self.config, step, lr)
             self._optimizer.step()
         if self.rows is not None:
             self.rows.update(lr, scale=1.0) if why is None else self.rows.forget()
@@ -86,7 +85,7 @@ class TorchEngine:
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.world.size > 1:
             dist.broadcast(norm, src=0)
-        nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
+        nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
         return float(norm)
 
     def state(self) -> dict[str, Tensor]:

@@ -22,14 +22,16 @@ from embre.engines.compiled_ops import OPS_FOLDER, STALE_AFTER_S, stale_locks
 from embre.engines.deepspeed_config import deepspeed_json
 from embre.engines.deepspeed_engine import DeepSpeedEngine, _import_deepspeed
 from embre.engines.engine import StepResult
-from embre.engines.step import learning_rate
+from embre.engines.step import learning_rate, set_learning_rates
 from embre.engines.step_guard import MIN_HISTORY, SEEN
 from embre.engines.torch_engine import TorchEngine
 from embre.model.table_rows import TableRows
 from embre.world import World
 from tests.ranks import run_ranks
 
-OPTIMIZER = OptimizerConfig(peak_lr=1e-2, max_grad_norm=0.3)
+OPTIMIZER = OptimizerConfig(
+    peak_lr=1e-2, max_grad_norm=0.3, warmup_steps=2, encoder_lr_ratio=0.5, encoder_frozen_steps=2
+)
 WEIGHTS = {"red": 1.0, "blue": 0.5}
 STEPS, SLOTS = 8, 4
 
@@ -67,11 +69,11 @@ class ToyModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(0.2))
+        self.bert = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(0.2))
         self.red, self.blue = nn.Linear(16, 4), nn.Linear(16, 4)
 
     def forward(self, batch: Toy) -> dict[str, Tensor]:
-        hidden = self.body(batch.inputs)
+        hidden = self.bert(batch.inputs)
         if batch.gradient != 1:
             hidden.register_hook(lambda gradient: gradient * batch.gradient)
         half = len(batch.labels) // 2
@@ -347,6 +349,46 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
     assert rates[10] == pytest.approx(1.0) and rates[60] == pytest.approx(0.55)
     assert rates[110] == pytest.approx(0.1)
+
+
+def test_the_encoder_waits_for_the_heads_and_then_learns_at_its_share_of_their_rate() -> None:
+    config = OptimizerConfig(warmup_steps=4, encoder_lr_ratio=0.5, encoder_frozen_steps=3)
+    groups = [{"encoder": True}, {"encoder": False}]
+    rates = []
+    for step in range(9):
+        set_learning_rates(groups, config, step, lr=1.0)
+        assert groups[1]["lr"] == 1.0
+        rates.append(groups[0]["lr"])
+    assert rates == [0, 0, 0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+    set_learning_rates(groups, OptimizerConfig(warmup_steps=4), 0, lr=0.25)
+    assert [group["lr"] for group in groups] == [0.25, 0.25]
+
+
+def moved_parts(world: World, stage: int | None) -> list[list[str]]:
+    """Parts of the model that are not as they began, after each of three steps."""
+    engine, before = toy_engine(world, stage), ToyModel().state_dict()
+    found = []
+    for step in range(3):
+        engine.step(micro_batches(step, world), step, lr=1e-2)
+        after = engine.weights()
+        moved = {
+            name.split(".")[0] for name in before if not torch.equal(after[name], before[name])
+        }
+        found.append(sorted(moved))
+    return found
+
+
+FROZEN_FOR_TWO_STEPS = [["blue", "red"], ["blue", "red"], ["bert", "blue", "red"]]
+
+
+def test_a_frozen_encoder_stays_as_it_is_to_the_last_bit() -> None:
+    assert moved_parts(World(), None) == FROZEN_FOR_TWO_STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_frozen_encoder_stays_as_it_is_at_every_stage(stage: int) -> None:
+    assert run_ranks(moved_parts, 2, stage) == [FROZEN_FOR_TWO_STEPS] * 2
 
 
 def test_a_lock_of_a_killed_build_ends_the_run_and_does_not_hang_it(
