@@ -128,7 +128,7 @@ def text_after(doc: MaskedDocument, tokenizer: TextTokenizer) -> Text:
     pieces = join_word_pieces(word_pieces(doc.after, tokenizer))
     for at, (piece, colour) in enumerate(zip(pieces, colours(doc), strict=True)):
         mark, style = "", "bold" if colour else ""
-        if doc.hidden[at] and doc.after[at] == tokenizer.mask:
+        if doc.hidden[at] and doc.after[at] == tokenizer.special.mask:
             style = "reverse"
         elif doc.hidden[at]:
             kept = doc.after[at] == doc.before[at]
