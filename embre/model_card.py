@@ -233,7 +233,7 @@ def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str)
 
 
 def _by_type(groups: Groups) -> str:
-    """Of each relation type how much is found and right, the most frequent in gold first."""
+    """The scores of each relation type, the most frequent in gold first."""
     found = [(name, scores["pair_type"]) for name, scores in groups.items()]
     found.sort(key=lambda one: (-one[1].tp - one[1].fn, one[0]))
     rows = [
@@ -249,7 +249,7 @@ def _by_type(groups: Groups) -> str:
 
 
 def _encoder_lines(encoder: Mapping[str, Any]) -> str:
-    """Where the encoder comes from, as far as it is known."""
+    """The origin of the encoder, as far as it is known."""
     text = f"The encoder has the digest `{encoder['digest']}`"
     if "shard_set" not in encoder:
         return f"{text}."

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from embre.wording import without_secrets
 
-SCHEMES = ("file", "s3", "gs", "https")  # the schemes that are read
+SCHEMES = ("file", "s3", "gs", "https")  # the only ones that are read
 # An outage of minutes must not use up the restarts of a run, and one shorter than NCCL's ten-minute
 # timeout does not affect the other ranks.
 GIVE_UP_AFTER_S = 300.0
@@ -101,9 +101,8 @@ def _permanent_error(error: BaseException, tries: int) -> type[OSError] | None:
             return PermissionError if tries >= TRIES_FOR_CREDENTIALS else None
         if isinstance(one, PermissionError) or _DENIED.match(named):
             return PermissionError
-        status = getattr(
-            one, "status" if hasattr(one, "status") else "code", None
-        )  # gcsfs calls it code
+        # gcsfs calls it `code`, which aiohttp deprecates.
+        status = getattr(one, "status" if hasattr(one, "status") else "code", None)
         if isinstance(status, int) and status >= 400:
             return _permanent_status(status)
     # fsspec reports every web server error as FileNotFoundError.

@@ -30,7 +30,8 @@ NO_CODE = (None, False, "", {}, "eager", "sdpa")  # harmless values of such keys
 class Pieces:
     """The word pieces of several texts, end to end.
 
-    `ids`, `starts`, `ends` (num_tokens,): token id and character span. `first` (num_texts + 1,): index of each text's first token, and the total.
+    `ids`, `starts`, `ends` (num_tokens,): token id and character span.
+    `first` (num_texts + 1,): index of each text's first token, and the total.
     """
 
     ids: np.ndarray

@@ -214,9 +214,9 @@ RELATION_ROW = b"1\tDisease|D1\tcause\n"
 @pytest.mark.parametrize(
     ("name", "data", "why"),
     [
-        ("relation2pubtator3.gz", gzip.compress(RELATION_ROW, mtime=0), "holds no documents"),
-        ("table.tsv", RELATION_ROW, "holds no documents"),
-        ("empty.PubTator", b"", "holds no documents"),
+        ("relation2pubtator3.gz", gzip.compress(RELATION_ROW, mtime=0), "contains no documents"),
+        ("table.tsv", RELATION_ROW, "contains no documents"),
+        ("empty.PubTator", b"", "contains no documents"),
         ("broken.gz", b"\x1f\x8b\xff\xff", "cannot be unpacked"),
     ],
 )
