@@ -127,7 +127,7 @@ def test_what_stays_wrong_is_an_error_that_names_the_shard(store: ShardSet) -> N
     Stumbling.troubles = ["wrong"] * 9
     with pytest.raises(ValueError, match=f"gs://bucket/{SHARD}: .* bytes that are not those"):
         store.load(store.shards("train")[0])
-    assert Stumbling.asked == 1 + shard_set.ASK_AGAIN
+    assert Stumbling.asked == 1 + shard_set.RETRIES
 
 
 def test_an_outage_of_minutes_is_waited_for_and_a_longer_one_is_told(

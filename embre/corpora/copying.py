@@ -103,7 +103,7 @@ def write_copy(
         if archive:
             archive.close()
     if ahead:
-        raise OSError(f"{source}: it was changed while it was read; run the same command again")
+        raise OSError(f"{source}: changed while it was read; run the same command again")
 
 
 def _member_of(edit: Original) -> int:
@@ -155,7 +155,7 @@ def _splice(window: Window, target: BinaryIO, changed: Iterator[tuple[bytes, byt
             target.write(window.take(max(window.at, len(window.data) - len(old) + 1)))
             if not window.more():
                 raise OSError(
-                    f"{window.file}: it was changed while it was read; run the same command again"
+                    f"{window.file}: changed while it was read; run the same command again"
                 )
         target.write(window.take(at))
         window.skip(at + len(old))

@@ -114,8 +114,8 @@ def _joined_otherwise(
             better = _move(left[at], left[at].start + shift, text)
             if better and better.start >= seam:
                 moved[at] = better
-        most = len(moved) > num_right and 2 * len(moved) > len(behind)
-        if most and (_is_evidence(moved.values()) or explained):
+        majority = len(moved) > num_right and 2 * len(moved) > len(behind)
+        if majority and (_is_evidence(moved.values()) or explained):
             return moved
     return {}
 

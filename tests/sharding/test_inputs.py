@@ -92,7 +92,7 @@ def test_linked_folders_are_followed_and_each_is_read_once(folder: Path) -> None
 def test_a_link_to_nothing_is_named(folder: Path, name: str) -> None:
     (folder / "deep" / "gone").symlink_to("nowhere")
     with pytest.raises(
-        FileNotFoundError, match=r"deep/gone: .* nothing \(nowhere\); remove or mend"
+        FileNotFoundError, match=r"deep/gone: .* link \(to nowhere\); remove or repair"
     ):
         find_inputs([str(folder / name)])
 
