@@ -227,8 +227,8 @@ class ShardSet:
             if wait_s is not None:
                 time.sleep(wait_s)
         raise DamagedShard(
-            f"{path}: {len(data)} bytes that do not match the manifest ({shard.bytes} bytes, another "
-            "SHA-256): the shard is damaged; copy or write it again"
+            f"{path}: {len(data)} bytes that do not match the manifest ({shard.bytes} bytes, "
+            "another SHA-256): the shard is damaged; copy or write it again"
         )
 
 

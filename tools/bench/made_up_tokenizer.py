@@ -1,4 +1,4 @@
-"""A WordPiece tokenizer of made-up words, for a benchmark without a backbone at hand."""
+"""A WordPiece tokenizer for made-up words, for benchmarks without a backbone."""
 
 import string
 from pathlib import Path
@@ -14,9 +14,9 @@ NUM_PIECES = 30_000
 
 
 def save_made_up_tokenizer(folder: Path) -> None:
-    """The frequent words whole, parts for the others; saved as a Hugging Face folder.
+    """Save a tokenizer with the frequent words, and parts for others, as a Hugging Face folder.
 
-    The characters beyond ASCII are unknown to it, but for two, as they may be to a real one.
+    All but two of the non-ASCII characters are unknown to it, as may be the case for a real one.
     """
     letters = [*string.printable.strip().lower(), *(foreign for _, foreign in FOREIGN[:2])]
     syllables = [onset + vowel for onset in ONSETS for vowel in VOWELS]
