@@ -46,7 +46,7 @@ def normalise(source_type: str, source_identifier: str) -> tuple[str, tuple[Conc
     if row is None:
         return source_type, ()
     parts = read_identifiers(source_type, source_identifier)
-    return row.name, tuple(dict.fromkeys(Concept(row.name, ours) for ours, _ in parts))
+    return row.name, tuple(dict.fromkeys(Concept(row.name, name) for name, _ in parts))
 
 
 @lru_cache(maxsize=1 << 12)  # repeated only for the relations of one document
@@ -67,12 +67,12 @@ def split_identifiers(source_type: str, source_identifier: str) -> list[tuple[st
     raw_parts = separator.split(source_identifier) if separator else [source_identifier]
     stripped = [raw.strip() for raw in raw_parts]
     parts = [(row.canonical(raw), raw) for raw in stripped if raw]
-    return [(ours, raw) for ours, raw in parts if _names_something(ours)]
+    return [(name, raw) for name, raw in parts if _names_something(name)]
 
 
-def _names_something(ours: str) -> bool:
+def _names_something(identifier: str) -> bool:
     """Whether an identifier names something: `MESH:-1` and `MESH: Unknown` do not."""
-    return ours.rpartition(":")[2].strip().lower() not in NOT_NORMALISED
+    return identifier.rpartition(":")[2].strip().lower() not in NOT_NORMALISED
 
 
 @lru_cache(maxsize=4096)
@@ -94,8 +94,8 @@ def spelled_identifier(doc: Document, concept: Concept) -> str:
     """
     for mention in doc.mentions:
         if concept in mention.concepts:
-            for ours, raw in read_identifiers(mention.source_type, mention.source_identifier):
-                if ours == concept.identifier:
+            for name, raw in read_identifiers(mention.source_type, mention.source_identifier):
+                if name == concept.identifier:
                     return raw
     raise KeyError(f"document {doc.doc_id} has no mention of {concept}")
 

@@ -72,10 +72,10 @@ def with_retries(url: str, request: Callable[[], T]) -> T:
 
 def backoff_delays(url: str) -> Iterator[float]:
     """Yield the seconds to wait after each failure until GIVE_UP_AFTER_S; none for a local file."""
-    end, longest = time.monotonic() + GIVE_UP_AFTER_S, FIRST_WAIT_S
+    end, max_wait_s = time.monotonic() + GIVE_UP_AFTER_S, FIRST_WAIT_S
     while _is_remote(url) and (left := end - time.monotonic()) > 0:
-        yield min(_jitter.uniform(0.5, 1.0) * longest, left)
-        longest = min(2 * longest, MAX_WAIT_S)
+        yield min(_jitter.uniform(0.5, 1.0) * max_wait_s, left)
+        max_wait_s = min(2 * max_wait_s, MAX_WAIT_S)
 
 
 _REMEDIES: dict[type[OSError], str] = {

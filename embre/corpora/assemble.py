@@ -118,10 +118,10 @@ def concepts_by_spelling(mentions: Iterable[Mention]) -> dict[str, Concept]:
     for mention in mentions:
         if not mention.concepts:
             continue
-        for ours, raw in read_identifiers(mention.source_type, mention.source_identifier):
+        for name, raw in read_identifiers(mention.source_type, mention.source_identifier):
             before = known.get(raw)
             if before is None or before.type in WEAK_TYPES or mention.type not in WEAK_TYPES:
-                known[raw] = Concept(mention.type, ours)
+                known[raw] = Concept(mention.type, name)
     return known
 
 

@@ -37,7 +37,7 @@ INDEX = np.dtype(
     ]
 )
 _NOT_PMC = 1 << 63
-_LONGEST_NUMBER = 18  # digits that fit below _NOT_PMC
+_MAX_DIGITS = 18  # digits that fit below _NOT_PMC
 
 
 class PartRecord(msgspec.Struct):
@@ -101,7 +101,7 @@ def _hash_runs(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 def _number(digits: str | None) -> int:
     digits = digits or ""
-    return int(digits) if digits.isdecimal() and len(digits) <= _LONGEST_NUMBER else 0
+    return int(digits) if digits.isdecimal() and len(digits) <= _MAX_DIGITS else 0
 
 
 def _name(doc: CheckedDocument) -> int:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from embre.refused import Refused
-from embre.tokenization.tokenizer import SMALLEST_VOCABULARY
+from embre.tokenization.tokenizer import MIN_VOCABULARY
 
 SPECIALS = {
     "pad_token": "[PAD]",
@@ -36,7 +36,7 @@ def learn_tokenizer(texts: Iterable[str], num_tokens: int, folder: Path) -> None
         clean = normalizer.normalize_str(text)
         words.update(word for word, _ in splitter.pre_tokenize_str(clean))
     pieces = [*SPECIALS.values(), *choose_pieces(words, num_tokens - len(SPECIALS))]
-    if len(pieces) < SMALLEST_VOCABULARY:
+    if len(pieces) < MIN_VOCABULARY:
         raise Refused(
             f"only {len(pieces)} word pieces could be learnt: give more documents, or a "
             "backbone's tokenizer with --tokenizer"

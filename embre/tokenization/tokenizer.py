@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from embre.refused import Refused
 
-SMALLEST_VOCABULARY = 32
+MIN_VOCABULARY = 32
 MAX_CASED = 100  # pieces with capitals that an uncased vocabulary may have
 JSON_FILES = ("config.json", "tokenizer_config.json")
 # Keys that run code from the folder or fetch kernels. `…_autoset` is excluded: some versions of
@@ -130,7 +130,7 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
             f"tokenizer.json or vocab.txt ({type(error).__name__})"
         ) from error
     special = SpecialTokens(*(getattr(loaded, f"{n}_token_id") for n in SpecialTokens._fields))
-    if len(loaded) < SMALLEST_VOCABULARY or None in special:
+    if len(loaded) < MIN_VOCABULARY or None in special:
         raise Refused(
             f"{folder}: its tokenizer has {len(loaded)} tokens and the special tokens "
             f"{special._asdict()}; a BERT-type tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] is "

@@ -188,7 +188,7 @@ def best_effort(what: str, required: bool = False) -> Iterator[None]:
     `required`, into Refused."""
     try:
         yield
-    except Exception as error:  # whatever a store raises
+    except Exception as error:  # stores raise errors of many libraries
         if required and isinstance(error, Refused):
             raise
         if required:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from step_texts import LONGEST, MEAN_TOKENS, PaddedBatch, Texts, padded
+from step_texts import MAX_TOKENS, MEAN_TOKENS, PaddedBatch, Texts, padded
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
@@ -132,12 +132,12 @@ def hugging_face(setting: Setting, compile_it: bool) -> Rung:
     num_rows = max(1, setting.strip_tokens // MEAN_TOKENS)
     batches = padded(setting.batches("token"), num_rows, setting.texts.settings.special.pad)
     batches = batches[: len(batches) // setting.micro_batches * setting.micro_batches]
-    real = sum(batch.num_tokens for batch in batches) / (len(batches) * num_rows * LONGEST)
+    real = sum(batch.num_tokens for batch in batches) / (len(batches) * num_rows * MAX_TOKENS)
     if compile_it:
         bert = torch.compile(bert)
     model = Padded(bert, setting.half_precision)
     engine = TorchEngine(model, OPTIMIZER, {"token": 1.0}, setting.world, seed=0)
-    return Rung(engine, batches, setting.micro_batches, setting.flops(LONGEST, 1.0, 1.0) / real)
+    return Rung(engine, batches, setting.micro_batches, setting.flops(MAX_TOKENS, 1.0, 1.0) / real)
 
 
 def ours(

@@ -27,7 +27,7 @@ from embre.stream.order import rounds, strips
 from embre.stream.source import StreamSource, StreamState
 from embre.tokenization.tokenizer import SpecialTokens, load_tokenizer
 
-LONGEST = 512
+MAX_TOKENS = 512
 MEAN_TOKENS, SD_TOKENS = 341, 88
 MEAN_MENTIONS, SD_MENTIONS, MEAN_MENTION_TOKENS = 33.8, 14.0, 2.5
 SPECIAL = SpecialTokens(*range(5))
@@ -58,7 +58,7 @@ def made_up_texts(
     """Random documents that fill the strips, and a vocabulary of concepts of all types."""
     rng = np.random.default_rng(seed)
     num_documents = num_strips * strip_tokens // (MEAN_TOKENS - 40) + 10
-    limit = LONGEST - NUM_SPECIAL
+    limit = MAX_TOKENS - NUM_SPECIAL
     lengths = np.clip(rng.normal(MEAN_TOKENS, SD_TOKENS, num_documents), 24, limit).astype(int)
     rows = [_mentions(rng, int(length), num_concepts) for length in lengths]
     examples = Examples(
@@ -76,7 +76,7 @@ def made_up_texts(
     sizes = np.bincount((hashes - 1) % num_types, minlength=num_types).tolist()
     settings = BatchSettings(
         strip_tokens=strip_tokens,
-        max_document_tokens=LONGEST,
+        max_document_tokens=MAX_TOKENS,
         masking=MaskingConfig(),
         entities=EntityVocabulary(hashes, ids, tuple(sizes), SCHEMA.empty_table()),
         special=SPECIAL,
@@ -121,7 +121,7 @@ def texts_of(folder: Path, strip_tokens: int, num_strips: int) -> Texts:
 
 def _data(shards: str, strip_tokens: int) -> DataConfig:
     return DataConfig(
-        shards=shards, streams=1, strip_tokens=strip_tokens, max_document_tokens=LONGEST
+        shards=shards, streams=1, strip_tokens=strip_tokens, max_document_tokens=MAX_TOKENS
     )
 
 
@@ -154,7 +154,7 @@ def padded(batches: list[Batch], num_rows: int, pad: int) -> list[PaddedBatch]:
     found = []
     for at in range(0, len(rows) - num_rows + 1, num_rows):
         some = rows[at : at + num_rows]
-        ids = torch.full((num_rows, LONGEST), pad)
+        ids = torch.full((num_rows, MAX_TOKENS), pad)
         labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
         for row, (tokens, wanted) in enumerate(some):
             ids[row, : len(tokens)], labels[row, : len(tokens)] = tokens, wanted
