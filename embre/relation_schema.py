@@ -30,7 +30,9 @@ class RelationSchema:
     not_scored: frozenset[tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
-        assert not self.legal.keys() & self.not_scored, "a pair of types is legal and not scored"
+        assert not self.legal.keys() & self.not_scored, (
+            "pairs that are not annotated cannot be legal"
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class ValidationSet:
 
     @torch.no_grad()
     def validate(self, engine: Engine) -> dict[str, float]:
-        """Mean losses and accuracies of the current weights, empty if the split is. A collective."""
+        """Mean losses and accuracies of the current weights; empty if the split is. Collective."""
         if not self._mine:
             return {}
         model = engine.module.eval()

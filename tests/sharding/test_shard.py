@@ -106,7 +106,7 @@ def test_the_tool_gives_what_the_function_gives(
 
 
 @pytest.mark.parametrize(
-    ("existing", "message"), [(True, "holds a complete"), (False, "there is no")]
+    ("existing", "message"), [(True, "holds a complete"), (False, "does not exist")]
 )
 def test_the_tool_leaves_with_two_and_a_remedy(
     demo: Path, tmp_path: Path, existing: bool, message: str
