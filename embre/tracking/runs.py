@@ -110,8 +110,9 @@ def open_run(
                 _log_start(client, handle, config, lineage)
         return Opened(handle, run.info.status)
     experiment = _experiment(client, config, uri)
-    known = {**origin_tags(), **tags, **_lineage_tags(lineage)}
-    run = client.create_run(experiment, run_name=config.name, tags=known)
+    digests = {f"embre.digest.{name}": digest for name, digest in lineage.items()}
+    all_tags = {**origin_tags(), **tags, **digests}
+    run = client.create_run(experiment, run_name=config.name, tags=all_tags)
     handle = RunHandle(uri, run.info.run_id, made_of)
     (folder / SENT).unlink(missing_ok=True)
     write_atomic(folder / RUN_FILE, json.dumps(asdict(handle)).encode())
@@ -233,10 +234,6 @@ def _log_start(
             )
         params = [Param(key, value[:MAX_PARAM_LENGTH]) for key, value in parameters(config)]
         client.log_batch(handle.run_id, params=params)
-
-
-def _lineage_tags(lineage: Mapping[str, str]) -> dict[str, str]:
-    return {f"embre.digest.{name}": digest for name, digest in lineage.items()}
 
 
 def parameters(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:

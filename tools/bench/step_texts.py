@@ -102,9 +102,12 @@ def texts_of(folder: Path, strip_tokens: int, num_strips: int) -> Texts:
     """The first documents of a shard set, with its own tokenizer and concepts."""
     shard_set = ShardSet.open(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
+    data = DataConfig(
+        shards=shard_set.url, streams=1, strip_tokens=strip_tokens, max_document_tokens=MAX_TOKENS
+    )
     source = StreamSource.build(
         shard_set,
-        _data(shard_set.url, strip_tokens),
+        data,
         MaskingConfig(),
         choose_entities(shard_set, 2, 1_000_000),
         tokenizer,
@@ -117,12 +120,6 @@ def texts_of(folder: Path, strip_tokens: int, num_strips: int) -> Texts:
         if num_tokens > (num_strips + 1) * strip_tokens:
             return Texts(source.settings, join(held))
     raise AssertionError("a stream has no end")
-
-
-def _data(shards: str, strip_tokens: int) -> DataConfig:
-    return DataConfig(
-        shards=shards, streams=1, strip_tokens=strip_tokens, max_document_tokens=MAX_TOKENS
-    )
 
 
 @dataclass(frozen=True, slots=True)
