@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Concept(NamedTuple):
-    """What a mention refers to: an identifier within an entity type.
+    """An identifier within an entity type, which mentions refer to.
 
     A bare identifier is ambiguous: Gene 3906 is not Species 3906.
 

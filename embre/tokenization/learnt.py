@@ -4,7 +4,7 @@ Deterministic, unlike the trainer of the tokenizers package, which breaks ties a
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -41,13 +41,17 @@ def learn_tokenizer(texts: Iterable[str], num_tokens: int, folder: Path) -> None
             f"only {len(pieces)} word pieces could be learnt: give more documents, or a "
             "backbone's tokenizer with --tokenizer"
         )
+    save_pieces(folder, pieces)
+
+
+def save_pieces(folder: Path, pieces: Sequence[str]) -> None:
+    """Save a lower-casing BERT tokenizer of `pieces`, which include SPECIALS, in that order."""
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))  # type: ignore[call-arg]
-    tokenizer.normalizer = normalizer  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = splitter  # type: ignore[assignment]
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
     tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIALS)
-    wrapped.save_pretrained(str(folder))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIALS).save_pretrained(str(folder))
 
 
 def choose_pieces(words: Counter[str], num_pieces: int) -> list[str]:

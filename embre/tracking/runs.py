@@ -40,7 +40,7 @@ WAIT_FOR_STORE_S = 120.0  # creating a database can take ten seconds on a busy m
 
 @dataclass(frozen=True, slots=True)
 class RunHandle:
-    """What another process needs to log to a run, and the fingerprint of its config and data."""
+    """The address of an MLflow run; `made_of` is the fingerprint of the run's config and data."""
 
     uri: str
     run_id: str
