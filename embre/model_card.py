@@ -218,7 +218,7 @@ def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str)
         "Cross-fitted: thresholds for a document were fitted on the others (five folds; nothing is",
         "fitted below ten documents). The thresholds in this folder are fitted to all of them.",
         "The floor is the trivial system: every legal pair is a relation of its first legal type,",
-        "and novel if the corpus annotates novelty.",
+        "and novel if the corpus annotates that.",
         "",
     ]
     rows = [

@@ -343,7 +343,7 @@ def test_an_id_that_was_asked_for_is_on_the_list(tmp_path: Path, asked: str) -> 
 
 def test_the_tool_says_what_is_not_there(tmp_path: Path) -> None:
     done = make_list(tmp_path / "absent", "--out", tmp_path / "list.tsv")
-    assert done.exit_code == 2 and "there is no" in done.output
+    assert done.exit_code == 2 and "does not exist" in done.output
     assert not (tmp_path / "list.tsv").exists()
 
 

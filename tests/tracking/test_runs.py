@@ -310,7 +310,7 @@ def test_a_store_that_cannot_be_opened_is_a_warning(
     with best_effort("opening the MLflow run"):
         handle = opened(tmp_path, f"sqlite:///{tmp_path}/file/mlflow.db")
     assert handle is None
-    assert "opening the MLflow run failed, the run goes on" in caplog.text
+    assert "opening the MLflow run failed, the run continues" in caplog.text
 
 
 def test_a_store_that_this_machine_cannot_open_ends_no_run(
