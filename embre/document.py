@@ -53,7 +53,7 @@ class Mention:
 class Relation:
     """An undirected relation between two concepts of one document.
 
-    `novel` is None if the source does not state it, `probability` unless predicted.
+    `novel` is None if the source does not state it, `probability` if the relation is not predicted.
     `source_ids` are the two identifiers as spelled in the file, None for a predicted relation.
     """
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def starts_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    """(n + 1,) offset of each of n lists in the flat array, and its length.
+    """(n + 1,) offsets of n lists in the flat array; the last is the array's length.
 
     >>> starts_of([2, 0, 3]).tolist()
     [0, 2, 2, 5]
