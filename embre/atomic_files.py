@@ -32,7 +32,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):  # the folder was moved, and whoever did fsyncs it
+    with suppress(FileNotFoundError):  # the folder was moved and fsynced by another process
         fsync_path(path.parent)
     fault_point("committed")
 

@@ -1,4 +1,4 @@
-"""What a micro-batch holds as a number: equal numbers, equal texts and masks."""
+"""Hash of the content of a micro-batch: equal hashes mean equal texts and masks."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def data_hash(slot: int, tensors: Iterable[Tensor]) -> int:
-    """32 bits, so that the sum over the slots of a step stays exact in float64; 0 for no slot."""
+    """32-bit hash of a micro-batch and its slot; 0 for an empty one (slot < 0).
+
+    32 bits, so that the sum over the slots of a step stays exact in float64.
+    """
     if slot < 0:
         return 0
     digest = hashlib.blake2b(str(slot).encode(), digest_size=4)

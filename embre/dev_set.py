@@ -20,7 +20,7 @@ from embre.world import World
 
 @dataclass(frozen=True, slots=True)
 class DevSet:
-    """The documents that a run is scored on, and in `training` those it is trained on."""
+    """The documents on which a run is scored, and in `training` those on which it is trained."""
 
     docs: list[Document]
     training: list[Document]
@@ -81,7 +81,7 @@ class DevSet:
         }
 
     def floor(self) -> dict[str, Score]:
-        """The scores of the trivial system."""
+        """The scores of the trivial system (`scoring.floor`)."""
         return self.score(floor(self.docs, self.builder.schema))
 
     @property
@@ -109,4 +109,4 @@ class DevSet:
         """F1 of the trained metrics under the official counting. A collective."""
         predicted, _ = self.predicted(self.scored(engine, Tally()), self.metrics[-1])
         scores = self.score(predicted)
-        return {f"f1/{name}": found.f1 for name, found in scores.items()}
+        return {f"f1/{metric}": one.f1 for metric, one in scores.items()}

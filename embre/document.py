@@ -1,13 +1,13 @@
-"""The nouns of the text: document, passage, mention, concept, relation; free of file formats."""
+"""The value types of annotated text: document, passage, mention, concept, relation."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class Concept(NamedTuple):
-    """What a mention refers to: an identifier within an entity type.
+    """An identifier within an entity type, which mentions refer to.
 
-    The type belongs to it, because a bare number is ambiguous: Gene 3906 is not Species 3906.
+    A bare identifier is ambiguous: Gene 3906 is not Species 3906.
 
     >>> str(Concept("Gene", "673"))
     'Gene:673'
@@ -22,7 +22,7 @@ class Concept(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A title, an abstract or a paragraph: the characters `start` to `end` of the text."""
+    """A title, abstract or paragraph: characters `start` to `end` (exclusive) of the text."""
 
     start: int
     end: int
@@ -32,13 +32,12 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """The characters `start` to `end` of a text, and what they refer to.
+    """The characters `start` to `end` (exclusive) of a text, and the concepts they refer to.
 
-    `type` and `concepts` are canonical (see `entity_types`); a type that the table does not know
-    keeps the file's own name and has no concepts. `source_type`, `source_identifier` and `text`
-    are as the file spells them, so that it can be written back unchanged. `text` may differ from
-    the document's characters (PubTator transliterates `α` to `a` in one and not in the other);
-    the offsets are what counts.
+    `type` and `concepts` are canonical (see `entity_types`); an unknown type keeps the file's name
+    and has no concepts. `source_type`, `source_identifier` and `text` are spelled as in the file,
+    so that it can be written back unchanged. `text` may differ from the document's characters
+    (PubTator transliterates `α` to `a` in one and not in the other); the offsets are authoritative.
     """
 
     start: int
@@ -52,10 +51,10 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """Two concepts of one document that a relation type joins, in either order.
+    """An undirected relation between two concepts of one document.
 
-    `novel` is None where the source does not say, `probability` where nobody predicted it.
-    `source_ids` are the two identifiers as a file spelt them, None for a predicted relation.
+    `novel` is None if the source does not state it, `probability` if the relation is not predicted.
+    `source_ids` are the two identifiers as spelled in the file, None for a predicted relation.
     """
 
     head: Concept
@@ -67,17 +66,17 @@ class Relation:
 
     @property
     def pair(self) -> tuple[Concept, Concept]:
-        """The two concepts in sorted order: what makes two relations the same one."""
+        """The two concepts, sorted; relations are compared by it."""
         return (self.head, self.tail) if self.head <= self.tail else (self.tail, self.head)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One article: its text, and what is annotated in it.
+    """One article: its text and annotations.
 
-    `text` holds the passages at their offsets with spaces between them, so every offset of a
-    mention is an index into it. Mentions are sorted by start, end, type and identifier.
-    `pmid` is None where the source names none (`doc_id` may be a PMC number).
+    `text` has the passages at their offsets with spaces between them, so offsets of mentions are
+    indices into it. Mentions are sorted by start, end, type and identifier. `pmid` is None if the
+    source has none (`doc_id` may be a PMC number).
     """
 
     doc_id: str

@@ -1,4 +1,4 @@
-"""Lists of values laid end to end: where each begins, and where a value stands in its own."""
+"""Ragged lists as flat arrays: the offset of each list, the index of each value in its list."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def starts_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    """(n + 1,) where each of n lists begins, and where the last ends.
+    """(n + 1,) offsets of n lists in the flat array; the last is the array's length.
 
     >>> starts_of([2, 0, 3]).tolist()
     [0, 2, 2, 5]
@@ -15,10 +15,10 @@ def starts_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def within(lengths: np.ndarray) -> np.ndarray:
-    """The place of each value in its own list; `lengths` (n,) are whole numbers.
+    """The index of each value in its list, for lists of `lengths` (n,).
 
     >>> within(np.array([2, 0, 3])).tolist()
     [0, 1, 0, 1, 2]
     """
-    begins = starts_of(lengths)
-    return np.arange(begins[-1]) - np.repeat(begins[:-1], lengths)
+    starts = starts_of(lengths)
+    return np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)

@@ -1,4 +1,4 @@
-"""The one table of entity types: canonical name, spellings in dumps, identifier dialects."""
+"""The table of entity types: canonical names, spellings in dumps, identifier dialects."""
 
 import re
 from collections.abc import Callable
@@ -13,14 +13,14 @@ NOT_NORMALISED = {"", "-", "-1", "none", "null", "nan", "na", "unknown"}
 
 @dataclass(frozen=True, slots=True)
 class EntityType:
-    """One row: how a type is called here and elsewhere, and how its identifiers are read.
+    """One row: the names of a type, how its identifiers are parsed, and its colours.
 
-    `official` is BioRED's name, which the official scorer compares. `separators` are what stands
-    between identifiers in a list, '' where one never holds several; `canonical` turns one
-    identifier into ours, or into '' where it means none.
+    `official` is BioRED's name, which the official scorer compares; `spellings` are normalised by
+    `_plain`. `separators` are the characters between the identifiers of a list, '' if the type has
+    no lists; `canonical` normalises one identifier, to '' if it names nothing.
 
-    `hue` is the report's, in degrees of OKLCH, `colour` the same dark enough for a line on white,
-    `terminal` the nearest that every terminal has.
+    `hue` is that of the report, in degrees of OKLCH; `colour` the same, dark enough for a line on
+    white; `terminal` the nearest ANSI colour.
     """
 
     name: str
@@ -33,9 +33,9 @@ class EntityType:
     terminal: str
 
 
-@lru_cache(maxsize=1 << 18)  # most mentions of a dump are of few concepts
+@lru_cache(maxsize=1 << 18)  # few concepts make up most mentions of a dump
 def normalise(source_type: str, source_identifier: str) -> tuple[str, tuple[Concept, ...]]:
-    """A file's type and identifier in our words. A type that no row knows stays as it is.
+    """The canonical type and concepts of a file's type and identifier; unknown types are kept.
 
     >>> normalise("DiseaseOrPhenotypicFeature", "MESH:D001943,D010051")[1]
     (Concept(type='Disease', identifier='D001943'), Concept(type='Disease', identifier='D010051'))
@@ -46,12 +46,12 @@ def normalise(source_type: str, source_identifier: str) -> tuple[str, tuple[Conc
     if row is None:
         return source_type, ()
     parts = read_identifiers(source_type, source_identifier)
-    return row.name, tuple(dict.fromkeys(Concept(row.name, ours) for ours, _ in parts))
+    return row.name, tuple(dict.fromkeys(Concept(row.name, name) for name, _ in parts))
 
 
-@lru_cache(maxsize=1 << 12)  # asked again only for the relations of one document
+@lru_cache(maxsize=1 << 12)  # repeated only for the relations of one document
 def read_identifiers(source_type: str, source_identifier: str) -> tuple[tuple[str, str], ...]:
-    """Each identifier in a file's list: ours, and the part of the list that spells it.
+    """Each identifier in a file's list: canonical, and as spelled in the list.
 
     >>> read_identifiers("Gene", "854(Tax:9606);-")
     (('854', '854(Tax:9606)'),)
@@ -60,59 +60,60 @@ def read_identifiers(source_type: str, source_identifier: str) -> tuple[tuple[st
 
 
 def split_identifiers(source_type: str, source_identifier: str) -> list[tuple[str, str]]:
-    """The same without a memory, for what asks once about each of many."""
+    """`read_identifiers` without the cache, for callers that do not repeat arguments."""
     row, separator = entity_type_of(source_type), _separator_of(source_type)
     if row is None:
         return []
     raw_parts = separator.split(source_identifier) if separator else [source_identifier]
     stripped = [raw.strip() for raw in raw_parts]
     parts = [(row.canonical(raw), raw) for raw in stripped if raw]
-    return [(ours, raw) for ours, raw in parts if _names_something(ours)]
+    return [(name, raw) for name, raw in parts if _names_something(name)]
 
 
-def _names_something(ours: str) -> bool:
-    """A prefix makes no name of what stands for none: `MESH:-1`, `MESH: Unknown`."""
-    return ours.rpartition(":")[2].strip().lower() not in NOT_NORMALISED
+def _names_something(identifier: str) -> bool:
+    """Whether an identifier names something: `MESH:-1` and `MESH: Unknown` do not."""
+    return identifier.rpartition(":")[2].strip().lower() not in NOT_NORMALISED
 
 
 @lru_cache(maxsize=4096)
 def _separator_of(source_type: str) -> re.Pattern[str] | None:
-    """What stands between the identifiers in a list of a type, None where it has no lists."""
+    """The pattern that separates the identifiers in a list of a type; None without lists."""
     row = entity_type_of(source_type)
     separators = row.separators if row else ""
     if row and row.official != row.name and _plain(source_type) == _plain(row.official):
-        # Not so in BioRED: its `D015458|D016399` is one concept, and relations name it whole.
+        # In BioRED `D015458|D016399` is one concept, and relations name it whole.
         separators = separators.replace("|", "")
     return re.compile(f"[{separators}]") if separators else None
 
 
 def spelled_identifier(doc: Document, concept: Concept) -> str:
-    """How this document's own mentions spell a concept's identifier.
+    """A concept's identifier as the mentions of the document spell it.
 
-    `Disease:D003409` is `MESH:D003409` in a PubTator 3 document and `D003409` in BioRED.
+    `Disease:D003409` is `MESH:D003409` in a PubTator 3 document and `D003409` in BioRED. Raises
+    KeyError if no mention has the concept.
     """
     for mention in doc.mentions:
         if concept in mention.concepts:
-            for ours, raw in read_identifiers(mention.source_type, mention.source_identifier):
-                if ours == concept.identifier:
+            for name, raw in read_identifiers(mention.source_type, mention.source_identifier):
+                if name == concept.identifier:
                     return raw
     raise KeyError(f"document {doc.doc_id} has no mention of {concept}")
 
 
 @lru_cache(maxsize=4096)
 def entity_type_of(source_type: str) -> EntityType | None:
-    """The row that a spelling belongs to; case, `_`, `-` and spaces do not matter."""
+    """The row of a spelling, ignoring case, `_`, `-` and spaces; None if unknown."""
     return ROW_BY_SPELLING.get(_plain(source_type))
 
 
 def unknown_type(word: str) -> str:
-    """What to say of a word that should be one of our names of a type.
+    """Error message for a word that is not the canonical name of a type.
 
     >>> unknown_type("SequenceVariant")
-    'SequenceVariant is no entity type; did you mean Variant?'
+    'SequenceVariant is not an entity type; did you mean Variant?'
     """
     row = entity_type_of(word)
-    return f"{word} is no entity type; {nearest(row.name if row else word, ENTITY_TYPES)}"
+    return f"{word} is not an entity type; {nearest(row.name if row else word, ENTITY_TYPES)}"
 
 
 def _plain(spelling: str) -> str:
@@ -144,13 +145,13 @@ def _gene(identifier: str) -> str:
 
 
 def _mesh(identifier: str) -> str:
-    """MeSH without its prefix; `OMIM:` and `CHEBI:` keep theirs, in capitals.
+    """A MeSH id without its prefix; other namespaces (`OMIM:`, `CHEBI:`) are kept, in capitals.
 
     >>> _mesh("OMIM_604121")
     'OMIM:604121'
     """
     if not identifier[0].isalpha() and _SCORE.fullmatch(identifier):
-        return ""  # LitCovid glues a confidence on: `MESH:C000657245;-0.0017`
+        return ""  # LitCovid appends a confidence: `MESH:C000657245;-0.0017`
     namespace, colon, number = _without_prefix(identifier).partition(":")
     if _OMIM.match(namespace):
         namespace, colon, number = namespace.partition("_")
@@ -163,13 +164,13 @@ def _species(identifier: str) -> str:
 
 
 def _cell_line(identifier: str) -> str:
-    """tmVar 3 gives cell lines the number of their species, which is no cell line."""
+    """A Cellosaurus id, else '': tmVar 3 gives cell lines the number of their species."""
     match = _CELLOSAURUS.fullmatch(identifier)
     return f"CVCL_{match[1].upper()}" if match else ""
 
 
 def _variant(identifier: str) -> str:
-    """The rs number where there is one, else tmVar's core, else what is written.
+    """The rs number if there is one, else tmVar's core, else the identifier unchanged.
 
     >>> _variant("tmVar:p|SUB|V|600|E;HGVS:p.V600E;RS#:113488022")
     'rs113488022'
@@ -192,14 +193,14 @@ def _row(
     spellings: str,
     canonical: Callable[[str], str],
     colours: tuple[int, str, str],
-    separators: str = ",;|+",  # NCBI-Disease joins with "+" what one mention means together
+    separators: str = ",;|+",  # NCBI-Disease joins the concepts of a composite mention with "+"
 ) -> EntityType:
     known = frozenset(_plain(word) for word in (name, official, *spellings.split()))
     return EntityType(name, official, known, separators, canonical, *colours)
 
 
-# FamilyName, DomainMotif, Chromosome, RefSeq and the like have no row on purpose: their
-# identifiers do not name one gene, so they may not teach the model which gene is meant.
+# FamilyName, DomainMotif, Chromosome, RefSeq and the like have no row on purpose: their identifiers
+# do not name a single gene.
 ENTITY_TYPES: dict[str, EntityType] = {
     row.name: row
     for row in (
@@ -225,12 +226,12 @@ ENTITY_TYPES: dict[str, EntityType] = {
             "ProteinAllele DNAAllele CopyNumberVariant",
             _variant,
             (90, "#9e7b00", "yellow"),
-            separators="",  # `|`, `,` and `;` all occur inside one
+            separators="",  # `|`, `,` and `;` occur within an identifier
         ),
         _row("Species", "OrganismTaxon", "Organism Strain", _species, (235, "#008bc2", "blue")),
         _row("CellLine", "CellLine", "", _cell_line, (350, "#b85c8b", "cyan")),
     )
 }
 ROW_BY_SPELLING = {word: row for row in ENTITY_TYPES.values() for word in row.spellings}
-# The number by which columns and models name a type.
+# The index of a type in columns and models.
 TYPE_INDEX = {name: index for index, name in enumerate(ENTITY_TYPES)}

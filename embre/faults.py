@@ -1,9 +1,9 @@
-"""Faults on purpose: `fault_point("name")` stands where a test or the demo may break something.
+"""Fault injection: `fault_point("name")` marks a place where tests and the demo inject a fault.
 
-A fault is armed by a launcher as `name:n:action` or `name:n:action:rank`, several with commas
-between: at the n-th time that this rank comes by, do it; once per run, so that a restarted worker
-gets past it. Not armed, a point costs one comparison. Two faults are done by who asks: a loss that
-is no number, and one far too large.
+A launcher arms faults as `name:n:action` or `name:n:action:rank`, separated by commas: the action
+happens when the rank passes the point for the n-th time, once per run, so that a restarted worker
+gets past it. An unarmed point costs one comparison. The actions `nan` and `spike` (a loss that is
+not finite, or far too large) are returned to the caller, which carries them out.
 """
 
 import errno
@@ -17,15 +17,15 @@ from pathlib import Path
 
 from embre.refused import Refused
 
-ASKED_FOR = ("nan", "spike")  # told to who asks, which does it
-ACTIONS = ("kill9", "stop", "exit", "raise", "enospc", "sleep", *ASKED_FOR)
+BY_CALLER = ("nan", "spike")
+ACTIONS = ("kill9", "stop", "exit", "raise", "enospc", "sleep", *BY_CALLER)
 FORM = re.compile(rf"(\w+):(\d+):({'|'.join(ACTIONS)})(?::(\d+))?")
-SLEEP_S = 20.0  # time for somebody else to break something
+SLEEP_S = 20.0  # time for a test to inject a fault elsewhere
 
 
 @dataclass
 class Fault:
-    """One armed fault. `marker` is the file that says it has happened."""
+    """One armed fault. `marker` is the file that records that it has happened."""
 
     name: str
     hit: int
@@ -39,38 +39,38 @@ _armed: list[Fault] = []
 
 
 def arm(text: str, marker_folder: Path, rank: int) -> None:
-    """Arm what is meant for this rank; Refused for another form."""
+    """Arm the faults for this rank. Raises Refused if `text` is malformed."""
     for one in text.split(","):
-        found = FORM.fullmatch(one)
-        if found is None:
+        parsed = FORM.fullmatch(one)
+        if parsed is None:
             raise Refused(
-                f"{one!r} is no fault; write name:n:action or name:n:action:rank, as step:7:kill9, "
-                f"with an action of {', '.join(ACTIONS)}"
+                f"{one!r} is not a fault; write name:n:action or name:n:action:rank, such as "
+                f"step:7:kill9; actions are {', '.join(ACTIONS)}"
             )
-        name, hit, action, only = found.groups()
+        name, hit, action, only = parsed.groups()
         if only is None or int(only) == rank:
             marker = marker_folder / f"fault-{name}-{hit}-{rank}"
             _armed.append(Fault(name, int(hit), action, rank, marker))
 
 
 def fault_point(name: str) -> str | None:
-    """Break here if a fault of this name is due; the action where it is the caller's to do."""
-    asked = None
+    """Carry out the fault of this name that is due, if any; return an action of BY_CALLER."""
+    action = None
     for fault in _armed:
         if fault.name != name or fault.marker.exists():
             continue
         fault.seen[name] += 1
         if fault.seen[name] == fault.hit:
             fault.marker.touch()
-            if fault.action in ASKED_FOR:
-                asked = fault.action
+            if fault.action in BY_CALLER:
+                action = fault.action
             else:
                 _break(fault)
-    return asked
+    return action
 
 
 def _break(fault: Fault) -> None:
-    print(f"fault on purpose: {fault.action} at {fault.name} in rank {fault.rank}", flush=True)
+    print(f"injected fault: {fault.action} at {fault.name} in rank {fault.rank}", flush=True)
     if fault.action == "kill9":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault.action == "stop":
@@ -82,4 +82,4 @@ def _break(fault: Fault) -> None:
         return
     elif fault.action == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), fault.name)
-    raise RuntimeError(f"fault on purpose at {fault.name}")
+    raise RuntimeError(f"injected fault at {fault.name}")

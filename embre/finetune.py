@@ -155,11 +155,12 @@ def write_model(
 ) -> None:
     """Write the folder of the relation model with its lineage and card, atomically."""
     config, schema = job.config, dev.builder.schema
+    backbone = config.encoder.path
     lineage = {
         "run": config.name,
         **digests(config),
         "scoring_protocol": scoring_protocol(schema),
-        "encoder": encoder_lineage(config.encoder.path),
+        "encoder": {**read_lineage(backbone), "digest": folder_digest(backbone)},
     }
     with atomic_folder(job.folder / RELATION_MODEL) as folder:
         save_relation_model(folder, loaded, weights)
@@ -225,8 +226,3 @@ def encoder_contamination(config: FinetuneConfig, dev: list[Document]) -> str:
     """A warning if the encoder may have been pretrained on the dev documents, else ''."""
     encoder = {} if config.encoder.new else read_lineage(config.encoder.path)
     return contamination_warning(encoder, dev, config.data.dev)
-
-
-def encoder_lineage(path: str) -> dict[str, Any]:
-    """The lineage recorded with the backbone, if any, and the digest of its folder."""
-    return {**read_lineage(path), "digest": folder_digest(path)}

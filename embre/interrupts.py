@@ -17,16 +17,16 @@ LOOK_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
-class _Asked:
+class _Requests:
     """The requests that this process has received."""
 
     folder: Path | None = None  # of the request files
     stop: bool = False
-    saves_answered: int = 0
+    saves_done: int = 0
     looked: dict[str, float] = field(default_factory=dict)  # time of the last look, by file
 
 
-_asked = _Asked()
+_requests = _Requests()
 
 
 class Interrupted(Exception):
@@ -44,11 +44,11 @@ def stoppable(folder: Path) -> Iterator[None]:
     A second SIGTERM has its previous effect, in case no step ends any more.
     """
 
-    def ask(*_: object) -> None:
+    def request_stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        _asked.stop = True
+        _requests.stop = True
         with suppress(OSError):  # disk full; this process knows, and SIGTERM can be sent again
-            _ask(folder / STOP)
+            _add_request(folder / STOP)
 
     forget(folder)
     # Created first: a network file system may cache for a minute that a file is missing.
@@ -57,7 +57,7 @@ def stoppable(folder: Path) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # signals arrive only there
         yield
         return
-    before = signal.signal(signal.SIGTERM, ask)
+    before = signal.signal(signal.SIGTERM, request_stop)
     try:
         yield
     finally:
@@ -67,7 +67,7 @@ def stoppable(folder: Path) -> Iterator[None]:
 
 def ask_to_save(folder: Path) -> None:
     """Request the ranks that watch `folder` to save after their next step and continue."""
-    _ask(folder / SAVE)
+    _add_request(folder / SAVE)
 
 
 def watch(folder: Path) -> None:
@@ -75,45 +75,45 @@ def watch(folder: Path) -> None:
 
     Earlier SAVE requests are ignored: they were for an earlier attempt.
     """
-    _asked.folder, _asked.saves_answered = folder, _times_asked(folder / SAVE)
+    _requests.folder, _requests.saves_done = folder, _num_requests(folder / SAVE)
 
 
 def forget(folder: Path) -> None:
     """Clear all requests to this process and in the files of `folder`."""
-    _asked.folder, _asked.stop, _asked.saves_answered = None, False, 0
+    _requests.folder, _requests.stop, _requests.saves_done = None, False, 0
     for name in (STOP, SAVE):
         (folder / name).unlink(missing_ok=True)
 
 
 def asked_to_stop() -> bool:
     """Whether a stop was requested."""
-    _asked.stop = _asked.stop or _look(STOP) > 0
-    return _asked.stop
+    _requests.stop = _requests.stop or _look(STOP) > 0
+    return _requests.stop
 
 
 def asked_to_save() -> bool:
     """Whether a save was requested since the last call; each request counts once."""
-    before = _asked.saves_answered
-    _asked.saves_answered = max(before, _look(SAVE))
-    return _asked.saves_answered > before
+    before = _requests.saves_done
+    _requests.saves_done = max(before, _look(SAVE))
+    return _requests.saves_done > before
 
 
 def _look(name: str) -> int:
-    """The number of requests in a file; read once per second, 0 in between."""
+    """The number of requests in a file, read at most once per second; 0 in between."""
     now = time.monotonic()
-    if _asked.folder is None or now - _asked.looked.get(name, 0.0) <= LOOK_EVERY_S:
+    if _requests.folder is None or now - _requests.looked.get(name, 0.0) <= LOOK_EVERY_S:
         return 0
-    _asked.looked[name] = now
-    return _times_asked(_asked.folder / name)
+    _requests.looked[name] = now
+    return _num_requests(_requests.folder / name)
 
 
-def _ask(file: Path) -> None:
+def _add_request(file: Path) -> None:
     with file.open("ab") as opened:
         opened.write(b".")
 
 
-def _times_asked(file: Path) -> int:
-    """The number of bytes, by reading: a network file system caches sizes for seconds."""
+def _num_requests(file: Path) -> int:
+    """The number of bytes of a file. Reads it: a network file system caches sizes for seconds."""
     with suppress(OSError):
         return len(file.read_bytes())
     return 0

@@ -1,4 +1,4 @@
-"""A job: a run's config and folder as they are handed to every rank."""
+"""A job: what every rank of a run receives."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ Config = TypeVar("Config", bound=RunConfig)
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[Config]):
-    """What a rank is told. `folder` is the run's, seen by all ranks; `handle` its MLflow run."""
+    """A run's config, its folder (shared by all ranks) and the handle of its MLflow run."""
 
     config: Config
     folder: Path
     handle: RunHandle | None
 
     def fingerprint(self, *data_digests: str) -> str:
-        """SHA-256 over the config, the backbone and the data: a resumed run must have the same."""
+        """SHA-256 over config, backbone and data, which must be the same in a resumed run."""
         parts = (self.config.fingerprint(), folder_digest(self.config.encoder.path), *data_digests)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

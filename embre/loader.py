@@ -1,22 +1,21 @@
-"""What gives a rank its data: micro-batches of pretraining or of fine-tuning."""
+"""The protocol of loaders of micro-batches."""
 
 from typing import Any, Protocol
 
 
 class Loader(Protocol):
-    """Gives a rank its micro-batches, `per_rank` in each step, and says where it stands after the
-    last step given."""
+    """An iterator over the micro-batches of a rank, `per_rank` in each step, with a saved state."""
 
     per_rank: int
 
     def step(self) -> list[Any]:
-        """This rank's micro-batches of the next step."""
+        """Return this rank's micro-batches of the next step."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Where the step given last ends, as JSON; the ranks' states merge into one."""
+        """The JSON state after the last returned step; a checkpoint merges those of all ranks."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on after the step that gave this merged state."""
+        """Continue after the step at which this merged state was taken."""
         ...

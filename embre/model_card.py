@@ -70,7 +70,7 @@ def write_relation_card(
     by_type: Groups,
     num_documents: int,
 ) -> None:
-    """Write the card of a relation model into its folder, where its lineage lies already.
+    """Write the card of a relation model into its folder, which already has its lineage.
 
     `scores` are those of scores.json, `by_type` by relation type, both measured on `num_documents`
     documents.
@@ -151,7 +151,7 @@ def _model_index(
 def write_encoder_card(
     folder: Path, config: PretrainConfig, events: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Write the card of an encoder into its folder, where its lineage lies already.
+    """Write the card of an encoder into its folder, which already has its lineage.
 
     `events` are the validations of its run; the last one is shown.
     """
@@ -199,8 +199,8 @@ def write_encoder_card(
 
 
 def base_model(config: EncoderConfig, lineage: Mapping[str, Any]) -> str:
-    """Name of the model it started from: a run of embre, a name on the hub, else a folder's name;
-    '' for random weights.
+    """Name of the model it started from: an embre run, a name on the hub, else a folder's name; ''
+    for random weights.
     """
     if config.new is not None:
         return ""
@@ -218,7 +218,7 @@ def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str)
         "Cross-fitted: thresholds for a document were fitted on the others (five folds; nothing is",
         "fitted below ten documents). The thresholds in this folder are fitted to all of them.",
         "The floor is the trivial system: every legal pair is a relation of its first legal type,",
-        "and novel if the corpus says what is.",
+        "and novel if the corpus annotates that.",
         "",
     ]
     rows = [
@@ -233,7 +233,7 @@ def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str)
 
 
 def _by_type(groups: Groups) -> str:
-    """Of each relation type how much is found and right, the most frequent in gold first."""
+    """The scores of each relation type, the most frequent in gold first."""
     found = [(name, scores["pair_type"]) for name, scores in groups.items()]
     found.sort(key=lambda one: (-one[1].tp - one[1].fn, one[0]))
     rows = [
@@ -249,7 +249,7 @@ def _by_type(groups: Groups) -> str:
 
 
 def _encoder_lines(encoder: Mapping[str, Any]) -> str:
-    """Where the encoder comes from, as far as it is known."""
+    """The origin of the encoder, as far as it is known."""
     text = f"The encoder has the digest `{encoder['digest']}`"
     if "shard_set" not in encoder:
         return f"{text}."

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from embre.wording import without_secrets
 
-SCHEMES = ("file", "s3", "gs", "https")  # the schemes that are read
+SCHEMES = ("file", "s3", "gs", "https")  # the only ones that are read
 # An outage of minutes must not use up the restarts of a run, and one shorter than NCCL's ten-minute
 # timeout does not affect the other ranks.
 GIVE_UP_AFTER_S = 300.0
@@ -72,10 +72,10 @@ def with_retries(url: str, request: Callable[[], T]) -> T:
 
 def backoff_delays(url: str) -> Iterator[float]:
     """Yield the seconds to wait after each failure until GIVE_UP_AFTER_S; none for a local file."""
-    end, longest = time.monotonic() + GIVE_UP_AFTER_S, FIRST_WAIT_S
+    end, max_wait_s = time.monotonic() + GIVE_UP_AFTER_S, FIRST_WAIT_S
     while _is_remote(url) and (left := end - time.monotonic()) > 0:
-        yield min(_jitter.uniform(0.5, 1.0) * longest, left)
-        longest = min(2 * longest, MAX_WAIT_S)
+        yield min(_jitter.uniform(0.5, 1.0) * max_wait_s, left)
+        max_wait_s = min(2 * max_wait_s, MAX_WAIT_S)
 
 
 _REMEDIES: dict[type[OSError], str] = {
@@ -101,9 +101,8 @@ def _permanent_error(error: BaseException, tries: int) -> type[OSError] | None:
             return PermissionError if tries >= TRIES_FOR_CREDENTIALS else None
         if isinstance(one, PermissionError) or _DENIED.match(named):
             return PermissionError
-        status = getattr(
-            one, "status" if hasattr(one, "status") else "code", None
-        )  # gcsfs calls it code
+        # gcsfs calls it `code`, which aiohttp deprecates.
+        status = getattr(one, "status" if hasattr(one, "status") else "code", None)
         if isinstance(status, int) and status >= 400:
             return _permanent_status(status)
     # fsspec reports every web server error as FileNotFoundError.

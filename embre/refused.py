@@ -1,8 +1,8 @@
-"""The error of a request that cannot be carried out."""
+"""The error for a request that cannot be carried out."""
 
 
 class Refused(ValueError):
-    """A wrong key, path, file or value; the text is for people and says what to do.
+    """A wrong key, path, file or value of the user; the message names it and the remedy.
 
-    Any other ValueError is a mistake of a program, ours or a library's.
+    Any other ValueError is a bug, of embre or of a library.
     """

@@ -112,7 +112,7 @@ def refuse_moved(handle: RunHandle, run: Path) -> None:
 
 
 def check_names(name: str, alias: str | None) -> None:
-    """Refused for what MLflow would refuse, but only after the model is copied."""
+    """Raise Refused for names that MLflow would refuse only after the model was copied."""
     if not re.fullmatch(r"[\w. -]+", name):
         raise Refused(f"--name {name}: use letters, digits, '.', '-' and spaces only")
     if alias is not None and not re.fullmatch(r"(?!(latest|v\d+)$)[\w-]+", alias, re.IGNORECASE):

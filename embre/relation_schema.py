@@ -1,4 +1,4 @@
-"""Which relation types a corpus has, and between which entity types each is legal."""
+"""The relation types of a corpus, and the entity types between which each is legal."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,14 +13,13 @@ NONE = "None"
 
 @dataclass(frozen=True, slots=True)
 class RelationSchema:
-    """The label set of a relation corpus. `legal` maps a sorted pair of types to its labels;
-    `novelty` says whether its relations state that they are novel or not.
+    """The label set of a relation corpus.
 
-    `labels` puts `None` first, so label 0 is always "no relation". `relation_types` are those
-    that a model tells apart: the corpus's own, and of a joint training all others' too, which
-    are then legal for no pair. `label_map` says what a label in the files means: one of
-    `relation_types`, or None for a label that is left out. `novelty` is whether the corpus says
-    what is novel. Pairs of the types in `not_scored` do not count in an evaluation.
+    `relation_types` are the classes of a model: the corpus's own types and, in joint training,
+    those of the other corpora, which are then legal for no pair. `legal` maps a sorted pair of
+    entity types to the relation types allowed between them. `label_map` maps a label in the files
+    to one of `relation_types`, or to None if it is left out. `novelty`: whether the corpus
+    annotates novelty. Pairs of the types in `not_scored` do not count in an evaluation.
     """
 
     name: str
@@ -31,42 +30,45 @@ class RelationSchema:
     not_scored: frozenset[tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
-        assert not self.legal.keys() & self.not_scored, "what is not annotated cannot be learnt"
+        assert not self.legal.keys() & self.not_scored, (
+            "pairs that are not annotated cannot be legal"
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """The classes of a pair; label 0 is "no relation"."""
         return (NONE, *self.relation_types)
 
     @property
     def corpus_types(self) -> tuple[str, ...]:
-        """The relation types that some pair may hold."""
-        known = frozenset[str]().union(*self.legal.values())
-        return tuple(name for name in self.relation_types if name in known)
+        """The relation types that are legal for at least one pair."""
+        legal = frozenset[str]().union(*self.legal.values())
+        return tuple(name for name in self.relation_types if name in legal)
 
     def legal_types(self, first: Concept, second: Concept) -> frozenset[str]:
-        """The relation types allowed between two concepts; empty where none is."""
+        """The relation types allowed between two concepts; may be empty."""
         low, high = sorted((first.type, second.type))
         return self.legal.get((low, high), frozenset())
 
     def first_legal(self, first: Concept, second: Concept) -> str:
-        """The first relation type allowed between two concepts; '' where none is."""
+        """The first relation type allowed between two concepts; '' if there is none."""
         legal = self.legal_types(first, second)
         return next((name for name in self.relation_types if name in legal), "")
 
     def candidates(self, doc: Document) -> Iterator[tuple[Concept, Concept]]:
-        """Every unordered pair of different concepts of a document that may hold a relation."""
+        """Yield each unordered pair of distinct concepts of a document with a legal relation."""
         for first, second in combinations(sorted(doc.mentions_by_concept()), 2):
-            if self.legal.get((first.type, second.type)):  # sorted, as the concepts are
+            if self.legal.get((first.type, second.type)):  # sorted, because the concepts are
                 yield first, second
 
     def knows(self, label: str) -> bool:
-        """Whether a file's label means something here, be it that it is left out."""
+        """Whether a label in a file is known, including those that are left out."""
         return label in self.label_map or label in self.corpus_types
 
     def normalise(self, doc: Document, tally: Tally) -> Document:
-        """The document with its labels renamed and without a novelty that the corpus has not.
+        """Map the labels of a document; without novelty if the corpus has none.
 
-        Relations whose label is left out, or not known, are counted in `tally` and gone.
+        Relations whose label is left out or unknown are dropped and counted in `tally`.
         """
         relations = []
         for relation in doc.relations:
@@ -81,7 +83,7 @@ class RelationSchema:
 
 
 def schema_as_json(schema: RelationSchema) -> dict[str, Any]:
-    """What a saved model must know of its schema: nothing that only reading its corpus needs."""
+    """The part of a schema that is saved with a model; what only reading a corpus needs is not."""
     return {
         "name": schema.name,
         "relation_types": list(schema.relation_types),

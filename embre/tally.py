@@ -1,4 +1,4 @@
-"""What was dropped or repaired on the way, by reason, with the first few places of each."""
+"""Counts of what was dropped or repaired, by reason, with the first places of each."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ REPAIRED = "repaired/"
 
 @dataclass
 class Tally:
-    """Counts of what could not be kept. A reason is `noun/why`, as in `mention/offset_mismatch`.
+    """Counts of dropped and repaired items. A reason is `noun/why`, or `repaired/rule`.
 
     >>> tally = Tally()
     >>> tally.drop("mention/offset_mismatch", "a.txt:12", "'BRAF' is not at 10-14")
@@ -22,22 +22,21 @@ class Tally:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def drop(self, reason: str, place: str, detail: str = "") -> None:
-        """Count one loss and remember where, unless enough places are known already."""
+        """Count one item; the first EXAMPLES_PER_REASON places of a reason are kept."""
         self.counts[reason] += 1
-        seen = self.examples.setdefault(reason, [])
-        if len(seen) < EXAMPLES_PER_REASON:
-            seen.append(f"{place}: {detail}" if detail else place)
+        places = self.examples.setdefault(reason, [])
+        if len(places) < EXAMPLES_PER_REASON:
+            places.append(f"{place}: {detail}" if detail else place)
 
     def add(self, counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> None:
-        """Add what another tally counted."""
+        """Add the counts and examples of another tally."""
         self.counts.update(counts)
-        for reason, places in examples.items():
-            seen = self.examples.setdefault(reason, [])
-            seen += places[: EXAMPLES_PER_REASON - len(seen)]
+        for reason, others in examples.items():
+            places = self.examples.setdefault(reason, [])
+            places += others[: EXAMPLES_PER_REASON - len(places)]
 
     def lines(self, repaired: bool = False) -> list[str]:
-        """One line per reason, most frequent first, for a terminal or a log: of what was dropped,
-        or of what was mended and not dropped."""
+        """One line per reason of drops, or of repairs if `repaired`; the most frequent first."""
         return [
             f"{count:>9,}  {reason}  (first at {self.examples[reason][0]})"
             if self.examples.get(reason)

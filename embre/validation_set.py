@@ -17,8 +17,10 @@ from embre.world import World
 
 
 class ValidationSet:
-    """A rank's part of the validation batches. Every masked token becomes [MASK], none is kept or
-    replaced: a name that stays visible measures nothing."""
+    """A rank's part of the validation batches.
+
+    All hidden tokens become [MASK], none is kept or replaced: a visible name would be no test.
+    """
 
     def __init__(self, source: StreamSource, world: World):
         hidden = {"replace_share": 0.0, "keep_share": 0.0}
@@ -33,8 +35,7 @@ class ValidationSet:
 
     @torch.no_grad()
     def validate(self, engine: Engine) -> dict[str, float]:
-        """Mean losses and accuracies of the current weights; a collective. Empty if the split is
-        empty."""
+        """Mean losses and accuracies of the current weights; empty if the split is. Collective."""
         if not self._mine:
             return {}
         model = engine.module.eval()

@@ -1,5 +1,4 @@
-"""Words for people: the nearest of those that are known, text that a terminal does not obey, URLs
-without their secrets."""
+"""Text for messages: did-you-mean hints, escaping for terminals, URLs without secrets."""
 
 import difflib
 import re
@@ -7,7 +6,7 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What to say of a word that is none of those.
+    """A hint for an unknown word: the nearest known one, or all of them.
 
     >>> nearest("Chemcal", ["Gene", "Chemical"])
     'did you mean Chemical?'
@@ -15,26 +14,26 @@ def nearest(word: str, known: Iterable[str]) -> str:
     'known: Gene, Chemical'
     """
     known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
 
 
 def printable(text: str) -> str:
-    r"""Text out of the data, for a terminal: what it would obey or hide is written out.
+    r"""Escape control and invisible characters, which a terminal would obey or hide.
 
     >>> printable("BRAF\x1b[31m")
     'BRAF\\x1b[31m'
     """
     return "".join(
-        sign
-        if sign.isprintable()
-        else (" " if sign.isspace() else sign.encode("unicode_escape").decode())
-        for sign in text
+        char
+        if char.isprintable()
+        else (" " if char.isspace() else char.encode("unicode_escape").decode())
+        for char in text
     )
 
 
 def without_secrets(text: str) -> str:
-    """A text whose URLs have lost their users, passwords and queries.
+    """Remove users, passwords and queries from the URLs in a text.
 
     >>> without_secrets("https://me:5eCr3t@host/a.gz?signature=5eCr3t")
     'https://host/a.gz'

@@ -1,7 +1,7 @@
-"""Who does the work: this process, several of this machine, or (in `launch`) a Ray cluster.
+"""Pools of workers: this process, several of this machine, or (in `launch`) a Ray cluster.
 
-All of them do the calls of an iterable and give the results in any order; only a few calls are
-taken from it ahead of time, so memory does not grow with the work.
+Each runs the calls of an iterable and yields their results in any order. Only a few calls are taken
+ahead of time, so memory does not grow with the work.
 """
 
 import importlib.util
@@ -15,11 +15,11 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 Result = TypeVar("Result")
-CALLS_AHEAD = 1  # calls that wait for each process
+CALLS_AHEAD = 1  # queued calls per process
 
 
 class Workers(Protocol):
-    """Something that runs a function of a module many times, `number` calls at once."""
+    """Runs a function many times, `number` calls at once."""
 
     @property
     def number(self) -> int: ...
@@ -27,12 +27,12 @@ class Workers(Protocol):
     def run(
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Result]:
-        """`function(*one)` for each of `calls`, results in any order; the first error is raised."""
+        """Yield `function(*one)` for each of `calls`, in any order; raises the first error."""
         ...
 
 
 class OneProcess:
-    """Does the work here, one call after the other."""
+    """Runs the calls in this process, one after the other."""
 
     number = 1
 
@@ -49,24 +49,24 @@ class OneProcess:
 
 
 def call(function: Callable[..., Result], *arguments: Any) -> Result:
-    """The function's result, in a process of a worker; its error as another process can take it."""
+    """Call a function in a worker process; an error is raised in a form that can be pickled."""
     try:
         return function(*arguments)
     except Exception as error:
-        if (sent := sendable(error)) is error:
+        if (picklable := sendable(error)) is error:
             raise
-        raise sent from error
+        raise picklable from error
 
 
 def sendable(error: Exception) -> Exception:
-    """An error that another process can take; those of some libraries cannot be made again."""
+    """An error that can be unpickled in another process; those of some libraries cannot."""
     if type(error).__module__.split(".")[0] in ("builtins", "embre"):
         return error
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _end_with_the_parent() -> None:
-    """A worker whose run was killed must not go on writing beside the next one."""
+    """Exit when the parent does: a worker of a killed run must not write beside the next run."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -78,11 +78,11 @@ def _end_with_the_parent() -> None:
 
 
 class Processes:
-    """Processes of this machine, for one `with` block."""
+    """A pool of processes of this machine, for one `with` block."""
 
     def __init__(self, number: int, preload: str):
-        """`preload` is the module whose functions will be called; it is imported once for all."""
-        # Python passes over one that is not there, and each process would import it anew.
+        """`preload` is the module whose functions are called; it is imported once for all."""
+        # Python ignores a missing module, and each process would import everything anew.
         assert importlib.util.find_spec(preload), f"no module {preload}"
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([preload])
@@ -113,7 +113,7 @@ class Processes:
                     yield future.result()
         except BrokenProcessPool as error:
             raise ChildProcessError(
-                "a worker process died; where nothing above says why, the system killed it, often "
-                "for memory. Nothing that was finished is lost: run the same command again, with "
-                "fewer processes if memory is short"
+                "a worker process died; if no error is shown above, the system killed it, often "
+                "for lack of memory. Finished work is kept: run the same command again, with fewer "
+                "processes if memory is short"
             ) from error

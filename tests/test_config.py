@@ -158,10 +158,10 @@ def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None
         ("masking.objective=entities", "masking.objective"),
         (
             "entities.per_type.Varient.min_count=3",
-            "Varient is no entity type; did you mean Variant?",
+            "Varient is not an entity type; did you mean Variant?",
         ),
         ("entities.per_type.SequenceVariant.min_count=3", "did you mean Variant?"),
-        ("entities.per_type.xyz.min_count=3", "xyz is no entity type; known: Gene, Disease"),
+        ("entities.per_type.xyz.min_count=3", "xyz is not an entity type; known: Gene, Disease"),
         (
             "entities.per_type.Gene.min_cont=3",
             "Gene.min_cont: unknown key; did you mean min_count?",
@@ -316,7 +316,7 @@ def test_a_corpus_is_a_name_or_described(tmp_path: Path) -> None:
             "data.extra_corpora=[{corpus: x, trian: c}]",
             "extra_corpora.0.trian: unknown key; did you mean train?",
         ),
-        ("data.corpus.legal={Chemcal Disease: [x]}", "Chemcal is no entity type; did you mean"),
+        ("data.corpus.legal={Chemcal Disease: [x]}", "Chemcal is not an entity type; did you mean"),
         ("data.corpus.legal={Chemical: [x]}", "write a pair as two entity types"),
         ("data.corpus.legal={Gene Drug: [x], Drug Gene: [y]}", "duplicate pair Chemical Gene"),
         ("data.corpus.legal={Gene Gene: [None]}", "'None' cannot be the name of a relation type"),

@@ -221,7 +221,7 @@ def test_a_tracking_server_that_is_down_does_not_stop_a_run(
     )
     found = run_job("finetune", config, Console(file=StringIO()))
     assert (found / "relation_model" / "model.safetensors").exists()
-    assert "the run goes on" in caplog.text
+    assert "the run continues" in caplog.text
 
 
 def test_the_run_leaves_scores_predictions_and_a_report(run: Path) -> None:
@@ -344,7 +344,7 @@ def test_what_is_refused_is_refused_before_anything_is_written(
 
 def test_what_does_not_fit_is_said_before_training(folder: Path, tmp_path: Path) -> None:
     data = config_of(folder).data.model_dump()
-    with pytest.raises(FileNotFoundError, match="there is no"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         check(config_of(folder, data=data | {"train": str(tmp_path / "none")}))
     with pytest.raises(ValueError, match="unknown corpus 'bioread'"):
         check(config_of(folder, data=data | {"corpus": "bioread"}))

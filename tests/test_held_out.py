@@ -15,7 +15,7 @@ from embre.corpora.assemble import as_checked
 from embre.demo.corpus import make_corpus
 from embre.document import Document, Passage
 from embre.held_out import (
-    FEWEST_LETTERS,
+    MIN_LETTERS,
     SHIPPED,
     HoldOutList,
     document_ids,
@@ -163,10 +163,10 @@ def test_the_title_is_told_by_itself_and_wherever_it_stands() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2 * FEWEST_LETTERS), st.text(" .,-\t()α±", max_size=40))
+@given(st.integers(0, 2 * MIN_LETTERS), st.text(" .,-\t()α±", max_size=40))
 def test_a_text_of_few_letters_says_nothing(num_letters: int, noise: str) -> None:
     doc = article("a" * num_letters + noise, noise)
-    assert [value != 0 for value in print_of(doc)] == [num_letters >= FEWEST_LETTERS] * 2
+    assert [value != 0 for value in print_of(doc)] == [num_letters >= MIN_LETTERS] * 2
 
 
 def test_what_says_nothing_is_not_held_out_by_another_that_says_nothing(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_an_id_that_was_asked_for_is_on_the_list(tmp_path: Path, asked: str) -> 
 
 def test_the_tool_says_what_is_not_there(tmp_path: Path) -> None:
     done = make_list(tmp_path / "absent", "--out", tmp_path / "list.tsv")
-    assert done.exit_code == 2 and "there is no" in done.output
+    assert done.exit_code == 2 and "does not exist" in done.output
     assert not (tmp_path / "list.tsv").exists()
 
 

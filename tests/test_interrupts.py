@@ -103,7 +103,7 @@ def test_who_asks_only_whether_to_stop_does_not_look_for_requests_to_save(
     watch(tmp_path)
     read: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(interrupts, "_times_asked", lambda file: read.append(file.name) or 0)
+        patch.setattr(interrupts, "_num_requests", lambda file: read.append(file.name) or 0)
         assert not asked_to_stop() and not asked_to_stop()
     assert read == [STOP, STOP], "rank 0 alone looks at the other"
 

@@ -125,9 +125,9 @@ def test_what_passes_is_waited_for(store: ShardSet, troubles: list[str]) -> None
 
 def test_what_stays_wrong_is_an_error_that_names_the_shard(store: ShardSet) -> None:
     Stumbling.troubles = ["wrong"] * 9
-    with pytest.raises(ValueError, match=f"gs://bucket/{SHARD}: .* bytes that are not those"):
+    with pytest.raises(ValueError, match=f"gs://bucket/{SHARD}: .* bytes that do not match"):
         store.load(store.shards("train")[0])
-    assert Stumbling.asked == 1 + shard_set.ASK_AGAIN
+    assert Stumbling.asked == 1 + shard_set.RETRIES
 
 
 def test_an_outage_of_minutes_is_waited_for_and_a_longer_one_is_told(

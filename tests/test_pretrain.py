@@ -172,7 +172,7 @@ def test_nothing_that_validation_asks_for_is_in_sight(
     for batch in asked:
         spots = [batch.rows[start:end] for start, end in batch.mention_spans.tolist()]
         spots = torch.cat([*spots, batch.rows[batch.token_target_rows]])
-        assert (batch.input_ids[spots] == tokenizer.mask).all()
+        assert (batch.input_ids[spots] == tokenizer.special.mask).all()
 
 
 def test_what_is_not_asked_is_not_told_as_zero(shards: Path, tmp_path: Path) -> None:

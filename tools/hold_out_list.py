@@ -1,9 +1,9 @@
-"""Corpora → a hold-out list: ids and fingerprints of their documents, and none of their text.
+"""Corpora → a hold-out list: ids and fingerprints of their documents, without text.
 
     python tools/hold_out_list.py CDR_TestSet.PubTator.txt --out bc5cdr_test.tsv
     python tools/shard_pubtator.py dumps/ --out shards/ --hold-out bc5cdr_test.tsv
 
-With --ids only the documents with these ids are taken.
+With --ids, only the documents with these ids.
 """
 
 from pathlib import Path
@@ -21,7 +21,8 @@ def main(
     corpora: Annotated[list[str], typer.Argument(help="Files, folders or archives of documents.")],
     out: Annotated[Path, typer.Option(parser=local_path, help="The list to write.")],
     ids: Annotated[
-        list[Path] | None, typer.Option(help="Files of ids, one per line: take only these.")
+        list[Path] | None,
+        typer.Option(help="Files of ids, one per line; other documents are left out."),
     ] = None,
 ) -> None:
     """Write a hold-out list."""

@@ -1,4 +1,4 @@
-"""Look at a shard set: what is in it, documents with their mentions, and whether it is sound.
+"""Inspect a shard set: its content, documents with their mentions, its integrity.
 
     python tools/inspect_shards.py shards/
     python tools/inspect_shards.py shards/ --documents 3 --tokenizer pubmedbert/
@@ -52,42 +52,42 @@ from embre.wording import printable
 DEFAULTS = EntitiesConfig()
 TOKENIZER = "tokenizer"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-MOST_TOKENS_SHOWN = 400
+MAX_TOKENS_SHOWN = 400
 
 
 @exit_on_error()
 def main(
     shards: Annotated[str, typer.Argument(help="Folder or URL of a shard set.")],
     documents: Annotated[
-        int, typer.Option(help="Show the first documents with their mentions.")
+        int, typer.Option(help="Number of documents to show with their mentions.")
     ] = 0,
     ids: Annotated[
-        list[str] | None, typer.Option("--id", help="Show the document of this id. Repeatable.")
+        list[str] | None, typer.Option("--id", help="Show the document with this id. Repeatable.")
     ] = None,
-    top: Annotated[int, typer.Option(help="Most frequent concepts shown of each type.")] = 5,
+    top: Annotated[int, typer.Option(help="Number of frequent concepts to show per type.")] = 5,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Only check: every digest, count and mention.")
+        bool, typer.Option("--verify", help="Only verify all digests, counts and mentions.")
     ] = False,
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="Hugging Face folder of the set's tokenizer, to show text. Without it "
+            help="Hugging Face folder of the set's tokenizer, to show text. Default: "
             "SHARDS/tokenizer."
         ),
     ] = None,
     entities_min_count: Annotated[
-        int, typer.Option(help="Mentions that a concept of the entity vocabulary needs.")
+        int, typer.Option(help="Minimum number of mentions of a concept in the entity vocabulary.")
     ] = DEFAULTS.min_count,
     entities_max_per_type: Annotated[
-        int, typer.Option(help="Most frequent concepts of each type in the entity vocabulary.")
+        int, typer.Option(help="Maximum number of concepts per type in the entity vocabulary.")
     ] = DEFAULTS.max_per_type,
 ) -> None:
-    """Show what a shard set holds, or verify it."""
+    """Show the content of a shard set, or verify it."""
     console = Console(highlight=False, soft_wrap=True)
     shard_set = ShardSet.open(shards)
     if verify:
-        sound = show_verdict(console, shard_set)
-        raise typer.Exit(0 if sound else 1)
+        valid = show_verdict(console, shard_set)
+        raise typer.Exit(0 if valid else 1)
     if documents or ids:
         show_documents(console, shard_set, tokenizer, documents, ids or [])
         return
@@ -99,7 +99,7 @@ def main(
 
 @contextmanager
 def shard_bar(console: Console, what: str, shard_set: ShardSet) -> Iterator[Callable[[], None]]:
-    """A bar over the shards of a set, and the function that moves it on by one."""
+    """Show a progress bar over the shards of a set; yield a function that advances it by one."""
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -113,7 +113,7 @@ def shard_bar(console: Console, what: str, shard_set: ShardSet) -> Iterator[Call
 
 
 def show_verdict(console: Console, shard_set: ShardSet) -> bool:
-    """Check the set and say what is wrong, file by file; whether nothing is."""
+    """Verify the set, print the problems by file, and return whether there are none."""
     with shard_bar(console, "verifying", shard_set) as advance:
         problems = check_shards(shard_set, advance)
     total = shard_set.manifest.total()
@@ -123,7 +123,7 @@ def show_verdict(console: Console, shard_set: ShardSet) -> bool:
         mentions = sum(total.mentions.values())
         console.print(
             f"sound: {total.name}, {total.documents:,} documents, {total.tokens:,} tokens and "
-            f"{mentions:,} mentions are as the manifest says"
+            f"{mentions:,} mentions match the manifest"
         )
     for name, reasons in problems.items():
         console.print(f"  {name}: {'; '.join(reasons)}", markup=False)
@@ -131,7 +131,7 @@ def show_verdict(console: Console, shard_set: ShardSet) -> bool:
 
 
 def show_contents(console: Console, shard_set: ShardSet, statistics: ShardStatistics) -> None:
-    """Splits, mentions, where they come from, and what was dropped."""
+    """Print splits, mentions, sources, and what was dropped."""
     manifest = shard_set.manifest
     console.print(table_of(f"shard set {shard_set.url}", SPLIT_COLUMNS, split_rows(manifest)))
     console.print(table_of("mentions", MENTION_COLUMNS, mention_rows(statistics)))
@@ -161,7 +161,7 @@ def show_entities(
     min_count: int,
     max_per_type: int,
 ) -> None:
-    """What an entity vocabulary covers, and the most frequent concepts."""
+    """Print the coverage of an entity vocabulary and the most frequent concepts."""
     table = read_concepts(shard_set)
     found = coverage(table, vocabulary_of(table, min_count, max_per_type), statistics.rows)
     types = type_numbers(table)
@@ -195,9 +195,9 @@ def show_entities(
 def show_documents(
     console: Console, shard_set: ShardSet, folder: Path | None, first: int, ids: Sequence[str]
 ) -> None:
-    """Documents as text, with their mentions in colour.
+    """Print documents as text, with their mentions in colour.
 
-    Raises Refused for a tokenizer that is not the set's, and for ids that it does not have.
+    Raises Refused if the tokenizer is not the set's, or an id is not in the set.
     """
     tokenizer = tokenizer_of(shard_set, folder)
     names = ConceptNames.of(shard_set)
@@ -208,7 +208,7 @@ def show_documents(
     missing = dict.fromkeys(ids)
     with shard_bar(console, "looking", shard_set) as advance:
         for doc in find_documents(shard_set, first, ids, advance):
-            length = None if doc.doc_id in ids else MOST_TOKENS_SHOWN
+            length = None if doc.doc_id in ids else MAX_TOKENS_SHOWN
             place = f"  {doc.shard}, {len(doc.tokens):,} tokens"
             console.print(Text.assemble("\n", (printable(doc.doc_id), "bold"), (place, "dim")))
             for passage in document_text(doc, tokenizer, names, length):
@@ -219,16 +219,16 @@ def show_documents(
                 console.print(Text(more, "dim"))
             missing.pop(doc.doc_id, None)
     if missing:
-        raise Refused(f"{shard_set.url}: no document {', '.join(missing)}")
+        raise Refused(f"{shard_set.url}: no document {', '.join(missing)}; check the ids")
 
 
 def document_text(
     doc: StoredDocument, tokenizer: TextTokenizer, names: ConceptNames, length: int | None
 ) -> Iterator[Text]:
-    """The passages of a document; each mention in its colour, and behind it what it is."""
+    """Yield the passages of a document; each mention is coloured and followed by its concept."""
     styles = [""] * len(doc.tokens)
     labels: dict[int, list[str]] = {}
-    rows = sorted(doc.mentions.tolist(), key=lambda row: row[0] - row[1])  # inner ones last
+    rows = sorted(doc.mentions.tolist(), key=lambda row: row[0] - row[1])  # longest first
     for (start, end, number), concepts in groupby(rows, key=lambda row: row[:3]):
         name = list(TYPE_INDEX)[number]
         styles[start:end] = [f"bold {COLOURS[name]}"] * (end - start)
@@ -247,9 +247,9 @@ def document_text(
 
 
 def tokenizer_of(shard_set: ShardSet, folder: Path | None) -> TextTokenizer:
-    """The tokenizer of a folder, else the one beside the shards.
+    """The tokenizer in `folder`, by default the one beside the shards.
 
-    Raises Refused where there is none, or where it is not the one of the manifest.
+    Raises Refused if there is none, or if it is not the one of the manifest.
     """
     with tempfile.TemporaryDirectory() as own:
         if folder is None:
@@ -257,20 +257,20 @@ def tokenizer_of(shard_set: ShardSet, folder: Path | None) -> TextTokenizer:
         tokenizer = load_tokenizer(folder or own)
     if tokenizer.fingerprint != shard_set.manifest.tokenizer:
         raise Refused(
-            f"{folder or TOKENIZER}: its tokenizer {tokenizer.fingerprint} is not the one of the "
-            f"shard set, {shard_set.manifest.tokenizer}"
+            f"{folder or TOKENIZER}: its tokenizer {tokenizer.fingerprint} is not that of the set, "
+            f"{shard_set.manifest.tokenizer}; give the tokenizer with which the set was made"
         )
     return tokenizer
 
 
 def fetch_tokenizer(shard_set: ShardSet, folder: Path) -> None:
-    """Copy the tokenizer that a set keeps, from wherever it lies."""
+    """Copy the tokenizer of a set from its folder or URL."""
     for name in TOKENIZER_FILES:
         try:
             (folder / name).write_bytes(read_bytes(f"{shard_set.url}/{TOKENIZER}/{name}"))
         except FileNotFoundError as error:
             raise Refused(
-                f"{shard_set.url}: keeps no tokenizer; give its folder with --tokenizer "
+                f"{shard_set.url}: the set has no tokenizer; give its folder with --tokenizer "
                 f"(fingerprint {shard_set.manifest.tokenizer})"
             ) from error
 
@@ -278,7 +278,7 @@ def fetch_tokenizer(shard_set: ShardSet, folder: Path) -> None:
 def table_of(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1
 ) -> Table:
-    """A table whose first columns are words and whose others are numbers."""
+    """A table; all columns but the first `words` are right-aligned."""
     table = Table(title=Text(title), title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < words else "right")

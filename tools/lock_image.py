@@ -1,9 +1,9 @@
-"""Write the packages of the container image, each by version and SHA-256: `requirements.image.txt`.
+"""Write `requirements.image.txt`: the packages of the container image by version and SHA-256.
 
     pip install uv && python tools/lock_image.py
 
-The versions are those of constraints.txt. For each package the one file is named that pip takes in
-the image: its wheel for CPython 3.11 on Linux x86-64, or the source where there is none.
+Versions are those of constraints.txt. The SHA-256 is that of the file which pip installs in the
+image: the wheel for CPython 3.11 on Linux x86-64, or the source distribution if there is none.
 """
 
 import shutil
@@ -28,9 +28,9 @@ HEADER = """\
 
 
 def main() -> None:
-    """Resolve and write."""
+    """Write requirements.image.txt."""
     if not shutil.which("uv"):
-        raise SystemExit("uv is not there, which resolves for another machine: pip install uv")
+        raise SystemExit("uv is not installed, which resolves for another platform: pip install uv")
     tags = tags_of_image()
     lines = [line_of(package, tags) for package in resolved()]
     OUT.write_text(HEADER + "".join(f"{line}\n" for line in lines))
@@ -38,9 +38,9 @@ def main() -> None:
 
 
 def resolved() -> list[dict[str, Any]]:
-    """The packages of the image with all their files, as uv's lock names them."""
+    """The packages of the image with all their files, as in uv's lock file."""
     with tempfile.TemporaryDirectory() as folder:
-        # The backend of the project's own build comes along, so that nothing is fetched unchecked.
+        # With the project's build backend, so that nothing is downloaded unchecked.
         backend = Path(folder) / "build.in"
         backend.write_text("".join(f"{name}\n" for name in build_requirements()))
         lock = Path(folder) / "pylock.toml"
@@ -53,12 +53,12 @@ def resolved() -> list[dict[str, Any]]:
 
 
 def build_requirements() -> list[str]:
-    """What pyproject.toml wants for building the project."""
+    """The build requirements in pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
 
 
 def tags_of_image() -> dict[Tag, int]:
-    """The tags of the wheels that the image takes, the best first."""
+    """The tags of wheels that can be installed in the image, with their rank, the best first."""
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)]
     platforms += [f"manylinux{name}_x86_64" for name in ("2014", "2010", "1")] + ["linux_x86_64"]
     tags = [*cpython_tags(PYTHON, platforms=platforms)]
@@ -67,7 +67,7 @@ def tags_of_image() -> dict[Tag, int]:
 
 
 def line_of(package: dict[str, Any], tags: dict[Tag, int]) -> str:
-    """`name==version --hash=sha256:…` of the best wheel, or else of the source."""
+    """`name==version --hash=sha256:…` of the best wheel, else of the source distribution."""
     fitting = []
     for wheel in package.get("wheels", []):
         ranks = [tags[tag] for tag in parse_wheel_filename(name_of(wheel))[3] if tag in tags]
@@ -78,7 +78,7 @@ def line_of(package: dict[str, Any], tags: dict[Tag, int]) -> str:
 
 
 def name_of(file: dict[str, Any]) -> str:
-    """The file name of a wheel in a lock."""
+    """The file name of a wheel in a lock file."""
     return file.get("name") or file["url"].rpartition("/")[2]
 
 

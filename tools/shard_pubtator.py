@@ -52,15 +52,15 @@ Out = Annotated[Path, typer.Option(parser=local_path, help="Folder of the shard 
 TokenizerFolder = Annotated[
     Path | None,
     typer.Option(
-        help="Hugging Face folder of the backbone to be trained. Without it a vocabulary is learnt "
-        "from the documents. Either way OUT/tokenizer keeps it."
+        help="Hugging Face folder of the backbone to be trained. Without it a tokenizer is learnt "
+        "from the documents. It is saved as OUT/tokenizer."
     ),
 ]
 HoldOut = Annotated[
     list[str] | None,
     typer.Option(
-        help="Documents to leave out beside the shipped lists: a corpus, a file of ids, or a list "
-        "of tools/hold_out_list.py. Repeatable."
+        help="Documents to leave out besides those of the shipped lists: a corpus, a file of ids, "
+        "or a list made by tools/hold_out_list.py. Repeatable."
     ),
 ]
 ShippedHoldOut = Annotated[
@@ -89,8 +89,9 @@ AcceptDamaged = Annotated[
     bool,
     typer.Option(
         "--accept-damaged",
-        help="Write the set although an input could not be read to its end, or more than "
-        f"{MAX_UNREADABLE:.0%} of its documents not at all. Without it the run stops and is kept.",
+        help="Write the set even if an input could not be read to its end, or more than "
+        f"{MAX_UNREADABLE:.0%} of its documents could not be read. By default the run stops and "
+        "can be resumed.",
     ),
 ]
 
@@ -122,21 +123,21 @@ def main(
     show(console, out, manifest, tally)
     if (missing := damaged(manifest.sources)) and not accept_damaged:
         raise RunFailed(
-            f"{out}: the set is complete and lacks parts of its inputs: {'; '.join(missing)}. "
-            f"Fetch these again, remove {out} and shard again, or accept it: --accept-damaged"
+            f"{out}: the set is complete but lacks parts of its inputs: {'; '.join(missing)}. "
+            f"Fetch these again, remove {out} and shard again, or accept it with --accept-damaged"
         )
 
 
 def _arm_faults() -> None:
     if not (fault := os.environ.get("EMBRE_FAULT")):
         return
-    marks = os.environ.get("EMBRE_FAULT_FOLDER")
-    if not marks:
+    markers = os.environ.get("EMBRE_FAULT_FOLDER")
+    if not markers:
         raise Refused(
             "EMBRE_FAULT is set: set EMBRE_FAULT_FOLDER too, the folder that records the faults "
             "that have happened"
         )
-    arm(fault, Path(marks), 0)
+    arm(fault, Path(markers), 0)
 
 
 class _Bar:

@@ -1,10 +1,10 @@
-"""Look at what a pretraining run learns: its documents before and after masking, and the targets.
+"""Show documents of a pretraining run before and after masking, and their targets.
 
     python tools/show_masking.py configs/pretrain/gold_minilm.yaml
     python tools/show_masking.py demo/pretrain.yaml masking.objective=entity --documents 10
 
-They come as training reads them, out of the run's own streams with its seed. In a file or a pipe
-marks stand in place of colours; FORCE_COLOR=1 keeps the colours, for `less -R`.
+Documents are read from the run's streams with its seed, as in training. If the output is not a
+terminal, marks replace colours; FORCE_COLOR=1 keeps the colours, for `less -R`.
 """
 
 from collections import Counter, defaultdict
@@ -37,13 +37,13 @@ TYPES = tuple(COLOURS)
 def main(
     config: Annotated[Path, typer.Argument(help="YAML file of a pretraining run.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="section.key=value, as masking.unit=mention.")
+        list[str] | None, typer.Argument(help="section.key=value, such as masking.unit=mention.")
     ] = None,
     documents: Annotated[int, typer.Option(min=1, help="Number of documents to show.")] = 3,
     epoch: Annotated[int, typer.Option(min=0, help="Epoch, which decides the masks.")] = 0,
     stream: Annotated[int, typer.Option(min=0, help="Stream to show documents of.")] = 0,
 ) -> None:
-    """Show documents of a pretraining run before and after masking, and what is to be found."""
+    """Show documents of a pretraining run before and after masking, and their targets."""
     console = Console(highlight=False)
     run = load_config(PretrainConfig, config, overrides)
     with Console(stderr=True).status("reading shards"):
@@ -61,12 +61,12 @@ def main(
 def read_documents(
     run: PretrainConfig, stream: int, epoch: int, limit: int
 ) -> tuple[TextTokenizer, ConceptNames, list[MaskedDocument]]:
-    """The first documents of a stream in an epoch, and what it takes to write them out."""
+    """The first documents of a stream in an epoch, with the tokenizer and names to show them."""
     if stream >= run.data.streams:
-        raise Refused(f"--stream {stream}: the last one of the run is {run.data.streams - 1}")
+        raise Refused(f"--stream {stream}: the last stream of the run is {run.data.streams - 1}")
     tokenizer, shard_set = load_tokenizer(run.encoder.path), ShardSet.open(run.data.shards)
     entities = chosen(shard_set, run)
-    # Damaged shards are left out where the run would leave them out, and not noted in its folder.
+    # Damaged shards are treated as in the run, but not recorded in its folder.
     with TemporaryDirectory() as quarantine:
         source = StreamSource.build(
             shard_set, run.data, run.masking, entities, tokenizer, run.seed, Path(quarantine)
@@ -76,7 +76,7 @@ def read_documents(
 
 
 def legend(plain: bool) -> Iterator[Text]:
-    """What the marks or the colours mean."""
+    """Yield the meaning of the marks or colours."""
     line = Text("before: ")
     if plain:
         yield line.append("‹a mention|Type›, «a hidden one|Type»")
@@ -93,19 +93,20 @@ def legend(plain: bool) -> Iterator[Text]:
 def document_lines(
     doc: MaskedDocument, tokenizer: TextTokenizer, names: ConceptNames, plain: bool
 ) -> Iterator[Text]:
-    """A document before and after masking, and what is to be found in it."""
+    """Yield a document before and after masking, and its targets."""
     texts = join_word_pieces(word_pieces(doc.before, tokenizer))
     piece = f", from its token {doc.offset:,} on" if doc.offset else ""
     hidden = f", {share(int(doc.hidden.sum()), len(doc.before))} of {len(doc.before)} tokens hidden"
-    asked = f", {int(doc.token_targets.sum())} token targets"
-    yield Text.assemble("\n", (printable(doc.doc_id), "bold"), (f"{piece}{hidden}{asked}", "dim"))
+    targets = f", {int(doc.token_targets.sum())} token targets"
+    facts = (f"{piece}{hidden}{targets}", "dim")
+    yield Text.assemble("\n", (printable(doc.doc_id), "bold"), facts)
     yield Text.assemble(("before: ", "dim"), text_before(doc, texts, plain))
     yield Text.assemble(("after:  ", "dim"), text_after(doc, tokenizer))
     yield from target_lines(doc, texts, names)
 
 
 def text_before(doc: MaskedDocument, texts: list[str], plain: bool) -> Text:
-    """The text as it is, its mentions in colour or between marks."""
+    """The text before masking, with mentions in colour or between marks."""
     opens, closes, inner = defaultdict(str), defaultdict(str), set()
     for (start, end, kind), hidden in doc.spans.items():
         opens[start] += "«" if hidden else "‹"
@@ -123,12 +124,12 @@ def text_before(doc: MaskedDocument, texts: list[str], plain: bool) -> Text:
 
 
 def text_after(doc: MaskedDocument, tokenizer: TextTokenizer) -> Text:
-    """The text as the model sees it."""
+    """The masked text, the input of the model."""
     text = Text()
     pieces = join_word_pieces(word_pieces(doc.after, tokenizer))
     for at, (piece, colour) in enumerate(zip(pieces, colours(doc), strict=True)):
         mark, style = "", "bold" if colour else ""
-        if doc.hidden[at] and doc.after[at] == tokenizer.mask:
+        if doc.hidden[at] and doc.after[at] == tokenizer.special.mask:
             style = "reverse"
         elif doc.hidden[at]:
             kept = doc.after[at] == doc.before[at]
@@ -139,29 +140,29 @@ def text_after(doc: MaskedDocument, tokenizer: TextTokenizer) -> Text:
 
 
 def colours(doc: MaskedDocument) -> list[str]:
-    """(n,) the colour of each token: that of the innermost mention, none outside."""
-    found = [""] * len(doc.before)
+    """(n,) the colour of each token: that of the innermost mention, '' outside mentions."""
+    by_token = [""] * len(doc.before)
     for start, end, kind in doc.spans:
-        found[start:end] = [COLOURS[TYPES[kind]]] * (end - start)
-    return found
+        by_token[start:end] = [COLOURS[TYPES[kind]]] * (end - start)
+    return by_token
 
 
 def target_lines(doc: MaskedDocument, texts: list[str], names: ConceptNames) -> Iterator[Text]:
-    """What the entity head is asked: a line for each hidden text and concept, with its number."""
-    found = Counter()
+    """Yield a line for each target of the entity head: count, hidden text and concept."""
+    counts = Counter()
     rows, identifiers = doc.mentions[doc.targets].tolist(), doc.identifiers[doc.targets]
     for (start, end, kind, concept), identifier in zip(rows, identifiers, strict=True):
         without = "not in the entity vocabulary" if concept else "no identifier"
-        asked = "type and identifier" if identifier >= 0 else f"type only, {without}"
+        targets = "type and identifier" if identifier >= 0 else f"type only, {without}"
         label = names.label(concept) if concept else TYPES[kind]
-        found["".join(texts[start:end]).strip(), COLOURS[TYPES[kind]], label, asked] += 1
-    for (surface, colour, label, asked), times in found.items():
+        counts["".join(texts[start:end]).strip(), COLOURS[TYPES[kind]], label, targets] += 1
+    for (surface, colour, label, targets), count in counts.items():
         mention = (surface, f"bold {colour}")
-        yield Text.assemble(f"{times:>4} × ", mention, f" → {label}", (f" ({asked})", "dim"))
+        yield Text.assemble(f"{count:>4} × ", mention, f" → {label}", (f" ({targets})", "dim"))
 
 
 def totals(docs: list[MaskedDocument]) -> str:
-    """The counts over all that was shown."""
+    """A summary of the documents shown."""
     num_tokens = sum(len(doc.before) for doc in docs)
     spans = [hidden for doc in docs for hidden in doc.spans.values()]
     identifiers = sum(int((doc.identifiers[doc.targets] >= 0).sum()) for doc in docs)

@@ -168,7 +168,9 @@ def copy_with_relations(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     formats: list[str | None] = []
-    edits = edit(_originals(source, tally, formats), predict)
+    raws = _raws(source, tally, formats)
+    originals = (Original(member, data, assemble(raw, tally)) for member, data, raw in raws)
+    edits = edit(originals, predict)
     again = open_plain(source, inside=False, tally=Tally())
     names = ((opened, detect_format(opened.stream.peek(HEAD_BYTES))) for opened in again)
     members = ((opened, FORMATS[name].copy if name else None) for opened, name in names)
@@ -186,16 +188,13 @@ def documents_to_copy(source: Source, tally: Tally, wanted: Iterator[bool]) -> I
     return (assemble(raw, tally) for _, _, raw in compress(raws, wanted))
 
 
-def _originals(source: Source, tally: Tally, formats: list[str | None]) -> Iterator[Original]:
-    """Yield the documents of a source with their bytes; append each file's format to `formats`."""
-    for member, data, raw in _raws(source, tally, formats):
-        yield Original(member, data, assemble(raw, tally))
-
-
 def _raws(
     source: Source, tally: Tally, formats: list[str | None]
 ) -> Iterator[tuple[int, bytes, RawDocument]]:
-    """Yield the file index, the bytes and the raw document of each document of a source."""
+    """Yield the file index, the bytes and the raw document of each document of a source.
+
+    Appends each file's format to `formats`.
+    """
     for member, opened in enumerate(open_plain(source, inside=False, tally=tally)):
         name = detect_format(opened.stream.peek(HEAD_BYTES))
         formats.append(name)

@@ -6,6 +6,7 @@ whichever format it was read from.
 
 from collections.abc import Iterable
 from itertools import pairwise
+from operator import attrgetter
 
 from embre.corpora.raw import (
     NOVELTY,
@@ -70,7 +71,7 @@ def assemble(raw: RawDocument, tally: Tally) -> Document:
     for start, end, surface, source_type, identifier, _ in checked.mentions:
         name, concepts = normalise(source_type, identifier)
         mentions.append(Mention(start, end, surface, name, concepts, source_type, identifier))
-    mentions.sort(key=_mention_order)
+    mentions.sort(key=attrgetter("start", "end", "type", "source_identifier"))
     relations = []
     known = concepts_by_spelling(mentions) if raw.relations else {}
     for relation in raw.relations:
@@ -83,10 +84,6 @@ def assemble(raw: RawDocument, tally: Tally) -> Document:
     return Document(
         raw.doc_id, checked.text, checked.passages, tuple(mentions), tuple(relations), raw.pmid
     )
-
-
-def _mention_order(mention: Mention) -> tuple[int, int, str, str]:
-    return mention.start, mention.end, mention.type, mention.source_identifier
 
 
 def lay_out(
@@ -118,10 +115,10 @@ def concepts_by_spelling(mentions: Iterable[Mention]) -> dict[str, Concept]:
     for mention in mentions:
         if not mention.concepts:
             continue
-        for ours, raw in read_identifiers(mention.source_type, mention.source_identifier):
+        for name, raw in read_identifiers(mention.source_type, mention.source_identifier):
             before = known.get(raw)
             if before is None or before.type in WEAK_TYPES or mention.type not in WEAK_TYPES:
-                known[raw] = Concept(mention.type, ours)
+                known[raw] = Concept(mention.type, name)
     return known
 
 

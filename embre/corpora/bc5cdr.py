@@ -1,4 +1,4 @@
-"""BC5CDR's relations: which chemical induces which disease; nothing about novelty.
+"""BC5CDR's relations: chemical-induced diseases, without novelty.
 
 The corpus annotates the most specific disease of a document. Its pairs with a more general one
 (a hypernym in MeSH) stay candidates here and are labelled None, and no prediction is filtered.

@@ -1,9 +1,8 @@
 """Names and identifiers common to BioC-XML and BioC-JSON.
 
-All dialects are handled here: BioRED (passages without a
-type, `entity1`), PubTator 3 (`role1` with a type, `score`), PubTator Central (`Identifier`),
-BC5CDR and older exports (`MESH`, `NCBI Gene`, `CVCL`), and BioC's own relations, whose nodes name
-annotations.
+All dialects are handled here: BioRED (passages without a type, `entity1`), PubTator 3 (`role1` with
+a type, `score`), PubTator Central (`Identifier`), BC5CDR and older exports (`MESH`, `NCBI Gene`,
+`CVCL`), and BioC's own relations, whose nodes refer to annotations.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

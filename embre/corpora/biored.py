@@ -1,4 +1,4 @@
-"""BioRED's relations: eight types, and NCBI's table of which pair of entities may hold which."""
+"""BioRED's relations: eight types, and NCBI's table of those allowed for each pair of entities."""
 
 from embre.relation_schema import RelationSchema
 

@@ -11,6 +11,7 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, NamedTuple, cast
@@ -76,7 +77,7 @@ def write_copy(
     edits, Refused if two of its files would get the same name.
     """
     names: dict[str, str] = {}
-    groups = groupby(edits, key=_member_of)
+    groups = groupby(edits, key=attrgetter("member"))
     ahead = next(groups, None)
     with target.open("wb") as written:
         archive: tarfile.TarFile | None = None
@@ -103,11 +104,7 @@ def write_copy(
         if archive:
             archive.close()
     if ahead:
-        raise OSError(f"{source}: it was changed while it was read; run the same command again")
-
-
-def _member_of(edit: Original) -> int:
-    return edit.member
+        raise OSError(f"{source}: changed while it was read; run the same command again")
 
 
 def copy_pubtator(opened: Opened, target: BinaryIO, edits: Iterator[Original]) -> None:
@@ -155,7 +152,7 @@ def _splice(window: Window, target: BinaryIO, changed: Iterator[tuple[bytes, byt
             target.write(window.take(max(window.at, len(window.data) - len(old) + 1)))
             if not window.more():
                 raise OSError(
-                    f"{window.file}: it was changed while it was read; run the same command again"
+                    f"{window.file}: changed while it was read; run the same command again"
                 )
         target.write(window.take(at))
         window.skip(at + len(old))

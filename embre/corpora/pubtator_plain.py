@@ -39,10 +39,8 @@ def _strings(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pa.Array
 
 
 def _documents(chunk: Chunk, blocks: Blocks, plain: np.ndarray) -> list[CheckedDocument]:
-    text, docs = (
-        chunk.data.decode("latin-1"),
-        [],
-    )  # one character per byte; plain ones are ASCII
+    text = chunk.data.decode("latin-1")  # one character per byte; plain documents are ASCII
+    docs = []
     spans = (blocks.start, blocks.digits, blocks.title, blocks.title_end)
     spans += (blocks.abstract, blocks.abstract_end)
     for start, digits, title, title_end, abstract, abstract_end in zip(

@@ -81,7 +81,7 @@ def _move(mention: RawMention, start: int, text: str) -> RawMention | None:
 
 
 def _from_bytes(left: list[RawMention], text: str) -> Moved:
-    """Offsets in UTF-8 bytes, as in some documents of GNormPlus."""
+    """Correct offsets that count UTF-8 bytes, as in some documents of GNormPlus."""
     moved: Moved = {}
     if text.isascii():
         return moved
@@ -97,9 +97,10 @@ def _from_bytes(left: list[RawMention], text: str) -> Moved:
 def _joined_otherwise(
     left: list[RawMention], right: list[RawMention], text: str, passages: Sequence[Passage]
 ) -> Moved:
-    """All mentions after the title off by the same 1 or 2: title and abstract joined otherwise.
+    """Correct mentions after the title that are all shifted by the same 1 or 2 characters.
 
-    PubTator Central's titles end in a blank, which its offsets count as the separator.
+    Title and abstract were joined differently: PubTator Central's titles end in a blank, which its
+    offsets count as the separator.
     """
     if len(passages) < 2:
         return {}
@@ -114,14 +115,14 @@ def _joined_otherwise(
             better = _move(left[at], left[at].start + shift, text)
             if better and better.start >= seam:
                 moved[at] = better
-        most = len(moved) > num_right and 2 * len(moved) > len(behind)
-        if most and (_is_evidence(moved.values()) or explained):
+        majority = len(moved) > num_right and 2 * len(moved) > len(behind)
+        if majority and (_is_evidence(moved.values()) or explained):
             return moved
     return {}
 
 
 def _shifted_blocks(left: list[RawMention], text: str) -> Moved:
-    """Neighbouring mentions off by one shift: the text before them lost or gained characters."""
+    """Correct neighbouring mentions with the same shift: the text before them was changed."""
     order = sorted((mention.start, at) for at, mention in enumerate(left))
     shifts = [set(_shifts(left[at], text)) for _, at in order]
     runs: list[tuple[list[int], int]] = []
@@ -163,7 +164,7 @@ def _shifts(mention: RawMention, text: str) -> Iterator[int]:
 
 
 def _with_own_end(left: list[RawMention], text: str) -> Moved:
-    """A wrong end offset, with or without Greek letters spelled out in the text."""
+    """Correct a wrong end offset, with or without Greek letters spelled out in the text."""
     moved: Moved = {}
     for at, mention in enumerate(left):
         start, words = mention.start, mention.text
@@ -178,7 +179,7 @@ def _with_own_end(left: list[RawMention], text: str) -> Moved:
 
 
 def _with_columns_swapped(left: list[RawMention], text: str) -> Moved:
-    """Text and type columns swapped, as in lines of BioCreative VIII."""
+    """Swap text and type columns back, as in lines of BioCreative VIII."""
     return {
         at: mention._replace(text=mention.type, type=mention.text)
         for at, mention in enumerate(left)

@@ -55,7 +55,7 @@ def locate(name: str) -> Source:
     if not Path(name).exists() and (scheme or "::" in name):
         if "::" in name or scheme is None or scheme[1].lower() not in SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise Refused(f"cannot read {shown!r}: give a local path, or a URL with {allowed}")
+            raise Refused(f"cannot read {shown!r}: give a local path or a URL with {allowed}")
         filesystem, path = fsspec.url_to_fs(name)
     else:
         filesystem, path = fsspec.filesystem("file"), str(Path(name).absolute())
@@ -63,10 +63,10 @@ def locate(name: str) -> Source:
         with_retries(name, partial(filesystem.info, path))
     elif not filesystem.exists(path):
         if os.path.islink(path):
-            raise FileNotFoundError(_link_to_nothing(path))
+            raise FileNotFoundError(_broken_link(path))
         raise FileNotFoundError(
-            f"there is no {shown!r}: give a PubTator or BioC file, a folder of them, "
-            "or a .gz, .tar or .tar.gz of them"
+            f"{shown!r} does not exist; give a PubTator or BioC file, a folder of them, or a .gz, "
+            ".tar or .tar.gz of them"
         )
     # The shown name has no query: a signed URL carries its secret there.
     return Source(filesystem, path, name.split("?")[0] if scheme else name)
@@ -103,12 +103,12 @@ def _walk(top: str) -> Iterator[str]:
         inner.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
         for path in (os.path.join(folder, name) for name in names):
             if os.path.islink(path) and not os.path.exists(path):
-                raise FileNotFoundError(_link_to_nothing(path))
+                raise FileNotFoundError(_broken_link(path))
             yield path
 
 
-def _link_to_nothing(path: str) -> str:
-    return f"{path}: is a link to nothing ({os.readlink(path)}); remove or mend the link"
+def _broken_link(path: str) -> str:
+    return f"{path}: a broken link (to {os.readlink(path)}); remove or repair it"
 
 
 class Watch:
@@ -181,7 +181,7 @@ class StoredFile(io.RawIOBase):
         self._source.filesystem.invalidate_cache()
         if version_of(self._source) != self._version:
             raise StoreFailed(
-                f"{self._source.name}: it was changed while it was read; run the same command again"
+                f"{self._source.name}: changed while it was read; run the same command again"
             )
         stream = self._open()
         try:
@@ -190,7 +190,7 @@ class StoredFile(io.RawIOBase):
             stream.close()
             raise StoreFailed(
                 f"{self._source.name}: the store failed after {self._num_read:,} bytes and cannot "
-                "begin there; run the same command again, or fetch the file first"
+                "continue there; run the same command again, or fetch the file first"
             ) from error
         return stream
 

@@ -99,7 +99,7 @@ def cut_at(
             line = window.line
             yield Chunk(window.file, format, line, window.take(end))
         ended = window.ended
-        if not window.more() and ended:  # once more if the end was not known yet
+        if not window.more() and ended:  # cut once more after the stream ended
             return
 
 

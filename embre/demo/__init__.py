@@ -1,1 +1,1 @@
-"""The whole job on a corpus that is made up."""
+"""The whole pipeline on a made-up corpus."""

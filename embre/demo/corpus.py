@@ -1,10 +1,10 @@
-"""Writes an invented corpus in BioRED's schema, small enough to be learnt in a minute on a laptop.
+"""A made-up corpus in BioRED's schema, small enough to be learnt in a minute on a laptop.
 
-    catalogue + knowledge -> 2-4 claims per document -> title and sentences -> Document
+    catalogue + knowledge ─▶ 2-4 claims per document ─▶ title and sentences ─▶ Document
 
-A claim says in plain words how two concepts are related and whether that is new; a distractor
-names two concepts of the document and does not relate them. Names and identifiers are made up,
-those of the species excepted.
+A claim is a sentence that states how two concepts are related and whether that is new; a distractor
+names two concepts of the document without relating them. Names and identifiers are made up, except
+those of species.
 """
 
 import random
@@ -17,15 +17,15 @@ from embre.document import Concept, Document, Mention, Passage, Relation
 from embre.entity_types import ENTITY_TYPES, normalise
 
 FIRST_DOC_ID = 90_000_001
-KNOWLEDGE_SHARE = 0.7  # of the claims; what the others say is drawn anew for each document
+KNOWLEDGE_SHARE = 0.7  # of the claims are the same in all documents; the others are random
 NOVEL_SHARE = 0.6
 MAX_SENTENCES = 7
-BYSTANDER_SHARE = 0.5  # of the documents name one more concept, which has no relation at all
+BYSTANDER_SHARE = 0.5  # of the documents name one more concept, which has no relation
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Entity:
-    """An invented concept: its type and identifier, and the names it goes by."""
+    """A made-up concept; `names` are its synonyms."""
 
     type: str
     identifier: str
@@ -42,7 +42,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a sentence says of two entities."""
+    """A relation of two entities that a sentence states."""
 
     head: Entity
     tail: Entity
@@ -59,7 +59,7 @@ Sentence = list[str | Entity]  # words, and entities still to be named
 
 
 def make_corpus(num_documents: int, seed: int) -> list[Document]:
-    """Documents 90000001 and up. The first ones are the same however many are asked for."""
+    """Make documents with ids from 90000001 on; their content does not depend on their number."""
     catalogue = make_catalogue()
     doc_ids = [str(FIRST_DOC_ID + index) for index in range(num_documents)]
     return [
@@ -69,7 +69,7 @@ def make_corpus(num_documents: int, seed: int) -> list[Document]:
 
 
 def make_catalogue() -> Catalogue:
-    """Every entity by type, each with a full name and a symbol or short form."""
+    """All entities by type, with a full name and a symbol or short form."""
     return {
         "Gene": [
             Entity(
@@ -96,7 +96,7 @@ def make_catalogue() -> Catalogue:
 
 
 def consonants(name: str) -> str:
-    """The first three, as a symbol.
+    """The first three consonants of a name, as a symbol.
 
     >>> consonants("karvin")
     'KRV'
@@ -105,7 +105,7 @@ def consonants(name: str) -> str:
 
 
 def make_document(doc_id: str, rng: random.Random, catalogue: Catalogue) -> Document:
-    """A title that names one claim's entities, then claims and distractors in random order."""
+    """A title with the entities of one claim, then claims and distractors in random order."""
     claims = draw_claims(rng, catalogue)
     species = rng.choice(catalogue["Species"])
     sentences = [claim_sentence(claim, rng) for claim in claims]
@@ -114,13 +114,13 @@ def make_document(doc_id: str, rng: random.Random, catalogue: Catalogue) -> Docu
     if len(sentences) < MAX_SENTENCES:
         sentences.append(fill(rng.choice(words.ASIDES), species=species))
     rng.shuffle(sentences)
-    told = rng.choice(claims)
-    title = fill(rng.choice(words.TITLES), head=told.head, tail=told.tail, species=species)
+    topic = rng.choice(claims)
+    title = fill(rng.choice(words.TITLES), head=topic.head, tail=topic.tail, species=species)
     return assemble(doc_id, [title, *sentences], claims, rng)
 
 
 def draw_claims(rng: random.Random, catalogue: Catalogue) -> list[Claim]:
-    """Two claims about four entities, and up to two more that bring in one entity each."""
+    """Draw two claims about four entities, and up to two more that add one entity each."""
     claims: list[Claim] = []
     num_claims = rng.choice((2, 3, 3, 4))
     while len(claims) < num_claims:
@@ -132,12 +132,12 @@ def draw_claims(rng: random.Random, catalogue: Catalogue) -> list[Claim]:
 
 
 def draw_claim(rng: random.Random, catalogue: Catalogue) -> Claim:
-    """A claim that holds in every document, or one of this document's own."""
+    """Draw a claim from the knowledge that all documents share, or a random one."""
     kinds = list(words.KINDS)
     head_type, tail_type = rng.choices(kinds, [words.KINDS[kind][0] for kind in kinds])[0]
     head = rng.choice(catalogue[head_type])
     facts = rng
-    if rng.random() < KNOWLEDGE_SHARE:  # then head and tail type alone decide tail and label
+    if rng.random() < KNOWLEDGE_SHARE:  # tail and label depend on head and tail type only
         facts = random.Random(f"knowledge/{head.names[0]}/{tail_type}")
     tail = facts.choice([entity for entity in catalogue[tail_type] if entity != head])
     label = facts.choice(words.KINDS[head_type, tail_type][1])
@@ -147,7 +147,7 @@ def draw_claim(rng: random.Random, catalogue: Catalogue) -> Claim:
 def draw_unrelated(
     claims: list[Claim], rng: random.Random, catalogue: Catalogue
 ) -> list[tuple[Entity, Entity]]:
-    """Two or three pairs of a document's entities that no claim joins."""
+    """Draw two or three pairs of a document's entities that no claim relates."""
     present = sorted({entity for claim in claims for entity in claim.pair})
     related = {claim.pair for claim in claims}
     pairs = [pair for pair in combinations(present, 2) if frozenset(pair) not in related]
@@ -170,7 +170,7 @@ def claim_sentence(claim: Claim, rng: random.Random) -> Sentence:
 
 
 def fill(template: str, **entities: Entity) -> Sentence:
-    """A template with entities in its gaps."""
+    """Fill the gaps of a template with entities."""
     parts = re.split(r"\{(\w+)\}", template)
     return [entities[part] if i % 2 else part for i, part in enumerate(parts)]
 
@@ -178,7 +178,7 @@ def fill(template: str, **entities: Entity) -> Sentence:
 def assemble(
     doc_id: str, sentences: list[Sentence], claims: list[Claim], rng: random.Random
 ) -> Document:
-    """Name each entity where it stands, and keep count of the characters."""
+    """Choose a name for each mention of an entity, and join the sentences to a document."""
     text, ends, mentions = "", [], []
     for sentence in sentences:
         for part in sentence:

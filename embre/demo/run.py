@@ -1,6 +1,6 @@
-"""The demo: the whole main job on a corpus that is made up, in a few minutes on two cores.
+"""The demo: the whole pipeline on a made-up corpus, in a few minutes on two cores.
 
-Nothing here is a short cut: each stage is what a real run calls, on smaller sizes.
+Each stage calls the same code as a real run, with smaller sizes.
 """
 
 import os
@@ -32,7 +32,7 @@ TRAIN_DOCUMENTS, DEV_DOCUMENTS = 640, 100
 ENCODER_NAME, MODEL_NAME = "embre-demo-encoder", "embre-demo"
 ALIAS = "champion"
 STEPS = 300
-KILL_AT = 180  # of rank 1, which has then a checkpoint to go back to
+KILL_AT = 180  # step at which rank 1 is killed; there is a checkpoint to resume from
 SETTINGS = ShardSettings(
     block_documents=16, shard_documents=64, validation_share=0.08, vocabulary=1000
 )
@@ -40,7 +40,7 @@ SETTINGS = ShardSettings(
 
 @dataclass
 class Stages:
-    """How long each stage took."""
+    """Prints and times the stages."""
 
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)
@@ -65,8 +65,8 @@ class Stages:
 
 
 def run_demo(out: Path, seed: int, console: Console) -> None:
-    """Make a corpus, shard, pretrain with a worker killed on the way, fine-tune, register,
-    predict in a new process, report. Raises FileExistsError where `out` holds a demo already."""
+    """Make a corpus, shard, pretrain while a worker is killed, fine-tune, register, predict in a
+    new process and print a summary. Raises FileExistsError if `out` is not empty."""
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out}: not empty; remove it or give another folder with --out")
     out = out.absolute()
@@ -95,15 +95,15 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
         model_run = run_job("finetune", config, console)
     with stages.stage("registry"):
         for run, name in ((encoder_run, ENCODER_NAME), (model_run, MODEL_NAME)):
-            found = register_run(run, name, ALIAS)
-            console.print(f"{found.kind}: models:/{name}@{ALIAS} (version {found.version})")
+            model = register_run(run, name, ALIAS)
+            console.print(f"{model.kind}: models:/{name}@{ALIAS} (version {model.version})")
     with stages.stage("prediction in a new process"):
         predict_anew(out, console)
     summary(out, encoder_run, model_run, stages, console)
 
 
 def make_files(out: Path, seed: int, console: Console) -> None:
-    """Annotated documents to learn from, held-out ones, and those without relations to predict."""
+    """Write the training documents, the held-out ones, and the same without relations."""
     docs = make_corpus(TRAIN_DOCUMENTS + DEV_DOCUMENTS, seed)
     write_pubtator(out / "train.PubTator", docs[:TRAIN_DOCUMENTS])
     held = docs[TRAIN_DOCUMENTS:]
@@ -118,12 +118,12 @@ def make_files(out: Path, seed: int, console: Console) -> None:
 
 
 def write_configs(out: Path, seed: int) -> None:
-    """The two runs as files, so that they can be read, changed and run again."""
+    """Write the configs of both runs, so that they can be read, changed and run again."""
     backbone = {"layers": 2, "hidden": 128, "heads": 2, "feed_forward": 512, "max_positions": 256}
     shared = {
         "seed": seed,
         "storage": str(out / "runs"),
-        # A demo stays on this machine, whatever server the environment names.
+        # On this machine, whatever server the environment names.
         "tracking": {"uri": tracking(out)},
     }
     pretrain = {
@@ -174,7 +174,7 @@ def write_configs(out: Path, seed: int) -> None:
 
 
 def pretrain_with_a_fault(out: Path, console: Console) -> Path:
-    """Pretrain, and kill worker 1 on the way; the run goes on from its newest checkpoint."""
+    """Pretrain while worker 1 is killed, so that the run resumes from its newest checkpoint."""
     values = yaml.safe_load((out / "pretrain.yaml").read_text())
     config = check_config(PretrainConfig, values, "pretrain.yaml")
     console.print(f"worker 1 will be killed (SIGKILL) at step {KILL_AT}; Ray will report it")
@@ -185,33 +185,33 @@ def pretrain_with_a_fault(out: Path, console: Console) -> Path:
         del os.environ[FAULT]
     starts = [event["step"] for event in read_events(folder, "started")]
     if len(starts) < 2 or starts[1] == 0:
-        raise RuntimeError(f"the killed run did not go on from a checkpoint: it began at {starts}")
-    console.print(f"killed at step {KILL_AT}, gone on from the checkpoint of step {starts[1]}")
+        raise RuntimeError(f"the killed run did not resume from a checkpoint: it began at {starts}")
+    console.print(f"killed at step {KILL_AT}, resumed from the checkpoint of step {starts[1]}")
     return folder
 
 
 def tracking(out: Path) -> str:
-    """Where the demo's runs and models are kept."""
+    """The URI of the demo's MLflow store."""
     return f"sqlite:///{out}/runs/mlflow.db"
 
 
 def predict_anew(out: Path, console: Console) -> None:
-    """`embre predict` as a user calls it."""
+    """Run `embre predict` in a new process."""
     command = [
         *(sys.executable, "-m", "embre", "predict", f"models:/{MODEL_NAME}@{ALIAS}"),
         *(str(out / "unread.PubTator"), "--out", str(out / "predicted")),
         *("--tracking-uri", tracking(out)),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"embre predict failed: {done.stderr.strip()}")
-    console.print(done.stdout.strip(), markup=False)
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"embre predict failed: {result.stderr.strip()}")
+    console.print(result.stdout.strip(), markup=False)
 
 
 def summary(
     out: Path, encoder_run: Path, model_run: Path, stages: Stages, console: Console
 ) -> None:
-    """What was learnt, where it is, how long it took, and what to try next."""
+    """Print scores, losses, times, the paths of results, and commands to try next."""
     console.print("\n[bold]Result[/]")
     console.print(scores_table(model_run))
     losses = Table(box=None, pad_edge=False)

@@ -1,4 +1,4 @@
-"""The words of the demo corpus: invented names, and what its sentences say with them."""
+"""The words of the demo corpus: made-up names and templates of sentences."""
 
 GENES = """karvin delmin bakvin fermin gudvin holvin jastin kordin lomvin mirtin nalvin pelvin
 rolmin sudvin tarmin vostin zelmin broldin cravin dolvin falvin grutin hindin jelvin klostin
@@ -25,7 +25,7 @@ SPECIES = {"9606": ("patients", "humans"), "10090": ("mice", "mouse models"), "1
 
 UP, DOWN, LINKED = "Positive_Correlation", "Negative_Correlation", "Association"
 BOUND, TOGETHER = "Bind", "Cotreatment"
-# How often a claim is about each pair of types, and which relation it may then state.
+# By pair of types: the weight of its claims, and the relations that they may state.
 KINDS = {
     ("Chemical", "Disease"): (30, (UP, DOWN, DOWN, LINKED)),
     ("Gene", "Disease"): (25, (UP, UP, DOWN, LINKED)),
@@ -41,7 +41,7 @@ VERBS = {
     BOUND: ("bound directly to", "formed a complex with"),
     TOGETHER: ("was combined with", "was given together with"),
 }
-# What raises and what is raised: `KRV2 overexpression increased the risk of Morlan syndrome`.
+# Subject and object of a correlation: `KRV2 overexpression increased the risk of Morlan syndrome`.
 CAUSES = {
     "Gene": ("{head} overexpression", "{head} activity"),
     "Chemical": ("{head}", "{head} treatment"),

@@ -1,4 +1,4 @@
-"""How well raw scores separate related pairs, types and novelty, without any threshold.
+"""Discrimination: how well raw scores separate related pairs, types and novelty, at any threshold.
 
 F1 mixes all three with the choice of thresholds; these measures show which part is at fault.
 """

@@ -45,8 +45,10 @@ def curve(confidence: np.ndarray, right: np.ndarray, num_gold: int) -> Curve:
 
 
 def ranked_pairs(pairs: ScoredPairs) -> dict[str, Ranked]:
-    """Rank all pairs by metric: the probability (n,) that all the metric checks is right, and
-    whether it is (n,). Metrics with novelty are included only if model and gold state it."""
+    """Rank all pairs for each metric, by the probability of being right under it.
+
+    Metrics with novelty are included only if model and gold state it.
+    """
     metrics = METRICS if pairs.tells_novelty else ("pair", "pair_type")
     return {metric: (pairs.confidence(metric), pairs.right[metric]) for metric in metrics}
 
@@ -70,10 +72,8 @@ def ranked_relations(gold: Sequence[Document], predicted: Sequence[Document]) ->
 def _right(verdict: RelationMatch) -> dict[str, bool]:
     prediction, gold = verdict.relation, verdict.gold
     related = gold is not None
-    same_type, same_novelty = (
-        related and prediction.type == gold.type,
-        related and prediction.novel == gold.novel,
-    )
+    same_type = related and prediction.type == gold.type
+    same_novelty = related and prediction.novel == gold.novel
     return {
         "pair": related,
         "pair_type": same_type,

@@ -17,7 +17,7 @@ from embre.refused import Refused
 from embre.tally import Tally
 
 # Shorter texts are not distinctive: many articles are called "Editorial" or "In reply".
-FEWEST_LETTERS = 32
+MIN_LETTERS = 32
 _SMALL = bytes(range(256)).lower()
 _NOT_LETTERS = bytes(c for c in range(256) if not (chr(c).isascii() and chr(c).isalnum()))
 
@@ -56,7 +56,7 @@ def fingerprint(doc: CheckedDocument) -> Fingerprint:
 
 def _letters_hash(text: str) -> int:
     letters = text.encode(errors="surrogatepass").translate(_SMALL, _NOT_LETTERS)
-    if len(letters) < FEWEST_LETTERS:
+    if len(letters) < MIN_LETTERS:
         return 0
     return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little") or 1
 

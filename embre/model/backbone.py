@@ -136,7 +136,7 @@ def _refuse_pickles(folder: Path) -> None:
 def _new_config(shape: NewEncoder, tokenizer: TextTokenizer) -> BertConfig:
     return BertConfig(
         vocab_size=tokenizer.vocabulary,
-        pad_token_id=tokenizer.pad,
+        pad_token_id=tokenizer.special.pad,
         num_hidden_layers=shape.layers,
         hidden_size=shape.hidden,
         num_attention_heads=shape.heads,

@@ -62,5 +62,5 @@ def _read_mark(mark: str) -> Hidden:
     row = entity_type_of(kind)
     if row is None:
         hint = nearest(kind.strip().capitalize(), ENTITY_TYPES)
-        raise Refused(f"[[{mark}]]: {kind.strip()!r} is no entity type; {hint}")
+        raise Refused(f"[[{mark}]]: {kind.strip()!r} is not an entity type; {hint}")
     return Hidden(surface.strip(), row.name)

@@ -151,6 +151,6 @@ def _answer(
 def _check_known(hidden: Hidden, entities: EntityVocabulary) -> None:
     if hidden.type is not None and not entities.sizes[TYPE_INDEX[hidden.type]]:
         raise Refused(
-            f"[[{hidden.surface}|{hidden.type}]]: the encoder knows no concept of this type; "
+            f"[[{hidden.surface}|{hidden.type}]]: the encoder has no concept of this type; "
             f"leave the type out: [[{hidden.surface}]]"
         )

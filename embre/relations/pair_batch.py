@@ -113,7 +113,7 @@ def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatc
         last = len(one.tokens) + 1
         for start, end in one.windows:
             inside = one.tokens[start:end]
-            strips.append(np.r_[tokenizer.first, inside, tokenizer.last])
+            strips.append(np.r_[tokenizer.special.cls, inside, tokenizer.special.sep])
             roles.append(np.pad(one.roles[start:end], ((1, 1), (0, 0))))
             reads.append(np.r_[0, start + 1 : end + 1, last] + shift)
     lengths = [len(strip) for strip in strips]

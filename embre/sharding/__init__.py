@@ -1,1 +1,1 @@
-"""Making a shard set: inputs are read, joined, encoded in parts, chosen, ordered and written."""
+"""Make a shard set: read inputs, encode them in parts, choose and order documents, write shards."""

@@ -1,11 +1,10 @@
-"""How often each concept is mentioned, and under which names: counted in pieces, then added up."""
+"""Count the mentions and surface forms of each concept, per part and per shard, and sum them."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embre.atomic_files import write_atomic
 from embre.entity_types import TYPE_INDEX
@@ -13,12 +12,12 @@ from embre.shards.entities import SCHEMA
 from embre.shards.mention_columns import MentionColumns, meaning_of
 
 COUNT = np.dtype([("hash", "<u8"), ("count", "<u8")])
-FORM_KEYS = ["spelling", "name"]  # as a file has them
-NAME_KEYS = ["hash", "concept_type", "concept", "name"]  # as we do
+FORM_KEYS = ["spelling", "name"]  # as in the input files
+NAME_KEYS = ["hash", "concept_type", "concept", "name"]  # canonical
 
 
 def forms_of(columns: MentionColumns) -> pa.Table:
-    """How often each spelling (type, tab, identifier) of a concept and surface come together."""
+    """Count each combination of a spelling (type, tab, identifier) and a surface form."""
     meanings = map(meaning_of, columns.spellings.to_pylist())
     has_concept = np.array([bool(one.identifiers) for one in meanings], dtype=bool)
     rows = np.flatnonzero(has_concept[columns.meaning])
@@ -31,7 +30,7 @@ def forms_of(columns: MentionColumns) -> pa.Table:
 
 
 def write_forms(path: Path, tables: list[pa.Table]) -> None:
-    """Add up what `forms_of` counted in several batches, and keep it."""
+    """Sum the tables of `forms_of` and write them as one Arrow file."""
     table = _sum(tables, FORM_KEYS)
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -41,7 +40,7 @@ def write_forms(path: Path, tables: list[pa.Table]) -> None:
 
 
 def count_concepts(mentions: np.ndarray) -> np.ndarray:
-    """(num_concepts,) of COUNT: the mention rows of each concept, unnormalised ones left out."""
+    """(num_concepts,) of COUNT: the number of mention rows of each concept hash other than 0."""
     hashes, counts = np.unique(mentions["concept"][mentions["concept"] != 0], return_counts=True)
     rows = np.empty(len(hashes), dtype=COUNT)
     rows["hash"], rows["count"] = hashes, counts
@@ -49,7 +48,10 @@ def count_concepts(mentions: np.ndarray) -> np.ndarray:
 
 
 def concept_table(forms: Iterable[Path], counts: Iterable[np.ndarray]) -> pa.Table:
-    """Every concept that is counted: hash, type, identifier, mention rows, commonest name."""
+    """The concept table, of SCHEMA: each counted concept with its rows and most frequent name.
+
+    `forms` are files of `write_forms`, `counts` arrays of `count_concepts`.
+    """
     names = _add_up((_wide(pa.ipc.open_file(str(path)).read_all()) for path in forms), FORM_KEYS)
     names = names.join(_meanings(names), "spelling", join_type="inner")
     names = _sum([names.select([*NAME_KEYS, "count"])], NAME_KEYS)
@@ -57,15 +59,15 @@ def concept_table(forms: Iterable[Path], counts: Iterable[np.ndarray]) -> pa.Tab
     hashes = names["hash"].to_numpy()
     first = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1])) if len(hashes) else []
     names = names.select(NAME_KEYS).take(pa.array(first, pa.int64()))
-    tables = (pa.table({key: rows[key] for key in ("hash", "count")}) for rows in counts)
-    total = _add_up((_as_signed(table) for table in tables), ["hash"])
-    found = names.join(total, "hash", join_type="inner")
-    found = found.select(["hash", "concept_type", "concept", "count", "name"])
-    return found.rename_columns(SCHEMA.names).cast(SCHEMA)
+    signed = (pa.table({"hash": c["hash"], "count": c["count"].astype(np.int64)}) for c in counts)
+    total = _add_up(signed, ["hash"])
+    table = names.join(total, "hash", join_type="inner")
+    table = table.select(["hash", "concept_type", "concept", "count", "name"])
+    return table.rename_columns(SCHEMA.names).cast(SCHEMA)
 
 
 def _meanings(names: pa.Table) -> pa.Table:
-    """The concepts of each spelling, one a row."""
+    """A row for each concept of each spelling."""
     types = [*TYPE_INDEX]
     rows = [
         (spelling, hash, types[kind], identifier)
@@ -80,8 +82,8 @@ def _meanings(names: pa.Table) -> pa.Table:
 
 
 def _wide(table: pa.Table) -> pa.Table:
-    """The same with 64-bit offsets. A dump may have more than 2 GB of different spellings, and
-    Arrow groups longer columns of 32-bit offsets to nonsense, without a word."""
+    """Use 64-bit offsets for strings: a dump may have more than 2 GB of distinct spellings, which
+    Arrow silently groups wrongly with 32-bit offsets."""
     return table.cast(
         pa.schema(
             (f.name, pa.large_string() if f.name in FORM_KEYS else f.type) for f in table.schema
@@ -89,15 +91,11 @@ def _wide(table: pa.Table) -> pa.Table:
     )
 
 
-def _as_signed(table: pa.Table) -> pa.Table:
-    return table.set_column(1, "count", pc.cast(table["count"], pa.int64()))
-
-
 def _add_up(tables: Iterable[pa.Table], keys: list[str]) -> pa.Table:
     """One table with a row for each key and the sum of its counts.
 
-    New rows wait until they are as many as those added up, so that memory holds the keys and not
-    the tables, and many tables cost no more than grouping all rows a few times.
+    New rows are buffered until they outnumber the merged ones, so memory is bounded by the number
+    of keys, and many tables cost no more than grouping all rows a few times.
     """
     total, waiting, num_waiting = [], [], 0
     for table in tables:

@@ -1,4 +1,4 @@
-"""Inputs of which a part is missing: they stop the run unless the rest of them is accepted."""
+"""Damaged inputs, of which a part is missing: they stop the run unless they are accepted."""
 
 from collections.abc import Iterable
 
@@ -7,17 +7,17 @@ from embre.sharding.parts import PartRecord
 from embre.sharding.work_folder import InputRecord, WorkFolder
 from embre.tally import Tally
 
-# Reasons that mean: the rest of this file was not read.
+# Reasons for which the rest of a file was not read.
 NOT_TO_THE_END = (
     *("file/broken_archive", "file/bomb", "file/cut_off", "document/cut_off"),
     *("file/unknown_encoding", "file/declares_entities"),
 )
 UNREADABLE = ("document/unreadable", "document/too_large")
-MAX_UNREADABLE = 0.01  # of the documents of an input; a few broken ones are in every dump
+MAX_UNREADABLE = 0.01  # fraction of an input's documents; every dump has a few broken ones
 
 
 class DamagedInputs(RuntimeError):
-    """Inputs that could not be read to their end; what was read of the others is kept."""
+    """Inputs that could not be read to their end. The parts of the others are kept."""
 
 
 def damage_of(source: InputRecord, parts: Iterable[PartRecord], inputs: list[Input]) -> str:
@@ -53,8 +53,8 @@ def refuse_damaged(work: WorkFolder, inputs: list[Input]) -> None:
     """Raise DamagedInputs if a part of an input is missing."""
     if missing := damaged(sources_of(work, inputs)):
         raise DamagedInputs(
-            f"{'; '.join(missing)}. Fetch these files again and run the same command: it reads "
-            "them alone. Or make the set of what could be read: --accept-damaged"
+            f"{'; '.join(missing)}. Fetch these files again and run the same command, which reads "
+            "only them; or shard what could be read with --accept-damaged"
         )
 
 

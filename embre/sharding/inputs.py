@@ -1,4 +1,4 @@
-"""The inputs of a sharding run: names, patterns and URLs, as a list of what is to be read."""
+"""The inputs of a sharding run: names, patterns and URLs resolved to a checked list."""
 
 import glob
 import hashlib
@@ -22,7 +22,7 @@ from embre.wording import without_secrets
 class Input(NamedTuple):
     """A file, folder, archive or URL, and its size in bytes as stored.
 
-    `key` names what is read of it in the work folder. It changes with the path, size or
+    `key` identifies it in the work folder. It changes with the path, size or
     modification time (remote: ETag) of any of its files, and differs for an input given twice.
     """
 
@@ -62,17 +62,15 @@ def find_inputs(names: Sequence[str]) -> list[Input]:
 
 
 def check_inputs(inputs: Sequence[Input], out: Path) -> None:
-    """Check what would stop the run, perhaps hours later, when an input is reached.
+    """Check inputs for errors that would otherwise stop the run hours later.
 
-    Raises Refused for a folder that holds `out`, a file of an unknown format or one that cannot be
-    unpacked, OSError for a file that cannot be opened. Other files within a folder or an archive
-    are no error: they are counted when read.
+    Raises Refused for a folder that contains `out`, a file of an unknown format or one that cannot
+    be unpacked, OSError for a file that cannot be opened. Unknown files within a folder or an
+    archive are no error: they are counted when read.
     """
     for one in inputs:
         if out.resolve().is_relative_to(Path(one.source).resolve()):
-            raise Refused(
-                f"{out}: lies within the input {one.name!r}; choose a folder outside of it"
-            )
+            raise Refused(f"{out}: is within the input {one.name!r}; choose a folder outside of it")
         source = locate(one.source)
         if list_files(source) == [source]:
             _check_format(source)
@@ -88,13 +86,13 @@ def _check_format(file: Source) -> None:
         )
     if not first.inside and detect_format(first.stream.peek(HEAD_BYTES)) is None:
         raise Refused(
-            f"{file.name}: holds no documents (cannot tell the format: it looks like none of "
+            f"{file.name}: contains no documents (unknown format, none of "
             f"{', '.join(FORMATS)}); leave it out"
         )
 
 
 def place_by_name(place: str, inputs: Sequence[Input]) -> str:
-    """Replace the path of an input at the beginning of a tally's place by the input's name."""
+    """Replace the leading path of a tally's place, if it is an input's, by the input's name."""
     for one in inputs:
         before, given, rest = place.partition(one.source.split("?")[0].rstrip("/") or "/")
         if given and not before and rest[:1] in "/:#":  # what may follow a file's name

@@ -1,4 +1,4 @@
-"""Join consecutive blocks of one id, which are pieces of one article, to one document.
+"""Join consecutive blocks with the same id, which are pieces of one article, into one document.
 
 NLM-Chem's PubTator file has a block for each passage: 3,428 blocks of 50 articles.
 """

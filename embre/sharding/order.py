@@ -1,4 +1,4 @@
-"""The order of a shard set: which rows of which parts make up each split, and each shard."""
+"""The order of a shard set: the rows of parts that make up each split and each shard."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SPLITS = ("train", "validation")
 
 
 class Rows(NamedTuple):
-    """The documents of a split in order: index of the part, row in it, number of tokens."""
+    """The documents of a split, in order: index of the part, row in it, number of tokens."""
 
     parts: np.ndarray
     rows: np.ndarray
@@ -39,7 +39,8 @@ def choose_rows(
     num_held = Counter({one.name: 0 for one in held})
     prints = [set(one.prints) for one in held]
     for name in names:
-        # A list of bare ids has no texts; the inputs supply them, to find copies under other ids.
+        # A list of bare ids has no fingerprints; those of its documents in the inputs are used to
+        # find copies under other ids.
         for number, *found in work.read_part_record(name).held:
             num_held[held[number].name] += 1
             prints[number].update(value for value in found if value)
@@ -57,6 +58,7 @@ def choose_rows(
 def cut_into_shards(
     split: str, num_documents: int, shard_documents: int, block_documents: int
 ) -> Iterator[tuple[str, int, int]]:
+    """Yield the name of each shard of a split, and its first and last (exclusive) document."""
     blocks = max(1, shard_documents // block_documents)
     size = blocks * block_documents
     for number, first in enumerate(range(0, num_documents, size)):

@@ -2,7 +2,7 @@
 
     documents ─index_of, to_table─▶ tables ─write_part─▶ one Arrow file ─PartRows─▶ any rows
 
-A part is there when its record is: the small JSON beside it, written last.
+A part is complete when its record exists: a small JSON file beside it, written last.
 """
 
 import hashlib
@@ -22,22 +22,22 @@ from embre.held_out import Fingerprint
 from embre.shards.encode import Encoded
 from embre.shards.mention_row import MENTION_ROW
 
-# The columns that decide whether a document is kept and where it is placed.
+# What decides whether a document is kept, and its place.
 INDEX = np.dtype(
     [
-        ("place", "<u8"),  # where it comes in the shard set
-        ("pmid", "<u8"),  # 0 without one
-        ("name", "<u8"),  # the PMC number, or a hash of whatever other id; 0 without
-        ("text", "<u8"),  # fingerprints of text and title; 0 where too short
+        ("place", "<u8"),  # sort key in the shard set
+        ("pmid", "<u8"),  # 0 if none
+        ("name", "<u8"),  # PMC number, or a hash of another id; 0 if none
+        ("text", "<u8"),  # fingerprints of text and title; 0 if too short
         ("title", "<u8"),
-        ("content", "<u8"),  # a hash of tokens and mentions
-        ("tokens", "<u8"),  # how many
-        ("mentions", "<u8"),  # how many rows
+        ("content", "<u8"),  # hash of tokens, passages and mentions
+        ("tokens", "<u8"),  # number of tokens
+        ("mentions", "<u8"),  # number of mention rows
         ("validation", "?"),
     ]
 )
 _NOT_PMC = 1 << 63
-_LONGEST_NUMBER = 18  # digits that fit below _NOT_PMC
+_MAX_DIGITS = 18  # digits that fit below _NOT_PMC
 
 
 class PartRecord(msgspec.Struct):
@@ -52,10 +52,10 @@ class PartRecord(msgspec.Struct):
 
 
 def split_and_place(name: str, validation_share: float) -> tuple[bool, int]:
-    """Return whether a document is for validation, and its place; both stay as a dump grows.
+    """Return whether a document is for validation, and its place; both depend on its name only.
 
-    The first and the second 8 bytes of BLAKE2b over `place/NAME`, little-endian. The name is the
-    PMID, so that a full text takes the place of its abstract; the id where there is none.
+    They are the first and the second 8 bytes of BLAKE2b over `place/NAME`, little-endian. The name
+    is the PMID, so that a full text takes the place of its abstract, or else the document id.
     """
     digest = hashlib.blake2b(f"place/{name}".encode(errors="replace"), digest_size=16).digest()
     share, place = (int.from_bytes(digest[at : at + 8], "little") for at in (0, 8))
@@ -88,8 +88,8 @@ def index_of(
 def _hash_runs(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """(num_runs,) 64-bit hash of the values from each start to the next, in order.
 
-    The sum of each value mixed with its place, in the manner of SplitMix64. It only has to
-    distinguish versions of one article; it is not cryptographic.
+    The sum of all values, each mixed with its index as in SplitMix64. Not cryptographic: it only
+    has to distinguish versions of one article.
     """
     place = within(np.diff(starts)).astype(np.uint64)
     mixed = values.astype(np.uint64) + place * np.uint64(0x9E3779B97F4A7C15)
@@ -101,7 +101,7 @@ def _hash_runs(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 def _number(digits: str | None) -> int:
     digits = digits or ""
-    return int(digits) if digits.isdecimal() and len(digits) <= _LONGEST_NUMBER else 0
+    return int(digits) if digits.isdecimal() and len(digits) <= _MAX_DIGITS else 0
 
 
 def _name(doc: CheckedDocument) -> int:
@@ -185,16 +185,16 @@ def read_index(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class PartRows:
-    """Documents of several parts: the n-th is row `places[n]` of `table`."""
+    """Documents of several parts; document n is row `places[n]` of `table`."""
 
     table: pa.Table
     places: np.ndarray
 
     @classmethod
     def read(cls, paths: Sequence[Path], parts: np.ndarray, rows: np.ndarray) -> "PartRows":
-        """The n-th document is row `rows[n]` of the part `paths[parts[n]]`.
+        """Read documents: document n is row `rows[n]` of the part at `paths[parts[n]]`.
 
-        Each part is read from the first to the last requested row.
+        Each part is read from its first to its last requested row.
         """
         order = np.lexsort((rows, parts))
         numbers, first = np.unique(parts[order], return_index=True)
@@ -212,7 +212,7 @@ class PartRows:
         return cls(pa.concat_tables(slices).combine_chunks(), places)
 
     def take(self, first: int, last: int) -> Encoded:
-        """The documents `first` to `last`."""
+        """The documents `first` to `last` (exclusive)."""
         return from_table(self.table, self.places[first:last])
 
 

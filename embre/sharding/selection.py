@@ -1,13 +1,10 @@
-"""Selection of the documents of a shard set, and their order.
-
-The result does not depend on the order in which the documents were read.
-"""
+"""Choose the documents of a shard set, independently of the order in which they were read."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# One article may come under one PMID, one PMC number, or with one text.
+# Versions of an article have the same PMID, PMC number or text.
 IDENTITIES = (("pmid", "same_pmid"), ("name", "same_id"), ("text", "same_text"))
 
 
@@ -16,9 +13,9 @@ def choose(
 ) -> tuple[np.ndarray, dict[str, int], list[int]]:
     """Return the kept rows of INDEX by place, drops by reason, and the number held out per list.
 
-    Of the versions of an article the longest is kept (the full text, not the abstract; the
-    abstract, not the title alone), of equally long ones the one with the most mentions. Documents
-    with the text or title of a held-out document are removed, whatever their id.
+    The longest version of an article is kept (full text before abstract, abstract before title),
+    among equally long ones that with the most mentions. Documents with the text or title of a
+    held-out document are removed, whatever their id.
     """
     stays = np.ones(len(index), dtype=bool)
     num_held = []

@@ -1,29 +1,25 @@
 """PubTator or BioC files → a shard set: the recipe.
 
-    inputs ─read_parts─▶ chunks ─encode_part─▶ parts     some megabytes of input each, by workers
-    index of all parts ─choose─▶ the documents that stay, in their order
+    inputs ─parts_to_encode─▶ chunks ─encode_part─▶ parts     of some megabytes each, by workers
+    index of all parts ─choose_rows─▶ the chosen documents, in order
     parts ─write_shards─▶ shards ─_finish─▶ concept table, manifest
 
 Every step leaves a record, so a killed run resumes where it was. The place of a document is a hash
-of its id: the same documents give the same bytes, in any order of reading and for any number of
-workers.
+of its id: the same documents give the same bytes, whatever the order of the inputs and the number
+of workers.
 """
 
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from embre.atomic_files import fsync_tree, write_atomic
-from embre.corpora import read_chunks
-from embre.corpora.raw import Chunk
-from embre.corpora.sources import Watch, locate, stored_sha256
+from embre.corpora.sources import locate, stored_sha256
 from embre.held_out import HoldOutList, read_lists
 from embre.refused import Refused
 from embre.sharding.concept_counts import COUNT, concept_table
@@ -31,9 +27,10 @@ from embre.sharding.damage import refuse_damaged, sources_of
 from embre.sharding.dataset_card import write_card
 from embre.sharding.inputs import Input, check_inputs, find_inputs, place_by_name
 from embre.sharding.order import Rows, choose_rows, cut_into_shards
+from embre.sharding.reading import part_size, parts_to_encode
 from embre.sharding.tasks import Progress, ShardTask, TaskSettings, encode_part, write_shards
 from embre.sharding.tokenizer import keep_tokenizer, nothing_to_shard
-from embre.sharding.work_folder import InputRecord, Plan, WorkFolder, only_writer
+from embre.sharding.work_folder import Plan, WorkFolder, only_writer
 from embre.shards.entities import CONCEPTS, write_concepts
 from embre.shards.shard_set import FORMAT, MANIFEST, Manifest, ShardSet, write_manifest
 from embre.shards.statistics import add_up
@@ -43,8 +40,6 @@ from embre.workers import OneProcess, Workers
 
 TOKENIZER = "tokenizer"
 DROPPED = "dropped.json"
-PARTS_OF_SMALL_INPUTS = 64
-MIN_PART_BYTES, MAX_PART_BYTES = 1 << 20, 32 << 20  # bytes of plain input
 TOKENS_AT_ONCE = 64 << 20  # in the shards of one call of a worker
 
 
@@ -56,13 +51,6 @@ class ShardSettings:
     shard_documents: int = 16384
     validation_share: float = 0.01
     vocabulary: int = 8192
-
-
-class Part(NamedTuple):
-    """The chunks of one call of `encode_part`, consecutive in one input."""
-
-    name: str
-    chunks: list[Chunk]
 
 
 def shard(
@@ -77,14 +65,16 @@ def shard(
 ) -> tuple[Manifest, Tally]:
     """Write a shard set of the inputs (files, folders, archives, patterns, URLs) into `out`.
 
-    Without a tokenizer one is learnt from the documents; either is copied to `out/tokenizer`.
-    Documents of the `hold_out` lists (shipped lists, files of ids, corpora) are left out and
-    counted. The same call resumes a stopped run, with other inputs too: it reads those that are
-    new or changed. If the set is complete the call changes nothing. Raises FileExistsError if
-    another shard set or run is in `out`; Refused if an unfinished run had other options, an input
-    has no known format or differs from that of the complete set, or there is no document to write;
-    DamagedInputs, unless accepted, if an input cannot be read to its end (the work is kept);
-    OSError if `out` is a file or the disk is full.
+    Without `tokenizer_folder` a tokenizer is learnt from the documents; either is copied to
+    `out/tokenizer`. Documents of the `hold_out` lists (shipped lists, files of ids, corpora) are
+    left out and counted. The same call resumes a stopped run; the inputs may then differ, and only
+    new or changed ones are read. If the set is complete, nothing is changed. Returns the manifest
+    and what was dropped or repaired.
+
+    Raises FileExistsError if `out` has another shard set or is being written; Refused if an
+    unfinished run had other options, an input has no known format or differs from that of the
+    complete set, or there is no document to write; DamagedInputs, unless accepted, if an input
+    cannot be read to its end (the parts are kept); OSError if `out` is a file or the disk is full.
     """
     workers, out = workers or OneProcess(), out.absolute()
     found = find_inputs(inputs)
@@ -96,7 +86,7 @@ def shard(
         if (out / MANIFEST).exists():
             work.remove()
             return _complete(out, plan, found), Tally()
-        part_bytes = work.begin(plan, [one.key for one in found], _part_bytes(found))
+        part_bytes = work.begin(plan, [one.key for one in found], part_size(found))
         if not work.tokenizer.exists():
             sources = [source.source for source in found]
             keep_tokenizer(work.tokenizer, tokenizer_folder, sources, held, settings.vocabulary)
@@ -110,7 +100,9 @@ def shard(
         fingerprint = load_tokenizer(work.tokenizer).fingerprint
         found = [one._replace(key=_hash(one.key, fingerprint)[:16]) for one in found]
         run = _hash(plan.digest, fingerprint)
-        for step in workers.run(encode_part, _parts_to_do(found, work, run, part_bytes, progress)):
+        for step in workers.run(
+            encode_part, parts_to_encode(found, work, run, part_bytes, progress)
+        ):
             progress(step)
         if not accept_damaged:
             refuse_damaged(work, found)
@@ -146,50 +138,6 @@ def _hash(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def _part_bytes(found: list[Input]) -> int:
-    total = sum(source.bytes for source in found)
-    return min(max(total // PARTS_OF_SMALL_INPUTS, MIN_PART_BYTES), MAX_PART_BYTES)
-
-
-def read_parts(source: Input, part_bytes: int, tally: Tally, watch: Watch) -> Iterator[Part]:
-    """Read the parts of one input; the same whenever it is read."""
-    waiting: list[Chunk] = []
-    names = (WorkFolder.part_name(source.key, n) for n in count())
-    for chunk in read_chunks(source.source, tally, watch):
-        waiting.append(chunk)
-        if sum(len(chunk.data) for chunk in waiting) >= part_bytes:
-            yield Part(next(names), waiting)
-            waiting = []
-    if waiting:
-        yield Part(next(names), waiting)
-
-
-def _parts_to_do(
-    found: list[Input],
-    work: WorkFolder,
-    run: str,
-    part_bytes: int,
-    progress: Callable[[Progress], None],
-) -> Iterator[tuple[WorkFolder, str, str, list[Chunk]]]:
-    """Yield the calls of `encode_part` that remain to be made."""
-    progress(Progress(stored_bytes_in_all=sum(source.bytes for source in found)))
-    for source in found:
-        if work.is_done(source.key):
-            progress(Progress(stored_bytes=source.bytes))
-            continue
-        tally, watch, num_parts, num_seen = Tally(), Watch(), 0, 0
-        for part in read_parts(source, part_bytes, tally, watch):
-            num_parts += 1
-            progress(Progress(stored_bytes=watch.num_bytes - num_seen))
-            num_seen = watch.num_bytes
-            if not work.part_record(part.name).exists():
-                yield work, run, part.name, part.chunks
-        progress(Progress(stored_bytes=watch.num_bytes - num_seen))
-        seen = {"name": source.name, "bytes": source.bytes, "sha256": watch.sha256.hexdigest()}
-        record = InputRecord(num_parts, seen, dict(tally.counts), tally.examples)
-        write_atomic(work.input_record(source.key), msgspec.json.encode(record))
-
-
 def _shards_to_do(
     order: dict[str, Rows],
     names: list[str],
@@ -205,7 +153,7 @@ def _shards_to_do(
             split, len(rows.parts), settings.shard_documents, settings.block_documents
         ):
             is_done = work.shard_record(name).exists()
-            # A call reads its parts from its first row to its last; do not span finished shards.
+            # A call reads each part from its first to its last row: do not span finished shards.
             if waiting and (is_done or num_tokens >= TOKENS_AT_ONCE):
                 yield work, run, names, waiting
                 waiting, num_tokens = [], 0
@@ -276,7 +224,7 @@ def _finish(
 
 
 def _places(tally: Tally, found: list[Input]) -> bytes:
-    """JSON of reasons: count and first places of what was dropped or repaired, by input name."""
+    """JSON of what was dropped or repaired: by reason, the count and the first places."""
     reasons = {
         reason: {
             "count": count,

@@ -1,6 +1,6 @@
 """The two tasks of the workers of a sharding run: encode a part, write shards.
 
-Each writes its files and then a record. A repeated call writes the same files.
+Each writes its files, then a record. A repeated call writes the same files.
 """
 
 import gc
@@ -62,7 +62,7 @@ def _tools(work: WorkFolder, run: str) -> tuple[TaskSettings, list[HoldOutList],
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Turn off the garbage collector: millions of tuples without cycles, half of the time."""
+    """Disable the garbage collector, which takes half of the time with millions of tuples."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -76,7 +76,7 @@ def _no_garbage() -> Iterator[None]:
 def encode_part(work: WorkFolder, run: str, name: str, chunks: Sequence[Chunk]) -> Progress:
     """Read, check and encode some megabytes of input into one part.
 
-    `run` differs between runs whose settings or tokenizer do: a worker keeps what it loaded for it.
+    `run` identifies settings and tokenizer, which a worker loads once per run.
     """
     settings, held, tokenizer = _tools(work, run)
     tally = Tally()
@@ -109,14 +109,14 @@ def encode_part(work: WorkFolder, run: str, name: str, chunks: Sequence[Chunk]) 
 
 
 def _read(chunk: Chunk, tally: Tally) -> Iterator[tuple[list[CheckedDocument], MentionColumns]]:
-    """Read the documents of a chunk, with mentions as columns; the fast reader takes most."""
+    """Yield the documents of a chunk with their mentions as columns; plain ones are read fast."""
     rest = [chunk]
     if chunk.format == "pubtator":
         plain, rest = read_plain(chunk)
         if plain.docs:
             yield plain.docs, MentionColumns.of_plain(plain)
-    # Pieces of one article stand together, so each stretch of the file is read by itself. Only
-    # PubTator text has them; what follows under one id elsewhere is another version.
+    # Pieces of one article are consecutive, so each stretch of the file is joined separately. Only
+    # PubTator text has pieces; elsewhere a repeated id is another version.
     raws = (read_raw(part, tally, with_relations=False) for part in rest)
     checked = ((check(raw, tally) for raw in part) for part in raws)
     if chunk.format == "pubtator":
@@ -160,7 +160,7 @@ class ShardTask(NamedTuple):
 def write_shards(
     work: WorkFolder, run: str, part_names: Sequence[str], tasks: Sequence[ShardTask]
 ) -> Progress:
-    """Write shards whose documents lie near each other in the parts."""
+    """Write shards whose documents are close to each other in the parts."""
     settings, _, tokenizer = _tools(work, run)
     paths = [work.part(name) for name in part_names]
     parts = np.concatenate([task.parts for task in tasks])

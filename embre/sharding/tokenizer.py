@@ -1,4 +1,4 @@
-"""The tokenizer of a shard set: given, or learnt from the documents that will be in it."""
+"""The tokenizer of a shard set: copied, or learnt from its documents."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +25,9 @@ def keep_tokenizer(
     held: Sequence[HoldOutList],
     vocabulary: int,
 ) -> None:
-    """Copy or learn the tokenizer into `folder`, atomically.
+    """Write a copy of the `given` tokenizer, or a learnt one, to `folder`, atomically.
 
-    Raises Refused if it is to be learnt and there is no document to learn from.
+    Raises Refused if there is no document to learn from.
     """
     with atomic_folder(folder) as partial:
         if given:

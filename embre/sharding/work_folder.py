@@ -21,13 +21,11 @@ from embre.shards.statistics import ShardStatistics
 
 WORK = ".unfinished"
 SHARD_NAMES = ("train-*.tar", "validation-*.tar")
-
-
-WORDS = {"hold_out": "hold-out lists"}  # of a plan's fields
+FIELD_NAMES = {"hold_out": "hold-out lists"}  # of a plan, in messages
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The request that a shard set is made from. `inputs` are names and sizes in bytes."""
+    """The request for a shard set; `inputs` are names and sizes in bytes."""
 
     inputs: list[tuple[str, int]]
     tokenizer: str
@@ -41,7 +39,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """The state of an unfinished run. Its parts have `part_bytes` of plain input each."""
+    """The state of an unfinished run; its parts have `part_bytes` of plain input each."""
 
     plan: Plan
     keys: list[str]
@@ -49,7 +47,7 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 class InputRecord(msgspec.Struct):
-    """An input that was read to its end; `dropped` counts losses outside of its documents."""
+    """An input that was read to its end; `dropped` counts losses outside its documents."""
 
     parts: int
     source: dict[str, int | str]
@@ -116,11 +114,11 @@ class WorkFolder:
         return msgspec.json.decode(self.input_record(key).read_bytes(), type=InputRecord)
 
     def part_names(self, key: str) -> list[str]:
-        """The parts of an input that was read, in order."""
+        """Names of the parts of an input that was read to its end, in order."""
         return [self.part_name(key, n) for n in range(self.read_input_record(key).parts)]
 
     def read_shard_records(self) -> list[ShardRecord]:
-        """Records of all written shards: those for training first, in order."""
+        """Records of all written shards, in order, training shards first."""
         return [
             msgspec.json.decode(path.read_bytes(), type=ShardRecord)
             for path in sorted(self.folder.glob("shard-*.json"))
@@ -130,18 +128,18 @@ class WorkFolder:
         return msgspec.json.decode(self.part_record(name).read_bytes(), type=PartRecord)
 
     def begin(self, plan: Plan, keys: list[str], part_bytes: int) -> int:
-        """Start a run or resume the unfinished one; return the size of its parts.
+        """Start a run or resume the unfinished one; return the size of its parts in bytes.
 
-        The inputs of a resumed run may be others: records and parts of its inputs stay, and what
+        A resumed run may have other inputs: the records and parts of inputs are kept, and what
         depends on all inputs (a learnt tokenizer, shards) is removed. Raises Refused if its plan
-        differs otherwise, FileExistsError if there are shards of an unknown origin.
+        differs otherwise, FileExistsError if there are shards of unknown origin.
         """
         path = self.folder / "begun.json"
         begun = Begun(plan, keys, part_bytes)
         strange = [] if path.exists() else [f for name in SHARD_NAMES for f in self.out.glob(name)]
         if strange:
             raise FileExistsError(
-                f"{strange[0]}: a shard that no run of this folder wrote; remove what is there or "
+                f"{strange[0]}: this shard was not written by a run of this folder; remove it, or "
                 "choose another folder"
             )
         clear_leftovers(self.out)
@@ -150,20 +148,20 @@ class WorkFolder:
             return part_bytes
         before = msgspec.json.decode(path.read_bytes(), type=Begun)
         different = [
-            WORDS.get(name, name)
+            FIELD_NAMES.get(name, name)
             for name in ("tokenizer", "hold_out", "settings")
             if getattr(before.plan, name) != getattr(plan, name)
         ]
         if different:
             raise Refused(
                 f"{self.folder}: an unfinished run had other options ({', '.join(different)}); "
-                "give these again to finish it, or remove that folder to begin anew"
+                "repeat them to finish it, or remove that folder to start again"
             )
         if before.keys != keys:
-            # Without keys until all is removed: stopped here, the next run removes the rest.
+            # Without keys until everything is removed: if killed here, the next run does the rest.
             write_atomic(path, msgspec.json.encode(Begun(plan, [], before.part_bytes)))
             shutil.rmtree(self.tokenizer, ignore_errors=True)
-            # Records first: a record without its shard would pass for a shard that is written.
+            # Records first: a record without its shard would be taken for a written shard.
             for pattern in ("shard-*.json", "shard-*.counts"):
                 _remove_files(self.folder, pattern)
             for pattern in SHARD_NAMES:
@@ -192,7 +190,7 @@ def only_writer(work: WorkFolder) -> Iterator[None]:
         work.folder.mkdir(parents=True, exist_ok=True)
     except NotADirectoryError as error:
         raise NotADirectoryError(
-            f"{work.out}: --out is a file, or lies below one; choose a folder"
+            f"{work.out}: --out is a file or within a file; choose a folder"
         ) from error
     owner, lock = work.folder / "owner.json", filelock.FileLock(work.folder / "lock")
     try:

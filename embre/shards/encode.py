@@ -1,7 +1,7 @@
 """Documents → token ids and mention spans.
 
-`text → passages → word pieces`, and each mention from characters to tokens. No special tokens: the
-stream adds them when it lays documents end to end.
+Passages are tokenized separately, and mentions are mapped from characters to tokens. There are no
+special tokens: the stream adds them when it packs documents into strips.
 """
 
 from collections.abc import Sequence

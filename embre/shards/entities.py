@@ -38,7 +38,7 @@ class EntityVocabulary:
 
     `hashes` (V,) sorted; `ids` (V,) the id within its type of each hash; `sizes` the number of
     concepts by entity type, in the order of ENTITY_TYPES; `table` the rows of the concept table,
-    which are not sent to other processes.
+    ordered by type and id.
     """
 
     hashes: np.ndarray
@@ -48,8 +48,8 @@ class EntityVocabulary:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the table: loader processes only look up hashes, a fifth of the bytes."""
-        none = self.table.schema.empty_table()
-        return EntityVocabulary, (self.hashes, self.ids, self.sizes, none)
+        empty = self.table.schema.empty_table()
+        return EntityVocabulary, (self.hashes, self.ids, self.sizes, empty)
 
     def lookup(self, hashes: np.ndarray) -> np.ndarray:
         """(n,) the id within its type of each concept hash, -1 outside the vocabulary."""
@@ -144,17 +144,17 @@ def vocabulary_of(
     per_type: Mapping[str, TypeLimits] | None = None,
 ) -> EntityVocabulary:
     """Choose from a concept table whose rows are in the order of `write_concepts`."""
-    least, most = np.full(len(TYPE_INDEX), min_count), np.full(len(TYPE_INDEX), max_per_type)
+    min_counts = np.full(len(TYPE_INDEX), min_count)
+    max_sizes = np.full(len(TYPE_INDEX), max_per_type)
     for name, limits in (per_type or {}).items():
         if limits.min_count is not None:
-            least[TYPE_INDEX[name]] = limits.min_count
+            min_counts[TYPE_INDEX[name]] = limits.min_count
         if limits.max_per_type is not None:
-            most[TYPE_INDEX[name]] = limits.max_per_type
+            max_sizes[TYPE_INDEX[name]] = limits.max_per_type
     types, counts = type_numbers(table), table["count"].to_numpy()
     starts = np.searchsorted(types, np.arange(len(TYPE_INDEX)))
     ids = np.arange(len(types)) - starts[types]
-    keep = (counts >= least[types]) & (ids < most[types])
-    chosen = table.filter(pa.array(keep))
+    keep = (counts >= min_counts[types]) & (ids < max_sizes[types])
     hashes, kept_ids = table["hash"].to_numpy()[keep], ids[keep]
     order = np.argsort(hashes)
     sizes = np.bincount(types[keep], minlength=len(TYPE_INDEX))
@@ -162,7 +162,7 @@ def vocabulary_of(
         hashes=hashes[order],
         ids=kept_ids[order].astype(np.int64),
         sizes=tuple(int(size) for size in sizes),
-        table=chosen,
+        table=table.filter(pa.array(keep)),
     )
 
 

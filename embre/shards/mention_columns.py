@@ -93,6 +93,6 @@ def meaning_of(spelling: str) -> Meaning:
     row = entity_type_of(source_type)
     if row is None:
         return Meaning(NOT_USED, (0,), ())
-    names = tuple(dict.fromkeys(ours for ours, _ in split_identifiers(source_type, identifier)))
+    names = tuple(dict.fromkeys(name for name, _ in split_identifiers(source_type, identifier)))
     hashes = tuple([hash_of(row.name, name) for name in names])
     return Meaning(TYPE_INDEX[row.name], hashes or (0,), names)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # runs read shards without importing the writers
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-ASK_AGAIN = 3  # retries if a remote store returns bytes that do not match the manifest
+RETRIES = 3  # if a remote store returns bytes that do not match the manifest
 MEMBERS = frozenset({"docs.npy", "mentions.npy", "meta.json", "tokens.npy"})  # of a block
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")  # a file of the set's own folder
 
@@ -204,8 +204,8 @@ class ShardSet:
         for number, shard in enumerate(manifest.shards):
             if not SHARD_NAME.fullmatch(shard.name):
                 raise Refused(
-                    f"{url}/{MANIFEST}: shards.{number}: {shard.name!r} is no plain name of a tar "
-                    "in the set's own folder"
+                    f"{url}/{MANIFEST}: shards.{number}: {shard.name!r} is not the name of a tar "
+                    "in the folder of the set"
                 )
         return cls(url, manifest)
 
@@ -220,14 +220,14 @@ class ShardSet:
         and digest match. Raises DamagedShard if they do not, for remote stores after retries.
         """
         path = f"{self.url}/{shard.name}"
-        for wait_s in (*islice(backoff_delays(path), ASK_AGAIN), None):
+        for wait_s in (*islice(backoff_delays(path), RETRIES), None):
             data = read_bytes(path)
             if len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256:
                 return list(_read_blocks(data, path))
             if wait_s is not None:
                 time.sleep(wait_s)
         raise DamagedShard(
-            f"{path}: {len(data)} bytes that are not those of the manifest ({shard.bytes} bytes, "
+            f"{path}: {len(data)} bytes that do not match the manifest ({shard.bytes} bytes, "
             "another SHA-256): the shard is damaged; copy or write it again"
         )
 
@@ -253,7 +253,7 @@ def _read_blocks(data: bytes, path: str) -> Iterator[Block]:
         members = set(sample) - {"__key__", "__url__"}
         if members != MEMBERS:  # other WebDataset readers would unpickle a .pkl or .pth
             raise Refused(
-                f"{path}: the members of {sample['__key__']!r} are {sorted(members)}, and not "
+                f"{path}: the members of {sample['__key__']!r} are {sorted(members)}, not "
                 f"{sorted(MEMBERS)}"
             )
         yield Block(
@@ -269,7 +269,7 @@ def _array(sample: dict[str, Any], member: str) -> np.ndarray:
         return np.lib.format.read_array(io.BytesIO(sample[member]), allow_pickle=False)
     except ValueError as error:
         place = f"{sample['__url__']}: {member} of {sample['__key__']!r}"
-        raise Refused(f"{place} is no array of numbers: {error}") from error
+        raise Refused(f"{place} is not an array of numbers: {error}") from error
 
 
 def _mentions_by_type(blocks: Iterable[Block]) -> dict[str, int]:

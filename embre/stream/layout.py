@@ -64,8 +64,8 @@ def lay(settings: BatchSettings, members: Examples) -> tuple[Strip, np.ndarray, 
     tokens, maskable = np.empty(size, dtype=np.int64), np.ones(size, dtype=bool)
     maskable[cu_seqlens[:-1]] = maskable[cu_seqlens[1:] - 1] = False
     tokens[maskable] = members.tokens
-    tokens[cu_seqlens[:-1]] = settings.special.first
-    tokens[cu_seqlens[1:] - 1] = settings.special.last
+    tokens[cu_seqlens[:-1]] = settings.special.cls
+    tokens[cu_seqlens[1:] - 1] = settings.special.sep
     places = position_ids + np.repeat(members.offsets, lengths)
     token_keys = combine(np.repeat(members.keys, lengths), places)
     rows, per_document = members.mentions.copy(), np.diff(members.mention_starts)

@@ -1,1 +1,1 @@
-"""A study: its cells, what came out of them as a table, and its picture."""
+"""Studies: grids of runs, their results as a table, and a plot."""

@@ -69,7 +69,7 @@ def cells(study: StudyConfig) -> list[Cell]:
 
 
 def pairs_to_compare(study: StudyConfig) -> list[tuple[Cell, Cell]]:
-    """Each cell that `compare` names and the one that it is held against, if both are run."""
+    """The pairs of cells to compare, as `compare` says, of which both are run."""
     known = cells(study)
     found = []
     for differ in study.compare:

@@ -1,4 +1,4 @@
-"""Results of a study: read from its runs, compared, and written as a table.
+"""The results of a study: read from its runs, compared, and written as a table.
 
 Shapes: N finished seeds, D held-out documents.
 """

@@ -1,1 +1,1 @@
-"""Word pieces: a backbone's own tokenizer, the same asked once a word, and one learnt."""
+"""WordPiece tokenizers: a backbone's own, the same with a cache of words, and a learnt one."""

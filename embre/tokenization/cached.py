@@ -1,10 +1,11 @@
-"""Word pieces of very many texts: the Hugging Face tokenizer, asked once for each word.
+"""Tokenize very many texts: a Hugging Face tokenizer with a cache of the pieces of words.
 
-    texts ─join─▶ bytes ─▶ words ─▶ rows of a table, cut where they are new ─▶ Pieces
+    texts ─join─▶ bytes ─scan_words─▶ words ─look_up─▶ rows of a table ─lay_pieces─▶ Pieces
 
-BERT's pre-tokenizer separates at white space and punctuation before anything else, so the pieces of
-a word do not depend on its neighbours. Only ASCII is cut here: a run that holds any other character
-goes to Hugging Face as it is, and may come back as several words.
+BERT's pre-tokenizer splits at white space and punctuation before anything else, so the pieces of a
+word do not depend on its neighbours. A "word" here is a run of bytes between ASCII white space and
+punctuation; one with other than ASCII letters and digits is tokenized by Hugging Face, which may
+split it further.
 """
 
 import json
@@ -28,12 +29,12 @@ from embre.tokenization.word_table import (
 )
 from embre.tokenization.words import PUNCTUATION, SPACE, WORD, lay_pieces, scan_words
 
-# Some 100 MB. A full cache is emptied; most words come back at once.
+# About 100 MB. A full cache is emptied; frequent words return at once.
 MAX_WORDS, MAX_LETTERS = 1 << 20, 1 << 26
 
 
 def _classes() -> np.ndarray:
-    """What each byte is. Control characters are removed by BERT and so belong to their word."""
+    """The class of each byte. BERT removes control characters, so they do not separate words."""
     classes = np.full(256, WORD, dtype=np.uint8)
     classes[[ord(c) for c in " \t\n\r"]] = SPACE
     classes[[code for code in range(33, 127) if not chr(code).isalnum()]] = PUNCTUATION
@@ -41,7 +42,7 @@ def _classes() -> np.ndarray:
 
 
 def _folded(lower: bool) -> np.ndarray:
-    """What each byte is to a tokenizer: letters small where it says so."""
+    """The byte to use for each byte: ASCII letters in lower case if `lower`."""
     folded = np.arange(256, dtype=np.uint8)
     if lower:
         folded[ord("A") : ord("Z") + 1] += 32
@@ -51,9 +52,8 @@ def _folded(lower: bool) -> np.ndarray:
 CLASSES = _classes()
 
 
-class _PiecesKnown(NamedTuple):
-    """The pieces that can begin a word, and those that can go on with one; as `cut_words` has
-    them."""
+class _Vocabulary(NamedTuple):
+    """The ASCII pieces that begin a word and those that continue one: arguments of `cut_words`."""
 
     beginnings: WordTable
     begin_ids: np.ndarray
@@ -63,12 +63,13 @@ class _PiecesKnown(NamedTuple):
     longest_word: int
 
     @classmethod
-    def of(cls, model: dict, seed: np.ndarray) -> "_PiecesKnown":
+    def of(cls, model: dict, seed: np.ndarray) -> "_Vocabulary":
+        """The vocabulary of a WordPiece model, as in tokenizer.json."""
         prefix = model["continuing_subword_prefix"]
         pieces = [(piece, number) for piece, number in model["vocab"].items() if piece.isascii()]
-        further = [(p.removeprefix(prefix), n) for p, n in pieces if p.startswith(prefix)]
-        longest = max(len(piece) for piece, _ in pieces), model["max_input_chars_per_word"]
-        return cls(*_as_table(pieces, seed), *_as_table(further, seed), *longest)
+        continuing = [(p.removeprefix(prefix), n) for p, n in pieces if p.startswith(prefix)]
+        limits = max(len(piece) for piece, _ in pieces), model["max_input_chars_per_word"]
+        return cls(*_as_table(pieces, seed), *_as_table(continuing, seed), *limits)
 
 
 def _as_table(pieces: list[tuple[str, int]], seed: np.ndarray) -> tuple[WordTable, np.ndarray]:
@@ -77,7 +78,7 @@ def _as_table(pieces: list[tuple[str, int]], seed: np.ndarray) -> tuple[WordTabl
 
 
 class CachedTokenizer:
-    """A tokenizer with a memory for words. Its tokens and offsets are Hugging Face's own."""
+    """A tokenizer that caches the pieces of words; tokens and offsets equal Hugging Face's."""
 
     def __init__(self, tokenizer: TextTokenizer):
         self._tokenizer = tokenizer
@@ -86,7 +87,7 @@ class CachedTokenizer:
         added = parts["added_tokens"]
         if tokenizer.backend.encode_special_tokens:
             added = [token for token in added if not token["special"]]
-        # What Hugging Face finds in a text before it looks for words.
+        # Added tokens, which Hugging Face finds in a text before it splits words.
         contents = "|".join(re.escape(token["content"]) for token in added)
         self._added = re.compile(contents) if contents else None
         self._by_word = (
@@ -97,12 +98,12 @@ class CachedTokenizer:
         )
         if self._by_word:
             self._seed = random_seed()
-            self._pieces_known = _PiecesKnown.of(parts["model"], self._seed)
+            self._vocabulary = _Vocabulary.of(parts["model"], self._seed)
             self._folded = _folded(lower=bool(parts["normalizer"]["lowercase"]))
-            self._forget()
+            self._clear()
 
     def encode(self, texts: Sequence[str], begins: np.ndarray | None = None) -> Pieces:
-        """What `TextTokenizer.encode` gives, sooner."""
+        """`TextTokenizer.encode`, faster."""
         joined = "\n".join(texts)
         if not self._by_word or (self._added and self._added.search(joined)):
             return self._tokenizer.encode(texts, begins)
@@ -111,32 +112,33 @@ class CachedTokenizer:
         text_starts = np.cumsum(lengths + 1) - (lengths + 1)
         num_rows = int(self._table.rows[0])
         if num_rows > MAX_WORDS or self._table.starts[num_rows] > MAX_LETTERS:
-            self._forget()
+            self._clear()
         num_known = int(self._table.rows[0])
         words = scan_words(data, self._folded, CLASSES, text_starts, self._seed)
         rows = look_up(self._table, words)
         self._table = add_missing(self._table, words, rows)
         if self._table.rows[0] > num_known:
-            self._learn(num_known)
-        # A character counted in all texts, as one counted in its own.
+            self._tokenize_words(num_known)
+        # From characters of the joined texts to characters of each text.
         shifts = -text_starts if begins is None else begins - text_starts
         return Pieces(*lay_pieces(rows, words.chars, shifts, words.first, *self._pieces))
 
-    def _learn(self, first_row: int) -> None:
-        """Cut the words from a row of the table on, and keep their pieces."""
-        counts, *cut = cut_words(self._table, first_row, *self._pieces_known)
-        others = np.flatnonzero(counts == NOT_CUT)
-        whole = self._tokenizer.encode(words_of(self._table, others + first_row))
+    def _tokenize_words(self, first_row: int) -> None:
+        """Cache the pieces of the words of the table from row `first_row` on."""
+        counts, *plain = cut_words(self._table, first_row, *self._vocabulary)
+        rows = np.flatnonzero(counts == NOT_CUT)
+        others = self._tokenizer.encode(words_of(self._table, rows + first_row))
         first = np.cumsum(np.maximum(counts, 0)) - np.maximum(counts, 0)
-        counts[others], first[others] = np.diff(whole.first), len(cut[0]) + whole.first[:-1]
+        counts[rows], first[rows] = np.diff(others.first), len(plain[0]) + others.first[:-1]
         pieces = [
             np.concatenate(columns, dtype=np.int32)
-            for columns in zip(cut, (whole.ids, whole.starts, whole.ends), strict=True)
+            for columns in zip(plain, (others.ids, others.starts, others.ends), strict=True)
         ]
         first += len(self._pieces[2])
         self._pieces = tuple(map(np.append, self._pieces, (first, counts, *pieces)))
 
-    def _forget(self) -> None:
-        none = np.zeros(0, dtype=np.int32)
+    def _clear(self) -> None:
+        empty = np.zeros(0, dtype=np.int32)
         self._table = empty_table(self._seed)
-        self._pieces = (none.astype(np.int64), none, none, none, none)
+        # By row of the table: first piece and number of pieces. By piece: id, start and end.
+        self._pieces = (empty.astype(np.int64), empty, empty, empty, empty)

@@ -1,18 +1,17 @@
-"""A WordPiece tokenizer learnt from documents, for a corpus without a backbone of its own.
+"""Learn a WordPiece vocabulary from documents, for a corpus without a backbone.
 
-The trainer of the tokenizers package breaks ties by chance, so the same corpus gives other tokens
-each time; this one counts, sorts and takes the best, and is the same whenever it is run.
+Deterministic, unlike the trainer of the tokenizers package, which breaks ties at random.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from embre.refused import Refused
-from embre.tokenization.tokenizer import SMALLEST_VOCABULARY
+from embre.tokenization.tokenizer import MIN_VOCABULARY
 
 SPECIALS = {
     "pad_token": "[PAD]",
@@ -21,12 +20,15 @@ SPECIALS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-MOST_WORDS = 50_000
+MAX_WORDS = 50_000
 MAX_PIECE_CHARS = 6
 
 
 def learn_tokenizer(texts: Iterable[str], num_tokens: int, folder: Path) -> None:
-    """Choose about `num_tokens` lower-cased word pieces and save them as a Hugging Face folder."""
+    """Choose about `num_tokens` lower-cased word pieces and save them as a Hugging Face folder.
+
+    Raises Refused if the texts have too few pieces.
+    """
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
     words: Counter[str] = Counter()
@@ -34,26 +36,30 @@ def learn_tokenizer(texts: Iterable[str], num_tokens: int, folder: Path) -> None
         clean = normalizer.normalize_str(text)
         words.update(word for word, _ in splitter.pre_tokenize_str(clean))
     pieces = [*SPECIALS.values(), *choose_pieces(words, num_tokens - len(SPECIALS))]
-    if len(pieces) < SMALLEST_VOCABULARY:
+    if len(pieces) < MIN_VOCABULARY:
         raise Refused(
-            f"only {len(pieces)} word pieces could be learnt: give more documents, or the "
-            "tokenizer of a backbone with --tokenizer"
+            f"only {len(pieces)} word pieces could be learnt: give more documents, or a "
+            "backbone's tokenizer with --tokenizer"
         )
+    save_pieces(folder, pieces)
+
+
+def save_pieces(folder: Path, pieces: Sequence[str]) -> None:
+    """Save a lower-casing BERT tokenizer of `pieces`, which include SPECIALS, in that order."""
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))  # type: ignore[call-arg]
-    tokenizer.normalizer = normalizer  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = splitter  # type: ignore[assignment]
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
     tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIALS)
-    wrapped.save_pretrained(str(folder))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIALS).save_pretrained(str(folder))
 
 
 def choose_pieces(words: Counter[str], num_pieces: int) -> list[str]:
-    """Every character, then the most frequent words, then the parts that save most tokens.
+    """Choose all characters, then the most frequent words, then the parts that save most tokens.
 
-    Half of the room is for words, half for beginnings and `##` continuations of words.
+    Half of the pieces beyond characters are words, half are beginnings and `##` continuations.
     """
-    ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS]
+    ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
     characters = sorted({character for word in words for character in word})
     chosen = dict.fromkeys([*characters, *(f"##{character}" for character in characters)])
     room = max(0, num_pieces - len(chosen))

@@ -1,4 +1,4 @@
-"""A backbone's own tokenizer, as a fast tokenizer with offsets, and its fingerprint."""
+"""A backbone's WordPiece tokenizer: load, save, tokenize with character offsets, fingerprint."""
 
 import hashlib
 import json
@@ -15,24 +15,23 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from embre.refused import Refused
 
-SMALLEST_VOCABULARY = 32
+MIN_VOCABULARY = 32
 MAX_CASED = 100  # pieces with capitals that an uncased vocabulary may have
 JSON_FILES = ("config.json", "tokenizer_config.json")
-# Keys that run code from the folder or fetch kernels. The one excluded is a flag that some
-# versions of transformers wrote into every folder.
+# Keys that run code from the folder or fetch kernels. `…_autoset` is excluded: some versions of
+# transformers wrote this flag into every folder.
 CODE_KEYS = re.compile(
     "auto_map|trust_remote_code|custom_pipelines|_?(attn|experts)_implementation(?!_autoset$).*"
 )
-
-NO_CODE = (None, False, "", {}, "eager", "sdpa")
+NO_CODE = (None, False, "", {}, "eager", "sdpa")  # harmless values of such keys
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
     """The word pieces of several texts, end to end.
 
-    `ids`, `starts`, `ends` (num_tokens,): token id and character span, offset by `begins` of its
-    text. `first` (num_texts + 1,): index of each text's first token, and the total.
+    `ids`, `starts`, `ends` (num_tokens,): token id and character span.
+    `first` (num_texts + 1,): index of each text's first token, and the total.
     """
 
     ids: np.ndarray
@@ -42,30 +41,22 @@ class Pieces:
 
 
 class SpecialTokens(NamedTuple):
-    """Ids of [PAD], [UNK], [CLS] (`first`), [SEP] (`last`) and [MASK]."""
+    """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
 
     pad: int
-    unknown: int
-    first: int
-    last: int
+    unk: int
+    cls: int
+    sep: int
     mask: int
 
 
 @dataclass(frozen=True, slots=True)
 class TextTokenizer:
-    """A WordPiece tokenizer and the ids of its special tokens."""
+    """A WordPiece tokenizer; `vocabulary` is its number of tokens."""
 
     backend: Tokenizer
     vocabulary: int
-    pad: int
-    unknown: int
-    first: int
-    last: int
-    mask: int
-
-    @property
-    def special(self) -> SpecialTokens:
-        return SpecialTokens(self.pad, self.unknown, self.first, self.last, self.mask)
+    special: SpecialTokens
 
     def encode(self, texts: Sequence[str], begins: np.ndarray | None = None) -> Pieces:
         """Tokenize texts into word pieces, without special tokens.
@@ -120,9 +111,9 @@ def refuse_code(folder: str | Path) -> None:
 def load_tokenizer(folder: str | Path) -> TextTokenizer:
     """Load the tokenizer of a Hugging Face folder, without truncation or padding.
 
-    Raises FileNotFoundError if the folder is missing, Refused if it names code to run,
-    holds no usable WordPiece tokenizer (transformers 5 builds one of five tokens, silently, from
-    some folders), or would lower-case the text of a cased vocabulary.
+    Raises FileNotFoundError if the folder is missing; Refused if it names code to run, has no
+    usable WordPiece tokenizer (from some folders transformers 5 silently builds one of five
+    tokens), or would lower-case the text of a cased vocabulary.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(
@@ -138,17 +129,12 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
             f"{folder}: no readable tokenizer; give a Hugging Face folder with "
             f"tokenizer.json or vocab.txt ({type(error).__name__})"
         ) from error
-    specials = {
-        "pad": loaded.pad_token_id,
-        "unknown": loaded.unk_token_id,
-        "first": loaded.cls_token_id,
-        "last": loaded.sep_token_id,
-        "mask": loaded.mask_token_id,
-    }
-    if len(loaded) < SMALLEST_VOCABULARY or None in specials.values():
+    special = SpecialTokens(*(getattr(loaded, f"{n}_token_id") for n in SpecialTokens._fields))
+    if len(loaded) < MIN_VOCABULARY or None in special:
         raise Refused(
-            f"{folder}: its tokenizer has {len(loaded)} tokens and the special tokens {specials}; "
-            "a BERT-type tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] is needed"
+            f"{folder}: its tokenizer has {len(loaded)} tokens and the special tokens "
+            f"{special._asdict()}; a BERT-type tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] is "
+            "needed"
         )
     backend = loaded.backend_tokenizer
     if not isinstance(backend.model, WordPiece):
@@ -161,14 +147,14 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
     backend.no_padding()
     # `[MASK]` written in a text is ordinary text, not the special token.
     backend.encode_special_tokens = True
-    return TextTokenizer(backend=backend, vocabulary=len(loaded), **specials)
+    return TextTokenizer(backend=backend, vocabulary=len(loaded), special=special)
 
 
 def _refuse_lost_case(folder: str | Path, backend: Tokenizer) -> None:
     """Refuse a cased vocabulary with a lower-casing tokenizer.
 
-    A folder without tokenizer_config.json loads as uncased; with a cased vocabulary, as that of
-    the first BioBERT, words would silently be split into letters.
+    A folder without tokenizer_config.json loads as uncased. If its vocabulary is cased, as that of
+    the first BioBERT, words with capitals would silently be split into letters.
     """
     lowercases = getattr(backend.normalizer, "lowercase", False)
     cased = [t for t in backend.get_vocab() if not t.startswith("[") and t != t.lower()]
@@ -189,10 +175,9 @@ def copy_tokenizer(source: str | Path, target: str | Path) -> None:
 
 
 def save_tokenizer(folder: str | Path, tokenizer: TextTokenizer) -> None:
-    """Write a tokenizer where `load_tokenizer`, or any Hugging Face program, finds it."""
-    names = {"pad": "pad", "unk": "unknown", "cls": "first", "sep": "last", "mask": "mask"}
+    """Write a tokenizer as a Hugging Face folder."""
     specials = {
-        f"{theirs}_token": tokenizer.backend.id_to_token(getattr(tokenizer, ours))
-        for theirs, ours in names.items()
+        f"{name}_token": tokenizer.backend.id_to_token(number)
+        for name, number in tokenizer.special._asdict().items()
     }
     PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, **specials).save_pretrained(folder)

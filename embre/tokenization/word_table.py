@@ -1,15 +1,14 @@
-"""Different words, looked up, added and cut: compiled loops of `CachedTokenizer`.
+"""A hash table of words: compiled loops of `CachedTokenizer`.
 
     Words ─look_up, add_missing─▶ their rows in a table
-    rows that are new ─cut_words─▶ their pieces
+    new rows ─cut_words─▶ their pieces
 
-A table holds different words, each once. Its rows never move, so what is kept beside them stays
-true as it grows. Words are hashed as FNV-1a does, with a start and a multiplier drawn for each
-tokenizer, so that a file made up beforehand does not make its words meet in one slot. The hash
-decides nothing else: rows are numbered in the order in which words come.
+A table has each word once, in a row numbered in order of insertion, which never moves. Words are
+hashed with FNV-1a, whose offset and multiplier are random for each tokenizer, so that no input file
+can be crafted to have many collisions. Results do not depend on the hash.
 
-What calls each other stands in this one file: Numba keeps what it compiled until the file of a
-function changes, and would not see a change of what the function calls in another one.
+Functions that call each other are in this one file: Numba caches compiled code until the file of a
+function changes, and does not notice changes of functions called in other files.
 """
 
 import secrets
@@ -21,17 +20,17 @@ from numba import njit
 
 from embre.tokenization.words import Words
 
-NOT_CUT = -1  # in place of the number of pieces
+NOT_CUT = -1  # instead of the number of pieces
 
-_ROWS, _LETTERS = 1 << 10, 1 << 13  # of an empty table
+_ROWS, _LETTERS = 1 << 10, 1 << 13  # initial capacity of a table
 
 
 class WordTable(NamedTuple):
-    """Different words, found by what they are.
+    """An open-addressing hash table of distinct words.
 
-    Word `row` is `letters[starts[row] : starts[row + 1]]`; `rows[0]` is how many there are.
-    `slots` (a power of two) has the row whose hash leads there, or -1. All may be longer than what
-    is used. Hashes of other seeds mean nothing to it.
+    Word `row` is `letters[starts[row] : starts[row + 1]]`; `rows[0]` is the number of rows.
+    `slots` (a power of two) has a row or -1. All arrays may be longer than their used part. Words
+    to look up must be hashed with the same `seed`.
     """
 
     slots: np.ndarray  # int32
@@ -39,11 +38,11 @@ class WordTable(NamedTuple):
     starts: np.ndarray  # int64
     letters: np.ndarray  # uint8
     rows: np.ndarray  # (1,) int64
-    seed: np.ndarray  # (2,) uint64, what a hash starts from and is multiplied by
+    seed: np.ndarray  # (2,) uint64, offset and multiplier of the hash
 
 
 def random_seed() -> np.ndarray:
-    """A seed for tables and the words that are looked up in them; the multiplier is odd."""
+    """A random seed for tables and the words looked up in them; the multiplier is odd."""
     return np.array([secrets.randbits(64), secrets.randbits(64) | 1], dtype=np.uint64)
 
 
@@ -59,14 +58,14 @@ def empty_table(seed: np.ndarray) -> WordTable:
 
 
 def table_of(words: Sequence[bytes], seed: np.ndarray) -> WordTable:
-    """A table whose row n is the n-th of some different words."""
+    """A table of distinct words, in their order."""
     ends = np.cumsum([len(word) for word in words], dtype=np.int64)
     letters = np.frombuffer(bytearray(b"".join(words)), dtype=np.uint8)
     return _add_all(empty_table(seed), letters, ends)
 
 
 def words_of(table: WordTable, rows: np.ndarray) -> list[str]:
-    """The words of some rows."""
+    """The words of `rows`."""
     spans = zip(table.starts[rows].tolist(), table.starts[rows + 1].tolist(), strict=True)
     return [table.letters[start:end].tobytes().decode() for start, end in spans]
 
@@ -82,9 +81,9 @@ def _slot_of(
     begin: int,
     end: int,
 ) -> np.uint64:
-    """The slot of the word `word[begin:end]`, or the empty one where it would be.
+    """The slot of the word `word[begin:end]` with hash `key`, or the empty slot for it.
 
-    Takes the arrays of a table one by one: to hand on a tuple of arrays costs more than the search.
+    Takes the arrays of a table separately: passing a tuple of arrays costs more than the search.
     """
     last = np.uint64(len(slots) - 1)
     slot = (key ^ (key >> np.uint64(32))) & last
@@ -106,7 +105,7 @@ def _slot_of(
 
 @njit(cache=True)
 def _grown(table: WordTable, num_letters: int) -> WordTable:
-    """The table with room for one more word of some letters."""
+    """The table with capacity for one more word of `num_letters` bytes."""
     row = table.rows[0]
     slots, hashes, starts, letters = table.slots, table.hashes, table.starts, table.letters
     if row + 1 >= len(hashes):
@@ -131,7 +130,7 @@ def _grown(table: WordTable, num_letters: int) -> WordTable:
 
 @njit(cache=True)
 def _add(table: WordTable, key: np.uint64, word: np.ndarray, begin: int, end: int) -> WordTable:
-    """The table with a word that it did not have, in its next row."""
+    """Add a new word in the next row; returns the table, which may have been reallocated."""
     row = table.rows[0]
     table = _grown(table, end - begin)
     at = table.starts[row]
@@ -158,7 +157,7 @@ def _add_all(table: WordTable, letters: np.ndarray, ends: np.ndarray) -> WordTab
 
 @njit(cache=True)
 def look_up(table: WordTable, words: Words) -> np.ndarray:
-    """(num_words,) the row of each word, -1 for those that the table does not have."""
+    """(num_words,) the row of each word, -1 if it is not in the table."""
     rows = np.empty(len(words.keys), dtype=np.int32)
     slots, hashes, starts, letters, _, _ = table
     keys, begins, ends, _, _, spelt = words
@@ -171,7 +170,7 @@ def look_up(table: WordTable, words: Words) -> np.ndarray:
 
 @njit(cache=True)
 def add_missing(table: WordTable, words: Words, rows: np.ndarray) -> WordTable:
-    """The table with the words that it did not have, and their rows in the place of -1."""
+    """Add the words whose entry of `rows` is -1, and fill in their rows; returns the table."""
     keys, begins, ends, _, _, spelt = words
     for word in np.flatnonzero(rows < 0):
         slots, hashes, starts, letters, num_rows, _ = table
@@ -195,11 +194,11 @@ def cut_words(
     longest_piece: int,
     longest_word: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """WordPiece of the words from a row on: the longest piece that is known, and so on behind it.
+    """Cut the words from row `first_row` on into pieces, greedily by longest match (WordPiece).
 
-    Only words of ASCII letters and digits, which no normalizer changes, are cut here. Number of
-    pieces (num_words,), NOT_CUT for all others and for what no pieces make up; then id, start and
-    end (num_pieces,) of all.
+    Cuts only words of ASCII letters and digits, which no normalizer changes further. Returns the
+    number of pieces (num_words,), NOT_CUT for other words and those that pieces cannot spell, and
+    the id, start and end (num_pieces,) of all pieces.
     """
     num_words = table.rows[0] - first_row
     counts = np.full(num_words, NOT_CUT, dtype=np.int32)

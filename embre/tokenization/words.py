@@ -1,7 +1,6 @@
-"""Texts in bytes to words, and words back to the tokens of texts: compiled loops of
-`CachedTokenizer`.
+"""Split texts into words, and concatenate the pieces of words: compiled loops of `CachedTokenizer`.
 
-    bytes ─scan_words─▶ Words ─word_table─▶ their rows in a table ─lay_pieces─▶ tokens
+bytes ─scan_words─▶ Words ─word_table─▶ their rows in a table ─lay_pieces─▶ tokens
 """
 
 from typing import NamedTuple
@@ -9,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-WORD, SPACE, PUNCTUATION = 0, 1, 2  # what a byte is
+WORD, SPACE, PUNCTUATION = 0, 1, 2  # classes of bytes
 
 
 class Words(NamedTuple):
-    """The words of some texts.
+    """The words of texts.
 
-    Hash, place in `letters`, and first character (num_words,) of each. `first` (num_texts + 1,) is
-    the first word of each text.
+    (num_words,) hash `keys`, spans `begins` to `ends` in `letters`, and first characters `chars`.
+    `first` (num_texts + 1,) is the index of the first word of each text.
     """
 
     keys: np.ndarray
@@ -35,10 +34,10 @@ def scan_words(
     text_starts: np.ndarray,
     seed: np.ndarray,
 ) -> Words:
-    """The words of texts in UTF-8 that lie end to end, a space between them.
+    """Split texts into words and punctuation. `data` is their UTF-8, separated by one space.
 
-    `folded` and `classes` (256,) say what each byte becomes and what it is. `text_starts`
-    (num_texts,) is the character at which each text begins.
+    `folded` and `classes` (256,) are the replacement and the class of each byte; `text_starts`
+    (num_texts,) the character at which each text begins.
     """
     size = len(data)
     keys, letters = np.empty(size, dtype=np.uint64), np.empty(size, dtype=np.uint8)
@@ -84,19 +83,19 @@ def lay_pieces(
     starts: np.ndarray,
     ends: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The tokens of words: id, first and last character (num_tokens,) and each text's first token.
+    """Concatenate the pieces of the words of texts.
 
-    `shifts` (num_texts,) is added to the characters of each text. The pieces of a row are
-    `counts[row]` from `first[row]` on in `ids`, `starts` and `ends`.
+    `rows` and `chars` (num_words,) are the row and the first character of each word, `first_word`
+    (num_texts + 1,) the first word of each text; `shifts` (num_texts,) is added to the characters
+    of each text. A row has `counts[row]` pieces, from `first[row]` on in `ids`, `starts`, `ends`.
+    Returns id, start and end (num_tokens,), and the first token of each text (num_texts + 1,).
     """
     num_tokens = 0
     for row in rows:
         num_tokens += counts[row]
     all_ids = np.empty(num_tokens, dtype=np.int32)
-    all_starts, all_ends = (
-        np.empty(num_tokens, dtype=np.int64),
-        np.empty(num_tokens, dtype=np.int64),
-    )
+    all_starts = np.empty(num_tokens, dtype=np.int64)
+    all_ends = np.empty(num_tokens, dtype=np.int64)
     first_token = np.empty(len(first_word), dtype=np.int64)
     token = 0
     for text in range(len(first_word) - 1):

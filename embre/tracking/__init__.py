@@ -1,4 +1,4 @@
-"""What a run tells: events on disk, metrics and models in MLflow. The one door to mlflow."""
+"""Tracking of runs: events on disk, metrics and models in MLflow. The only door to mlflow."""
 
 from embre.tracking.events import Tracker, read_events
 

@@ -1,4 +1,4 @@
-"""The curves of a run as pictures: losses, and on held-out documents how much is right."""
+"""Plots of a run: its losses, and its accuracies on the validation split."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,7 @@ Points = Mapping[int, float]
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A part of the picture of accuracies; of each line its label, what events call it, and its
-    colour."""
+    """A panel of the plot of accuracies; `lines` are label, name in events, and colour."""
 
     title: str
     lines: Sequence[tuple[str, str, str]]
@@ -57,10 +56,10 @@ PANELS = (
 
 
 def draw_curves(folder: Path) -> list[Path]:
-    """Draw what the events of the run in a folder have: no picture without a point.
+    """Draw the plots for which the events of the run in `folder` have points; return their paths.
 
-    Of a step that was done twice the later counts. Dots on the losses are measured on the
-    validation split, and so are all accuracies; dotted lines are restarts.
+    A repeated step counts as in its last execution. Dots on the losses, and all accuracies, are
+    those of the validation split; dotted lines are restarts.
     """
     by_name: dict[str, dict[int, float]] = defaultdict(dict)
     restarts = []
@@ -100,22 +99,22 @@ def _draw_accuracies(
 ) -> None:
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    with panels_of(path, PANEL_INCHES * rows + 0.4, rows, columns) as found:
-        for axes, panel in zip(found, panels, strict=False):
+    with panels_of(path, PANEL_INCHES * rows + 0.4, rows, columns) as grid:
+        for axes, panel in zip(grid, panels, strict=False):
             for label, name, colour in panel.lines:
                 if points := measured.get(name):
                     _line(axes, points, colour, label, width=2.2 if label == ALL else 1.5)
             axes.set_title(panel.title, loc="left", color=INK, fontsize=9)
-        for axes in found:
+        for axes in grid:
             _finish(axes, restarts)
-        for axes in found[-columns:]:
+        for axes in grid[-columns:]:
             axes.set_xlabel("step", color=INK)
-        for first in range(0, len(found), columns):
-            _legend(found[first : first + columns])
+        for first in range(0, len(grid), columns):
+            _legend(grid[first : first + columns])
 
 
 def _legend(row: Sequence[Axes]) -> None:
-    """One beside the panels of a row, which have most of their lines in common."""
+    """Draw one legend beside a row of panels, which share most of their lines."""
     pairs = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in row]
     by_label = {label: handle for panel in pairs for handle, label in panel}
     if RESTART in by_label:

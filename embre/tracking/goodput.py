@@ -1,4 +1,4 @@
-"""Computes goodput and the cost of restarts from the events of a run.
+"""Compute goodput and the cost of restarts from the events of a run.
 
 Goodput is useful time / wall time (as in Google's ML Goodput). Useful is the time of steps that no
 restart repeated; wall time runs from the first start to the last event, without the time in which
@@ -49,15 +49,14 @@ def _up_to(limit: int, first: int, last: int, seconds: float) -> tuple[int, int,
 
 
 def lost_by_restart(events: Iterable[dict[str, Any]], step: int, now: float) -> dict[str, Any]:
-    """What a restart at `step` costs a run with these events: the number of the attempt, the steps
-    that are repeated (`lost_steps`), and the seconds since the last event (`down_s`)."""
+    """The cost of a restart at `step` of a run with these events: the number of the `attempt`, the
+    number of repeated steps (`lost_steps`), and the seconds since the last event (`down_s`)."""
     events = [event for event in events if event["event"] not in EARLY]
     starts = [at for at, event in enumerate(events) if event["event"] == "started"]
     attempt = 1 + len(starts)
     last = events[starts[-1] :] if starts else []
-    last = [
-        event for event in last if event["time"] >= last[0]["time"]
-    ]  # without an older heartbeat
+    # Without an older heartbeat.
+    last = [event for event in last if event["time"] >= last[0]["time"]]
     done = max((event["step"] for event in last if event["event"] == "step"), default=0)
     down_s = round(now - max(event["time"] for event in last), 1) if last else 0.0
     down_s = max(0.0, down_s)  # rank 0 may come back on a machine whose clock is behind

@@ -19,9 +19,9 @@ BEGIN_OF_DIGEST = re.compile(r"[0-9a-f]{8,64}")
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Relation models and the encoders that they come from, which may be registered or not.
+    """Relation models and their encoders.
 
-    An encoder that is not has no number, and what the relation models tell of it as tags.
+    An encoder that is not registered has no number; its tags are taken from its relation models.
     """
 
     encoders: list[Version]
@@ -29,8 +29,10 @@ class Lineage:
 
 
 def lineage_of(name: str, uri: str) -> Lineage:
-    """All that hangs together with a registered name, or with a shard set by (the begin of) its
-    digest. Raises Refused where the registry has neither."""
+    """The lineage of a registered name, or of a shard set given by (the start of) its digest.
+
+    Raises Refused if the registry has neither.
+    """
     found = versions_of(name, uri)
     models = [version for version in found if ENCODER_DIGEST in version.tags]
     encoders = [version for version in found if ENCODER_DIGEST not in version.tags]
@@ -45,14 +47,14 @@ def lineage_of(name: str, uri: str) -> Lineage:
         encoders += versions_tagged(DIGEST, digest, uri) or [_unregistered(model)]
     if not models and not encoders:
         raise Refused(
-            f"{name}: no such name or digest of a shard set in the registry, which has "
-            f"{', '.join(names(uri)) or 'none'}"
+            f"{name}: the registry has no such name and no model of such a shard set; registered "
+            f"names: {', '.join(names(uri)) or 'none'}"
         )
     return Lineage(_once(encoders), _once(models))
 
 
 def _unregistered(model: Version) -> Version:
-    """The encoder of a relation model, by what that tells of it."""
+    """The encoder of a relation model, from the tags of the model."""
     prefix = "embre.encoder."
     tags = {
         f"embre.{key.removeprefix(prefix)}": value
@@ -63,6 +65,6 @@ def _unregistered(model: Version) -> Version:
 
 
 def _once(versions: list[Version]) -> list[Version]:
-    """In their order; a version is known by its name, number and digest."""
+    """Remove duplicates: versions of the same name, number and digest."""
     by_key = {(v.name, v.number, v.tags.get(DIGEST)): v for v in versions}
     return list(by_key.values())

@@ -1,4 +1,4 @@
-"""What code makes a run, and for whom: the tags of its MLflow run that say so."""
+"""Tags of an MLflow run that name the code and the Ray job that made it."""
 
 import json
 import os
@@ -11,17 +11,17 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY
 from embre import __version__
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets for what a submitted job starts
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in processes of a submitted job
 
 
 def origin_tags() -> dict[str, str]:
-    """The version of embre; of a git checkout the commit under MLflow's own names, and whether
-    files of it were changed; the submission id of a job of Ray."""
+    """The version of embre; in a git checkout its commit and whether it is dirty, under MLflow's
+    own names; in a Ray job its submission id."""
     return {"embre.version": __version__, **_commit(CHECKOUT), **_ray_job()}
 
 
 def _commit(folder: Path) -> dict[str, str]:
-    """Nothing of a package that was installed, though it may lie within somebody's checkout."""
+    """The commit of a checkout; empty for an installed package, even within another checkout."""
     if not (folder / ".git").exists():
         return {}
     with suppress(OSError, subprocess.SubprocessError):  # no git here, or it does not trust us
@@ -38,6 +38,6 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def _ray_job() -> dict[str, str]:
-    told = json.loads(os.environ.get(RAY_JOB, "{}")).get("metadata", {})
-    job = told.get("job_submission_id")
+    metadata = json.loads(os.environ.get(RAY_JOB, "{}")).get("metadata", {})
+    job = metadata.get("job_submission_id")
     return {"embre.ray_job": job} if job else {}

@@ -1,7 +1,7 @@
-"""Registers encoders and relation models in MLflow with their lineage, and fetches them again.
+"""Register encoders and relation models in MLflow with their lineage, and fetch them.
 
-A version is a pyfunc model from code, with safetensors weights and this package's code: it loads
-with its own requirements alone, and nothing in it is pickled.
+A version is a pyfunc model from code, with safetensors weights and the code of this package: it
+needs only its own requirements, and nothing in it is pickled.
 """
 
 import io
@@ -120,9 +120,9 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     with atomic_folder(target) as partial:
         registered = _download(model_uri, tracking_uri, partial)
         digest = folder_digest(partial)
-        if digest != (registered or digest):  # a version that others made has none
+        if digest != (registered or digest):  # a version made by other programs has none
             raise Refused(
-                f"{model_uri}: its files have the digest {digest}, and {registered} was "
+                f"{model_uri}: its files have the digest {digest}, but {registered} was "
                 "registered: they are damaged or were changed; register the model again"
             )
     return target
@@ -130,7 +130,7 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
 
 def _download(model_uri: str, tracking_uri: str, target: Path) -> str | None:
     """Write the model folder of a version; returns the digest that it was registered with."""
-    # MLflow would leave what it loads in the system's folder for temporary files.
+    # Otherwise MLflow would leave the download in the system's temporary folder.
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent) as scratch:
         try:
@@ -138,12 +138,12 @@ def _download(model_uri: str, tracking_uri: str, target: Path) -> str | None:
                 client = MlflowClient(tracking_uri)
                 name, *number = map(str, get_model_name_and_version(client, model_uri))
                 tags = client.get_model_version(name, *number).tags if number else {}
-                # By its number: the alias may move in between.
+                # By number, because the alias may move in between.
                 numbered = "/".join([f"models:/{name}", *number])
                 with patient_mlflow():
                     found = Path(download_artifacts(numbered, dst_path=scratch))
         except MlflowException as error:
-            if error.error_code not in ABSENT:  # a server that does not answer says nothing of it
+            if error.error_code not in ABSENT:  # for instance, the server does not respond
                 raise
             raise Refused(
                 f"{model_uri}: the registry at {tracking_uri} has no such model "
@@ -152,18 +152,18 @@ def _download(model_uri: str, tracking_uri: str, target: Path) -> str | None:
             ) from error
         folders = [path.parent for path in (found / "artifacts").rglob("config.json")]
         if len(folders) != 1:
-            raise Refused(f"{model_uri}: holds no model of this project (no config.json)")
+            raise Refused(f"{model_uri}: not a model of embre (no config.json)")
         folders[0].rename(target)
     return tags.get(DIGEST)
 
 
 def lineage_tags(folder: Path) -> dict[str, str]:
-    """What a model came from, as its folder says, in the form of version tags."""
+    """The lineage recorded in a model's folder, as version tags."""
     return {f"embre.{key}": value for key, value in _flatten(read_lineage(folder))}
 
 
 def requirements() -> list[str]:
-    """The packages that a registered model needs, at the versions it was made with."""
+    """The requirements of a registered model, pinned to the installed versions."""
     installed = {name: version(name).split("+")[0] for name in REQUIREMENTS}
     return [f"{name}=={number}" for name, number in installed.items()]
 

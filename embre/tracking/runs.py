@@ -1,4 +1,4 @@
-"""Opens MLflow runs: the driver opens one per job, and restarts resume it."""
+"""Open MLflow runs: the driver opens one per job, and restarts resume it."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ WAIT_FOR_STORE_S = 120.0  # creating a database can take ten seconds on a busy m
 
 @dataclass(frozen=True, slots=True)
 class RunHandle:
-    """What another process needs to log to a run, and the fingerprint of its config and data."""
+    """The address of an MLflow run; `made_of` is the fingerprint of the run's config and data."""
 
     uri: str
     run_id: str
@@ -110,8 +110,9 @@ def open_run(
                 _log_start(client, handle, config, lineage)
         return Opened(handle, run.info.status)
     experiment = _experiment(client, config, uri)
-    known = {**origin_tags(), **tags, **_lineage_tags(lineage)}
-    run = client.create_run(experiment, run_name=config.name, tags=known)
+    digests = {f"embre.digest.{name}": digest for name, digest in lineage.items()}
+    all_tags = {**origin_tags(), **tags, **digests}
+    run = client.create_run(experiment, run_name=config.name, tags=all_tags)
     handle = RunHandle(uri, run.info.run_id, made_of)
     (folder / SENT).unlink(missing_ok=True)
     write_atomic(folder / RUN_FILE, json.dumps(asdict(handle)).encode())
@@ -188,7 +189,7 @@ def best_effort(what: str, required: bool = False) -> Iterator[None]:
     `required`, into Refused."""
     try:
         yield
-    except Exception as error:  # whatever a store raises
+    except Exception as error:  # stores raise errors of many libraries
         if required and isinstance(error, Refused):
             raise
         if required:
@@ -196,12 +197,15 @@ def best_effort(what: str, required: bool = False) -> Iterator[None]:
                 f"{what} failed, and tracking.required is set: {short(error)}; correct "
                 "tracking.uri or wait for the server"
             ) from error
-        log.warning("%s failed, the run goes on; its events are on disk: %s", what, short(error))
+        log.warning("%s failed, the run continues; events are on disk: %s", what, short(error))
 
 
 def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
-    """The id of the experiment; with a local database its files lie beside it, and not in
-    whatever folder the command was given in."""
+    """The id of the experiment, which is created if needed.
+
+    With a local database, artifacts go to the storage folder; MLflow's default is the working
+    directory.
+    """
     name = config.tracking.experiment
     folder = Path(config.storage).absolute() / "mlartifacts"
     files = folder.as_uri() if sqlite_file(uri) else None
@@ -210,7 +214,7 @@ def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
         try:
             return client.create_experiment(name, artifact_location=files)
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another run may have made it meanwhile
+            found = client.get_experiment_by_name(name)  # another run may have created it
             if found is None:
                 raise
     return found.experiment_id
@@ -219,7 +223,7 @@ def _experiment(client: MlflowClient, config: RunConfig, uri: str) -> str:
 def _log_start(
     client: MlflowClient, handle: RunHandle, config: RunConfig, lineage: Mapping[str, str]
 ) -> None:
-    """The config as a file and as parameters, the data as inputs."""
+    """Log the config as a file and as parameters, and the data as inputs."""
     with best_effort("logging the config and the data", config.tracking.required):
         client.log_text(handle.run_id, dump_config(config), "config.yaml")
         for name, digest in lineage.items():
@@ -232,13 +236,12 @@ def _log_start(
         client.log_batch(handle.run_id, params=params)
 
 
-def _lineage_tags(lineage: Mapping[str, str]) -> dict[str, str]:
-    return {f"embre.digest.{name}": digest for name, digest in lineage.items()}
-
-
 def parameters(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """A config's values by `section.key`. A mapping whose keys a user chooses is one value, in
-    JSON: MLflow refuses a key like `up-regulates(+)`, and more than a hundred parameters."""
+    """Yield the values of a config by `section.key`.
+
+    A mapping with keys chosen by the user is one value, in JSON: MLflow refuses keys such as
+    `up-regulates(+)`, and more than a hundred parameters.
+    """
     plain = section.model_dump(mode="json")
     for key, value in section:
         if isinstance(value, BaseModel):
@@ -250,15 +253,15 @@ def parameters(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def reachable(uri: str) -> str:
-    """Why a tracking store does not answer, or ''."""
+    """The reason why a tracking store does not respond; '' if it does."""
     quiet_mlflow()
     try:
         MlflowClient(uri).search_experiments(max_results=1)
-    except Exception as error:  # whatever a store raises is the finding
+    except Exception as error:  # any error of a store is the result
         return short(error)
     return ""
 
 
 def short(error: Exception) -> str:
-    """An error in one line, without what a URL in it may keep secret."""
+    """An error message in one line, without the secrets of URLs."""
     return " ".join(without_secrets(str(error)).split())[:200]

@@ -164,7 +164,7 @@ def _wait_for(thread: threading.Thread, folder: Path) -> None:
         return
     with suppress(OSError):
         silent.touch()
-        _log_untracked(folder, f"no answer for {GIVE_UP_AFTER_S:g} s")
+        _log_untracked(folder, f"no response for {GIVE_UP_AFTER_S:g} s")
 
 
 def _log_untracked(folder: Path, why: str) -> None:

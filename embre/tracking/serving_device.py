@@ -10,7 +10,7 @@ from embre.refused import Refused
 def serving_device() -> torch.device:
     """The device of EMBRE_DEVICE if set, else a GPU if there is one, else the CPU.
 
-    Raises Refused for a name that is no device.
+    Raises Refused for an unknown device.
     """
     name = os.environ.get("EMBRE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

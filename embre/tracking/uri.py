@@ -1,4 +1,4 @@
-"""Where MLflow keeps runs and models: the address that is given, checked before it is used."""
+"""The URI of the tracking store and registry, resolved and checked."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,10 @@ VARIABLE = "MLFLOW_TRACKING_URI"
 def resolve_uri(
     given: str | None, storage: str | Path = "runs", key: str = "--tracking-uri"
 ) -> str:
-    """What `key` gives, else the environment, else a sqlite file in `storage`; nothing is written.
+    """The `given` URI, else that of the environment, else a sqlite file in `storage`.
 
-    Raises ConfigError for a folder, and where a password would be written down.
+    Writes nothing. `key` names the origin of `given` in messages. Raises ConfigError for a folder,
+    and for a URI with a user, password or other secret.
     """
     uri = given or os.environ.get(VARIABLE)
     if not uri:
@@ -27,22 +28,21 @@ def resolve_uri(
         pattern.search(uri) for pattern in SECRETS.values()
     ):
         raise ConfigError(
-            f"{key}: a user or password is in it, and would be written down; set "
+            f"{key}: contains a user or password, which would be written to disk; set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
     if uri.startswith("file:") or not (is_url(uri) or uri == "databricks"):
         raise ConfigError(
-            f"{key}: {uri} is a folder, and MLflow no longer keeps runs in folders; give "
+            f"{key}: {uri} is a folder, which MLflow no longer supports as a store; give "
             "sqlite:///PATH/mlflow.db or the URL of a server, or leave it out"
         )
     return uri
 
 
 def refuse_missing(uri: str) -> None:
-    """FileNotFoundError for a sqlite file that is not there, where a model is looked for: MLflow
-    would make it, and its folders."""
+    """Raise FileNotFoundError for a missing sqlite file, which MLflow would create."""
     file = sqlite_file(uri)
     if file and not file.exists():
         raise FileNotFoundError(
-            f"there is no registry at {uri}: give tracking.uri (--tracking-uri), or set {VARIABLE}"
+            f"no registry at {uri}; give tracking.uri (--tracking-uri) or set {VARIABLE}"
         )

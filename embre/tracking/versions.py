@@ -1,4 +1,4 @@
-"""What the registry has: versions with their aliases and tags, by name, alias or tag."""
+"""Queries of the registry: versions with their aliases and tags, by name, alias or tag."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 
 from embre.tracking.runs import quiet_mlflow
 
-# What MLflow says of a name that is not there, and of an alias that is not.
+# MLflow's error codes for a missing name and for a missing alias.
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -24,7 +24,7 @@ class Version:
 
 
 def aliased(name: str, alias: str, uri: str) -> Version | None:
-    """The version that an alias points to; None where there is no such name or alias."""
+    """The version that an alias points to; None if there is no such name or alias."""
     quiet_mlflow()
     try:
         found = MlflowClient(uri).get_model_version_by_alias(name, alias)
@@ -36,19 +36,19 @@ def aliased(name: str, alias: str, uri: str) -> Version | None:
 
 
 def versions_of(name: str, uri: str) -> list[Version]:
-    """All versions of a name, the newest first."""
-    if "'" in name:  # no name has one, and it would end the condition
+    """All versions of a name, newest first."""
+    if "'" in name:  # it would end the string of the condition; no name has one
         return []
     return _search(f"name = '{name}'", uri)
 
 
 def versions_tagged(tag: str, begin: str, uri: str) -> list[Version]:
-    """All versions of all names whose tag, a digest, begins so; by name, the newest first."""
+    """All versions whose `tag`, a digest, starts with `begin`; by name, newest first."""
     return _search(f"tags.`{tag}` LIKE '{begin}%'", uri)
 
 
 def names(uri: str) -> list[str]:
-    """All names in the registry."""
+    """All registered names, sorted."""
     quiet_mlflow()
     return sorted(found.name for found in MlflowClient(uri).search_registered_models())
 
@@ -62,7 +62,7 @@ def _search(condition: str, uri: str) -> list[Version]:
         page = client.search_model_versions(condition, page_token=page.token)
         found += page
     aliases: dict[tuple[str, str], list[str]] = {}
-    for name in {version.name for version in found}:  # a search does not tell aliases
+    for name in {version.name for version in found}:  # a search does not return aliases
         for alias, number in client.get_registered_model(name).aliases.items():
             aliases.setdefault((name, str(number)), []).append(alias)
     found.sort(key=lambda version: (version.name, -int(version.version)))

@@ -60,7 +60,7 @@ def call(
         ("pretrain {}/run.yaml encoder.new=null storage={}/runs", "no config.json"),
         ("pretrain {}/run.yaml storage=s3://bucket/runs", "a folder that all machines share"),
         ("pretrain {}/run.yaml launch.workers=2 storage={}/runs", "set launch.launcher=ray"),
-        ("evaluate --gold {}/none --pred {}/gold.PubTator", "there is no"),
+        ("evaluate --gold {}/none --pred {}/gold.PubTator", "does not exist"),
         ("evaluate --gold {}/run.yaml --pred {}/gold.PubTator", "cannot tell the format"),
         ("predict {}/one {}/gold.PubTator --out {}/predicted", "config.json"),
         ("predict {}/one {}/gold.PubTator --out {}/p --gpus 0.5", "--gpus needs --ray"),
@@ -83,7 +83,7 @@ def call(
             "how --gold is scored; give it",
         ),
         ("register {} --name x", "no finished run"),
-        ("report --pred {}/none --out {}/r.html", "there is no"),
+        ("report --pred {}/none --out {}/r.html", "does not exist"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(

@@ -98,7 +98,7 @@ def test_what_may_no_longer_be_read_is_told_at_once(clock: Clock) -> None:
 
 
 def test_a_store_that_cannot_begin_in_the_middle_is_told(clock: Clock) -> None:
-    with pytest.raises(StoreFailed, match="failed after 100,000 bytes and cannot begin there"):
+    with pytest.raises(StoreFailed, match="failed after 100,000 bytes and cannot continue there"):
         read(Failing(bytes_a_stream=100_000, ranges=False))
 
 
@@ -110,5 +110,5 @@ def test_a_file_that_is_another_by_then_is_told(clock: Clock) -> None:
         return RuntimeError("503")
 
     store.trouble = trouble
-    with pytest.raises(StoreFailed, match="^https://host/a: it was changed while it was read"):
+    with pytest.raises(StoreFailed, match="^https://host/a: changed while it was read"):
         read(store)

@@ -94,7 +94,7 @@ def test_a_tar_cut_in_the_middle_gives_what_is_there(tmp_path):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no .*nowhere.txt.*give a PubTator"):
+    with pytest.raises(FileNotFoundError, match="nowhere.txt.* does not exist; give a PubTator"):
         read_documents(tmp_path / "nowhere.txt", Tally())
     with pytest.raises(FileNotFoundError, match="is empty"):
         ids(tmp_path)

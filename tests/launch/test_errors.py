@@ -41,7 +41,7 @@ def test_an_error_is_one_line_and_its_traceback_stands_above_on_demand(
     with pytest.raises(SystemExit) as ended, exit_on_error():
         faults.arm("step:7", Path(), 0)
     *above, line = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2 and line.startswith("error: 'step:7' is no fault; write name:n")
+    assert ended.value.code == 2 and line.startswith("error: 'step:7' is not a fault; write name:n")
     assert any("in arm" in text for text in above) == debug and bool(above) == debug
 
 

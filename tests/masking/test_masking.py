@@ -123,7 +123,7 @@ def test_special_tokens_are_never_touched(
     assert found.visible[edges].all()
     assert not found.masked.token_targets[edges].any()
     special = source(shard_set).settings.special
-    assert set(found.strip.tokens[edges].tolist()) == {special.first, special.last}
+    assert set(found.strip.tokens[edges].tolist()) == {special.cls, special.sep}
 
 
 def concepts_of(found: Outcome) -> dict[tuple[int, int], list[bool]]:

@@ -82,8 +82,8 @@ def test_it_is_what_a_plain_bert_and_a_plain_softmax_say(
     (answer,) = probe_text(encoder, "a gene [[ab|Gene]] causes melanoma", top=10)
     tokenizer = encoder.tokenizer
     before, after = (tokenizer.encode([t]).ids.tolist() for t in ("a gene", "causes melanoma"))
-    hidden = [tokenizer.mask] * 2
-    ids = [tokenizer.first, *before, *hidden, *after, tokenizer.last]
+    hidden = [tokenizer.special.mask] * 2
+    ids = [tokenizer.special.cls, *before, *hidden, *after, tokenizer.special.sep]
     plain = AutoModel.from_pretrained(folder, local_files_only=True).eval()
     head = encoder.model.entity_head
     with torch.no_grad():

@@ -302,8 +302,8 @@ def test_a_long_document_loses_nothing(builder: PassBuilder) -> None:
 
 def assert_reads_right(batch: PairBatch, tokens: list[np.ndarray], builder: PassBuilder) -> None:
     """Each token of the strip is the document token that `reads` says."""
-    first, last = builder.tokenizer.first, builder.tokenizer.last
-    flat = np.concatenate([np.r_[first, part, last] for part in tokens])
+    special = builder.tokenizer.special
+    flat = np.concatenate([np.r_[special.cls, part, special.sep] for part in tokens])
     assert batch.input_ids.tolist() == flat[batch.reads.numpy()].tolist()
 
 

@@ -92,7 +92,7 @@ def test_linked_folders_are_followed_and_each_is_read_once(folder: Path) -> None
 def test_a_link_to_nothing_is_named(folder: Path, name: str) -> None:
     (folder / "deep" / "gone").symlink_to("nowhere")
     with pytest.raises(
-        FileNotFoundError, match=r"deep/gone: .* nothing \(nowhere\); remove or mend"
+        FileNotFoundError, match=r"deep/gone: .* link \(to nowhere\); remove or repair"
     ):
         find_inputs([str(folder / name)])
 
@@ -105,7 +105,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_taken_by_its_name(folder: Pat
 def test_a_pattern_and_a_name_without_a_file_are_named(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing matches .*\*\.xml"):
         find_inputs([f"{folder}/*.xml"])
-    with pytest.raises(FileNotFoundError, match=r"there is no .*absent\.xml"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.xml' does not exist"):
         find_inputs([f"{folder}/a.PubTator", f"{folder}/absent.xml"])
 
 
@@ -214,9 +214,9 @@ RELATION_ROW = b"1\tDisease|D1\tcause\n"
 @pytest.mark.parametrize(
     ("name", "data", "why"),
     [
-        ("relation2pubtator3.gz", gzip.compress(RELATION_ROW, mtime=0), "holds no documents"),
-        ("table.tsv", RELATION_ROW, "holds no documents"),
-        ("empty.PubTator", b"", "holds no documents"),
+        ("relation2pubtator3.gz", gzip.compress(RELATION_ROW, mtime=0), "contains no documents"),
+        ("table.tsv", RELATION_ROW, "contains no documents"),
+        ("empty.PubTator", b"", "contains no documents"),
         ("broken.gz", b"\x1f\x8b\xff\xff", "cannot be unpacked"),
     ],
 )

@@ -13,7 +13,7 @@ from embre.corpora.sources import Watch
 from embre.document import Passage
 from embre.sharding.inputs import Input
 from embre.sharding.joining import join_pieces
-from embre.sharding.shard import read_parts
+from embre.sharding.reading import read_parts
 from embre.sharding.tasks import TaskSettings, encode_part
 from embre.sharding.work_folder import WorkFolder
 from embre.tally import Tally

@@ -106,7 +106,7 @@ def test_the_tool_gives_what_the_function_gives(
 
 
 @pytest.mark.parametrize(
-    ("existing", "message"), [(True, "holds a complete"), (False, "there is no")]
+    ("existing", "message"), [(True, "holds a complete"), (False, "does not exist")]
 )
 def test_the_tool_leaves_with_two_and_a_remedy(
     demo: Path, tmp_path: Path, existing: bool, message: str
@@ -274,7 +274,7 @@ def test_a_complete_set_is_not_taken_for_that_of_a_changed_input(
 @pytest.mark.parametrize("below", ["", "set"])
 def test_a_file_in_the_place_of_the_folder_is_named(demo: Path, tmp_path: Path, below: str) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(OSError, match="out.*: --out is a file, or lies below one; choose a folder"):
+    with pytest.raises(OSError, match="out.*: --out is a file or within a file; choose a folder"):
         shard([str(demo)], tmp_path / "out" / below, None, [], SMALL)
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -359,7 +359,7 @@ def test_shards_hold_the_documents_of_the_corpus_in_order_of_their_places(
 
 def test_shards_of_something_else_are_not_touched(demo: Path, tmp_path: Path) -> None:
     (tmp_path / "train-000000.tar").write_text("of another set")
-    with pytest.raises(FileExistsError, match="no run of this folder wrote"):
+    with pytest.raises(FileExistsError, match="was not written by a run of this folder"):
         shard([str(demo)], tmp_path, None, [], SMALL)
     assert (tmp_path / "train-000000.tar").read_text() == "of another set"
 
@@ -372,7 +372,7 @@ def test_a_set_is_not_written_into_its_input(
     (tmp_path / "in").mkdir()
     shutil.copy(demo, tmp_path / "in")
     (tmp_path / "link").symlink_to("in")
-    with pytest.raises(ValueError, match="lies within the input"):
+    with pytest.raises(ValueError, match="is within the input"):
         shard([str(tmp_path / source)], tmp_path / out, None, [], SMALL)
 
 

@@ -57,7 +57,7 @@ def whole(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embre.sharding.shard.MIN_PART_BYTES", 1 << 13)
+    monkeypatch.setattr("embre.sharding.reading.MIN_PART_BYTES", 1 << 13)
 
 
 class FaultAt:
@@ -178,7 +178,7 @@ def test_an_unfinished_run_is_not_finished_with_other_options(
     stop_after_a_part(inputs, tmp_path, monkeypatch)
     settings = ShardSettings(8, 16, vocabulary=600) if change == "settings" else SETTINGS
     held = [inputs[1]] if change == "hold_out" else []
-    with pytest.raises(ValueError, match=rf"other options \({named}\); give these"):
+    with pytest.raises(ValueError, match=rf"other options \({named}\); repeat them"):
         shard(inputs, tmp_path, None, held, settings)
 
 

@@ -217,7 +217,7 @@ def test_a_shard_that_is_not_in_the_folder_of_its_manifest_is_refused(
     values = json.loads((copied / MANIFEST).read_text())
     values["shards"][1]["name"] = name
     (copied / MANIFEST).write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=rf"{MANIFEST}: shards\.1: .*no plain name") as refused:
+    with pytest.raises(ValueError, match=rf"{MANIFEST}: shards\.1: .*not the name") as refused:
         ShardSet.open(copied)
     assert repr(name) in str(refused.value)
 

@@ -26,8 +26,8 @@ def test_strips_have_one_length_and_documents_start_at_position_zero(
             n for size in lengths for n in range(size)
         ]
         assert (batch.input_ids[bounds[-1] :] == special.pad).all()
-        assert (batch.input_ids[bounds[:-1]] == special.first).all()
-        assert (batch.input_ids[[end - 1 for end in bounds[1:]]] == special.last).all()
+        assert (batch.input_ids[bounds[:-1]] == special.cls).all()
+        assert (batch.input_ids[[end - 1 for end in bounds[1:]]] == special.sep).all()
         assert (batch.rows[batch.mention_spans[:, 1] - 1] < bounds[-1]).all()
 
 
@@ -75,5 +75,5 @@ def test_an_empty_micro_batch_has_no_targets(source: StreamSource) -> None:
     assert batch.cu_seqlens.tolist() == [0, 2, 50, 98, 128]
     special = source.settings.special
     padding = [special.pad] * (source.data.strip_tokens - 2)
-    assert batch.input_ids.tolist() == [special.first, special.last, *padding]
+    assert batch.input_ids.tolist() == [special.cls, special.sep, *padding]
     assert batch.mention_spans.shape == (0, 2)

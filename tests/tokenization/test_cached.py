@@ -117,7 +117,7 @@ def test_a_tokenizer_that_is_not_berts_is_asked_for_whole_texts(tokenizer: TextT
 
 def test_a_text_that_spells_a_special_token_has_none(tokenizer: TextTokenizer) -> None:
     found = cached(tokenizer).encode(["a [MASK] b"])
-    assert tokenizer.mask not in found.ids
+    assert tokenizer.special.mask not in found.ids
 
 
 def test_every_real_line_is_cut_as_hugging_face_cuts_it(corpora: Path) -> None:

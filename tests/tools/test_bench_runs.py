@@ -82,7 +82,7 @@ def test_what_is_left_behind_is_no_survival(whole: Path, tmp_path: Path) -> None
     folder = run_folder(tmp_path / "a", [5, 6, 7], [3.0, 2.0, 1.0], attempts=2)
     (folder / "checkpoints/step-000000004.partial-1").mkdir()
     found = against(whole, folder)
-    assert not found.survived and "left behind" in found.happened
+    assert not found.survived and "files left" in found.happened
 
 
 def test_recovery_is_from_the_fault_to_the_next_step(tmp_path: Path) -> None:

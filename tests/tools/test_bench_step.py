@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from step_rungs import Padded, Setting, flops_of, hugging_face, ours, with_all_rows
-from step_texts import LONGEST, NUM_SPECIAL, made_up_texts, padded
+from step_texts import MAX_TOKENS, NUM_SPECIAL, made_up_texts, padded
 
 from embre.config import EncoderConfig, NewEncoder
 from embre.model.backbone import load_encoder
@@ -36,7 +36,7 @@ def test_made_up_documents_are_as_long_and_dense_as_bioreds() -> None:
     lengths = texts.examples.lengths
     assert lengths.mean() == pytest.approx(341, abs=3)
     assert (lengths**2).mean() / lengths.mean() == pytest.approx(364, abs=4)
-    assert lengths.max() <= LONGEST - NUM_SPECIAL
+    assert lengths.max() <= MAX_TOKENS - NUM_SPECIAL
     rows, starts = texts.examples.mentions, texts.examples.mention_starts
     assert len(rows) / len(lengths) == pytest.approx(33.8, abs=1.5)
     assert (rows["start"] < rows["end"]).all()

@@ -236,7 +236,7 @@ def test_what_looks_like_markup_or_escapes_is_shown_as_text(tmp_path: Path) -> N
         (["encoder.path=nowhere"], "nowhere: no such folder; give a Hugging Face folder"),
         (["encoder.path={folder}"], "no readable tokenizer; give a Hugging Face folder"),
         (["masking.objective=entities"], "masking.objective: Input should be 'entity'"),
-        (["--stream", "2"], "--stream 2: the last one of the run is 1"),
+        (["--stream", "2"], "--stream 2: the last stream of the run is 1"),
         (["data.streams=99"], "lower data.streams"),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_version_whose_files_were_changed_is_not_fetched(tmp_path: Path) -> No
     stored.write_bytes(data)
     changed = folder_digest(stored.parent)
     for name in ("models:/m@champion", "models:/m/1"):
-        with pytest.raises(ValueError, match=f"^{name}: .*{changed}, and {digest} was registered"):
+        with pytest.raises(ValueError, match=f"^{name}: .*{changed}, but {digest} was registered"):
             fetch(name, uri, target)
     assert [path.name for path in tmp_path.glob("copied*")] == []
     client = MlflowClient(uri)

@@ -299,7 +299,7 @@ def test_a_store_that_takes_no_metrics_is_an_event(
     first, last = read_events(tmp_path)
     assert (first["event"], first["step"]) == ("untracked", 3)
     assert describe(first).startswith("MLflow has the metrics up to step 3")
-    assert first["why"] == "https://host/api 503" and last["why"] == "no answer for 0.2 s"
+    assert first["why"] == "https://host/api 503" and last["why"] == "no response for 0.2 s"
 
 
 def test_a_store_that_cannot_be_opened_is_a_warning(
@@ -310,7 +310,7 @@ def test_a_store_that_cannot_be_opened_is_a_warning(
     with best_effort("opening the MLflow run"):
         handle = opened(tmp_path, f"sqlite:///{tmp_path}/file/mlflow.db")
     assert handle is None
-    assert "opening the MLflow run failed, the run goes on" in caplog.text
+    assert "opening the MLflow run failed, the run continues" in caplog.text
 
 
 def test_a_store_that_this_machine_cannot_open_ends_no_run(

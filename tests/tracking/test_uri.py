@@ -45,7 +45,7 @@ def test_what_cannot_be_a_store_is_refused_under_its_name(
 
 def test_a_registry_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mistyped/mlflow.db"
-    with pytest.raises(FileNotFoundError, match="mistyped/mlflow.db: give tracking.uri"):
+    with pytest.raises(FileNotFoundError, match="mistyped/mlflow.db; give tracking.uri"):
         fetch("models:/one@champion", uri, tmp_path / "model")
     assert not list(tmp_path.iterdir())
     (tmp_path / "mlflow.db").touch()

@@ -1,6 +1,6 @@
-"""Common words of biomedical English, written from memory: most of what a made-up text says."""
+"""Common words of biomedical English, written from memory: most of a made-up text."""
 
-# In the order of how frequent they are; the others are in no order.
+# Most frequent first; the other lists are not ordered.
 FUNCTION = """the of and in to a with for was were is by that on as from are at this be or an we
 not these which after between than have has been but patients cells it their also had may both no
 during two study results more all who can its other into using treatment however our associated

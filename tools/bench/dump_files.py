@@ -1,4 +1,4 @@
-"""Made-up documents as files: PubTator text and BioC-XML, the two forms in which dumps come."""
+"""Write made-up documents as PubTator text and BioC-XML, the two formats of dumps."""
 
 import gc
 import io
@@ -19,12 +19,12 @@ XML_TAIL = "</collection>\n"
 
 
 def write_text(folder: Path, num_documents: int, seed: int, num_files: int = 1) -> list[str]:
-    """PubTator text, gzipped, in `num_files` files of as many documents; their names."""
+    """Write gzipped PubTator text in `num_files` files of equal size; return their paths."""
     return _write(folder, "PubTator.gz", num_documents, seed, num_files, _write_text)
 
 
 def write_xml(folder: Path, num_documents: int, seed: int, num_files: int = 1) -> list[str]:
-    """BioC-XML in `.tar.gz` archives, as the FTP server has it; their names."""
+    """Write BioC-XML in `.tar.gz` archives, as on the FTP server; return their paths."""
     return _write(folder, "BioCXML.tar.gz", num_documents, seed, num_files, _write_xml)
 
 
@@ -74,7 +74,7 @@ def _members(docs: Iterable[MadeUpDocument]) -> Iterator[bytes]:
 
 
 def as_pubtator(doc: MadeUpDocument) -> str:
-    """The lines of a document, mentions and relations as PubTator 3 spells them."""
+    """Format a document as PubTator text, in PubTator 3's spelling."""
     doc_id, text, title_end, mentions, relations = doc
     lines = [f"{doc_id}|t|{text[:title_end]}", f"{doc_id}|a|{text[title_end + 1 :]}"]
     lines += [
@@ -89,7 +89,7 @@ def as_pubtator(doc: MadeUpDocument) -> str:
 
 
 def as_bioc_xml(doc: MadeUpDocument) -> str:
-    """A `<document>`, as an abstract stands in a BioCXML archive of PubTator 3."""
+    """Format a document as a `<document>` of a BioCXML archive of PubTator 3."""
     doc_id, text, title_end, mentions, relations = doc
     annotations = [
         f'<annotation id="{number}"><infon key="identifier">{identifier}</infon>'
@@ -122,7 +122,7 @@ def _escaped(text: str) -> str:
 
 @contextmanager
 def _no_collector() -> Iterator[None]:
-    """Documents are tuples without cycles; looking for some takes a quarter of the time."""
+    """Disable the garbage collector, which takes a quarter of the time; there are no cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,11 +1,11 @@
-"""A pretraining run that does each step twice: by TorchEngine and by DeepSpeed's ZeRO-1, in turns.
+"""A pretraining run that does each step twice: with TorchEngine and with DeepSpeed's ZeRO-1.
 
     python -m torch.distributed.run --standalone --nproc-per-node=2 \
         tools/bench/engines_in_turn.py RUN.yaml TIMES.json
 
-Both begin with the same weights and see the same micro-batches, and which one goes first changes
-from step to step: whatever else the machine does meets both. TIMES.json gets the seconds of each
-step under each engine, as rank 0 has them.
+Both start with the same weights and see the same micro-batches; they alternate in going first, so
+that noise of the machine affects both. TIMES.json gets the seconds of each step by engine, as
+measured on rank 0.
 """
 
 import copy
@@ -30,7 +30,7 @@ TORCH, ZERO_1 = "torch", "deepspeed"
 
 
 class InTurns:
-    """To the run it is the first engine."""
+    """An engine that does each step on all engines, and otherwise behaves as TorchEngine."""
 
     def __init__(self, engines: dict[str, Engine]):
         self._engines = engines
@@ -50,10 +50,10 @@ class InTurns:
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="Of a pretraining run.")],
+    run: Annotated[Path, typer.Argument(help="YAML file of a pretraining run.")],
     times: Annotated[Path, typer.Argument(help="JSON file to write.")],
 ) -> None:
-    """Carry out the run on both engines."""
+    """Run the pretraining on both engines."""
     made: list[InTurns] = []
 
     def build_both(config: PretrainConfig, model: Any, *rest: Any) -> InTurns:

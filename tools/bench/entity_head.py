@@ -1,14 +1,13 @@
-"""The entity head at millions of concepts: exact, and what it costs in memory and arithmetic.
+"""Exactness, memory and arithmetic of the entity head at millions of concepts.
 
     python tools/bench/entity_head.py --quick       up to 10,000 concepts, about a minute
     python tools/bench/entity_head.py               up to 10 million, some minutes, 16 GB of memory
 
-Four tables: how far the loss in chunks and its gradients are from F.cross_entropy in float64; the
-memory that a micro-batch takes beside the table and the gradient so far, against F.cross_entropy
-over all logits; the arithmetic against that of a step of BERT-base, and the bytes that are moved
-for it; and what each rank holds and waits for, one matrix under AdamW against rows that the ranks
-share. Memory is that of a process of its own (Linux), on a GPU that of torch. The last line is one
-JSON object.
+Four results: the error of the chunked loss and its gradients against F.cross_entropy in float64;
+the memory of a micro-batch besides the table and its gradient, against F.cross_entropy over all
+logits; the FLOPs relative to a step of BERT-base, and the bytes moved for them; memory and time per
+rank, of one matrix under AdamW against rows sharded over ranks. Memory is that of a separate
+process (Linux), on a GPU that of torch. The last line is one JSON object.
 """
 
 import gc
@@ -42,12 +41,12 @@ from embre.refused import Refused
 from embre.world import World, current_world
 
 MB = 1 << 20
-MENTIONS = 512  # hidden ones of a micro-batch that are in the vocabulary
+MENTIONS = 512  # hidden mentions of a micro-batch with a concept in the vocabulary
 MATRIX, SHARED, NAIVE = "one matrix", "shared rows", "all logits"
-# Of a step of 65,536 tokens: 33 mentions in 340 tokens (BioRED), a fifth of them hidden.
+# A step of 65,536 tokens: 33 mentions in 340 tokens (BioRED), a fifth of them hidden.
 STEP_TOKENS, STEP_MENTIONS = 1 << 16, 1270
-# BioRED's mentions by type against how many concepts PubTator knows of it: genes, diseases,
-# chemicals, species, variants.
+# Shares of mentions in BioRED and of concepts in PubTator: genes, diseases, chemicals, species,
+# variants.
 TYPE_MIX = ((0.328, 0.26), (0.272, 0.013), (0.217, 0.078), (0.107, 0.13), (0.068, 0.519))
 ONE_TYPE = ((1.0, 1.0),)
 OPTIMIZER = OptimizerConfig()
@@ -93,8 +92,10 @@ def main(
 
 
 def max_abs_error() -> float:
-    """The largest difference in loss and gradients over a few shapes, in float64; Refused where
-    the numeric gradient is another."""
+    """The maximum error of loss and gradients over a few shapes, in float64.
+
+    Raises Refused if a gradient differs from the numeric one.
+    """
     worst, several = 0.0, 5 * CHUNK_LOGITS // 2 // 200  # rows that take three chunks
     for seed, (num, rows, dimension) in enumerate(((1, 1, 4), (7, 50, 8), (200, several, 32))):
         random = torch.Generator().manual_seed(seed)
@@ -110,7 +111,7 @@ def max_abs_error() -> float:
         if num < 10 and not torch.autograd.gradcheck(
             lambda v, t, names=labels: chunked(v, t, names), (vectors, table)
         ):
-            raise Refused("the gradient is not the numeric one")
+            raise Refused("the gradient differs from the numeric one")
     return worst
 
 
@@ -124,7 +125,7 @@ def naive(vectors: Tensor, table: Tensor, labels: Tensor) -> Tensor:
 
 
 def memory_row(millions: float, dimension: int) -> tuple[Any, ...]:
-    """What each way needs at one size, in a process of its own; None: it was not tried."""
+    """Memory and time by method at one size; None if it would not fit into memory."""
     rows = round(millions * 1e6)
     found: list[Any] = [
         in_process(extra_memory, way, rows, dimension) if fits(way, rows, dimension) else None
@@ -134,8 +135,7 @@ def memory_row(millions: float, dimension: int) -> tuple[Any, ...]:
 
 
 def fits(way: str, rows: int, dimension: int) -> bool:
-    """Whether table and gradient, and all logits and what is made of them where they are, take less
-    than three fifths of the memory of the device, or of the machine."""
+    """Whether table, gradient and logits take less than 60 % of the memory of device or machine."""
     if torch.cuda.is_available():
         _, memory = torch.cuda.mem_get_info()
     else:
@@ -145,8 +145,8 @@ def fits(way: str, rows: int, dimension: int) -> bool:
 
 
 def extra_memory(way: str, rows: int, dimension: int) -> tuple[float, float]:
-    """MB at the peak of a forward and backward pass beside the table and the gradient that an
-    earlier micro-batch of the step has left; and the seconds it took."""
+    """Peak MB of a forward and backward pass, besides the table and the gradient of an earlier
+    micro-batch of the step; and its seconds."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vectors = torch.ones(MENTIONS, dimension, device=device, requires_grad=True)
     labels = torch.arange(MENTIONS, device=device) % rows
@@ -191,24 +191,24 @@ def resident_bytes(name: str) -> int:
 
 
 def flops_share(mix: Sequence[tuple[float, float]]) -> float:
-    """The arithmetic of the head at 1 M x 256 in parts of a step of BERT-base."""
+    """FLOPs of the head at 1 M x 256 divided by those of a step of BERT-base."""
     step = STEP_TOKENS * training_flops_per_token(12, 768, 3072, 30522, 364, 0.15, 0.2)
     return head_flops(mix) / step
 
 
 def head_flops(mix: Sequence[tuple[float, float]]) -> float:
-    """Of a step's mentions at 1 M x 256; `mix` has the share of mentions and of concepts of each
-    type.
+    """FLOPs of the mentions of a step at 1 M x 256; `mix` has the shares of mentions and concepts
+    of each type.
 
-    Four products of mentions and rows: the logits, the logits again, and the two gradients.
+    Four products of mentions and rows: the logits, their recomputation, and the two gradients.
     """
     products = sum(STEP_MENTIONS * mentions * 1e6 * concepts for mentions, concepts in mix)
     return 4 * 2 * 256 * products
 
 
 def gb_moved(mix: Sequence[tuple[float, float]], rows: int = 20_000) -> float:
-    """What the operations of the same forward and backward pass read and write: counted at fewer
-    concepts, with which it grows."""
+    """GB read and written by the same forward and backward pass: counted at `rows` concepts and
+    scaled linearly."""
     sizes = [round(rows * concepts) for _, concepts in mix]
     counts = [round(STEP_MENTIONS * mentions) for mentions, _ in mix]
     table = ConceptTable(sizes, 256, sample_above=1 << 62, sample_share=1.0)
@@ -231,7 +231,7 @@ def sharing_rows(
 
 
 def rank_step(world: World, way: str, rows: int, steps: int = 3) -> tuple[float, float]:
-    """MB that a rank needs for the table at its peak, and the milliseconds of a step."""
+    """Peak MB of a rank for the table, and milliseconds per step."""
     before = start_of_peak(world.device)
     step = shared_step(world, rows) if way == SHARED else matrix_step(world, rows)
     times = []
@@ -275,7 +275,7 @@ def shared_step(world: World, rows: int) -> Callable[[int], None]:
 
 
 def in_process(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function returns in a process of its own, whose memory is all its own."""
+    """Call a function in a new process, so that its memory can be measured."""
     with mp.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
 

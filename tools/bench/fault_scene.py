@@ -1,8 +1,7 @@
-"""Where faults are tried: a small shard set, a run that nothing disturbs, and runs that are.
+"""The setting of fault injection: a small shard set, an undisturbed run, and runs with faults.
 
-Every run is the `embre` command in a process of its own, which reads with loader processes. A run
-has survived when, in the end, each of its steps saw the data of the undisturbed run and came to its
-losses.
+Every run is an `embre` command in a process of its own, with loader processes. A run has survived
+if each of its steps has the data and the losses of the undisturbed run.
 """
 
 import json
@@ -40,11 +39,11 @@ QUICK_TO_NOTICE = {
 
 @dataclass(slots=True)
 class Outcome:
-    """What a fault came to.
+    """The outcome of a fault.
 
-    Documents are counted by steps, each of which has a hash of all that it saw: `lost` are steps
-    that saw other data than in the undisturbed run, or are not there, `repeated` are there beyond
-    it. `recovery_s` is from the fault to the next step.
+    Documents are counted by steps, each of which has a hash of its data: `lost` steps have other
+    data than in the undisturbed run or are missing, `repeated` ones are additional. `recovery_s` is
+    the time from the fault to the next step.
     """
 
     survived: bool
@@ -53,12 +52,12 @@ class Outcome:
     lost: int = 0
     repeated: int = 0
     curve: str = "equal"
-    clean: bool = True  # a fault broke something, and nothing was left behind
+    clean: bool = True  # the fault had an effect, and no partial files are left
 
 
 @dataclass(slots=True)
 class Scene:
-    """A folder with a shard set and the undisturbed runs, one for each launcher."""
+    """A folder with a shard set and the undisturbed runs, one per launcher."""
 
     folder: Path
     references: dict[str, Path] = field(default_factory=dict)
@@ -113,7 +112,7 @@ class Scene:
         return self.folder / "runs" / name
 
     def statuses(self) -> dict[str, list[str]]:
-        """Of the runs in MLflow, by name."""
+        """The statuses of the runs in MLflow, by run name."""
         store, found = self.folder / "runs/mlflow.db", defaultdict(list)
         if store.exists():
             client = MlflowClient(f"sqlite:///{store}")
@@ -123,10 +122,10 @@ class Scene:
         return found
 
     def processes(self) -> int:
-        """The training workers under Ray, and the loader processes, that this scene has."""
+        """The number of Ray training workers and loader processes of this scene."""
         ours, found = str(self.folder).encode(), 0
         for path in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it ended meanwhile
+            with suppress(OSError):  # the process has ended
                 command = (path / "cmdline").read_bytes()
                 if b"ray::RayTrainWorker" in command or b"spawn_main" in command:
                     found += ours in (path / "environ").read_bytes()
@@ -164,13 +163,13 @@ class Scene:
         return Running(process)
 
     def reference(self, ranks: int = 0) -> Path:
-        """The folder of the undisturbed run under Ray, or on so many ranks of torchrun."""
+        """The folder of the undisturbed run under Ray, or on `ranks` of torchrun."""
         name = f"torchrun-{ranks}" if ranks else "ray"
         if name not in self.references:
             changes = {"launch": {"launcher": "local"}} if ranks else {}
-            code, said = self.start(self.config(name, **changes), ranks=ranks).wait()
+            code, output = self.start(self.config(name, **changes), ranks=ranks).wait()
             if code:
-                raise RuntimeError(f"the undisturbed run failed with {code}:\n{said[-3000:]}")
+                raise RuntimeError(f"the undisturbed run failed with {code}:\n{output[-3000:]}")
             self.references[name] = self.run_folder(name)
         return self.references[name]
 
@@ -182,34 +181,33 @@ class Scene:
         happened: str = "",
         attempts: int = 2,
     ) -> Outcome:
-        """Wait for a run's end, and hold it against the undisturbed one; one that failed has not
-        survived."""
-        code, said = running.wait()
+        """Wait for the end of a run and compare it; a failed run has not survived."""
+        code, output = running.wait()
         if code:
-            return Outcome(False, f"exit {code}: {last_line(said)}", curve="none")
+            return Outcome(False, f"exit {code}: {last_line(output)}", curve="none")
         return self.compare(folder, ranks, happened, attempts)
 
     def compare(
         self, folder: Path, ranks: int = 0, happened: str = "", attempts: int = 2
     ) -> Outcome:
-        """A finished run against the undisturbed one of its launcher."""
+        """Compare a finished run with the undisturbed one of its launcher."""
         return against(self.reference(ranks), folder, happened, attempts)
 
 
 @dataclass(slots=True)
 class Running:
-    """A run under way, in a session of its own."""
+    """A run in progress, in a session of its own."""
 
     process: subprocess.Popen
 
     def wait(self, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
-        """Exit code and all that it said; RuntimeError where it does not end."""
+        """Return exit code and output; raises RuntimeError after `timeout_s`."""
         try:
-            said, _ = self.process.communicate(timeout=timeout_s)
+            output, _ = self.process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             self.end()
             raise RuntimeError(f"the run did not end within {timeout_s:.0f} s") from None
-        return self.process.returncode, said
+        return self.process.returncode, output
 
     def kill(self) -> None:
         """`kill -9` of the driver alone."""
@@ -221,7 +219,7 @@ class Running:
         self.process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """Nothing of this run stays."""
+        """Kill all processes of this run."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -230,9 +228,9 @@ class Running:
 
 
 def against(reference: Path, folder: Path, happened: str = "", attempts: int = 2) -> Outcome:
-    """A finished run against an undisturbed one: data, losses, weights, and what it took.
+    """Compare a finished run with an undisturbed one: data, losses, weights.
 
-    Where there were fewer attempts than a fault makes, nothing was broken.
+    With fewer than `attempts` attempts, the fault had no effect.
     """
     wanted, found = (steps_of(one) for one in (reference, folder))
     lost = [s for s in wanted if s not in found or found[s]["data"] != wanted[s]["data"]]
@@ -245,10 +243,10 @@ def against(reference: Path, folder: Path, happened: str = "", attempts: int = 2
     curve = "equal" if same else f"{furthest(wanted, found):.0e} apart"
     left = [p.name for p in (folder / "checkpoints").glob("*.partial*")]
     if left:
-        happened += f"; left behind: {', '.join(left)}"
+        happened += f"; files left: {', '.join(left)}"
     started = len(list(read_events(folder, "started")))
     if started < attempts:
-        happened = f"nothing broke: {started} attempts"
+        happened = f"the fault had no effect: {started} attempts"
     return Outcome(
         survived=not lost and not repeated and same and not left and started >= attempts,
         clean=not left and started >= attempts,
@@ -261,17 +259,17 @@ def against(reference: Path, folder: Path, happened: str = "", attempts: int = 2
 
 
 def steps_of(folder: Path) -> dict[int, dict[str, Any]]:
-    """The events of the steps, of one that was done twice the later."""
+    """The step events by step; of a repeated step the last one."""
     return {event["step"]: event for event in read_events(folder, "step")}
 
 
 def numbers(event: dict[str, Any]) -> list[float]:
-    """What must be equal to the last bit."""
+    """Losses and gradient norm, which must be equal to the last bit."""
     return [event[key] for key in sorted(event) if key.startswith("loss/") or key == "grad_norm"]
 
 
 def furthest(wanted: dict[int, dict[str, Any]], found: dict[int, dict[str, Any]]) -> float:
-    """The largest relative difference between two curves."""
+    """The maximum relative difference between two curves."""
     pairs = [
         (a, b)
         for step in wanted.keys() & found.keys()
@@ -281,7 +279,7 @@ def furthest(wanted: dict[int, dict[str, Any]], found: dict[int, dict[str, Any]]
 
 
 def wait_for(condition: Any, what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Return when a condition holds; RuntimeError where it does not come."""
+    """Wait until a condition holds; raises RuntimeError after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -310,7 +308,7 @@ def recovery_s(folder: Path) -> float | None:
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
-    """A Ray cluster on this machine: a head that takes no worker, and nodes for one worker each."""
+    """A Ray cluster on this machine: a head without workers, and nodes for one worker each."""
     os.environ.update(QUICK_TO_NOTICE | {"RAY_USAGE_STATS_ENABLED": "0"})
     from ray.cluster_utils import Cluster
 
@@ -322,7 +320,7 @@ def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
 
 
 def drain(address: str, node_id: str, deadline_s: int) -> None:
-    """Give notice that a node of a cluster will go, as a spot instance's does."""
+    """Drain a node of a cluster, as after the notice of a spot instance."""
     ray = str(Path(sys.executable).with_name("ray"))
     command = [ray, "drain-node", "--address", address, "--node-id", node_id]
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
@@ -330,9 +328,9 @@ def drain(address: str, node_id: str, deadline_s: int) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def last_line(said: str) -> str:
-    """The last line that a run said, where its error stands."""
-    lines = [line for line in said.strip().splitlines() if line.strip()]
+def last_line(output: str) -> str:
+    """The last line of a run's output, which is its error message."""
+    lines = [line for line in output.strip().splitlines() if line.strip()]
     return lines[-1][:160] if lines else ""
 
 

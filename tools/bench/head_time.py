@@ -1,14 +1,13 @@
-"""What the entity head takes of a step of pretraining by the clock, as the concepts become more.
+"""The share of the entity head in the time of a pretraining step, by number of concepts.
 
-    python tools/bench/head_time.py             on CUDA BERT-base in bf16, else a small model
-    python tools/bench/head_time.py --quick     a smaller one on a CPU: no figures to quote
+    python tools/bench/head_time.py             BERT-base in bf16 on CUDA, else a small model
+    python tools/bench/head_time.py --quick     a smaller model on a CPU: no figures to quote
 
-The whole step is rung d of pretrain_step.py, not compiled. The head's part is timed alone: forward
-and backward pass for the mentions of the same micro-batches, and the update of its weights. Alone
-it waits for its own launches, which in a step are hidden behind the backbone: its share is at most
-what is shown, and the difference of two whole steps is the other way to see it. From
-`entities.shard_above` concepts on the table is that of rows that ranks may share, as in a run. The
-last line is one JSON object.
+The whole step is rung d of pretrain_step.py, not compiled. The head is timed alone: forward and
+backward pass for the mentions of the same micro-batches, and the update of its weights. Alone it
+waits for its own kernel launches, which a step hides behind the backbone, so the shown share is an
+upper bound. Above `entities.shard_above` concepts the table is sharded, as in a run. The last line
+is one JSON object.
 """
 
 import json
@@ -33,12 +32,12 @@ from embre.model.pretraining_model import PretrainingModel
 from embre.model.sharded_table import ShardedTable
 from embre.world import World
 
-NUM_STEPS = 4  # different ones, over and over
+NUM_STEPS = 4  # distinct steps, repeated
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The milliseconds of a whole step and of the head alone, at a number of concepts."""
+    """Milliseconds of a whole step and of the head alone, at a number of concepts."""
 
     concepts: int
     table: str
@@ -49,7 +48,7 @@ class Share:
 
 
 def main(quick: Annotated[bool, typer.Option(help="Small, on a CPU.")] = False) -> None:
-    """Measure the head's share."""
+    """Measure the share of the head."""
     cuda = torch.cuda.is_available() and not quick
     device = torch.device("cuda" if cuda else "cpu")
     size = CUDA if cuda else (CPU_QUICK if quick else CPU)
@@ -65,7 +64,7 @@ def main(quick: Annotated[bool, typer.Option(help="Small, on a CPU.")] = False) 
 
 
 def measured(size: Size, concepts: int, repeats: int, device: torch.device) -> Share:
-    """One number of concepts."""
+    """Measure at one number of concepts."""
     num_strips = NUM_STEPS * size.micro_batches
     texts = made_up_texts(size.strip_tokens, num_strips, size.vocabulary, concepts)
     half = device.type == "cuda"
@@ -99,8 +98,8 @@ def measured(size: Size, concepts: int, repeats: int, device: torch.device) -> S
 def head_step(
     head: EntityHead, rung: Rung, hidden: int, device: torch.device
 ) -> Callable[[int], None]:
-    """Forward, backward and update of the head for the mentions of a step, whatever their
-    vectors."""
+    """A function that does forward, backward and update of the head for the mentions of a step,
+    with random vectors."""
     batches = [batch.to(device) for batch in rung.batches]
     vectors = [
         torch.randn(len(b.mention_types), hidden, device=device).requires_grad_() for b in batches
@@ -125,7 +124,7 @@ def head_step(
 
 
 def milliseconds(step: Callable[[int], object], repeats: int, device: torch.device) -> float:
-    """The median of some steps, after as many warm ones as there are different ones."""
+    """The median of `repeats` steps, after NUM_STEPS of warm-up."""
     times = []
     for number in range(NUM_STEPS + repeats):
         wait(device)

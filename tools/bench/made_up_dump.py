@@ -1,9 +1,8 @@
-"""A made-up dump of PubTator: any number of documents that are as long, dense and varied as BioRED.
+"""A made-up PubTator dump: any number of documents as long, dense and varied as those of BioRED.
 
-    made_up_words, made_up_entities ─draw 500 documents at once─▶ MadeUpDocument…
+    made_up_words, made_up_entities ─500 documents at a time─▶ MadeUpDocument…
 
-How near it comes, 20,000 documents of seed 0 beside real ones, words counted as a BERT
-pre-tokenizer cuts them:
+Compared with real documents, 20,000 of seed 0, words counted by a BERT pre-tokenizer:
 
     per document             made up   BioRED        different words after    made up   real
     bytes of text              1,623    1,665           30,000 words            4,833    5,402
@@ -15,10 +14,10 @@ pre-tokenizer cuts them:
     concepts                    12.0     11.5        22,000 texts of BioRED, BC5CDR, the AIONER
     concepts in 500 documents  3,170    3,277        corpora and samples of PubTator, shuffled)
 
-So an exact cache of words misses as often as on real text. The tokens are 9 % more, because words
-built by rule have more pieces than real ones, and sentences make no sense. Beyond 500 documents
-there is no real dump to compare with: 12,000 have 26,230 concepts, 30,000 have 44,753, where the
-growth that leads from BioRED to the 4.6 million of all of PubTator would have 25,451 and 45,960.
+So an exact cache of words misses as often as on real text. There are 9 % more tokens, because words
+built by rule have more pieces than real ones. Beyond 500 documents there is no real dump to compare
+with: 12,000 have 26,230 concepts and 30,000 have 44,753; the growth from BioRED to the 4.6 million
+of all of PubTator predicts 25,451 and 45,960.
 """
 
 from collections.abc import Iterator
@@ -33,26 +32,26 @@ from made_up_words import NUM_RANKED, ranked_words, rare_words
 
 FIRST_DOC_ID = 10_000_001
 DOCS_AT_ONCE = 500
-MOST_CONCEPTS = 32  # of a document
+MAX_CONCEPTS = 32  # of a document
 
-# Share of the words (numbers and mentions apart) that the most frequent n make up. Real abstracts
-# have less in their first 3,000 and more in the next 27,000; but those are whole pieces in a
-# biomedical vocabulary, and words built by rule are not.
+# Share of the n most frequent words, without numbers and mentions. Real abstracts have less in the
+# first 3,000 and more in the next 27,000; but those are single pieces in a biomedical vocabulary,
+# and words built by rule are not.
 SHARE_OF_RANKS = {1: 0.055, 3: 0.14, 10: 0.26, 30: 0.36, 100: 0.48, 300: 0.62, 1000: 0.80}
 SHARE_OF_RANKS |= {3000: 0.945, 10_000: 0.978, 30_000: 0.9905}
-# Beyond the ranked words the frequency falls with the rank to this power, which makes the number
-# of words seen grow with the number read to the power of 1 / 1.9 = 0.53 (Heaps), as it does in
-# three million words of real abstracts.
+# Beyond the ranked words, frequency is proportional to rank^-1.9, so that the number of distinct
+# words grows with the number of words to the power of 1 / 1.9 = 0.53 (Heaps' law), as in three
+# million words of real abstracts.
 RARE_FALL, RARE_FROM = 1.9, 30_000.0
 NUMBER_SHARE = 0.045
-DECIMAL_SHARE = 0.25  # of numbers have a point and a second number after them
+DECIMAL_SHARE = 0.25  # of numbers are followed by a point and another number
 MEAN_CHARS, SD_CHARS, CHARS_PER_WORD = 1668, 427, 6.85
 MEAN_MENTIONS, SD_MENTIONS = 33.8, 14.0
 MENTIONS_PER_CONCEPT = 2.9
 MEAN_RELATIONS = 10.7
 RELATION_TYPES = np.array("Association Positive_Correlation Negative_Correlation Bind".split())
 
-# What stands between two words, by how often it does in real abstracts.
+# Separators of words, with their frequency in real abstracts.
 BETWEEN = {" ": 0.78, ", ": 0.042, "-": 0.037, ". ": 0.037, " (": 0.024, ") ": 0.017, "/": 0.0053}
 BETWEEN |= {"). ": 0.005, ": ": 0.0037, "), ": 0.0037, "; ": 0.003, " = ": 0.0025, "% ": 0.002}
 BETWEEN |= {" [": 0.0014, "=": 0.0012, "'": 0.001, " + ": 0.001, "]. ": 0.001, " < ": 0.001}
@@ -60,7 +59,7 @@ BETWEEN |= {" & ": 0.0002, " > ": 0.0003, "%) ": 0.0005}
 SEPARATORS = [*BETWEEN, "."]
 POINT, SENTENCE = SEPARATORS.index("."), SEPARATORS.index(". ")
 
-# One character for another, so that offsets stay as they are.
+# Replacements of single characters, which keep offsets.
 FOREIGN = (("-", "\u2013"), ("e", "\u00e9"), ("a", "\u03b1"), ("u", "\u00b5"), ("o", "\u00f6"))
 FOREIGN += (("b", "\u03b2"), ("=", "\u2248"), ("i", "\u0131"), ("s", "\U0001d6fc"), (" ", "\u00a0"))
 
@@ -84,12 +83,12 @@ class MadeUpDocument(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Every string that a text may hold, and which of them a random number means."""
+    """All strings of a text, and tables from random numbers to their indices."""
 
     catalogue: Catalogue
     strings: np.ndarray  # ranked words, the same capitalised, numbers, names of concepts
     lengths: np.ndarray
-    word_of: np.ndarray  # one of a million random numbers → rank; NUM_RANKED stands for a rare word
+    word_of: np.ndarray  # one of a million random numbers → rank; NUM_RANKED means a rare word
     number_of: np.ndarray
     separator_of: np.ndarray
     separators: np.ndarray
@@ -99,7 +98,7 @@ class Tables:
 
 @cache
 def tables() -> Tables:
-    """Built once, in half a second."""
+    """The tables, built once in half a second."""
     words, catalogue = ranked_words(), make_catalogue()
     numbers = [str(number) for number in range(NUM_NUMBERS)]
     strings = [*words, *(word.capitalize() for word in words), *numbers, *catalogue.names]
@@ -118,10 +117,10 @@ def tables() -> Tables:
 
 
 def make_documents(num_documents: int, seed: int, foreign_share: float = 0.02) -> Iterator:
-    """MadeUpDocuments 10000001 and up, no two alike.
+    """Yield distinct MadeUpDocuments with ids from 10000001 on.
 
-    The first ones are the same however many are asked for. `foreign_share` of them have
-    characters beyond ASCII, in mentions too.
+    Their content does not depend on `num_documents`. `foreign_share` of them have non-ASCII
+    characters, in mentions too.
     """
     for chunk in count():
         left = num_documents - chunk * DOCS_AT_ONCE
@@ -131,7 +130,7 @@ def make_documents(num_documents: int, seed: int, foreign_share: float = 0.02) -
 
 
 def _make_chunk(chunk: int, seed: int, foreign_share: float, num: int) -> Iterator[MadeUpDocument]:
-    """Five hundred documents are drawn and the first `num` of them made."""
+    """Draw DOCS_AT_ONCE documents and yield the first `num`."""
     known, rng = tables(), np.random.default_rng((seed, chunk))
     chars = np.clip(rng.normal(MEAN_CHARS, SD_CHARS, DOCS_AT_ONCE), 350, 3600)
     num_words = (chars / CHARS_PER_WORD).astype(np.int64)
@@ -176,8 +175,8 @@ def _by_document(rows: list, ends: np.ndarray) -> list[list]:
 def _draw_strings(
     rng: np.random.Generator, known: Tables, doc_of: np.ndarray, num_words: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Which string stands at each place of the texts, which places are mentions, of which
-    concepts, and which places are numbers."""
+    """The string at each place of the texts; the places of mentions and their concepts; which
+    places are numbers."""
     num_mentions = np.clip(rng.normal(MEAN_MENTIONS, SD_MENTIONS, len(num_words)), 2, 90)
     dice = rng.random(len(doc_of))
     mention_share = (num_mentions / num_words)[doc_of]
@@ -191,9 +190,9 @@ def _draw_strings(
     strings[is_number] = END_OF_CAPITALS + known.number_of.take(drawn)
 
     at = np.flatnonzero(is_mention)
-    candidates = known.catalogue.draw(rng, (len(num_words), MOST_CONCEPTS))
-    wanted = np.clip(num_mentions / MENTIONS_PER_CONCEPT * 1.15, 1, MOST_CONCEPTS)[doc_of[at]]
-    # The first of a document's concepts are mentioned more often than the others.
+    candidates = known.catalogue.draw(rng, (len(num_words), MAX_CONCEPTS))
+    wanted = np.clip(num_mentions / MENTIONS_PER_CONCEPT * 1.15, 1, MAX_CONCEPTS)[doc_of[at]]
+    # The first concepts of a document are mentioned more often than the others.
     place = (wanted * rng.random(len(at)) ** 1.4).astype(np.int64)
     concepts = candidates[doc_of[at], place]
     strings[at] = FIRST_NAME + 2 * concepts + rng.integers(0, 2, len(at))
@@ -207,7 +206,7 @@ def _draw_separators(
     ends: np.ndarray,
     title_ends: np.ndarray,
 ) -> np.ndarray:
-    """What follows each word: a point between two numbers, a full stop after title and abstract."""
+    """The separator after each word: a point in decimals, a full stop after title and abstract."""
     drawn = known.separator_of[rng.integers(0, len(known.separator_of), len(is_number))]
     separators = drawn.astype(np.int64)
     separators[:-1][is_number[:-1] & is_number[1:]] = POINT
@@ -219,7 +218,7 @@ def _draw_separators(
 def _spell(
     rng: np.random.Generator, known: Tables, strings: np.ndarray, separators: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The words themselves and their lengths; rare ones are made here, capitals set."""
+    """The words and their lengths; makes rare ones, and capitalizes the first of a sentence."""
     rare = np.flatnonzero(strings == NUM_RANKED)
     opens = np.append(True, known.ends_sentence[separators[:-1]]) & (strings < NUM_RANKED)
     strings = np.where(opens, strings + NUM_RANKED, strings)
@@ -234,7 +233,7 @@ def _spell(
 def _draw_relations(
     rng: np.random.Generator, known: Tables, concepts: np.ndarray, bounds: np.ndarray
 ) -> list[list[tuple[str, Role, Role, str]]]:
-    """For each document: type, the two concepts, score."""
+    """The relations of each document: type, the two concepts, score."""
     num_mentions = np.diff(bounds)
     numbers = np.where(num_mentions > 1, rng.poisson(MEAN_RELATIONS * 1.15, len(num_mentions)), 0)
     doc_of = np.repeat(np.arange(len(numbers)), numbers)
@@ -255,7 +254,7 @@ def _make_foreign(text: str, index: int) -> str:
 
 
 def _shares_by_rank() -> np.ndarray:
-    """(NUM_RANKED + 1,) the share of each rank, and of all rare words together."""
+    """(NUM_RANKED + 1,) the share of each rank; the last is that of all rare words."""
     ranks = np.arange(NUM_RANKED + 1)
     knots = np.log([0.5, *SHARE_OF_RANKS])
     below = np.interp(np.log(np.maximum(ranks, 0.5)), knots, [0.0, *SHARE_OF_RANKS.values()])
@@ -263,7 +262,7 @@ def _shares_by_rank() -> np.ndarray:
 
 
 def _shares_of_numbers() -> np.ndarray:
-    """Half of real numbers have one digit, a third two; among those as long, the low ones lead."""
+    """Shares of numbers: half have one digit, a third two; low ones are more frequent."""
     shares = np.zeros(NUM_NUMBERS)
     for low, high, share in (
         (0, 10, 0.51),
@@ -277,7 +276,7 @@ def _shares_of_numbers() -> np.ndarray:
 
 
 def _guide(shares: np.ndarray, size: int) -> np.ndarray:
-    """A table in which each index takes its share of the places: drawing is looking up."""
+    """A lookup table of `size` entries in which each index has its share, for fast sampling."""
     return np.searchsorted(np.cumsum(shares / shares.sum()), (np.arange(size) + 0.5) / size).astype(
         np.int32
     )

@@ -1,6 +1,6 @@
-"""The concepts that a made-up dump mentions: 260,000 of six types, each with two names.
+"""The concepts of a made-up dump: 260,000 of six types, each with two names.
 
-Types and identifiers are spelt as PubTator 3 spells them. No name or number is meant to exist.
+Types and identifiers are spelled as in PubTator 3. Names and numbers are made up.
 """
 
 import random
@@ -10,9 +10,9 @@ import numpy as np
 from common_words import ADJECTIVES, NOUNS
 from made_up_words import ROOTS, rare_words
 
-# How many concepts, which share of the mentions (as counted in BioRED), and from which rank on
-# their frequency falls: by FALL, steeply among species. 500 documents of BioRED have 3,277
-# concepts; that a dump of 42 million has 4.6 million makes the number grow by a power of 0.64.
+# Number of concepts, share of the mentions (as in BioRED), and the rank from which on their
+# frequency falls as rank^-FALL. 500 documents of BioRED have 3,277 concepts, the dump of 42 million
+# has 4.6 million: their number grows with a power of 0.64.
 FALL, FROM_RANK = 1.5, 75.0
 KINDS = {
     "Gene": (100_000, 0.33, FROM_RANK),
@@ -28,27 +28,27 @@ RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Concepts of all types in one row. `names` has two of each: the concept's index times two."""
+    """Concepts of all types. Those of concept i have the names 2i and 2i + 1."""
 
     names: list[str]
-    kinds: np.ndarray  # of each a pair: type, identifier or a list of them
-    roles: np.ndarray  # the same with the first identifier only; what a relation names
-    first: np.ndarray  # index of the first concept of each kind
+    kinds: np.ndarray  # pairs of type and identifier, or list of identifiers
+    roles: np.ndarray  # the same with the first identifier only, as in relations
+    first: np.ndarray  # index of the first concept of each type
     sizes: np.ndarray
     shares: np.ndarray
     from_ranks: np.ndarray
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Indices of concepts: a kind by its share, then a rank by a power law within it."""
+        """Draw indices of concepts: a type by its share, then a rank by a power law."""
         kinds = np.searchsorted(np.cumsum(self.shares)[:-1], rng.random(shape))
         sizes, begin = self.sizes[kinds], self.from_ranks[kinds]
-        among = 1 - (1 + sizes / begin) ** (1 - FALL)  # of the law's share, down to the last rank
+        among = 1 - (1 + sizes / begin) ** (1 - FALL)  # share of the law up to the last rank
         ranks = begin * ((1 - rng.random(shape) * among) ** (1 / (1 - FALL)) - 1)
         return self.first[kinds] + np.minimum(ranks.astype(np.int64), sizes - 1)
 
 
 def make_catalogue() -> Catalogue:
-    """The same catalogue each time."""
+    """Make the catalogue, which is always the same."""
     rng = random.Random("made-up concepts")
     words = iter(rare_words(np.arange(400_000) * 7 + 13).tolist())
     names: list[str] = []
@@ -69,10 +69,10 @@ def make_catalogue() -> Catalogue:
 
 
 def _concept(kind: str, rank: int, rng: random.Random, word: str) -> tuple[str, str, str]:
-    """Two names and an identifier; numbers of one type are never those of another."""
+    """Two names and an identifier; numbers of different types differ."""
     if kind == "Gene":
         number = 100_000 + rank
-        # Where a name means several genes, a dump lists them: 2.5 % of BioRED's mentions.
+        # 2.5 % of BioRED's mentions have several genes, which are listed.
         identifier = f"{number};{number + 1_000_000}" if rank % 40 == 7 else str(number)
         named = f"{rng.choice(NOUNS)} {rng.choice(('receptor', 'kinase', 'factor'))}"
         return word if rank % 4 == 3 else named, _symbol(rng) + _number(rng), identifier

@@ -1,30 +1,23 @@
-"""A WordPiece tokenizer of made-up words, for a benchmark without a backbone at hand."""
+"""A WordPiece tokenizer for made-up words, for benchmarks without a backbone."""
 
 import string
 from pathlib import Path
 
 from made_up_dump import FOREIGN
 from made_up_words import CODAS, ENDINGS, ONSETS, ROOTS, VOWELS, ranked_words
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from embre.tokenization.learnt import SPECIALS
+from embre.tokenization.learnt import SPECIALS, save_pieces
 
 NUM_PIECES = 30_000
 
 
 def save_made_up_tokenizer(folder: Path) -> None:
-    """The frequent words whole, parts for the others; saved as a Hugging Face folder.
+    """Save a tokenizer with the frequent words, and parts for others, as a Hugging Face folder.
 
-    The characters beyond ASCII are unknown to it, but for two, as they may be to a real one.
+    All but two of the non-ASCII characters are unknown to it, as may be the case for a real one.
     """
     letters = [*string.printable.strip().lower(), *(foreign for _, foreign in FOREIGN[:2])]
     syllables = [onset + vowel for onset in ONSETS for vowel in VOWELS]
     parts = [*letters, *ENDINGS, *CODAS, *syllables, *(f"{n:02}" for n in range(100))]
     pieces = [*SPECIALS.values(), *parts, *(f"##{part}" for part in parts), *ROOTS]
-    vocabulary = list(dict.fromkeys([*pieces, *ranked_words()]))[:NUM_PIECES]
-    indices = {piece: index for index, piece in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.WordPiece(vocab=indices, unk_token="[UNK]"))  # type: ignore[call-arg]
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIALS).save_pretrained(str(folder))
+    save_pieces(folder, list(dict.fromkeys([*pieces, *ranked_words()]))[:NUM_PIECES])

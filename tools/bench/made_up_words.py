@@ -1,10 +1,10 @@
-"""Words for a made-up dump: common ones as they are, and any number of others built from parts.
+"""Words for a made-up dump: common ones, and any number of others built from parts.
 
-    common words ─inflect─▶ ─roots × endings, codes─▶ ranked_words    what comes again and again
-    number ─stem, ending, stem …─▶ rare_words                         the long tail, without an end
+    common words ─inflect─▶ ─roots × endings, codes─▶ ranked_words    frequent words
+    number ─stem, ending, stem …─▶ rare_words                         the unlimited long tail
 
-Their order is their rank. The common ones are mostly one piece in a biomedical vocabulary, the
-built ones two or three, as common and rare words of an abstract are.
+They are ordered by frequency. As in real abstracts, common words are mostly one piece in a
+biomedical vocabulary, rare ones two or three.
 """
 
 import random
@@ -33,7 +33,7 @@ CODAS = "n r l s m t x d k p rn nd st".split()
 
 
 def ranked_words() -> list[str]:
-    """The 30,000 words that make up most of a text, the most frequent first; no two alike."""
+    """The 30,000 distinct words that make up most of a text, most frequent first."""
     rng = random.Random("made-up words")
     written = _interleave(_shuffled(rng, NOUNS, VERBS, ADJECTIVES))
     inflected = _interleave(
@@ -52,7 +52,7 @@ def ranked_words() -> list[str]:
 
 
 def rare_words(numbers: np.ndarray) -> np.ndarray:
-    """A word for each number: the same word each time, and hardly two numbers with one word."""
+    """A word for each number, always the same; two numbers rarely have the same word."""
     words = _STEMS[numbers % len(_STEMS)] + _TAILS[numbers // len(_STEMS) % len(_TAILS)]
     further = numbers // (len(_STEMS) * len(_TAILS))
     for index in np.flatnonzero(further):

@@ -1,9 +1,9 @@
-"""The baselines: what a competent engineer writes on a first day, in one process.
+"""Baselines of sharding: straightforward programs with common libraries, in one process.
 
-    gzip, a parser of lines           ─▶ Hugging Face tokenizer, a document at a time, with offsets
-    tar, `bioc` or an lxml document   ─▶     ─▶ mentions to tokens ─▶ three WebDataset members each
+    gzip, a line parser            ─▶ Hugging Face tokenizer, one document at a time, with offsets
+    tar, `bioc` or an lxml tree    ─▶     ─▶ mentions to tokens ─▶ three WebDataset members each
 
-Nothing of `embre` is used, so that what both agree on was computed twice.
+Independent of `embre`, so that equal results confirm both.
 """
 
 import gzip
@@ -33,7 +33,7 @@ class Article:
 
 
 def read_text(path: str) -> Iterator[Article]:
-    """PubTator text, a line at a time."""
+    """Read PubTator text, line by line."""
     article = None
     with gzip.open(path, "rt", encoding="utf-8", newline="\n") as lines:
         for line in lines:
@@ -57,7 +57,7 @@ def read_text(path: str) -> Iterator[Article]:
 
 
 def read_with_bioc(path: str) -> Iterator[Article]:
-    """BioC-XML with the library of the format's makers, a document at a time."""
+    """Read BioC-XML with the `bioc` library, one document at a time."""
     for stream in _members(path):
         for document in biocxml.BioCXMLDocumentReader(stream):  # type: ignore[arg-type]
             article = Article(document.id, "")
@@ -73,7 +73,7 @@ def read_with_bioc(path: str) -> Iterator[Article]:
 
 
 def read_with_dom(path: str) -> Iterator[Article]:
-    """BioC-XML with lxml, a whole member as one tree."""
+    """Read BioC-XML with lxml, each archive member as one tree."""
     for stream in _members(path):
         for document in etree.parse(stream).getroot().iterfind("document"):
             article = Article(document.findtext("id"), "")
@@ -99,7 +99,7 @@ READERS: dict[str, Callable[[str], Iterator[Article]]] = {
 
 
 def run_naive(reader: str, inputs: Iterable[str], tokenizer: Any, out: Path) -> int:
-    """Write all documents of the inputs as WebDataset shards; how many there were."""
+    """Write all documents of the inputs as WebDataset shards; return their number."""
     out.mkdir(parents=True, exist_ok=True)
     pattern, num_documents = str(out / "train-%06d.tar"), 0
     with ShardWriter(pattern, maxcount=DOCS_PER_SHARD, verbose=0) as writer:
@@ -111,7 +111,7 @@ def run_naive(reader: str, inputs: Iterable[str], tokenizer: Any, out: Path) -> 
 
 
 def as_sample(article: Article, tokenizer: Any) -> dict[str, Any]:
-    """The three members of a document. A mention covers every token that it touches."""
+    """The three WebDataset members of a document. A mention covers all tokens it overlaps."""
     encoding = tokenizer.encode(article.text, add_special_tokens=False)
     starts = [start for start, _ in encoding.offsets]
     ends = [end for _, end in encoding.offsets]
@@ -130,7 +130,7 @@ def as_sample(article: Article, tokenizer: Any) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The fast tokenizer itself: calling it spares a seventh of what `tokenizer(text)` takes."""
+    """Load the fast tokenizer itself: a seventh faster than `tokenizer(text)`."""
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
 
 

@@ -1,15 +1,15 @@
-"""What the machinery costs: Ray, ZeRO-1, the stream of micro-batches, a restart.
+"""The overheads of Ray, ZeRO-1, the stream of micro-batches and a restart.
 
     python tools/bench/overheads.py --quick     few steps, without Ray, two to four minutes
     python tools/bench/overheads.py             three rounds, half an hour
 
-Runs of the same small pretraining take turns: two ranks of torchrun with TorchEngine, and two Ray
-workers. A step's time is the median over all steps but the first ones; a ratio is of medians within
-a round, and the median of rounds is given. Both engines are compared within one run of torchrun
-that does each step under one and the other; that ratio is the median over steps. What ZeRO-1 does
-beside the model does not grow with what a step holds, so it is measured at two sizes, of which the
-larger counts; pretraining steps have 65,536 tokens and more. The last line is one JSON object:
-`ray_overhead` and `zero1_overhead` are shares (0.01 is 1 % slower).
+Runs of the same small pretraining alternate: two ranks of torchrun with TorchEngine, and two Ray
+workers. The time of a step is the median over all steps after the warm-up; a ratio is that of
+medians within a round, of which the median over rounds is given. Both engines are compared within
+one torchrun run that does each step on both; that ratio is the median over steps. The overhead of
+ZeRO-1 is constant per step, so it is measured at two step sizes, of which the larger counts;
+pretraining steps have 65,536 tokens and more. The last line is one JSON object: `ray_overhead` and
+`zero1_overhead` are fractions (0.01 is 1 % slower).
 """
 
 import json
@@ -114,13 +114,12 @@ def main(
 
 
 def run(scene: Scene, way: str, name: str, steps: int, **more: Any) -> list[dict[str, Any]]:
-    """One run on two ranks, on one where loader processes want the other core; its steps after the
-    warm-up."""
+    """Run on two ranks (one if loader processes need the other core); the steps after warm-up."""
     config = config_of(scene, name, steps, launch=WAYS[way], **more)
     ranks = 0 if more or way == RAY else 2
-    code, said = scene.start(config, ranks=ranks).wait(600)
+    code, output = scene.start(config, ranks=ranks).wait(600)
     if code:
-        raise RuntimeError(f"{way} failed with {code}:\n{said[-3000:]}")
+        raise RuntimeError(f"{way} failed with {code}:\n{output[-3000:]}")
     found = steps_of(scene.run_folder(name))
     return [event for step, event in found.items() if step > WARM_UP]
 
@@ -144,22 +143,22 @@ def config_of(
 def zero_overhead(
     scene: Scene, steps: int, strip_tokens: int, warm_up: int = WARM_UP
 ) -> list[float]:
-    """How many times as long each step took under ZeRO-1 as under TorchEngine, on two ranks."""
+    """The ratio of the times of each step under ZeRO-1 and TorchEngine, on two ranks."""
     times = scene.folder / "times.json"
     config = config_of(scene, f"in-turn-{strip_tokens}", steps, strip_tokens, launch=WAYS[ALONE])
-    code, said = scene.start_ranks(2, [str(IN_TURN), str(config), str(times)]).wait(1800)
+    code, output = scene.start_ranks(2, [str(IN_TURN), str(config), str(times)]).wait(1800)
     if code:
-        raise RuntimeError(f"the engines in turn failed with {code}:\n{said[-3000:]}")
+        raise RuntimeError(f"the engines in turn failed with {code}:\n{output[-3000:]}")
     found = json.loads(times.read_text())
     pairs = zip(found["deepspeed"], found["torch"], strict=True)
     return [zero / plain for zero, plain in pairs][warm_up:]
 
 
 def stream_rate(folder: Path, documents: int) -> list[float]:
-    """Documents per second of one core out of shards, masked and packed; three times.
+    """Documents per second of one core, from shards, masked and packed; three measurements.
 
-    From the second micro-batch on: before the first one an epoch opens the shards that mix, here a
-    third of all, in PubTator's dump one in sixty.
+    Starts with the second micro-batch: before the first one an epoch opens the shards that it
+    mixes, here a third of all, in PubTator's dump one in sixty.
     """
     inputs = write_text(folder / "dump", documents, seed=0)
     save_made_up_tokenizer(folder / "tokenizer")
@@ -184,8 +183,8 @@ def stream_rate(folder: Path, documents: int) -> list[float]:
 
 
 def save_cost(folder: Path) -> tuple[float, float]:
-    """Seconds that training waits for a checkpoint of 22 M parameters, and until it is committed:
-    medians of five."""
+    """Seconds that training waits for a checkpoint of 22 M parameters, and seconds until it is
+    committed; medians of five."""
     layer = torch.nn.TransformerEncoderLayer(384, 12, 1536, batch_first=True)
     model = torch.nn.ModuleDict(
         {
@@ -199,7 +198,7 @@ def save_cost(folder: Path) -> tuple[float, float]:
         updates |= {f"{part}/{name}": parameter.detach() for part in STATE_PARTS}
     engine.load_state(updates)
     checkpoints = Checkpoints(folder / "checkpoints", World(), "bench", keep=1)
-    loader = Nowhere()
+    loader = EmptyLoader()
     checkpoints.restore(engine, loader)
     stalls, ends = [], []
     for step in range(5):
@@ -211,8 +210,8 @@ def save_cost(folder: Path) -> tuple[float, float]:
     return round(median(stalls), 3), round(median(ends), 3)
 
 
-class Nowhere:
-    """A loader that stands nowhere."""
+class EmptyLoader:
+    """A loader without data or state."""
 
     per_rank = 0
 
@@ -226,11 +225,11 @@ class Nowhere:
 
 
 def recover(scene: Scene) -> dict[str, float]:
-    """Seconds from the kill of a Ray worker to its next step, by part."""
+    """Seconds from the kill of a Ray worker to the next step, by part."""
     config, folder = scene.config("recover"), scene.run_folder("recover")
-    code, said = scene.start(config, fault="step:7:kill9:1").wait()
+    code, output = scene.start(config, fault="step:7:kill9:1").wait()
     if code or not fault_happened(folder):
-        raise RuntimeError(f"the run did not recover: {code}\n{said[-3000:]}")
+        raise RuntimeError(f"the run did not recover: {code}\n{output[-3000:]}")
     killed = max(path.stat().st_mtime for path in folder.glob("fault-*"))
     begun = max(event["time"] for event in read_events(folder, "started"))
     stepped = min(e["time"] for e in read_events(folder, "step") if e["time"] > begun)
@@ -242,7 +241,7 @@ def recover(scene: Scene) -> dict[str, float]:
 
 
 def share_over(base: list[float], times: list[float]) -> float:
-    """How much longer a step takes than the base's, the median over rounds."""
+    """The relative overhead of a step over the base, median over rounds."""
     return round(median(ours / theirs for ours, theirs in zip(times, base, strict=True)) - 1, 4)
 
 

@@ -1,13 +1,13 @@
-"""How fast `embre predict` is, and whether it survives the end of a node.
+"""The speed of `embre predict`, and whether it survives the loss of a node.
 
     python tools/bench/predict.py                      # 10,000 documents, one process
-    python tools/bench/predict.py --nodes 2 --kill     # the same again on two Ray nodes, one dies
+    python tools/bench/predict.py --nodes 2 --kill     # again on two Ray nodes, one is killed
     python tools/bench/predict.py --nodes 2 --kill --quick
 
-Made-up documents in many files and a small random model. On Ray nodes, which are raylets of this
-machine with a core each, the first one's is killed when a third of the files are there (with
-`--files 1` the first piece of it). What comes out is held against what went in and against the run
-of one process, byte for byte. The last line is one JSON object.
+Made-up documents in many files, and a small random model. Ray nodes are raylets of this machine
+with one core each; the first is killed when a third of the files are written (with `--files 1`, the
+first slice). The output is compared with the input, and byte for byte with that of one process. The
+last line is one JSON object.
 """
 
 import json
@@ -43,7 +43,7 @@ from embre.tokenization.learnt import learn_tokenizer
 from embre.tokenization.tokenizer import load_tokenizer
 
 SMALL = NewEncoder(layers=2, hidden=64, heads=2, feed_forward=128)
-CORPUS_SIZE = 500  # documents that are made up; the rest are these under other ids
+CORPUS_SIZE = 500  # made-up documents; the others are copies under other ids
 KILL_AT = 1 / 3  # of the files
 TIMEOUT_S = 1800
 RATE = re.compile(r"documents in .* s, ([\d,.]+) a second")
@@ -51,7 +51,7 @@ RATE = re.compile(r"documents in .* s, ([\d,.]+) a second")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A model, and a folder of `files` with their document ids in order."""
+    """A model, and a folder of inputs; `ids` are the document ids of each file, in order."""
 
     model: Path
     inputs: Path
@@ -59,15 +59,21 @@ class Scene:
 
 
 def main(
-    documents: Annotated[int, typer.Option(help="Documents in all.")] = 10_000,
-    files: Annotated[int, typer.Option(help="Files that they are in.")] = 100,
-    nodes: Annotated[int, typer.Option(help="Ray nodes of a second run, one core each.")] = 0,
-    kill: Annotated[bool, typer.Option("--kill", help="Kill the first node meanwhile.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Few documents: no figures.")] = False,
+    documents: Annotated[int, typer.Option(help="Number of documents.")] = 10_000,
+    files: Annotated[int, typer.Option(help="Number of files.")] = 100,
+    nodes: Annotated[
+        int, typer.Option(help="Number of Ray nodes of a second run, one core each.")
+    ] = 0,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="Kill the first node during the run.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few documents: no figures to quote.")
+    ] = False,
 ) -> None:
-    """Predict, and count what came out."""
+    """Predict, and check the output."""
     if kill and nodes < 2:
-        raise typer.BadParameter("--kill needs --nodes 2 or more: one has to go on")
+        raise typer.BadParameter("--kill needs --nodes 2 or more")
     console = Console(soft_wrap=True, highlight=False)
     if quick:
         documents, files = 400, 20
@@ -116,7 +122,7 @@ def build(place: Path, documents: int, files: int) -> Scene:
 
 
 def start(scene: Scene, out: Path, *more: str) -> subprocess.Popen:
-    """`embre predict` as a user calls it."""
+    """Start `embre predict` in a new process."""
     command = [sys.executable, "-m", "embre", "predict", str(scene.model)]
     command += [str(scene.inputs), "--out", str(out), *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -126,16 +132,16 @@ def start(scene: Scene, out: Path, *more: str) -> subprocess.Popen:
 
 
 def finish(running: subprocess.Popen) -> float:
-    """Documents a second, as the command says it; RuntimeError where it fails."""
-    said, _ = running.communicate(timeout=TIMEOUT_S)
-    rate = RATE.search(said)
+    """Wait for the command and return its documents per second; RuntimeError if it fails."""
+    output, _ = running.communicate(timeout=TIMEOUT_S)
+    rate = RATE.search(output)
     if running.returncode or rate is None:
-        raise RuntimeError(f"exit {running.returncode}:\n{said[-3000:]}")
+        raise RuntimeError(f"exit {running.returncode}:\n{output[-3000:]}")
     return float(rate[1].replace(",", ""))
 
 
 def on_nodes(scene: Scene, out: Path, alone: Path, nodes: int, kill: bool) -> dict[str, Any]:
-    """The same on a Ray cluster of this machine, whose first node may die."""
+    """Predict on a Ray cluster of this machine, whose first node is killed if `kill`."""
     killed_after = 0
     with cluster(nodes) as (made, all_nodes):
         running = start(scene, out, "--ray", made.address)
@@ -150,16 +156,16 @@ def on_nodes(scene: Scene, out: Path, alone: Path, nodes: int, kill: bool) -> di
 
 
 def wait_for_files(out: Path, running: subprocess.Popen, number: int) -> int:
-    """Wait for so many outputs, or slices of them, and say how many there are."""
+    """Wait for `number` outputs or slices of outputs; return how many there are."""
     while (there := len([*out.glob("*.PubTator"), *out.glob(f"{FOLDER}/*-of-*")])) < number:
         if running.poll() is not None:
-            raise RuntimeError(f"it ended with {there} files:\n{finish(running)}")
+            raise RuntimeError(f"the command ended with {there} files:\n{finish(running)}")
         time.sleep(0.05)
     return there
 
 
 def check(scene: Scene, out: Path) -> dict[str, Any]:
-    """Documents that are not there, or in another place, or more than once."""
+    """Count documents that are missing or misplaced, and those that occur more than once."""
     found = {
         name: [doc.doc_id for doc in read_documents(out / name, Tally())]
         for name in scene.ids

@@ -1,19 +1,19 @@
-"""How fast a step of pretraining is: a ladder from Hugging Face's padded BERT, trick by trick.
+"""The speed of a pretraining step, optimization by optimization from Hugging Face's padded BERT.
 
-    python tools/bench/pretrain_step.py             on CUDA BERT-base in bf16, else a small model
+    python tools/bench/pretrain_step.py             BERT-base in bf16 on CUDA, else a small model
     python tools/bench/pretrain_step.py --quick     a smaller one, a minute: no figures to quote
     python tools/bench/pretrain_step.py --compile   the compiled rungs on a CPU too (minutes)
     python tools/bench/pretrain_step.py --shards FOLDER     the documents of a shard set
     python tools/bench/pretrain_step.py --leave-out b --leave-out e     without these rungs
 
-All rungs train on texts of BioRED's lengths, without dropout, with the same engine, AdamW (fused on
-CUDA) and number of tokens a step. They take turns, each time in another order, so that a noisy
-machine is noisy for all and none always follows the same one. A rate is in tokens that are not
-padding. The operations of a token are counted by arithmetic, padding and a head on every token with
-them, so the MFU, held against a matrix product between the turns, says how well a rung uses the
-device and not how much it has to do. Recompilations, graph breaks and allocations of the device are
-of the timed steps. The small model has a vocabulary that makes the token head as large a part of it
-as of BERT-base. The last line is one JSON object; null is what was not measured.
+Each rung is a variant of the step. All train on texts of BioRED's lengths, without dropout, with
+the same engine, AdamW (fused on CUDA) and number of tokens per step. They take turns in a random
+order, so that noise of the machine affects all. Rates count tokens that are not padding. FLOPs per
+token are computed, including padding and a head on every token; so the MFU, relative to a matrix
+product measured between the turns, shows how well a rung uses the device and not how much it has to
+do. Recompilations, graph breaks and device allocations are those of the timed steps. The vocabulary
+of the small model makes the token head as large a part of it as of BERT-base. The last line is one
+JSON object; null means not measured.
 """
 
 import json
@@ -53,7 +53,7 @@ from embre.world import ALLOCATOR, GROWING, World
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: of `turns`, each rung's are `steps` long."""
+    """The model and the amount of work: `turns` per rung, each of `steps`."""
 
     shape: NewEncoder
     vocabulary: int
@@ -76,7 +76,7 @@ CPU_QUICK = Size(TINY, 1_600, 2000, 2048, 2, warm_up=1, turns=3, steps=1)
 
 @dataclass(slots=True)
 class Measured:
-    """What became of a rung. `peak_bytes` None where the device does not tell."""
+    """The measurements of a rung; `peak_bytes` is None if the device does not report it."""
 
     rung: Rung
     own_bytes: int
@@ -92,7 +92,7 @@ class Measured:
         return Rate(tuple(self.rates))
 
     def mfu(self, product: float) -> float:
-        """The share of a matrix product's operations a second that do its arithmetic."""
+        """The FLOP/s of the rung divided by those of a matrix product."""
         return self.rate.median * self.rung.flops / product
 
     def as_json(self, product: float) -> dict[str, Any]:
@@ -104,9 +104,11 @@ class Measured:
 
 def main(
     quick: Annotated[bool, typer.Option(help="A minute: no figures to quote.")] = False,
-    compile_it: Annotated[bool, typer.Option("--compile", help="On a CPU too.")] = False,
+    compile_it: Annotated[bool, typer.Option("--compile", help="Compile on a CPU too.")] = False,
     shards: Annotated[Path | None, typer.Option(help="A shard set with its tokenizer.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="A rung by its letter.")] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="Letter of a rung to leave out. Repeatable.")
+    ] = None,
 ) -> None:
     """Measure the ladder."""
     console = Console(width=120, highlight=False)
@@ -117,8 +119,8 @@ def main(
     if cuda:
         torch.set_float32_matmul_precision("high")  # as a run does
     else:
-        torch.set_num_threads(1)  # on a shared machine two threads wait for each other
-    num_steps = 4  # different ones, over and over
+        torch.set_num_threads(1)  # two threads would wait for each other on a shared machine
+    num_steps = 4  # distinct steps, repeated
     num_strips = num_steps * size.micro_batches
     if shards is None:
         texts = made_up_texts(size.strip_tokens, num_strips, size.vocabulary, size.concepts)
@@ -154,7 +156,7 @@ def main(
 
 
 def prepare(build: Any, size: Size, device: torch.device) -> Measured:
-    """A rung that is warm, and the memory it keeps between steps."""
+    """Build and warm up a rung; measures the memory that it keeps between steps."""
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     rung = build()
     for number in range(size.warm_up):
@@ -185,7 +187,7 @@ def take_turn(one: Measured, steps: int, device: torch.device) -> None:
 
 
 def allocator_calls(device: torch.device) -> int:
-    """How often memory was asked of CUDA, or given back, for which the device waits."""
+    """Number of CUDA allocations and frees, which synchronize the device."""
     if device.type != "cuda":
         return 0
     of_device = torch.cuda.memory_stats(device)
@@ -193,7 +195,7 @@ def allocator_calls(device: torch.device) -> int:
 
 
 def ratio(found: Mapping[str, Measured], over: str, under: str) -> float | None:
-    """Of two rates: the median over turns of the ratio within a turn; None where one is missing."""
+    """The ratio of two rates, median over turns; None if one is missing."""
     if over not in found or under not in found:
         return None
     pairs = zip(found[over].rates, found[under].rates, strict=True)
@@ -236,7 +238,7 @@ def show(console: Console, found: Mapping[str, Measured], product: float, size: 
 
 
 def summary(found: Mapping[str, Measured], product: float) -> dict[str, Any]:
-    """The last line. Ours is rung d, all that a run does."""
+    """The JSON of the last line; rung d is the complete step of a run."""
     ours = found.get(ENTITIES)
     return {
         "tokens_per_s": ours and round(ours.rate.median, 1),

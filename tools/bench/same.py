@@ -1,4 +1,4 @@
-"""Whether two shard sets say the same: token ids and mention spans, document by document."""
+"""Compare two shard sets: token ids and mention spans, document by document."""
 
 import io
 import json
@@ -13,7 +13,7 @@ Content = dict[str, tuple[list[int], set[tuple[int, int, int]]]]
 
 
 def read_naive(folder: Path) -> Content:
-    """Each document of the baseline: token ids, and the mentions' start, end and type."""
+    """Read the baseline's documents: token ids, and start, end and type of mentions."""
     found: Content = {}
     for path in sorted(folder.glob("*.tar")):
         members: dict[str, bytes] = {}
@@ -31,7 +31,7 @@ def read_naive(folder: Path) -> Content:
 
 
 def read_ours(folder: Path, wanted: set[str]) -> Content:
-    """The same of a shard set, for the wanted documents."""
+    """Read the `wanted` documents of a shard set in the same form."""
     found: Content = {}
     shard_set = ShardSet.open(folder)
     for shard in shard_set.manifest.shards:
@@ -50,7 +50,7 @@ def read_ours(folder: Path, wanted: set[str]) -> Content:
 
 
 def check_same(naive: Path, ours: Path) -> int:
-    """How many documents are the same. Raises AssertionError with the first that is not."""
+    """Return the number of documents; raises AssertionError with the first that differs."""
     theirs = read_naive(naive)
     mine = read_ours(ours, set(theirs))
     for doc_id, content in theirs.items():

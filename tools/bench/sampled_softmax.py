@@ -1,13 +1,13 @@
-"""Does a concept table that learns against a sample know as much as one that learns against all?
+"""The accuracy of a concept table trained with a sampled softmax, compared with the exact softmax.
 
     python tools/bench/sampled_softmax.py shards/gold backbones/minilm [--quick]
 
-Mentions of real shards, not hidden, are read once by an encoder that stays as it is; then the
-entity head alone is trained on their vectors, the softmax exact or against a sample of each type,
-and identifies the mentions of the validation split among all concepts of the vocabulary. Both see
-the same mentions in the same order from the same start, so each seed gives a difference; a mean of
-them has a standard error of a tenth of a point only after some twenty seeds, half an hour. The last
-line is one JSON object.
+A frozen encoder reads mentions of real shards, which are not hidden; then only the entity head is
+trained on their vectors, with an exact softmax or one over a sample of each type, and identifies
+the mentions of the validation split among all concepts of the vocabulary. Both see the same
+mentions in the same order from the same initial weights, so each seed gives a difference; their
+mean has a standard error of a tenth of a point only after about twenty seeds, half an hour. The
+last line is one JSON object.
 """
 
 import json
@@ -36,9 +36,9 @@ from embre.stream.order import stream_batches, validation_batches
 from embre.stream.source import StreamSource
 from embre.tokenization.tokenizer import load_tokenizer
 
-# Every mention is asked for and left as it is.
+# Every mention is a target and stays visible.
 SEEN = MaskingConfig(objective="entity", entity_rate=1, replace_share=0, keep_share=1)
-NEVER, OFTEN = 1 << 62, 1000  # a tenth of a smaller type would be a few
+NEVER, OFTEN = 1 << 62, 1000  # `sample_above`; a tenth of a smaller type would be too few
 DIMENSION, MENTIONS, PEAK_LR = 128, 512, 2e-3
 
 
@@ -50,7 +50,7 @@ class Mentions(NamedTuple):
     ids: Tensor
 
     def take(self, chosen: Tensor) -> "Mentions":
-        """These, by type as the head wants them."""
+        """The chosen mentions, sorted by type as the head requires."""
         order = chosen[self.types[chosen].argsort(stable=True)]
         return Mentions(*(part[order] for part in self))
 
@@ -60,7 +60,7 @@ def main(
     encoder: Annotated[Path, typer.Argument(help="Hugging Face folder of a BERT.")],
     quick: Annotated[bool, typer.Option(help="Few documents: no figures to quote.")] = False,
 ) -> None:
-    """Compare the two ways to learn a concept table."""
+    """Compare the exact and the sampled softmax."""
     console = Console(soft_wrap=True, highlight=False)
     strips, epochs, seeds = (4, 2, 2) if quick else (400, 36, 24)
     tokenizer, shard_set = load_tokenizer(encoder), ShardSet.open(shards)
@@ -108,7 +108,7 @@ def head_of(hidden: int, entities: EntityVocabulary, seed: int, share: float) ->
 
 @torch.no_grad()
 def read(model: PretrainingModel, batches: Iterable[Batch], limit: int) -> Mentions:
-    """The mentions of some strips, as the encoder sees them."""
+    """The vectors of the mentions of batches."""
     model.eval()
     found = []
     for batch in track(list(batches), "reading", transient=True):
@@ -126,7 +126,7 @@ def accuracy(
     epochs: int,
     share: float,
 ) -> float:
-    """The percentage of the validation mentions that a head trained in one way identifies."""
+    """Train a head; the percentage of the validation mentions that it identifies."""
     head = head_of(train.vectors.shape[1], entities, seed, share)
     optimizer = torch.optim.AdamW(head.parameters(), lr=PEAK_LR)
     num_steps, step = epochs * -(-len(train.ids) // MENTIONS), 0

@@ -1,13 +1,13 @@
-"""The benchmark of sharding: ours against a first day's work, reading back, and linear cost.
+"""The speed of sharding compared with baselines, of reading shards, and the linearity of its cost.
 
     python tools/bench/shards.py --quick                   a minute, with a made-up tokenizer
     python tools/bench/shards.py --tokenizer pubmedbert/   for the record, a quarter of an hour
 
-Dumps are made up (`made_up_dump`). The last line printed is one JSON object. Baselines and ours
-take turns in one run, so that a busy machine slows both; `text_ratio`, `xml_ratio` and the rates
-are medians. A rate is documents per second of one core, which is the longer of clock and processor
-time. The start of the program is not counted in either: the baselines run in this process, and for
-ours the cost of sharding eight documents is taken off.
+Dumps are made up (`made_up_dump`). Baselines and ours alternate, so that a busy machine slows both;
+`text_ratio`, `xml_ratio` and the rates are medians. A rate is documents per second of one core,
+whose time is the longer of wall-clock and CPU time. The startup of programs is not counted: the
+baselines run in this process, and from ours the cost of sharding eight documents is subtracted. The
+last line is one JSON object.
 """
 
 import json
@@ -37,14 +37,14 @@ from embre.shards.shard_set import ShardSet
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 0
 TINY = 8  # documents
-LEAST_OF_STARTUP = 0.2  # work that is less cannot be told from the start's own variation
-FILES = 10  # a dump of more than a few documents comes in as many, as PubTator's does
+MIN_OF_STARTUP = 0.2  # less work cannot be distinguished from the variation of the startup
+FILES = 10  # of a large dump, as of PubTator's
 ABSTRACTS, FULL_TEXTS, FULL_TEXT_SIZE = 36_000_000, 6_000_000, 15  # a full text is 15 abstracts
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured."""
+    """The numbers of repetitions, documents and processes."""
 
     repeats: int
     naive_documents: int
@@ -61,24 +61,26 @@ FULL = Plan(3, 2000, 100_000, 40_000, [1000, 10_000, 100_000, 1_000_000], [1, 2]
 def main(
     quick: Annotated[bool, typer.Option(help="Small dumps, one process, a minute.")] = False,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Hugging Face folder; without it one is made up.")
+        Path | None, typer.Option(help="Hugging Face folder; default: a made-up tokenizer.")
     ] = None,
-    sizes: Annotated[str, typer.Option(help="Documents of the dumps for linear cost.")] = "",
+    sizes: Annotated[
+        str, typer.Option(help="Sizes of the dumps for linear cost, with commas.")
+    ] = "",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the last line here.")
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Folder for dumps and shards; emptied in the end.")
+        Path | None, typer.Option(help="Folder for temporary dumps and shards.")
     ] = None,
 ) -> None:
     """Measure sharding."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     plan = QUICK if quick else FULL
-    asked = [int(size) for size in sizes.split(",") if size] or plan.sizes
+    dump_sizes = [int(size) for size in sizes.split(",") if size] or plan.sizes
     console = Console(soft_wrap=True, highlight=False)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         bench = Bench(Path(folder), tokenizer, plan, console)
-        result = bench.run(asked)
+        result = bench.run(dump_sizes)
     line = json.dumps(result)
     if json_file is not None:
         json_file.write_text(line + "\n")
@@ -86,8 +88,8 @@ def main(
 
 
 def run_ours(inputs: list[str], out: Path, tokenizer: Path, processes: int) -> Cost:
-    """Shard with our command line in processes of its own; what it cost, its start included."""
-    shutil.rmtree(out, ignore_errors=True)  # it would go on where it was
+    """Shard with our command in new processes; returns the cost including startup."""
+    shutil.rmtree(out, ignore_errors=True)  # otherwise the command would resume
     command = [sys.executable, str(ROOT / "tools" / "shard_pubtator.py"), *inputs]
     command += ["--tokenizer", str(tokenizer), "--out", str(out)]
     return cost_of_command([*command, "--processes", str(processes), "--no-shipped-hold-out"])
@@ -132,7 +134,7 @@ class Bench:
         }
 
     def startup(self, processes: int) -> Cost:
-        """What sharding eight documents costs: the median by the clock."""
+        """The cost of sharding eight documents, median by wall-clock time."""
         if processes not in self.startups:
             tiny = write_text(self.folder / "tiny", TINY, SEED)
             out = self.folder / "tiny-set"
@@ -146,10 +148,10 @@ class Bench:
     def compare(
         self, form: str, write: Callable[..., list[str]], num_documents: int, readers: list[str]
     ) -> dict[str, Any]:
-        """Baselines and ours in turns on one dump; the ratio to the fastest baseline.
+        """Compare baselines and ours on one dump; returns the ratio to the fastest baseline.
 
-        The baselines get fewer documents of it, or they would take all the time: their rate does
-        not depend on how many. Ours starts with an empty word cache on its documents.
+        The baselines read fewer documents, to save time: their rate does not depend on the number.
+        Ours starts with an empty word cache.
         """
         sample = write(self.folder / "sample", self.plan.naive_documents, SEED)
         inputs = write(self.folder / form, num_documents, SEED)
@@ -179,7 +181,7 @@ class Bench:
         }
 
     def read_back(self) -> dict[str, Any]:
-        """Documents per second out of shards: checked and decoded by us, or plain WebDataset."""
+        """Documents per second read from shards: by us, with checks, or by plain WebDataset."""
         ours = self.folder / "text-set"
         naive = self.folder / "naive text"
         ways: dict[str, Callable[[], int]] = {
@@ -196,7 +198,7 @@ class Bench:
         return {name: rate.as_json() for name, rate in found.items()}
 
     def linear_cost(self, sizes: list[int]) -> list[dict[str, Any]]:
-        """Rate and memory as dumps grow; the memory is that of the largest process."""
+        """Rate by size of the dump, and the memory of the largest process."""
         rows = []
         table = Table(title="linear cost, text", title_justify="left")
         for column in ("documents", "processes", "docs/s", "docs/s/core", "peak MB", "MB written"):
@@ -205,13 +207,13 @@ class Bench:
             inputs = write_text(self.folder / "linear", size, SEED, FILES if size > 1000 else 1)
             for processes in self.plan.processes:
                 out = self.folder / "linear-set"
-                # A small dump is a matter of seconds, of which the start is the most.
+                # A small dump takes seconds, most of them startup.
                 repeats = 1 if size > 10_000 or self.plan is QUICK else 3
                 costs = [run_ours(inputs, out, self.tokenizer, processes) for _ in range(repeats)]
                 works = [cost.without(self.startup(processes)) for cost in costs]
                 wall_s = median(max(work.wall_s, work.cpu_s / processes) for work in works)
                 core_s = median(max(work.wall_s * processes, work.cpu_s) for work in works)
-                seen = wall_s > LEAST_OF_STARTUP * self.startup(processes).wall_s
+                seen = wall_s > MIN_OF_STARTUP * self.startup(processes).wall_s
                 row = {
                     "documents": size,
                     "processes": processes,
@@ -229,11 +231,11 @@ class Bench:
     def extrapolate(
         self, text_rate: float, xml_rate: float, bytes_per_document: float
     ) -> dict[str, float]:
-        """Core-hours and bytes of the whole dump, if every document costs what these did."""
+        """Core-hours and bytes of the whole dump, extrapolated linearly."""
         units = ABSTRACTS + FULL_TEXTS * FULL_TEXT_SIZE
         result: dict[str, float] = {"shard_gb": round(units * bytes_per_document / 1e9, 1)}
-        say = self.console.print
-        say(
+        show = self.console.print
+        show(
             f"\nthe full dump: {ABSTRACTS / 1e6:.0f} M abstracts and {FULL_TEXTS / 1e6:.0f} M "
             f"full texts, {FULL_TEXT_SIZE} abstracts long, are {units / 1e6:.0f} M abstracts"
         )
@@ -242,8 +244,8 @@ class Bench:
                 hours = number / rate / 3600
                 result[f"{form}_{what}_core_hours"] = round(hours, 2)
                 sum_of = f"{number:,} / {rate:,.0f} docs/s / 3600"
-                say(f"  {form}, {what}: {sum_of} = {hours:,.1f} core-hours")
-        say(f"  shards: {units:,} x {bytes_per_document:,.0f} bytes = {result['shard_gb']:,} GB")
+                show(f"  {form}, {what}: {sum_of} = {hours:,.1f} core-hours")
+        show(f"  shards: {units:,} x {bytes_per_document:,.0f} bytes = {result['shard_gb']:,} GB")
         return result
 
     def show(self, title: str, rates: dict[str, Rate]) -> None:
@@ -257,14 +259,14 @@ class Bench:
 
 
 def read_shard_set(folder: Path) -> int:
-    """All blocks of all shards, digests checked; the number of documents."""
+    """Load all shards, checking digests; return the number of documents."""
     shard_set = ShardSet.open(folder)
     shards = shard_set.manifest.shards
     return sum(len(block.doc_ids) for shard in shards for block in shard_set.load(shard))
 
 
 def read_plain(folder: Path, names_in: str | None) -> int:
-    """The same with nothing but webdataset; `names_in` is the member that lists documents."""
+    """Load all shards with plain webdataset; `names_in` is the member that lists documents."""
     paths = [str(path) for path in sorted(folder.glob("*.tar"))]
     samples: Any = WebDataset(paths, shardshuffle=False).decode()
     return sum(len(sample[names_in]["documents"]) if names_in else 1 for sample in samples)

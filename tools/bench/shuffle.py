@@ -1,13 +1,13 @@
-"""How well an epoch is shuffled: our shards and stream against WebDataset's at equal memory.
+"""The quality of our shuffle, compared with WebDataset's at equal memory.
 
     python tools/bench/shuffle.py [--quick]
 
-WebDataset reads shards that hold the documents in the order of the dump, in a shuffled order of
-shards, through `shuffle(5000)`. Ours reads the shards that our sharder writes, each a sample of the
-whole dump, and mixes as many of them as keep 5,000 documents in memory too. Measured is an epoch
-against the order of the dump, and the next epoch against it. For a perfect shuffle the rank
-correlation is 0, next to no neighbour survives, and former neighbours stand 0.29 epochs apart in
-the median. The last line is one JSON object.
+WebDataset reads shards with the documents in the order of the dump, in a random order of shards,
+through `shuffle(5000)`. Ours reads the shards of our sharder, each a sample of the whole dump, and
+mixes as many of them as also keep 5,000 documents in memory. An epoch is compared with the order of
+the dump, and with the next epoch. In a perfect shuffle the rank correlation is 0, almost no
+neighbours remain neighbours, and the median distance of former neighbours is 0.29 epochs. The last
+line is one JSON object.
 """
 
 import json
@@ -37,13 +37,13 @@ from embre.stream.source import StreamSource, StreamState
 from embre.tokenization.tokenizer import load_tokenizer
 
 BUFFER, SHARD = 5000, 1250
-MIXED = 10  # shards: of them 3.85 are in memory at the start of a round, 4,800 documents
+MIXED = 10  # shards, of which 3.85 (4,800 documents) are in memory at the start of a round
 SEEDS = range(10)
 NEAR = 10  # documents this close in an epoch often share a step
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="20,000 documents in place of 50,000.")] = False,
+    quick: Annotated[bool, typer.Option(help="20,000 documents instead of 50,000.")] = False,
 ) -> None:
     """Measure the shuffles."""
     console = Console(soft_wrap=True, highlight=False)
@@ -51,7 +51,7 @@ def main(
         source = build(Path(folder), 20_000 if quick else 50_000)
         shards = source.shard_set.shards("train")
         names = [name for entry in shards for name in ids_of(source, entry)]
-        dump = sorted(names, key=int)  # made-up documents are numbered as they come
+        dump = sorted(names, key=int)  # made-up documents are numbered in the order of the dump
         readers = {"ours": partial(ours, source), "webdataset": partial(theirs, dump)}
         measured: dict[str, list[dict[str, float]]] = {}
         for (who, read), seed in product(readers.items(), SEEDS):
@@ -91,14 +91,14 @@ def ids_of(source: StreamSource, entry: ShardEntry) -> list[str]:
 
 
 def ours(source: StreamSource, seed: int, epoch: int) -> Iterable[str]:
-    """The documents of an epoch in the order of our stream; of a cut one the first piece."""
+    """The documents of an epoch in the order of our stream; long ones by their first piece."""
     found = rounds(replace(source, seed=seed), 0, StreamState(epoch))
     here = takewhile(lambda one: one[1].epoch == epoch, found)
     return dict.fromkeys(name for members, _ in here for name in members.doc_ids)
 
 
 def theirs(dump: list[str], seed: int, epoch: int) -> Iterable[str]:
-    """The documents of an epoch as WebDataset gives them from shards in the order of the dump."""
+    """The documents of an epoch in WebDataset's order, from shards in the order of the dump."""
     rng = random.Random(f"{seed}/{epoch}")
     shards = [dump[at : at + SHARD] for at in range(0, len(dump), SHARD)]
     rng.shuffle(shards)
@@ -106,7 +106,7 @@ def theirs(dump: list[str], seed: int, epoch: int) -> Iterable[str]:
 
 
 def measure(before: list[str], after: list[str]) -> dict[str, float]:
-    """Rank correlation of two orders, and what became of the neighbours of the first."""
+    """Rank correlation of two orders, and the distances of former neighbours."""
     place = {name: at for at, name in enumerate(after)}
     at = np.array([place[name] for name in before])
     assert len(at) == len(after), "every document once"

@@ -1,4 +1,4 @@
-"""The rungs of the ladder that `pretrain_step.py` climbs: each a model, its engine and its data."""
+"""The variants of a step ("rungs") that `pretrain_step.py` measures: model, engine and data."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from step_texts import LONGEST, MEAN_TOKENS, PaddedBatch, Texts, padded
+from step_texts import MAX_TOKENS, MEAN_TOKENS, PaddedBatch, Texts, padded
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
@@ -52,7 +52,7 @@ COMPILED = (HF_COMPILED, OURS_COMPILED)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all rungs share. `micro_batches` are those of a step, `num_steps` different steps."""
+    """The settings of all rungs; `micro_batches` per step, `num_steps` distinct steps."""
 
     world: World
     shape: NewEncoder
@@ -63,7 +63,7 @@ class Setting:
     texts: Texts
 
     def bert(self) -> BertForMaskedLM:
-        """The same weights every time; no dropout."""
+        """A new model, always with the same weights, without dropout."""
         torch.manual_seed(0)
         shape = self.shape
         return BertForMaskedLM(
@@ -84,7 +84,7 @@ class Setting:
         return self.texts.batches(objective, self.micro_batches * self.num_steps)
 
     def flops(self, tokens: float, target_share: float, row_share: float) -> float:
-        """A token's, where the document of a token has that many on average."""
+        """Training FLOPs per token, if a token's document has `tokens` on average."""
         shape = self.shape
         return training_flops_per_token(
             shape.layers,
@@ -99,7 +99,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """An engine with the micro-batches it goes through; `flops` of a real token, padding paid."""
+    """An engine and its micro-batches; `flops` per real token, including those for padding."""
 
     engine: Engine
     batches: Sequence[Any]
@@ -107,14 +107,14 @@ class Rung:
     flops: float
 
     def step(self, number: int) -> int:
-        """One optimizer step; how many real tokens it had."""
+        """Do one optimizer step; returns its number of real tokens."""
         first = number * self.per_step % len(self.batches)
         mine = self.batches[first : first + self.per_step]
         return self.engine.step(mine, number, 1e-4).num_tokens
 
 
 class Padded(nn.Module):
-    """Hugging Face's model as it is: its own loss, the head on every token."""
+    """Hugging Face's model, with its own loss and the head on every token."""
 
     def __init__(self, bert: nn.Module, half_precision: bool):
         super().__init__()
@@ -132,12 +132,12 @@ def hugging_face(setting: Setting, compile_it: bool) -> Rung:
     num_rows = max(1, setting.strip_tokens // MEAN_TOKENS)
     batches = padded(setting.batches("token"), num_rows, setting.texts.settings.special.pad)
     batches = batches[: len(batches) // setting.micro_batches * setting.micro_batches]
-    real = sum(batch.num_tokens for batch in batches) / (len(batches) * num_rows * LONGEST)
+    real = sum(batch.num_tokens for batch in batches) / (len(batches) * num_rows * MAX_TOKENS)
     if compile_it:
         bert = torch.compile(bert)
     model = Padded(bert, setting.half_precision)
     engine = TorchEngine(model, OPTIMIZER, {"token": 1.0}, setting.world, seed=0)
-    return Rung(engine, batches, setting.micro_batches, setting.flops(LONGEST, 1.0, 1.0) / real)
+    return Rung(engine, batches, setting.micro_batches, setting.flops(MAX_TOKENS, 1.0, 1.0) / real)
 
 
 def ours(
@@ -165,7 +165,7 @@ def ours(
 
 
 def in_one_strip(setting: Setting) -> Setting:
-    """As many tokens a step, in one micro-batch."""
+    """The setting with all tokens of a step in one micro-batch."""
     size = setting.strip_tokens * setting.micro_batches
     settings = replace(setting.texts.settings, strip_tokens=size)
     texts = replace(setting.texts, settings=settings)
@@ -173,7 +173,7 @@ def in_one_strip(setting: Setting) -> Setting:
 
 
 def concept_table(setting: Setting, sizes: Sequence[int]) -> ConceptTable | ShardedTable:
-    """As a run has it: one matrix, or from some number of concepts on rows that ranks may share."""
+    """The concept table as in a run: one matrix, or a sharded table above `shard_above`."""
     if sum(sizes) <= EntitiesConfig().shard_above:
         return ConceptTable(sizes, DIMENSION, *NO_SAMPLE)
     rows = TableRows(sizes, DIMENSION, setting.world, OPTIMIZER, seed=0)
@@ -181,7 +181,7 @@ def concept_table(setting: Setting, sizes: Sequence[int]) -> ConceptTable | Shar
 
 
 def flops_of(setting: Setting, batches: Sequence[Batch], sizes: Sequence[int]) -> float:
-    """Of a real token under our model, with the shares of rows and targets as they are."""
+    """FLOPs per real token of our model, with the actual shares of rows and targets."""
     lengths = torch.cat([b.cu_seqlens[: len(b.doc_ids) + 1].diff() for b in batches]).double()
     num_tokens = float(lengths.sum())
     targets = sum(len(batch.token_labels) for batch in batches) / num_tokens
@@ -196,7 +196,7 @@ def flops_of(setting: Setting, batches: Sequence[Batch], sizes: Sequence[int]) -
 
 
 def with_all_rows(batch: Batch) -> Batch:
-    """The whole last layer, as it would be without the trick."""
+    """The batch with all rows, so that the last layer is computed for every token."""
     spans = batch.mention_spans
     return replace(
         batch,
@@ -220,7 +220,7 @@ def _zero_1(model: nn.Module, setting: Setting, rows: TableRows | None) -> Engin
 
 
 def ladder(setting: Setting, compile_it: bool) -> dict[str, partial[Rung]]:
-    """The rungs by name, in their order; compiled ones only where it is wanted."""
+    """The rungs by name, in order; compiled ones only if `compile_it`."""
     rungs = {
         HF_PADDED: partial(hugging_face, setting, False),
         HF_COMPILED: partial(hugging_face, setting, True),

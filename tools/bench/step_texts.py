@@ -1,8 +1,8 @@
 """Micro-batches for a benchmark of the training step: made-up tokens, or those of a shard set.
 
-Made-up documents have BioRED's lengths in PubMedBERT's tokens (mean 341, and a token's document has
-364) and its density of mentions. Their tokens are drawn, because a step takes as long whatever they
-say; so nothing is needed but this package and no tokenizer.
+Made-up documents have BioRED's lengths in PubMedBERT's tokens (mean 341; 364 weighted by tokens)
+and its density of mentions. Tokens are random, because the time of a step does not depend on them;
+so no tokenizer is needed.
 """
 
 from collections.abc import Iterator
@@ -27,22 +27,22 @@ from embre.stream.order import rounds, strips
 from embre.stream.source import StreamSource, StreamState
 from embre.tokenization.tokenizer import SpecialTokens, load_tokenizer
 
-LONGEST = 512
+MAX_TOKENS = 512
 MEAN_TOKENS, SD_TOKENS = 341, 88
 MEAN_MENTIONS, SD_MENTIONS, MEAN_MENTION_TOKENS = 33.8, 14.0, 2.5
 SPECIAL = SpecialTokens(*range(5))
-IGNORED = -100  # the label that Hugging Face's models leave out
+IGNORED = -100  # the label that Hugging Face's models ignore
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Documents, and how they are laid and masked."""
+    """Documents, and the settings of their packing and masking."""
 
     settings: BatchSettings
     examples: Examples
 
     def batches(self, objective: str, number: int) -> list[Batch]:
-        """The first micro-batches under an objective."""
+        """The first `number` micro-batches under an objective."""
         masking = MaskingConfig(objective=cast(Any, objective))
         settings = replace(self.settings, masking=masking)
         found = strips(iter([(self.examples, StreamState())]), settings.strip_tokens)
@@ -55,10 +55,10 @@ class Texts:
 def made_up_texts(
     strip_tokens: int, num_strips: int, vocabulary: int, num_concepts: int, seed: int = 0
 ) -> Texts:
-    """As many documents as fill the strips, and a vocabulary of concepts of all types."""
+    """Random documents that fill the strips, and a vocabulary of concepts of all types."""
     rng = np.random.default_rng(seed)
     num_documents = num_strips * strip_tokens // (MEAN_TOKENS - 40) + 10
-    limit = LONGEST - NUM_SPECIAL
+    limit = MAX_TOKENS - NUM_SPECIAL
     lengths = np.clip(rng.normal(MEAN_TOKENS, SD_TOKENS, num_documents), 24, limit).astype(int)
     rows = [_mentions(rng, int(length), num_concepts) for length in lengths]
     examples = Examples(
@@ -76,7 +76,7 @@ def made_up_texts(
     sizes = np.bincount((hashes - 1) % num_types, minlength=num_types).tolist()
     settings = BatchSettings(
         strip_tokens=strip_tokens,
-        max_document_tokens=LONGEST,
+        max_document_tokens=MAX_TOKENS,
         masking=MaskingConfig(),
         entities=EntityVocabulary(hashes, ids, tuple(sizes), SCHEMA.empty_table()),
         special=SPECIAL,
@@ -86,7 +86,7 @@ def made_up_texts(
 
 
 def _mentions(rng: np.random.Generator, length: int, num_concepts: int) -> np.ndarray:
-    """Mentions of one document that do not overlap; concepts of a low number come more often."""
+    """Mentions of one document, without overlaps; concepts with low numbers are more frequent."""
     most = max(length // 4, 1)
     number = int(np.clip(rng.normal(MEAN_MENTIONS, SD_MENTIONS) * length / MEAN_TOKENS, 1, most))
     starts = np.sort(rng.choice(length - 1, number, replace=False))
@@ -102,9 +102,12 @@ def texts_of(folder: Path, strip_tokens: int, num_strips: int) -> Texts:
     """The first documents of a shard set, with its own tokenizer and concepts."""
     shard_set = ShardSet.open(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
+    data = DataConfig(
+        shards=shard_set.url, streams=1, strip_tokens=strip_tokens, max_document_tokens=MAX_TOKENS
+    )
     source = StreamSource.build(
         shard_set,
-        _data(shard_set.url, strip_tokens),
+        data,
         MaskingConfig(),
         choose_entities(shard_set, 2, 1_000_000),
         tokenizer,
@@ -117,12 +120,6 @@ def texts_of(folder: Path, strip_tokens: int, num_strips: int) -> Texts:
         if num_tokens > (num_strips + 1) * strip_tokens:
             return Texts(source.settings, join(held))
     raise AssertionError("a stream has no end")
-
-
-def _data(shards: str, strip_tokens: int) -> DataConfig:
-    return DataConfig(
-        shards=shards, streams=1, strip_tokens=strip_tokens, max_document_tokens=LONGEST
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +146,12 @@ class PaddedBatch:
 
 
 def padded(batches: list[Batch], num_rows: int, pad: int) -> list[PaddedBatch]:
-    """The same masked documents padded to 512, `num_rows` at a time; a rest is left out."""
+    """The masked documents padded to 512 tokens, `num_rows` per batch; a remainder is dropped."""
     rows = list(_documents(batches))
     found = []
     for at in range(0, len(rows) - num_rows + 1, num_rows):
         some = rows[at : at + num_rows]
-        ids = torch.full((num_rows, LONGEST), pad)
+        ids = torch.full((num_rows, MAX_TOKENS), pad)
         labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
         for row, (tokens, wanted) in enumerate(some):
             ids[row, : len(tokens)], labels[row, : len(tokens)] = tokens, wanted

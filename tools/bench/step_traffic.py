@@ -1,12 +1,12 @@
-"""What a layer of the encoder reads and writes in a step, by operation: counted, not timed.
+"""Memory traffic of an encoder layer in a step, by operation: counted, not timed.
 
     python tools/bench/step_traffic.py              BERT-base, 2,048 tokens, bf16
-    python tools/bench/step_traffic.py --quick      a smaller one
+    python tools/bench/step_traffic.py --quick      a smaller model
 
-A GPU that is done with its products waits for its memory, so bytes are the other half of speed.
-Counted are forward and backward pass of two models that differ by one layer, by what each operation
-gets and gives; views move nothing. Apart stands what is the same for any number of tokens, the
-casts of weights and of their gradients. The last line is one JSON object, in KB a token and layer.
+Operations other than matrix products are bound by memory, so bytes decide their speed. The inputs
+and outputs of all operations except views are counted in a forward and backward pass of two models
+that differ by one layer. The casts of weights and their gradients, which do not depend on the
+number of tokens, are given separately. The last line is one JSON object, in KB per token and layer.
 """
 
 import json
@@ -29,14 +29,14 @@ PRODUCTS = ("aten.mm.default", "aten.addmm.default")
 
 
 class Float32Norm(nn.LayerNorm):
-    """What autocast makes of a norm on CUDA; on a CPU it leaves norms alone."""
+    """A norm in float32, as autocast computes it on CUDA but not on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.float())
 
 
 class Traffic(TorchDispatchMode):
-    """Counts bytes and calls of every operation, by name."""
+    """Counts bytes and calls by name of the operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Traffic(TorchDispatchMode):
 def main(
     quick: Annotated[bool, typer.Option(help="Smaller: no figures to quote.")] = False,
 ) -> None:
-    """Count."""
+    """Count the traffic."""
     hidden, tokens = (64, 512) if quick else (768, 2048)
     console = Console(soft_wrap=True, highlight=False)
     ours, plain = (of_a_layer(hidden, tokens, norm) for norm in (NormAsGiven, Float32Norm))
@@ -89,27 +89,27 @@ def main(
 
 
 def between(part: Traffic, of_weights: int) -> int:
-    """The bytes that are no product's and grow with the tokens."""
+    """The bytes of operations other than matrix products, without the casts of weights."""
     products = sum(part.num_bytes[name] for name in PRODUCTS)
     return sum(part.num_bytes.values()) - products - of_weights
 
 
 def weight_casts(hidden: int) -> int:
-    """A layer's matrices to bf16 and their gradients back: six bytes a weight, twice."""
+    """Bytes of casting a layer's matrices to bf16 and their gradients back: 2 · 6 per weight."""
     return 2 * 6 * (4 * hidden * hidden + 2 * hidden * 4 * hidden)
 
 
 def of_a_layer(hidden: int, tokens: int, norm: type[nn.LayerNorm]) -> Traffic:
-    """What three layers move more than two."""
+    """The traffic of one layer: that of three layers minus that of two."""
     three, two = (counted(layers, hidden, tokens, norm) for layers in (3, 2))
     three.num_bytes.subtract(two.num_bytes)
     three.calls.subtract(two.calls)
-    three.num_bytes = +three.num_bytes  # without what is no layer's
+    three.num_bytes = +three.num_bytes  # without operations outside the layers
     return three
 
 
 def counted(layers: int, hidden: int, tokens: int, norm: type[nn.LayerNorm]) -> Traffic:
-    """One forward and backward pass over a strip, by operation."""
+    """The traffic of one forward and backward pass over a strip."""
     shape = BertConfig(
         vocab_size=1000,
         num_hidden_layers=layers,

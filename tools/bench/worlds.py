@@ -1,11 +1,11 @@
-"""The same run at any size: 1, 2 and 4 ranks, 0 to 3 loader processes, whole or stopped between.
+"""Compare a run on 1, 2 and 4 ranks, with 0 to 3 loader processes, uninterrupted or resumed.
 
     python tools/bench/worlds.py            a table of data hashes and losses, five minutes
     python tools/bench/worlds.py --quick    1 and 2 ranks without loader processes
 
 The data digest is over the data hashes of all steps: texts and masks. The last line is one JSON
-object: `data_digests` must be 1, `furthest` is the largest relative difference of a loss or
-gradient norm to those of one rank.
+object: `data_digests`, their number, must be 1; `furthest` is the maximum relative difference of a
+loss or gradient norm to that of one rank.
 """
 
 import hashlib
@@ -44,13 +44,13 @@ def main(
                 fault = "" if last else f"step:{STOP_AT}:raise"
                 for mark in scene.run_folder(name).glob("fault-*"):
                     mark.unlink()
-                code, said = scene.start(config, fault=fault, ranks=ranks).wait()
+                code, output = scene.start(config, fault=fault, ranks=ranks).wait()
                 if last and code:
-                    raise RuntimeError(f"{name} failed with {code}:\n{said[-3000:]}")
+                    raise RuntimeError(f"{name} failed with {code}:\n{output[-3000:]}")
             found[name] = scene.run_folder(name)
         steps = {name: steps_of(one) for name, one in found.items()}
     first = next(iter(steps.values()))
-    table = Table(title=f"{STEPS} steps of the same run; stopped in step {STOP_AT} where two sizes")
+    table = Table(title=f"{STEPS} steps of the same run; stopped in step {STOP_AT} if two sizes")
     for column in ("ranks", "loader processes", "data of all steps", "last losses", "furthest"):
         table.add_column(column)
     digests = set()

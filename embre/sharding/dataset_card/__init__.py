@@ -1,7 +1,7 @@
-"""The card of a shard set: a README.md that says what is in it, how it was made and how to load it.
+"""The card of a shard set: a README.md in the format of the Hugging Face hub, plots in `card/`.
 
-In the form that the Hugging Face hub reads, with plots in `card/`. Nothing but the manifest, the
-concept table and the statistics goes into it, so a shard set has one card, to the last byte.
+It depends only on the manifest, the concept table and the statistics, so equal shard sets have
+equal cards, byte for byte.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,7 +64,7 @@ and cell lines, cut into {tokens:,} word pieces: what entity-masking pretraining
 
 LOADING = """## How to load it
 
-With plain webdataset, which does not look at the manifest (`FOLDER` is where this card lies):
+With plain webdataset, which does not check the manifest (`FOLDER` is the folder of this card):
 
 ```python
 import webdataset as wds
@@ -97,14 +97,13 @@ To pretrain on it, `data: {{shards: FOLDER}}` in a config of `embre pretrain`. T
 or to verify every shard: `python tools/inspect_shards.py FOLDER --documents 3` and `--verify`.
 """
 
-LIMITS = """## What to mind
+LIMITS = """## Limitations
 
-- The shards hold texts: token ids can be turned back into words, lower-cased where the tokenizer
-  does so. Whatever licence the texts have holds here too.
-- Where the sources are output of PubTator, the mentions are found by programs: some are wrong, some
-  are missing, and so are identifiers.
-- A mention covers whole word pieces: where it ends inside one, the piece belongs to it.
-- There are no relations in here, no character offsets, no reference lists and no raw tables.
+- The shards contain the texts: token ids can be decoded to words (lower-cased if the tokenizer
+  lower-cases). The licences of the texts apply.
+- PubTator's mentions are found by programs: some mentions and identifiers are wrong or missing.
+- A mention covers whole word pieces; if it ends within one, it includes the whole piece.
+- Not included: relations, character offsets, reference lists and raw tables.
 - {held_out}
 """
 
@@ -112,7 +111,7 @@ LIMITS = """## What to mind
 def write_card(folder: Path, manifest: Manifest, statistics: ShardStatistics) -> None:
     """Write README.md, its plots and the statistics into the folder of a shard set.
 
-    The concept table must lie there; the manifest need not yet. `statistics` count all shards.
+    Requires the concept table in the folder, but not the manifest. `statistics` count all shards.
     """
     table = pq.read_table(folder / CONCEPTS)
     (folder / PLOTS).mkdir(exist_ok=True)
@@ -134,7 +133,7 @@ def write_card(folder: Path, manifest: Manifest, statistics: ShardStatistics) ->
 
 
 def head(manifest: Manifest) -> str:
-    """The front matter, and the set in a sentence."""
+    """The front matter and a summary in one sentence."""
     total = manifest.total()
     splits = dict.fromkeys(shard.split for shard in manifest.shards)
     return HEAD.format(
@@ -150,7 +149,7 @@ def head(manifest: Manifest) -> str:
 
 
 def contents(manifest: Manifest, statistics: ShardStatistics, table: pa.Table) -> str:
-    """Splits, lengths, mentions and concepts."""
+    """The section on splits, lengths, mentions and concepts."""
     total = manifest.total()
     long = statistics.documents_from(BERT_TOKENS)
     mean = total.tokens / max(total.documents, 1)
@@ -178,7 +177,7 @@ def contents(manifest: Manifest, statistics: ShardStatistics, table: pa.Table) -
         "",
         "A run chooses its entity vocabulary from these concepts, by type if need be. With "
         f"`min_count: {limits.min_count}` and `max_per_type: {limits.max_per_type}` for all types, "
-        "the defaults, it covers this share of mentions (one of two concepts counts twice):",
+        "the defaults, it covers this share of mentions (a mention of two concepts counts twice):",
         "",
     ]
     lines += table_of(
@@ -189,7 +188,7 @@ def contents(manifest: Manifest, statistics: ShardStatistics, table: pa.Table) -
 
 
 def origin(manifest: Manifest) -> str:
-    """How the set was made, and what was left out on the way."""
+    """The section on sources and settings, and on what was left out."""
     lines = ["## How it was made", "", "With `tools/shard_pubtator.py` from:", ""]
     sources = (
         (
@@ -212,9 +211,9 @@ def origin(manifest: Manifest) -> str:
         lines += ["Held out, by list:", ""]
         rows = [(name, f"{count:,}") for name, count in manifest.held_out.items()]
         lines += [*table_of(["list", "documents"], rows), ""]
-    for what, counts in (("Not taken", manifest.dropped), ("Repaired", manifest.repaired)):
+    for what, counts in (("Dropped", manifest.dropped), ("Repaired", manifest.repaired)):
         if counts:
-            lines += [f"{what}, by reason (`docs/FORMATS.md` of embre says what each means):", ""]
+            lines += [f"{what}, by reason (explained in `docs/FORMATS.md` of embre):", ""]
             falling = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
             rows = [(f"`{reason}`", f"{count:,}") for reason, count in falling]
             lines += [*table_of(["reason", "count"], rows), ""]
@@ -222,19 +221,20 @@ def origin(manifest: Manifest) -> str:
 
 
 def held_out(manifest: Manifest) -> str:
-    """What somebody who evaluates a model must know."""
+    """A warning about evaluation documents that may be in the set."""
     if not any(manifest.held_out.values()):
         return (
-            "Nothing was held out: documents that a model is evaluated on may be in here, and its "
-            "scores on them would be too good."
+            "Nothing was held out: the set may contain documents on which a model is evaluated, "
+            "which would inflate its scores."
         )
     return (
-        "Documents of other evaluation sets than those held out above may be in here; a model's "
-        "scores on them would be too good."
+        "The set may contain documents of evaluation sets other than those held out above, which "
+        "would inflate a model's scores on them."
     )
 
 
 def concepts(table: pa.Table) -> Iterator[tuple[str, ...]]:
+    """Yield by type: number of concepts, share mentioned once, names of the most frequent."""
     types = type_numbers(table)
     for name, number in TYPE_INDEX.items():
         own = table.filter(pa.array(types == number))
@@ -246,6 +246,7 @@ def concepts(table: pa.Table) -> Iterator[tuple[str, ...]]:
 def covered(
     table: pa.Table, statistics: ShardStatistics, limits: EntitiesConfig
 ) -> Iterator[tuple[str, ...]]:
+    """Yield by type: concepts in the default vocabulary, their share of normalised and all rows."""
     entities = vocabulary_of(table, limits.min_count, limits.max_per_type)
     for name, found in coverage(table, entities, statistics.rows).items():
         of_normalised = share(found.covered, found.normalised)
@@ -255,17 +256,18 @@ def covered(
 def table_of(
     columns: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[int] = (0,)
 ) -> list[str]:
-    """A Markdown table; the columns numbered in `words` are words, the others numbers."""
+    """Lines of a Markdown table; columns are right-aligned, except those in `words`."""
     rule = ["---" if number in words else "--:" for number in range(len(columns))]
     cells = ([cell.replace("|", "\\|") for cell in row] for row in rows)
     return [f"| {' | '.join(row)} |" for row in (columns, rule, *cells)]
 
 
 def size_category(documents: int) -> str:
-    """The words of the Hugging Face hub for how many there are."""
+    """The size category of the Hugging Face hub, such as `10K<n<100K`."""
     bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
-    sizes = [10**power for power in range(3, 10)]
-    spot = sum(documents >= size for size in sizes)
-    if spot == 0:
+    number = sum(documents >= 10**power for power in range(3, 10))
+    if number == 0:
         return "n<1K"
-    return f"n>{bounds[-1]}" if spot == len(bounds) else f"{bounds[spot - 1]}<n<{bounds[spot]}"
+    if number == len(bounds):
+        return f"n>{bounds[-1]}"
+    return f"{bounds[number - 1]}<n<{bounds[number]}"
