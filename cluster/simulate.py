@@ -138,7 +138,7 @@ def rehearsal_cluster(nodes: int, cpus: int = 1) -> Iterator[RayCluster]:
 
 
 def wait_for_nodes(cluster: RayCluster, wanted: int) -> None:
-    """Wait until so many nodes are alive. Raises RuntimeError after START_S or if one exits."""
+    """Wait until `wanted` nodes are alive. Raises RuntimeError after START_S or if one exits."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and all(node.poll() is None for node in cluster.nodes):
         try:

@@ -24,7 +24,7 @@ FAILED, REFUSED, STOPPED_BY_SIGTERM = 1, 2, 143
 
 
 class RunFailed(RuntimeError):
-    """A run that was carried out and failed; the message says why and how to go on."""
+    """A run that started and failed; the message says why and how to resume."""
 
 
 @contextmanager
