@@ -15,7 +15,7 @@ from embre.refused import Refused
 RUN, STORAGE = "embre.run", "embre.storage"
 LOOK_EVERY_S = 2
 LOST_FOR_S = 300  # stop following if the head does not respond for this long
-LOOPBACK = ("localhost", "127.", "[::1]", "::1")
+LOOPBACK = ("localhost", "127.", "::1")
 
 
 class ServerLost(RuntimeError):
