@@ -1,9 +1,9 @@
-"""What of the project goes to the cluster with a job: one zip, the same bytes for the same files.
+"""Packs the project's code and configs for a job: one zip, byte-identical for identical files.
 
-    files_to_send(root)  ──▶ paths of code and configs ──write_package──▶ zip
+    files_to_send(root) ──▶ paths of code and configs ──write_package──▶ zip
 
-Ray keeps packages in the memory of the head node and refuses large ones after an upload of minutes,
-so what is no code stays behind and the size is looked at first.
+Ray keeps packages in the memory of the head node and rejects large ones only after an upload of
+minutes. So only code and configs are sent, and the size is checked first.
 """
 
 import zipfile
@@ -13,23 +13,24 @@ from pathlib import Path
 
 from embre.refused import Refused
 
-# At the top of the project: what a job runs, and nothing that only happens to lie there.
+# Top-level files and folders that a job needs; nothing else that lies there is sent.
 SENT = (
     *("embre", "tools", "cluster", "configs"),
     *("pyproject.toml", "constraints.txt", "README.md", "LICENSE"),
 )
+# Suffixes of data, weights, archives and private keys.
 LEFT_SUFFIXES = {
     *(".arrow", ".bin", ".db", ".gz", ".log", ".npy", ".parquet", ".pt", ".pth", ".pyc"),
     *(".safetensors", ".tar", ".tgz", ".whl", ".xz", ".zip", ".zst"),
-    *(".key", ".p12", ".pem", ".pfx"),  # keys of people, never of a job
+    *(".key", ".p12", ".pem", ".pfx"),
 }
-MAX_PACKAGE_MIB = 100  # Ray's own limit is 512, and code has some MB
+MAX_PACKAGE_MIB = 100  # Ray's own limit is 512; the code takes a few
 FIRST_ZIP_YEAR = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A zip that was written, and what is in it: (name in the zip, bytes)."""
+    """A zip and its contents: (name in the zip, uncompressed bytes)."""
 
     path: Path
     files: tuple[tuple[str, int], ...]
@@ -40,8 +41,8 @@ class Package:
 
 
 def files_to_send(root: Path) -> Iterator[Path]:
-    """Code and configs of a project. Left out in them: whatever starts with a dot, links, and the
-    kinds of files above."""
+    """Yield the files below SENT, without hidden files, symbolic links, `__pycache__` and
+    LEFT_SUFFIXES."""
     for name in sorted(SENT):
         yield from _files(root / name)
 
@@ -57,14 +58,14 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def write_package(root: Path, config: Path, out: Path) -> tuple[Package, str]:
-    """Zip the project and the config of the run; also the config's name in there.
+    """Zip the project and a run's config to `out`; returns the package and the config's name in it.
 
-    Raises Refused, with the largest files, for more than MAX_PACKAGE_MIB.
+    Raises Refused, naming the largest files, if they are more than MAX_PACKAGE_MIB.
     """
     files = {path.relative_to(root).as_posix(): path for path in files_to_send(root)}
     config = config.resolve()
     name = next((name for name, path in files.items() if path.resolve() == config), None)
-    if name is None:  # a config from elsewhere goes along
+    if name is None:  # the config is outside the project
         name = f"submitted/{config.name}"
         files[name] = config
     sizes = tuple((name, path.stat().st_size) for name, path in sorted(files.items()))
@@ -73,13 +74,13 @@ def write_package(root: Path, config: Path, out: Path) -> tuple[Package, str]:
         largest = sorted(sizes, key=lambda file: -file[1])[:5]
         names = ", ".join(f"{name} ({size / 2**20:.0f} MiB)" for name, size in largest)
         raise Refused(
-            f"{root}: {package.num_bytes / 2**20:.0f} MiB would be sent, more than "
-            f"{MAX_PACKAGE_MIB}; the largest files are {names}. Move data out of the project, to "
-            "the storage that all nodes share"
+            f"{root}: {package.num_bytes / 2**20:.0f} MiB would be sent, at most "
+            f"{MAX_PACKAGE_MIB} MiB are allowed; the largest files are {names}. Move data out of "
+            "the project, to the storage that all nodes share"
         )
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for sent, _ in sizes:
-            # A fixed time: Ray names a package by its bytes and uploads it once.
+            # With a fixed time: Ray identifies a package by its bytes and uploads it only once.
             info = zipfile.ZipInfo(sent, FIRST_ZIP_YEAR)
             archive.writestr(info, files[sent].read_bytes(), zipfile.ZIP_DEFLATED)
     return package, name

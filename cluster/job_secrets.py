@@ -1,7 +1,7 @@
-"""Which environment variables a job may carry, and a check that no secret is in a job.
+"""Selects the environment variables of a job, and refuses a job that contains a secret.
 
-Entrypoint, metadata and runtime environment of a Ray job can be read by whoever can read the
-dashboard, and Ray writes them into its logs. So a job carries no secret: the nodes have theirs.
+Everybody with access to the dashboard can read the entrypoint, metadata and runtime environment of
+a Ray job, and Ray logs them. So a job contains no secrets; they are configured on the nodes.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from embre.config.secret_values import SECRETS
 from embre.refused import Refused
 
-# Settings only. Values are taken from the environment that the job is submitted from.
+# Variables that may be passed: settings, never secrets.
 PASSED = (
     "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL",
@@ -29,34 +29,36 @@ PASSED = (
     "REQUESTS_CA_BUNDLE",
     "SSL_CERT_FILE",
 )
-PASSED_PREFIXES = ("FI_", "GLOO_", "NCCL_", "TORCH_NCCL_")  # the network between ranks
+PASSED_PREFIXES = ("FI_", "GLOO_", "NCCL_", "TORCH_NCCL_")  # communication between ranks
 REMEDY = (
-    "a job's metadata can be read by all who see the dashboard; give secrets to the nodes instead "
-    "(docs/CLUSTER.md, Secrets)"
+    "everybody with access to the dashboard can read a job's metadata; configure secrets on the "
+    "nodes instead (docs/CLUSTER.md, Secrets)"
 )
 SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_(KEY|PASS)$", re.I
 )
-SHORTEST_SECRET = 8  # a shorter value, as "1", stands in too many texts by chance
+SHORTEST_SECRET = 8  # characters; shorter values, such as "1", occur in texts by chance
 
 
 def environment(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
     """The named variables with their values in `environ`.
 
-    Raises Refused, without the value, for a name that may not be passed or is not set.
+    Raises Refused, without showing the value, if a name may not be passed or is not set.
     """
     passed = {}
     for name in names:
         if "=" in name:
             name = name.split("=")[0]
-            raise Refused(f"--env {name}: give the name alone; its value is taken from here")
+            raise Refused(
+                f"--env {name}: give the name alone; the value is read from the environment"
+            )
         if SECRET_NAME.search(name):
-            raise Refused(f"--env {name}: not a variable that a job may carry; {REMEDY}")
+            raise Refused(f"--env {name}: this variable may not be passed to a job; {REMEDY}")
         if name not in PASSED and not name.startswith(PASSED_PREFIXES):
             known = ", ".join([*PASSED, *(f"{prefix}*" for prefix in PASSED_PREFIXES)])
-            raise Refused(f"--env {name}: not a variable that a job may carry; known are {known}")
+            raise Refused(f"--env {name}: this variable may not be passed; known are {known}")
         if name not in environ:
-            raise Refused(f"--env {name}: it is not set here; export it first")
+            raise Refused(f"--env {name}: not set; export it first")
         passed[name] = environ[name]
     return passed
 

@@ -1,4 +1,4 @@
-"""A Ray cluster's job server: is a run running there, send a job, follow it to its end."""
+"""Client of a Ray job server: connect, find the running job of a run, follow a job to its end."""
 
 import asyncio
 import logging
@@ -14,58 +14,62 @@ from embre.refused import Refused
 
 RUN, STORAGE = "embre.run", "embre.storage"
 LOOK_EVERY_S = 2
-LOST_FOR_S = 300  # a head that does not answer for so long is given up; the job may run on
-LOOPBACK = ("localhost", "127.", "[::1]", "::1")
+LOST_FOR_S = 300  # stop following if the head does not respond for this long
+LOOPBACK = ("localhost", "127.", "::1")
 
 
 class ServerLost(RuntimeError):
-    """The job server does not answer any more; the job may run on."""
+    """The job server no longer responds; the job may still be running."""
 
 
 def check_address(address: str) -> str:
-    """The address of a job server, with its scheme. Refused for one with a password in it."""
+    """Normalize the address of a job server to a URL without a slash at its end. Raises Refused if
+    it is not an HTTP URL or contains a user or password."""
     address = address if "://" in address else f"http://{address}"
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Refused(
-            f"--address {address.rsplit('@')[-1]}: give that of the dashboard, as "
+            f"--address {address.rsplit('@')[-1]}: not the URL of a dashboard, such as "
             "http://127.0.0.1:8265"
         )
     if parts.username or parts.password:
-        raise Refused("--address: no user or password in it; Ray's token is RAY_AUTH_TOKEN_PATH")
+        raise Refused(
+            "--address: contains a user or password; remove them, and set RAY_AUTH_TOKEN_PATH to "
+            "the file with Ray's token"
+        )
     return address.rstrip("/")
 
 
 def is_unencrypted(address: str) -> bool:
-    """Whether what is sent to an address can be read on the way."""
+    """Whether requests to an address cross a network without TLS."""
     parts = urlsplit(address)
     return parts.scheme == "http" and not (parts.hostname or "").startswith(LOOPBACK)
 
 
 def connect(address: str) -> Any:
-    """A client of the job server at an address and no other.
+    """Create a client of the job server at `address`.
 
-    Raises Refused where the token is missing or wrong, OSError where nothing answers.
+    Raises Refused if the token is missing or wrong, OSError if the server does not respond.
     """
-    # Ray prefers these to the address that it is given.
+    # Ray prefers these variables to the address that it is given.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("dashboard_sdk", "job.sdk"):  # they tell of every package and socket
+    for name in ("dashboard_sdk", "job.sdk"):  # they log every package and socket
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
         raise Refused(
-            f"{address} refuses the token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the "
-            "file with the token of the cluster (docs/CLUSTER.md, Tokens)"
+            f"{address} refuses the token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the "
+            "file with the cluster's token (docs/CLUSTER.md, Tokens)"
         ) from error
 
 
 def running_job(client: Any, run: str, storage: str) -> str | None:
-    """The id of a job of the same run that has not ended."""
+    """The id of a job of this run that has not ended; None if there is none."""
     for job in client.list_jobs():
         mine = (job.metadata or {}).get(RUN) == run and job.metadata.get(STORAGE) == storage
         if mine and not job.status.is_terminal():
@@ -75,13 +79,14 @@ def running_job(client: Any, run: str, storage: str) -> str | None:
 
 @dataclass(slots=True)
 class Log:
-    """What a job says. Each time the connection is made it comes from its beginning."""
+    """The log of a job as far as it was shown: the server sends it from its start on every
+    connection."""
 
     job: str
-    shown: int = 0  # characters
+    shown: int = 0  # number of characters
 
     async def show(self, client: Any) -> None:
-        """Print what was not shown yet, until the server closes the connection."""
+        """Print the log from where it was left, until the server closes the connection."""
         position = 0
         async for text in client.tail_job_logs(self.job):
             if text:
@@ -91,10 +96,10 @@ class Log:
 
 
 def follow(client: Any, job: str) -> int:
-    """Show what a job says until it ends; its exit code. 143 for one that was stopped, also where
-    Ray had to kill it before it had saved: its server does not tell the two apart.
+    """Show the log of a job until it ends; returns its exit code.
 
-    A lost connection is taken up again. Raises ServerLost where it stays lost.
+    It is 143 for a stopped job, even if Ray had to kill it before it had saved: the server does not
+    distinguish the two. Reconnects if the connection is lost; raises ServerLost after LOST_FOR_S.
     """
     from aiohttp import ClientError
 

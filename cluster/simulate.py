@@ -1,11 +1,11 @@
-"""A rehearsal: a Ray cluster of several nodes on this machine, and the real way of a job on it.
+"""Rehearses a job on a Ray cluster of several simulated nodes on this machine.
 
     python cluster/simulate.py --nodes 2 --out rehearsal
 
-Each node is `ray start` with an address of its own in 127.0.0.0/8, as on machines that know nothing
-of each other but the head's address and the token. The head takes no worker. Then as a user would:
+Each node is a `ray start` with its own address in 127.0.0.0/8. As on real machines, it only knows
+the head's address and the token. The head runs no workers. The jobs are those of a user:
 `cluster/submit.py pretrain`, `cluster/submit.py finetune`, `embre register`, on a made-up corpus.
-Whatever happens, the nodes are stopped.
+The nodes are always stopped at the end.
 """
 
 import json
@@ -38,14 +38,15 @@ from embre.sharding.shard import shard
 from embre.tracking import read_events
 
 HERE = Path(__file__).resolve().parent
-START_S, STOP_S = 60, 5  # a head that had jobs may take long to go
+START_S, STOP_S = 60, 5  # time limits; a head that had jobs may be slow to stop
 OBJECT_STORE_BYTES = 150 << 20
 SEED = 13
 
 
 @dataclass(slots=True)
 class RayCluster:
-    """Nodes that run: the head first. `environ` is that of a process that may talk to them."""
+    """Running nodes, the head first. `environ` is the environment of processes that use them;
+    `dashboard` and `gcs` are addresses of the head."""
 
     folder: Path
     environ: dict[str, str]
@@ -54,8 +55,8 @@ class RayCluster:
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *options: str) -> None:
-        """One more node, with an address of its own."""
-        number = len(self.nodes) + 2  # 127.0.0.1 would become the machine's outer address
+        """Start one more node, with its own address and the given options of `ray start`."""
+        number = len(self.nodes) + 2  # Ray replaces 127.0.0.1 by the machine's external address
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
         command += [f"--node-ip-address=127.0.0.{number}", "--disable-usage-stats"]
         # Random ports, because several nodes share a machine here.
@@ -69,7 +70,7 @@ class RayCluster:
         self.nodes.append(process)
 
     def stop(self) -> None:
-        """All nodes end, the head last, because nodes tell it that they go."""
+        """Stop all nodes, the head last, because the others report to it that they leave."""
         for leaving in (self.nodes[1:], self.nodes[:1]):
             for process in leaving:
                 process.terminate()
@@ -77,46 +78,47 @@ class RayCluster:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_S)
                 with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # what the node left behind
+                    os.killpg(process.pid, signal.SIGKILL)  # processes that the node left behind
                 process.wait()
 
     def num_nodes(self) -> int:
-        """Nodes that are alive, as the dashboard sees them."""
+        """Number of nodes that the dashboard reports as alive."""
         return sum(
             node["raylet"]["state"] == "ALIVE"
             for node in self.ask("/nodes?view=summary")["data"]["summary"]
         )
 
     def ask(self, path: str) -> Any:
-        """JSON from the dashboard."""
+        """Request JSON from the dashboard."""
         token = Path(self.environ["RAY_AUTH_TOKEN_PATH"]).read_text()
         request = urllib.request.Request(
             self.dashboard + path, headers={"Authorization": f"Bearer {token}"}
         )
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return json.load(response)
 
 
 @contextmanager
 def rehearsal_cluster(nodes: int, cpus: int = 1) -> Iterator[RayCluster]:
-    """A head without a CPU for workers, and nodes with some; token authentication is on, and the
-    dashboard listens on loopback.
+    """Start a head without CPUs for workers and `nodes` nodes with `cpus` CPUs each; stop them on
+    exit. Token authentication is on, and the dashboard listens on loopback.
 
-    Raises RuntimeError, with the end of the nodes' logs, where they do not come up in time.
+    Raises RuntimeError, with the end of the nodes' logs, if they do not start within START_S.
     """
-    folder = Path(tempfile.mkdtemp(prefix="embre-", dir="/tmp"))  # Ray's sockets want it short
+    # In /tmp: Ray's sockets need a short path.
+    folder = Path(tempfile.mkdtemp(prefix="embre-", dir="/tmp"))
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     gcs, dashboard, client = free_ports(3)
-    left_out = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "PYTHONPATH")
-    environ = {key: value for key, value in os.environ.items() if key not in left_out}
+    unset = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "PYTHONPATH")
+    environ = {key: value for key, value in os.environ.items() if key not in unset}
     environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # where `python` is ours
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # our `python`
     }
     cluster = RayCluster(folder, environ, f"http://127.0.0.1:{dashboard}", f"127.0.0.2:{gcs}")
     try:
@@ -126,7 +128,7 @@ def rehearsal_cluster(nodes: int, cpus: int = 1) -> Iterator[RayCluster]:
             f"--ray-client-server-port={client}",
         )
         wait_for_nodes(cluster, 1)
-        for number in range(nodes):  # in turn: two at once on one machine get in each other's way
+        for number in range(nodes):  # in turn: simultaneous starts on one machine interfere
             cluster.start(f"--address={cluster.gcs}", f"--num-cpus={cpus}")
             wait_for_nodes(cluster, 2 + number)
         yield cluster
@@ -136,6 +138,7 @@ def rehearsal_cluster(nodes: int, cpus: int = 1) -> Iterator[RayCluster]:
 
 
 def wait_for_nodes(cluster: RayCluster, wanted: int) -> None:
+    """Wait until `wanted` nodes are alive. Raises RuntimeError after START_S or if one exits."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and all(node.poll() is None for node in cluster.nodes):
         try:
@@ -145,20 +148,20 @@ def wait_for_nodes(cluster: RayCluster, wanted: int) -> None:
             pass
         time.sleep(0.5)
     logs = [log.read_text()[-1000:] for log in sorted(cluster.folder.glob("node-*.log"))]
-    raise RuntimeError(f"no {wanted} nodes after {START_S} s:\n" + "\n".join(logs))
+    raise RuntimeError(f"{wanted} nodes did not start within {START_S} s:\n" + "\n".join(logs))
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now."""
+    """Ports on loopback that are free now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
     return ports
 
 
 def rehearse(nodes: int, steps: int, out: Path, console: Console) -> None:
-    """The whole way. Raises RuntimeError where a command of it fails."""
+    """Run the whole rehearsal in the folder `out`. Raises RuntimeError if a command fails."""
     stages = Stages(console)
     with stages.stage("corpus and shards"):
         make_files(out, SEED, console)
@@ -178,8 +181,8 @@ def rehearse(nodes: int, steps: int, out: Path, console: Console) -> None:
             stack.close()
     with stages.stage("register"):
         for run, name in (("demo-encoder", ENCODER_NAME), ("demo-relations", MODEL_NAME)):
-            found = register_run(out / "runs" / run, name, alias=None)
-            console.print(f"{found.kind}: {name} version {found.version}")
+            registered = register_run(out / "runs" / run, name, alias=None)
+            console.print(f"{registered.kind}: {name} version {registered.version}")
     console.print(scores_table(out / "runs" / "demo-relations"))
     for event in read_events(out / "runs" / "demo-encoder", "started"):
         console.print(f"pretraining: {event['world_size']} ranks")
@@ -187,7 +190,7 @@ def rehearse(nodes: int, steps: int, out: Path, console: Console) -> None:
 
 
 def submit(cluster: RayCluster, kind: str, out: Path, overrides: list[str]) -> None:
-    """`cluster/submit.py` as a user calls it."""
+    """Call `cluster/submit.py` as a user does. Raises RuntimeError if it fails."""
     command = [sys.executable, str(HERE / "submit.py"), kind, str(out / f"{kind}.yaml"), *overrides]
     environ = {**os.environ, **cluster.environ}
     code = subprocess.run([*command, "--address", cluster.dashboard], env=environ).returncode
@@ -198,17 +201,15 @@ def submit(cluster: RayCluster, kind: str, out: Path, overrides: list[str]) -> N
 @exit_on_error()
 def main(
     nodes: Annotated[
-        int, typer.Option(min=1, help="Ray nodes beside the head, one worker each.")
+        int, typer.Option(min=1, help="Number of Ray nodes besides the head, one worker each.")
     ] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each of the two runs.")] = 20,
-    out: Annotated[Path, typer.Option(help="An empty folder for everything it writes.")] = Path(
-        "rehearsal"
-    ),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 20,
+    out: Annotated[Path, typer.Option(help="Empty folder for all outputs.")] = Path("rehearsal"),
 ) -> None:
     """Rehearse a cluster job on this machine."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the nodes are stopped
     if out.exists() and any(out.iterdir()):
-        raise Refused(f"{out}: not empty; remove it or give another folder")
+        raise Refused(f"{out}: not empty; remove it or give another folder with --out")
     rehearse(nodes, steps, out.absolute(), Console(highlight=False, soft_wrap=True))
 
 

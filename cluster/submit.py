@@ -1,11 +1,11 @@
-"""Sends a run to a Ray cluster as a job, follows it, and ends with its exit code.
+"""Submits a run to a Ray cluster as a job, follows it, and exits with its exit code.
 
     python cluster/submit.py pretrain configs/pretrain/base.yaml --root /mnt/embre \
         --address http://127.0.0.1:8265 train.steps=20000
 
-The project's code and the config travel as one zip. `--root` is the folder that all nodes share;
-the config's relative paths are looked for there. Run the same command again to resume.
-Ctrl-C ends the following and not the job. `--dry-run` shows what would be sent and sends nothing.
+The project's code and the config are sent as one zip. `--root` is the folder that all nodes share;
+relative paths of the config are resolved there. Run the same command again to resume. Ctrl-C ends
+this command, not the job. `--dry-run` prints what would be sent and sends nothing.
 """
 
 import json
@@ -39,13 +39,13 @@ from embre.refused import Refused
 
 PROJECT = Path(__file__).resolve().parents[1]
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
-STOP_WAIT_S = 300  # Ray kills a job this long after it asked it to stop; a run saves first
+STOP_WAIT_S = 300  # time a stopped job has to save before Ray kills it
 INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job as it is handed to Ray."""
+    """A job to submit to Ray."""
 
     submission_id: str
     entrypoint: str
@@ -54,7 +54,7 @@ class Submission:
     package: Package
 
     def shown(self, address: str | None) -> str:
-        """All of it as JSON."""
+        """What is sent, as JSON."""
         files = [name for name, _ in self.package.files]
         sent = {
             "address": address,
@@ -76,18 +76,18 @@ def prepare(
     zipped: Path,
     allow_change: Sequence[str] = (),
 ) -> Submission:
-    """A job of a kind from a config; writes its package to `zipped`. The job gets the environment
-    variables that `names` names, and may `allow_change` as `embre` may.
+    """Prepare the job of a run from the config at `path`, and write its package to `zipped`.
 
-    Raises Refused, with the remedy, for what cannot be sent.
+    `root` is the folder that all nodes share, `names` are the environment variables to pass,
+    `allow_change` is as in `embre`. Raises Refused, with a remedy, if the job cannot be sent.
     """
     if kind not in KINDS:
         raise Refused(f"{kind}: not a kind of job; known are {', '.join(KINDS)}")
     config = load_config(KINDS[kind], path, overrides)
     overrides = [*overrides, *shared_paths(config, root)]
-    if config.launch.launcher != "ray":  # it would run on the head node alone
+    if config.launch.launcher != "ray":  # other launchers would run on the head node only
         overrides.append("launch.launcher=ray")
-    if config.deepspeed:  # which a JSON file may hold that only this machine has
+    if config.deepspeed:  # it may come from a JSON file that only this machine has
         overrides.append(f"deepspeed={json.dumps(config.deepspeed)}")
     config = load_config(KINDS[kind], path, overrides)
     package, name = write_package(PROJECT, path, zipped)
@@ -99,7 +99,7 @@ def prepare(
     return Submission(
         submission_id=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}",
         entrypoint=entrypoint,
-        # Without a slash at its end: a run is known by this text.
+        # Runs are compared by these texts; the path has no slash at its end.
         metadata={
             "embre.kind": kind,
             RUN: config.name,
@@ -111,15 +111,17 @@ def prepare(
 
 
 def shared_paths(config: RunConfig, root: str | None) -> list[str]:
-    """Overrides that put a config's relative paths under the folder that all nodes share.
+    """Overrides that move a config's relative paths below `root`, the folder that all nodes share.
 
-    Raises Refused where there are such paths and no such folder: a job runs in a folder of the
-    head node that Ray removes.
+    Raises Refused if there are relative paths and no `root`: a job's working directory is on the
+    head node, and Ray removes it.
     """
     if root is not None and not PurePosixPath(root).is_absolute():
-        raise Refused(f"--root {root}: give an absolute path, as /mnt/embre")
+        raise Refused(f"--root {root}: give an absolute path, such as /mnt/embre")
     if (file := sqlite_file(config.tracking.uri or "")) and not file.is_absolute():
-        raise Refused("tracking.uri: a relative file; leave it out, and it lies in the storage")
+        raise Refused(
+            "tracking.uri: a relative file; remove the key to keep it in the storage folder"
+        )
     moved: dict[str, str] = {}
 
     def shared(key: str, path: str) -> str:
@@ -131,28 +133,30 @@ def shared_paths(config: RunConfig, root: str | None) -> list[str]:
     if moved and root is None:
         named = ", ".join(f"{key}={path}" for key, path in moved.items())
         raise Refused(
-            f"these paths are relative: {named}; give --root FOLDER, that of the storage which all "
-            "nodes share, or absolute paths"
+            f"these paths are relative: {named}; give --root FOLDER, the folder that all nodes "
+            "share, or absolute paths"
         )
-    found = [f"{key}={path}" for key, path in moved.items() if "extra_corpora" not in key]
-    if len(found) < len(moved):  # a list is given as a whole
-        found.append(f"data.extra_corpora={json.dumps(values['data']['extra_corpora'])}")
-    return found
+    overrides = [f"{key}={path}" for key, path in moved.items() if "extra_corpora" not in key]
+    if len(overrides) < len(moved):  # a list can only be overridden as a whole
+        overrides.append(f"data.extra_corpora={json.dumps(values['data']['extra_corpora'])}")
+    return overrides
 
 
 def is_relative(path: str) -> bool:
-    """Whether a path, and no URL or model of the registry, depends on where a process runs."""
+    """Whether a path depends on the working directory; URLs and registered models do not. Raises
+    Refused for a path that begins with ~."""
     if path.startswith("~"):
-        raise Refused(f"{path}: ~ is another folder on each node; give an absolute path")
+        raise Refused(f"{path}: ~ differs between nodes; give an absolute path")
     return not is_url(path) and not PurePosixPath(path).is_absolute()
 
 
 def send(job: Submission, address: str) -> int:
-    """Submit a job and follow it; the exit code of this command."""
+    """Submit a job and follow it; returns the exit code. Raises Refused if a job of the same run is
+    running."""
     if is_unencrypted(address):
-        warn(f"{address}: token and job can be read on the way; use https or a tunnel")
+        warn(f"{address}: token and job are sent unencrypted; use https or a tunnel")
     if not use_token():
-        warn("there is no token here: a cluster without token authentication runs anybody's jobs")
+        warn("no token found: a cluster without token authentication runs anybody's jobs")
     client = connect(address)
     running = running_job(client, job.metadata[RUN], job.metadata[STORAGE])
     if running:
@@ -171,14 +175,14 @@ def send(job: Submission, address: str) -> int:
         return follow(client, job.submission_id)
     except KeyboardInterrupt:
         print(
-            f"\nthe job runs on; {how_to_follow(job.submission_id, address)}",
+            f"\nthe job keeps running; {how_to_follow(job.submission_id, address)}",
             file=sys.stderr,
         )
         return INTERRUPTED
 
 
 def how_to_follow(job: str, address: str) -> str:
-    """How to go on with a job that is running."""
+    """Message with the commands that follow and stop a running job."""
     return (
         f"follow it with `ray job logs --follow --address {address} {job}`, "
         f"stop it (it saves first) with `ray job stop --address {address} {job}`"
@@ -194,7 +198,7 @@ def main(
     kind: Annotated[str, typer.Argument(help="pretrain or finetune.")],
     config: Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="section.key=value, as train.steps=200.")
+        list[str] | None, typer.Argument(help="section.key=value, such as train.steps=200.")
     ] = None,
     address: Annotated[
         str | None,
@@ -212,7 +216,7 @@ def main(
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print what would be sent, and exit.")] = False,
 ) -> None:
-    """Send a run to a Ray cluster, follow it, and end with its exit code."""
+    """Submit a run to a Ray cluster, follow it, and exit with its exit code."""
     address = check_address(address) if address else None
     with tempfile.TemporaryDirectory() as scratch:
         zipped = Path(scratch) / "project.zip"

@@ -1,1 +1,1 @@
-"""Checkpoints: committed when their manifest is there, found by what it says."""
+"""Checkpoints of a run, each committed by its manifest."""

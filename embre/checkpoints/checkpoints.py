@@ -1,12 +1,12 @@
-"""Checkpoints: a folder is one when its manifest says so, and its manifest is written last.
+"""Saves and restores the checkpoints of a run. The manifest, written last, commits a checkpoint.
 
-    save ─copies the state─▶ training goes on
+    save ─copies the state─▶ training continues
       every rank, in a thread: rank-NNN.safetensors ─▶ rank-NNN.json, its size and SHA-256
-      rank 0, when all notes are there: manifest.json ─▶ the folder gets its final name
+      rank 0, when all notes are there: manifest.json ─▶ the folder is renamed to its final name
 
-What a run resumes from is the newest folder that verifies on every rank, found by looking: no
-pointer file, no framework's own record is trusted. A folder holds the state by the names of
-parameters, so any number of ranks can take it up.
+A run resumes from the newest folder that all ranks find intact. It is found by scanning: neither a
+pointer file nor a framework's own record is trusted. The state is keyed by parameter name, so any
+number of ranks can load it.
 """
 
 import json
@@ -46,13 +46,13 @@ log = logging.getLogger(__name__)
 
 LEASE = "lease"
 LOOK_EVERY_S = 0.05
-REMEDY = "Make room or mend the storage and run the same command again"
-SETTLE_S = 10.0  # a rank that was killed will never write its part
-WHY_DRIFTED = "as after an error of a GPU or its memory, or on machines that round otherwise"
+REMEDY = "Free space or repair the storage and run the same command again"
+SETTLE_S = 10.0  # not longer: a killed rank never writes its part
+WHY_DRIFTED = "for example after a GPU or memory error, or on hardware that rounds differently"
 
 
 class NotWritten(RuntimeError):
-    """A checkpoint that could not be written, for a reason that may pass."""
+    """A checkpoint could not be written, for a reason that may be transient."""
 
 
 @dataclass(slots=True)
@@ -69,8 +69,8 @@ class Checkpoints:
     timeout_s: float = 1800.0
     _lease: str = ""
     _writer: threading.Thread | None = None
-    _writing: int = 0  # the step
-    _missed: bool = False  # the save before this one
+    _writing: int = 0  # step of the last save
+    _missed: bool = False  # whether the save before it failed
     _faults: list[Exception] = field(default_factory=list)
     _damaged: list[Path] = field(default_factory=list)
 
@@ -82,7 +82,7 @@ class Checkpoints:
         committed: Callable[[int], None] = lambda step: None,
         missed: Callable[[int, str], None] = lambda step, why: None,
     ) -> None:
-        """Copy the state after `step` steps; it is written and committed while training goes on.
+        """Copy the state after `step` steps; it is written and committed while training continues.
 
         Rank 0 calls `committed` from a thread after the commit. Waits for the previous save and
         raises its failure on every rank: CheckpointError if permanent, TakenOver if another attempt
@@ -91,8 +91,8 @@ class Checkpoints:
         """
         why = self._join(go_on=not self._missed)
         if why:
-            log.warning("%s; the run goes on to the next one", why)
-            with suppress(OSError):  # of the storage that has just failed
+            log.warning("%s; training continues", why)
+            with suppress(OSError):  # the storage may still fail
                 missed(self._writing, why)
         self._missed, self._writing = bool(why), step
         state = engine.state()
@@ -123,18 +123,18 @@ class Checkpoints:
         on_skipped: Callable[[int, str], None] = lambda step, why: None,
         last_saved: int = 0,
     ) -> int:
-        """Load the newest checkpoint that all ranks find sound; returns its step, 0 without one.
+        """Load the newest checkpoint that all ranks find intact; returns its step, 0 without one.
 
         `on_skipped` is called for each newer one. `last_saved` is the last step that rank 0 knows
         to be saved, 0 if none. From here on no earlier attempt at this run can commit. Raises
-        CheckpointError if no checkpoint is sound, if all are missing although one was saved, or if
+        CheckpointError if no checkpoint is intact, if all are missing although one was saved, or if
         the newest belongs to another config or data.
         """
         self._lease = self.world.all_gather(uuid.uuid4().hex)[0]
         if self.world.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(self.folder / LEASE, self._lease.encode())
-        # Rank 0 looks for all: a network file system may show each rank another moment.
+        # Rank 0 scans for all: on a network file system each rank may see another state.
         found, last_saved = self.world.all_gather((committed_in(self.folder), last_saved))[0]
         if last_saved and not found:
             raise CheckpointError(lost(self.folder, last_saved))
@@ -156,7 +156,7 @@ class Checkpoints:
             return manifest.step
         if found:
             raise CheckpointError(
-                f"{self.folder}: none of its {len(found)} checkpoints is sound; "
+                f"{self.folder}: none of its {len(found)} checkpoints is intact; "
                 "restore the folder from a copy, or start under another name"
             )
         return 0
@@ -182,17 +182,18 @@ class Checkpoints:
         raise NotWritten(f"{faults[0]}. {REMEDY}") from faults[0]
 
     def _fault(self) -> Exception | None:
+        """This rank's failure in the last save, if any: NotWritten if it may be transient."""
         if not self._faults:
             return None
         fault = self._faults.pop()
         with suppress(OSError):
-            if overtaken := self._overtaken(self.folder):  # its files may be gone already
+            if overtaken := self._overtaken(self.folder):  # which may have removed the files
                 return overtaken
         if isinstance(fault, CheckpointError):
             return fault
         why = (
             f"{self.folder}: the checkpoint of step {self._writing} could not be written "
-            f"({fault}); earlier ones are as they were"
+            f"({fault}); earlier ones are unchanged"
         )
         passes = isinstance(fault, OSError) and fault.errno not in PERMANENT_ERRNOS
         error = NotWritten(why) if passes else CheckpointError(f"{why}. {REMEDY}")
@@ -206,12 +207,12 @@ class Checkpoints:
         manifest: CheckpointManifest,
         committed: Callable[[int], None],
     ) -> None:
-        """This rank's file and its note; rank 0 commits when all notes are there."""
+        """Write this rank's file and its note; rank 0 commits when all notes are there."""
         file, notes = partial / f"rank-{self.world.rank:03d}.safetensors", self._notes_in(partial)
         try:
             partial.mkdir(parents=True, exist_ok=True)
             if self.world.rank == 0:
-                # A network file system may remember for half a minute that a file is missing.
+                # Created now: network file systems cache for half a minute that a file is missing.
                 for path in notes:
                     path.touch()
             save_state(state, file)
@@ -222,10 +223,10 @@ class Checkpoints:
             if self.world.rank == 0:
                 final = self._commit(partial, manifest)
                 self._conclude(final, committed)
-        except Exception as fault:  # a thread has nobody to raise to; `_join` does
+        except Exception as fault:  # `_join` raises it in the thread of the caller
             self._faults.append(fault)
             with suppress(OSError):
-                file.unlink(missing_ok=True)  # a full disk needs the room
+                file.unlink(missing_ok=True)  # the disk may be full
             if self.world.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
             else:
@@ -243,7 +244,7 @@ class Checkpoints:
         final = self.folder / f"{PREFIX}{manifest.step:09d}"
         if overtaken := self._overtaken(partial):
             raise overtaken
-        if final.exists():  # a damaged one that a restart went back behind
+        if final.exists():  # damaged: a restart skipped it
             shutil.rmtree(final)
         partial.rename(final)
         fsync_path(self.folder)
@@ -259,7 +260,7 @@ class Checkpoints:
             try:
                 act()
             except Exception as error:
-                log.warning("%s is committed, what follows on it failed: %s", final, error)
+                log.warning("%s is committed, but a later action failed: %s", final, error)
 
     def _overtaken(self, path: Path) -> TakenOver | None:
         """TakenOver if another attempt holds the lease, else None."""
@@ -294,7 +295,7 @@ class Checkpoints:
         for path in [*found[: max(0, at + 1 - self.keep)], *damaged]:
             shutil.rmtree(path)
         for path in self.folder.glob(f"{PREFIX}*.partial-*"):
-            shutil.rmtree(path, ignore_errors=True)  # a rank that outlived its run may write there
+            shutil.rmtree(path, ignore_errors=True)  # a surviving rank may still write there
 
 
 def _refuse_drift(folder: Path, step: int, checksums: list[int]) -> None:
@@ -302,14 +303,14 @@ def _refuse_drift(folder: Path, step: int, checksums: list[int]) -> None:
     (usual, times), *rest = Counter(checksums).most_common(2)
     if rest and rest[0][1] == times:
         raise CheckpointError(
-            f"{folder}: after step {step} the ranks have not the same weights, {WHY_DRIFTED}, and "
-            "no weights are those of most; nothing was saved. The same command goes on from the "
-            "checkpoint before"
+            f"{folder}: after step {step} the weights differ between ranks, {WHY_DRIFTED}, without "
+            "a majority; nothing was saved. Run the same command again to resume from the previous "
+            "checkpoint"
         )
     if others := [rank for rank, checksum in enumerate(checksums) if checksum != usual]:
         ranks = ", ".join(map(str, others))
         raise CheckpointError(
-            f"{folder}: after step {step} the weights of rank {ranks} are not those of the others, "
-            f"{WHY_DRIFTED}; nothing was saved. The same command goes on from the checkpoint "
-            "before; where it comes again, leave out the machine of that rank"
+            f"{folder}: after step {step} the weights of rank {ranks} differ from the others, "
+            f"{WHY_DRIFTED}; nothing was saved. Run the same command again to resume from the "
+            "previous checkpoint; if it recurs, exclude the machine of that rank"
         )

@@ -9,18 +9,18 @@ PREFIX = "step-"
 def lost(folder: Path, last_saved: int) -> str:
     """Error message for a run that saved checkpoints and whose folder now has none."""
     return (
-        f"{folder.parent.name}: this run saved step {last_saved}, and {folder} has no checkpoint; "
-        f"put it back, or give another name=…, or remove {folder.parent} to begin at step 0"
+        f"{folder.parent.name}: this run saved step {last_saved}, but {folder} has no checkpoint; "
+        f"restore it, give another name=…, or remove {folder.parent} to start at step 0"
     )
 
 
 def newest_step(run_folder: Path) -> int:
-    """The step of a run's newest checkpoint, sound or not; 0 if it has none."""
+    """The step of a run's newest checkpoint, intact or not; 0 if it has none."""
     return max(map(step_of, committed_in(run_folder / FOLDER)), default=0)
 
 
 def has_checkpoints(run_folder: Path) -> bool:
-    """Whether a run has any checkpoint, sound or not."""
+    """Whether a run has any checkpoint, intact or not."""
     return newest_step(run_folder) > 0
 
 
@@ -30,4 +30,5 @@ def committed_in(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
+    """The step of a checkpoint folder."""
     return int(path.name.removeprefix(PREFIX))

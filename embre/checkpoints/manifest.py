@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from embre.world import World
 
-FORMAT = 6  # also when masks are drawn, or fingerprints made, in another way
+FORMAT = 6  # raised also when the drawing of masks or the fingerprint changes
 MANIFEST = "manifest.json"
 
 
@@ -35,27 +35,27 @@ class Flaw(NamedTuple):
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint folder; CheckpointError for one of another format."""
+    """Read the manifest of a checkpoint folder. Raises CheckpointError if it has another format."""
     values = json.loads((path / MANIFEST).read_text())
     if values.pop("format", 1) != FORMAT:
         raise CheckpointError(
-            f"{path}: written by another version of embre; finish the run with that one, or start "
-            "under another name"
+            f"{path}: written by another version of embre; finish the run with that version, or "
+            "start under another name"
         )
     files = {name: (size, digest) for name, (size, digest) in values.pop("files").items()}
     return CheckpointManifest(files=files, **values)
 
 
 def verify(path: Path, world: World) -> Flaw | None:
-    """The flaw of a checkpoint, None if this rank's share of its files is sound."""
+    """The flaw of a checkpoint, None if this rank's share of its files is intact."""
     try:
         files = read_manifest(path).files
         for name, (size, digest) in sorted(files.items())[world.rank :: world.size]:
             file = path / name
             if file.stat().st_size != size:
-                return Flaw(f"{name} is not {size} bytes long")
+                return Flaw(f"the size of {name} is not {size} bytes")
             if sha256_of(file) != digest:
-                return Flaw(f"{name} has another SHA-256 than its manifest says")
+                return Flaw(f"the SHA-256 of {name} is not that of the manifest")
     except FileNotFoundError as error:
         return Flaw(f"{Path(error.filename).name} is missing")
     except OSError as error:

@@ -15,7 +15,7 @@ from embre.atomic_files import fsync_path
 
 
 def save_state(state: dict[str, Tensor], file: Path) -> None:
-    """`save_file` that raises OSError with its errno, which safetensors gives only as text."""
+    """Call `save_file`, raising OSError with the errno that safetensors has only in its message."""
     try:
         save_file(state, file)
     except SafetensorError as error:

@@ -1,1 +1,1 @@
-"""What carries out a step: plain torch or DeepSpeed ZeRO behind one protocol."""
+"""Training engines: plain torch and DeepSpeed ZeRO behind one protocol."""

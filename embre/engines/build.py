@@ -1,4 +1,4 @@
-"""The engine of a run, by its name in the config."""
+"""Builds the engine of a run."""
 
 import json
 from collections.abc import Mapping
@@ -26,9 +26,10 @@ def build_engine(
     folder: Path,
     rows: TableRows | None = None,
 ) -> Engine:
-    """The engine that `config.engine` names, around a model and what it has beside its weights.
+    """Build the engine that `config.engine` names around a model.
 
-    The complete DeepSpeed config is written into the run's folder and kept with the run.
+    `rows` are this rank's rows of a sharded concept table. The complete DeepSpeed config is written
+    to DEEPSPEED_JSON in the run's `folder`.
     """
     if config.engine == "torch":
         return TorchEngine(model, config.optimizer, loss_weights, world, config.seed, rows)

@@ -1,4 +1,4 @@
-"""The complete DeepSpeed config of a run, out of what its own config says."""
+"""The complete DeepSpeed config of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ CPU_BUCKET = 500_000
 def deepspeed_json(
     given: Mapping[str, Any], optimizer: OptimizerConfig, micro_batches_per_rank: int, world: World
 ) -> dict[str, Any]:
-    """The complete DeepSpeed config of a run, from its `deepspeed:` section."""
+    """The complete DeepSpeed config of a run; `given` is its `deepspeed:` section."""
     zero: dict[str, Any] = {"stage": 1, **given.get("zero_optimization", {})}
     if world.device.type == "cpu":
         zero = {"reduce_bucket_size": CPU_BUCKET, "allgather_bucket_size": CPU_BUCKET, **zero}

@@ -1,4 +1,4 @@
-"""The Engine on DeepSpeed: ZeRO stages 0 to 3, configured by the run. The one door to deepspeed."""
+"""The Engine on DeepSpeed: ZeRO stages 0 to 3. The only module that imports deepspeed."""
 
 import math
 import os
@@ -26,28 +26,28 @@ from embre.world import World
 def _import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # Ops that were built for other versions would be taken for ours.
+    # One cache per combination of versions: torch would load ops that were built for another.
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
     built_for = f"{python}-torch{torch.__version__}-deepspeed{version('deepspeed')}"
     os.environ.setdefault(OPS_FOLDER, str(ops_folder() / built_for))
     if stale := next(iter(stale_locks(ops_folder())), None):
         lock, quiet_s = stale
         raise Refused(
-            f"{lock}: left {quiet_s / 60:.0f} minutes ago by a build of an op that was killed, and "
-            "who needs the op would wait for ever; remove it, if no other machine builds it"
+            f"{lock}: left {quiet_s / 60:.0f} minutes ago by a killed build; every process that "
+            "needs the op would wait for ever; remove it unless another machine is building the op"
         )
     import deepspeed
     import deepspeed.ops
 
-    # An op for inference that every distributed start on a CPU would compile for a minute; a
-    # process killed meanwhile leaves a lock that all later starts wait for.
+    # An op for inference, which every distributed start on a CPU would compile for a minute; a
+    # process killed meanwhile would leave a lock that all later starts wait for.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # type: ignore[attr-defined]
     deepspeed.utils.logger.setLevel("WARNING")
     return deepspeed
 
 
 class DeepSpeedEngine:
-    """ZeRO training; the same losses and gradient norms as TorchEngine."""
+    """ZeRO training with the losses and gradient norms of TorchEngine."""
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class DeepSpeedEngine:
         self.guard = StepGuard(optimizer.spike_sigmas)
         self._loss = math.nan
         self._judged: tuple[float, str | None] | None = None
-        self._listen()
-        self._begin_adam(updates=0)  # the first update may be left out, and a save be due
+        self._call_guard_before_updates()
+        self._begin_adam(updates=0)  # a checkpoint may be due although the first update is skipped
 
     @property
     def module(self) -> nn.Module:
@@ -91,7 +91,7 @@ class DeepSpeedEngine:
 
         def backward(loss: Tensor) -> None:
             nonlocal done
-            # DeepSpeed averages gradients over ranks; ours are shares of a global mean.
+            # DeepSpeed averages gradients over ranks; ours are already shares of a global mean.
             self._engine.backward(loss * self.world.size, scale_wrt_gas=False)
             if done < last:
                 self._engine.step()
@@ -106,33 +106,36 @@ class DeepSpeedEngine:
             self.seed,
             step,
         )
-        self._begin(weighted(result.losses, self.loss_weights))
+        self._expect_norm(weighted(result.losses, self.loss_weights))
         self._engine.step()
-        assert self._judged is not None, "at every stage the norm is asked for before an update"
+        assert self._judged is not None, "the norm is computed before an update at every stage"
         norm, why = self._judged
-        if self.rows is not None:  # whose gradient nobody averages over ranks
+        if self.rows is not None:  # DeepSpeed does not average their gradient
             self.rows.forget() if why else self.rows.update(lr, scale=1 / self.world.size)
         skip = skipped(why, micro_batches, self.guard, self.world)
         return replace(result, grad_norm=norm, skip=skip)
 
-    def _begin(self, loss: float) -> None:
-        """A step has this loss, and its norm is still to come."""
+    def _expect_norm(self, loss: float) -> None:
+        """Record the loss of the current step, whose gradient norm is not known yet."""
         self._loss, self._judged = loss, None
 
     def _judge(self, norm: float) -> tuple[float, str | None]:
-        """The norm of the step under way, and what the guard has against it; asked once."""
+        """Pass the norm of the current step to the guard, once per step; returns it with the
+        objection."""
         self._judged = norm, self.guard.objection(self._loss, norm)
         return self._judged
 
     def _plain_norm(self) -> float:
-        """Stage 0 in fp32 tells no norm: the gradients are whole and reduced on every rank."""
+        """The global gradient norm at stage 0 in fp32, which DeepSpeed does not compute: every rank
+        has the full, reduced gradients."""
         grads = [p.grad for p in self.module.parameters() if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])))
 
-    def _listen(self) -> None:
-        """Have a say between norm and update: a norm that is no number makes ZeRO leave it out."""
+    def _call_guard_before_updates(self) -> None:
+        """Call the guard between norm and update. If it objects, the norm is reported as infinite,
+        and ZeRO skips the update."""
         zero = self._engine.optimizer
-        if self.stage == 0:  # which would update all the same
+        if self.stage == 0:  # updates whatever the norm: drop the gradients instead
             clip = self._engine.clip_fp32_gradients
 
             def clip_fp32_gradients() -> None:
@@ -141,7 +144,7 @@ class DeepSpeedEngine:
                     clip()
                     return
                 for parameter in self.module.parameters():
-                    parameter.grad = None  # AdamW leaves alone what has none
+                    parameter.grad = None  # AdamW skips parameters without one
 
             self._engine.clip_fp32_gradients = clip_fp32_gradients
         elif self.stage in (1, 2):
@@ -156,10 +159,10 @@ class DeepSpeedEngine:
         else:
             from deepspeed.runtime.utils import combine_grad_norm_groups
 
-            of_groups = zero._get_norm_groups
+            norms_of_groups = zero._get_norm_groups
 
             def norm_groups() -> list[Tensor]:
-                norms = of_groups()
+                norms = norms_of_groups()
                 _, why = self._judge(float(combine_grad_norm_groups(norms)))
                 return norms if why is None else [norms[0].new_tensor(math.inf)]
 
@@ -167,7 +170,7 @@ class DeepSpeedEngine:
 
     def state(self) -> dict[str, Tensor]:
         updates = training_state.num_updates(self._adam)
-        self._link()
+        self._link_moments()
         share = training_state.share_of_state(self.world, self.module, updates, self._whole)
         share |= self.guard.state() if self.world.rank == 0 else {}
         return share | (self.rows.state() if self.rows is not None else {})
@@ -177,7 +180,7 @@ class DeepSpeedEngine:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self._begin_adam(int(state[training_state.UPDATES]))
-        self._link()
+        self._link_moments()
         with torch.no_grad():
             training_state.load_state(self.module, state, self._put)
         self.guard.load_state(state)
@@ -185,7 +188,7 @@ class DeepSpeedEngine:
             self.rows.load_state(state)
 
     def _begin_adam(self, updates: int) -> None:
-        """A state of that many updates for what this rank trains."""
+        """Create the Adam state of the parameters this rank trains."""
         zero = self._engine.optimizer
         if self.stage == 0:
             mine = self.module.parameters()
@@ -197,18 +200,19 @@ class DeepSpeedEngine:
 
     @property
     def _adam(self) -> torch.optim.AdamW:
-        """Under ZeRO its parameters are this rank's partitions."""
+        """The optimizer; under ZeRO its parameters are this rank's partitions."""
         return self._engine.optimizer.optimizer if self.stage else self._engine.optimizer
 
-    def _link(self) -> None:
-        """Let parameters find their part of the moments. DeepSpeed's ZeRO 1 and 2 do it after the
-        step of the first parameter group, when the second has none yet."""
+    def _link_moments(self) -> None:
+        """Link parameters to their part of the moments. DeepSpeed's ZeRO 1 and 2 do this after the
+        step of the first parameter group, when the second has no moments yet."""
         if self.stage in (1, 2):
             zero = self._engine.optimizer
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
 
     def _whole(self, parameter: nn.Parameter, part: str) -> Tensor:
+        """A weight or moment in full; a collective under ZeRO."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         if self.stage == 0:
@@ -221,6 +225,7 @@ class DeepSpeedEngine:
         return whole
 
     def _put(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
+        """Set a weight or moment from its full value."""
         if self.stage == 0:
             self._whole(parameter, part).copy_(value)
         elif self.stage == 3:
@@ -235,7 +240,7 @@ class DeepSpeedEngine:
                 safe_set_full_optimizer_state(parameter, value, part)
 
     def _put_partition(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
-        """ZeRO-3 cuts a parameter in equal partitions, the last one padded."""
+        """Set this rank's ZeRO-3 partition; all are of equal size, the last one is padded."""
         import deepspeed
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
@@ -252,7 +257,8 @@ class DeepSpeedEngine:
     def weights(self) -> dict[str, Tensor]:
         if self.stage < 3:
             return training_state.on_cpu(self.module.state_dict())
-        deepspeed = sys.modules["deepspeed"]
+        import deepspeed
+
         full: dict[str, Tensor] = dict(self.module.state_dict())
         gathered: dict[int, Tensor] = {}  # tied weights stay one tensor
         for name, parameter in self.module.named_parameters(remove_duplicate=False):

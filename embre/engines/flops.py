@@ -1,8 +1,8 @@
-"""How much arithmetic training takes, and how much a device can do: their ratio is the MFU.
+"""FLOPs of training, and FLOPs per second of the device; their ratio is the MFU.
 
 Counted as in the PaLM paper (Chowdhery et al., arXiv 2204.02311, appendix B): a multiplication and
-an addition are two operations, the backward pass takes twice the forward's, and what is computed
-again does not count.
+an addition are two operations, the backward pass costs twice the forward pass, and recomputation
+does not count.
 """
 
 import time
@@ -26,9 +26,10 @@ def training_flops_per_token(
     target_share: float,
     row_share: float = 1.0,
 ) -> float:
-    """Of a BERT with a token head at `target_share` of the tokens; other heads are left out.
+    """Training FLOPs per token of a BERT with a token head at a share `target_share` of the tokens.
 
-    The last layer makes keys and values of all tokens, and the rest at `row_share` of them.
+    The last layer computes keys and values of all tokens, and the rest for a share `row_share` of
+    them. Other heads are not counted.
 
     >>> round(training_flops_per_token(12, 768, 3072, 30522, 512, 0.15) / 1e6)
     588
@@ -46,7 +47,8 @@ def training_flops_per_token(
 def mfu_of_token_rate(
     config: PretrainConfig, shape: Any, shard_set: ShardSet, world: World
 ) -> float:
-    """The MFU at one token a second of all ranks, measured by rank 0 against its own product."""
+    """MFU at one token per second over all ranks, against the matrix product that rank 0 measures
+    on its device; 0 on other ranks."""
     if world.rank != 0:
         return 0.0
     half = config.encoder.precision == "bf16"
@@ -56,7 +58,8 @@ def mfu_of_token_rate(
 
 
 def flops_per_token(config: PretrainConfig, shape: Any, shard_set: ShardSet) -> float:
-    """The arithmetic of a token, at the least: what the entity head reads is not known before."""
+    """Training FLOPs per token of a run: a lower bound, because the positions that the entity head
+    reads are not known in advance."""
     split = shard_set.manifest.total("train")
     share = config.masking.token_rate if "token" in config.masking.objective else 0.0
     return training_flops_per_token(
@@ -71,14 +74,15 @@ def flops_per_token(config: PretrainConfig, shape: Any, shard_set: ShardSet) -> 
 
 
 def product_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """What a large matrix product reaches here: the best of a few, in operations a second.
+    """FLOPs per second of a large matrix product on this device, the best of REPEATS.
 
-    Of drawn numbers: with equal ones a GPU needs less power and runs faster than it ever trains.
+    The matrices are random: with constant ones a GPU needs less power and is faster than it ever is
+    in training.
     """
     size = 8192 if device.type == "cuda" else 768
-    drawn = torch.Generator(device).manual_seed(0)  # and not from what a run draws from
+    generator = torch.Generator(device).manual_seed(0)  # leaves the run's random state alone
     left, right = (
-        torch.randn(size, size, dtype=dtype, device=device, generator=drawn) for _ in range(2)
+        torch.randn(size, size, dtype=dtype, device=device, generator=generator) for _ in range(2)
     )
     times = []
     for _ in range(REPEATS):

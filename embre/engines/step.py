@@ -1,4 +1,4 @@
-"""A step as every engine takes it: forward and backward, the optimizer, the learning rate.
+"""The parts of a step that engines share: forward and backward, optimizer, learning rate.
 
 A loss is a sum and a count: the mean is taken once, over all ranks and micro-batches, or the
 gradient would depend on how micro-batches were cut.
@@ -19,13 +19,13 @@ from embre.engines.step_guard import Skip, StepGuard
 from embre.faults import fault_point
 from embre.world import World
 
-# What the faults of a loss make of it.
+# Factor by which an injected fault multiplies the losses of a micro-batch.
 SPOILT = {"nan": math.nan, "spike": 50.0}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups of AdamW: matrices decay, biases and norms do not; `encoder` marks the weights of the
-    BERT, which Hugging Face calls `bert` in every model, from those of heads."""
+    """Parameter groups of AdamW: weight decay for matrices, none for biases and norms; `encoder`
+    for the weights of the BERT (Hugging Face calls it `bert` in every model), not for heads."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -38,7 +38,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """The optimizer of every run."""
+    """The AdamW of a run, fused on a GPU."""
     return torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.peak_lr,
@@ -49,7 +49,7 @@ def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """The rate of step 0, 1, …: linear warm-up, then linear decay to `final_lr_share`."""
+    """Learning rate of step 0, 1, …: linear warm-up, then linear decay to `final_lr_share`."""
     if step < config.warmup_steps:
         return config.peak_lr * (step + 1) / config.warmup_steps
     left = (num_steps - step) / max(1, num_steps - config.warmup_steps)
@@ -81,18 +81,18 @@ def run_micro_batches(
     seed: int,
     step: int,
 ) -> StepResult:
-    """Forward and backward of this rank's micro-batches.
+    """Run forward and backward passes of this rank's micro-batches; a collective.
 
-    Each rank's backward adds its share of the gradient of the global mean loss. Dropout is seeded
-    by (seed, step, slot), so it does not depend on the rank. Returns what the step did, its
-    gradient norm still unknown.
+    Each rank's backward passes add up to its share of the gradient of the global mean loss. Dropout
+    is seeded by (seed, step, slot), so it does not depend on the rank. `grad_norm` of the result is
+    NaN, still to be filled in.
     """
     local = [sum(b.counts[name] for b in micro_batches) for name in weights]
     local += [sum(b.num_tokens for b in micro_batches), sum(b.data_hash for b in micro_batches)]
-    # Rank 0 alone asks for a save: another rank may see the request a step later, and ask again.
+    # Only rank 0 passes on save requests: another rank might see the same one a step later.
     local += [interrupts.asked_to_stop(), world.rank == 0 and interrupts.asked_to_save()]
     *counts, num_tokens, data_hash, stop, save = world.all_reduce([float(value) for value in local])
-    # Copied at once, and losses read at the end: each would make the device wait for this process.
+    # All copies first, losses read last: one per micro-batch would make the device wait each time.
     moved = [batch.to(world.device) for batch in micro_batches]
     sums = {name: torch.zeros((), dtype=torch.float64, device=world.device) for name in weights}
     for batch in moved:
@@ -120,18 +120,18 @@ def run_micro_batches(
 
 
 def weighted(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The loss that a step minimises."""
+    """The weighted sum of losses that a step minimises."""
     return sum(weights[name] * loss for name, loss in losses.items())
 
 
 def skipped(
     why: str | None, micro_batches: Sequence[MicroBatch], guard: StepGuard, world: World
 ) -> Skip | None:
-    """What is said of a step whose update is left out: `why`, or nothing; every rank calls it."""
+    """The Skip of a step if the guard objects (`why`), else None; a collective."""
     if why is None:
         return None
     mine = [doc_id for batch in micro_batches for doc_id in batch.doc_ids]
-    doc_ids = sorted({doc_id for of_rank in world.all_gather(mine) for doc_id in of_rank})
+    doc_ids = sorted({doc_id for ids in world.all_gather(mine) for doc_id in ids})
     return Skip(why, tuple(doc_ids), guard.in_a_row)
 
 

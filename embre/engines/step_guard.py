@@ -1,8 +1,8 @@
-"""Which updates are left out: those whose loss or gradient is not finite or a spike.
+"""Decides which updates are skipped: those whose loss or gradient norm is not finite or a spike.
 
-A spike is a loss or a gradient norm above the mean of the steps before by more than so many
-standard deviations, as in OLMo-core's `SkipStepOptimizer`: 128 steps, at least 64, and a spike is
-remembered like every other step. So a level that has really changed is accepted before long.
+A spike is a loss or gradient norm more than `sigmas` standard deviations above the mean of the last
+WINDOW steps (at least MIN_HISTORY), as in OLMo-core's `SkipStepOptimizer`. Spikes enter the history
+like other steps, so a lasting change of level is soon accepted.
 """
 
 import math
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 WINDOW, MIN_HISTORY = 128, 64
-MAX_IN_A_ROW = 3  # after so many it is not the data
+MAX_IN_A_ROW = 3  # skipped updates; more are not due to the data of single steps
 SEEN, IN_A_ROW = "guard_seen", "guard_in_a_row"
 
 
 class Diverged(ArithmeticError):
-    """Several steps one after the other were left out; what counts is the newest checkpoint."""
+    """MAX_IN_A_ROW updates in a row were skipped; the newest checkpoint stays valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """An update that was left out: why, the documents of the step, and how many in a row."""
+    """A skipped update: why, the documents of the step, and the number skipped in a row so far."""
 
     why: str
     doc_ids: tuple[str, ...]
@@ -32,10 +32,10 @@ class Skip:
 
 
 class StepGuard:
-    """Judges each step by its loss and the global gradient norm, which every rank knows alike.
+    """Judges each step by its loss and global gradient norm, which are the same on every rank.
 
-    Without `sigmas` there are no spikes. What it remembers is part of a checkpoint, or a run that
-    was stopped would judge otherwise than one that was not.
+    If `sigmas` is None, nothing counts as a spike. The history is part of a checkpoint, so that a
+    resumed run judges like an undisturbed one.
     """
 
     def __init__(self, sigmas: float | None = None):
@@ -44,7 +44,7 @@ class StepGuard:
         self._seen: deque[tuple[float, float]] = deque(maxlen=WINDOW)
 
     def objection(self, loss: float, norm: float) -> str | None:
-        """Why the update of a step is to be left out, or None; called once for each step."""
+        """Why the update of a step must be skipped, or None. Call it once per step."""
         why = self._objection(loss, norm)
         self.in_a_row = self.in_a_row + 1 if why else 0
         if math.isfinite(loss) and math.isfinite(norm):
@@ -65,12 +65,12 @@ class StepGuard:
         return None
 
     def state(self) -> dict[str, Tensor]:
-        """What it remembers, as tensors."""
+        """The history as tensors."""
         seen = torch.tensor(self._seen, dtype=torch.float64).view(-1, 2)
         return {SEEN: seen, IN_A_ROW: torch.tensor(self.in_a_row)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Remember what `state` says; KeyError where it says nothing."""
+        """Load the history. Raises KeyError if `state` has none."""
         seen = state[SEEN].view(-1, 2).tolist()
         self._seen = deque(((loss, norm) for loss, norm in seen), maxlen=WINDOW)
         self.in_a_row = int(state[IN_A_ROW])

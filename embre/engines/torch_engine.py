@@ -1,4 +1,4 @@
-"""The engine in plain torch: replicated weights, one all-reduce of gradients, AdamW."""
+"""The Engine in plain torch: replicated weights, one all-reduce of gradients, AdamW."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,10 +18,10 @@ from embre.world import World
 
 
 class TorchEngine:
-    """The reference that others are held against.
+    """The reference that the other engine is tested against.
 
-    `rows` of a concept table that the ranks share are updated with the rest and kept in its state;
-    the gradient norm and its clipping are without them.
+    `rows`, this rank's rows of a sharded concept table, are updated with the weights and are part
+    of the state; gradient norm and clipping ignore them.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TorchEngine:
         self.guard = StepGuard(optimizer.spike_sigmas)
         self._model = model.to(world.device)
         self._optimizer = adamw(self._model, optimizer)
-        # Not left to the first update: it may be left out, and a save be due all the same.
+        # Not by the first update: it may be skipped although a checkpoint is due.
         training_state.begin_adam(self._optimizer, self._model.parameters(), updates=0)
 
     @property
@@ -51,7 +51,7 @@ class TorchEngine:
     def step(self, micro_batches: Sequence[MicroBatch], step: int, lr: float) -> StepResult:
         self._model.train()
         self._optimizer.zero_grad(set_to_none=True)
-        done = run_micro_batches(
+        result = run_micro_batches(
             self._model,
             lambda loss: loss.backward(),
             micro_batches,
@@ -62,25 +62,25 @@ class TorchEngine:
         )
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         for parameter in parameters:
-            if parameter.grad is None:  # no target of its kind: the weights decay all the same
+            if parameter.grad is None:  # no target of its loss: weights still decay
                 parameter.grad = torch.zeros_like(parameter)
         if self.world.size > 1:
             _sum_gradients(parameters)
         norm = self._clip(parameters)
-        why = self.guard.objection(weighted(done.losses, self.loss_weights), norm)
+        why = self.guard.objection(weighted(result.losses, self.loss_weights), norm)
         if why is None:
             set_learning_rates(self._optimizer.param_groups, self.config, step, lr)
             self._optimizer.step()
         if self.rows is not None:
             self.rows.update(lr, scale=1.0) if why is None else self.rows.forget()
         skip = skipped(why, micro_batches, self.guard, self.world)
-        return replace(done, grad_norm=norm, skip=skip)
+        return replace(result, grad_norm=norm, skip=skip)
 
     def _clip(self, parameters: list[nn.Parameter]) -> float:
-        """Clip gradients by their norm, and return it.
+        """Clip gradients by their global norm; returns the norm before clipping.
 
-        All ranks take that of rank 0: sums on unlike machines differ in their last bits, and the
-        weights would drift apart.
+        All ranks use the norm of rank 0: sums on different hardware differ in their last bits, and
+        the weights would drift apart.
         """
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.world.size > 1:

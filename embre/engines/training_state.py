@@ -1,7 +1,7 @@
-"""The state of training by the names of parameters: the same whoever holds it, cut in any way.
+"""Training state keyed by parameter name, the same for every engine, ZeRO stage and world size.
 
-A parameter has a weight and the two moments of Adam, all float32. Each rank gives a share of the
-whole, so a run goes on at another number of ranks or another stage of ZeRO.
+A parameter has a weight and the two moments of Adam, all float32. Each rank saves a share of them,
+and any number of ranks can load the whole.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from embre.world import World
 
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 BUFFER = "buffer"
-UPDATES = "updates"  # how many the optimizer has made
+UPDATES = "updates"  # number of updates the optimizer has made
 
 
 def share_of_state(
@@ -22,10 +22,10 @@ def share_of_state(
     num_updates: int,
     whole: Callable[[nn.Parameter, str], Tensor],
 ) -> dict[str, Tensor]:
-    """This rank's share, copied to the CPU: `weight/NAME`, `exp_avg/NAME` and so on.
+    """This rank's share of the state, on the CPU, keyed `weight/NAME`, `exp_avg/NAME` and so on.
 
-    `whole` gives a parameter's weight or moment in full. It may be a collective: all ranks ask it
-    for everything, in one order.
+    `whole` returns a parameter's weight or moment in full. It may be a collective, so every rank
+    calls it for all parameters in the same order.
     """
     share: dict[str, Tensor] = {}
     for number, (name, parameter) in enumerate(module.named_parameters()):
@@ -35,14 +35,15 @@ def share_of_state(
                 share[f"{part}/{name}"] = value.to("cpu", torch.float32, copy=True)
     if world.rank == 0:
         share[UPDATES] = torch.tensor(num_updates)
-        for name, buffer in module.state_dict().items():
-            if name in dict(module.named_buffers()):
+        persistent = module.state_dict()
+        for name, buffer in module.named_buffers():
+            if name in persistent:
                 share[f"{BUFFER}/{name}"] = buffer.detach().to("cpu", copy=True)
     return share
 
 
 def checksum(parameters: Iterable[Tensor]) -> int:
-    """64 bits that change with any bit of the parameters, for one wait for the device."""
+    """64-bit checksum of all bits of the parameters; synchronizes with the device once."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = torch.stack(
         [
@@ -50,26 +51,27 @@ def checksum(parameters: Iterable[Tensor]) -> int:
             for parameter in parameters
         ]
     )
-    # By odd numbers, so that what moves from one parameter to another is seen.
+    # Odd factors, so that values swapped between parameters change the checksum.
     return int((sums * (2 * torch.arange(len(sums), device=sums.device) + 1)).sum())
 
 
 def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict on the CPU, where tied weights are still one tensor."""
+    """A state dict moved to the CPU; tied weights stay one tensor."""
     copies: dict[tuple[object, ...], Tensor] = {}
-    found = {}
+    moved = {}
     for name, value in state.items():
         key = value.data_ptr(), value.dtype, value.shape, value.stride()
         if key not in copies:
             copies[key] = value.detach().cpu()
-        found[name] = copies[key]
-    return found
+        moved[name] = copies[key]
+    return moved
 
 
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], put: Callable[[nn.Parameter, str, Tensor], None]
 ) -> None:
-    """Hand every part of the whole state to `put`; KeyError where one is missing."""
+    """Pass every weight and moment to `put`, and copy the buffers. Raises KeyError if a weight or
+    moment is missing."""
     for name, parameter in module.named_parameters():
         for part in (WEIGHT, *MOMENTS):
             put(parameter, part, state[f"{part}/{name}"].to(parameter.device))
@@ -79,7 +81,7 @@ def load_state(
 
 
 def num_updates(optimizer: torch.optim.Optimizer) -> int:
-    """The updates that an Adam has made of each of its parameters."""
+    """Number of updates an Adam has made, the same for all its parameters."""
     steps = {int(state["step"]) for state in optimizer.state.values() if "step" in state}
     assert len(steps) <= 1, f"parameters with {steps} updates"
     return steps.pop() if steps else 0
@@ -88,7 +90,7 @@ def num_updates(optimizer: torch.optim.Optimizer) -> int:
 def begin_adam(
     optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], updates: int
 ) -> None:
-    """Give parameters of an Adam a state of that many updates, moments still to be set."""
+    """Give the parameters an Adam state after `updates` updates, with zero moments."""
     on_device = optimizer.defaults["fused"] or optimizer.defaults["capturable"]
     for parameter in parameters:
         device = parameter.device if on_device else "cpu"

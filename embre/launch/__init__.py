@@ -1,1 +1,1 @@
-"""How a run comes to its ranks: the driver of a job, launchers, and workers of other work."""
+"""Launching: the driver of a job, launchers of its ranks, and workers for other commands."""

@@ -1,4 +1,4 @@
-"""Nodes that Ray is told it will lose: the run saves before they go."""
+"""Saves a checkpoint when Ray begins to drain a node."""
 
 import logging
 import threading
@@ -15,7 +15,8 @@ LOOK_EVERY_S = 1.0
 
 @contextmanager
 def save_when_draining(folder: Path) -> Iterator[None]:
-    """While the body runs, each node that begins to drain asks the ranks of `folder` to save."""
+    """While the body runs, request a save whenever a node begins to drain. `folder` is that of the
+    attempt, where its ranks look for requests."""
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(folder, over), daemon=True)
     thread.start()
@@ -23,7 +24,7 @@ def save_when_draining(folder: Path) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join(LOOK_EVERY_S)  # no longer: a cluster that is gone may not answer
+        thread.join(LOOK_EVERY_S)  # not longer: calls to a lost cluster may hang
 
 
 def _watch(folder: Path, over: threading.Event) -> None:
@@ -32,20 +33,20 @@ def _watch(folder: Path, over: threading.Event) -> None:
     while not over.wait(LOOK_EVERY_S):
         try:
             if new := draining_nodes() - known:
-                log.warning("a node is about to go (%s): saving", ", ".join(sorted(new)))
+                log.warning("saving, because nodes are draining: %s", ", ".join(sorted(new)))
                 ask_to_save(folder)
                 known |= new
-        except Exception as error:  # without a notice the run still has its last checkpoint
+        except Exception as error:  # not fatal: the run still has its last checkpoint
             if not warned:
-                log.warning("no checkpoint will be saved before a node goes: %r", error)
+                log.warning("cannot see draining nodes, so none will trigger a save: %r", error)
             warned = True
 
 
 def draining_nodes() -> set[str]:
-    """The nodes that Ray drains: a spot instance's notice, `ray drain-node`, the autoscaler.
+    """Ids of the nodes that Ray is draining: spot notices, `ray drain-node`, the autoscaler.
 
-    Private in Ray, and what Ray Train itself asks. `ray.nodes()` does not tell, and the public
-    `ray.train.get_preemption_info()` makes all workers wait for each other at every call.
+    Uses the private API that Ray Train itself uses: `ray.nodes()` does not show draining nodes, and
+    the public `ray.train.get_preemption_info()` synchronizes all workers at every call.
     """
     import ray._private.state
 

@@ -24,7 +24,7 @@ FAILED, REFUSED, STOPPED_BY_SIGTERM = 1, 2, 143
 
 
 class RunFailed(RuntimeError):
-    """A run that was carried out and failed; the message says why and how to go on."""
+    """A run that started and failed; the message says why and how to resume."""
 
 
 @contextmanager
@@ -53,12 +53,12 @@ def exit_on_error() -> Iterator[None]:
 
 def exit_code_and_text(error: Exception) -> tuple[int, str] | None:
     """Exit code and text of an error; None if it must propagate."""
-    by = type(error).__module__.split(".")[0]
-    if by in ("click", "typer"):  # they end the command themselves
+    package = type(error).__module__.split(".")[0]
+    if package in ("click", "typer"):  # they end the command themselves
         return None
     if isinstance(error, Interrupted):
-        return STOPPED_BY_SIGTERM, f"{error}; the same command goes on"
-    if by in ("mlflow", "ray") or isinstance(error, RuntimeError | ArithmeticError):
+        return STOPPED_BY_SIGTERM, f"{error}; run the same command again to resume"
+    if package in ("mlflow", "ray") or isinstance(error, RuntimeError | ArithmeticError):
         return FAILED, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return FAILED, with_disk_advice(error)
@@ -72,11 +72,11 @@ def exit_code_and_text(error: Exception) -> tuple[int, str] | None:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether the same command is refused every time; other errors of a file system may pass."""
+    """Whether the same command would be refused again; other OSErrors may be transient."""
     return isinstance(error, Refused | FileNotFoundError | PermissionError)
 
 
 def with_disk_advice(error: Exception) -> str:
     """The text of an error, with a remedy if the disk is full."""
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    return f"{error}; make room and run the same command again: it goes on" if full else str(error)
+    return f"{error}; free space and run the same command again to resume" if full else str(error)

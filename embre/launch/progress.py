@@ -40,12 +40,12 @@ def describe(event: dict[str, Any]) -> str:
         if event.get("attempt", 1) == 1:
             return f"training starts, {event['steps']} steps"
         return (
-            f"training goes on after step {step} of {event['steps']} (attempt {event['attempt']}, "
-            f"{event['lost_steps']} steps again, {event['down_s']:.0f} s without training): "
+            f"training resumes after step {step} of {event['steps']} (attempt {event['attempt']}, "
+            f"{event['lost_steps']} steps repeated, {event['down_s']:.0f} s without training): "
             f"{event['why']}"
         )
     if event["event"] == "untracked":
-        return f"MLflow has the metrics up to step {step}, the others wait on disk: {event['why']}"
+        return f"MLflow has the metrics up to step {step}, the rest is on disk: {event['why']}"
     if event["event"] == "finished":
         return f"step {step}: finished, {event['goodput']:.1%} of the time went into training"
     if event["event"] == "vocabulary":
@@ -85,9 +85,8 @@ def speed(event: dict[str, Any]) -> str:
 
 def _numbers(event: dict[str, Any], prefix: str) -> str:
     """The metrics with a prefix, without those of single groups, which would fill the screen."""
-    found = [(k.removeprefix(prefix), v) for k, v in event.items() if k.startswith(prefix)]
-    found = [(name, value) for name, value in found if name.count("/") <= 1]
-    return "  ".join(f"{name} {value:.3f}" for name, value in found)
+    metrics = {k.removeprefix(prefix): v for k, v in event.items() if k.startswith(prefix)}
+    return "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.count("/") <= 1)
 
 
 def _show(name: str, console: Console, new: EventTail, stop: threading.Event) -> None:
@@ -107,7 +106,7 @@ def _show(name: str, console: Console, new: EventTail, stop: threading.Event) ->
                     bar.update(task, total=event["steps"], completed=event["step"])
                 if event["event"] == "step":
                     losses = _numbers(event, "loss/")
-                    named = f"{name}  {losses}  {speed(event)}"
-                    bar.update(task, completed=event["step"], description=named)
+                    description = f"{name}  {losses}  {speed(event)}"
+                    bar.update(task, completed=event["step"], description=description)
                 if event["event"] != "step" or not console.is_terminal:
                     console.print(f"  {describe(event)}", markup=False, highlight=False)

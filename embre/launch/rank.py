@@ -25,11 +25,10 @@ FAULT = "EMBRE_FAULT"
 def run_rank(
     recipe: Callable[[Job, World], None], job: Job, device: torch.device, requests: Path
 ) -> None:
-    """Run the recipe as one rank, under a watchdog; the first rank of each node logs its system
-    metrics.
+    """Run the recipe as one rank under a watchdog. The first rank of each node logs system metrics.
 
     Files in the folder `requests` request a stop or a save. Raises RunFailed with a remedy if the
-    memory of the GPU is too small.
+    GPU runs out of memory.
     """
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     world = prepare(job, device)
@@ -45,7 +44,7 @@ def run_rank(
 
 
 def memory_advice(job: Job) -> str:
-    """Settings with which a run takes less memory of a GPU."""
+    """Advice on settings that need less GPU memory."""
     if isinstance(job.config, PretrainConfig):
         return (
             "Set encoder.activation_checkpointing=true, with which this run can resume; or start "

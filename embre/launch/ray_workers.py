@@ -1,4 +1,4 @@
-"""The workers of a Ray cluster, for work that is cut into calls."""
+"""Workers on a Ray cluster: each function call is a task."""
 
 import math
 import os
@@ -17,10 +17,11 @@ Result = TypeVar("Result")
 
 
 def private_token() -> None:
-    """Have a token that its owner alone can read, before Ray starts a cluster on this machine.
+    """Create Ray's token file, readable by its owner only, before Ray starts a cluster here.
 
-    Ray asks for a token there by itself, but the one that it makes everybody of the machine can
-    read. Its RAY_AUTH_MODE cannot be set here: what is imported already would not see it.
+    Ray would create one that every user of the machine can read. Does nothing if a token is
+    configured or RAY_AUTH_MODE is not `token`. RAY_AUTH_MODE cannot be set here: modules that are
+    imported already would not see it.
     """
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
@@ -32,10 +33,10 @@ def private_token() -> None:
     draft.touch(mode=0o600)
     draft.write_text(secrets.token_hex(32))
     try:
-        os.link(draft, token)  # whole, and not over that of another process
+        os.link(draft, token)  # atomic, and never replaces the token of another process
     except FileExistsError:
         token.chmod(0o600)
-    except OSError:  # a file system that has no hard links
+    except OSError:  # a file system without hard links
         if not token.exists():
             draft.replace(token)
     finally:
@@ -43,12 +44,12 @@ def private_token() -> None:
 
 
 class RayWorkers:
-    """Does calls as Ray tasks of one CPU each, and a share of a GPU, for one `with` block.
+    """Runs calls as Ray tasks with one CPU and `gpus` GPUs each, within one `with` block.
 
-    A task whose node goes away is done again elsewhere; the files that calls write must be on a
-    file system that all nodes see. A process does one call after the other and keeps what it has
-    loaded, on the GPU that it had first. Ray gives a call to the process that was idle last, so
-    there are not more of them than shares.
+    A task whose node is lost is repeated on another; files that calls write must be on a file
+    system that all nodes see. A process runs many calls and keeps what it has loaded, on the GPU
+    that it had first. Ray reuses the process that became idle last, so there are no more processes
+    than GPU shares.
     """
 
     def __init__(self, address: str, gpus: float = 0):
@@ -66,9 +67,9 @@ class RayWorkers:
 
     @property
     def number(self) -> int:
-        """Calls at once, as many as the cluster has room for now: it grows and shrinks."""
+        """Number of concurrent calls for which the cluster has resources now; it can change."""
         have = ray.cluster_resources()
-        # Shares of a GPU do not reach over two of them.
+        # A share cannot span two GPUs.
         shares = max(1, int(1 / self._gpus)) / max(1, self._gpus) if self._gpus else math.inf
         room = have.get("GPU", 0) * shares
         return max(1, int(min(have.get("CPU", 1), room)))
@@ -76,9 +77,9 @@ class RayWorkers:
     def run(
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Result]:
-        """`function(*one)` for each of `calls`, results in any order; the first error is raised."""
-        # An error of ours is no reason to try again; a lost node is. Without `max_calls=0` a
-        # process with a share of a GPU ends after one call, and its model is loaded anew.
+        """Yield `function(*one)` for each of `calls`, as they finish. Raises the first error."""
+        # `max_retries` is for lost nodes; errors of the function are not retried. Without
+        # `max_calls=0` a process with a share of a GPU would exit after each call with its model.
         task = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=3, max_calls=0)(call)
         calls, waiting = iter(calls), []
         while True:

@@ -16,7 +16,7 @@ from embre.tally import Tally
 
 
 def dropped_lines(lines: Sequence[str]) -> Iterator[RenderableType]:
-    """The lines of a tally under a heading; nothing if there are none."""
+    """Yield the lines of a tally under a heading; nothing without lines."""
     if lines:
         yield "dropped, by reason:"
         yield from map(Text, lines)
@@ -27,45 +27,45 @@ def evaluation_table(
 ) -> Table:
     """The four metrics of an evaluation with 95 % intervals of F1."""
     shown = {metric: f"{low:.3f}-{high:.3f}" for metric, (low, high) in intervals.items()}
-    return _table({m: found.to_json() for m, found in scores.items()}, {"95 %": shown})
+    return _table({metric: score.to_json() for metric, score in scores.items()}, {"95 %": shown})
 
 
 def comparison_table(differences: Mapping[str, tuple[float, float, float]]) -> Table:
     """F1 of two systems by metric, their difference and its p-value."""
-    found = Table(box=None, pad_edge=False)
-    found.add_column("metric")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric")
     for name in ("F1", "other F1", "difference", "p (over documents alone)"):
-        found.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for metric, (f1, other, p) in differences.items():
         numbers = (f"{f1:.4f}", f"{other:.4f}", f"{f1 - other:+.4f}", f"{p:.4f}")
-        found.add_row(TITLES[metric], *numbers)
-    return found
+        table.add_row(TITLES[metric], *numbers)
+    return table
 
 
 def scores_table(folder: Path) -> Table:
-    """Scores of a fine-tuning run by metric, beside the floor of the trivial system."""
-    values = json.loads((folder / SCORES).read_text())
-    lowest = {metric: f"{found['f1']:.4f}" for metric, found in values["floor"].items()}
-    return _table(values["dev"], {"floor F1": lowest})
+    """Scores of a fine-tuning run by metric, beside the floor: the F1 of a trivial system."""
+    scores = json.loads((folder / SCORES).read_text())
+    floor = {metric: f"{values['f1']:.4f}" for metric, values in scores["floor"].items()}
+    return _table(scores["dev"], {"floor F1": floor})
 
 
 def dropped_in_run(folder: Path) -> list[str]:
     """What a fine-tuning run dropped: a line for each reason and file."""
-    lost = json.loads((folder / SCORES).read_text())["dropped"]
-    counts = {f"{why} in {file}": n for file, whys in lost.items() for why, n in whys.items()}
+    dropped = json.loads((folder / SCORES).read_text())["dropped"]
+    counts = {f"{why} in {file}": n for file, whys in dropped.items() for why, n in whys.items()}
     return Tally(Counter(counts)).lines()
 
 
 def _table(scores: Mapping[str, Any], more: Mapping[str, Mapping[str, str]]) -> Table:
     """Scores by metric, with further columns by heading."""
-    found = Table(box=None, pad_edge=False)
-    found.add_column("metric")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric")
     for name in ["tp", "fp", "fn", "precision", "recall", "F1", *more]:
-        found.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for metric, values in scores.items():
         counts = [f"{values[key]:,}" for key in ("tp", "fp", "fn")]
         rates = [f"{values[key]:.4f}" for key in ("precision", "recall", "f1")]
-        found.add_row(
+        table.add_row(
             TITLES[metric], *counts, *rates, *(column[metric] for column in more.values())
         )
-    return found
+    return table

@@ -24,10 +24,8 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def combine(first: np.ndarray, second: np.ndarray | int) -> np.ndarray:
-    """Derive a key from a key and a number: that output of SplitMix64 seeded with the key.
-
-    Not symmetric.
-    """
+    """Derive a key from a key and a number n: output n of SplitMix64 seeded with the key. Not
+    symmetric."""
     with np.errstate(over="ignore"):
         return mix(first + GOLDEN * (np.asarray(second).astype(np.uint64) + np.uint64(1)))
 

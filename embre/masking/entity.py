@@ -32,11 +32,12 @@ def spread(strip: Strip, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A covered token has its mention's key, so a mention is masked, replaced or kept as a whole. If
     mentions overlap, shared tokens take the strongest treatment.
     """
-    found = np.flatnonzero(hidden)
-    found = found[np.argsort(fates(strip.mention_keys[found]))]  # the last one written stays
-    spots, owner = spots_of(strip.mentions[found])
+    chosen = np.flatnonzero(hidden)
+    # By ascending treatment: where mentions overlap, the last one written counts.
+    chosen = chosen[np.argsort(fates(strip.mention_keys[chosen]))]
+    spots, owner = spots_of(strip.mentions[chosen])
     covered = np.zeros(len(strip.tokens), dtype=bool)
     covered[spots] = True
     keys = strip.token_keys.copy()
-    keys[spots] = strip.mention_keys[found][owner]
+    keys[spots] = strip.mention_keys[chosen][owner]
     return covered, keys

@@ -26,16 +26,16 @@ def mention_keys(
     """
     if unit == "mention":
         return mix(token_keys[rows["start"]])
-    meant = rows["concept"].copy()
-    bare = meant == 0
-    meant[bare] = name_hashes(tokens, rows[bare])
-    return combine(document_keys, meant)
+    concepts = rows["concept"].copy()
+    unnormalised = concepts == 0
+    concepts[unnormalised] = name_hashes(tokens, rows[unnormalised])
+    return combine(document_keys, concepts)
 
 
 def name_hashes(tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(m,) 64-bit hashes of mentions, equal for equal word pieces."""
     spots, owner = spots_of(rows)
-    found = np.zeros(len(rows), dtype=np.uint64)
+    hashes = np.zeros(len(rows), dtype=np.uint64)
     within = spots - rows["start"][owner]
-    np.add.at(found, owner, combine(tokens[spots].astype(np.uint64), within))
-    return found
+    np.add.at(hashes, owner, combine(tokens[spots].astype(np.uint64), within))
+    return hashes

@@ -38,8 +38,8 @@ class Masked:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The tokenizer data masking needs: mask id, vocabulary size, and the special ids, which are
-    never drawn as replacements."""
+    """The part of a tokenizer that masking needs: the id of [MASK], the vocabulary size, and the
+    special ids, which are never drawn as replacements."""
 
     mask: int
     size: int

@@ -1,5 +1,5 @@
-"""The backbone: any Hugging Face BERT, weights and names unchanged, so that it is saved as a plain
-BERT. The only module that imports transformers for models."""
+"""The backbone: any Hugging Face BERT with its weights and their names unchanged, so that it is
+saved as a plain BERT. The only module that uses transformers' models."""
 
 import logging
 from pathlib import Path
@@ -81,7 +81,7 @@ def check_length(config: EncoderConfig, max_document_tokens: int) -> None:
     max_tokens = new.max_positions if new else _read_config(folder).max_position_embeddings
     if max_document_tokens > max_tokens:
         raise Refused(
-            f"data.max_document_tokens: {max_document_tokens}, and the encoder reads at most "
+            f"data.max_document_tokens: {max_document_tokens}, but the encoder reads at most "
             f"{max_tokens} tokens; lower it"
         )
 

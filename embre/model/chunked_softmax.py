@@ -18,12 +18,12 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 # Logits per chunk, 32 MB of float32: large enough for fast matrix products.
 CHUNK_LOGITS = 1 << 23
-ALIGNED_ROWS = 256  # a chunk has a multiple of these, or the products have no fast kernel
+ALIGNED_ROWS = 256  # rows of a chunk are a multiple of this, which the fast kernels need
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringBlock:
-    """A slice of m vectors scored against R rows of a table.
+    """A slice of m vectors and the R rows of a table to score them against.
 
     `vectors`: the slice of the M vectors. `rows`: the R table rows, a range or their indices.
     `names` (R,): ids of these rows, in the numbering of the labels. `labels` (m,): ids.
@@ -81,14 +81,14 @@ def gradients(
 
     `label_M` are the logits of the labels and `log_sums_M` the log-sum-exp over all rows.
     """
-    found = torch.zeros_like(vectors_MC)
+    grad_MC = torch.zeros_like(vectors_MC)
     # Weighting the vectors instead of the logits saves a pass over the logits.
     weighted_MC = vectors_MC * weights_M[:, None]
     at_label_M = torch.expm1(label_M - log_sums_M)
     for block in blocks:
         mine, weighted = vectors_MC[block.vectors], weighted_MC[block.vectors]
         log_sums, at_label = log_sums_M[block.vectors], at_label_M[block.vectors]
-        gradient = found[block.vectors]
+        gradient = grad_MC[block.vectors]
         # Unsampled, the product includes the label's row at no cost and in deterministic order. A
         # sample may lack the label's row or repeat it, so it is added separately below.
         sampled = isinstance(block.rows, Tensor)
@@ -106,7 +106,7 @@ def gradients(
             factor = at_label.masked_fill(block.label_rows < 0, 0)[:, None]
             gradient += factor * table_VC[rows]
             table_grad_VC.index_add_(0, rows, factor * weighted)
-    return found.mul_(weights_M[:, None])
+    return grad_MC.mul_(weights_M[:, None])
 
 
 def num_ranked_above(
@@ -114,13 +114,13 @@ def num_ranked_above(
 ) -> Tensor:
     """(M,) number of other rows whose logit is at least the label's: the 0-based rank, ties
     counting against the label."""
-    found = torch.zeros(len(vectors_MC), dtype=torch.int64, device=vectors_MC.device)
+    numbers = torch.zeros(len(vectors_MC), dtype=torch.int64, device=vectors_MC.device)
     for block in blocks:
         mine, label = vectors_MC[block.vectors], label_M[block.vectors]
         for logits, is_label, _ in _chunks(mine, table_VC, block):
             above = ~(logits < label[:, None]) & ~is_label  # a NaN counts as above
-            found[block.vectors] += above.sum(1)
-    return found
+            numbers[block.vectors] += above.sum(1)
+    return numbers
 
 
 def cross_entropy_sum(

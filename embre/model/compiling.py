@@ -12,7 +12,7 @@ from embre.model.strip_forward import embed, encode_strip, layers_of_strip
 from embre.model.token_head import NO_LABEL, TokenLosses, token_losses
 from embre.refused import Refused
 
-TARGETS = 256  # a compiled token head gets a multiple of these
+TARGETS = 256  # the targets of a compiled token head are padded to a multiple of this
 
 
 class HeavyParts(NamedTuple):
@@ -28,8 +28,8 @@ def heavy_parts(config: EncoderConfig, device: torch.device) -> HeavyParts:
         return HeavyParts()
     if device.type == "cuda" and config.precision == "fp32":
         raise Refused(
-            "encoder.compile: the attention kernel of CUDA is for half precision; set "
-            "encoder.precision to bf16, or encoder.compile to false"
+            "encoder.compile: the CUDA attention kernel needs half precision; set "
+            "encoder.precision to bf16 or encoder.compile to false"
         )
     return compiled("inductor")
 
@@ -67,13 +67,11 @@ def compiled(backend: str) -> HeavyParts:
         # Pad to sizes that vary less, are never 0 or 1, and keep the gradient products aligned.
         num = len(labels_K)
         more = max(1, -(-num // TARGETS)) * TARGETS - num
-        states, labels = (
-            F.pad(states_KH, (0, 0, 0, more)),
-            F.pad(labels_K, (0, more), value=NO_LABEL),
-        )
+        states = F.pad(states_KH, (0, 0, 0, more))
+        labels = F.pad(labels_K, (0, more), value=NO_LABEL)
         for part in (states, labels):
             torch._dynamo.mark_dynamic(part, 0, hint_override=16 * TARGETS)
-        loss, right = losses(head, states, labels)
-        return loss, None if right is None else right[:num]
+        loss, correct = losses(head, states, labels)
+        return loss, None if correct is None else correct[:num]
 
     return HeavyParts(encode, token)

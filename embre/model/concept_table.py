@@ -22,7 +22,7 @@ from embre.model.chunked_softmax import (
 
 
 class ConceptTable(nn.Module):
-    """The concept table as one matrix, trained by the engine like every other weight.
+    """The concept table as one matrix, which the engine trains like every other weight.
 
     A type with more than `sample_above` concepts is trained with a sampled softmax over the
     fraction `sample_share` of them; evaluation always uses all.
@@ -58,8 +58,8 @@ class ConceptTable(nn.Module):
         ends = list(accumulate(counts))
         seed = draw_seed() if sampled else 0
         blocks = []
-        of_types = enumerate(zip(self.sizes, firsts, counts, ends, strict=False))
-        for number, (size, first, count, end) in of_types:
+        types = enumerate(zip(self.sizes, firsts, counts, ends, strict=False))
+        for number, (size, first, count, end) in types:
             if not count:
                 continue
             vectors = slice(end - count, end)

@@ -56,13 +56,15 @@ class EntityHead(nn.Module):
         `right/type` (M,), whether the top type is the true one, and `rank/identifier` (K,), 1 is
         best.
         """
-        found_MC = self.project(vectors_MH)
-        type_logits = self.types(found_MC)
+        projected_MC = self.project(vectors_MH)
+        type_logits = self.types(projected_MC)
+        type_loss = F.cross_entropy(type_logits, types_M, reduction="sum")
         num_known = sum(num_known_by_type)
-        loss, ranks = self.concepts(found_MC[:num_known], ids_M[:num_known], num_known_by_type)
-        by_type = F.cross_entropy(type_logits, types_M, reduction="sum")
-        found = {"type": by_type, "identifier": loss}
+        identifier_loss, ranks = self.concepts(
+            projected_MC[:num_known], ids_M[:num_known], num_known_by_type
+        )
+        outputs = {"type": type_loss, "identifier": identifier_loss}
         if ranks is not None:
-            found["right/type"] = type_logits.argmax(1) == types_M
-            found["rank/identifier"] = ranks
-        return found
+            outputs["right/type"] = type_logits.argmax(1) == types_M
+            outputs["rank/identifier"] = ranks
+        return outputs

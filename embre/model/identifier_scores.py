@@ -21,38 +21,38 @@ NAMES = [f"{kind}/{group}" for group in GROUPS for kind in SUMS]
 
 
 def frequency_bounds(entities: EntityVocabulary) -> np.ndarray:
-    """(T, 2) per type: the first id that is `middle` and the first that is `tail`."""
-    found = np.zeros((len(TYPE_INDEX), len(UP_TO)), dtype=np.int64)
+    """(types, 2) the first id of each type that is `middle`, and the first that is `tail`."""
+    bounds = np.zeros((len(TYPE_INDEX), len(UP_TO)), dtype=np.int64)
     for number, counts in enumerate(entities.counts()):
         before = np.concatenate([[0], np.cumsum(counts)[:-1]])  # mentions of more frequent concepts
         for column, share in enumerate(UP_TO):
-            found[number, column] = np.count_nonzero(before < share * counts.sum())
-    return found
+            bounds[number, column] = np.count_nonzero(before < share * counts.sum())
+    return bounds
 
 
 def score_sums(
     types_K: np.ndarray, ids_K: np.ndarray, ranks_K: np.ndarray, bounds: np.ndarray
 ) -> dict[str, float]:
-    """Additive sums from which `scores` are computed, keyed by NAMES; K mentions."""
+    """Sums over K mentions by NAMES, from which `scores` computes means; sums of parts add up."""
     frequency = (ids_K[:, None] >= bounds[types_K]).sum(1)
     members = {ALL: np.ones(len(types_K), dtype=bool)}
     members |= {name: types_K == number for name, number in TYPE_INDEX.items()}
     members |= {name: frequency == number for number, name in enumerate(FREQUENCIES)}
-    found: dict[str, float] = {}
+    sums: dict[str, float] = {}
     for group, inside in members.items():
         ranks = ranks_K[inside]
-        found[f"count/{group}"] = float(len(ranks))
-        found[f"top1/{group}"] = float((ranks == 1).sum())
-        found[f"mrr/{group}"] = float((1.0 / ranks).sum())
-    return found
+        sums[f"count/{group}"] = float(len(ranks))
+        sums[f"top1/{group}"] = float((ranks == 1).sum())
+        sums[f"mrr/{group}"] = float((1.0 / ranks).sum())
+    return sums
 
 
 def scores(sums: Mapping[str, float]) -> dict[str, float]:
     """`accuracy/identifier` and `mrr/identifier`, overall and by group, without empty groups."""
-    found = {}
+    means = {}
     for group in GROUPS:
         if count := sums[f"count/{group}"]:
             end = "" if group == ALL else f"/{group}"
-            found[f"accuracy/identifier{end}"] = sums[f"top1/{group}"] / count
-            found[f"mrr/identifier{end}"] = sums[f"mrr/{group}"] / count
-    return found
+            means[f"accuracy/identifier{end}"] = sums[f"top1/{group}"] / count
+            means[f"mrr/identifier{end}"] = sums[f"mrr/{group}"] / count
+    return means

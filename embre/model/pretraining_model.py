@@ -17,7 +17,7 @@ LOSSES: tuple[str, ...] = ("token", "type", "identifier")
 class PretrainingModel(nn.Module):
     """Maps a strip to the sum of each loss; the engine takes the means, over all ranks.
 
-    `encoder` is a Hugging Face BERT for masked language modelling, the part that is exported.
+    `encoder` is a Hugging Face BERT for masked language modelling; it is exported after training.
     `heavy` are the parts of its forward pass that may be compiled.
     """
 
@@ -43,9 +43,9 @@ class PretrainingModel(nn.Module):
         """
         states_KH, vectors_MH = self.hidden_targets(batch)
         with self._precision(batch):
-            token, right = self.heavy.token_losses(self.encoder.cls, states_KH, batch.token_labels)
-        found = {"token": token} if right is None else {"token": token, "right/token": right}
-        return found | self.entity_head(
+            loss, correct = self.heavy.token_losses(self.encoder.cls, states_KH, batch.token_labels)
+        outputs = {"token": loss} if correct is None else {"token": loss, "right/token": correct}
+        return outputs | self.entity_head(
             vectors_MH, batch.mention_types, batch.mention_ids, batch.num_known_by_type
         )
 

@@ -1,4 +1,4 @@
-"""A concept table sharded over ranks: each rank scores the mentions of all ranks by its own rows.
+"""A concept table sharded over ranks: each rank scores the mentions of all ranks with its rows.
 
     vectors of all ranks ─▶ partial log-sum-exp of each rank's rows ─▶ all-reduce ─▶ loss
     gradients of a rank's rows stay on it; gradients of the vectors are summed over ranks
@@ -145,7 +145,7 @@ class _AcrossRanks(torch.autograd.Function):
 def gather(
     world: World, projected_KC: Tensor, ids_K: Tensor, counts: Sequence[int], seed: int
 ) -> GatheredMentions:
-    """Gather the mentions of all ranks, sorted by type; `seed` is of this rank's sample."""
+    """Gather the mentions of all ranks, sorted by type; `seed` is that of this rank's sample."""
     by_rank = torch.tensor([[seed, *counts]])
     if world.size > 1:  # a single rank skips the device synchronization
         by_rank = all_gather(world, by_rank.to(projected_KC.device)).cpu()
@@ -179,9 +179,9 @@ def all_gather(world: World, mine: Tensor) -> Tensor:
     """(ranks, …) the tensors (1, …) of all ranks, which have equal shapes."""
     if world.size == 1:
         return mine
-    found = mine.new_empty(world.size, *mine.shape[1:])
-    dist.all_gather_into_tensor(found, mine.contiguous())
-    return found
+    gathered = mine.new_empty(world.size, *mine.shape[1:])
+    dist.all_gather_into_tensor(gathered, mine.contiguous())
+    return gathered
 
 
 def all_reduce_sum_(world: World, values: Tensor) -> None:

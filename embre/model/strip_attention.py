@@ -26,8 +26,8 @@ def strip_attention(
 
     `cu_seqlens` (B + 1,) int32 are the cumulative document lengths, from 0 to T, and
     `row_cu_seqlens` (B + 1,) int32 the cumulative numbers of query rows, from 0 to R. No dropout on
-    attention weights: the CUDA kernel has none. That kernel is for half precision only; float32 on
-    CUDA is one call per document, which cannot be compiled as one graph.
+    attention weights: the CUDA kernel has none. That kernel needs half precision; float32 on CUDA
+    takes one call per document, which cannot be compiled as one graph.
     """
     if query_RAE.device.type == "cpu":
         return on_cpu(query_RAE, key_TAE, value_TAE, row_cu_seqlens, cu_seqlens)[0]

@@ -1,7 +1,7 @@
 """The forward pass of a BERT over packed strips.
 
-Documents lie end to end in one strip; attention is within each document. The modules are those of
-Hugging Face, called in another way.
+Documents lie end to end in one strip; attention is within each document. The modules and weights
+are those of Hugging Face; only the forward pass is ours.
 
 Shapes: T tokens of a strip, R requested rows of it, H hidden size.
 """
@@ -64,6 +64,7 @@ def encode_strip(
 
 
 def embed(bert: Any, input_ids_T: Tensor, position_ids_T: Tensor) -> Tensor:
+    """(T, H) embeddings of a strip, in the precision of autocast if it is on."""
     embedded = bert.embeddings(input_ids=input_ids_T[None], position_ids=position_ids_T[None])[0]
     device = input_ids_T.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -80,6 +81,7 @@ def layers_of_strip(
     row_cu_seqlens: Tensor | None,
     extend: Extend | None = None,
 ) -> Tensor:
+    """The layers of `encode_strip`, on the embeddings (T, H) of a strip."""
     run = _checkpointed_layer if bert.gradient_checkpointing and bert.training else _layer
     *layers, last = bert.encoder.layer
     number = 0
@@ -95,9 +97,9 @@ def layers_of_strip(
 
 def _checkpointed_layer(*arguments: Any) -> Tensor:
     """`_layer` with activation checkpointing."""
-    found = checkpoint(_layer, *arguments, use_reentrant=False)
-    assert isinstance(found, Tensor)
-    return found
+    output = checkpoint(_layer, *arguments, use_reentrant=False)
+    assert isinstance(output, Tensor)
+    return output
 
 
 def _layer(
@@ -118,6 +120,6 @@ def _layer(
     size = query.shape[2]
     if extend is not None:
         query, key, value = extend(query, key, value)
-    found = strip_attention(query, key, value, row_cu_seqlens, cu_seqlens, max_seqlen)
-    found = found[..., :size].flatten(1)
-    return layer.feed_forward_chunk(layer.attention.output(found, rows_RH))
+    context = strip_attention(query, key, value, row_cu_seqlens, cu_seqlens, max_seqlen)
+    context = context[..., :size].flatten(1)
+    return layer.feed_forward_chunk(layer.attention.output(context, rows_RH))

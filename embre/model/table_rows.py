@@ -1,8 +1,8 @@
 """One rank's rows of a sharded concept table, with their gradient and optimizer state.
 
 The rows of each type are distributed round-robin, because the first ones are the most frequent.
-Engine, ZeRO and gradient reduction do not see them, so memory per rank falls with the number of
-ranks. A saved state can be loaded on another number of ranks.
+They are not part of the model: ZeRO and gradient reduction ignore them, and memory per rank falls
+with the number of ranks. A saved state can be loaded on another number of ranks.
 
 Shapes: C dimension; R rows of this rank; V rows of all ranks.
 """
@@ -68,16 +68,16 @@ class TableRows:
 
     def state(self) -> dict[str, Tensor]:
         """Rows and second moments on the CPU, keyed by type number / first id / id step."""
-        found: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {}
         for number, (part, first) in enumerate(zip(self.parts, self.firsts, strict=False)):
             rows = slice(first, first + len(part))
             if part:
                 place = f"{number}/{part.start}/{part.step}"
-                found[f"{ROWS}/{place}"] = self.weight[rows].to("cpu", copy=True)
-                found[f"{SQUARES}/{place}"] = self.squares[rows].to("cpu", copy=True)
+                state[f"{ROWS}/{place}"] = self.weight[rows].to("cpu", copy=True)
+                state[f"{SQUARES}/{place}"] = self.squares[rows].to("cpu", copy=True)
         if self.world.rank == 0:
-            found[UPDATES] = torch.tensor(self.updates)
-        return found
+            state[UPDATES] = torch.tensor(self.updates)
+        return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Load this rank's rows from the merged states of any number of ranks.

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ALIGNED = 64  # the width of the logits is a multiple of these, so that rows are aligned
+ALIGNED = 64  # the width of the logits is padded to a multiple of this, so that rows are aligned
 PADDING_LOGIT = -1e4  # logit of the padding columns; its exponential is exactly 0
 NO_LABEL = -100  # label that the cross-entropy ignores
 
-# (head, states (K, H), labels (K,)) → the summed loss; without gradients also (K,) whether the top
-# word piece is the true one.
+# (head, states (K, H), labels (K,)) → the summed loss and, without gradients, (K,) whether the top
+# word piece is the label.
 TokenLosses = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
@@ -23,7 +23,7 @@ class AlignedLinear(nn.Linear):
     """A linear layer whose output is padded with PADDING_LOGIT to a multiple of ALIGNED.
 
     BERT's 30,522 word pieces are not a multiple of 8, so all three products with such a matrix
-    would miss the fast kernels. The weights are unchanged; under ZeRO-3 they are gathered here.
+    would miss the fast kernels. The weights are unchanged; ZeRO-3 gathers them for this module.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def align(encoder: Any) -> None:
 
 
 def token_losses(head: Any, states_KH: Tensor, labels_K: Tensor) -> tuple[Tensor, Tensor | None]:
-    """See TokenLosses. Labels equal to NO_LABEL are ignored."""
+    """The eager TokenLosses. Labels equal to NO_LABEL are ignored."""
     logits = head(states_KH).float()
     loss = F.cross_entropy(logits, labels_K, ignore_index=NO_LABEL, reduction="sum")
     return loss, None if torch.is_grad_enabled() else logits.argmax(1) == labels_K

@@ -14,7 +14,7 @@ from embre.stream.examples import NO_EXAMPLES, Examples
 from embre.stream.layout import BatchSettings, lay, with_padding
 from embre.stream.source import StreamState
 
-# One document without tokens.
+# A single document without tokens.
 NOTHING = replace(
     NO_EXAMPLES,
     doc_ids=[""],
@@ -138,7 +138,7 @@ def make_batch(settings: BatchSettings, members: Examples, slot: int, state: Str
 def _mention_targets(
     entities: EntityVocabulary, rows: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
-    """Mention rows in the order of a Batch, number in the vocabulary by type, and their ids."""
+    """The rows in the order of a Batch, the number in the vocabulary by type, and the rows' ids."""
     ids = entities.ids_of(rows)
     order = np.lexsort((rows["type"], ids < 0))
     known = rows["type"][ids >= 0]

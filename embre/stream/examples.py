@@ -135,11 +135,11 @@ def cut(block: Block, limit: int, seed: int, epoch: int) -> Examples:
 
 def document_keys(seed: int, epoch: int, doc_ids: Sequence[str]) -> np.ndarray:
     """(E,) 64-bit hash of `seed/epoch/document id`."""
-    begun, digests = hashlib.blake2b(f"{seed}/{epoch}/".encode(), digest_size=8), []
+    prefix, digests = hashlib.blake2b(f"{seed}/{epoch}/".encode(), digest_size=8), []
     for doc_id in doc_ids:
-        one = begun.copy()
-        one.update(doc_id.encode())
-        digests.append(one.digest())
+        hasher = prefix.copy()
+        hasher.update(doc_id.encode())
+        digests.append(hasher.digest())
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
@@ -152,8 +152,9 @@ def _cuts(block: Block, start: int, end: int, limit: int) -> Iterator[int]:
 
 
 def _cut(block: Block, start: int, limit: int) -> int:
+    """The last good place to cut in (start, limit]; both are token positions in the block."""
     low, high = np.searchsorted(block.mentions["start"], (start, limit + 1))
-    inside = block.mentions[low:high]  # a block's mentions are sorted by their start
+    inside = block.mentions[low:high]  # sorted by their start
 
     def across(place: int) -> np.ndarray:
         return inside[(inside["start"] < place) & (inside["end"] > place)]

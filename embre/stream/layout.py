@@ -20,8 +20,8 @@ NUM_SPECIAL = 2  # [CLS] and [SEP] around every example
 class BatchSettings:
     """Settings that turn examples into a micro-batch.
 
-    Maximum tokens of a strip and of a document, the masking, the entity vocabulary, and the
-    tokenizer's special tokens and the vocabulary that masking draws replacements from.
+    The lengths are in tokens; those of a document include [CLS] and [SEP]. `special` are the
+    tokenizer's special tokens, `vocabulary` is what masking draws replacements from.
     """
 
     strip_tokens: int
@@ -41,6 +41,7 @@ class BatchSettings:
         masking: MaskingConfig,
         entities: EntityVocabulary,
     ) -> Self:
+        """Settings for a tokenizer, which provides special tokens and vocabulary."""
         special = tokenizer.special
         return cls(
             strip_tokens=strip_tokens,

@@ -47,10 +47,10 @@ class MaskedDocument:
 
 def masked_documents(source: StreamSource, stream: int, epoch: int) -> Iterator[MaskedDocument]:
     """Yield the documents of a stream in one epoch, in order, masked as in training."""
-    found = takewhile(
+    examples = takewhile(
         lambda here: here[1].epoch == epoch, rounds(source, stream, StreamState(epoch))
     )
-    for members, _ in strips(found, source.settings.strip_tokens):
+    for members, _ in strips(examples, source.settings.strip_tokens):
         strip, cu_seqlens, _ = lay(source.settings, members)
         masked = source.settings.hide(strip)
         covered, _ = spread(strip, masked.mention_targets)

@@ -47,8 +47,8 @@ def validation_batches(source: StreamSource) -> Iterator[Batch]:
 def validation_strips(source: StreamSource) -> Iterator[tuple[Examples, StreamState]]:
     """Yield the examples of each validation micro-batch, before masking."""
     shards = source.shard_set.shards("validation")
-    found = ((source.read(shard, 0), StreamState(0, at)) for at, shard in enumerate(shards))
-    return islice(strips(found, source.settings.strip_tokens), source.data.validation_strips)
+    examples = ((source.read(shard, 0), StreamState(0, at)) for at, shard in enumerate(shards))
+    return islice(strips(examples, source.settings.strip_tokens), source.data.validation_strips)
 
 
 def rounds(
@@ -64,8 +64,8 @@ def rounds(
         # Negative turns are the last shards, whose late examples wrap around to the first rounds.
         for turn in range(first - spread + 1, len(shards)):
             place = turn % len(shards)
-            found = source.read(shards[place], epoch)
-            parts = scatter(found, spread, _random(source, epoch, SCATTER, stream, place))
+            examples = source.read(shards[place], epoch)
+            parts = scatter(examples, spread, _random(source, epoch, SCATTER, stream, place))
             for due, part in enumerate(parts, turn):
                 if first <= due < len(shards):
                     waiting[due].append(part)
@@ -76,35 +76,35 @@ def rounds(
                 num_examples, done = num_examples + len(here), 0
         if not num_examples and not first:
             raise Refused(
-                f"{source.shard_set.url}: stream {stream} has no document in an epoch; write the "
-                "damaged shards again or lower data.streams"
+                f"{source.shard_set.url}: stream {stream} has no document in an epoch; restore "
+                "the damaged shards or lower data.streams"
             )
         epoch, first = epoch + 1, 0
 
 
 def shards_of(source: StreamSource, stream: int, epoch: int) -> list[ShardEntry]:
-    """Training shards of one stream, in the order of an epoch."""
+    """The training shards of one stream in an epoch, in order."""
     shards = source.shard_set.shards("train")
     order = _random(source, epoch, ORDER).permutation(len(shards))
     return [shards[index] for index in order[stream :: source.data.streams]]
 
 
-def scatter(found: Examples, spread: int, random: np.random.Generator) -> list[Examples]:
+def scatter(examples: Examples, spread: int, random: np.random.Generator) -> list[Examples]:
     """Distribute the examples of a shard over its own round and the `spread` - 1 next ones.
 
     The lag is the minimum of two uniform draws: among distributions with the same mean lag, a
     linearly decreasing one puts two examples of a shard in the same round least often.
     """
-    lags = random.integers(spread, size=(2, len(found))).min(axis=0)
-    return [found.take(np.flatnonzero(lags == lag)) for lag in range(spread)]
+    lags = random.integers(spread, size=(2, len(examples))).min(axis=0)
+    return [examples.take(np.flatnonzero(lags == lag)) for lag in range(spread)]
 
 
 def strips(
-    found: Iterator[tuple[Examples, StreamState]], strip_tokens: int
+    examples: Iterator[tuple[Examples, StreamState]], strip_tokens: int
 ) -> Iterator[tuple[Examples, StreamState]]:
     """Fill strips with whole examples; yields them with the state after the last one."""
     held, ended = NO_EXAMPLES, FIRST
-    for here, (epoch, turn, done) in found:
+    for here, (epoch, turn, done) in examples:
         pool, num_held, first = join([held, here]), len(held), 0
         ends = np.cumsum(pool.lengths + NUM_SPECIAL)
         while True:

@@ -93,7 +93,7 @@ class StreamSource:
         except DamagedShard as error:
             if not note:
                 raise
-            log.warning("in quarantine: %s", error)
+            log.warning("shard quarantined: %s", error)
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(f"{error}\n")
             return NO_EXAMPLES

@@ -23,7 +23,7 @@ Steps = Generator[list[Batch], None, None]
 
 
 class StreamLoader:
-    """Rank r of W reads the streams r, r + W, …; all ranks return the same number of micro-batches.
+    """Rank r of W reads the streams r, r + W, …; each step has as many micro-batches on every rank.
 
     With `loader_workers` the rank's streams are distributed over processes; the micro-batches do
     not change. The caller of `step` must call `close`: Python waits at exit for processes that are
@@ -36,7 +36,7 @@ class StreamLoader:
         if world.size > len(streams):
             raise Refused(
                 f"{world.size} workers for {len(streams)} streams: "
-                "raise data.streams or take fewer workers"
+                "raise data.streams or use fewer workers"
             )
         self.source = source
         self.mine = list(streams[world.rank :: world.size])
@@ -49,12 +49,12 @@ class StreamLoader:
         started = time.perf_counter()
         if self._steps is None:
             self._steps = self._open()
-        found = next(self._steps)
+        batches = next(self._steps)
         self.waited_s += time.perf_counter() - started
-        for batch in found:
+        for batch in batches:
             self._states[batch.slot] = batch.state
-        missing = self.per_rank - len(found)
-        return found + [empty_batch(self.source.settings)] * missing
+        missing = self.per_rank - len(batches)
+        return batches + [empty_batch(self.source.settings)] * missing
 
     def state(self) -> dict[str, Any]:
         return {str(stream): list(state) for stream, state in self._states.items()}
@@ -104,7 +104,7 @@ def _end_with_the_rank() -> None:
 
 
 class StepDataset(IterableDataset):
-    """A rank's micro-batches of every step, one per stream; in a loader process its share."""
+    """A rank's micro-batches of every step, one per stream; a loader process yields its share."""
 
     def __init__(self, source: StreamSource, streams: list[tuple[int, StreamState]]):
         self.source = source
@@ -136,13 +136,13 @@ def _merge(parts: Iterator[list[Batch] | Exception], workers: int) -> Steps:
     error that a worker sent."""
     try:
         while True:
-            found: list[Batch] = []
+            batches: list[Batch] = []
             for _ in range(workers):
                 part = next(parts)
                 if isinstance(part, Exception):
                     raise part
-                found += part
-            yield sorted(found, key=lambda batch: batch.slot)
+                batches += part
+            yield sorted(batches, key=lambda batch: batch.slot)
     finally:
         # A traceback keeps this frame alive, and its iterator would keep the processes alive.
         del parts
@@ -154,5 +154,5 @@ def _ahead(steps: Steps) -> Steps:
     with closing(steps), ThreadPoolExecutor(1, "loader") as reader:
         coming = reader.submit(next, steps)
         while True:
-            found, coming = coming.result(), reader.submit(next, steps)
-            yield found
+            batches, coming = coming.result(), reader.submit(next, steps)
+            yield batches

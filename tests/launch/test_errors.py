@@ -86,7 +86,7 @@ def test_the_exit_code_says_whose_fault_it_is(tmp_path: Path) -> None:
         code, text = code_and_text(foreign)
         assert code == 1 and text.endswith("EMBRE_DEBUG=1 shows where")
     assert code_and_text(raised(Path("none").read_text))[0] == 2
-    assert "make room" in code_and_text(raised(a_full_disk))[1]
+    assert "free space" in code_and_text(raised(a_full_disk))[1]
     assert code_and_text(StoreFailed("503"))[0] == 1
     assert code_and_text(PermissionError("403"))[0] == 2
     assert code_and_text(Interrupted("saved"))[0] == 143

@@ -290,7 +290,7 @@ def find_the_storage_gone_for_a_moment(job: Job, world: World) -> None:
 @pytest.mark.parametrize(
     ("recipe", "told"),
     [
-        (find_the_disk_full, "OSError: [Errno 28] No space left on device; make room and run the"),
+        (find_the_disk_full, "OSError: [Errno 28] No space left on device; free space and run the"),
         (find_the_storage_gone_for_a_moment, ""),
         (break_a_promise, "AssertionError: a broken promise"),
     ],

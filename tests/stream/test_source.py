@@ -70,7 +70,7 @@ def test_a_stream_without_any_sound_shard_ends_with_an_error(
     source = source_of(
         damaged, streams=10, quarantine=tmp_path / "aside", on_bad_shard="quarantine"
     )
-    with pytest.raises(ValueError, match="no document in an epoch; write the damaged shards again"):
+    with pytest.raises(ValueError, match="no document in an epoch; restore the damaged shards"):
         for stream in range(10):
             epoch_of(source, stream=stream)
 

@@ -449,7 +449,7 @@ def test_a_run_saves_and_stops_when_its_study_is_ended(
             until(lambda: any(read_events(run, "step")))
         finally:
             started.send_signal(ended_by)
-    until(lambda: "the same command goes on" in (run / "study.log").read_text())
+    until(lambda: "run the same command again to resume" in (run / "study.log").read_text())
     (saved,) = (run / "checkpoints").glob("step-*")
     assert (saved / "manifest.json").exists()
 

@@ -43,7 +43,7 @@ def test_a_restart_repeats_nothing_and_sends_what_a_kill_left_unsent(tmp_path: P
     assert given[2] == (5, ["embre.restart.2", *marks])
     (_, again) = read_events(tmp_path, "started")
     assert (again["attempt"], again["lost_steps"]) == (2, 1)
-    assert describe(again).startswith("training goes on after step 5 of 9 (attempt 2, 1 steps")
+    assert describe(again).startswith("training resumes after step 5 of 9 (attempt 2, 1 steps")
     assert describe(again).endswith("without training): rank 0: OSError: No space left on device")
 
 
