@@ -368,6 +368,9 @@ def test_a_cluster_is_asked_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
     assert (
         lacking.level == "error" and "8 workers need 8 CPU, but there are only 4" in lacking.finding
     )
+    assert "if an autoscaler adds nodes, launch.wait_for_nodes_s" in lacking.finding
+    (waits,) = ray_answers(launching(launcher="ray", workers=8, wait_for_nodes_s=600))
+    assert waits.level == "warning" and "only 4, enough for 4; the run waits 600" in waits.finding
     fewer = LaunchConfig(launcher="ray", workers=8, min_workers=4)
     (enough,) = ray_answers(finetuning(1).model_copy(update={"launch": fewer}))
     assert enough.level == "ok", "the run would start, with four"

@@ -70,8 +70,12 @@ def ray_answers(config: RunConfig) -> Iterator[Check]:
     finally:
         ray.shutdown()
     launch = config.launch
-    if lacking := launch.lacking(have):
-        yield Check("error", "ray", f"{address}: {lacking}")
+    if (shortage := launch.shortage(have)) and launch.wait_for_nodes_s:
+        waits = f"the run waits {launch.wait_for_nodes_s:,.0f} s for nodes of an autoscaler"
+        yield Check("warning", "ray", f"{address}: {shortage}; {waits}")
+    elif shortage:
+        remedy = "or, if an autoscaler adds nodes, launch.wait_for_nodes_s"
+        yield Check("error", "ray", f"{address}: {launch.lacking(have)}, {remedy}")
     else:
         known = ", ".join(f"{have[name]:g} {name}" for name in launch.needed)
         yield Check("ok", "ray", f"{address} has {known}")
