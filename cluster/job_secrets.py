@@ -5,11 +5,10 @@ dashboard, and Ray writes them into its logs. So a job carries no secret: the no
 """
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from embre.config.secret_values import SECRETS
+from embre.config.secret_values import SECRET_NAME, SECRETS, SHORTEST_SECRET, secret_variables
 from embre.refused import Refused
 
 # Settings only. Values are taken from the environment that the job is submitted from.
@@ -34,10 +33,6 @@ REMEDY = (
     "a job's metadata can be read by all who see the dashboard; give secrets to the nodes instead "
     "(docs/CLUSTER.md, Secrets)"
 )
-SECRET_NAME = re.compile(
-    r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_(KEY|PASS)$", re.I
-)
-SHORTEST_SECRET = 8  # a shorter value, as "1", stands in too many texts by chance
 
 
 def environment(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -64,11 +59,7 @@ def environment(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, s
 def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None:
     """Raise Refused if a text contains something that looks like a secret, or the value of a
     variable of `environ` whose name marks it as one. The keys of `texts` name them in errors."""
-    known = {
-        f"the value of {name}": value.strip()
-        for name, value in environ.items()
-        if SECRET_NAME.search(name) and not name.endswith(("_PATH", "_FILE"))
-    }
+    known = {f"the value of {name}": value for name, value in secret_variables(environ).items()}
     if token := ray_token(environ):
         known["this cluster's token"] = token
     for place, text in texts.items():

@@ -50,6 +50,8 @@ def describe(event: dict[str, Any]) -> str:
         )
     if event["event"] == "untracked":
         return f"MLflow has the metrics up to step {step}, the others wait on disk: {event['why']}"
+    if event["event"] == "failed":
+        return "; see ".join([f"failed: {event['why']}", *event["tracebacks"][:1]])
     if event["event"] == "finished":
         return f"step {step}: finished, {event['goodput']:.1%} of the time went into training"
     if event["event"] == "vocabulary":
