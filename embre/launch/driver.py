@@ -151,14 +151,14 @@ def run_job(
 def log_failure(folder: Path, error: Exception, attempt: int) -> None:
     """Write a `failed` event, and add to the error where the tracebacks of the ranks are that
     failed last, since `attempt`."""
-    found = tracebacks(folder, attempt)
-    names = [str(path.relative_to(folder)) for path in found]
     with suppress(OSError):  # the error may be a full disk
+        found = tracebacks(folder, attempt)
+        if found:
+            more = ", …" if len(found) > MAX_NAMED else ""
+            error.add_note(f"traceback in {', '.join(map(str, found[:MAX_NAMED]))}{more}")
+        names = [str(path.relative_to(folder)) for path in found]
         values = {"why": redact(short(error), os.environ), "tracebacks": names}
         write_event(folder, "failed", newest_step(folder), values)
-    if found:
-        more = ", …" if len(found) > MAX_NAMED else ""
-        error.add_note(f"traceback in {', '.join(map(str, found[:MAX_NAMED]))}{more}")
 
 
 def finish(handle: RunHandle | None, folder: Path, status: str) -> bool:
