@@ -5,11 +5,10 @@ a Ray job, and Ray logs them. So a job contains no secrets; they are configured 
 """
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from embre.config.secret_values import SECRETS
+from embre.config.secret_values import SECRET_NAME, SECRETS, SHORTEST_SECRET, secret_variables
 from embre.refused import Refused
 
 # Variables that may be passed: settings, never secrets.
@@ -66,11 +65,7 @@ def environment(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, s
 def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None:
     """Raise Refused if a text contains something that looks like a secret, or the value of a
     variable of `environ` whose name marks it as one. The keys of `texts` name them in errors."""
-    known = {
-        f"the value of {name}": value.strip()
-        for name, value in environ.items()
-        if SECRET_NAME.search(name) and not name.endswith(("_PATH", "_FILE"))
-    }
+    known = {f"the value of {name}": value for name, value in secret_variables(environ).items()}
     if token := ray_token(environ):
         known["this cluster's token"] = token
     for place, text in texts.items():

@@ -146,6 +146,12 @@ class LaunchConfig(Section):
     resize_every_s: float = Field(
         default=60, gt=0, description="with min_workers, seconds between checks for more workers"
     )
+    wait_for_nodes_s: float = Field(
+        default=0,
+        ge=0,
+        description="under Ray, seconds to wait at the start for nodes that an autoscaler adds; "
+        "0 refuses a cluster that is too small",
+    )
     use_gpu: bool = Field(default=False, description="under Ray, one GPU per worker")
     max_failures: int = Field(
         default=10,
@@ -170,16 +176,20 @@ class LaunchConfig(Section):
         """Resources of one worker, by Ray's names."""
         return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {})
 
-    def lacking(self, have: Mapping[str, float]) -> str:
+    def shortage(self, have: Mapping[str, float]) -> str:
         """Why the resources `have` do not suffice to start a run under Ray; '' if they do."""
-        short = [
+        return ", ".join(
             f"{self.fewest} workers need {amount * self.fewest:g} {name}, but there are only "
             f"{have.get(name, 0):g}, enough for {have.get(name, 0) // amount:g}"
             for name, amount in self.needed.items()
             if have.get(name, 0) < amount * self.fewest
-        ]
+        )
+
+    def lacking(self, have: Mapping[str, float]) -> str:
+        """The shortage with its remedy; '' if there is none."""
         fewer = "min_workers" if self.min_workers else "workers, or set launch.min_workers"
-        return f"{', '.join(short)}; lower launch.{fewer}" if short else ""
+        shortage = self.shortage(have)
+        return f"{shortage}; lower launch.{fewer}" if shortage else ""
 
     def idle(self, have: Mapping[str, float]) -> str:
         """Message if a run on GPUs leaves at least half of the GPUs in `have` idle, else ''."""

@@ -26,6 +26,7 @@ from embre.config import (
     refuse_secrets,
 )
 from embre.config.places import is_url
+from embre.config.secret_values import redact
 from embre.engines.build import DEEPSPEED_JSON
 from embre.interrupts import Interrupted, TakenOver
 from embre.job import Job
@@ -35,7 +36,8 @@ from embre.launch.local import run_local
 from embre.launch.progress import show_progress
 from embre.provenance import CONFIG
 from embre.tracking.curves import draw_curves
-from embre.tracking.events import EVENTS, last_saved, read_events, write_event
+from embre.tracking.endings import MAX_NAMED, tracebacks
+from embre.tracking.events import EVENTS, last_saved, next_attempt, read_events, write_event
 from embre.tracking.registry import fetch
 from embre.tracking.runs import (
     RUN_FILE,
@@ -44,6 +46,7 @@ from embre.tracking.runs import (
     best_effort,
     open_run,
     remembered,
+    short,
 )
 from embre.tracking.sending import close_run, log_files
 from embre.tracking.uri import resolve_uri
@@ -118,6 +121,7 @@ def run_job(
         handle, before = open_run(config, uri, folder, tags, lineage, made_of)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status: str | None = "KILLED"
+    attempt = next_attempt(folder)
     try:
         with show_progress(folder, console):
             LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, handle))
@@ -130,8 +134,9 @@ def run_job(
     except (ConfigError, NotBegun):  # another attempt may be running: keep its status
         status = None if before == "RUNNING" else before
         raise
-    except Exception:
+    except Exception as error:
         status = "FAILED"
+        log_failure(folder, error, attempt)
         raise
     finally:
         complete = bool(status) and finish(handle, folder, status)
@@ -143,6 +148,19 @@ def run_job(
     return folder
 
 
+def log_failure(folder: Path, error: Exception, attempt: int) -> None:
+    """Write a `failed` event, and add to the error where the tracebacks of the ranks are that
+    failed last, since `attempt`."""
+    with suppress(OSError):  # the error may be a full disk
+        found = tracebacks(folder, attempt)
+        if found:
+            more = ", …" if len(found) > MAX_NAMED else ""
+            error.add_note(f"traceback in {', '.join(map(str, found[:MAX_NAMED]))}{more}")
+        names = [str(path.relative_to(folder)) for path in found]
+        values = {"why": redact(short(error), os.environ), "tracebacks": names}
+        write_event(folder, "failed", newest_step(folder), values)
+
+
 def finish(handle: RunHandle | None, folder: Path, status: str) -> bool:
     """Log events, config and curves to the MLflow run and close it with its true status; returns
     whether all of it arrived."""
@@ -152,6 +170,7 @@ def finish(handle: RunHandle | None, folder: Path, status: str) -> bool:
         pictures = draw_curves(folder)
     if handle is not None:
         kept = (folder / CONFIG, folder / EVENTS, folder / DEEPSPEED_JSON, *pictures)
+        kept += tuple(tracebacks(folder)[:MAX_NAMED])
         complete &= log_files(handle, folder, [path for path in kept if path.exists()])
         if (folder / SILENT).exists():
             log.warning("MLflow does not respond: its run is not closed, or lacks the last events")

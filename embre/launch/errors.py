@@ -42,6 +42,7 @@ def exit_on_error() -> Iterator[None]:
         if os.environ.get("EMBRE_DEBUG"):
             traceback.print_exc()
         code, text = found
+        text = "; ".join([text, *getattr(error, "__notes__", ())])
         line = " ".join(printable(f"error: {text}").split())
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
         errors.print(line, style="red", markup=False)

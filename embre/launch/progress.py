@@ -6,7 +6,7 @@ Ranks may be on other machines; the driver reads the events in the run's folder.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ def show_progress(folder: Path, console: Console) -> Iterator[None]:
 def describe(event: dict[str, Any]) -> str:
     """One event as a line of text."""
     step = event["step"]
+    if event["event"] == "waiting":
+        since = datetime.fromtimestamp(event["since"])
+        limit = f"at most {event['limit_s']:,.0f} s"
+        return f"waiting for nodes since {since:%H:%M}, {limit}: {event['why']}"
     if event["event"] == "started":
         if event.get("attempt", 1) == 1:
             return f"training starts, {event['steps']} steps"

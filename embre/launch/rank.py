@@ -15,6 +15,7 @@ from embre.config import PretrainConfig
 from embre.job import Job
 from embre.launch.errors import RunFailed
 from embre.tracking.endings import ending_noted, leave_note
+from embre.tracking.events import next_attempt
 from embre.tracking.sending import system_metrics
 from embre.watchdog import exit_if_stalled
 from embre.world import World, current_world
@@ -30,17 +31,19 @@ def run_rank(
     Files in the folder `requests` request a stop or a save. Raises RunFailed with a remedy if the
     GPU runs out of memory.
     """
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    world = prepare(job, device)
-    interrupts.watch(requests)
-    watched = system_metrics(job.handle if first else None, socket.gethostname())
-    note = partial(leave_note, job.folder, world.rank)
-    hung = exit_if_stalled(job.config.launch.step_timeout_s, job.folder, world.rank, note)
-    with watched, ending_noted(job.folder, world), hung:
-        try:
-            recipe(job, world)
-        except torch.OutOfMemoryError as error:
-            raise RunFailed(f"{error} {memory_advice(job)}") from error
+    world = current_world(device)
+    with ending_noted(job.folder, world, next_attempt(job.folder)):
+        prepare(job, world)
+        interrupts.watch(requests)
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        watched = system_metrics(job.handle if first else None, socket.gethostname())
+        note = partial(leave_note, job.folder, world.rank)
+        limit_s = job.config.launch.step_timeout_s
+        with watched, exit_if_stalled(limit_s, job.folder, world.rank, note):
+            try:
+                recipe(job, world)
+            except torch.OutOfMemoryError as error:
+                raise RunFailed(f"{error} {memory_advice(job)}") from error
 
 
 def memory_advice(job: Job) -> str:
@@ -53,17 +56,15 @@ def memory_advice(job: Job) -> str:
     return "Start another run with fewer data.passes_per_micro_batch, more data.micro_batches"
 
 
-def prepare(job: Job, device: torch.device) -> World:
-    """Set up this process (threads, warnings, injected faults) and return its world."""
+def prepare(job: Job, world: World) -> None:
+    """Set up this process: threads, warnings, injected faults, its device."""
     faulthandler.enable()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if device.type == "cpu" and "OMP_NUM_THREADS" in os.environ:
+    if world.device.type == "cpu" and "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
         torch.set_float32_matmul_precision("high")
-    world = current_world(device)
     if text := os.environ.get(FAULT):
         faults.arm(text, job.folder, world.rank)
-    return world

@@ -25,6 +25,7 @@ from embre.job import Job
 from embre.launch.attempts import Attempt, NotBegun, read, write
 from embre.launch.draining import save_when_draining
 from embre.launch.errors import RunFailed, with_disk_advice
+from embre.launch.nodes import wait_for_nodes
 from embre.launch.rank import FAULT, run_rank
 from embre.launch.ray_workers import private_token
 from embre.world import ALLOCATOR, GROWING, World
@@ -84,8 +85,8 @@ def ray_cluster() -> Iterator[None]:
 def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
     """Run the recipe on `launch.workers` Ray workers.
 
-    Raises ConfigError if the cluster is too small, NotBegun if no rank started, Interrupted if the
-    run was asked to stop, RunFailed if it failed.
+    Raises ConfigError if the cluster is too small and launch.wait_for_nodes_s is 0, NotBegun if no
+    rank started, Interrupted if the run was asked to stop, RunFailed if it failed.
     """
     with ray_cluster():
         _fit(recipe, job)
@@ -94,15 +95,21 @@ def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
 def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     name, launch = job.config.name, job.config.launch
     have = ray.cluster_resources()
-    if lacking := launch.lacking(have):  # Ray would wait for ever
-        raise ConfigError(f"launch: {lacking}")
+    lacking = launch.lacking(have)
+    if lacking and not launch.wait_for_nodes_s:  # Ray would wait for ever
+        raise ConfigError(
+            f"launch: {lacking}, or, if an autoscaler adds nodes, launch.wait_for_nodes_s"
+        )
     if idle := launch.idle(have):
         log.warning("%s", idle)
     attempt = Attempt.new(job.folder)
     trainer = _trainer(job, attempt, _rank(recipe, job, attempt))
     try:
         with stoppable(attempt.folder), save_when_draining(attempt.folder):
+            wait_for_nodes(job)
             trainer.fit()
+    except NotBegun:
+        raise
     except BaseException as error:  # Ctrl-C and a lost cluster too
         if not attempt.begun():
             raise NotBegun(

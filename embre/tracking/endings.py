@@ -1,25 +1,34 @@
-"""Why an attempt ended: a failing rank writes its error to a file, which the next start reads."""
+"""Why an attempt ended: a failing rank writes its error to a file, which the next start reads, and
+its traceback to another, which stays."""
 
+import os
 import re
+import socket
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch.distributed as dist
 
-from embre.interrupts import TakenOver
+from embre.config.secret_values import redact
+from embre.interrupts import Interrupted, TakenOver
 from embre.world import World
 
 NOTE = "error-{}.txt"  # in the run folder; {} is the rank
 MAX_ERROR_CHARS = 300
 # Errors of gloo, which has no exception class of its own, and of NCCL.
 LOST_PEER = re.compile("DistBackendError|RuntimeError: .*(gloo|NCCL|peer|[Cc]onnection)")
-MAX_NAMED = 4  # ranks without a note that a message lists
+MAX_NAMED = 4  # ranks without a note, or tracebacks, that a message lists
+FAILURES = "failures"  # in the run folder: tracebacks
+TRACEBACK = re.compile(r"attempt-(\d+)-rank-(\d+)\.txt")
+MAX_TRACEBACK_CHARS = 65_536
 
 
 @contextmanager
-def ending_noted(folder: Path, world: World) -> Iterator[None]:
-    """Write the exception that the block raises to the rank's note, and raise it again.
+def ending_noted(folder: Path, world: World, attempt: int) -> Iterator[None]:
+    """Write the exception that the block raises to the rank's note, its traceback to a file that
+    the note names, and raise it again.
 
     No note is left by a killed rank, nor on TakenOver: then another process continues the run.
     """
@@ -30,14 +39,49 @@ def ending_noted(folder: Path, world: World) -> Iterator[None]:
     except Exception as error:
         # Ray destroys the process group before a restart; what a rank raises after that is noise.
         if world.size == 1 or dist.is_initialized():
+            text, see = redact(f"{type(error).__name__}: {error}", os.environ), ""
             with suppress(OSError):  # the error may be a full disk
-                leave_note(folder, world.rank, f"{type(error).__name__}: {error}")
+                if not isinstance(error, Interrupted):
+                    see = f"; see {_write_traceback(folder, world.rank, attempt, error)}"
+            with suppress(OSError):
+                leave_note(folder, world.rank, text, see)
         raise
 
 
-def leave_note(folder: Path, rank: int, text: str) -> None:
-    """Write the error of a rank to its note. Raises OSError if it cannot be written."""
-    (folder / NOTE.format(rank)).write_text(text[:MAX_ERROR_CHARS])
+def _write_traceback(folder: Path, rank: int, attempt: int, error: Exception) -> str:
+    """Write the traceback of a rank without secrets, the middle left out if it is very long.
+
+    Returns the path of the file in the run folder.
+    """
+    name = f"{FAILURES}/attempt-{attempt}-rank-{rank}.txt"
+    text = redact("".join(traceback.format_exception(error)), os.environ)
+    if len(text) > MAX_TRACEBACK_CHARS:
+        half = MAX_TRACEBACK_CHARS // 2
+        text = f"{text[:half]}\n[{len(text) - 2 * half:,} characters left out]\n{text[-half:]}"
+    (folder / FAILURES).mkdir(exist_ok=True)
+    text = f"on {socket.gethostname()}\n{text}"
+    (folder / name).write_text(text, errors="backslashreplace")
+    return name
+
+
+def tracebacks(folder: Path, first_attempt: int = 1) -> list[Path]:
+    """The tracebacks of the last attempt that left some, from `first_attempt` on, oldest first: the
+    errors of other ranks often follow from the first one."""
+    found: dict[int, list[Path]] = {}
+    for path in (folder / FAILURES).glob("*"):
+        if (match := TRACEBACK.fullmatch(path.name)) and int(match[1]) >= first_attempt:
+            found.setdefault(int(match[1]), []).append(path)
+    last = found[max(found)] if found else []
+    return sorted(last, key=lambda path: path.stat().st_mtime_ns)
+
+
+def leave_note(folder: Path, rank: int, text: str, see: str = "") -> None:
+    """Write the error of a rank, cut to MAX_ERROR_CHARS, and where more is to be seen to its note.
+
+    Raises OSError if it cannot be written.
+    """
+    note = text[:MAX_ERROR_CHARS] + see
+    (folder / NOTE.format(rank)).write_text(note, errors="backslashreplace")
 
 
 def why_ended(folder: Path, num_ranks: int) -> str:

@@ -224,6 +224,11 @@ def read_events(folder: Path, event: str | None = None) -> Iterator[dict[str, An
             yield found
 
 
+def next_attempt(folder: Path) -> int:
+    """The number, from 1, that the next `started` event of a run gets."""
+    return 1 + sum(1 for _ in read_events(folder, "started"))
+
+
 def last_saved(events: Iterable[dict[str, Any]]) -> int:
     """The last step that was saved, 0 if none."""
     return max((event["step"] for event in events if event["event"] == "saved"), default=0)

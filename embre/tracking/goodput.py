@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 # Events of a new attempt that come before its `started`.
-EARLY = ("vocabulary", "checkpoint_skipped", "changed")
+EARLY = ("vocabulary", "checkpoint_skipped", "changed", "waiting")
 
 
 def goodput(events: Iterable[dict[str, Any]]) -> float:

@@ -315,6 +315,77 @@ def test_what_is_wrong_with_a_machine_is_said_with_a_remedy(
     assert found.level == level and text in found.finding
 
 
+@pytest.mark.parametrize(
+    ("gpu", "variable", "commands", "header", "message"),
+    [
+        (True, None, ["gcc"], True, "/bin/gcc, "),
+        (True, None, ["clang"], True, "/bin/clang, "),
+        (True, None, ["g++"], True, "needs a C compiler (gcc or clang): install gcc and python3."),
+        (True, "icx", ["gcc"], True, "needs a C compiler (icx): install"),
+        (True, None, ["gcc"], False, "needs Python.h in "),
+        (False, None, ["g++"], True, "/bin/g++, "),
+        (False, "clang++", ["clang++"], True, "/bin/clang++, "),
+        (False, None, ["gcc"], False, "needs a C++ compiler (g++) and Python.h in "),
+    ],
+)
+def test_what_torch_compile_builds_with_is_looked_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: bool,
+    variable: str | None,
+    commands: list[str],
+    header: bool,
+    message: str,
+) -> None:
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv("CC" if gpu else "CXX", variable)
+    which = {command: f"/bin/{command}" for command in commands}.get
+    monkeypatch.setattr(machine, "shutil", SimpleNamespace(which=which))
+    monkeypatch.setattr(machine, "sysconfig", SimpleNamespace(get_path=lambda _: str(tmp_path)))
+    if header:
+        (tmp_path / "Python.h").touch()
+    found = machine.toolchain(gpu)
+    assert found.subject == "compile" and message in found.finding
+    missing = "needs" in message
+    assert (found.level == "warning") == missing == ("encoder.compile=false" in found.finding)
+
+
+def test_only_a_run_that_compiles_needs_a_compiler(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(machine, "shutil", SimpleNamespace(which=lambda _: None))
+    config = pretraining(shards)
+    assert list(of_a_run.compiling(config)) == []
+    encoder = config.encoder.model_copy(update={"compile": True})
+    config = config.model_copy(update={"encoder": encoder})
+    (found,) = of_a_run.compiling(config)
+    assert found.level == "error" and "C++ compiler" in found.finding
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    (found,) = of_a_run.compiling(config)
+    assert found.level == "warning", "the nodes may have one"
+    config = config.model_copy(update={"launch": LaunchConfig(use_gpu=True)})
+    (found,) = of_a_run.compiling(config)
+    assert "a C compiler" in found.finding
+
+
+def test_the_doctor_looks_for_a_compiler_where_a_run_compiles(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(pretraining(shards).model_dump(mode="json")))
+    assert "compile" not in {check.subject for check in examine(path)}
+    given = ["encoder.compile=true", f"storage={tmp_path}"]
+    assert "compile" in {check.subject for check in examine(path, given)}
+    assert "compile" not in {check.subject for check in examine(None)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("embre.cli.doctor.accelerator", lambda: machine.Check("ok", "gpu", ""))
+    monkeypatch.setattr("embre.cli.doctor.nccl", lambda: ())
+    assert "compile" in {check.subject for check in examine(None)}
+
+
 def test_a_lock_that_a_killed_build_left_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +439,9 @@ def test_a_cluster_is_asked_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None
     assert (
         lacking.level == "error" and "8 workers need 8 CPU, but there are only 4" in lacking.finding
     )
+    assert "if an autoscaler adds nodes, launch.wait_for_nodes_s" in lacking.finding
+    (waits,) = ray_answers(launching(launcher="ray", workers=8, wait_for_nodes_s=600))
+    assert waits.level == "warning" and "only 4, enough for 4; the run waits 600" in waits.finding
     fewer = LaunchConfig(launcher="ray", workers=8, min_workers=4)
     (enough,) = ray_answers(finetuning(1).model_copy(update={"launch": fewer}))
     assert enough.level == "ok", "the run would start, with four"

@@ -153,6 +153,36 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_at_step_0(
     assert [event["step"] for event in read_events(folder, "started")] == [0, 3]
 
 
+def test_the_tracebacks_of_a_run_that_failed_are_named_and_kept(
+    tmp_path: Path, stand_in: None
+) -> None:
+    config, names = config_of(str(tmp_path)), []
+    for step in (2, 3):
+        faults.arm(f"step:{step}:raise", tmp_path, rank=0)
+        with pytest.raises(RuntimeError, match="on purpose at step") as found:
+            run_rank(config)
+        names.append(f"failures/attempt-{len(names) + 1}-rank-0.txt")
+        (note,) = found.value.__notes__
+        assert note == f"traceback in {tmp_path / 'small' / names[-1]}"
+        faults._armed.clear()
+    folder = tmp_path / "small"
+    assert "in fault_point" in (folder / names[1]).read_text()
+    failed = list(read_events(folder, "failed"))
+    assert [event["tracebacks"] for event in failed] == [names[:1], names[1:]]
+    assert describe(failed[0]) == f"failed: {failed[0]['why']}; see {names[0]}"
+    run_rank(config)
+    starts = [event.get("why") for event in read_events(folder, "started")]
+    fault = "rank 0: RuntimeError: fault on purpose at step; see "
+    assert starts == [None, fault + names[0], fault + names[1]]
+    handle = remembered(folder)
+    assert handle is not None
+    kept = {file.path for file in MlflowClient(handle.uri).list_artifacts(handle.run_id)}
+    assert {Path(name).name for name in names} <= kept
+    with pytest.raises(ConfigError):
+        run_rank(config_of(str(tmp_path), seed=99))
+    assert len(list(read_events(folder, "failed"))) == 2, "a refusal is no failure"
+
+
 def test_a_finished_run_goes_on_with_more_steps_where_it_is_told_to(
     tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

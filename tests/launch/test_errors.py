@@ -45,6 +45,15 @@ def test_an_error_is_one_line_and_its_traceback_stands_above_on_demand(
     assert any("in arm" in text for text in above) == debug and bool(above) == debug
 
 
+def test_a_note_on_an_error_stands_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    error = RunFailed("small: a bad shard")
+    error.add_note("traceback in runs/small/failures/attempt-1-rank-0.txt")
+    with pytest.raises(SystemExit), exit_on_error():
+        raise error
+    told = "error: small: a bad shard; traceback in runs/small/failures/attempt-1-rank-0.txt\n"
+    assert capsys.readouterr().err == told
+
+
 @pytest.mark.parametrize(
     ("error", "final"),
     [

@@ -15,6 +15,7 @@ from embre.job import Job
 from embre.launch.errors import RunFailed
 from embre.launch.rank import run_rank
 from embre.tracking.endings import why_ended
+from embre.tracking.events import write_event
 from embre.world import World
 from tests.launch.stand_ins import Nothing, config_of, recipe
 
@@ -38,6 +39,20 @@ def test_too_little_memory_of_a_gpu_is_said_with_what_takes_less(
     with pytest.raises(RunFailed, match=f"CUDA out of memory.*{remedy}"):
         run_rank(recipe, job, torch.device("cpu"), tmp_path)
     assert "CUDA out of memory" in why_ended(tmp_path, 1)
+
+
+def test_a_device_that_does_not_work_leaves_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(torch.cuda, "set_device", broken)
+    for step in (0, 3):
+        write_event(tmp_path, "started", step, {})
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        run_rank(recipe, Job(config_of("-"), tmp_path, None), torch.device("cuda", 0), tmp_path)
+    assert "in prepare" in (tmp_path / "failures/attempt-3-rank-0.txt").read_text()
 
 
 def test_a_rank_whose_loader_does_not_answer_is_ended(

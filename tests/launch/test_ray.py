@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from embre.checkpoints.folder import newest_step
-from embre.config import PretrainConfig, check_config
+from embre.config import ConfigError, PretrainConfig, check_config
 from embre.interrupts import STOP, Interrupted, TakenOver
 from embre.job import Job
 from embre.launch import ray as launcher
@@ -385,6 +385,36 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     run_ray(leave_a_note, job_in(tmp_path))
     begun = [address] if address else ["token", "local"]
     assert acts == [*begun, tmp_path / ATTEMPTS / "000001", "fit", "shutdown"]
+
+
+@pytest.mark.parametrize("wait_s", [0, 60])
+def test_a_cluster_that_is_too_small_is_refused_or_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_s: float
+) -> None:
+    fitted = []
+
+    def wait(job: Job) -> None:
+        assert (job.folder / ATTEMPTS / "000001" / STOP).exists(), "where SIGTERM asks to stop"
+        raise NotBegun("small: no nodes")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(launcher, "save_when_draining", lambda folder: nullcontext())
+    monkeypatch.setattr(launcher, "_trainer", lambda *_: SimpleNamespace(fit=fitted.append))
+    monkeypatch.setattr(launcher, "wait_for_nodes", wait)
+    job = job_in(tmp_path)
+    given = {"use_gpu": True, "wait_for_nodes_s": wait_s}
+    launch = job.config.launch.model_copy(update=given)
+    job = replace(job, config=job.config.model_copy(update={"launch": launch}))
+    if wait_s:
+        with pytest.raises(NotBegun, match="^small: no nodes$"):
+            run_ray(leave_a_note, job)
+    else:
+        told = "there are only 0, .*if an autoscaler adds nodes, launch.wait_for_nodes_s"
+        with pytest.raises(ConfigError, match=told):
+            run_ray(leave_a_note, job)
+        assert not (tmp_path / ATTEMPTS).exists()
+    assert fitted == []
 
 
 @pytest.mark.parametrize(("gpus", "message"), [(3.0, ""), (4.0, "the cluster has 4 GPUs; raise")])

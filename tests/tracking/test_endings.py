@@ -1,12 +1,13 @@
 """A rank that fails leaves a note of why; the next start reads it once."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from embre.interrupts import TakenOver
-from embre.tracking.endings import ending_noted, why_ended
+from embre.interrupts import Interrupted, TakenOver
+from embre.tracking.endings import MAX_TRACEBACK_CHARS, ending_noted, tracebacks, why_ended
 from embre.world import World
 
 KILLED = "no rank left an error, so one was killed or its machine lost"
@@ -19,23 +20,90 @@ def note(folder: Path, rank: int, text: str, at: int) -> None:
 
 
 def test_the_error_of_a_rank_is_told_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a bad\nshard"), ending_noted(tmp_path, World()):
+    with pytest.raises(ValueError, match="a bad\nshard"), ending_noted(tmp_path, World(), 1):
         raise ValueError("a bad\nshard")
-    assert why_ended(tmp_path, 1) == "rank 0: ValueError: a bad shard"
+    name = "failures/attempt-1-rank-0.txt"
+    assert why_ended(tmp_path, 1) == f"rank 0: ValueError: a bad shard; see {name}"
     assert why_ended(tmp_path, 1) == KILLED
-    with ending_noted(tmp_path, World()):
+    with ending_noted(tmp_path, World(), 2):
         pass
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.rglob("*.*")) == [tmp_path / name]
+
+
+def fail(error: Exception) -> None:
+    try:
+        raise KeyError("the cause")
+    except KeyError as cause:
+        raise error from cause
+
+
+def test_the_traceback_of_a_rank_is_kept_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary+of/the/environment")
+    key = "-----BEGIN RSA PRIVATE KEY-----\ncanary\n-----END RSA PRIVATE KEY-----"
+    text = (
+        f"a\ud800 403 canary+of/the/environment https://me:canary@host/a?sig=canary hf_{'9' * 30} "
+        f"?token=1canary {key}"
+    )
+    world = World(rank=3, size=4)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    with pytest.raises(OSError, match="403"), ending_noted(tmp_path, world, 2):
+        fail(OSError(text))
+    found = (tmp_path / "failures/attempt-2-rank-3.txt").read_text()
+    assert found.startswith(f"on {socket.gethostname()}\nTraceback (most recent call last):\n")
+    assert "in fail" in found and "KeyError: 'the cause'" in found
+    assert "OSError: a\\ud800 403 [AWS_SECRET_ACCESS_KEY] https://host/a [a Hugging" in found
+    assert "canary" not in found and "9999" not in found
+    why = why_ended(tmp_path, 4)
+    assert "rank 3: OSError: a" in why and "canary" not in why
+    assert why.endswith("; see failures/attempt-2-rank-3.txt")
+
+
+def test_a_traceback_is_of_bounded_size_and_none_is_left_by_what_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Interrupted), ending_noted(tmp_path, World(), 1):
+        raise Interrupted("stopped after step 3, which is saved")
+    assert not (tmp_path / "failures").exists()
+    with pytest.raises(RuntimeError), ending_noted(tmp_path, World(), 1):
+        raise RuntimeError("first " + "x " * MAX_TRACEBACK_CHARS + "last")
+    found = (tmp_path / "failures/attempt-1-rank-0.txt").read_text()
+    assert MAX_TRACEBACK_CHARS < len(found) < MAX_TRACEBACK_CHARS + 200
+    assert "RuntimeError: first " in found and " characters left out]" in found
+    assert found.endswith("last\n")
+
+
+def test_a_rank_without_room_for_its_traceback_raises_its_own_error(tmp_path: Path) -> None:
+    (tmp_path / "failures").touch()  # a folder of this name cannot be made
+    with pytest.raises(ValueError, match="a bad shard"), ending_noted(tmp_path, World(), 1):
+        raise ValueError("a bad shard")
+    assert why_ended(tmp_path, 1) == "rank 0: ValueError: a bad shard"
+
+
+def test_the_tracebacks_of_the_last_attempt_are_found_the_first_failure_first(
+    tmp_path: Path,
+) -> None:
+    assert tracebacks(tmp_path) == []
+    (tmp_path / "failures").mkdir()
+    for name, at in [("9-rank-0", 5), ("10-rank-0", 8), ("10-rank-11", 7)]:
+        path = tmp_path / f"failures/attempt-{name}.txt"
+        path.touch()
+        os.utime(path, (at, at))
+    (tmp_path / "failures/attempt-11-rank-0.txt~").touch()
+    names = [path.name for path in tracebacks(tmp_path)]
+    assert names == ["attempt-10-rank-11.txt", "attempt-10-rank-0.txt"]
+    assert len(tracebacks(tmp_path, 10)) == 2 and tracebacks(tmp_path, 11) == []
 
 
 def test_a_rank_that_was_taken_over_says_nothing_of_the_run(tmp_path: Path) -> None:
-    with pytest.raises(TakenOver), ending_noted(tmp_path, World()):
+    with pytest.raises(TakenOver), ending_noted(tmp_path, World(), 1):
         raise TakenOver("by another attempt")
     assert not list(tmp_path.iterdir())
 
 
 def test_what_follows_from_a_lost_process_group_says_nothing(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError), ending_noted(tmp_path, World(rank=1, size=2)):
+    with pytest.raises(AssertionError), ending_noted(tmp_path, World(rank=1, size=2), 1):
         raise AssertionError("backend not set")
     assert why_ended(tmp_path, 2) == KILLED
 

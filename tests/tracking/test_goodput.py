@@ -35,7 +35,7 @@ def test_nothing_trained_is_nothing_gained() -> None:
 def test_a_restart_says_what_it_costs() -> None:
     assert lost_by_restart([], 0, 5.0) == {"attempt": 1, "lost_steps": 0, "down_s": 0.0}
     # What the start itself says before its first step is no sign of life of the attempt before.
-    early = ("vocabulary", 0), ("checkpoint_skipped", 20), ("changed", 20)
+    early = ("vocabulary", 0), ("checkpoint_skipped", 20), ("changed", 20), ("waiting", 20)
     said = [event(name, step, 131) for name, step in early]
     found = lost_by_restart([*WHOLE, *said], 15, 132.0)
     assert found == {"attempt": 2, "lost_steps": 5, "down_s": 12.0}

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from embre.cli.doctor.machine import (
     Check,
     accelerator,
@@ -10,9 +12,18 @@ from embre.cli.doctor.machine import (
     packages,
     python,
     storage,
+    toolchain,
     tracking,
 )
-from embre.cli.doctor.run import cluster, expected, job, precision, ray_answers, shard_files
+from embre.cli.doctor.run import (
+    cluster,
+    compiling,
+    expected,
+    job,
+    precision,
+    ray_answers,
+    shard_files,
+)
 from embre.config import (
     FinetuneConfig,
     PretrainConfig,
@@ -27,6 +38,7 @@ def examine(config_path: Path | None, overrides: list[str] | None = None) -> lis
     """Run all checks of this machine, and those of a run if its config is given."""
     found = [python(), *packages(), accelerator(), *nccl(), *compiled_ops()]
     if config_path is None:
+        found += [toolchain(gpu=True)] if torch.cuda.is_available() else []
         return [*found, storage(Path("runs")), tracking(Path("runs"), None)]
     kind, config = read_any(config_path, overrides or [])
     from embre.launch.driver import refuse_what_cannot_be
@@ -38,7 +50,8 @@ def examine(config_path: Path | None, overrides: list[str] | None = None) -> lis
         return [*found, Check("error", "config", str(error))]
     folder = Path(config.storage)
     found += [storage(folder), tracking(folder, config.tracking.uri)]
-    found += [cluster(config), *ray_answers(config), precision(config), job(kind, config)]
+    found += [cluster(config), *ray_answers(config), precision(config), *compiling(config)]
+    found.append(job(kind, config))
     if isinstance(config, PretrainConfig) and found[-1].level == "ok":
         found.append(shard_files(config.data.shards))
         if not config.encoder.path.startswith("models:/"):

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,6 +94,28 @@ def compiled_ops() -> Iterator[Check]:
     """Locks that a killed build of a torch or DeepSpeed op left; the next build waits forever."""
     for lock, quiet_s in stale_locks(ops_folder()):
         yield Check("warning", "ops", f"{lock} is {quiet_s / 60:.0f} minutes old; remove it")
+
+
+def toolchain(gpu: bool) -> Check:
+    """Check what torch.compile builds with: C for the launchers of Triton's kernels on a GPU, C++
+    for kernels of a CPU, and Python's headers for both."""
+    # As Triton and Inductor look for them.
+    language, variable, known = ("C", "CC", "gcc clang") if gpu else ("C++", "CXX", "g++")
+    commands = [os.environ[variable]] if os.environ.get(variable) else known.split()
+    compilers = [found for command in commands if (found := shutil.which(command))]
+    headers = Path(sysconfig.get_path("include"))
+    missing = [] if compilers else [f"a {language} compiler ({' or '.join(commands)})"]
+    if not (headers / "Python.h").exists():
+        missing.append(f"Python.h in {headers}")
+    if not missing:
+        return Check("ok", "compile", f"{compilers[0]}, {headers}")
+    package, version = "gcc" if gpu else "g++", ".".join(platform.python_version_tuple()[:2])
+    return Check(
+        "warning",
+        "compile",
+        f"torch.compile needs {' and '.join(missing)}: install {package} and python{version}-dev "
+        f"(Red Hat: gcc-c++ and python{version}-devel), or set encoder.compile=false",
+    )
 
 
 def storage(folder: Path) -> Check:

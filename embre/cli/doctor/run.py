@@ -4,13 +4,14 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fsspec
 import torch
 
-from embre.cli.doctor.machine import Check, first_existing
+from embre.cli.doctor.machine import Check, first_existing, toolchain
 from embre.config import LaunchConfig, PretrainConfig, RunConfig
 from embre.config.places import sqlite_file
 from embre.engines.flops import product_flops_per_s
@@ -70,8 +71,12 @@ def ray_answers(config: RunConfig) -> Iterator[Check]:
     finally:
         ray.shutdown()
     launch = config.launch
-    if lacking := launch.lacking(have):
-        yield Check("error", "ray", f"{address}: {lacking}")
+    if (shortage := launch.shortage(have)) and launch.wait_for_nodes_s:
+        waits = f"the run waits {launch.wait_for_nodes_s:,.0f} s for nodes of an autoscaler"
+        yield Check("warning", "ray", f"{address}: {shortage}; {waits}")
+    elif shortage:
+        remedy = "or, if an autoscaler adds nodes, launch.wait_for_nodes_s"
+        yield Check("error", "ray", f"{address}: {launch.lacking(have)}, {remedy}")
     else:
         known = ", ".join(f"{have[name]:g} {name}" for name in launch.needed)
         yield Check("ok", "ray", f"{address} has {known}")
@@ -86,6 +91,14 @@ def ray_answers(config: RunConfig) -> Iterator[Check]:
             "RAY_AUTH_MODE is not token: whoever reaches the cluster can run code on it; "
             "see docs/CLUSTER.md",
         )
+
+
+def compiling(config: RunConfig) -> Iterator[Check]:
+    """Check that this machine can compile kernels, if the run does; it must if the run is here."""
+    if config.encoder.compile:
+        found = toolchain(config.launch.use_gpu)
+        here = not os.environ.get("RAY_ADDRESS")
+        yield replace(found, level="error") if here and found.level == "warning" else found
 
 
 def precision(config: RunConfig) -> Check:
