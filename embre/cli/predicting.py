@@ -1,7 +1,6 @@
 """Implements `embre predict`: fetches the model, chooses the workers, shows progress."""
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from embre.launch.errors import RunFailed
 from embre.launch.tables import dropped_lines
 from embre.launch.workers import make_workers
 from embre.prediction.predict import Predicted, predict_files
+from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, locked
 from embre.prediction.tasks import PredictSettings
 from embre.refused import Refused
@@ -57,19 +57,13 @@ def run_prediction(
         make_workers(processes, "embre.prediction.tasks", ray, gpus) as workers,
         console.status("predicting") as status,
     ):
-        done, started = 0, time.monotonic()
-        shown, every_s = started, SHOW_EVERY_S if console.is_terminal else LOG_EVERY_S
 
-        def progress(documents: int) -> None:
-            nonlocal done, shown
-            done, now = done + documents, time.monotonic()
-            if now - shown > every_s:
-                shown = now
-                text = f"{done:,} documents, {done / (now - started):,.0f} documents/s"
-                status.update(text)
-                if not console.is_terminal:
-                    console.print(text)
+        def show(line: str) -> None:
+            status.update(line)
+            if not console.is_terminal:
+                console.print(line)
 
+        progress = Progress(show, SHOW_EVERY_S if console.is_terminal else LOG_EVERY_S)
         found = predict_files(
             folder,
             inputs,

@@ -5,8 +5,8 @@ write_pubtator("predicted.PubTator", docs)
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +20,11 @@ from embre.corpora import (
 )
 from embre.corpora.assemble import assemble, check
 from embre.corpora.copying import (
-    Copy,
-    Original,
-    copy_bioc_json,
-    copy_bioc_xml,
-    copy_pubtator,
-    edit,
+    Edit,
+    Slice,
+    edit_bioc_json,
+    edit_bioc_xml,
+    edit_pubtator,
     write_copy,
 )
 from embre.corpora.pubtator_write import write_pubtator as write_pubtator
@@ -37,20 +36,26 @@ from embre.refused import Refused
 from embre.relation_schema import RelationSchema
 from embre.tally import Tally
 
+# Of documents that are predicted together; a GPU is idle for a moment at the end of each slice, and
+# on CPUs a slice takes a minute or more.
+SLICE_BYTES = 4 << 20
+
+Predict = Callable[[Iterator[Document]], Iterator[Document]]
+
 
 class Format(NamedTuple):
     """The signature at the start of a file format, and the functions that process its files.
 
-    `cut` yields chunks of a file, `read` the raw documents of a chunk. `split` yields each document
-    of a chunk as its bytes in the file and a chunk of its own. `copy` copies a file with other
-    relations.
+    `cut` yields chunks of a file, `read` the raw documents of a chunk. `split` yields the pieces of
+    a chunk that are edited by themselves: the bytes in the file, and a chunk to read them from.
+    `edit` returns the bytes of a piece with the relations of its documents.
     """
 
     sign: re.Pattern[bytes]
     cut: Callable[[Window], Iterator[Chunk]]
     read: Callable[[Chunk, Tally, bool], Iterator[RawDocument]]
     split: Callable[[Chunk], Iterator[tuple[bytes, Chunk]]]
-    copy: Copy
+    edit: Callable[[bytes, list[Document]], bytes]
 
 
 _XML_SIGN = rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*+<(?:!DOCTYPE\s+)?collection\b"
@@ -63,21 +68,21 @@ FORMATS: dict[str, Format] = {
         bioc_xml.cut,
         bioc_xml.read_chunk,
         bioc_xml.split,
-        copy_bioc_xml,
+        edit_bioc_xml,
     ),
     "bioc_json": Format(
         re.compile(_JSON_SIGN, re.DOTALL),
         bioc_json.cut,
         bioc_json.read_chunk,
         bioc_json.split,
-        copy_bioc_json,
+        edit_bioc_json,
     ),
     "pubtator": Format(
         re.compile(_PUBTATOR_SIGN, re.M),
         pubtator.cut,
         pubtator.read_chunk,
         pubtator.split,
-        copy_pubtator,
+        edit_pubtator,
     ),
 }
 
@@ -152,55 +157,86 @@ def detect_format(head: bytes) -> str | None:
     return next((name for name, format in FORMATS.items() if format.sign.search(head)), None)
 
 
-def copy_with_relations(
-    source: Source,
-    target: Path,
-    tally: Tally,
-    predict: Callable[[Iterator[Document]], Iterator[Document]],
-) -> bool:
+def copy_with_relations(source: Source, target: Path, tally: Tally, predict: Predict) -> bool:
     """Copy a file unchanged except for its relations, which come from `predict`.
 
-    `predict` maps the file's documents to documents with relations, one for one and in order. An
-    archive is copied to one uncompressed tar. The write is atomic. Files that are no corpus and
+    `predict` maps the documents of a slice to documents with relations, one for one and in order;
+    otherwise as `copy_edited`.
+    """
+    return copy_edited(source, target, tally, lambda one: edit_slice(one, tally, predict))
+
+
+def copy_edited(
+    source: Source, target: Path, tally: Tally, edit: Callable[[Slice], list[bytes]]
+) -> bool:
+    """Copy a file unchanged except for its documents, which `edit` changes as `edit_slice` does.
+
+    An archive is copied to one uncompressed tar. The write is atomic. Files that are no corpus and
     parts that cannot be read are counted in `tally`. Returns False, writing nothing, if there was
     no corpus to copy. Raises OSError if the file changed while it was read, Refused if two files
     of an archive would get the same name.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    formats: list[str | None] = []
-    raws = _raws(source, tally, formats)
-    originals = (Original(member, data, assemble(raw, tally)) for member, data, raw in raws)
-    edits = edit(originals, predict)
+    edits = (
+        Edit(member, old, new)
+        for one in slices_of(source, tally)
+        for (member, old, _), new in zip(_pieces(one), edit(one), strict=True)
+    )
     again = open_plain(source, inside=False, tally=Tally())
-    names = ((opened, detect_format(opened.stream.peek(HEAD_BYTES))) for opened in again)
-    members = ((opened, FORMATS[name].copy if name else None) for opened, name in names)
+    members = ((opened, detect_format(opened.stream.peek(HEAD_BYTES))) for opened in again)
     with atomic_file(target) as partial:
-        write_copy(partial, source.name, members, edits)
-        if not any(formats):
+        is_corpus = write_copy(partial, source.name, members, edits)
+        if not is_corpus:
             partial.unlink()
-    return any(formats)
+    return is_corpus
 
 
-def documents_to_copy(source: Source, tally: Tally, wanted: Iterator[bool]) -> Iterator[Document]:
-    """Yield those documents that `copy_with_relations` passes to `predict` for which `wanted` is
-    true. The others are not assembled, which is the most expensive part of reading."""
-    raws = _raws(source, tally, [])
-    return (assemble(raw, tally) for _, _, raw in compress(raws, wanted))
+def slices_of(source: Source, tally: Tally) -> Iterator[Slice]:
+    """Cut all plain files of a source into slices of about SLICE_BYTES, a function of its content.
 
-
-def _raws(
-    source: Source, tally: Tally, formats: list[str | None]
-) -> Iterator[tuple[int, bytes, RawDocument]]:
-    """Yield the file index, the bytes and the raw document of each document of a source.
-
-    Appends each file's format to `formats`.
+    Only searches for the marks between documents; any process can edit any slice.
     """
-    for member, opened in enumerate(open_plain(source, inside=False, tally=tally)):
+    watch, before = Watch(), 0
+    number, size, chunks = 0, 0, list[tuple[int, Chunk]]()
+    for member, opened in enumerate(open_plain(source, False, tally, watch)):
         name = detect_format(opened.stream.peek(HEAD_BYTES))
-        formats.append(name)
         if name is None:
             tally.drop("file/unknown_format", opened.name)
             continue
-        for chunk in FORMATS[name].cut(Window(opened.stream, opened.name, tally)):
-            for data, one in FORMATS[name].split(chunk):
-                yield from ((member, data, raw) for raw in read_raw(one, tally))
+        for chunk in FORMATS[name].cut(Window(opened.stream, opened.name, tally, SLICE_BYTES)):
+            chunks.append((member, chunk))
+            size += len(chunk.data)
+            if size >= SLICE_BYTES // 2:  # a chunk ends before the window does
+                yield Slice(number, chunks, watch.num_bytes - before)
+                before = watch.num_bytes
+                number, size, chunks = number + 1, 0, []
+    if chunks:
+        yield Slice(number, chunks, watch.num_bytes - before)
+
+
+def edit_slice(one: Slice, tally: Tally, predict: Predict) -> list[bytes]:
+    """Return the bytes of each piece of a slice with the relations that `predict` gives its
+    documents."""
+    pieces = list(_pieces(one))
+    docs_of: list[list[Document]] = [[] for _ in pieces]
+    owners = deque[list[Document]]()
+
+    def documents() -> Iterator[Document]:
+        for (_, _, chunk), owner in zip(pieces, docs_of, strict=True):
+            for raw in read_raw(chunk, tally):
+                owners.append(owner)
+                yield assemble(raw, tally)
+
+    for doc in predict(documents()):
+        owners.popleft().append(doc)
+    return [
+        FORMATS[chunk.format].edit(old, docs)
+        for (_, old, chunk), docs in zip(pieces, docs_of, strict=True)
+    ]
+
+
+def _pieces(one: Slice) -> Iterator[tuple[int, bytes, Chunk]]:
+    """Yield the file index, the bytes and the chunk of each piece of a slice."""
+    for member, chunk in one.chunks:
+        for old, piece in FORMATS[chunk.format].split(chunk):
+            yield member, old, piece

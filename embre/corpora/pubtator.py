@@ -40,8 +40,8 @@ def cut(window: Window) -> Iterator[Chunk]:
 
 
 def split(chunk: Chunk) -> Iterator[tuple[bytes, Chunk]]:
-    """Yield the chunk unchanged: a copy finds a document's lines by its id."""
-    yield b"", chunk
+    """Yield the chunk as one piece: an edit finds a document's lines by its id."""
+    yield chunk.data, chunk
 
 
 def _last_end(data: bytes, at: int) -> int:

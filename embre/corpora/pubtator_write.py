@@ -8,7 +8,6 @@ from typing import BinaryIO
 from embre.atomic_files import atomic_file
 from embre.corpora.pubtator import HEADING, read_chunk
 from embre.corpora.raw import MAX_DOCUMENT_BYTES, NOVELTY, Chunk, RawDocument
-from embre.corpora.streams import BrokenArchive
 from embre.document import Document, Relation
 from embre.entity_types import spelled_identifier
 from embre.tally import Tally
@@ -105,18 +104,15 @@ def _blocks(source: BinaryIO) -> Iterator[list[bytes]]:
 
 
 def _lines(source: BinaryIO) -> Iterator[bytes]:
-    """Yield lines up to the end or to damage in the archive; overlong lines in pieces.
+    """Yield lines; overlong ones in pieces.
 
     A leading byte order mark, which the reader does not see, is a line of its own.
     """
-    try:
-        first = source.readline(MAX_DOCUMENT_BYTES)
-        rest = first.removeprefix(BOM_UTF8)
-        yield from filter(None, (first[: len(first) - len(rest)], rest))
-        while line := source.readline(MAX_DOCUMENT_BYTES):
-            yield line
-    except BrokenArchive:
-        return  # the reader of the same file has counted it
+    first = source.readline(MAX_DOCUMENT_BYTES)
+    rest = first.removeprefix(BOM_UTF8)
+    yield from filter(None, (first[: len(first) - len(rest)], rest))
+    while line := source.readline(MAX_DOCUMENT_BYTES):
+        yield line
 
 
 def _is_title(line: bytes) -> bool:

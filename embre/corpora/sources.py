@@ -30,11 +30,16 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 class Source(NamedTuple):
-    """A location: file system, path on it, and the name to show."""
+    """A location: file system, path on it, and the name to show.
+
+    `size` in bytes and `version` (see `version_of`) are those of the listing that it comes from.
+    """
 
     filesystem: Any
     path: str
     name: str
+    size: int | None = None
+    version: str | None = None
 
 
 class Opened(NamedTuple):
@@ -82,13 +87,22 @@ def list_files(source: Source) -> list[Source]:
     if source.name.startswith("https:") or not source.filesystem.isdir(source.path):
         return [source]
     folder = source.path.rstrip("/")
-    here = isinstance(source.filesystem, LocalFileSystem)
-    find = _walk if here else source.filesystem.find
-    found = with_retries(source.name, lambda: sorted(find(folder)))
+    if isinstance(source.filesystem, LocalFileSystem):
+        found: dict[str, dict[str, Any]] = dict.fromkeys(sorted(_walk(folder)), {})
+    else:  # with details, or each file would take another request
+        find = partial(source.filesystem.find, folder, detail=True)
+        found = dict(sorted(with_retries(source.name, find).items()))
+        source.filesystem.invalidate_cache()  # fsspec would search it from its start for each file
     if not found:
         raise FileNotFoundError(f"the folder {source.name!r} is empty")
     shown = source.name.rstrip("/")
-    return [Source(source.filesystem, path, shown + path[len(folder) :]) for path in found]
+    return [
+        Source(
+            *(source.filesystem, path, shown + path[len(folder) :]),
+            *(info.get("size"), _version(info)),
+        )
+        for path, info in found.items()
+    ]
 
 
 def _walk(top: str) -> Iterator[str]:
@@ -133,7 +147,19 @@ VERSION_KEYS = (
 def version_of(source: Source) -> str | None:
     """Return a string that changes when the file does (size and modification mark); None if its
     file system gives neither."""
-    info = source.filesystem.info(source.path)
+    return _version(source.filesystem.info(source.path))
+
+
+def size_and_version(source: Source) -> tuple[int, str | None]:
+    """Return the size of a file, 0 if unknown, and its version: those of the listing, else as they
+    are now."""
+    if source.version is not None:
+        return source.size or 0, source.version
+    info = with_retries(source.name, partial(source.filesystem.info, source.path))
+    return info.get("size") or 0, _version(info)
+
+
+def _version(info: dict[str, Any]) -> str | None:
     marks = [info[key] for key in VERSION_KEYS if info.get(key) is not None]
     known = [one for one in (info.get("size"), *marks[:1]) if one is not None]
     return " ".join(map(str, known)) or None

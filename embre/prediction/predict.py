@@ -1,28 +1,30 @@
 """Prediction of relations in PubTator and BioC files.
 
     inputs ─plan─▶ outputs ─▶ one Task per file
-    Task of a large file ─predict_slice, by workers─▶ slices: the relations of some documents
+    Task of a large file ─slices_to_do─▶ Slices ─predict_slice, by workers─▶ PredictedSlices
     Task ─predict_file, by workers─▶ output and its FileRecord
-    FileRecords ─▶ predicted.json, the record of what is done
+    FileRecords ─▶ predicted.jsonl, the record of what is done
 
 An output is renamed into place when it is complete, so a stopped run resumes with the files that
 are not done.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 
 from embre.atomic_files import clear_leftovers
-from embre.corpora import FORMATS, read_documents
-from embre.corpora.copying import unpacked_name
-from embre.corpora.sources import Source, list_files, locate, version_of
+from embre.corpora import FORMATS, read_documents, slices_of
+from embre.corpora.copying import Slice, unpacked_name
+from embre.corpora.sources import Source, list_files, locate, size_and_version
 from embre.evaluation.report import write_report
+from embre.prediction.progress import Progress
 from embre.prediction.record import (
     LOCK,
     RECORD,
@@ -30,6 +32,7 @@ from embre.prediction.record import (
     FileRecord,
     Opened,
     PredictRecord,
+    appending,
     is_done,
     locked,
     open_record,
@@ -39,7 +42,7 @@ from embre.prediction.record import (
     write_record,
 )
 from embre.prediction.relation_rows import RELATIONS
-from embre.prediction.slices import FOLDER, num_slices, remove_slices
+from embre.prediction.slices import FOLDER, is_large, remove_slices
 from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.provenance import folder_digest
 from embre.refused import Refused
@@ -49,7 +52,6 @@ from embre.workers import OneProcess, Workers
 
 # A report holds all its documents in one page.
 MOST_REPORTED = 500
-RECORD_EVERY_S = 5.0
 
 
 @dataclass
@@ -80,7 +82,7 @@ def predict_files(
     settings: PredictSettings | None = None,
     workers: Workers | None = None,
     overwrite: bool = False,
-    progress: Callable[[int], None] = lambda documents: None,
+    progress: Progress | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Predicted:
     """Write each input file into `out` with the relations predicted by the model in `folder`.
@@ -88,13 +90,14 @@ def predict_files(
     Only the relations of a file change. Files that an earlier run finished with the same model and
     threshold are skipped unless the input has changed or `overwrite` is given; outputs of other
     inputs stay. `overwrite` removes outputs of another model or threshold and reports it to `tell`.
-    Also writes `predicted.json` and a report of the first documents.
+    Also writes `predicted.jsonl` and a report of the first documents.
 
     Raises FileNotFoundError or Refused if an input does not exist, there is no document, the model
     cannot be loaded, `out` holds predictions of another model or threshold, or an output path is
     taken by a file that is not ours.
     """
     settings, workers = settings or PredictSettings(), workers or OneProcess()
+    progress = progress or Progress()
     started = time.monotonic()
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
@@ -102,12 +105,10 @@ def predict_files(
         )
     digest, planned = folder_digest(folder), plan(inputs, out)
     folder, into = folder.absolute(), out.absolute()
-    tasks = [
-        Task(folder, digest, settings, source, version_of(source), into, target)
-        for target, source in planned.items()
-    ]
-    if not isinstance(workers, OneProcess):
-        tasks = in_slices(tasks, workers.number)
+    tasks = []
+    for target, source in planned.items():
+        size, version = size_and_version(source)
+        tasks.append(Task(folder, digest, settings, source, version, size, into, target))
     with locked(out):
         opened = open_record(out, digest, settings.threshold, overwrite)
         record = opened.record
@@ -117,7 +118,7 @@ def predict_files(
             refuse_others(out, opened, [one.target for one in left])
             _try_model(left[0], workers)
             _begin(left, opened, out, tell)
-        _carry_out(left, record, out, workers, progress)
+            _carry_out(left, record, out, workers, progress)
         remove_slices(out)
     result = _summary(tasks, record, out)
     result.done_before = len(tasks) - len(left)
@@ -163,29 +164,29 @@ def _begin(tasks: list[Task], opened: Opened, out: Path, tell: Callable[[str], N
 
 
 def _carry_out(
-    tasks: list[Task],
-    record: PredictRecord,
-    out: Path,
-    workers: Workers,
-    progress: Callable[[int], None],
+    tasks: list[Task], record: PredictRecord, out: Path, workers: Workers, progress: Progress
 ) -> None:
-    """Run the tasks and add them to the record, which is written every few seconds."""
-    for documents in workers.run(predict_slice, slices_to_do(tasks)):
-        progress(documents)
-    # Progress is per document in this process; workers report whole slices and files.
+    """Run the tasks, large files in slices first, and add each file to the record when done."""
+    total = sum(task.stored_bytes for task in tasks)
+    progress.start(total)
     here = isinstance(workers, OneProcess)
-    seen = {one.target for one in tasks if here or one.num_slices > 1}
-    work = partial(predict_file, progress=progress) if here else predict_file
-    written = time.monotonic()
-    try:
-        for found in workers.run(work, ((one,) for one in tasks)):
-            record.files[found.target] = found
-            progress(0 if found.target in seen else found.documents)
-            if time.monotonic() - written > RECORD_EVERY_S:
-                write_record(out, record)
-                written = time.monotonic()
-    finally:
-        write_record(out, record)
+    large = {
+        task.target: task
+        for task in tasks
+        if not here and is_large(task.stored_bytes, total, workers.number)
+    }
+    for done in workers.run(predict_slice, slices_to_do(large.values(), progress)):
+        progress.add(*done)
+    sizes = {task.target: task.stored_bytes for task in tasks}
+    work = partial(predict_file, progress=progress.add) if here else predict_file
+    with appending(out) as append:
+        for one in workers.run(work, ((task,) for task in tasks)):
+            record.files[one.target] = one
+            append(one)
+            if one.target in large:
+                large[one.target].slices.remove()
+            elif not here:
+                progress.add(one.documents, sizes[one.target])
 
 
 def plan(inputs: list[str], out: Path) -> dict[str, Source]:
@@ -195,6 +196,7 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
     output would be written beside its input, or `out` lies within an input folder.
     """
     planned: dict[str, Source] = {}
+    real = lru_cache(Path.resolve)  # of a folder, which many files share
     for name in inputs:
         whole = locate(name)
         if Path(name).is_dir() and out.resolve().is_relative_to(Path(name).resolve()):
@@ -211,26 +213,21 @@ def plan(inputs: list[str], out: Path) -> dict[str, Source]:
                     f"{file.name}: its output {target} is also that of {planned[target].name}; "
                     "rename one, or give the files by name, each with another --out"
                 )
-            if (out / target).parent.resolve() == Path(file.name).parent.resolve():
+            if real((out / target).parent) == real(Path(file.name).parent):
                 raise Refused(f"{file.name}: --out is the folder of the input; choose another")
             planned[target] = file
     return planned
 
 
-def in_slices(tasks: list[Task], processes: int) -> list[Task]:
-    """Split the tasks of large files into slices, so that few files can use many workers."""
-    sizes = [task.source.filesystem.size(task.source.path) or 0 for task in tasks]
-    return [
-        task._replace(num_slices=num_slices(size, sum(sizes), processes))
-        for task, size in zip(tasks, sizes, strict=True)
-    ]
-
-
-def slices_to_do(tasks: list[Task]) -> Iterator[tuple[Task, int]]:
-    """Yield the arguments of `predict_slice` for every slice that does not exist yet."""
+def slices_to_do(tasks: Iterable[Task], progress: Progress) -> Iterator[tuple[Task, Slice]]:
+    """Cut files and yield the arguments of `predict_slice` for every slice that is not done."""
     for task in tasks:
-        numbers = range(task.num_slices if task.num_slices > 1 else 0)
-        yield from ((task, one) for one in numbers if not task.slices.is_done(one))
+        with suppress(OSError):  # counted when the file is written
+            for one in slices_of(task.source, Tally()):
+                if task.slices.is_done(one.number):
+                    progress.skip(one.stored_bytes)
+                else:
+                    yield task, one
 
 
 def _is_done(task: Task, record: PredictRecord) -> bool:

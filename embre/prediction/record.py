@@ -1,6 +1,11 @@
-"""The record of a prediction folder: `predicted.json`, beside the outputs."""
+"""The record of a prediction folder: `predicted.jsonl`, beside the outputs.
 
-from collections.abc import Iterable, Iterator
+A header, then a line for each file that a run begins or has finished; the last line of an output
+counts. A run writes the whole record once, then only appends, so a finished file costs one line.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -8,18 +13,19 @@ from typing import NamedTuple
 import filelock
 import msgspec
 
-from embre.atomic_files import fsync_path, write_atomic
+from embre.atomic_files import atomic_file, fsync_path
 from embre.prediction.relation_rows import table_of
 from embre.refused import Refused
 
-RECORD = "predicted.json"
+RECORD = "predicted.jsonl"
 REPORT = "report.html"
-FORMAT = 2
+FORMAT = 3
 LOCK = ".lock"
+UNREADABLE = "file/unreadable"
 NO_CORPUS = {"file/unknown_format", "file/without_document"}
 
 
-class FileRecord(msgspec.Struct):
+class FileRecord(msgspec.Struct, omit_defaults=True):
     """The record of one file.
 
     `target` is the path of the output relative to the folder, `bytes` its size, 0 if the input is
@@ -29,7 +35,7 @@ class FileRecord(msgspec.Struct):
 
     target: str
     source: str
-    version: str | None
+    version: str | None = None
     bytes: int = 0
     documents: int = 0
     relations: int = 0
@@ -38,13 +44,18 @@ class FileRecord(msgspec.Struct):
     examples: dict[str, list[str]] = {}
 
 
-class PredictRecord(msgspec.Struct):
-    """The digest of the model, the threshold if one was given, and every file that may have an
-    output."""
+class Header(msgspec.Struct):
+    """The digest of the model, and the threshold if one was given."""
 
     format: int
     model: str
     threshold: float | None
+
+
+class PredictRecord(NamedTuple):
+    """The header, and every file that may have an output, by its target."""
+
+    header: Header
     files: dict[str, FileRecord]
 
 
@@ -78,10 +89,36 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
+def read_record(out: Path) -> PredictRecord:
+    """Read the record of a folder. A line without end, as a killed run may leave, is ignored.
+
+    Raises OSError if there is none, msgspec.DecodeError naming the line if it cannot be read.
+    """
+    header, files = None, dict[str, FileRecord]()
+    with (out / RECORD).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                if header is None:
+                    header = _HEADER.decode(line)
+                else:
+                    one = _FILE.decode(line)
+                    files[one.target] = one
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise msgspec.DecodeError(f"line {number}: {error}") from error
+    if header is None:
+        raise msgspec.DecodeError("it has no header")
+    return PredictRecord(header, files)
+
+
+_HEADER, _FILE = msgspec.json.Decoder(Header), msgspec.json.Decoder(FileRecord)
+
+
 def outputs_in(folder: Path) -> list[Path] | None:
     """The existing outputs named by the record of a folder; None without a record."""
     try:
-        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=PredictRecord)
+        record = read_record(folder)
     except (OSError, msgspec.DecodeError):  # e.g. a corpus file of this name
         return None
     return [folder / name for name in sorted(_may_be_there(record)) if (folder / name).is_file()]
@@ -110,11 +147,11 @@ def open_record(out: Path, model: str, threshold: float | None, overwrite: bool 
     Raises Refused if the record cannot be read, or if there are outputs of another model or
     threshold and not `overwrite`.
     """
-    empty = Opened(PredictRecord(FORMAT, model, threshold, {}))
+    empty = Opened(PredictRecord(Header(FORMAT, model, threshold), {}))
     if not (out / RECORD).exists():
         return empty
     try:
-        record = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord)
+        record = read_record(out)
     except msgspec.DecodeError as error:
         raise Refused(
             f"{out / RECORD}: {error}; so the model of the files beside it is unknown: "
@@ -123,9 +160,9 @@ def open_record(out: Path, model: str, threshold: float | None, overwrite: bool 
     different = [
         f"with another {what}"
         for what, before, now in (
-            ("format of this file", record.format, FORMAT),
-            ("model", record.model, model),
-            ("threshold", record.threshold, threshold),
+            ("format of this file", record.header.format, FORMAT),
+            ("model", record.header.model, model),
+            ("threshold", record.header.threshold, threshold),
         )
         if before != now
     ]
@@ -169,13 +206,27 @@ def _may_be_there(record: PredictRecord) -> Iterator[str]:
     """Yield the outputs of a record. An input that is not a corpus has none: a file of its name is
     not ours."""
     for name, one in record.files.items():
-        if one.bytes or one.version is None or "file/unreadable" in one.dropped:
+        if one.bytes or one.version is None or UNREADABLE in one.dropped:
             yield name
 
 
 def write_record(out: Path, record: PredictRecord) -> None:
-    """Replace the record atomically."""
-    write_atomic(out / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=1))
+    """Replace the record atomically, one line for each file."""
+    with atomic_file(out / RECORD) as partial, partial.open("wb") as file:
+        for line in (record.header, *record.files.values()):
+            file.write(msgspec.json.encode(line) + b"\n")
+
+
+@contextmanager
+def appending(out: Path) -> Iterator[Callable[[FileRecord], None]]:
+    """Yield a function that appends a file to the record; a killed process loses none of them."""
+    with (out / RECORD).open("ab", buffering=0) as file:
+
+        def append(one: FileRecord) -> None:
+            file.write(msgspec.json.encode(one) + b"\n")
+
+        yield append
+        os.fsync(file.fileno())
 
 
 def was_read(record: FileRecord) -> bool:
@@ -189,7 +240,7 @@ def is_done(record: FileRecord, source: str, version: str | None, out: Path, par
     if record.source != source or version is None or record.version != version:
         return False
     if not record.bytes:  # not a corpus, and unchanged
-        return not {"file/unreadable"} & set(record.dropped)
+        return UNREADABLE not in record.dropped
     target = out / record.target
     whole = target.is_file() and target.stat().st_size == record.bytes
     return whole and (not parquet or table_of(out, record.target).is_file())

@@ -1,6 +1,6 @@
 """Predicted relations as a Parquet dataset, one table per input file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from embre.document import Document
 
 RELATIONS = "relations"  # the folder of the dataset
 ROWS_AT_ONCE = 16384
+Row = tuple[str, str, str, str, str, str, bool | None, float | None]
 SCHEMA = pa.schema(
     [
         ("document", pa.string()),
@@ -32,42 +33,39 @@ def table_of(out: Path, target: str) -> Path:
     return out / RELATIONS / f"{target}.parquet"
 
 
+def rows_of(doc: Document) -> list[Row]:
+    """The rows of a document, without the column `file`: one for each relation."""
+    return [
+        (
+            *(doc.doc_id, *relation.head, *relation.tail),
+            *(relation.type, relation.novel, relation.probability),
+        )
+        for relation in doc.relations
+    ]
+
+
 @contextmanager
-def writing_table(out: Path, target: str, source: str) -> Iterator["RelationRows"]:
-    """Write the table of an output atomically: yield its rows, to which documents are added.
+def writing_table(out: Path, target: str, source: str) -> Iterator[Callable[[list[Row]], None]]:
+    """Write the table of an output atomically: yield a function that adds rows.
 
     `source` is the value of the column `file`.
     """
-    path = table_of(out, target)
+    path, waiting = table_of(out, target), list[Row]()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial, pq.ParquetWriter(partial, SCHEMA) as writer:
-        rows = RelationRows(writer, source)
-        yield rows
-        rows.flush()
 
+        def flush() -> None:
+            """Write the waiting rows, even if there are none: an empty table is valid too."""
+            columns = [*zip(*waiting, strict=True)] or [()] * (len(SCHEMA) - 1)
+            columns.append((source,) * len(waiting))
+            arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
+            writer.write_table(pa.table(arrays, schema=SCHEMA))
+            waiting.clear()
 
-class RelationRows:
-    """A buffer of rows of a table."""
+        def add(rows: list[Row]) -> None:
+            waiting.extend(rows)
+            if len(waiting) >= ROWS_AT_ONCE:
+                flush()
 
-    def __init__(self, writer: pq.ParquetWriter, source: str) -> None:
-        self._writer, self._source = writer, source
-        self._rows: list[tuple[object, ...]] = []
-
-    def add(self, doc: Document) -> None:
-        """Add a row for each relation of a document."""
-        self._rows += [
-            (
-                *(doc.doc_id, *relation.head, *relation.tail),
-                *(relation.type, relation.novel, relation.probability, self._source),
-            )
-            for relation in doc.relations
-        ]
-        if len(self._rows) >= ROWS_AT_ONCE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the buffered rows, even if there are none: an empty table is valid too."""
-        columns = list(zip(*self._rows, strict=True)) or [()] * len(SCHEMA)
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
-        self._writer.write_table(pa.table(arrays, schema=SCHEMA))
-        self._rows = []
+        yield add
+        flush()

@@ -1,29 +1,38 @@
 """The work of a prediction worker: one file, or one slice of a large one.
 
-Task ──predict_slice──▶ the relations of some documents, in its slice
-Task ──predict_file──▶ the output, from its slices if it has any, and a FileRecord
+Task, Slice ──predict_slice──▶ a PredictedSlice, stored
+Task ──predict_file──▶ the output, of stored slices and those that it predicts, and a FileRecord
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from embre import __version__
-from embre.corpora import copy_with_relations, documents_to_copy
+from embre.atomic_files import PERMANENT_ERRNOS
+from embre.corpora import copy_edited, edit_slice
+from embre.corpora.copying import Slice
 from embre.corpora.sources import Source, StoredFile
 from embre.document import Document
-from embre.prediction.record import FileRecord, remove_output
-from embre.prediction.relation_rows import table_of, writing_table
-from embre.prediction.slices import Slices
+from embre.prediction.record import UNREADABLE, FileRecord, remove_output
+from embre.prediction.relation_rows import Row, rows_of, table_of, writing_table
+from embre.prediction.slices import PredictedSlice, SliceStore
+from embre.refused import Refused
 from embre.relations.decode import predict
 from embre.relations.model_folder import LoadedModel, load_relation_model
 from embre.tally import Tally
+
+Progress = Callable[[int, int], None]  # is called with numbers of documents and stored bytes done
+
+
+def no_progress(documents: int, stored_bytes: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,78 +49,106 @@ class PredictSettings:
 
 class Task(NamedTuple):
     """One file to predict. `digest` is that of the model in `folder`; all workers must see `folder`
-    and `out`."""
+    and `out`. `stored_bytes` is the size of the file."""
 
     folder: Path
     digest: str
     settings: PredictSettings
     source: Source
     version: str | None
+    stored_bytes: int
     out: Path
     target: str
-    num_slices: int = 1
 
     @property
-    def slices(self) -> Slices:
+    def slices(self) -> SliceStore:
         what = (__version__, self.digest, self.settings.threshold, self.source.name, self.version)
-        return Slices.of(self.out, self.num_slices, *what)
+        return SliceStore.of(self.out, *what)
 
 
-def predict_slice(task: Task, nth: int) -> int:
-    """Predict one slice of a file and write its relations; return the number of documents."""
-    model, tally = model_of(task.folder, task.digest, task.settings), Tally()
-    if not _can_be_opened(task.source, Tally()):  # counted when the file is written
-        return 0
-    docs = documents_to_copy(task.source, Tally(), task.slices.has(nth))
-    return task.slices.write(nth, predict(model, docs, tally), tally)
+def predict_slice(task: Task, one: Slice) -> tuple[int, int]:
+    """Predict one slice of a file and store it; return its documents and its bytes, as stored."""
+    predicted = _predict(task, one, no_progress)
+    task.slices.write(one.number, predicted)
+    return predicted.documents, one.stored_bytes
 
 
-def predict_file(
-    task: Task, progress: Callable[[int], None] = lambda documents: None
-) -> FileRecord:
-    """Predict one file; its output is written atomically."""
-    started, tally = time.monotonic(), Tally()
-    found = FileRecord(task.target, task.source.name, task.version)
-    if _can_be_opened(task.source, tally):
-        target = task.out / task.target
-        predicted = partial(_predicted, task, found, tally, progress)
-        is_corpus = copy_with_relations(task.source, target, tally, predicted)
-        if not is_corpus:  # remove the output of an earlier version
-            remove_output(task.out, task.target)
-        elif not task.settings.parquet:  # an earlier table would not fit
-            table_of(task.out, task.target).unlink(missing_ok=True)
-        found.bytes = target.stat().st_size if is_corpus else 0
-    found.dropped, found.examples = dict(tally.counts), tally.examples
-    found.seconds = round(time.monotonic() - started, 3)
-    return found
+def predict_file(task: Task, progress: Progress = no_progress) -> FileRecord:
+    """Predict one file; its output is written atomically.
 
-
-def _predicted(
-    task: Task,
-    found: FileRecord,
-    tally: Tally,
-    progress: Callable[[int], None],
-    docs: Iterator[Document],
-) -> Iterator[Document]:
-    """Yield the documents of a file with their relations, counting them in `found`.
-
-    Their table is completed after the last document, before the output is renamed into place: if
-    the output exists, so does its table.
+    A file that cannot be read is counted in the record, an earlier output of it stays. Raises
+    OSError if the output cannot be written.
     """
-    if task.num_slices > 1:
-        with_relations = task.slices.put_into(docs, tally)
-    else:
-        with_relations = predict(model_of(task.folder, task.digest, task.settings), docs, tally)
-    parquet = task.settings.parquet
+    started, record = time.monotonic(), FileRecord(task.target, task.source.name, task.version)
+    try:
+        with StoredFile(task.source) as stream:
+            stream.read(1)
+    except OSError as error:
+        return _unreadable(record, error)
+    model_of(task.folder, task.digest, task.settings)  # an error of its own ends the run
+    try:
+        _write_output(task, record, progress)
+    except (OSError, Refused) as error:
+        if isinstance(error, OSError) and error.errno in PERMANENT_ERRNOS:
+            raise  # of the output: every other file would fail as well
+        return _unreadable(FileRecord(task.target, task.source.name, task.version), error)
+    record.seconds = round(time.monotonic() - started, 3)
+    return record
+
+
+def _unreadable(record: FileRecord, error: Exception) -> FileRecord:
+    tally = Tally()
+    tally.drop(UNREADABLE, record.source, str(error))
+    record.dropped, record.examples = dict(tally.counts), tally.examples
+    return record
+
+
+def _write_output(task: Task, record: FileRecord, progress: Progress) -> None:
+    """Write the output and its table, and fill in the record."""
+    tally, target, parquet = Tally(), task.out / task.target, task.settings.parquet
+
+    def edit(one: Slice) -> list[bytes]:
+        predicted = task.slices.read(one.number)
+        if predicted is None or predicted.digest != one.digest:
+            predicted = _predict(task, one, progress)
+        record.documents += predicted.documents
+        record.relations += len(predicted.rows)
+        tally.add(predicted.dropped, predicted.examples)
+        if add_rows:
+            add_rows(predicted.rows)
+        return predicted.pieces
+
     table = writing_table(task.out, task.target, task.source.name) if parquet else nullcontext()
-    with table as rows:
-        for doc in with_relations:
-            found.documents += 1
-            found.relations += len(doc.relations)
-            if rows:
-                rows.add(doc)
-            progress(1)
+    with table as add_rows:
+        is_corpus = copy_edited(task.source, target, tally, edit)
+    if not is_corpus:  # remove the output of an earlier version
+        remove_output(task.out, task.target)
+    elif not parquet:  # an earlier table would not fit
+        table_of(task.out, task.target).unlink(missing_ok=True)
+    record.bytes = target.stat().st_size if is_corpus else 0
+    record.dropped, record.examples = dict(tally.counts), tally.examples
+
+
+def _predict(task: Task, one: Slice, progress: Progress) -> PredictedSlice:
+    """Predict the relations of a slice, reporting each document and at the end the bytes."""
+    model, tally, rows = model_of(task.folder, task.digest, task.settings), Tally(), list[Row]()
+    documents = 0
+
+    def predicted(docs: Iterator[Document]) -> Iterator[Document]:
+        nonlocal documents
+        for doc in predict(model, docs, tally):
+            documents += 1
+            rows.extend(rows_of(doc))
+            progress(1, 0)
             yield doc
+
+    try:
+        pieces = edit_slice(one, tally, predicted)
+    except Exception as error:  # a bug or lack of memory; say which of many files to look at
+        place = f"{task.source.name}, slice {one.number}"
+        raise RuntimeError(f"{place}: {type(error).__name__}: {error}") from error
+    progress(0, one.stored_bytes)
+    return PredictedSlice(one.digest, documents, rows, pieces, dict(tally.counts), tally.examples)
 
 
 @lru_cache(maxsize=1)
@@ -129,13 +166,3 @@ def model_of(folder: Path, digest: str, settings: PredictSettings) -> LoadedMode
     if settings.threshold is None:
         return loaded
     return replace(loaded, decision=loaded.decision.at(settings.threshold))
-
-
-def _can_be_opened(source: Source, tally: Tally) -> bool:
-    try:
-        with StoredFile(source) as stream:
-            stream.read(1)
-    except OSError as error:
-        tally.drop("file/unreadable", source.name, str(error))
-        return False
-    return True

@@ -1,37 +1,40 @@
 """`embre predict` as a run: what is done stays done, what changed is done again."""
 
+import errno
 import gzip
 import json
 import re
 import shutil
+import tarfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import compress
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import fsspec
-import msgspec
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from embre import corpora
 from embre.cli import app as cli
 from embre.cli import predicting
-from embre.corpora import read_documents, write_pubtator
+from embre.corpora import read_documents, sources, write_pubtator
 from embre.corpora.sources import Source
 from embre.demo.corpus import make_corpus
 from embre.document import Document
-from embre.prediction import predict
+from embre.prediction import predict, tasks
 from embre.prediction import record as predict_record
 from embre.prediction import slices as predict_slices
 from embre.prediction.predict import REPORT, Predicted, predict_files
-from embre.prediction.record import RECORD, PredictRecord, is_done, locked, outputs_in
-from embre.prediction.slices import Slices, num_slices
+from embre.prediction.progress import Progress
+from embre.prediction.record import RECORD, is_done, locked, outputs_in, read_record
+from embre.prediction.slices import MIN_BYTES, is_large
 from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.relations import decode
 from embre.relations.model_folder import load_relation_model, save_relation_model
@@ -152,7 +155,7 @@ def test_a_run_that_was_stopped_goes_on(model: Path, given: Path, monkeypatch) -
     monkeypatch.setattr(predict, "predict_file", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(model, given)
-    names = ("a.PubTator.0123abcd.partial", "predicted.json.89abcdef.partial")
+    names = ("a.PubTator.0123abcd.partial", "predicted.jsonl.89abcdef.partial")
     leftovers = [given.parent / "out" / name for name in names]
     for leftover in leftovers:
         leftover.touch()
@@ -219,28 +222,72 @@ def test_tables_beside_the_files(model: Path, given: Path) -> None:
 
 def test_processes_write_the_same_files(model: Path, given: Path, tmp_path: Path) -> None:
     alone = {path: path.read_bytes() for path in run(model, given).files}
-    seen: list[int] = []
-    settings = replace(EVERY, one_thread=True)
+    progress, settings = Progress(), replace(EVERY, one_thread=True)
     with Processes(2, "embre.prediction.tasks") as workers:
-        found = run(model, given, settings, workers=workers, overwrite=True, progress=seen.append)
-    assert sum(seen) == found.predicted_now == 24
+        found = run(model, given, settings, workers=workers, overwrite=True, progress=progress)
+    assert progress.documents == found.predicted_now == 24
+    assert progress.stored_bytes == progress.total_bytes
     assert {path: path.read_bytes() for path in found.files} == alone
 
 
 def test_the_record_lists_what_was_not_read(model: Path, given: Path) -> None:
     run(model, given)
-    record = msgspec.json.decode((given.parent / "out" / RECORD).read_bytes())
-    assert record["files"]["README"]["dropped"] == {"file/unknown_format": 1}
-    assert record["files"]["a.PubTator"]["documents"] == 12
+    files = read_record(given.parent / "out").files
+    assert files["README"].dropped == {"file/unknown_format": 1}
+    assert files["a.PubTator"].documents == 12
 
 
 def test_a_file_that_cannot_be_opened_is_listed(model: Path, tmp_path: Path) -> None:
     source = Source(fsspec.filesystem("file"), str(tmp_path / "gone"), "gone")
     settings = replace(EVERY, parquet=True)
-    found = predict_file(Task(model, "", settings, source, "1", tmp_path / "out", "gone"))
+    found = predict_file(Task(model, "", settings, source, "1", 0, tmp_path / "out", "gone"))
     assert found.dropped == {"file/unreadable": 1} and not found.bytes
     assert not is_done(found, "gone", "1", tmp_path / "out", parquet=False), "once more"
     assert not list(tmp_path.rglob("*.*")), "no half a table either"
+
+
+@pytest.mark.parametrize("workers", [None, "other"])
+def test_one_file_that_fails_does_not_stop_the_others(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, small_slices: None, workers
+) -> None:
+    run(model, given)
+    write_bioc_json(given / "sub" / "b.json", DOCS[12:15])
+    before = (given.parent / "out" / "sub" / "b.json").read_bytes()
+    real = sources.StoredFile._read
+
+    def failing(stored, most: int) -> bytes:
+        if stored._source.path.endswith("b.json") and most > 1:
+            raise OSError(errno.EIO, "a bad sector")
+        return real(stored, most)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sources.StoredFile, "_read", failing)
+        found = run(model, given, workers=Counting() if workers else None, overwrite=True)
+    assert found.not_read == [str(given / "sub" / "b.json")]
+    assert found.documents == 20 and found.tally.counts["file/unreadable"] == 1
+    assert "a bad sector" in found.tally.examples["file/unreadable"][0]
+    assert (given.parent / "out" / "sub" / "b.json").read_bytes() == before
+    again = run(model, given)
+    assert (again.done_before, again.documents) == (4, 23) and not again.not_read
+
+
+def test_a_full_disk_stops_the_run(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(corpora, "write_copy", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(model, given)
+
+
+def test_an_error_of_ours_names_the_file(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "rows_of", lambda doc: {}[doc])
+    with pytest.raises(RuntimeError, match=f"{given}/a.PubTator, slice 0: KeyError: Document"):
+        run(model, given)
 
 
 def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: Path) -> None:
@@ -283,7 +330,18 @@ def test_inputs_in_a_bucket(
     assert [path.read_bytes() for path in found.files] == [
         path.read_bytes() for path in local.files if path.name != "none.PubTator"
     ]
-    assert predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY).done_before == 3
+    asked: list[str] = []
+    with monkeypatch.context() as patched:
+        real = InMemory.info
+
+        def info(bucket: InMemory, path: str, **options: object):
+            asked.extend([path] if path.endswith(HAVE_PAIRS) else [])
+            return real(bucket, path, **options)
+
+        patched.setattr(InMemory, "info", info)
+        again = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
+    assert again.done_before == 3
+    assert not asked, "the listing says size and version of each file"
     bucket.pipe_file("/bucket/a.PubTator", (given / "none.PubTator").read_bytes())
     again = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
     assert (again.done_before, again.predicted_now) == (2, 4)
@@ -319,7 +377,7 @@ def test_an_input_that_was_not_read_to_its_end_fails_the_command_at_its_end(
         named = f"error: {given}/d.PubTator.gz, {given}/sub/c.xml: not read to the end, {out}"
         assert named in told.err
         assert "report.html" in told.out
-    assert {name for name in files_in(out) if name.endswith(("or", "json", "xml"))} == {
+    assert {name for name in files_in(out) if name.endswith(("or", "json", "jsonl", "xml"))} == {
         *("a.PubTator", "none.PubTator", "d.PubTator", RECORD, "sub/b.json", "sub/c.xml")
     }
     assert [*read_documents(out / "sub" / "c.xml", Tally())]
@@ -380,85 +438,123 @@ class Counting:
             yield function(*call)
 
 
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of a few documents, and every file is large."""
+    monkeypatch.setattr(corpora, "SLICE_BYTES", 4000)
+    monkeypatch.setattr(predict_slices, "MIN_BYTES", 0)
+
+
 def test_a_large_file_is_done_in_slices_and_comes_out_the_same(
-    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, given: Path, small_slices: None
 ) -> None:
-    for room in (decode, predict_slices):
-        monkeypatch.setattr(room, "DOCUMENTS_AT_ONCE", 2)
     settings = replace(EVERY, parquet=True)
     alone = run(model, given, settings)
     before = {path: path.read_bytes() for path in alone.files}
     rows = pq.read_table(given.parent / "out" / "relations")
-    monkeypatch.setattr(predict_slices, "SLICE_BYTES", 4000)
-    workers, seen = Counting(), []
-    found = run(model, given, settings, workers=workers, overwrite=True, progress=seen.append)
-    assert workers.calls.count("predict_slice") > 4
-    assert sum(seen) == found.predicted_now == 24
+    workers, progress = Counting(), Progress()
+    found = run(model, given, settings, workers=workers, overwrite=True, progress=progress)
+    assert workers.calls.count("predict_slice") > 8
+    assert progress.documents == found.predicted_now == 24
+    assert progress.stored_bytes == progress.total_bytes
     assert (found.relations, found.tally) == (alone.relations, alone.tally)
     assert {path: path.read_bytes() for path in found.files} == before
     assert pq.read_table(given.parent / "out" / "relations") == rows
     assert not (given.parent / "out" / predict_slices.FOLDER).exists()
 
 
-def test_slices_that_are_there_are_not_done_again(
-    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_archive_is_done_in_slices_over_its_files(
+    model: Path, given: Path, small_slices: None
 ) -> None:
-    monkeypatch.setattr(predict_slices, "SLICE_BYTES", 4000)
-    real = predict.predict_file
+    with tarfile.open(given.parent / "all.tgz", "w:gz") as archive:
+        archive.add(given, "in")
+    shutil.rmtree(given)
+    given.mkdir()
+    shutil.move(given.parent / "all.tgz", given)
+    (alone,) = run(model, given).files
+    before, workers = alone.read_bytes(), Counting()
+    found = run(model, given, workers=workers, overwrite=True)
+    assert workers.calls.count("predict_slice") > 8 and found.documents == 24
+    assert alone.read_bytes() == before
 
+
+def test_the_worker_of_a_slice_reads_its_documents_alone(
+    model: Path, given: Path, small_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pubtator(given / "a.PubTator", DOCS)
+    reads: list[str] = []
+
+    class Watched(LocalFileSystem):
+        protocol = "watched"
+
+        def _open(self, path: str, *more: object, **options: object):
+            reads.append(path)
+            return super()._open(path, *more, **options)
+
+    source = Source(Watched(), str(given / "a.PubTator"), "a.PubTator")
+    task = Task(model, "", EVERY, source, "1", 0, given.parent / "out", "a.PubTator")
+    slices = [*corpora.slices_of(source, Tally())]
+    assert len(slices) > 3 and len(reads) == 1
+    done = [predict_slice(task, one) for one in slices]
+    assert len(reads) == 1, "cut once, whatever the number of slices"
+    assert sum(documents for documents, _ in done) == 24
+    assert sum(stored for _, stored in done) == (given / "a.PubTator").stat().st_size
+
+
+def test_slices_that_are_there_are_not_done_again(
+    model: Path, given: Path, small_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stopped(task):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, "predict_file", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        run(model, given, workers=Counting())
-    monkeypatch.setattr(predict, "predict_file", real)
-    workers = Counting()
-    assert run(model, given, workers=workers).documents == 24
-    assert workers.calls == ["predict_file"] * 5
+    with monkeypatch.context() as patched:
+        patched.setattr(predict, "predict_file", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, given, workers=Counting())
+    (one, *_) = (given.parent / "out" / predict_slices.FOLDER).iterdir()
+    one.unlink()
+    workers, progress = Counting(), Progress()
+    assert run(model, given, workers=workers, progress=progress).documents == 24
+    assert workers.calls == ["predict_slice"] + ["predict_file"] * 5
+    assert 0 < progress.total_bytes < (given / "a.PubTator").stat().st_size
 
 
 def test_a_folder_of_slices_that_others_made_stays(model: Path, given: Path) -> None:
     folder = given.parent / "out" / predict_slices.FOLDER
     folder.mkdir(parents=True)
-    names = ("notes.txt", "0123456789abcdef-1-of-2.txt", f"{'0123456789abcdef' * 2}-0-of-2")
-    for name in (*names, "0123456789abcdef-1-of-2"):
+    names = ("notes.txt", "0123456789abcdef-1.txt", f"{'0123456789abcdef' * 2}-0")
+    for name in (*names, "0123456789abcdef-1"):
         (folder / name).write_text("mine")
     run(model, given)
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
-def test_a_slice_assembles_its_own_documents_alone(
-    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_is_large_by_its_share_of_the_work() -> None:
+    size = 100 * MIN_BYTES
+    assert is_large(size, size, 2) and is_large(size, 31 * size, 8)
+    assert not is_large(size, 32 * size, 8), "there are four such files for each process"
+    assert not is_large(MIN_BYTES - 1, size, 64)
+
+
+def test_slices_of_a_file_that_has_changed_are_not_used(
+    model: Path, given: Path, small_slices: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in (decode, predict_slices):
-        monkeypatch.setattr(room, "DOCUMENTS_AT_ONCE", 2)
-    real, seen = corpora.assemble, []
-    monkeypatch.setattr(corpora, "assemble", lambda *raw: (seen.append(raw), real(*raw))[1])
-    source = Source(fsspec.filesystem("file"), str(given / "a.PubTator"), "a.PubTator")
-    task = Task(model, "", EVERY, source, "1", given.parent / "out", "a.PubTator", num_slices=4)
-    assert [predict_slice(task, nth) for nth in range(4)] == [4, 4, 2, 2]
-    assert len(seen) == 12
+    wanted = run(model, given).files[0].read_bytes()
+    data, slices = (given / "a.PubTator").read_bytes(), predict.slices_of
 
+    def changed(source: Source, tally: Tally):
+        """Slices of the file as it was before."""
+        path = Path(source.path)
+        now = path.read_bytes()
+        path.write_bytes(now.replace(b"1", b"2"))
+        found = [*slices(source, tally)]
+        path.write_bytes(now)
+        return found
 
-def test_a_large_file_has_slices_by_the_processes() -> None:
-    size = 100 * predict_slices.SLICE_BYTES
-    assert [num_slices(size, size, processes) for processes in (1, 2, 8)] == [2, 4, 16]
-    assert num_slices(size, 4 * size, 8) == 4, "a share of all that is to do"
-    assert num_slices(predict_slices.SLICE_BYTES, size, 64) == 1
-
-
-def test_a_file_that_was_changed_under_its_slices(tmp_path: Path) -> None:
-    slices = Slices.of(tmp_path, 2, "x")
-    for nth, number in enumerate((10, 0)):
-        mine = compress(DOCS[:10], slices.has(nth))
-        assert slices.write(nth, mine, Tally()) == number
-    assert list(slices.put_into(DOCS[:10], Tally())) == DOCS[:10]
-    with pytest.raises(OSError, match="changed"):
-        list(slices.put_into(DOCS[:11], Tally()))
-    slices.path(1).unlink()  # of a file that could not be opened when it was to be made
-    with pytest.raises(OSError, match="changed while it was read; run the same command again"):
-        list(slices.put_into(DOCS[:10], Tally()))
+    monkeypatch.setattr(predict, "slices_of", changed)
+    found = run(model, given, workers=Counting(), overwrite=True)
+    assert (given / "a.PubTator").read_bytes() == data
+    assert found.files[0].read_bytes() == wanted
 
 
 def test_one_run_at_a_time_writes_into_a_folder(model: Path, given: Path) -> None:
@@ -474,7 +570,7 @@ def test_overwrite_does_the_given_inputs_again_and_keeps_the_others(
     out, settings = given.parent / "out", replace(EVERY, parquet=True)
     run(model, given, settings)
     before, told = files_in(out), []
-    recorded = json.loads((out / RECORD).read_text())
+    recorded = read_record(out)
     found = predict_files(
         *(model, [str(given / "a.PubTator")], out, "test", settings),
         overwrite=True,
@@ -484,9 +580,9 @@ def test_overwrite_does_the_given_inputs_again_and_keeps_the_others(
     # What it took stands in these two, and may by chance be the same once more.
     changed = {name for name, data in files_in(out).items() if data != before[name]}
     assert changed <= {RECORD, REPORT}
-    now = json.loads((out / RECORD).read_text())
+    now = read_record(out)
     for one in (recorded, now):
-        one["files"]["a.PubTator"].pop("seconds")
+        one.files["a.PubTator"].seconds = 0.0
     assert now == recorded
     assert run(model, given, settings).done_before == 5
 
@@ -536,7 +632,7 @@ class Killed(BaseException):
     """The end of a process that nothing can handle: nothing that it would do later happens."""
 
 
-@pytest.mark.parametrize("steps", range(9))
+@pytest.mark.parametrize("steps", range(10))
 def test_a_run_that_is_killed_while_it_overwrites_leaves_the_files_of_one_model(
     model: Path,
     another: Path,
@@ -566,13 +662,21 @@ def test_a_run_that_is_killed_while_it_overwrites_leaves_the_files_of_one_model(
         patched.setattr(predict_record, "remove_output", mortal(predict_record.remove_output))
         for name in ("write_record", "predict_file"):
             patched.setattr(predict, name, mortal(getattr(predict, name)))
+        real = predict.appending
+
+        @contextmanager
+        def appending(out: Path):
+            with real(out) as append:
+                yield mortal(append)
+
+        patched.setattr(predict, "appending", appending)
         try:
             predict_files(another, inputs, out, "test", EVERY, overwrite=True)
         except Killed:
             pass
-    assert (left >= 0) == (steps == 8), "one more than there is to do"
-    record = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord)
-    of_one = old if record.model == json.loads(old[RECORD])["model"] else new
+    assert (left >= 0) == (steps == 9), "one more than there is to do"
+    record = read_record(out)
+    of_one = old if record.header.model == json.loads(old[RECORD].split(b"\n")[0])["model"] else new
     for name in files_in(out).keys() - {RECORD}:
         assert (out / name).read_bytes() == of_one[name]
         assert name == REPORT or name in record.files
@@ -618,18 +722,52 @@ def test_a_record_without_outputs_binds_to_no_model(
 def test_an_output_is_recorded_before_it_is_there(
     model: Path, another: Path, given: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, out = predict.write_record, given.parent / "out"
-
-    def first_alone(*arguments):
-        real(*arguments)
-        monkeypatch.setattr(predict, "write_record", lambda *_: None)
-
-    monkeypatch.setattr(predict, "write_record", first_alone)
-    run(model, given)
-    monkeypatch.setattr(predict, "write_record", real)
+    out = given.parent / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(predict, "appending", lambda out: nullcontext(lambda one: None))
+        run(model, given)
     with pytest.raises(ValueError, match="with another model; choose"):
         predict_files(another, [str(given / "a.PubTator")], out, "test", EVERY)
     assert run(model, given).done_before == 0
+
+
+def test_a_file_that_is_done_costs_one_line(model: Path, given: Path) -> None:
+    record = given.parent / "out" / RECORD
+    run(model, given)
+    header, *lines = record.read_bytes().split(b"\n")
+    assert json.loads(header).keys() == {"format", "model", "threshold"}
+    targets = [json.loads(line)["target"] for line in lines if line]
+    assert len(targets) == 10 and targets[:5] == sorted(targets[5:]), "begun, then done"
+    write_pubtator(given / "a.PubTator", DOCS[:13])
+    run(model, given)
+    assert record.read_bytes().count(b"\n") == 1 + 5 + 1, "a run begins with one line for each"
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.6, 0.9, 1.0])
+def test_a_record_that_a_killed_run_left_ends_anywhere_in_its_appended_lines(
+    model: Path, given: Path, kept: float
+) -> None:
+    whole = run(model, given)
+    record = given.parent / "out" / RECORD
+    data = record.read_bytes()
+    lines = data.splitlines(keepends=True)
+    begun = sum(map(len, lines[:6]))
+    end = begun + round(kept * (len(data) - begun))
+    record.write_bytes(data[:end])
+    again = run(model, given)
+    assert again.done_before == data[begun:end].count(b"\n")
+    assert (again.documents, again.tally) == (whole.documents, whole.tally)
+    assert run(model, given).done_before == 5
+
+
+def test_a_record_with_a_damaged_line_is_refused(model: Path, given: Path) -> None:
+    run(model, given)
+    record = given.parent / "out" / RECORD
+    lines = record.read_bytes().splitlines(keepends=True)
+    for line in (b'{"target": \n', b"\xff\n", b"{}\n"):
+        record.write_bytes(b"".join([*lines[:3], line, *lines[4:]]))
+        with pytest.raises(ValueError, match=r"predicted.jsonl: line 4: .*choose another --out"):
+            run(model, given)
 
 
 def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -707,7 +845,7 @@ def test_no_table_or_file_of_another_prediction_stays(model: Path, given: Path) 
 def test_only_the_same_file_of_the_same_version_is_done(model: Path, given: Path) -> None:
     run(model, given)
     out = given.parent / "out"
-    one = msgspec.json.decode((out / RECORD).read_bytes(), type=PredictRecord).files["a.PubTator"]
+    one = read_record(out).files["a.PubTator"]
     assert is_done(one, one.source, one.version, out, parquet=False)
     assert not is_done(one, "other/a.PubTator", one.version, out, parquet=False)
     assert not is_done(one, one.source, None, out, parquet=False), "nobody can know"

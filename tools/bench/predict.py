@@ -31,8 +31,9 @@ from rich.console import Console
 from embre.config import EncoderConfig, NewEncoder, PairConfig
 from embre.corpora import CORPORA, read_documents, write_pubtator
 from embre.demo.corpus import make_corpus
+from embre.document import Document
 from embre.model.backbone import load_encoder
-from embre.prediction.record import RECORD
+from embre.prediction.record import read_record
 from embre.prediction.slices import FOLDER
 from embre.relations.model import RelationModel
 from embre.relations.model_folder import LoadedModel, save_relation_model
@@ -96,6 +97,20 @@ def main(
 def build(place: Path, documents: int, files: int) -> Scene:
     """Write a model and the inputs."""
     docs = make_corpus(min(documents, CORPUS_SIZE), seed=3)
+    write_model(place, docs)
+    ids: dict[str, list[str]] = {}
+    for file in range(files):
+        numbers = range(file * documents // files, (file + 1) * documents // files)
+        some = [replace(docs[n % len(docs)], doc_id=str(10_000_000 + n)) for n in numbers]
+        some = [replace(doc, relations=(), pmid=doc.doc_id) for doc in some]
+        name = f"{file:05d}.PubTator"
+        write_pubtator(place / "in" / name, some)
+        ids[name] = [doc.doc_id for doc in some]
+    return Scene(place / "model", place / "in", ids)
+
+
+def write_model(place: Path, docs: list[Document]) -> Path:
+    """Write a small random relation model with a tokenizer of the documents' words."""
     learn_tokenizer((doc.text for doc in docs), 2000, place / "tokenizer")
     tokenizer, schema = load_tokenizer(place / "tokenizer"), CORPORA["biored"]
     config = PairConfig()
@@ -110,15 +125,7 @@ def build(place: Path, documents: int, files: int) -> Scene:
         half_precision=False,
     )
     save_relation_model(place / "model", LoadedModel(model, builder, Decision()))
-    ids: dict[str, list[str]] = {}
-    for file in range(files):
-        numbers = range(file * documents // files, (file + 1) * documents // files)
-        some = [replace(docs[n % len(docs)], doc_id=str(10_000_000 + n)) for n in numbers]
-        some = [replace(doc, relations=(), pmid=doc.doc_id) for doc in some]
-        name = f"{file:05d}.PubTator"
-        write_pubtator(place / "in" / name, some)
-        ids[name] = [doc.doc_id for doc in some]
-    return Scene(place / "model", place / "in", ids)
+    return place / "model"
 
 
 def start(scene: Scene, out: Path, *more: str) -> subprocess.Popen:
@@ -157,7 +164,7 @@ def on_nodes(scene: Scene, out: Path, alone: Path, nodes: int, kill: bool) -> di
 
 def wait_for_files(out: Path, running: subprocess.Popen, number: int) -> int:
     """Wait for `number` outputs or slices of outputs; return how many there are."""
-    while (there := len([*out.glob("*.PubTator"), *out.glob(f"{FOLDER}/*-of-*")])) < number:
+    while (there := len([*out.glob("*.PubTator"), *out.glob(f"{FOLDER}/*")])) < number:
         if running.poll() is not None:
             raise RuntimeError(f"the command ended with {there} files:\n{finish(running)}")
         time.sleep(0.05)
@@ -173,12 +180,12 @@ def check(scene: Scene, out: Path) -> dict[str, Any]:
     }
     counts = Counter(one for ids in found.values() for one in ids)
     missing = sum(one not in found.get(name, ()) for name, ids in scene.ids.items() for one in ids)
-    record = json.loads((out / RECORD).read_text())
+    recorded = read_record(out).files.values()
     return {
         "missing": missing,
         "twice": sum(count > 1 for count in counts.values()),
-        "recorded": sum(one["documents"] for one in record["files"].values()),
-        "relations": sum(one["relations"] for one in record["files"].values()),
+        "recorded": sum(one.documents for one in recorded),
+        "relations": sum(one.relations for one in recorded),
         "left_behind": len(list(out.rglob("*.partial"))),
     }
 
