@@ -33,10 +33,6 @@ REMEDY = (
     "everybody with access to the dashboard can read a job's metadata; configure secrets on the "
     "nodes instead (docs/CLUSTER.md, Secrets)"
 )
-SECRET_NAME = re.compile(
-    r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_(KEY|PASS)$", re.I
-)
-SHORTEST_SECRET = 8  # characters; shorter values, such as "1", occur in texts by chance
 
 
 def environment(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ SECRETS = {
 SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|_(KEY|PASS)$", re.I
 )
-SHORTEST_SECRET = 8  # a shorter value, as "1", stands in too many texts by chance
+SHORTEST_SECRET = 8  # characters; shorter values, such as "1", occur in texts by chance
 
 
 def secret_variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -48,6 +48,8 @@ def describe(event: dict[str, Any]) -> str:
             f"{event['lost_steps']} steps repeated, {event['down_s']:.0f} s without training): "
             f"{event['why']}"
         )
+    if event["event"] == "failed":
+        return "; see ".join([f"failed: {event['why']}", *event["tracebacks"][:1]])
     if event["event"] == "untracked":
         return f"MLflow has the metrics up to step {step}, the rest is on disk: {event['why']}"
     if event["event"] == "finished":
