@@ -37,8 +37,14 @@ def rows_of(doc: Document) -> list[Row]:
     """The rows of a document, without the column `file`: one for each relation."""
     return [
         (
-            *(doc.doc_id, *relation.head, *relation.tail),
-            *(relation.type, relation.novel, relation.probability),
+            doc.doc_id,
+            relation.head.type,
+            relation.head.identifier,
+            relation.tail.type,
+            relation.tail.identifier,
+            relation.type,
+            relation.novel,
+            relation.probability,
         )
         for relation in doc.relations
     ]
