@@ -193,7 +193,7 @@ def test_a_cpu_takes_up_what_a_gpu_has_saved(shard_set: ShardSet, tmp_path: Path
         folder = tmp_path / str(number)
         folder.mkdir()
         faults.arm("step:4:raise", folder, rank=0)
-        with pytest.raises(RuntimeError, match="on purpose"):
+        with pytest.raises(RuntimeError, match="injected fault"):
             run(before, settings, str(folder))
         faults._armed.clear()
         by_step = {event["step"]: event for event in run(after, settings, str(folder))}

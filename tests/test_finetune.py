@@ -92,7 +92,7 @@ def run(folder: Path) -> Path:
     config = config_of(folder)
     (folder / "runs" / "small").mkdir(parents=True)
     faults.arm("step:4:raise", folder / "runs" / "small", rank=0)
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="injected fault"):
         run_job("finetune", config, Console(file=StringIO()))
     return run_job("finetune", config, Console(file=StringIO()))
 

@@ -191,7 +191,7 @@ def test_a_killed_run_repeats_the_whole_one_to_the_last_bit(
     whole: tuple[Path, list], shards: Path, tmp_path: Path, stop: int
 ) -> None:
     faults.arm(f"step:{stop}:raise", tmp_path, rank=0)
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="injected fault"):
         run(World(), config_of(shards), str(tmp_path))
     events = run(World(), config_of(shards), str(tmp_path))
     by_step = {event["step"]: event for event in events}
@@ -208,7 +208,7 @@ def test_an_error_ends_the_processes_of_the_loader(shards: Path, tmp_path: Path)
     faults.arm("step:2:raise", tmp_path, rank=0)
     config = config_of(shards)
     data = config.data.model_copy(update={"loader_workers": 1})
-    with pytest.raises(RuntimeError, match="on purpose") as raised:
+    with pytest.raises(RuntimeError, match="injected fault") as raised:
         run(World(), config.model_copy(update={"data": data}), str(tmp_path))
     assert raised.traceback, "which keeps the frames, as when Python waits for them at its end"
     assert not multiprocessing.active_children()
@@ -242,7 +242,7 @@ def test_how_many_steps_were_left_out_in_a_row_outlives_a_stop(
 ) -> None:
     faults.arm("loss:3:nan,loss:5:nan,step:4:raise,loss:7:nan", tmp_path, rank=0)
     saving = config_of(shards, train={"steps": 6, "save_every_steps": 1, "validate_every_steps": 6})
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="injected fault"):
         run(World(), saving, str(tmp_path))
     faults._armed.clear()
     faults.arm("loss:1:nan", tmp_path, rank=0)
@@ -252,7 +252,7 @@ def test_how_many_steps_were_left_out_in_a_row_outlives_a_stop(
 
 def test_a_resumed_run_with_another_config_is_refused(shards: Path, tmp_path: Path) -> None:
     faults.arm("step:4:raise", tmp_path, rank=0)
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="injected fault"):
         run(World(), config_of(shards), str(tmp_path))
     with pytest.raises(CheckpointError, match="another config"):
         run(World(), config_of(shards, seed=14), str(tmp_path))
@@ -290,7 +290,7 @@ def stop_and_go_on(world: World, config: PretrainConfig, folder: str) -> list[li
     """Losses of a run, and of one that breaks in step 4 and goes on."""
     whole = losses(run(world, config, f"{folder}/whole"))
     faults.arm("step:4:raise", Path(folder), world.rank)
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="injected fault"):
         run(world, config, f"{folder}/stopped")
     events = run(world, config, f"{folder}/stopped")
     by_step = {event["step"]: event for event in events}
@@ -355,7 +355,7 @@ def run_up_to(world: World, config: PretrainConfig, folder: str, fault: str | No
     marks = Path(folder) / f"marks-{world.size}"
     marks.mkdir(exist_ok=True)
     faults.arm(fault, marks, world.rank)
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="injected fault"):
         run(world, config, folder)
 
 

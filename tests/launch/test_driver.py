@@ -135,7 +135,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_at_step_0(
 ) -> None:
     config = config_of(str(tmp_path))
     faults.arm("step:4:raise", tmp_path, rank=0)
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="injected fault"):
         run_rank(config)
     folder = tmp_path / "small"
     (folder / FOLDER).rename(tmp_path / "elsewhere")
@@ -159,7 +159,7 @@ def test_the_tracebacks_of_a_run_that_failed_are_named_and_kept(
     config, names = config_of(str(tmp_path)), []
     for step in (2, 3):
         faults.arm(f"step:{step}:raise", tmp_path, rank=0)
-        with pytest.raises(RuntimeError, match="on purpose at step") as found:
+        with pytest.raises(RuntimeError, match="injected fault at step") as found:
             run_rank(config)
         names.append(f"failures/attempt-{len(names) + 1}-rank-0.txt")
         (note,) = found.value.__notes__
@@ -172,7 +172,7 @@ def test_the_tracebacks_of_a_run_that_failed_are_named_and_kept(
     assert describe(failed[0]) == f"failed: {failed[0]['why']}; see {names[0]}"
     run_rank(config)
     starts = [event.get("why") for event in read_events(folder, "started")]
-    fault = "rank 0: RuntimeError: fault on purpose at step; see "
+    fault = "rank 0: RuntimeError: injected fault at step; see "
     assert starts == [None, fault + names[0], fault + names[1]]
     handle = remembered(folder)
     assert handle is not None
@@ -258,7 +258,7 @@ def test_a_run_that_is_corrected_before_its_first_checkpoint_is_another_one_in_m
     tmp_path: Path, stand_in: None
 ) -> None:
     faults.arm("step:1:raise", tmp_path, rank=0)
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="injected fault"):
         run_rank(config_of(str(tmp_path)))
     folder = run_rank(config_of(str(tmp_path), steps=3))
     assert sorted(statuses(tmp_path)) == ["FAILED", "FINISHED"]
