@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from embre.refused import Refused
 RUN, STORAGE = "embre.run", "embre.storage"
 LOOK_EVERY_S = 2
 LOST_FOR_S = 300  # stop following if the head does not respond for this long
-LOOPBACK = ("localhost", "127.", "::1")
+LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 
 
 class ServerLost(RuntimeError):
@@ -43,7 +44,7 @@ def check_address(address: str) -> str:
 def is_unencrypted(address: str) -> bool:
     """Whether requests to an address cross a network without TLS."""
     parts = urlsplit(address)
-    return parts.scheme == "http" and not (parts.hostname or "").startswith(LOOPBACK)
+    return parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname or "")
 
 
 def connect(address: str) -> Any:

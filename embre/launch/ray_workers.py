@@ -1,6 +1,5 @@
 """Workers on a Ray cluster: each function call is a task."""
 
-import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -69,10 +68,11 @@ class RayWorkers:
     def number(self) -> int:
         """Number of concurrent calls for which the cluster has resources now; it can change."""
         have = ray.cluster_resources()
-        # A share cannot span two GPUs.
-        shares = max(1, int(1 / self._gpus)) / max(1, self._gpus) if self._gpus else math.inf
-        room = have.get("GPU", 0) * shares
-        return max(1, int(min(have.get("CPU", 1), room)))
+        number = have.get("CPU", 1)
+        if self._gpus:  # a share cannot span two GPUs
+            shares = max(1, int(1 / self._gpus)) / max(1, self._gpus)
+            number = min(number, have.get("GPU", 0) * shares)
+        return max(1, int(number))
 
     def run(
         self, function: Callable[..., Result], calls: Iterable[tuple[Any, ...]]

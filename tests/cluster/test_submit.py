@@ -166,6 +166,7 @@ def test_addresses() -> None:
     assert not is_unencrypted("http://127.0.0.1:8265")
     assert not is_unencrypted("https://ray.example.org")
     assert is_unencrypted("http://10.0.0.4:8265")
+    assert is_unencrypted("http://localhost.example.org:8265")
     for wrong in ("ray://head:10001", "http://me:hunter22@head:8265"):
         with pytest.raises(ValueError) as refused:
             check_address(wrong)
