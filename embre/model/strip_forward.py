@@ -51,34 +51,16 @@ def encode_strip(
     max_seqlen: int,
     rows_R: Tensor | None = None,
     row_cu_seqlens: Tensor | None = None,
+    extend: Extend | None = None,
 ) -> Tensor:
     """Last hidden states (T, H) of a strip; `cu_seqlens` are cumulative lengths from 0 to T.
 
     With `rows_R`, sorted strip positions, returns only those states (R, H), and the last layer
-    computes only them; `row_cu_seqlens` are their cumulative numbers by document.
+    computes only them; `row_cu_seqlens` are their cumulative numbers by document. `extend` adds
+    entries to query, key and value of each layer (see `entity_attention`), without `rows_R` only.
     """
     hidden_TH = embed(bert, input_ids_T, position_ids_T)
-    return layers_of_strip(bert, hidden_TH, cu_seqlens, max_seqlen, rows_R, row_cu_seqlens)
-
-
-def last_two_states(
-    bert: Any,
-    input_ids_T: Tensor,
-    position_ids_T: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    extend: Extend | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Input and output (T, H) of the last layer of a strip.
-
-    `extend` adds entries to query, key and value of each layer, see `entity_attention`.
-    """
-    hidden_TH = embed(bert, input_ids_T, position_ids_T)
-    before_TH = _all_but_last(bert, hidden_TH, cu_seqlens, max_seqlen, extend)
-    *layers, last = bert.encoder.layer
-    more = extend and partial(extend, len(layers))
-    run = _layer_function(bert)
-    return before_TH, run(last, before_TH, before_TH, cu_seqlens, cu_seqlens, max_seqlen, more)
+    return layers_of_strip(bert, hidden_TH, cu_seqlens, max_seqlen, rows_R, row_cu_seqlens, extend)
 
 
 def embed(bert: Any, input_ids_T: Tensor, position_ids_T: Tensor) -> Tensor:
@@ -97,34 +79,20 @@ def layers_of_strip(
     max_seqlen: int,
     rows_R: Tensor | None,
     row_cu_seqlens: Tensor | None,
-) -> Tensor:
-    """The layers of `encode_strip`, on the embeddings (T, H) of a strip."""
-    hidden_TH = _all_but_last(bert, hidden_TH, cu_seqlens, max_seqlen)
-    run, last = _layer_function(bert), bert.encoder.layer[-1]
-    if rows_R is None or row_cu_seqlens is None:
-        return run(last, hidden_TH, hidden_TH, cu_seqlens, cu_seqlens, max_seqlen)
-    rows_RH = hidden_TH.index_select(0, rows_R)
-    return run(last, rows_RH, hidden_TH, row_cu_seqlens, cu_seqlens, max_seqlen)
-
-
-def _all_but_last(
-    bert: Any,
-    hidden_TH: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
     extend: Extend | None = None,
 ) -> Tensor:
-    """(T, H): the input of the last layer."""
-    run = _layer_function(bert)
-    for number, layer in enumerate(bert.encoder.layer[:-1]):
-        more = extend and partial(extend, number)
+    """The layers of `encode_strip`, on the embeddings (T, H) of a strip."""
+    run = _checkpointed_layer if bert.gradient_checkpointing and bert.training else _layer
+    *layers, last = bert.encoder.layer
+    number = 0
+    for number, layer in enumerate(layers, start=1):
+        more = extend and partial(extend, number - 1)
         hidden_TH = run(layer, hidden_TH, hidden_TH, cu_seqlens, cu_seqlens, max_seqlen, more)
-    return hidden_TH
-
-
-def _layer_function(bert: Any) -> Callable[..., Tensor]:
-    """`_layer`, with activation checkpointing if the model uses it."""
-    return _checkpointed_layer if bert.gradient_checkpointing and bert.training else _layer
+    if rows_R is None or row_cu_seqlens is None:
+        more = extend and partial(extend, number)
+        return run(last, hidden_TH, hidden_TH, cu_seqlens, cu_seqlens, max_seqlen, more)
+    rows_RH = hidden_TH.index_select(0, rows_R)
+    return run(last, rows_RH, hidden_TH, row_cu_seqlens, cu_seqlens, max_seqlen)
 
 
 def _checkpointed_layer(*arguments: Any) -> Tensor:

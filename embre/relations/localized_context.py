@@ -33,11 +33,11 @@ class LocalizedContext(nn.Module):
     """What two concepts of a document attend to: together outside of their mentions, and each
     within those of the other.
 
-    It begins as the `attention` of a BERT's last layer, with concepts in place of tokens as
-    queries, and reads what that layer reads: some hundred steps would not teach new weights to
-    attend to anything. The scores of the two are added before the softmax, which is the normalised
-    product of their attentions. A concept's attention falls off with the distance to its nearest
-    mention, by a power that each head learns; so the heads begin with different ideas of "near".
+    It begins as a BERT's `attention`, asked by concepts in place of tokens: some hundred steps
+    would not teach new weights to attend to anything. The scores of the two are added before the
+    softmax, which is the normalised product of their attentions. A concept's attention falls off
+    with the distance to its nearest mention, by a power that each head learns; so the heads begin
+    with different ideas of "near".
     """
 
     def __init__(self, attention: Any):

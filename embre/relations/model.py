@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from embre.config import PairConfig
 from embre.entity_types import ENTITY_TYPES
 from embre.model.heads import span_means
-from embre.model.strip_forward import last_two_states
+from embre.model.strip_forward import encode_strip
 from embre.refused import Refused
 from embre.relations.entity_attention import EntityAttention
 from embre.relations.localized_context import LocalizedContext
@@ -137,11 +137,12 @@ class RelationModel(nn.Module):
         with torch.autocast(
             batch.input_ids.device.type, torch.bfloat16, enabled=self.half_precision
         ):
-            before_NH, states_NH = self._document_states(batch)
-            of_concepts = (batch.mentions, batch.num_marked, len(batch.concept_types))
-            concepts_CH = self.concept_norm(concept_vectors(states_NH, *of_concepts))
-            asking_CH = concept_vectors(before_NH, *of_concepts)
-            seen_P3H = self.context_norm(self.context(before_NH, asking_CH, batch).float())
+            states_NH = self._document_states(batch)
+            concepts_CH = concept_vectors(
+                states_NH, batch.mentions, batch.num_marked, len(batch.concept_types)
+            )
+            seen_P3H = self.context_norm(self.context(states_NH, concepts_CH, batch).float())
+            concepts_CH = self.concept_norm(concepts_CH)
             types_CH = self.types(batch.concept_types)
             of_pairs = (batch.pairs, batch.locations, seen_P3H)
             chunks = zip(*(part.split(PAIRS_AT_ONCE) for part in of_pairs), strict=True)
@@ -180,28 +181,27 @@ class RelationModel(nn.Module):
         relation_PL = self.relation(torch.cat([*parts, how], dim=1))
         return relation_PL, self.novelty(torch.cat([*parts, how + where], dim=1))
 
-    def _document_states(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Input and output (N, H) of the last layer, float32: the mean over the windows of each
-        token of a pass."""
+    def _document_states(self, batch: PairBatch) -> Tensor:
+        """(N, H) float32: the state of each token of a pass, its mean over the windows it is in."""
         if batch.max_seqlen > self.max_positions:
             raise Refused(
                 f"a window of {batch.max_seqlen} tokens for an encoder of {self.max_positions} "
                 "positions: lower data.max_document_tokens"
             )
         extend = self.entities and self.entities.by_roles(batch.roles)
-        strip = (batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.max_seqlen)
-        before_TH, last_TH = last_two_states(self.bert, *strip, extend)
-        before_TH, last_TH = before_TH.float(), last_TH.float()
+        states_TH = encode_strip(
+            self.bert,
+            batch.input_ids,
+            batch.position_ids,
+            batch.cu_seqlens,
+            batch.max_seqlen,
+            extend=extend,
+        ).float()
         num_tokens = batch.num_read
-        if num_tokens == len(last_TH):
-            return before_TH, last_TH
-        times_N1 = counts(batch.reads, num_tokens)
-        before_NH, last_NH = (
-            states_TH.new_zeros(num_tokens, states_TH.shape[1]).index_add(0, batch.reads, states_TH)
-            / times_N1
-            for states_TH in (before_TH, last_TH)
-        )
-        return before_NH, last_NH
+        if num_tokens == len(states_TH):
+            return states_TH
+        sums_NH = states_TH.new_zeros(num_tokens, states_TH.shape[1])
+        return sums_NH.index_add(0, batch.reads, states_TH) / counts(batch.reads, num_tokens)
 
 
 def concept_vectors(

@@ -24,7 +24,7 @@ from embre.relations.scored_pairs import Decision
 from embre.tokenization.tokenizer import load_tokenizer, refuse_code, save_tokenizer
 
 SETTINGS_KEY = "embre"
-FORMAT = 10
+FORMAT = 9
 
 
 @dataclass(frozen=True, slots=True)
