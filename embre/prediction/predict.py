@@ -178,7 +178,7 @@ def _carry_out(
     for done in workers.run(predict_slice, slices_to_do(large.values(), progress)):
         progress.add(*done)
     sizes = {task.target: task.stored_bytes for task in tasks}
-    work = partial(predict_file, progress=progress.add) if here else predict_file
+    work = partial(predict_file, add_done=progress.add) if here else predict_file
     with appending(out) as append:
         for one in workers.run(work, ((task,) for task in tasks)):
             record.files[one.target] = one

@@ -28,11 +28,11 @@ from embre.relations.decode import predict
 from embre.relations.model_folder import LoadedModel, load_relation_model
 from embre.tally import Tally
 
-Progress = Callable[[int, int], None]  # is called with numbers of documents and stored bytes done
+AddDone = Callable[[int, int], None]  # takes numbers of documents and stored bytes, as Progress.add
 
 
-def no_progress(documents: int, stored_bytes: int) -> None:
-    """Report nothing."""
+def count_nothing(documents: int, stored_bytes: int) -> None:
+    """The AddDone of a worker in another process: the command counts what it returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class Task(NamedTuple):
 
 def predict_slice(task: Task, one: Slice) -> tuple[int, int]:
     """Predict one slice of a file and store it; return its documents and its bytes, as stored."""
-    predicted = _predict(task, one, no_progress)
+    predicted = _predict(task, one, count_nothing)
     task.slices.write(one.number, predicted)
     return predicted.documents, one.stored_bytes
 
 
-def predict_file(task: Task, progress: Progress = no_progress) -> FileRecord:
+def predict_file(task: Task, add_done: AddDone = count_nothing) -> FileRecord:
     """Predict one file; its output is written atomically.
 
     A file that cannot be read is counted in the record, an earlier output of it stays. Raises
@@ -87,7 +87,7 @@ def predict_file(task: Task, progress: Progress = no_progress) -> FileRecord:
         return _unreadable(record, error)
     model_of(task.folder, task.digest, task.settings)  # an error of its own ends the run
     try:
-        _write_output(task, record, progress)
+        _write_output(task, record, add_done)
     except (OSError, Refused) as error:
         if isinstance(error, OSError) and error.errno in PERMANENT_ERRNOS:
             raise  # of the output: every other file would fail as well
@@ -103,14 +103,14 @@ def _unreadable(record: FileRecord, error: Exception) -> FileRecord:
     return record
 
 
-def _write_output(task: Task, record: FileRecord, progress: Progress) -> None:
+def _write_output(task: Task, record: FileRecord, add_done: AddDone) -> None:
     """Write the output and its table, and fill in the record."""
     tally, target, parquet = Tally(), task.out / task.target, task.settings.parquet
 
     def edit(one: Slice) -> list[bytes]:
         predicted = task.slices.read(one.number)
         if predicted is None or predicted.digest != one.digest:
-            predicted = _predict(task, one, progress)
+            predicted = _predict(task, one, add_done)
         record.documents += predicted.documents
         record.relations += len(predicted.rows)
         tally.add(predicted.dropped, predicted.examples)
@@ -129,7 +129,7 @@ def _write_output(task: Task, record: FileRecord, progress: Progress) -> None:
     record.dropped, record.examples = dict(tally.counts), tally.examples
 
 
-def _predict(task: Task, one: Slice, progress: Progress) -> PredictedSlice:
+def _predict(task: Task, one: Slice, add_done: AddDone) -> PredictedSlice:
     """Predict the relations of a slice, reporting each document and at the end the bytes."""
     model, tally, rows = model_of(task.folder, task.digest, task.settings), Tally(), list[Row]()
     documents = 0
@@ -139,7 +139,7 @@ def _predict(task: Task, one: Slice, progress: Progress) -> PredictedSlice:
         for doc in predict(model, docs, tally):
             documents += 1
             rows.extend(rows_of(doc))
-            progress(1, 0)
+            add_done(1, 0)
             yield doc
 
     try:
@@ -147,16 +147,15 @@ def _predict(task: Task, one: Slice, progress: Progress) -> PredictedSlice:
     except Exception as error:  # a bug or lack of memory; say which of many files to look at
         place = f"{task.source.name}, slice {one.number}"
         raise RuntimeError(f"{place}: {type(error).__name__}: {error}") from error
-    progress(0, one.stored_bytes)
+    add_done(0, one.stored_bytes)
     return PredictedSlice(one.digest, documents, rows, pieces, dict(tally.counts), tally.examples)
 
 
 @lru_cache(maxsize=1)
 def model_of(folder: Path, digest: str, settings: PredictSettings) -> LoadedModel:
     """The model, loaded once per process."""
-    from embre.tokenization.cached import (
-        CachedTokenizer,
-    )  # imports numba, which prediction needs only here
+    # Imports numba, which prediction needs only here.
+    from embre.tokenization.cached import CachedTokenizer
 
     if settings.one_thread:
         torch.set_num_threads(1)

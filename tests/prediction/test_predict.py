@@ -146,7 +146,7 @@ def test_each_format_comes_out_as_it_came_in_with_relations(model: Path, given: 
 def test_a_run_that_was_stopped_goes_on(model: Path, given: Path, monkeypatch) -> None:
     real, seen = predict.predict_file, []
 
-    def stopped(task, progress=None):
+    def stopped(task, add_done=None):
         seen.append(task.target)
         if len(seen) == 3:
             raise KeyboardInterrupt
