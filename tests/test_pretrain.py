@@ -364,7 +364,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
 ) -> None:
     with monkeypatch.context() as patch:
         asked = iter([False, False, True])
-        patch.setattr("embre.interrupts.asked_to_stop", lambda: next(asked))
+        patch.setattr("embre.interrupts.stop_requested", lambda: next(asked))
         with pytest.raises(Interrupted, match="stopped after step 3 of 6, which is saved"):
             run(World(), config_of(shards), str(tmp_path))
     events = run(World(), config_of(shards), str(tmp_path))
@@ -376,7 +376,7 @@ def test_a_run_that_is_asked_to_save_goes_on_as_if_it_had_not_been(
     whole: tuple[Path, list], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = iter([False, False, True, False, False, False])
-    monkeypatch.setattr("embre.interrupts.asked_to_save", lambda: next(asked))
+    monkeypatch.setattr("embre.interrupts.take_save_request", lambda: next(asked))
     events = run(World(), config_of(shards), str(tmp_path))
     assert [event["step"] for event in read_events(tmp_path, "saved")] == [2, 3, 4, 6]
     assert losses(events) == whole[1]
@@ -388,7 +388,7 @@ def asked_one_after_the_other(world: World, config: PretrainConfig, folder: str)
     """Rank 0 sees a request to save in step 3, and every other rank one step later."""
     asked = (step == 3 + world.rank for step in range(1, 7))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embre.interrupts.asked_to_save", lambda: next(asked))
+        patch.setattr("embre.interrupts.take_save_request", lambda: next(asked))
         return losses(run(world, config, folder))
 
 

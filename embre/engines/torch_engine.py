@@ -67,7 +67,7 @@ class TorchEngine:
         if self.world.size > 1:
             _sum_gradients(parameters)
         norm = self._clip(parameters)
-        why = self.guard.objection(weighted(result.losses, self.loss_weights), norm)
+        why = self.guard.reason_to_skip(weighted(result.losses, self.loss_weights), norm)
         if why is None:
             set_learning_rates(self._optimizer.param_groups, self.config, step, lr)
             self._optimizer.step()
