@@ -31,7 +31,7 @@ from embre.model_card import write_relation_card
 from embre.provenance import LINEAGE, folder_digest, read_lineage
 from embre.refused import Refused
 from embre.relations.document_loader import DocumentLoader, refuse_idle_ranks
-from embre.relations.model import RelationModel, name_markers
+from embre.relations.model import RelationModel, init_markers
 from embre.relations.model_folder import LoadedModel, save_relation_model
 from embre.relations.pass_builder import PassBuilder
 from embre.relations.training_corpora import (
@@ -77,7 +77,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
         config.encoder.precision == "bf16",
     )
     if builder.tokenizer.vocabulary > tokenizer.vocabulary:
-        name_markers(model, builder.tokenizer)
+        init_markers(model, builder.tokenizer)
     engine = build_engine(config, model, model.loss_weights, world, loader.per_rank, job.folder)
     fingerprint = job.fingerprint(*digests(config).values())
     checkpoints = Checkpoints(

@@ -167,7 +167,7 @@ def test_markers_are_named_where_they_are_new(
     folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = []
-    monkeypatch.setattr(finetune, "name_markers", lambda model, _: named.append(model))
+    monkeypatch.setattr(finetune, "init_markers", lambda model, _: named.append(model))
     for number, learnt in enumerate(({}, {"encoder": {"path": str(run / "relation_model")}})):
         given = {"name": f"run-{number}", "storage": str(tmp_path), "train": {"steps": 1}, **learnt}
         run_job("finetune", config_of(folder, **given), Console(file=StringIO()))

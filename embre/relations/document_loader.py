@@ -63,7 +63,7 @@ class DocumentLoader:
         found = [self._micro_batch(self._next_step, slot) for slot in slots]
         missing = self.per_rank - len(found)
         self._next_step += 1
-        return found + [self.builder.lay([], slot=-1)] * missing
+        return found + [self.builder.collate([], slot=-1)] * missing
 
     def state(self) -> dict[str, Any]:
         """The loader state: the number of steps returned."""
@@ -76,7 +76,7 @@ class DocumentLoader:
     def _micro_batch(self, step: int, slot: int) -> PairBatch:
         first = (step * self.micro_batches + slot) * self.passes_per_micro_batch
         places = range(first, first + self.passes_per_micro_batch)
-        return self.builder.lay([self._pass_at(place) for place in places], slot)
+        return self.builder.collate([self._pass_at(place) for place in places], slot)
 
     def _pass_at(self, place: int) -> Pass:
         epoch, within = divmod(place, len(self._passes))

@@ -7,7 +7,7 @@ import pytest
 
 from embre.document import Concept
 from embre.evaluation.discrimination import discrimination
-from embre.relations.passes import UNLABELLED
+from embre.relations.pair_labels import UNLABELLED
 from embre.relations.scored_pairs import ScoredPairs
 
 NAN = float("nan")

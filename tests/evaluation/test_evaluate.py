@@ -14,8 +14,7 @@ from embre.evaluation.bootstrap import document_counts, interval
 from embre.evaluation.discrimination import discrimination
 from embre.evaluation.evaluate import ERRORS, EVALUATION, evaluate_documents, write_evaluation
 from embre.evaluation.scoring import METRICS, score
-from embre.relations.pair_labels import label_pairs
-from embre.relations.passes import NOVEL
+from embre.relations.pair_labels import NOVEL, label_pairs
 from embre.relations.scored_pairs import Decision, ScoredPairs, decide
 from embre.tally import Tally
 

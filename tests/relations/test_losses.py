@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from embre.relations.losses import LOSSES, novelty_loss, softmax_probabilities, type_loss
-from embre.relations.passes import NOT_NOVEL, NOVEL, RELATED, UNLABELLED, UNRELATED
+from embre.relations.pair_labels import NOT_NOVEL, NOVEL, RELATED, UNLABELLED, UNRELATED
 
 INF = torch.inf
 

@@ -39,8 +39,8 @@ from embre.register import register_run
 from embre.relations.decode import predict
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.model_folder import load_relation_model
+from embre.relations.pair_labels import NOVEL, UNLABELLED
 from embre.relations.pass_builder import PassBuilder
-from embre.relations.passes import NOVEL, UNLABELLED
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.relations.training_corpora import (
     contamination_warning,
@@ -315,7 +315,7 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
         [first], builder, data, 1, World(), Tally(), extra_corpora=[([second], mine)]
     )
     (batch,) = loader.step()
-    seen, member = {}, batch.grids.owners[batch.pairs[:, 0]]
+    seen, member = {}, batch.indices.pass_of_concept[batch.pairs[:, 0]]
     for row, pair in enumerate(batch.concept_pairs):
         if {concept.type for concept in pair} == {"Chemical", "Disease"}:
             allowed = zip(biored.labels, batch.legal[row].tolist(), strict=True)
