@@ -30,17 +30,12 @@ from embre.model.backbone import check_length, load_encoder
 from embre.model_card import write_relation_card
 from embre.provenance import LINEAGE, folder_digest, read_lineage
 from embre.refused import Refused
+from embre.relations.corpus_checks import check_corpora, contamination_warning
 from embre.relations.document_loader import DocumentLoader, refuse_idle_ranks
 from embre.relations.model import RelationModel, init_markers
 from embre.relations.model_folder import LoadedModel, save_relation_model
 from embre.relations.pass_builder import PassBuilder
-from embre.relations.training_corpora import (
-    check_corpora,
-    contamination_warning,
-    read_annotated,
-    read_extra_corpora,
-    schemas_of,
-)
+from embre.relations.training_corpora import read_annotated, read_extra_corpora, schemas_of
 from embre.tally import Tally
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking.sending import log_files, log_results, tracker_of

@@ -15,10 +15,10 @@ from embre.evaluation.breakdown import Confusion, Error, Groups
 from embre.evaluation.discrimination import Discrimination
 from embre.evaluation.plots import plot_confusion, plot_curves, plot_reliability
 from embre.evaluation.precision_recall import Curve, curve, ranked_pairs, ranked_relations
+from embre.evaluation.reliability import Reliability, reliabilities, reliability
 from embre.evaluation.scoring import Score, score
 from embre.refused import Refused
 from embre.relation_schema import RelationSchema
-from embre.relations.calibration import Reliability, reliabilities, reliability
 from embre.relations.scored_pairs import ScoredPairs
 
 EVALUATION, ERRORS = "evaluation.json", "errors.tsv"

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from embre.corpora.biored import SCHEMA
 from embre.document import Concept
+from embre.evaluation.reliability import reliability
 from embre.relations import calibration
-from embre.relations.calibration import cross_fitted, fit_decision, reliabilities, reliability
+from embre.relations.calibration import cross_fitted, fit_decision
 from embre.relations.scored_pairs import OTHERS, Decision, ScoredPairs, decide, sigmoid
 
 GENE, DRUG, DISEASE = Concept("Gene", "1"), Concept("Chemical", "1"), Concept("Disease", "1")
@@ -277,36 +278,3 @@ def test_with_too_few_documents_for_folds_nothing_is_fitted():
     assert relations == decide(pairs, Decision(), SCHEMA)
     assert calibrated.related == pytest.approx(pairs.related)
     assert calibrated.novel == pytest.approx(pairs.novel)
-
-
-def test_types_and_novelty_are_as_reliable_as_they_are_where_gold_says_them():
-    pairs = drawn(500, 16, scale=1.0, shifts=(0.0, 0.0))
-    pairs = replace(
-        pairs, relation_labels=np.where(np.arange(500) < 50, -100, pairs.relation_labels)
-    )
-    found = reliabilities(pairs)
-    typed, told = pairs.relation_labels > 0, ~np.isnan(pairs.gold_novel)
-    right = pairs.types.argmax(1)[typed] == pairs.relation_labels[typed] - 1
-    assert found["type"].counts.sum() == typed.sum()
-    assert found["type"].ece == pytest.approx(abs(0.9 - right.mean()))
-    assert found["novelty"].ece == reliability(pairs.novel[told], pairs.gold_novel[told] == 1).ece
-    assert reliabilities(replace(pairs, novel=np.full(500, np.nan)))["novelty"].counts.sum() == 0
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40), st.integers(1, 12))
-def test_reliability_is_that_of_a_loop_over_bins(said, bins):
-    probability = np.array([p for p, _ in said])
-    related = np.array([r for _, r in said], dtype=bool)
-    found = reliability(probability, related, bins)
-    ece = 0.0
-    for b in range(bins):
-        low = -1.0 if b == 0 else b  # in units of the width, as the module counts
-        inside = (probability * bins > low) & (probability * bins <= b + 1)
-        assert found.counts[b] == inside.sum()
-        if inside.any():
-            assert found.predicted[b] == pytest.approx(probability[inside].mean())
-            assert found.observed[b] == pytest.approx(related[inside].mean())
-            ece += abs(probability[inside].mean() - related[inside].mean()) * inside.mean()
-        else:
-            assert np.isnan(found.predicted[b]) and np.isnan(found.observed[b])
-    assert found.ece == pytest.approx(ece)

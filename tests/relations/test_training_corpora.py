@@ -36,6 +36,7 @@ from embre.launch.driver import run_job
 from embre.prediction.predict import predict_files
 from embre.prediction.tasks import PredictSettings
 from embre.register import register_run
+from embre.relations.corpus_checks import contamination_warning
 from embre.relations.decode import predict
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.model_folder import load_relation_model
@@ -43,7 +44,6 @@ from embre.relations.pair_labels import NOVEL, UNLABELLED
 from embre.relations.pass_builder import PassBuilder
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.relations.training_corpora import (
-    contamination_warning,
     read_annotated,
     read_extra_corpora,
     schema_of,
