@@ -48,7 +48,8 @@ from embre.study.cells import (
     run_folder,
     study_folder,
 )
-from embre.study.table import Result, comparisons, results, write_results
+from embre.study.results import Result, comparisons, results
+from embre.study.table import write_results
 from embre.tracking import read_events
 from embre.workers import OneProcess, Processes
 from tests.shard_sets import write_shards
