@@ -323,7 +323,7 @@ def test_training_on_what_is_scored_is_refused(folder: Path) -> None:
         check(config_of(folder, data=data | {"train": str(folder / "dev.PubTator")}))
     renamed = [replace(doc, doc_id=f"x{doc.doc_id}", pmid=None) for doc in DOCS[24:26]]
     write_pubtator(folder / "renamed.PubTator", DOCS[:4] + renamed)
-    with pytest.raises(ValueError, match="share 2 documents by id or text, as x"):
+    with pytest.raises(ValueError, match="share 2 documents by id or text, such as x"):
         check(config_of(folder, data=data | {"train": str(folder / "renamed.PubTator")}))
     (folder / "twice").mkdir()
     for name in ("a.PubTator", "b.PubTator"):

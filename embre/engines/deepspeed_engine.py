@@ -111,7 +111,7 @@ class DeepSpeedEngine:
         assert self._judged is not None, "the norm is computed before an update at every stage"
         norm, why = self._judged
         if self.rows is not None:  # DeepSpeed does not average their gradient
-            self.rows.forget() if why else self.rows.update(lr, scale=1 / self.world.size)
+            self.rows.zero_gradient() if why else self.rows.update(lr, scale=1 / self.world.size)
         skip = skipped(why, micro_batches, self.guard, self.world)
         return replace(result, grad_norm=norm, skip=skip)
 

@@ -72,7 +72,7 @@ class TorchEngine:
             set_learning_rates(self._optimizer.param_groups, self.config, step, lr)
             self._optimizer.step()
         if self.rows is not None:
-            self.rows.update(lr, scale=1.0) if why is None else self.rows.forget()
+            self.rows.update(lr, scale=1.0) if why is None else self.rows.zero_gradient()
         skip = skipped(why, micro_batches, self.guard, self.world)
         return replace(result, grad_norm=norm, skip=skip)
 

@@ -50,12 +50,12 @@ def check_corpora(data: CorpusConfig) -> list[Document]:
         _check_novelty(f"data.dev: no relation of {data.dev}", dev, schemas[0])
     for doc in map(as_checked, dev):
         held.ids.update(document_ids(doc))
-        held.add(_text_alone(doc))
+        held.add(_without_title(doc))
     checked = map(as_checked, train)
-    if both := sorted(doc.doc_id for doc in checked if held.has(doc, _text_alone(doc))):
+    if shared := sorted(doc.doc_id for doc in checked if held.has(doc, _without_title(doc))):
         raise Refused(
-            f"data.train and data.dev share {len(both)} documents by id or text, as {both[0]}: a "
-            "score on what was learnt from means nothing; give other files"
+            f"data.train and data.dev share {len(shared)} documents by id or text, such as "
+            f"{shared[0]}: a score on training documents means nothing; give other files"
         )
     for number, (one, schema) in enumerate(zip(data.extra_corpora, schemas[1:], strict=True)):
         _check_file(f"data.extra_corpora.{number}.train", one.train, schema)
@@ -133,18 +133,18 @@ def contamination_warning(encoder: Mapping[str, Any], dev: Sequence[Document], s
         return ""
     held = [read_hold_out_list(name) for name in lists if name in SHIPPED]
     docs = [(doc, fingerprint(doc)) for doc in map(as_checked, dev)]
-    open_to = [doc for doc, prints in docs if not any(one.has(doc, prints) for one in held)]
-    if not open_to:
+    unlisted = [doc for doc, prints in docs if not any(one.has(doc, prints) for one in held)]
+    if not unlisted:
         return ""
     return (
-        f"{len(open_to)} of {len(dev)} scored documents, as {open_to[0].doc_id}, are on no list "
+        f"{len(unlisted)} of {len(dev)} scored documents, as {unlisted[0].doc_id}, are on no list "
         f"that the encoder's shard set is known to hold out ({', '.join(lists) or 'none'}; one of "
         "your own counts where it has the name of the scored file), so it may have been pretrained "
         "on them and the score be too high"
     )
 
 
-def _text_alone(doc: CheckedDocument) -> Fingerprint:
+def _without_title(doc: CheckedDocument) -> Fingerprint:
     """The fingerprint without the title, which two articles may share."""
     return fingerprint(doc)._replace(title=0)
 

@@ -9,7 +9,7 @@ BRAF, DRUG = Concept("Gene", "673"), Concept("Chemical", "C1")
 
 
 def outcomes(predicted: list[Relation], gold: list[Relation]) -> list[str]:
-    return [verdict.outcome for verdict in match_relations(predicted, gold)]
+    return [match.outcome for match in match_relations(predicted, gold)]
 
 
 @pytest.mark.parametrize(

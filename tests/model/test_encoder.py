@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from embre.config import EncoderConfig
 from embre.model.backbone import check_length, load_encoder
-from embre.model.strip_forward import NormAsGiven, encode_strip
+from embre.model.strip_forward import LowPrecisionLayerNorm, encode_strip
 from embre.tokenization.tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, refuse_code
 from tests.tiny import tiny_encoder
 
@@ -72,7 +72,7 @@ def test_under_autocast_the_strip_stays_in_half_precision(
 
 def test_a_norm_as_given_is_a_plain_norm_in_float32() -> None:
     torch.manual_seed(0)
-    plain, ours = nn.LayerNorm(16), NormAsGiven(16)
+    plain, ours = nn.LayerNorm(16), LowPrecisionLayerNorm(16)
     nn.init.normal_(plain.weight), nn.init.normal_(plain.bias)
     ours.load_state_dict(plain.state_dict())
     given = 3 + 5 * torch.randn(40, 16)
