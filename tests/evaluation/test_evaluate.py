@@ -1,4 +1,4 @@
-"""One evaluation of everything, and the files it leaves."""
+"""The complete evaluation and its files."""
 
 import csv
 import json
@@ -94,7 +94,7 @@ def test_without_pairs_and_probabilities_there_are_no_curves(gold, tmp_path):
     assert names == {EVALUATION, ERRORS, "confusion.png"}
 
 
-def test_no_plot_of_an_earlier_evaluation_stays(gold, predicted, tmp_path):
+def test_plots_of_an_earlier_evaluation_are_removed(gold, predicted, tmp_path):
     (tmp_path / "report.html").touch()
     write_evaluation(tmp_path, evaluate_documents(gold, predicted))
     assert len(list(tmp_path.glob("*.png"))) == 3
@@ -102,9 +102,7 @@ def test_no_plot_of_an_earlier_evaluation_stays(gold, predicted, tmp_path):
     assert {*written, tmp_path / "report.html"} == set(tmp_path.iterdir())
 
 
-def test_with_probabilities_of_the_predicted_ones_the_curve_ends_at_what_was_predicted(
-    gold, predicted
-):
+def test_curves_of_predicted_relations_end_at_the_last_prediction(gold, predicted):
     found = evaluate_documents(gold, predicted)
     assert not found.of_candidates
     for metric in METRICS:

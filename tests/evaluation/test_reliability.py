@@ -11,7 +11,7 @@ from embre.evaluation.reliability import reliabilities, reliability
 from tests.relations.test_calibration import drawn
 
 
-def test_types_and_novelty_are_as_reliable_as_they_are_where_gold_says_them():
+def test_reliability_of_types_and_novelty_is_over_labelled_pairs():
     pairs = drawn(500, 16, scale=1.0, shifts=(0.0, 0.0))
     pairs = replace(
         pairs, relation_labels=np.where(np.arange(500) < 50, -100, pairs.relation_labels)
@@ -26,7 +26,7 @@ def test_types_and_novelty_are_as_reliable_as_they_are_where_gold_says_them():
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40), st.integers(1, 12))
-def test_reliability_is_that_of_a_loop_over_bins(said, bins):
+def test_reliability_equals_that_of_a_loop_over_bins(said, bins):
     probability = np.array([p for p, _ in said])
     related = np.array([r for _, r in said], dtype=bool)
     found = reliability(probability, related, bins)

@@ -1,4 +1,4 @@
-"""The biases of entity-aware attention are what they say, in every layer and head."""
+"""Entity-aware attention adds its biases in every layer and head."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from embre.model.strip_attention import strip_attention
 from embre.relations.entity_attention import BIAS_SCALE, NUM_SLOTS, NUM_TYPES, EntityAttention
 
 
-def test_the_longer_heads_give_the_biased_scores() -> None:
+def test_extended_heads_give_the_biased_scores() -> None:
     torch.manual_seed(3)
     layers, heads, size, num_tokens = 2, 3, 4, 11
     biases = EntityAttention(layers, heads).double()
@@ -32,7 +32,7 @@ def test_the_longer_heads_give_the_biased_scores() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_heads_have_a_size_that_kernels_take(size: int) -> None:
+def test_extended_heads_have_a_size_that_kernels_support(size: int) -> None:
     parts = torch.zeros(3, 5, 2, size)
     longer = EntityAttention(1, 2).extension(torch.zeros(5, 2, dtype=torch.int64))(0, *parts)
     assert {part.shape[2] % 8 for part in longer} == {0}

@@ -117,7 +117,7 @@ def test_without_gradients_nothing_is_checkpointed(
         assert torch.equal(context(states, concepts, batch), expected)
 
 
-def test_a_gpu_takes_more_at_once() -> None:
+def test_a_gpu_has_larger_chunks() -> None:
     on_gpu, on_cpu = (localized_context.max_scores(torch.device(one)) for one in ("cuda", "cpu"))
     assert on_gpu > 4.6 * on_cpu, "a full strip of BioRED"
 
@@ -153,7 +153,7 @@ def test_a_chunk_has_few_concepts(loaded: LoadedModel, monkeypatch: pytest.Monke
     assert len(chunks) == 16 and sum(sizes) / len(sizes) < 21, "28 in the order of pairs"
 
 
-def test_it_begins_as_an_attention_and_a_run_can_move_its_falloffs() -> None:
+def test_weights_start_as_those_of_the_layer_and_falloffs_can_be_trained() -> None:
     own = attention()
     context = LocalizedContext(own)
     assert torch.equal(context.query.weight, own.self.query.weight)

@@ -1,4 +1,4 @@
-"""The relation model treats pairs, documents and windows as it says."""
+"""The relation model: invariances, losses, memory, learning."""
 
 import math
 from dataclasses import replace
@@ -90,7 +90,7 @@ def test_the_order_of_a_pair_does_not_matter(folder: Path, way: dict[str, str]) 
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_documents_together_are_as_each_alone(folder: Path, way: dict[str, str]) -> None:
+def test_results_do_not_depend_on_the_other_documents(folder: Path, way: dict[str, str]) -> None:
     loaded = awake(tiny_relation_model(folder, **way))
     together = loaded.model.probabilities(batch_of(loaded, DOCS))
     alone = [loaded.model.probabilities(batch_of(loaded, [doc])) for doc in (DOCS[0], DOCS[2])]
@@ -112,7 +112,7 @@ def test_illegal_types_have_no_probability(folder: Path, way: dict[str, str]) ->
     assert bool(((found.related > 0) & (found.related < 1)).all())
 
 
-def test_how_two_concepts_meet_counts_and_where_counts_for_novelty(loaded: LoadedModel) -> None:
+def test_location_codes_are_features_and_positions_only_of_novelty(loaded: LoadedModel) -> None:
     batch = batch_of(loaded, DOCS)
     relation, novelty = loaded.model.logits(batch)
     for column, size in enumerate((NUM_PROXIMITIES, NUM_MENTION_COUNTS, NUM_EIGHTHS, NUM_EIGHTHS)):
@@ -145,7 +145,7 @@ def test_losses_are_sums_over_their_targets(folder: Path) -> None:
     assert_close(losses["novelty"], -right.log().sum())
 
 
-def test_one_task_alone(folder: Path) -> None:
+def test_single_task_models(folder: Path) -> None:
     relation = tiny_relation_model(folder, tasks="relation")
     assert relation.model.loss_weights == {"relation": 1.0, "type": 0.3}
     paper = tiny_relation_model(folder, detection_head="relation", type_weight=0.0)
@@ -167,7 +167,7 @@ def test_one_task_alone(folder: Path) -> None:
         PairConfig(tasks="novelty", detection_head="relation")
 
 
-def test_novelty_of_all_pairs_says_which_are_related(folder: Path) -> None:
+def test_the_novelty_head_detects_relations(folder: Path) -> None:
     loaded = tiny_relation_model(folder)
     assert loaded.model.loss_weights == {"type": 0.3, "novelty": 1.0}
     batch = batch_of(loaded, DOCS)
@@ -187,7 +187,7 @@ def test_novelty_of_all_pairs_says_which_are_related(folder: Path) -> None:
             PairConfig.model_validate(given)
 
 
-def test_attention_that_knows_entities_begins_as_plain_attention(folder: Path) -> None:
+def test_untrained_entity_attention_is_plain_attention(folder: Path) -> None:
     plain, aware = (
         tiny_relation_model(folder),
         tiny_relation_model(folder, attention="entity_aware"),
@@ -247,7 +247,7 @@ def test_a_document_in_windows_has_the_mean_state_of_each_token(folder: Path) ->
     assert not torch.allclose(states[16], states[1]), "windows see less"
 
 
-def test_a_document_that_fits_is_read_the_same_whatever_the_size_of_a_window(folder: Path) -> None:
+def test_window_size_does_not_matter_to_documents_that_fit(folder: Path) -> None:
     narrow, wide = tiny_relation_model(folder, 24, 8), tiny_relation_model(folder, 128, 100)
     one, other = (loaded.model.logits(batch_of(loaded, DOCS)) for loaded in (narrow, wide))
     assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
@@ -314,7 +314,7 @@ def test_chunks_of_pairs_change_nothing(
     loaded.model.zero_grad()
 
 
-def test_new_markers_begin_near_the_names_of_their_types(folder: Path) -> None:
+def test_new_markers_start_near_the_names_of_their_types(folder: Path) -> None:
     loaded = tiny_relation_model(folder)
     tokenizer = loaded.builder.tokenizer
     rows = loaded.model.bert.embeddings.word_embeddings.weight
@@ -327,7 +327,7 @@ def test_new_markers_begin_near_the_names_of_their_types(folder: Path) -> None:
     assert_close(rows.detach(), expected)
 
 
-def test_a_concept_is_not_told_by_the_number_of_its_mentions() -> None:
+def test_concept_vectors_do_not_depend_on_the_number_of_mentions() -> None:
     states = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
     spots = torch.arange(40)
     once = torch.stack([spots[:1], spots[:1] + 1, torch.zeros(1).long()], dim=1)
@@ -349,7 +349,7 @@ def test_pooling_and_distances_of_concepts() -> None:
     assert_close(found[1, 0, :1], torch.zeros(1))
 
 
-def test_distances_of_many_mentions_are_taken_a_few_at_a_time(
+def test_distances_are_computed_in_chunks_of_mentions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -398,7 +398,7 @@ def test_it_learns(folder: Path, way: dict[str, str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [{}, *WAYS[1:4]], ids=str)
-def test_it_learns_eight_documents_by_heart(tmp_path: Path, way: dict[str, str]) -> None:
+def test_it_overfits_eight_documents(tmp_path: Path, way: dict[str, str]) -> None:
     docs = make_corpus(8, seed=3)
     tiny_tokenizer(tmp_path, [doc.text for doc in docs], size=500)
     loaded = tiny_relation_model(tmp_path, **way)
@@ -414,7 +414,7 @@ def test_it_learns_eight_documents_by_heart(tmp_path: Path, way: dict[str, str])
     )
 
 
-def test_scores_are_not_rounded_by_half_precision(loaded: LoadedModel) -> None:
+def test_logits_are_float32_under_autocast(loaded: LoadedModel) -> None:
     loaded.model.half_precision = True
     try:
         scored = loaded.model.logits(batch_of(loaded, DOCS))

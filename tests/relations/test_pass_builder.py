@@ -67,7 +67,7 @@ def test_markers_come_after_the_vocabulary(tmp_path: Path) -> None:
         marker_ids(tokenizer)
 
 
-def test_a_text_that_spells_a_marker_is_no_marker(builder: PassBuilder) -> None:
+def test_text_that_spells_a_marker_is_plain_text(builder: PassBuilder) -> None:
     encoded = pass_of(builder, document("the [Gene] <braf|Gene|1> and <gene|Gene|2>"))
     assert words(builder, encoded.tokens).startswith("the [ gene ] [Gene] braf [/Gene] and")
 
@@ -151,7 +151,7 @@ def test_proximity_and_mention_counts(builder: PassBuilder) -> None:
     assert codes.tolist() == [[NUM_PROXIMITIES - 1, NUM_MENTION_COUNTS - 1]]
 
 
-def test_gold_that_cannot_be_learnt_is_counted(builder: PassBuilder) -> None:
+def test_unusable_gold_relations_are_counted(builder: PassBuilder) -> None:
     drug, illness, animal = "Chemical:D001241", "Disease:D008545", "Species:10090"
     relations = [
         (drug, drug, "Association", True),
@@ -170,7 +170,7 @@ def test_gold_that_cannot_be_learnt_is_counted(builder: PassBuilder) -> None:
     assert encoded.novelty_labels.tolist() == [NOT_NOVEL]
 
 
-def test_a_legal_relation_counts_whatever_stands_beside_it(builder: PassBuilder) -> None:
+def test_a_legal_relation_wins_over_illegal_ones_of_its_pair(builder: PassBuilder) -> None:
     drug, illness = "Chemical:D001241", "Disease:D008545"
     legal = (drug, illness, "Association", True)
     second, illegal = (drug, illness, "Negative_Correlation", False), (drug, illness, "Bind", False)
@@ -287,7 +287,7 @@ def test_an_overlap_as_long_as_a_window_is_refused() -> None:
         cut_windows(100, np.zeros((0, 2)), size=10, overlap=10)
 
 
-def test_a_long_document_loses_nothing(builder: PassBuilder) -> None:
+def test_windows_of_a_long_document_keep_all_tokens_and_pairs(builder: PassBuilder) -> None:
     encoded = pass_of(builder, long_document(12))
     assert len(encoded.windows) > 1
     assert len(encoded.pairs) == 12 * 11 // 2 + 12
@@ -345,7 +345,7 @@ def test_micro_batches_do_not_depend_on_the_ranks(builder: PassBuilder) -> None:
         assert together == read(alone.step())
 
 
-def test_a_loader_goes_on_where_it_was(builder: PassBuilder) -> None:
+def test_a_restored_loader_continues(builder: PassBuilder) -> None:
     whole, resumed = loader(builder, World()), loader(builder, World())
     for _ in range(3):
         whole.step()
@@ -416,7 +416,7 @@ def test_no_pair_of_biored_is_lost(corpora: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["document", "pairwise"])
-def test_documents_that_are_encoded_together_give_the_same_passes(
+def test_encoding_documents_together_gives_the_same_passes(
     builder: PassBuilder, encoding: str
 ) -> None:
     one = replace(builder, config=builder.config.model_copy(update={"encoding": encoding}))
