@@ -106,8 +106,10 @@ def report_view(
     """
     gold_by_id = {doc.doc_id: doc for doc in gold or ()}
     predicted_ids = {doc.doc_id for doc in predicted}
-    unread = [replace(doc, relations=()) for doc in gold or () if doc.doc_id not in predicted_ids]
-    docs = [document_view(doc, gold_by_id.get(doc.doc_id)) for doc in [*predicted, *unread]]
+    not_predicted = [
+        replace(doc, relations=()) for doc in gold or () if doc.doc_id not in predicted_ids
+    ]
+    docs = [document_view(doc, gold_by_id.get(doc.doc_id)) for doc in [*predicted, *not_predicted]]
     entity_types = {item["type"] for doc in docs for item in doc["mentions"] + doc["concepts"]}
     relation_types = {relation["type"] for doc in docs for relation in doc["relations"]}
     return {

@@ -14,10 +14,11 @@ from embre.relations.scored_pairs import OTHERS, Decision, ScoredPairs, decide, 
 
 MIN_GROUP_SIZE = 30  # pairs or relations of a type, to fit a parameter for it
 SHARED_RELATIONS = 300  # weight of the shared threshold beside that of a type
-RIDGE = 4.0  # pulls the bias of a pair type to the shared one: a prior of half a logit
-WEAK_RIDGE = 1e-3  # pulls scale and shared bias to 1 and 0: finite if data are separable
+RIDGE = 4.0  # pulls the bias of a pair type to the shared one: a prior with deviation 1/2 logit
+WEAK_RIDGE = 1e-3  # pulls scale to 1 and shared bias to 0, so they are finite on separable data
 MIN_SCALE = 1e-2  # a model that ranks worse than chance must not be inverted
-MAX_STEPS = 100
+MAX_STEPS = 100  # of Newton's method
+FOLDS = 5
 
 
 def fit_decision(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> Decision:
@@ -49,24 +50,24 @@ def fit_decision(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> Dec
 
 
 def cross_fitted(
-    pairs: ScoredPairs, schema: RelationSchema, metric: str, folds: int = 5
+    pairs: ScoredPairs, schema: RelationSchema, metric: str
 ) -> tuple[list[tuple[Relation, ...]], ScoredPairs]:
     """Predict the relations of each document, and calibrate its pairs, by cross-fitting.
 
     The decision for a fold is fitted on the other folds, so thresholds are never scored on the
-    documents that they were chosen on. Document i is in fold i mod `folds`. With fewer than two
+    documents that they were chosen on. Document i is in fold i mod FOLDS. With fewer than two
     documents per fold, the default decision is used.
     """
-    if pairs.num_documents < 2 * folds:
+    if pairs.num_documents < 2 * FOLDS:
         decision = Decision()
         return decide(pairs, decision, schema), decision.calibrated(pairs)
     relations: list[tuple[Relation, ...]] = [()] * pairs.num_documents
     related, novel = np.zeros(len(pairs)), np.zeros(len(pairs))
-    for fold in range(folds):
-        inside = pairs.documents % folds == fold
-        decision = fit_decision(pairs.of(~inside), schema, metric)
-        held = pairs.of(inside)
-        relations[fold::folds] = decide(held, decision, schema)[fold::folds]
+    for fold in range(FOLDS):
+        inside = pairs.documents % FOLDS == fold
+        decision = fit_decision(pairs.subset(~inside), schema, metric)
+        held = pairs.subset(inside)
+        relations[fold::FOLDS] = decide(held, decision, schema)[fold::FOLDS]
         calibrated = decision.calibrated(held)
         related[inside], novel[inside] = calibrated.related, calibrated.novel
     return relations, replace(pairs, related=related, novel=novel)
@@ -74,16 +75,16 @@ def cross_fitted(
 
 def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
     """Fit the scale and the biases of `related`; thresholds stay at their defaults."""
-    kinds = np.array(pairs.pair_types)
-    own = [
-        str(kind)
-        for kind in np.unique(kinds)
-        if min((kinds == kind)[related].sum(), (kinds == kind)[~related].sum()) >= MIN_GROUP_SIZE
+    types = np.array(pairs.pair_types)
+    fitted = [
+        str(name)
+        for name in np.unique(types)
+        if min((types == name)[related].sum(), (types == name)[~related].sum()) >= MIN_GROUP_SIZE
     ]
-    columns = [logit(pairs.related), np.ones(len(pairs)), *(kinds == kind for kind in own)]
-    ridge = np.array([WEAK_RIDGE, WEAK_RIDGE, *[RIDGE] * len(own)])
+    columns = [logit(pairs.related), np.ones(len(pairs)), *(types == name for name in fitted)]
+    ridge = np.array([WEAK_RIDGE, WEAK_RIDGE, *[RIDGE] * len(fitted)])
     scale, shared, *differences = _scale_and_biases(columns, related, ridge)
-    biases = {kind: shared + more for kind, more in zip(own, differences, strict=True)}
+    biases = {name: shared + more for name, more in zip(fitted, differences, strict=True)}
     return Decision(scale, {OTHERS: shared, **biases})
 
 

@@ -39,8 +39,8 @@ class ScoredPairs:
     def __len__(self) -> int:
         return len(self.documents)
 
-    def of(self, rows: np.ndarray) -> "ScoredPairs":
-        """A subset of the pairs, by indices or mask."""
+    def subset(self, rows: np.ndarray) -> "ScoredPairs":
+        """Some of the pairs, by indices or mask; `num_documents` stays."""
         chosen = np.arange(len(self))[rows].tolist()
         return ScoredPairs(
             self.num_documents,
@@ -159,7 +159,7 @@ def interleaved(parts: Sequence[ScoredPairs]) -> ScoredPairs:
         [pair for part in parts for pair in part.concepts],
         *(np.concatenate([getattr(part, column) for part in parts]) for column in COLUMNS),
     )
-    return whole.of(np.argsort(whole.documents, kind="stable"))
+    return whole.subset(np.argsort(whole.documents, kind="stable"))
 
 
 def logit(probability: np.ndarray) -> np.ndarray:

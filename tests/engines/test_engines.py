@@ -23,7 +23,7 @@ from embre.engines.deepspeed_config import deepspeed_json
 from embre.engines.deepspeed_engine import DeepSpeedEngine, _import_deepspeed
 from embre.engines.engine import StepResult
 from embre.engines.step import learning_rate, set_learning_rates
-from embre.engines.step_guard import MIN_HISTORY, SEEN
+from embre.engines.step_guard import HISTORY, MIN_HISTORY
 from embre.engines.torch_engine import TorchEngine
 from embre.model.table_rows import TableRows
 from embre.world import World
@@ -133,7 +133,7 @@ def walk(
     """The steps `first` to `last` from a state on, and this rank's share of the state after."""
     engine = toy_engine(world, stage)
     if state is not None:
-        doubles = {SEEN: torch.float64}
+        doubles = {HISTORY: torch.float64}
         engine.load_state(
             {name: torch.tensor(values, dtype=doubles.get(name)) for name, values in state.items()}
         )

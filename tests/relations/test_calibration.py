@@ -13,7 +13,7 @@ from embre.corpora.biored import SCHEMA
 from embre.document import Concept
 from embre.evaluation.reliability import reliability
 from embre.relations import calibration
-from embre.relations.calibration import cross_fitted, fit_decision
+from embre.relations.calibration import FOLDS, cross_fitted, fit_decision
 from embre.relations.scored_pairs import OTHERS, Decision, ScoredPairs, decide, sigmoid
 
 GENE, DRUG, DISEASE = Concept("Gene", "1"), Concept("Chemical", "1"), Concept("Disease", "1")
@@ -259,13 +259,13 @@ def test_cross_fitting_ignores_the_labels_of_the_fold():
 
 def test_each_document_is_decided_by_the_decision_of_the_other_folds():
     pairs = drawn(2_000, 11, scale=0.5, shifts=(-1.0, 0.5))
-    relations, calibrated = cross_fitted(pairs, SCHEMA, "all", folds=4)
+    relations, calibrated = cross_fitted(pairs, SCHEMA, "all")
     assert len(relations) == pairs.num_documents and sum(map(len, relations)) > 0
-    for fold in range(4):
-        rest = fit_decision(pairs.of(pairs.documents % 4 != fold), SCHEMA, "all")
+    for fold in range(FOLDS):
+        rest = fit_decision(pairs.subset(pairs.documents % FOLDS != fold), SCHEMA, "all")
         whole = decide(pairs, rest, SCHEMA)
-        assert relations[fold::4] == whole[fold::4]
-        inside = pairs.documents % 4 == fold
+        assert relations[fold::FOLDS] == whole[fold::FOLDS]
+        inside = pairs.documents % FOLDS == fold
         by_rest = rest.calibrated(pairs)
         assert (calibrated.related[inside] == by_rest.related[inside]).all()
         assert (calibrated.novel[inside] == by_rest.novel[inside]).all()
