@@ -1,9 +1,18 @@
-"""Fault injection: `fault_point("name")` marks a place where tests and the demo inject a fault.
+"""Fault injection for tests and the demo.
 
-A launcher arms faults as `name:n:action` or `name:n:action:rank`, separated by commas: the action
-happens when the rank passes the point for the n-th time, once per run, so that a restarted worker
-gets past it. An unarmed point costs one comparison. The actions `nan` and `spike` (a loss that is
-not finite, or far too large) are returned to the caller, which carries them out.
+`fault_point(name)` in the code is a place where a fault can be injected. A fault is armed by
+`name:n:action` or `name:n:action:rank`, for example `step:7:kill9:1`; several are separated by
+commas. It is executed when the process calls `fault_point(name)` for the n-th time, and only once
+per run, so that a restarted process gets past it: a marker file records it. Actions:
+
+    kill9    SIGKILL to this process
+    stop     SIGSTOP to this process: it hangs
+    exit     exit with status 1, without cleaning up
+    raise    a RuntimeError
+    enospc   an OSError: no space left on the device
+    sleep    wait for SLEEP_S, then continue
+    nan      executed by the caller: the loss becomes NaN
+    spike    executed by the caller: the loss becomes far too large
 """
 
 import errno
@@ -11,65 +20,68 @@ import os
 import re
 import signal
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from embre.refused import Refused
 
-BY_CALLER = ("nan", "spike")
-ACTIONS = ("kill9", "stop", "exit", "raise", "enospc", "sleep", *BY_CALLER)
-FORM = re.compile(rf"(\w+):(\d+):({'|'.join(ACTIONS)})(?::(\d+))?")
-SLEEP_S = 20.0  # time for a test to inject a fault elsewhere
+CALLER_ACTIONS = ("nan", "spike")
+ACTIONS = ("kill9", "stop", "exit", "raise", "enospc", "sleep", *CALLER_ACTIONS)
+PATTERN = re.compile(rf"(\w+):(\d+):({'|'.join(ACTIONS)})(?::(\d+))?")
+SLEEP_S = 20.0  # time for a test to inject another fault meanwhile
 
 
 @dataclass
 class Fault:
-    """One armed fault. `marker` is the file that records that it has happened."""
+    """An armed fault: `action` at the `count`-th call of `fault_point(name)`; `calls` so far."""
 
     name: str
-    hit: int
+    count: int
     action: str
     rank: int
     marker: Path
-    seen: Counter[str] = field(default_factory=Counter)
+    calls: int = 0
 
 
 _armed: list[Fault] = []
 
 
 def arm(text: str, marker_folder: Path, rank: int) -> None:
-    """Arm the faults for this rank. Raises Refused if `text` is malformed."""
+    """Arm those faults of `text` that are meant for this rank or for all.
+
+    The markers are created in `marker_folder`. Raises Refused if `text` is malformed.
+    """
     for one in text.split(","):
-        parsed = FORM.fullmatch(one)
+        parsed = PATTERN.fullmatch(one)
         if parsed is None:
             raise Refused(
                 f"{one!r} is not a fault; write name:n:action or name:n:action:rank, such as "
                 f"step:7:kill9; actions are {', '.join(ACTIONS)}"
             )
-        name, hit, action, only = parsed.groups()
+        name, count, action, only = parsed.groups()
         if only is None or int(only) == rank:
-            marker = marker_folder / f"fault-{name}-{hit}-{rank}"
-            _armed.append(Fault(name, int(hit), action, rank, marker))
+            marker = marker_folder / f"fault-{name}-{count}-{rank}"
+            _armed.append(Fault(name, int(count), action, rank, marker))
 
 
 def fault_point(name: str) -> str | None:
-    """Carry out the fault of this name that is due, if any; return an action of BY_CALLER."""
+    """Execute the faults due at this call. Returns the action if it is one of CALLER_ACTIONS, which
+    the caller has to execute, else None."""
     action = None
     for fault in _armed:
         if fault.name != name or fault.marker.exists():
             continue
-        fault.seen[name] += 1
-        if fault.seen[name] == fault.hit:
+        fault.calls += 1
+        if fault.calls == fault.count:
             fault.marker.touch()
-            if fault.action in BY_CALLER:
+            if fault.action in CALLER_ACTIONS:
                 action = fault.action
             else:
-                _break(fault)
+                _execute(fault)
     return action
 
 
-def _break(fault: Fault) -> None:
+def _execute(fault: Fault) -> None:
     print(f"injected fault: {fault.action} at {fault.name} in rank {fault.rank}", flush=True)
     if fault.action == "kill9":
         os.kill(os.getpid(), signal.SIGKILL)

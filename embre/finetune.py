@@ -21,7 +21,7 @@ from embre.document import Document
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine
 from embre.evaluation.breakdown import Groups
-from embre.evaluation.discrimination import discrimination
+from embre.evaluation.discrimination import Discrimination, discrimination
 from embre.evaluation.evaluate import Evaluation, evaluate_documents, write_evaluation
 from embre.evaluation.report import write_report
 from embre.evaluation.scoring import TITLES, Score, only_scored, scoring_protocol
@@ -30,17 +30,13 @@ from embre.model.backbone import check_length, load_encoder
 from embre.model_card import write_relation_card
 from embre.provenance import LINEAGE, folder_digest, read_lineage
 from embre.refused import Refused
+from embre.relations.corpus_checks import check_corpora, contamination_warning
 from embre.relations.document_loader import DocumentLoader, refuse_idle_ranks
-from embre.relations.model import RelationModel, name_markers
+from embre.relations.model import RelationModel, init_markers
 from embre.relations.model_folder import LoadedModel, save_relation_model
 from embre.relations.pass_builder import PassBuilder
-from embre.relations.training_corpora import (
-    check_corpora,
-    contamination_warning,
-    read_annotated,
-    read_extra_corpora,
-    schemas_of,
-)
+from embre.relations.scored_pairs import ScoredPairs
+from embre.relations.training_corpora import read_annotated, read_extra_corpora, schemas_of
 from embre.tally import Tally
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.tracking.sending import log_files, log_results, tracker_of
@@ -77,7 +73,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
         config.encoder.precision == "bf16",
     )
     if builder.tokenizer.vocabulary > tokenizer.vocabulary:
-        name_markers(model, builder.tokenizer)
+        init_markers(model, builder.tokenizer)
     engine = build_engine(config, model, model.loss_weights, world, loader.per_rank, job.folder)
     fingerprint = job.fingerprint(*digests(config).values())
     checkpoints = Checkpoints(
@@ -94,55 +90,75 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
 def finish(
     engine: Engine, dev: DevSet, job: Job[FinetuneConfig], lost: Tally, dev_lost: Tally
 ) -> None:
-    """Write the relation model, its predictions and scores on the dev documents, the counts of
-    dropped items, and the report.
+    """Score the dev documents and write the results; `lost` and `dev_lost` count dropped items.
 
     A collective: every rank calls it, rank 0 writes.
     """
     scored = dev.scored(engine, dev_lost)  # validations drop the same items: count them once
     weights = engine.weights()
     if engine.world.rank == 0:
-        predicted, calibrated = dev.predicted(scored, dev.metrics[-1])
-        scores, counts = dev.score(predicted), dev.counts(scored)
-        evaluation = evaluate_documents(
-            dev.gold,
-            predicted,
-            dev.builder.schema,
-            dev.training,
-            calibrated,
-            discrimination(scored),
-        ).of_metrics(tuple(scores))
-        known = encoder_contamination(job.config, dev.docs)
-        values = {
-            "dev": {metric: found.to_json() for metric, found in scores.items()},
-            "dev_own_thresholds": {
-                metric: Score(*found.sum(0).tolist()).to_json() for metric, found in counts.items()
-            },
-            "floor": {metric: found.to_json() for metric, found in dev.floor().items()},
-            "discrimination": evaluation.discrimination,
-            "dropped": {"train": dict(lost.counts), "dev": dict(dev_lost.counts)},
-            **({"contamination_warning": known} if known else {}),
-        }
-        by_type = evaluation.groups.get("relation type", {})
-        write_model(job, dev, dev.fitted(engine, scored), weights, values, by_type)
-        write_pubtator(job.folder / PREDICTED, predicted)
-        written = write_evaluation_files(job, dev, predicted, evaluation, known)
-        of_documents = {metric: found.tolist() for metric, found in counts.items()}
-        write_atomic(job.folder / COUNTS, json.dumps(of_documents).encode())
-        # Last: a run that has scores is complete.
-        write_atomic(job.folder / SCORES, json.dumps(values, indent=1).encode())
-        if job.handle:
-            f1 = {f"dev/f1/{name}": found.f1 for name, found in scores.items()}
-            measures = {
-                f"dev/{measure}/{name}": value
-                for name, numbers in evaluation.discrimination.items()
-                for measure, value in numbers.items()
-                if measure != "pairs"
-            }
-            log_results(job.handle, job.folder, f1 | measures)
-            files = [job.folder / name for name in (SCORES, COUNTS, PREDICTED, REPORT)]
-            log_files(job.handle, job.folder, [*files, *written])
+        dropped = {"train": dict(lost.counts), "dev": dict(dev_lost.counts)}
+        write_results(job, dev, dev.fitted(engine, scored), weights, scored, dropped)
     engine.world.barrier()
+
+
+def write_results(
+    job: Job[FinetuneConfig],
+    dev: DevSet,
+    loaded: LoadedModel,
+    weights: dict[str, Tensor],
+    scored: ScoredPairs,
+    dropped: dict[str, dict[str, int]],
+) -> None:
+    """Write the relation model, its predictions, scores and evaluation of the dev documents, and
+    the report. `scored` are the uncalibrated pairs of the dev documents."""
+    predicted, calibrated = dev.predicted(scored, dev.metrics[-1])
+    scores, counts = dev.score(predicted), dev.counts(scored)
+    measures = discrimination(scored)
+    evaluation = evaluate_documents(
+        dev.gold, predicted, dev.builder.schema, dev.training, calibrated, measures
+    ).of_metrics(tuple(scores))
+    caution = encoder_contamination(job.config, dev.docs)
+    values = {
+        "dev": {metric: found.to_json() for metric, found in scores.items()},
+        "dev_own_thresholds": {
+            metric: Score(*found.sum(0).tolist()).to_json() for metric, found in counts.items()
+        },
+        "floor": {metric: found.to_json() for metric, found in dev.floor().items()},
+        "discrimination": evaluation.discrimination,
+        "dropped": dropped,
+        **({"contamination_warning": caution} if caution else {}),
+    }
+    by_type = evaluation.groups.get("relation type", {})
+    write_model(job, dev, loaded, weights, values, by_type)
+    write_pubtator(job.folder / PREDICTED, predicted)
+    written = write_evaluation_files(job, dev, predicted, evaluation, caution)
+    of_documents = {metric: found.tolist() for metric, found in counts.items()}
+    write_atomic(job.folder / COUNTS, json.dumps(of_documents).encode())
+    # Last: a run that has scores is complete.
+    write_atomic(job.folder / SCORES, json.dumps(values, indent=1).encode())
+    send_results(job, scores, evaluation.discrimination, written)
+
+
+def send_results(
+    job: Job[FinetuneConfig],
+    scores: dict[str, Score],
+    measured: Discrimination,
+    evaluation_files: list[Path],
+) -> None:
+    """Send F1, discrimination and the files of results to MLflow, if the run has one."""
+    if job.handle is None:
+        return
+    f1 = {f"dev/f1/{name}": found.f1 for name, found in scores.items()}
+    measures = {
+        f"dev/{measure}/{name}": value
+        for name, numbers in measured.items()
+        for measure, value in numbers.items()
+        if measure != "pairs"
+    }
+    log_results(job.handle, job.folder, f1 | measures)
+    files = [job.folder / name for name in (SCORES, COUNTS, PREDICTED, REPORT)]
+    log_files(job.handle, job.folder, [*files, *evaluation_files])
 
 
 def write_model(
@@ -173,16 +189,16 @@ def write_evaluation_files(
     dev: DevSet,
     predicted: list[Document],
     evaluation: Evaluation,
-    known: str,
+    caution: str,
 ) -> list[Path]:
     """Write the evaluation of the predictions and the HTML report; returns the evaluation's files.
 
-    `known` is the contamination warning of the encoder, or ''.
+    `caution` is the contamination warning of the encoder, or ''.
     """
     written = write_evaluation(job.folder / EVALUATION_FOLDER, evaluation)
     scores = evaluation.scores
     facts = {f"F1 {TITLES[metric]}": f"{found.f1:.3f}" for metric, found in scores.items()}
-    facts |= {"Caution": known} if known else {}
+    facts |= {"Caution": caution} if caution else {}
     title = f"{job.config.name}: held out"
     write_report(job.folder / REPORT, predicted, dev.gold, title, facts, evaluation)
     fsync_tree(job.folder / EVALUATION_FOLDER)
@@ -203,8 +219,8 @@ def check(config: FinetuneConfig) -> dict[str, str]:
     load_tokenizer(config.encoder.path)
     check_length(config.encoder, config.data.max_document_tokens)
     dev = check_corpora(config.data)
-    if known := encoder_contamination(config, dev):
-        log.warning("data.dev: %s; shard again with --hold-out %s", known, config.data.dev)
+    if caution := encoder_contamination(config, dev):
+        log.warning("data.dev: %s; shard again with --hold-out %s", caution, config.data.dev)
     if config.pairs.tasks == "novelty" and not schemas_of(config.data)[0].novelty:
         raise Refused(
             f"pairs.tasks=novelty, but {config.data.corpus.name} "

@@ -1,7 +1,8 @@
-"""Requests to a run from outside: stop, or save and continue; all ranks act after the same step.
+"""Requests to a running job: stop, or save and continue. All ranks act after the same step.
 
-A launcher sends a request from a signal handler or through a file that all ranks see. It is
-all-reduced with the sums of the next step, so every rank learns of it at once.
+A launcher sends a request from a signal handler or by a file that all ranks can read. The training
+step all-reduces the requests of the ranks (`engines/step`), so that all learn of them in the same
+step.
 """
 
 import signal
@@ -22,8 +23,8 @@ class _Requests:
 
     folder: Path | None = None  # of the request files
     stop: bool = False
-    saves_done: int = 0
-    looked: dict[str, float] = field(default_factory=dict)  # time of the last look, by file
+    saves_taken: int = 0
+    last_read: dict[str, float] = field(default_factory=dict)  # monotonic time in s, by file name
 
 
 _requests = _Requests()
@@ -39,22 +40,24 @@ class TakenOver(RuntimeError):
 
 @contextmanager
 def stoppable(folder: Path) -> Iterator[None]:
-    """While the body runs, SIGTERM requests all ranks that watch `folder` to stop.
+    """Context in which SIGTERM requests all ranks that watch `folder` to stop.
 
-    A second SIGTERM has its previous effect, in case no step ends any more.
+    Clears earlier requests on entry and on exit. The first SIGTERM restores the previous handler,
+    so a second one ends a process whose steps no longer end.
     """
 
     def request_stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         _requests.stop = True
-        with suppress(OSError):  # disk full; this process knows, and SIGTERM can be sent again
+        with suppress(OSError):  # a full disk: this process still stops
             _add_request(folder / STOP)
 
-    forget(folder)
-    # Created first: a network file system may cache for a minute that a file is missing.
+    clear(folder)
+    # Created before any rank reads them: a network file system may cache for a minute that a file
+    # is missing.
     for name in (STOP, SAVE):
         (folder / name).touch()
-    if threading.current_thread() is not threading.main_thread():  # signals arrive only there
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, request_stop)
@@ -62,48 +65,49 @@ def stoppable(folder: Path) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        forget(folder)
+        clear(folder)
 
 
-def ask_to_save(folder: Path) -> None:
-    """Request the ranks that watch `folder` to save after their next step and continue."""
+def request_save(folder: Path) -> None:
+    """Request the ranks that watch `folder` to save a checkpoint after their next step and
+    continue."""
     _add_request(folder / SAVE)
 
 
 def watch(folder: Path) -> None:
     """From now on, read requests from the files STOP and SAVE in `folder`.
 
-    Earlier SAVE requests are ignored: they were for an earlier attempt.
+    SAVE requests already there are ignored: they were for an earlier attempt.
     """
-    _requests.folder, _requests.saves_done = folder, _num_requests(folder / SAVE)
+    _requests.folder, _requests.saves_taken = folder, _num_requests(folder / SAVE)
 
 
-def forget(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Clear all requests to this process and in the files of `folder`."""
-    _requests.folder, _requests.stop, _requests.saves_done = None, False, 0
+    _requests.folder, _requests.stop, _requests.saves_taken = None, False, 0
     for name in (STOP, SAVE):
         (folder / name).unlink(missing_ok=True)
 
 
-def asked_to_stop() -> bool:
-    """Whether a stop was requested."""
-    _requests.stop = _requests.stop or _look(STOP) > 0
+def stop_requested() -> bool:
+    """Whether a stop was requested, by SIGTERM to this process or through the file STOP."""
+    _requests.stop = _requests.stop or _read(STOP) > 0
     return _requests.stop
 
 
-def asked_to_save() -> bool:
-    """Whether a save was requested since the last call; each request counts once."""
-    before = _requests.saves_done
-    _requests.saves_done = max(before, _look(SAVE))
-    return _requests.saves_done > before
+def take_save_request() -> bool:
+    """Whether a save was requested since the last call. Consumes the requests."""
+    before = _requests.saves_taken
+    _requests.saves_taken = max(before, _read(SAVE))
+    return _requests.saves_taken > before
 
 
-def _look(name: str) -> int:
-    """The number of requests in a file, read at most once per second; 0 in between."""
+def _read(name: str) -> int:
+    """The number of requests in a file, read every LOOK_EVERY_S; 0 in between."""
     now = time.monotonic()
-    if _requests.folder is None or now - _requests.looked.get(name, 0.0) <= LOOK_EVERY_S:
+    if _requests.folder is None or now - _requests.last_read.get(name, 0.0) <= LOOK_EVERY_S:
         return 0
-    _requests.looked[name] = now
+    _requests.last_read[name] = now
     return _num_requests(_requests.folder / name)
 
 
@@ -113,7 +117,7 @@ def _add_request(file: Path) -> None:
 
 
 def _num_requests(file: Path) -> int:
-    """The number of bytes of a file. Reads it: a network file system caches sizes for seconds."""
+    """The number of bytes in a file. Reads it, because network file systems cache sizes."""
     with suppress(OSError):
         return len(file.read_bytes())
     return 0

@@ -1,11 +1,11 @@
 """The card of a model: the README.md of its folder, in the format of the Hugging Face hub.
 
-It has no paths and no dates of this machine. Users may edit it: the digest that identifies a model
-(`provenance.folder_digest`) leaves it out.
+It contains neither paths nor dates. Users may edit it: the digest that identifies a model
+(`provenance.folder_digest`) ignores it.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ LIMITS = """## Intended use
 Suggestions for curators who check them against the source. Not for diagnosis or treatment, and no
 advice to patients or physicians. Made for English abstracts. {more}
 """
+LIMITS_OF_RELATIONS = """Documents must
+come with mentions and identifiers, as in PubTator or BioC; relations between other entity types are
+not predicted. Probabilities are calibrated on documents like those of the results."""
+LIMITS_OF_ENCODER = """Predicted
+concepts of masked mentions reflect what is frequent in the training texts and need not be true."""
 USE_RELATIONS = """## How to use
 
     embre predict FOLDER YOUR.PubTator --out predicted
@@ -77,50 +82,45 @@ def write_relation_card(
     """
     lineage = read_lineage(folder)
     base = base_model(config.encoder, lineage["encoder"])
-    corpora = list(
-        dict.fromkeys([schema.name, *(extra.corpus.name for extra in config.data.extra_corpora)])
-    )
     names = {metric: TITLES[metric] for metric in learnt_metrics(schema, config.pairs.tasks)}
     measured = f"{Path(config.data.dev).name} ({num_documents} documents)"
+    f1 = {f"F1 {name}": scores["dev"][metric]["f1"] for metric, name in names.items()}
+    dataset = {"type": schema.name, "name": measured, "revision": lineage["dev"]}
+    corpora = [schema.name, *(extra.corpus.name for extra in config.data.extra_corpora)]
     front = {
         "language": ["en"],
         "library_name": "embre",
         "tags": [*TAGS, "relation-extraction", *(["novelty"] if "pair_novelty" in names else [])],
         **({"base_model": base} if base else {}),
-        "datasets": corpora,
+        "datasets": list(dict.fromkeys(corpora)),
         "metrics": ["f1", "precision", "recall"],
-        "model-index": _model_index(
-            config.name,
-            {"type": schema.name, "name": measured, "revision": lineage["dev"]},
-            {f"F1 {name}": scores["dev"][metric]["f1"] for metric, name in names.items()},
-        ),
+        "model-index": _model_index(config.name, dataset, f1),
     }
     start = f"`{base}`" if base else "an encoder with random weights"
-    digests = {
-        key: lineage[key] for key in lineage if key in ("train", "dev") or "extra_corpora." in key
-    }
+    digests = [
+        (key, digest)
+        for key, digest in lineage.items()
+        if key in ("train", "dev") or "extra_corpora." in key
+    ]
     parts = [
         f"# {config.name}",
         f"{_what_it_finds(schema, names)}\n"
         f"Fine-tuned by embre {__version__} from {start} in {config.train.steps} steps.",
         _results(scores, names, measured),
-        *([_by_type(by_type)] if "pair_type" in names and by_type else []),
-        *(
-            [f"**Caution**: {scores['contamination_warning']}."]
-            if "contamination_warning" in scores
-            else []
-        ),
+        _by_type(by_type) if "pair_type" in names and by_type else "",
+        _caution(scores),
         USE_RELATIONS.rstrip(),
-        LIMITS.format(
-            more="Documents must\ncome with mentions and identifiers, as in PubTator or BioC; "
-            "relations between other entity types are not\npredicted. Probabilities are calibrated "
-            "on documents like those of the results."
-        ).rstrip(),
+        LIMITS.format(more=LIMITS_OF_RELATIONS).rstrip(),
         "## Training data",
-        "\n".join(_table(("documents", "SHA-256"), digests.items())),
-        *([_encoder_lines(lineage["encoder"])] if base else []),
+        _table(("documents", "SHA-256"), digests),
+        _encoder_lines(lineage["encoder"]) if base else "",
     ]
     _write(folder, front, parts)
+
+
+def _caution(scores: Mapping[str, Any]) -> str:
+    warning = scores.get("contamination_warning")
+    return f"**Caution**: {warning}." if warning else ""
 
 
 def _what_it_finds(schema: RelationSchema, metrics: Collection[str]) -> str:
@@ -172,30 +172,29 @@ def write_encoder_card(
         "concept were "
         f"predicted.\nPretrained by embre {__version__} from {start} in {config.train.steps} steps "
         f"(`{config.masking.objective}`).",
-    ]
-    last = [*events][-1:]
-    shown = {
-        key.removeprefix("validation/"): f"{value:.3f}"
-        for key, value in (last[0].items() if last else ())
-        if key.startswith(("validation/accuracy/", "validation/mrr/")) and key.count("/") == 2
-    }
-    if shown:
-        table = "\n".join(
-            _table(("validation split, masked tokens and mentions", ""), shown.items())
-        )
-        parts += ["## Results", table]
-    parts += [
+        _validation(events),
         USE_ENCODER.rstrip(),
-        LIMITS.format(
-            more="Predicted\nconcepts of masked mentions reflect what is frequent in the "
-            "training texts and need not be true."
-        ).rstrip(),
+        LIMITS.format(more=LIMITS_OF_ENCODER).rstrip(),
         "## Training data",
         f"The shard set with the digest `{lineage['shard_set']}`. The folder also holds the entity "
         "head\n(`entity_head.safetensors`), its vocabulary (`concepts.parquet`) and the lineage "
         "(`embre.json`).",
     ]
     _write(folder, front, parts)
+
+
+def _validation(events: Iterable[Mapping[str, Any]]) -> str:
+    """The accuracies and MRR of the last validation; '' if there are none."""
+    last: Mapping[str, Any] = next(iter([*events][-1:]), {})
+    shown = [
+        (key.removeprefix("validation/"), f"{value:.3f}")
+        for key, value in last.items()
+        if key.startswith(("validation/accuracy/", "validation/mrr/")) and key.count("/") == 2
+    ]
+    if not shown:
+        return ""
+    table = _table(("validation split, masked tokens and mentions", ""), shown)
+    return f"## Results\n\n{table}"
 
 
 def base_model(config: EncoderConfig, lineage: Mapping[str, Any]) -> str:
@@ -229,7 +228,7 @@ def _results(scores: Mapping[str, Any], names: Mapping[str, str], measured: str)
         )
         for metric, name in names.items()
     ]
-    return "\n".join([*lines, *_table(("metric", "precision", "recall", "F1", "floor F1"), rows)])
+    return "\n".join([*lines, _table(("metric", "precision", "recall", "F1", "floor F1"), rows)])
 
 
 def _by_type(groups: Groups) -> str:
@@ -245,7 +244,7 @@ def _by_type(groups: Groups) -> str:
         for name, score in found
     ]
     heads = ("relation type", "in gold", "precision", "recall", "F1 pair + type")
-    return "\n".join(_table(heads, rows))
+    return _table(heads, rows)
 
 
 def _encoder_lines(encoder: Mapping[str, Any]) -> str:
@@ -259,13 +258,12 @@ def _encoder_lines(encoder: Mapping[str, Any]) -> str:
     )
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    heads = [*heads]
+def _table(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _write(folder: Path, front: Mapping[str, Any], parts: list[str]) -> None:
     head = LICENSE + yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True)
-    text = "\n\n".join(parts)
+    text = "\n\n".join(part for part in parts if part)
     (folder / CARD).write_text(f"---\n{head}---\n\n{text}\n", encoding="utf-8")

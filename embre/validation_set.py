@@ -19,7 +19,7 @@ from embre.world import World
 class ValidationSet:
     """A rank's part of the validation batches.
 
-    All hidden tokens become [MASK], none is kept or replaced: a visible name would be no test.
+    All hidden tokens become [MASK], because a kept token shows its target.
     """
 
     def __init__(self, source: StreamSource, world: World):

@@ -1,8 +1,8 @@
-"""Watchdog of a rank: end the process if training makes no progress.
+"""Watchdog of a rank: ends the process if training makes no progress.
 
-Collectives have a timeout of their own, thirty minutes; a single rank, or a read from a storage
-that does not respond, has none. So a thread of each rank measures the time without progress and
-ends the process, so that the launcher can restart it.
+Collectives time out after thirty minutes, but a read from a storage that does not respond, or an
+endless loop, never does. So a thread of each rank measures the time without progress and ends the
+process, and the launcher can restart it.
 """
 
 import faulthandler
@@ -13,50 +13,48 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 LOOK_EVERY_S = 1.0
-WAITING_RANK_GRACE_S = 10.0  # a rank waiting in a collective lets the one that hangs report first
+WAITING_RANK_GRACE_S = 10.0  # a rank waiting in a collective lets the hanging one report first
 NOTE_TIMEOUT_S = 10.0  # for writes to a storage that may itself hang
-OURS = Path(__file__).parent
+PACKAGE = Path(__file__).parent
 
 
 @dataclass(slots=True)
 class _Progress:
     """Progress of the training of this process."""
 
-    times: int = 0
+    num_reports: int = 0
     step: int | None = None  # None: not watching
-    more_s: float = 0.0
-    thread: int = 0
+    extra_s: float = 0.0
+    thread: int = 0  # id of the training thread
 
 
 _progress = _Progress()
 
 
 def report_step(step: int) -> None:
-    """Report that training, in this thread, finished `step` or the work due after it.
-
-    Watching begins with the first call.
-    """
+    """Report that training, in this thread, finished `step` or the work due after it (validation,
+    checkpoint). The first call starts the clock."""
     _progress.thread, _progress.step = threading.get_ident(), step
     report_progress()
 
 
 def report_progress() -> None:
-    """Report a part of a step or validation: those of a large model take long on a CPU."""
-    _progress.times += 1
+    """Report progress within a step or a validation, each of which may take longer than the
+    limit."""
+    _progress.num_reports += 1
 
 
 @contextmanager
-def extended_limit(more_s: float) -> Iterator[None]:
-    """Extend the limit by `more_s` in the body, which waits with a timeout of its own."""
-    _progress.more_s = more_s
+def extended_limit(extra_s: float) -> Iterator[None]:
+    """Context with a limit longer by `extra_s`, for waits that have a timeout of their own."""
+    _progress.extra_s = extra_s
     report_progress()
     try:
         yield
     finally:
-        _progress.more_s = 0.0
+        _progress.extra_s = 0.0
         report_progress()
 
 
@@ -69,10 +67,11 @@ def disarm() -> None:
 def exit_if_stalled(
     limit_s: float, folder: Path, rank: int, note: Callable[[str], None]
 ) -> Iterator[None]:
-    """While the body runs, end this process after `limit_s` seconds without progress.
+    """Context in which this process is ended after `limit_s` seconds without progress.
 
-    Calls `note` with the reason and writes the stacks of all threads into `folder`. Watching begins
-    with the first `report_step`, so the setup and the first step are not limited.
+    Before it ends, `note` is called with the reason, and the stacks of all threads are written to
+    `folder/stacks-RANK.txt`. Setup and first step are not limited: the clock starts with the first
+    `report_step`.
     """
     done = threading.Event()
     stacks = folder / f"stacks-{rank}.txt"
@@ -89,20 +88,21 @@ def exit_if_stalled(
 def _watch(
     limit_s: float, stacks: Path, note: Callable[[str], None], done: threading.Event
 ) -> None:
-    # Counted in polls, not by the clock: a process that was suspended does not hang.
-    times, silent_s = 0, 0.0
+    # Polls are counted instead of seconds, because a suspended process does not hang.
+    num_reports, idle_s = 0, 0.0
     while not done.wait(LOOK_EVERY_S):
         step = _progress.step
-        if step is None or times != _progress.times:
-            times, silent_s = _progress.times, 0.0
+        if step is None or num_reports != _progress.num_reports:
+            num_reports, idle_s = _progress.num_reports, 0.0
             continue
-        silent_s += LOOK_EVERY_S
-        over_s = silent_s - limit_s - _progress.more_s
+        idle_s += LOOK_EVERY_S
+        over_s = idle_s - limit_s - _progress.extra_s
         place = _place(_progress.thread)
-        if over_s < (WAITING_RANK_GRACE_S if place.startswith("world.py") else 0.0):
+        in_collective = place.startswith("world.py")
+        if over_s < (WAITING_RANK_GRACE_S if in_collective else 0.0):
             continue
         why = (
-            f"hung in {place}, {silent_s:.0f} s after step {step}; see {stacks.name}, and raise "
+            f"hung in {place}, {idle_s:.0f} s after step {step}; see {stacks.name}, and raise "
             "launch.step_timeout_s if it was only slow"
         )
         _end(why, stacks, note)
@@ -123,15 +123,11 @@ def _end(why: str, stacks: Path, note: Callable[[str], None]) -> None:
 
 
 def _place(thread: int) -> str:
-    """The innermost frame of a thread in our code, as `world.py:28 all_reduce`."""
-    for frame in _outwards(sys._current_frames().get(thread)):
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(OURS):
-            return f"{path.relative_to(OURS)}:{frame.f_lineno} {frame.f_code.co_name}"
-    return "code of others"
-
-
-def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    """The innermost frame of a thread in this package, such as `world.py:28 all_reduce`."""
+    frame = sys._current_frames().get(thread)
     while frame is not None:
-        yield frame
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(PACKAGE):
+            return f"{path.relative_to(PACKAGE)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
+    return "code outside embre"

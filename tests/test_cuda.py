@@ -235,7 +235,7 @@ def test_a_relation_model_scores_pairs_as_on_a_cpu(
     chunk: int,
 ) -> None:
     """Loaded from its folder; on a CPU it reads in float32 in any case."""
-    monkeypatch.setattr(localized_context, "CHUNK_SCORES", chunk)
+    monkeypatch.setattr(localized_context, "MAX_SCORES", chunk)
     tiny_tokenizer(tmp_path)
     made = tiny_relation_model(tmp_path, 64, 16, attention=attention)
     made.model.half_precision = half

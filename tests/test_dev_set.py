@@ -1,4 +1,4 @@
-"""The held-out documents of a run are read by all of its ranks together."""
+"""The held-out documents are scored by all ranks together."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ class Twins(World):
         return [value, value]
 
 
-def test_what_any_rank_could_not_read_is_counted(tmp_path: Path) -> None:
+def test_dropped_items_of_all_ranks_are_counted(tmp_path: Path) -> None:
     tiny_tokenizer(tmp_path)
     loaded, tally = tiny_relation_model(tmp_path), Tally()
     docs = [document(TEXT, [ITSELF], doc_id=doc_id) for doc_id in ("1", "2")]

@@ -102,7 +102,7 @@ def client_of(run: Path) -> tuple[MlflowClient, str]:
     return MlflowClient(values["uri"]), values["run_id"]
 
 
-def test_a_failed_run_goes_on_as_one_mlflow_run_with_an_honest_status(run: Path) -> None:
+def test_a_failed_run_resumes_in_the_same_mlflow_run(run: Path) -> None:
     client, run_id = client_of(run)
     experiment = client.get_experiment_by_name("embre")
     assert experiment is not None
@@ -116,7 +116,7 @@ def test_a_failed_run_goes_on_as_one_mlflow_run_with_an_honest_status(run: Path)
     assert [event["step"] for event in read_events(run, "started")] == [0, 2]
 
 
-def test_a_resumed_run_has_the_very_weights_of_an_undisturbed_one(
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
     undisturbed = run_job(
@@ -127,7 +127,7 @@ def test_a_resumed_run_has_the_very_weights_of_an_undisturbed_one(
     assert (undisturbed / SCORES).read_text() == (run / SCORES).read_text()
 
 
-def test_ranks_that_would_do_nothing_are_refused(folder: Path) -> None:
+def test_idle_ranks_are_refused(folder: Path) -> None:
     ray_of = {"launcher": "ray", "workers": 5}  # for the 4 micro-batches of a step
     with pytest.raises(ValueError, match="5 ranks for 4 micro-batches a step, so 1 would do noth"):
         check(config_of(folder, launch=ray_of))
@@ -137,7 +137,7 @@ def test_ranks_that_would_do_nothing_are_refused(folder: Path) -> None:
         DocumentLoader(DOCS, builder, data, 1, World(rank=4, size=5), Tally())
 
 
-def test_an_encoder_that_may_know_what_is_scored_is_told_of(
+def test_contamination_is_warned_of(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = tmp_path / "encoder"
@@ -163,11 +163,11 @@ def test_an_encoder_that_may_know_what_is_scored_is_told_of(
     assert "scored documents" not in caplog.text
 
 
-def test_markers_are_named_where_they_are_new(
+def test_only_new_markers_are_initialised(
     folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = []
-    monkeypatch.setattr(finetune, "name_markers", lambda model, _: named.append(model))
+    monkeypatch.setattr(finetune, "init_markers", lambda model, _: named.append(model))
     for number, learnt in enumerate(({}, {"encoder": {"path": str(run / "relation_model")}})):
         given = {"name": f"run-{number}", "storage": str(tmp_path), "train": {"steps": 1}, **learnt}
         run_job("finetune", config_of(folder, **given), Console(file=StringIO()))
@@ -200,7 +200,7 @@ def test_a_run_without_a_checkpoint_may_be_corrected(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("torn", ["", "\0" * 9, None], ids=["empty", "zeros", "gone"])
-def test_a_run_whose_config_is_torn_wants_it_back(
+def test_a_run_with_an_unreadable_config_is_refused(
     folder: Path, tmp_path: Path, torn: str | None
 ) -> None:
     (tmp_path / "checkpoints" / "step-000000001").mkdir(parents=True)
@@ -306,7 +306,7 @@ def test_prediction_gives_back_the_same_file_byte_for_byte_with_relations(
         )
 
 
-def test_an_archive_is_read_past_what_is_no_corpus(run: Path, folder: Path, tmp_path: Path) -> None:
+def test_other_files_in_an_archive_are_skipped(run: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "README").write_text("nothing to read")
     with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "README", "README")
@@ -317,13 +317,13 @@ def test_an_archive_is_read_past_what_is_no_corpus(run: Path, folder: Path, tmp_
     assert found.documents == 12 and [path.name for path in found.files] == ["all.tar"]
 
 
-def test_training_on_what_is_scored_is_refused(folder: Path) -> None:
+def test_training_on_scored_documents_is_refused(folder: Path) -> None:
     data = config_of(folder).data.model_dump()
     with pytest.raises(ValueError, match="share 12 documents"):
         check(config_of(folder, data=data | {"train": str(folder / "dev.PubTator")}))
     renamed = [replace(doc, doc_id=f"x{doc.doc_id}", pmid=None) for doc in DOCS[24:26]]
     write_pubtator(folder / "renamed.PubTator", DOCS[:4] + renamed)
-    with pytest.raises(ValueError, match="share 2 documents by id or text, as x"):
+    with pytest.raises(ValueError, match="share 2 documents by id or text, such as x"):
         check(config_of(folder, data=data | {"train": str(folder / "renamed.PubTator")}))
     (folder / "twice").mkdir()
     for name in ("a.PubTator", "b.PubTator"):
@@ -332,9 +332,7 @@ def test_training_on_what_is_scored_is_refused(folder: Path) -> None:
         check(config_of(folder, data=data | {"train": str(folder / "twice")}))
 
 
-def test_what_is_refused_is_refused_before_anything_is_written(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_refusals_come_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
     storage = str(tmp_path / "runs")
     for refused in ({"tracking": {"uri": "mlruns"}}, {"encoder": {"path": str(tmp_path / "none")}}):
         with pytest.raises((ConfigError, FileNotFoundError), match="mlruns|none"):
@@ -342,7 +340,7 @@ def test_what_is_refused_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_does_not_fit_is_said_before_training(folder: Path, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_before_training(folder: Path, tmp_path: Path) -> None:
     data = config_of(folder).data.model_dump()
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check(config_of(folder, data=data | {"train": str(tmp_path / "none")}))
@@ -414,7 +412,7 @@ def test_two_workers_of_ray_train_learn_what_one_process_learns(
         ({"tasks": "novelty"}, ["pair", "pair_novelty"], "type"),
     ],
 )
-def test_what_a_run_has_not_learnt_is_nowhere_a_result(
+def test_untrained_tasks_have_no_results(
     folder: Path, tmp_path: Path, pairs: dict[str, str], learnt: list[str], silent: str
 ) -> None:
     place = {"name": "one-task", "storage": str(tmp_path)}

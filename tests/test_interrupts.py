@@ -1,4 +1,4 @@
-"""SIGTERM and files ask a run to stop or to save; a second SIGTERM is not swallowed."""
+"""Requests to stop or to save, by SIGTERM and by files."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from embre import interrupts
 from embre.interrupts import (
     SAVE,
     STOP,
-    ask_to_save,
-    asked_to_save,
-    asked_to_stop,
-    forget,
+    clear,
+    request_save,
+    stop_requested,
     stoppable,
+    take_save_request,
     watch,
 )
 
@@ -23,22 +23,22 @@ from embre.interrupts import (
 @pytest.fixture(autouse=True)
 def undisturbed(tmp_path: Path) -> Iterator[None]:
     yield
-    forget(tmp_path)
+    clear(tmp_path)
 
 
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_sigterm_asks_this_process_and_all_ranks_that_see_the_folder(tmp_path: Path) -> None:
+def test_sigterm_stops_this_process_and_all_ranks_that_watch_the_folder(tmp_path: Path) -> None:
     with stoppable(tmp_path):
-        assert not asked_to_stop()
+        assert not stop_requested()
         terminate()
-        assert asked_to_stop() and (tmp_path / STOP).read_bytes()
-    assert not asked_to_stop() and not (tmp_path / STOP).exists()
+        assert stop_requested() and (tmp_path / STOP).read_bytes()
+    assert not stop_requested() and not (tmp_path / STOP).exists()
 
 
-def test_a_second_sigterm_does_what_it_always_did(tmp_path: Path) -> None:
+def test_a_second_sigterm_calls_the_previous_handler(tmp_path: Path) -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     try:
@@ -53,17 +53,17 @@ def test_a_second_sigterm_does_what_it_always_did(tmp_path: Path) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_the_file_asks_a_rank_that_watches_the_folder(
+def test_a_rank_reads_stop_requests_from_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
     watch(tmp_path)
     (tmp_path / STOP).touch()
-    assert not asked_to_stop(), "the file alone asks nothing"
+    assert not stop_requested(), "the file alone asks nothing"
     (tmp_path / STOP).write_bytes(b".")
-    assert asked_to_stop()
+    assert stop_requested()
     watch(tmp_path)
-    assert asked_to_stop(), "nor is it forgotten by a rank that is started again"
+    assert stop_requested(), "nor is it forgotten by a rank that is started again"
 
 
 def test_an_old_request_does_not_stop_the_next_attempt(
@@ -73,30 +73,28 @@ def test_an_old_request_does_not_stop_the_next_attempt(
     (tmp_path / STOP).write_bytes(b".")
     with stoppable(tmp_path):
         watch(tmp_path)
-        assert not asked_to_stop()
+        assert not stop_requested()
 
 
-def test_both_files_are_there_before_anybody_looks(tmp_path: Path) -> None:
+def test_both_files_exist_before_ranks_read_them(tmp_path: Path) -> None:
     with stoppable(tmp_path):
         assert [(tmp_path / name).read_bytes() for name in (STOP, SAVE)] == [b"", b""]
     assert not list(tmp_path.iterdir())
 
 
-def test_each_request_to_save_is_answered_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_save_request_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
     watch(tmp_path)
-    assert not asked_to_save()
-    ask_to_save(tmp_path)
-    assert [asked_to_save() for _ in range(3)] == [True, False, False]
-    assert not asked_to_stop()
-    ask_to_save(tmp_path)
-    ask_to_save(tmp_path)
-    assert [asked_to_save() for _ in range(3)] == [True, False, False]
+    assert not take_save_request()
+    request_save(tmp_path)
+    assert [take_save_request() for _ in range(3)] == [True, False, False]
+    assert not stop_requested()
+    request_save(tmp_path)
+    request_save(tmp_path)
+    assert [take_save_request() for _ in range(3)] == [True, False, False]
 
 
-def test_who_asks_only_whether_to_stop_does_not_look_for_requests_to_save(
+def test_stop_requested_does_not_read_save_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
@@ -104,29 +102,29 @@ def test_who_asks_only_whether_to_stop_does_not_look_for_requests_to_save(
     read: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(interrupts, "_num_requests", lambda file: read.append(file.name) or 0)
-        assert not asked_to_stop() and not asked_to_stop()
+        assert not stop_requested() and not stop_requested()
     assert read == [STOP, STOP], "rank 0 alone looks at the other"
 
 
-def test_a_restarted_rank_does_not_answer_an_old_request(
+def test_a_restarted_rank_ignores_old_save_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
-    ask_to_save(tmp_path)
+    request_save(tmp_path)
     watch(tmp_path)
-    assert not asked_to_save()
-    ask_to_save(tmp_path)
-    assert asked_to_save(), "a new one is answered"
+    assert not take_save_request()
+    request_save(tmp_path)
+    assert take_save_request(), "a new one is answered"
 
 
-def test_the_next_command_forgets_requests_to_save(
+def test_the_next_command_clears_save_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interrupts, "LOOK_EVERY_S", -1.0)
-    ask_to_save(tmp_path)
+    request_save(tmp_path)
     with stoppable(tmp_path):
         assert not (tmp_path / SAVE).read_bytes()
         watch(tmp_path)
-        ask_to_save(tmp_path)
-        assert asked_to_save()
+        request_save(tmp_path)
+        assert take_save_request()
     assert not (tmp_path / SAVE).exists()

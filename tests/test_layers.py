@@ -41,7 +41,6 @@ DOORS = {
         "drawing",
         "evaluation.plots",
         "sharding.dataset_card.plots",
-        "study.plot",
         "tracking.curves",
     ),
 }

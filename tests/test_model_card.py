@@ -1,4 +1,4 @@
-"""A model's card: what the hub reads, what it was measured on, and nothing of this machine."""
+"""Model cards: metadata for the hub, scores, and no paths."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def test_the_hub_reads_the_card_of_a_relation_model(model: Path) -> None:
     assert {found.dataset_revision for found in results} == {"b" * 64}
 
 
-def test_the_card_says_what_for_and_out_of_what(model: Path) -> None:
+def test_the_card_has_intended_use_and_origin(model: Path) -> None:
     text = (model / CARD).read_text()
     for said in (
         "| pair + type + novelty | 0.5000 | 0.2500 | 0.3333 | 0.1000 |",
@@ -115,7 +115,7 @@ def test_the_code_in_the_readme_runs(
     assert capsys.readouterr().out.startswith("1 [('Disease:")
 
 
-def test_without_novelty_the_card_says_nothing_of_it(tmp_path: Path, model: Path) -> None:
+def test_without_novelty_the_card_does_not_mention_it(tmp_path: Path, model: Path) -> None:
     (tmp_path / LINEAGE).write_text((model / LINEAGE).read_text())
     write_relation_card(tmp_path, config_of(tmp_path), CORPORA["bc5cdr"], SCORES, {}, 100)
     text = (tmp_path / CARD).read_text()
@@ -134,7 +134,7 @@ def test_without_novelty_the_card_says_nothing_of_it(tmp_path: Path, model: Path
         ),
     ],
 )
-def test_the_card_claims_no_task_that_was_not_learnt(
+def test_the_card_has_no_untrained_task(
     tmp_path: Path, model: Path, pairs: dict[str, str], said: list[str], not_said: list[str]
 ) -> None:
     (tmp_path / LINEAGE).write_text((model / LINEAGE).read_text())
@@ -160,7 +160,7 @@ def test_plain_transformers_reads_the_folder_with_the_markers(model: Path) -> No
     }
 
 
-def test_an_edited_card_leaves_the_model_what_it_was(model: Path) -> None:
+def test_an_edited_card_does_not_change_the_digest(model: Path) -> None:
     digest = folder_digest(model)
     text = (model / CARD).read_text()
     (model / CARD).write_text(text.replace("license: unknown", "license: mit"))
@@ -200,7 +200,7 @@ def test_the_card_of_an_encoder_has_its_last_validation(tmp_path: Path) -> None:
         ("nreimers/MiniLM", ENCODER, "base"),
     ],
 )
-def test_a_base_model_is_no_folder_of_a_machine(
+def test_a_base_model_is_a_name_without_path(
     tmp_path: Path, told: str, lineage: dict[str, object], name: str
 ) -> None:
     config = config_of(tmp_path).encoder

@@ -115,7 +115,7 @@ def test_the_encoder_is_a_plain_bert_with_its_tokenizer(whole: tuple[Path, list]
     assert sum(entities.sizes) == len(entities.hashes) > 20
 
 
-def test_an_encoder_names_what_no_training_of_it_has_seen(
+def test_an_encoder_lists_what_all_its_trainings_held_out(
     whole: tuple[Path, list], shards: Path, tmp_path: Path
 ) -> None:
     told = json.loads((whole[0] / "encoder" / LINEAGE).read_text())
@@ -131,7 +131,7 @@ def test_an_encoder_names_what_no_training_of_it_has_seen(
     assert held_out(anew, manifest) == ["biored", "dev.PubTator"]
 
 
-def test_what_the_vocabulary_covers_is_said_before_the_first_step(
+def test_coverage_of_the_vocabulary_is_logged_before_the_first_step(
     whole: tuple[Path, list], shards: Path, tmp_path: Path
 ) -> None:
     (event,) = read_events(whole[0], "vocabulary")
@@ -149,7 +149,7 @@ def test_validation_is_measured_when_due(whole: tuple[Path, list]) -> None:
     assert 0 <= events[-1]["validation/accuracy/type"] <= 1
 
 
-def test_nothing_that_validation_asks_for_is_in_sight(
+def test_validation_targets_are_always_masked(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(shards, masking={"entity_rate": 0.5})
@@ -175,7 +175,7 @@ def test_nothing_that_validation_asks_for_is_in_sight(
         assert (batch.input_ids[spots] == tokenizer.special.mask).all()
 
 
-def test_what_is_not_asked_is_not_told_as_zero(shards: Path, tmp_path: Path) -> None:
+def test_losses_and_accuracies_without_targets_are_not_logged(shards: Path, tmp_path: Path) -> None:
     config = config_of(shards, masking={"objective": "token"})
     (event, *_) = run(World(), config, str(tmp_path))
     assert {key for key in event if key.startswith("loss/")} == {"loss/token"}
@@ -187,7 +187,7 @@ def test_what_is_not_asked_is_not_told_as_zero(shards: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6])
-def test_a_killed_run_repeats_the_whole_one_to_the_last_bit(
+def test_a_killed_run_resumes_bit_for_bit(
     whole: tuple[Path, list], shards: Path, tmp_path: Path, stop: int
 ) -> None:
     faults.arm(f"step:{stop}:raise", tmp_path, rank=0)
@@ -214,7 +214,7 @@ def test_an_error_ends_the_processes_of_the_loader(shards: Path, tmp_path: Path)
     assert not multiprocessing.active_children()
 
 
-def test_a_step_that_is_no_number_is_left_out_and_told(
+def test_a_step_with_nan_loss_is_skipped_and_logged(
     whole: tuple[Path, list], shards: Path, tmp_path: Path
 ) -> None:
     faults.arm("loss:5:nan", tmp_path, rank=0)  # two micro-batches a step: in the third
@@ -230,16 +230,14 @@ def test_a_step_that_is_no_number_is_left_out_and_told(
     assert len(skipped["documents"]) > 1 and all(skipped["documents"])
 
 
-def test_three_such_steps_in_a_row_end_the_run(shards: Path, tmp_path: Path) -> None:
+def test_three_skipped_steps_in_a_row_end_the_run(shards: Path, tmp_path: Path) -> None:
     faults.arm("loss:3:nan,loss:5:nan,loss:7:nan", tmp_path, rank=0)
     with pytest.raises(Diverged, match=r"3 updates in a row .* up to step 4: .* documents are \d"):
         run(World(), config_of(shards), str(tmp_path))
     assert [event["step"] for event in read_events(tmp_path, "skipped")] == [2, 3, 4]
 
 
-def test_how_many_steps_were_left_out_in_a_row_outlives_a_stop(
-    shards: Path, tmp_path: Path
-) -> None:
+def test_the_number_of_skipped_steps_survives_a_restart(shards: Path, tmp_path: Path) -> None:
     faults.arm("loss:3:nan,loss:5:nan,step:4:raise,loss:7:nan", tmp_path, rank=0)
     saving = config_of(shards, train={"steps": 6, "save_every_steps": 1, "validate_every_steps": 6})
     with pytest.raises(RuntimeError, match="injected fault"):
@@ -259,7 +257,7 @@ def test_a_resumed_run_with_another_config_is_refused(shards: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_compiled_run_repeats_itself_on_ranks_and_after_a_stop(
+def test_a_compiled_run_is_reproducible_on_ranks_and_after_a_stop(
     shards: Path, tmp_path: Path
 ) -> None:
     encoder = config_of(shards).encoder.model_dump() | {"compile": True}
@@ -300,7 +298,7 @@ def stop_and_go_on(world: World, config: PretrainConfig, folder: str) -> list[li
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_go_on_to_the_last_bit_under_zero(
+def test_two_ranks_resume_bit_for_bit_under_zero(
     shards: Path, tmp_path: Path, stage: int, precision: str
 ) -> None:
     config = config_of(shards, engine="deepspeed", deepspeed=zero(stage))
@@ -330,7 +328,7 @@ SHARED = {"dimension": 8, "shard_above": 0, "sample_above": 3, "sample_share": 0
 @pytest.mark.slow
 @pytest.mark.parametrize("entities", [{"dimension": 8}, SHARED], ids=["one matrix", "shared"])
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_a_run_goes_on_with_another_number_of_ranks(
+def test_a_run_resumes_with_another_number_of_ranks(
     shards: Path, tmp_path: Path, engine: str, entities: dict
 ) -> None:
     data = config_of(shards).data.model_dump() | {"streams": 4}
@@ -359,12 +357,12 @@ def run_up_to(world: World, config: PretrainConfig, folder: str, fault: str | No
         run(world, config, folder)
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
+def test_a_stopped_run_saves_and_resumes(
     whole: tuple[Path, list], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         asked = iter([False, False, True])
-        patch.setattr("embre.interrupts.asked_to_stop", lambda: next(asked))
+        patch.setattr("embre.interrupts.stop_requested", lambda: next(asked))
         with pytest.raises(Interrupted, match="stopped after step 3 of 6, which is saved"):
             run(World(), config_of(shards), str(tmp_path))
     events = run(World(), config_of(shards), str(tmp_path))
@@ -372,11 +370,11 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     assert losses(events) == whole[1]
 
 
-def test_a_run_that_is_asked_to_save_goes_on_as_if_it_had_not_been(
+def test_a_requested_save_does_not_change_the_run(
     whole: tuple[Path, list], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = iter([False, False, True, False, False, False])
-    monkeypatch.setattr("embre.interrupts.asked_to_save", lambda: next(asked))
+    monkeypatch.setattr("embre.interrupts.take_save_request", lambda: next(asked))
     events = run(World(), config_of(shards), str(tmp_path))
     assert [event["step"] for event in read_events(tmp_path, "saved")] == [2, 3, 4, 6]
     assert losses(events) == whole[1]
@@ -388,7 +386,7 @@ def asked_one_after_the_other(world: World, config: PretrainConfig, folder: str)
     """Rank 0 sees a request to save in step 3, and every other rank one step later."""
     asked = (step == 3 + world.rank for step in range(1, 7))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embre.interrupts.asked_to_save", lambda: next(asked))
+        patch.setattr("embre.interrupts.take_save_request", lambda: next(asked))
         return losses(run(world, config, folder))
 
 
@@ -406,7 +404,7 @@ def test_all_ranks_save_once_after_the_same_step(shards: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 1, 3])
-def test_two_ranks_walk_the_curve_of_one_and_export_the_same_encoder(
+def test_two_ranks_give_the_curve_and_encoder_of_one(
     whole: tuple[Path, list], shards: Path, tmp_path: Path, stage: int | None
 ) -> None:
     sections: dict = {"engine": "torch"}
@@ -425,7 +423,7 @@ def test_two_ranks_walk_the_curve_of_one_and_export_the_same_encoder(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_ranks_that_do_not_divide_the_streams_walk_the_same_curve(
+def test_ranks_that_do_not_divide_the_streams_give_the_same_curve(
     shards: Path, tmp_path: Path, engine: str
 ) -> None:
     data = config_of(shards).data.model_dump() | {"streams": 4}
@@ -436,7 +434,7 @@ def test_ranks_that_do_not_divide_the_streams_walk_the_same_curve(
         assert ours == pytest.approx(reference, rel=1e-4)
 
 
-def test_a_killed_run_with_a_shared_table_repeats_the_whole_one(
+def test_a_killed_run_with_a_sharded_table_resumes_bit_for_bit(
     shards: Path, tmp_path: Path
 ) -> None:
     config = config_of(shards, entities=SHARED)
@@ -450,7 +448,7 @@ def test_a_killed_run_with_a_shared_table_repeats_the_whole_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 1, 3])
-def test_two_ranks_share_a_table_and_walk_the_curve_of_one(
+def test_two_ranks_with_a_sharded_table_give_the_curve_of_one(
     shards: Path, tmp_path: Path, stage: int | None
 ) -> None:
     alone = losses(run(World(), config_of(shards, entities=SHARED), str(tmp_path / "alone")))
@@ -470,7 +468,7 @@ def test_two_ranks_share_a_table_and_walk_the_curve_of_one(
         assert measured[0][name] == pytest.approx(measured[1][name], rel=1e-3), name
 
 
-def test_what_does_not_fit_is_said_before_a_rank_is_asked_for(shards: Path) -> None:
+def test_invalid_settings_are_refused_before_a_rank_starts(shards: Path) -> None:
     def data(**changes: object) -> dict:
         return config_of(shards).data.model_dump() | changes
 

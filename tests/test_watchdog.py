@@ -1,4 +1,4 @@
-"""A rank that hangs says where and ends; one that is slow in what may take its time does not."""
+"""A rank that hangs is ended and says where; slow setup, saves and validations are not."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from embre.tracking.endings import why_ended
 from embre.world import World
 from tests.tiny import document, tiny_relation_model
 
-# A fifth of a second without a word is a hang.
+# 0.2 s without progress is a hang.
 TRAINS = """
 import sys, time
 from functools import partial
@@ -62,21 +62,21 @@ def test_a_rank_that_hangs_ends_and_says_where(tmp_path: Path) -> None:
     assert done.returncode == 1
     why = why_ended(tmp_path, 4)
     assert why.startswith(
-        "rank 3: hung in code of others, 0 s after step 8; see stacks-3.txt, and "
+        "rank 3: hung in code outside embre, 0 s after step 8; see stacks-3.txt, and "
     )
     assert "launch.step_timeout_s" in why and "this rank hung" in done.stderr
     assert "read_a_shard_that_does_not_come" in (tmp_path / "stacks-3.txt").read_text()
 
 
-def test_what_ends_in_time_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_run_that_ends_in_time_leaves_no_files(tmp_path: Path) -> None:
     done = trained(tmp_path, "pass")
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_parts_of_a_step_and_of_a_validation_are_heard_of(folder: Path) -> None:
+def test_micro_batches_and_validation_report_progress(folder: Path) -> None:
     def times() -> int:
-        return watchdog._progress.times
+        return watchdog._progress.num_reports
 
     def model(_: Any) -> dict[str, torch.Tensor]:
         return {"token": torch.ones((), requires_grad=True)}

@@ -20,11 +20,8 @@ from embre.launch.tables import comparison_table, dropped_lines, evaluation_tabl
 from embre.prediction.record import outputs_in
 from embre.refused import Refused
 from embre.relation_schema import RelationSchema
-from embre.relations.training_corpora import (
-    refuse_gaps,
-    refuse_unknown_labels,
-    schemas_of,
-)
+from embre.relations.corpus_checks import refuse_gaps, refuse_unknown_labels
+from embre.relations.training_corpora import schemas_of
 from embre.tally import Tally
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from embre.config import OptimizerConfig
 from embre.engines import training_state
-from embre.engines.compiled_ops import OPS_FOLDER, ops_folder, stale_locks
+from embre.engines.compiled_ops import OPS_FOLDER_VARIABLE, ops_folder, stale_locks
 from embre.engines.engine import MicroBatch, StepResult
 from embre.engines.step import adamw, run_micro_batches, set_learning_rates, skipped, weighted
 from embre.engines.step_guard import StepGuard
@@ -29,7 +29,7 @@ def _import_deepspeed(device: torch.device) -> Any:
     # One cache per combination of versions: torch would load ops that were built for another.
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
     built_for = f"{python}-torch{torch.__version__}-deepspeed{version('deepspeed')}"
-    os.environ.setdefault(OPS_FOLDER, str(ops_folder() / built_for))
+    os.environ.setdefault(OPS_FOLDER_VARIABLE, str(ops_folder() / built_for))
     if stale := next(iter(stale_locks(ops_folder())), None):
         lock, quiet_s = stale
         raise Refused(
@@ -111,7 +111,7 @@ class DeepSpeedEngine:
         assert self._judged is not None, "the norm is computed before an update at every stage"
         norm, why = self._judged
         if self.rows is not None:  # DeepSpeed does not average their gradient
-            self.rows.forget() if why else self.rows.update(lr, scale=1 / self.world.size)
+            self.rows.zero_gradient() if why else self.rows.update(lr, scale=1 / self.world.size)
         skip = skipped(why, micro_batches, self.guard, self.world)
         return replace(result, grad_norm=norm, skip=skip)
 
@@ -121,8 +121,8 @@ class DeepSpeedEngine:
 
     def _judge(self, norm: float) -> tuple[float, str | None]:
         """Pass the norm of the current step to the guard, once per step; returns it with the
-        objection."""
-        self._judged = norm, self.guard.objection(self._loss, norm)
+        reason to skip the update, or None."""
+        self._judged = norm, self.guard.reason_to_skip(self._loss, norm)
         return self._judged
 
     def _plain_norm(self) -> float:

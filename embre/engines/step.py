@@ -90,7 +90,7 @@ def run_micro_batches(
     local = [sum(b.counts[name] for b in micro_batches) for name in weights]
     local += [sum(b.num_tokens for b in micro_batches), sum(b.data_hash for b in micro_batches)]
     # Only rank 0 passes on save requests: another rank might see the same one a step later.
-    local += [interrupts.asked_to_stop(), world.rank == 0 and interrupts.asked_to_save()]
+    local += [interrupts.stop_requested(), world.rank == 0 and interrupts.take_save_request()]
     *counts, num_tokens, data_hash, stop, save = world.all_reduce([float(value) for value in local])
     # All copies first, losses read last: one per micro-batch would make the device wait each time.
     moved = [batch.to(world.device) for batch in micro_batches]

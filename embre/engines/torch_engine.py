@@ -67,12 +67,12 @@ class TorchEngine:
         if self.world.size > 1:
             _sum_gradients(parameters)
         norm = self._clip(parameters)
-        why = self.guard.objection(weighted(result.losses, self.loss_weights), norm)
+        why = self.guard.reason_to_skip(weighted(result.losses, self.loss_weights), norm)
         if why is None:
             set_learning_rates(self._optimizer.param_groups, self.config, step, lr)
             self._optimizer.step()
         if self.rows is not None:
-            self.rows.update(lr, scale=1.0) if why is None else self.rows.forget()
+            self.rows.update(lr, scale=1.0) if why is None else self.rows.zero_gradient()
         skip = skipped(why, micro_batches, self.guard, self.world)
         return replace(result, grad_norm=norm, skip=skip)
 

@@ -120,11 +120,11 @@ def confusion(
     together.
     """
     cells: Counter[tuple[str, str]] = Counter()
-    for doc, verdicts in match_documents(gold, predicted):
-        for verdict in verdicts:
-            cells[_label(verdict.gold), _label(verdict.predicted)] += 1
+    for doc, matches in match_documents(gold, predicted):
+        for match in matches:
+            cells[_label(match.gold), _label(match.predicted)] += 1
         if schema is not None:
-            taken = {verdict.relation.pair for verdict in verdicts}
+            taken = {match.relation.pair for match in matches}
             cells[NONE, NONE] += len(set(schema.candidates(doc)) - taken)
     known = schema.relation_types if schema else ()
     others = sorted({label for cell in cells for label in cell} - {NONE, *known})
@@ -144,18 +144,18 @@ def errors(
     """
     known = probabilities or {}
     found = []
-    for doc, verdicts in match_documents(gold, predicted):
+    for doc, matches in match_documents(gold, predicted):
         names, places = concept_names(doc.mentions), PairLocator(doc)
-        for verdict in verdicts:
-            if verdict.outcome == "correct":
+        for match in matches:
+            if match.outcome == "correct":
                 continue
-            prediction, true, _ = verdict
-            first, second = pair = verdict.relation.pair
+            prediction, true, _ = match
+            first, second = pair = match.relation.pair
             probability = prediction.probability if prediction else None
             found.append(
                 Error(
                     doc_id=doc.doc_id,
-                    outcome=verdict.outcome,
+                    outcome=match.outcome,
                     first=first,
                     first_name=names.get(first, first.identifier),
                     second=second,

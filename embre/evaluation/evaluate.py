@@ -15,10 +15,10 @@ from embre.evaluation.breakdown import Confusion, Error, Groups
 from embre.evaluation.discrimination import Discrimination
 from embre.evaluation.plots import plot_confusion, plot_curves, plot_reliability
 from embre.evaluation.precision_recall import Curve, curve, ranked_pairs, ranked_relations
+from embre.evaluation.reliability import Reliability, reliabilities, reliability
 from embre.evaluation.scoring import Score, score
 from embre.refused import Refused
 from embre.relation_schema import RelationSchema
-from embre.relations.calibration import Reliability, reliabilities, reliability
 from embre.relations.scored_pairs import ScoredPairs
 
 EVALUATION, ERRORS = "evaluation.json", "errors.tsv"
@@ -116,14 +116,6 @@ def evaluate_documents(
     `only_predicted`. Raises Refused if `scored` has another number of documents than gold.
     """
     scores = score(gold, predicted)
-    groups = {
-        "relation type": breakdown.by_relation_type(gold, predicted),
-        "types of the pair": breakdown.by_pair_type(gold, predicted),
-        "distance": breakdown.by_distance(gold, predicted),
-        "mentions of the rarer concept": breakdown.by_mentions(gold, predicted),
-    }
-    if training is not None:
-        groups["seen in training"] = breakdown.by_seen(gold, predicted, training)
     if scored is None:
         ranked = ranked_relations(gold, predicted)
         reliable = {"related": reliability(*ranked["pair"])}
@@ -139,7 +131,7 @@ def evaluate_documents(
         num_documents=len(gold),
         scores=scores,
         intervals={metric: interval(found) for metric, found in counts.items()},
-        groups=groups,
+        groups=_groups(gold, predicted, training),
         confusion=breakdown.confusion(gold, predicted, schema),
         curves=curves,
         reliability={name: found for name, found in reliable.items() if found.counts.any()},
@@ -174,6 +166,20 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> list[Path]:
         plot_reliability(folder / RELIABILITY, evaluation.reliability["related"])
         written.append(RELIABILITY)
     return [folder / name for name in written]
+
+
+def _groups(
+    gold: Sequence[Document], predicted: Sequence[Document], training: Sequence[Document] | None
+) -> dict[str, Groups]:
+    groups = {
+        "relation type": breakdown.by_relation_type(gold, predicted),
+        "types of the pair": breakdown.by_pair_type(gold, predicted),
+        "distance": breakdown.by_distance(gold, predicted),
+        "mentions of the rarer concept": breakdown.by_mentions(gold, predicted),
+    }
+    if training is not None:
+        groups["seen in training"] = breakdown.by_seen(gold, predicted, training)
+    return groups
 
 
 def _probabilities(

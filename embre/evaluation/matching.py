@@ -34,7 +34,7 @@ def match_relations(predicted: Iterable[Relation], gold: Iterable[Relation]) -> 
     left: defaultdict[tuple[Concept, Concept], list[Relation]] = defaultdict(list)
     for relation in _each_once(gold):
         left[relation.pair].append(relation)
-    verdicts, waiting = [], _each_once(predicted)
+    matches, waiting = [], _each_once(predicted)
     # Exact matches first: a wrong relation must not use up the gold one of a correct one.
     for outcome in ("correct", "wrong novelty", "wrong type"):
         unlike = []
@@ -44,10 +44,10 @@ def match_relations(predicted: Iterable[Relation], gold: Iterable[Relation]) -> 
                 unlike.append(relation)
                 continue
             left[relation.pair].remove(found)
-            verdicts.append(RelationMatch(relation, found, outcome))
+            matches.append(RelationMatch(relation, found, outcome))
         waiting = unlike
-    verdicts += [RelationMatch(relation, None, "spurious") for relation in waiting]
-    return verdicts + [
+    matches += [RelationMatch(relation, None, "spurious") for relation in waiting]
+    return matches + [
         RelationMatch(None, g, "missed") for remaining in left.values() for g in remaining
     ]
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from embre.drawing import INK, QUIET, RULE, STRONG, axes_of
 from embre.evaluation.breakdown import Confusion
 from embre.evaluation.precision_recall import Curve
+from embre.evaluation.reliability import Reliability
 from embre.evaluation.scoring import TITLES
-from embre.relations.calibration import Reliability
 
 COLOURS = {"pair": "#2b5f8c", "pair_type": "#c16048", "pair_novelty": "#8a5fa8", "all": "#3b9555"}
 SAME_F1 = (0.2, 0.4, 0.6, 0.8)

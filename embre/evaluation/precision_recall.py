@@ -49,17 +49,17 @@ def ranked_pairs(pairs: ScoredPairs) -> dict[str, Ranked]:
 
     Metrics with novelty are included only if model and gold state it.
     """
-    metrics = METRICS if pairs.tells_novelty else ("pair", "pair_type")
+    metrics = METRICS if pairs.has_novelty else ("pair", "pair_type")
     return {metric: (pairs.confidence(metric), pairs.right[metric]) for metric in metrics}
 
 
 def ranked_relations(gold: Sequence[Document], predicted: Sequence[Document]) -> dict[str, Ranked]:
     """Rank the predicted relations that have a probability, by it, for each metric."""
     rows = [
-        verdict
-        for _, verdicts in match_documents(gold, predicted)
-        for verdict in verdicts
-        if verdict.predicted and verdict.predicted.probability is not None
+        match
+        for _, matches in match_documents(gold, predicted)
+        for match in matches
+        if match.predicted and match.predicted.probability is not None
     ]
     confidence = np.array([row.relation.probability for row in rows], dtype=np.float64)
     right = [_right(row) for row in rows]
@@ -69,8 +69,8 @@ def ranked_relations(gold: Sequence[Document], predicted: Sequence[Document]) ->
     }
 
 
-def _right(verdict: RelationMatch) -> dict[str, bool]:
-    prediction, gold = verdict.relation, verdict.gold
+def _right(match: RelationMatch) -> dict[str, bool]:
+    prediction, gold = match.relation, match.gold
     related = gold is not None
     same_type = related and prediction.type == gold.type
     same_novelty = related and prediction.novel == gold.novel

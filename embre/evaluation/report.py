@@ -54,13 +54,13 @@ def pieces(doc: Document, passage: Passage) -> list[tuple[str, list[int]]]:
 def document_view(doc: Document, gold: Document | None = None) -> dict[str, Any]:
     """The page's data of one document; concepts and mentions are referred to by list index."""
     if gold is None:
-        verdicts = [RelationMatch(relation, None, "") for relation in doc.relations]
+        matches = [RelationMatch(relation, None, "") for relation in doc.relations]
     else:
-        verdicts = match_relations(doc.relations, gold.relations)
+        matches = match_relations(doc.relations, gold.relations)
     # Most probable first; missed relations have no probability and come last.
-    verdicts.sort(key=lambda verdict: -(verdict.relation.probability or 0))
+    matches.sort(key=lambda match: -(match.relation.probability or 0))
     names = concept_names([*doc.mentions, *(gold.mentions if gold else ())])
-    related = [concept for verdict in verdicts for concept in verdict.relation.pair]
+    related = [concept for match in matches for concept in match.relation.pair]
     numbers: dict[Concept, int] = {}
     for concept in [*doc.mentions_by_concept(), *related]:
         numbers.setdefault(concept, len(numbers))
@@ -80,19 +80,19 @@ def document_view(doc: Document, gold: Document | None = None) -> dict[str, Any]
             {"type": c.type, "identifier": c.identifier, "name": names.get(c, c.identifier)}
             for c in numbers
         ],
-        "relations": [_relation_view(verdict, numbers) for verdict in verdicts],
-        "tally": Counter(verdict.outcome for verdict in verdicts if verdict.outcome),
+        "relations": [_relation_view(match, numbers) for match in matches],
+        "tally": Counter(match.outcome for match in matches if match.outcome),
     }
 
 
-def _relation_view(verdict: RelationMatch, numbers: Mapping[Concept, int]) -> dict[str, Any]:
-    relation, gold = verdict.relation, verdict.gold if verdict.predicted else None
+def _relation_view(match: RelationMatch, numbers: Mapping[Concept, int]) -> dict[str, Any]:
+    relation, gold = match.relation, match.gold if match.predicted else None
     return {
         "concepts": [numbers[relation.head], numbers[relation.tail]],
         "type": relation.type,
         "novel": relation.novel,
         "probability": relation.probability,
-        "outcome": verdict.outcome,
+        "outcome": match.outcome,
         "gold": gold and {"type": gold.type, "novel": gold.novel},
     }
 
@@ -106,8 +106,10 @@ def report_view(
     """
     gold_by_id = {doc.doc_id: doc for doc in gold or ()}
     predicted_ids = {doc.doc_id for doc in predicted}
-    unread = [replace(doc, relations=()) for doc in gold or () if doc.doc_id not in predicted_ids]
-    docs = [document_view(doc, gold_by_id.get(doc.doc_id)) for doc in [*predicted, *unread]]
+    not_predicted = [
+        replace(doc, relations=()) for doc in gold or () if doc.doc_id not in predicted_ids
+    ]
+    docs = [document_view(doc, gold_by_id.get(doc.doc_id)) for doc in [*predicted, *not_predicted]]
     entity_types = {item["type"] for doc in docs for item in doc["mentions"] + doc["concepts"]}
     relation_types = {relation["type"] for doc in docs for relation in doc["relations"]}
     return {

@@ -8,8 +8,8 @@ import numpy as np
 from embre.evaluation.breakdown import Confusion, Groups
 from embre.evaluation.evaluate import Evaluation
 from embre.evaluation.plots import SAME_F1
+from embre.evaluation.reliability import Reliability
 from embre.evaluation.scoring import SHORT, TITLES, Score
-from embre.relations.calibration import Reliability
 
 SIDE = 300  # of a plot, in SVG units
 # The measures shown; the others are in evaluation.json.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embre.interrupts import ask_to_save
+from embre.interrupts import request_save
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def _watch(folder: Path, over: threading.Event) -> None:
         try:
             if new := draining_nodes() - known:
                 log.warning("saving, because nodes are draining: %s", ", ".join(sorted(new)))
-                ask_to_save(folder)
+                request_save(folder)
                 known |= new
         except Exception as error:  # not fatal: the run still has its last checkpoint
             if not warned:

@@ -6,7 +6,7 @@ import ray
 from ray.util import placement_group, remove_placement_group
 
 from embre.checkpoints.folder import newest_step
-from embre.interrupts import asked_to_stop
+from embre.interrupts import stop_requested
 from embre.job import Job
 from embre.launch.attempts import NotBegun
 from embre.tracking.events import write_event
@@ -36,7 +36,7 @@ def wait_for_nodes(job: Job) -> None:
                 values = {"why": shortage, "since": since, "limit_s": launch.wait_for_nodes_s}
                 write_event(job.folder, "waiting", newest_step(job.folder), values)
                 written = shortage
-            if asked_to_stop():
+            if stop_requested():
                 raise NotBegun(f"{name}: asked to stop while it waited for nodes")
             if time.monotonic() > deadline:
                 raise NotBegun(

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from embre.config import EncoderConfig, NewEncoder
-from embre.model.strip_forward import NormAsGiven
+from embre.model.strip_forward import LowPrecisionLayerNorm
 from embre.refused import Refused
 from embre.tokenization.tokenizer import TextTokenizer, refuse_code
 
@@ -71,7 +71,7 @@ def prepare_for_strips(model: PreTrainedModel, config: EncoderConfig) -> PreTrai
             module.p = config.dropout
     for module in bert.encoder.modules():
         if isinstance(module, nn.LayerNorm):  # the same weights under the same names
-            module.__class__ = NormAsGiven
+            module.__class__ = LowPrecisionLayerNorm
     return model
 
 

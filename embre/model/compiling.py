@@ -12,7 +12,7 @@ from embre.model.strip_forward import embed, encode_strip, layers_of_strip
 from embre.model.token_head import NO_LABEL, TokenLosses, token_losses
 from embre.refused import Refused
 
-TARGETS = 256  # the targets of a compiled token head are padded to a multiple of this
+TARGETS_MULTIPLE = 256  # the targets of a compiled token head are padded to a multiple of this
 
 
 class HeavyParts(NamedTuple):
@@ -66,11 +66,11 @@ def compiled(backend: str) -> HeavyParts:
     def token(head: Any, states_KH: Tensor, labels_K: Tensor) -> tuple[Tensor, Tensor | None]:
         # Pad to sizes that vary less, are never 0 or 1, and keep the gradient products aligned.
         num = len(labels_K)
-        more = max(1, -(-num // TARGETS)) * TARGETS - num
-        states = F.pad(states_KH, (0, 0, 0, more))
-        labels = F.pad(labels_K, (0, more), value=NO_LABEL)
+        padding = max(1, -(-num // TARGETS_MULTIPLE)) * TARGETS_MULTIPLE - num
+        states = F.pad(states_KH, (0, 0, 0, padding))
+        labels = F.pad(labels_K, (0, padding), value=NO_LABEL)
         for part in (states, labels):
-            torch._dynamo.mark_dynamic(part, 0, hint_override=16 * TARGETS)
+            torch._dynamo.mark_dynamic(part, 0, hint_override=16 * TARGETS_MULTIPLE)
         loss, correct = losses(head, states, labels)
         return loss, None if correct is None else correct[:num]
 

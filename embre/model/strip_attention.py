@@ -108,7 +108,7 @@ def _(
     return query, key, value
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, row_cu_seqlens, cu_seqlens = inputs
     ctx.save_for_backward(query, key, value, *output, row_cu_seqlens, cu_seqlens)
 
@@ -117,7 +117,7 @@ def _backward(ctx: Any, grad_RAE: Tensor, _: Tensor) -> tuple[Tensor | None, ...
     return (*backward_on_cpu(grad_RAE, *ctx.saved_tensors), None, None)
 
 
-on_cpu.register_autograd(_backward, setup_context=_keep)
+on_cpu.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _documents(row_cu_seqlens: Tensor, cu_seqlens: Tensor) -> Iterator[tuple[slice, slice]]:

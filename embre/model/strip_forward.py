@@ -22,12 +22,12 @@ from embre.model.strip_attention import strip_attention
 Extend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-class NormAsGiven(nn.LayerNorm):
-    """LayerNorm in the precision of its input; mean and variance are float32 internally.
+class LowPrecisionLayerNorm(nn.LayerNorm):
+    """LayerNorm in the precision of its input; mean and variance are float32 internally. After
+    MosaicBERT (Portes et al., 2023, arXiv 2312.17482).
 
-    Under autocast every norm would read and write float32 and every product cast it back: half of
-    the memory traffic of a layer. As MosaicBERT's low precision LayerNorm (Portes et al., 2023,
-    arXiv 2312.17482).
+    Under autocast every norm would read and write float32 and every matrix product would cast it
+    back to bf16: half of the memory traffic of a layer.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class TableRows:
         self.gradient = torch.zeros_like(self.weight)
         self.squares = self.weight.new_zeros(len(self.weight))
         for number, size in enumerate(sizes):
-            self._begin(number, size, seed)
+            self._initialize(number, size, seed)
 
     def update(self, lr: float, scale: float) -> None:
         """Update the rows with the accumulated gradient times `scale`, then zero the gradient."""
@@ -60,9 +60,9 @@ class TableRows:
         rate = rate.reciprocal_().mul_(-lr * scale)
         self.weight.mul_(1 - lr * self.optimizer.weight_decay)
         self.weight.addcmul_(self.gradient, rate[:, None])
-        self.forget()
+        self.zero_gradient()
 
-    def forget(self) -> None:
+    def zero_gradient(self) -> None:
         """Zero the accumulated gradient without an update."""
         self.gradient.zero_()
 
@@ -120,7 +120,7 @@ class TableRows:
             first_of_type += size
         return found
 
-    def _begin(self, number: int, size: int, seed: int) -> None:
+    def _initialize(self, number: int, size: int, seed: int) -> None:
         """Initialize this rank's rows of a type; values do not depend on the number of ranks."""
         dimension = self.weight.shape[1]
         for block in range(-(-size // INIT_ROWS)):

@@ -76,7 +76,7 @@ def _rank_strip(
     # Visible: at least one word piece is not hidden, so counts see all that the encoder sees.
     hidden_before = np.concatenate([[0], np.cumsum(covered)])
     starts, ends = (strip.mentions[name].astype(np.int64) for name in ("start", "end"))
-    in_sight = (hidden_before[ends] - hidden_before[starts] < ends - starts) & (rows >= 0)
+    visible = (hidden_before[ends] - hidden_before[starts] < ends - starts) & (rows >= 0)
     return RankedMentions(
         rows=rows[hidden],
         types=types,
@@ -88,7 +88,7 @@ def _rank_strip(
         ],
         docs=owner[hidden],
         doc_ids=members.doc_ids,
-        visible=[np.unique(rows[in_sight & (owner == doc)]) for doc in range(len(members))],
+        visible=[np.unique(rows[visible & (owner == doc)]) for doc in range(len(members))],
         num_unknown=int(masked.mention_targets.sum()) - len(hidden),
     )
 

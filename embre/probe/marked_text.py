@@ -13,7 +13,7 @@ from embre.refused import Refused
 from embre.wording import nearest
 
 MARKED = re.compile(r"\[\[(.*?)\]\](?!\])", re.DOTALL)
-HOW = "mark what is hidden as [[BRCA1|Gene]], [[BRCA1]] or, for one word piece, [[?|Gene]]"
+SYNTAX = "mark what is hidden as [[BRCA1|Gene]], [[BRCA1]] or, for one word piece, [[?|Gene]]"
 
 
 class Hidden(NamedTuple):
@@ -47,16 +47,16 @@ def parse(text: str) -> MarkedText:
     parts = MARKED.split(text)
     texts = tuple(parts[::2])
     if any(mark in part for part in texts for mark in ("[[", "]]")):
-        raise Refused(f"a mark in the text is not closed or not opened; {HOW}")
+        raise Refused(f"a mark in the text is not closed or not opened; {SYNTAX}")
     if len(parts) == 1:
-        raise Refused(f"the text hides no mention; {HOW}")
+        raise Refused(f"the text hides no mention; {SYNTAX}")
     return MarkedText(texts, tuple(_read_mark(mark) for mark in parts[1::2]))
 
 
 def _read_mark(mark: str) -> Hidden:
     surface, bar, kind = mark.rpartition("|") if "|" in mark else (mark, "", "")
     if not surface.strip():
-        raise Refused(f"[[{mark}]] hides nothing; {HOW}")
+        raise Refused(f"[[{mark}]] hides nothing; {SYNTAX}")
     if not bar:
         return Hidden(surface.strip(), None)
     row = entity_type_of(kind)

@@ -14,7 +14,7 @@ from embre.entity_types import TYPE_INDEX
 from embre.model.concept_table import ConceptTable
 from embre.model.encoder_folder import PretrainedEncoder
 from embre.model.heads import EntityHead
-from embre.probe.marked_text import HOW, Hidden, parse
+from embre.probe.marked_text import SYNTAX, Hidden, parse
 from embre.refused import Refused
 from embre.shards.entities import EntityVocabulary
 from embre.shards.mention_row import MENTION_ROW
@@ -92,7 +92,7 @@ def hide(pieces: Pieces, encoder: PretrainedEncoder) -> Batch:
     rows = np.zeros(len(pieces.first) // 2 - 1, dtype=MENTION_ROW)
     rows["start"], rows["end"] = pieces.first[1:-1:2], pieces.first[2::2]
     if np.any(rows["start"] == rows["end"]):
-        raise Refused(f"a mark in the text hides no word piece; {HOW}")
+        raise Refused(f"a mark in the text hides no word piece; {SYNTAX}")
     members = Examples(
         doc_ids=["text"],
         tokens=pieces.ids,

@@ -1,11 +1,10 @@
 """Fitting of calibration and thresholds to scored pairs with gold labels.
 
-Shapes: P pairs, K fitted parameters, B bins.
+Shapes: P pairs, K fitted parameters.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,10 +14,11 @@ from embre.relations.scored_pairs import OTHERS, Decision, ScoredPairs, decide, 
 
 MIN_GROUP_SIZE = 30  # pairs or relations of a type, to fit a parameter for it
 SHARED_RELATIONS = 300  # weight of the shared threshold beside that of a type
-RIDGE = 4.0  # pulls the bias of a pair type to the shared one: a prior of half a logit
-WEAK_RIDGE = 1e-3  # pulls scale and shared bias to 1 and 0: finite if data are separable
+RIDGE = 4.0  # pulls the bias of a pair type to the shared one: a prior with deviation 1/2 logit
+WEAK_RIDGE = 1e-3  # pulls scale to 1 and shared bias to 0, so they are finite on separable data
 MIN_SCALE = 1e-2  # a model that ranks worse than chance must not be inverted
-MAX_STEPS = 100
+MAX_STEPS = 100  # of Newton's method
+FOLDS = 5
 
 
 def fit_decision(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> Decision:
@@ -50,99 +50,41 @@ def fit_decision(pairs: ScoredPairs, schema: RelationSchema, metric: str) -> Dec
 
 
 def cross_fitted(
-    pairs: ScoredPairs, schema: RelationSchema, metric: str, folds: int = 5
+    pairs: ScoredPairs, schema: RelationSchema, metric: str
 ) -> tuple[list[tuple[Relation, ...]], ScoredPairs]:
     """Predict the relations of each document, and calibrate its pairs, by cross-fitting.
 
     The decision for a fold is fitted on the other folds, so thresholds are never scored on the
-    documents that they were chosen on. Document i is in fold i mod `folds`. With fewer than two
+    documents that they were chosen on. Document i is in fold i mod FOLDS. With fewer than two
     documents per fold, the default decision is used.
     """
-    if pairs.num_documents < 2 * folds:
+    if pairs.num_documents < 2 * FOLDS:
         decision = Decision()
         return decide(pairs, decision, schema), decision.calibrated(pairs)
     relations: list[tuple[Relation, ...]] = [()] * pairs.num_documents
     related, novel = np.zeros(len(pairs)), np.zeros(len(pairs))
-    for fold in range(folds):
-        inside = pairs.documents % folds == fold
-        decision = fit_decision(pairs.of(~inside), schema, metric)
-        held = pairs.of(inside)
-        relations[fold::folds] = decide(held, decision, schema)[fold::folds]
+    for fold in range(FOLDS):
+        inside = pairs.documents % FOLDS == fold
+        decision = fit_decision(pairs.subset(~inside), schema, metric)
+        held = pairs.subset(inside)
+        relations[fold::FOLDS] = decide(held, decision, schema)[fold::FOLDS]
         calibrated = decision.calibrated(held)
         related[inside], novel[inside] = calibrated.related, calibrated.novel
     return relations, replace(pairs, related=related, novel=novel)
 
 
-@dataclass(frozen=True, slots=True)
-class Reliability:
-    """Reliability of probabilities, in bins of equal width.
-
-    `predicted` (B,) is the mean probability in a bin, `observed` (B,) the share of positives, both
-    nan in an empty one; `counts` (B,) are the pairs in it. `ece` is the expected calibration
-    error, the mean of |observed - predicted| weighted by counts (Naeini, Cooper and Hauskrecht,
-    AAAI 2015; Guo et al., ICML 2017).
-    """
-
-    predicted: np.ndarray
-    observed: np.ndarray
-    counts: np.ndarray
-    ece: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, without the empty bins."""
-        bins = zip(self.counts, self.predicted.tolist(), self.observed.tolist(), strict=True)
-        return {
-            "ece": round(self.ece, 4),
-            "bins": [
-                {"pairs": int(count), "predicted": round(p, 4), "observed": round(o, 4)}
-                for count, p, o in bins
-                if count
-            ],
-        }
-
-
-def reliability(probability: np.ndarray, true: np.ndarray, bins: int = 10) -> Reliability:
-    """Compare probabilities (P,) with what is true (P,). Bins include their upper end and not their
-    lower; the first includes 0.
-
-    >>> reliability(np.array([0.2, 0.2, 0.9]), np.array([True, False, True]), bins=2).ece
-    0.2333333333333333
-    """
-    place = np.clip(np.ceil(probability * bins).astype(np.int64) - 1, 0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        predicted = np.bincount(place, probability, bins) / counts
-        observed = np.bincount(place, true.astype(np.float64), bins) / counts
-    gaps = np.nan_to_num(np.abs(observed - predicted))
-    return Reliability(predicted, observed, counts, float(gaps @ counts / max(counts.sum(), 1)))
-
-
-def reliabilities(pairs: ScoredPairs) -> dict[str, Reliability]:
-    """Reliability of `related` over all pairs, and of the most likely `type` and of `novelty` over
-    related pairs for which both model and gold state it."""
-    typed = pairs.relation_labels > 0
-    known = ~np.isnan(pairs.gold_novel) & ~np.isnan(pairs.novel)
-    return {
-        "related": reliability(pairs.related, pairs.relation_labels != 0),
-        "type": reliability(
-            pairs.types.max(1, initial=0.0)[typed], pairs.right["pair_type"][typed]
-        ),
-        "novelty": reliability(pairs.novel[known], pairs.gold_novel[known] == 1),
-    }
-
-
 def _fit_calibration(pairs: ScoredPairs, related: np.ndarray) -> Decision:
     """Fit the scale and the biases of `related`; thresholds stay at their defaults."""
-    kinds = np.array(pairs.pair_types)
-    own = [
-        str(kind)
-        for kind in np.unique(kinds)
-        if min((kinds == kind)[related].sum(), (kinds == kind)[~related].sum()) >= MIN_GROUP_SIZE
+    types = np.array(pairs.pair_types)
+    fitted = [
+        str(name)
+        for name in np.unique(types)
+        if min((types == name)[related].sum(), (types == name)[~related].sum()) >= MIN_GROUP_SIZE
     ]
-    columns = [logit(pairs.related), np.ones(len(pairs)), *(kinds == kind for kind in own)]
-    ridge = np.array([WEAK_RIDGE, WEAK_RIDGE, *[RIDGE] * len(own)])
+    columns = [logit(pairs.related), np.ones(len(pairs)), *(types == name for name in fitted)]
+    ridge = np.array([WEAK_RIDGE, WEAK_RIDGE, *[RIDGE] * len(fitted)])
     scale, shared, *differences = _scale_and_biases(columns, related, ridge)
-    biases = {kind: shared + more for kind, more in zip(own, differences, strict=True)}
+    biases = {name: shared + more for name, more in zip(fitted, differences, strict=True)}
     return Decision(scale, {OTHERS: shared, **biases})
 
 

@@ -1,4 +1,4 @@
-"""Prediction of the relations of documents."""
+"""Predict the relations of documents with a loaded relation model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -11,13 +11,14 @@ import torch
 from embre import watchdog
 from embre.document import Document
 from embre.relations.model_folder import LoadedModel
-from embre.relations.passes import NOT_NOVEL, NOVEL, Pass
+from embre.relations.pair_labels import NOT_NOVEL, NOVEL
+from embre.relations.passes import Pass
 from embre.relations.scored_pairs import ScoredPairs, decide
 from embre.tally import Tally
 
 Item = TypeVar("Item")
 DOCUMENTS_AT_ONCE = 64
-STRIP_TOKENS = 16384  # per forward pass, padding included; a longer pass has one of its own
+STRIP_TOKENS = 16384  # per forward pass of the model, padding included; a longer pass is alone
 
 
 def predict(
@@ -48,15 +49,17 @@ def start_scoring(
     """Queue the scoring of documents on the model's device; `result()`, returned, waits for it."""
     model, builder = loaded.model.eval(), loaded.builder
     device = next(model.parameters()).device
-    outputs, concepts, passes = [], [], []
+    outputs, concepts, documents, relation_labels, novelty_labels = [], [], [], [], []
 
-    def read() -> Iterator[Pass]:
-        for place, one in builder.passes_of(docs, tally):
-            passes.append((place, len(one.pairs), one.relation_labels, one.novelty_labels))
+    def passes() -> Iterator[Pass]:
+        for index, one in builder.passes_of(docs, tally):
+            documents.append(np.full(len(one.pairs), index))
+            relation_labels.append(one.relation_labels)
+            novelty_labels.append(one.novelty_labels)
             yield one
 
-    for strip in strips(read()):
-        batch = builder.lay(strip, slot=0)
+    for strip in strips(passes()):
+        batch = builder.collate(strip, slot=0)
         concepts += batch.concept_pairs
         outputs.append(model.probabilities(batch.to(device)))
         watchdog.report_progress()  # a validation in training may take long
@@ -72,18 +75,16 @@ def start_scoring(
         empty = [np.zeros(0), np.zeros((0, len(builder.schema.relation_types))), np.zeros(0)]
         columns = [part.numpy().astype(np.float64) for part in on_cpu]
         related, types, novel = columns or empty
-        novelty_labels = _column([labels for *_, labels in passes], np.int64)
+        gold = _integers(novelty_labels)
         return ScoredPairs(
             num_documents=len(docs),
-            documents=_column([np.full(pairs, place) for place, pairs, *_ in passes], np.int64),
+            documents=_integers(documents),
             concepts=concepts,
             related=related,
             types=types,
             novel=novel if builder.schema.novelty else np.full(len(novel), np.nan),
-            relation_labels=_column([labels for *_, labels, _ in passes], np.int64),
-            gold_novel=np.select(
-                [novelty_labels == NOVEL, novelty_labels == NOT_NOVEL], [1.0, 0.0], np.nan
-            ),
+            relation_labels=_integers(relation_labels),
+            gold_novel=np.select([gold == NOVEL, gold == NOT_NOVEL], [1.0, 0.0], np.nan),
         )
 
     return result
@@ -126,5 +127,5 @@ def strips(passes: Iterable[Pass]) -> Iterator[list[Pass]]:
         yield strip
 
 
-def _column(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
-    return np.concatenate([np.zeros(0, dtype=kind), *parts]).astype(kind)
+def _integers(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])

@@ -18,12 +18,12 @@ from embre.world import World
 
 
 class DocumentLoader:
-    """Loads micro-batches; micro-batch i of a step goes to rank i mod W.
+    """The micro-batches of this rank: of W ranks, micro-batch i of a step goes to rank i mod W.
 
-    All ranks return the same number per step, some empty if need be. The order of passes depends
+    All ranks get the same number per step, for which some may be empty. The order of passes depends
     only on (seed, epoch), so the micro-batches are the same for any number of ranks. Passes are
-    encoded once and kept in memory. `extra_corpora` are documents of other corpora, each with its
-    own schema; they are shuffled together with the rest, each once per epoch.
+    built once and kept in memory. `extra_corpora` are documents of other corpora, each with its own
+    schema; all passes are shuffled together, each once per epoch.
 
     Raises Refused if there are more ranks than micro-batches, or no document or pair to train on.
     """
@@ -63,7 +63,7 @@ class DocumentLoader:
         found = [self._micro_batch(self._next_step, slot) for slot in slots]
         missing = self.per_rank - len(found)
         self._next_step += 1
-        return found + [self.builder.lay([], slot=-1)] * missing
+        return found + [self.builder.collate([], slot=-1)] * missing
 
     def state(self) -> dict[str, Any]:
         """The loader state: the number of steps returned."""
@@ -75,11 +75,12 @@ class DocumentLoader:
 
     def _micro_batch(self, step: int, slot: int) -> PairBatch:
         first = (step * self.micro_batches + slot) * self.passes_per_micro_batch
-        places = range(first, first + self.passes_per_micro_batch)
-        return self.builder.lay([self._pass_at(place) for place in places], slot)
+        positions = range(first, first + self.passes_per_micro_batch)
+        return self.builder.collate([self._pass_at(position) for position in positions], slot)
 
-    def _pass_at(self, place: int) -> Pass:
-        epoch, within = divmod(place, len(self._passes))
+    def _pass_at(self, position: int) -> Pass:
+        """The pass at a position in the endless sequence of epochs."""
+        epoch, within = divmod(position, len(self._passes))
         return self._passes[epoch_order(self.seed, epoch, len(self._passes))[within]]
 
 

@@ -1,11 +1,13 @@
-"""One micro-batch of fine-tuning: the windows of some passes end to end in a strip.
+"""The micro-batch of fine-tuning: the windows of some passes end to end in a strip.
 
-Shapes: T tokens of the strip, W windows in it, N tokens of the passes (those that windows share
-counted once), K mentions of concepts, C concepts, P pairs, L labels.
+Shapes: T tokens of the strip, W windows, N tokens of the passes (each once, [CLS] and [SEP] of
+every pass included), K mentions of concepts, C concepts, P pairs, L labels; D passes with at most n
+tokens, c concepts and p pairs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -15,47 +17,55 @@ from torch import Tensor
 from embre.data_hash import data_hash
 from embre.document import Concept
 from embre.entity_types import TYPE_INDEX
-from embre.relations.passes import NUM_SPECIAL, UNLABELLED, Pass
+from embre.relations.pair_labels import UNLABELLED
+from embre.relations.passes import NUM_SPECIAL, Pass
 from embre.tokenization.tokenizer import TextTokenizer
 
 
-class Grids(NamedTuple):
-    """What belongs to each of D passes, side by side, and -1 where one has less than the largest.
+class PassIndices(NamedTuple):
+    """The tokens, concepts and pairs of each pass, padded with -1.
 
-    `tokens` (D, n) of the N tokens, `concepts` (D, c) of the C concepts, `pairs` (D, p, 2) two
-    places each in the pass's row of concepts. `rows` (P,) is where each pair lies in D · p,
-    `owners` (C,) the pass of each concept.
+    - `tokens` (D, n): indices in N
+    - `concepts` (D, c): indices in C
+    - `pairs` (D, p, 2): columns of `concepts`
+    - `pair_rows` (P,): the index of each pair in the flattened D · p
+    - `pass_of_concept` (C,): indices in D
     """
 
     tokens: Tensor
     concepts: Tensor
     pairs: Tensor
-    rows: Tensor
-    owners: Tensor
+    pair_rows: Tensor
+    pass_of_concept: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
     """A micro-batch as tensors.
 
-    `input_ids`, `position_ids` (T,); `roles` (T, 2) as in `Pass`; `cu_seqlens` (W + 1,) where each
-    window starts and the last ends; `max_seqlen` tokens of the longest. `reads` (T,) says which of
-    the N tokens of passes each token of the strip is; [CLS] and [SEP] of a pass's windows are the
-    same two. `mentions` (K, 3) are start and end in N and concept, `num_marked` the
-    tokens of all of them together; `concept_types` (C,); `pairs` (P, 2)
-    are concepts, `locations` (P, 4) as in `Pass`; `legal` (P, L) the labels allowed.
-    `relation_labels` (P,) has 0 for None, `novelty_labels` (P,) is UNRELATED, NOT_NOVEL, NOVEL or
-    RELATED; both UNLABELLED where nobody knows. `num_read` is N, `grids` are the passes' shares.
-    `concept_pairs` names the concepts of each pair, `slot` is the place in the step (-1: empty),
-    `doc_ids` what is in it.
+    - `input_ids`, `position_ids` (T,)
+    - `entity_codes` (T, 2): as in `Pass`; 0 for [CLS] and [SEP]
+    - `cu_seqlens` (W + 1,): cumulative window lengths, from 0 to T; `max_seqlen` is the longest
+    - `token_index` (T,): index in N of each token of the strip. Overlapping windows share tokens,
+      and all windows of a pass its [CLS] and [SEP]
+    - `mentions` (K, 3): start and end in N, index in C
+    - `concept_types` (C,): indices in ENTITY_TYPES
+    - `pairs` (P, 2): indices in C
+    - `locations` (P, 4), `legal` (P, L), `relation_labels`, `novelty_labels` (P,): as in `Pass`
+    - `num_pass_tokens`: N
+    - `num_mention_tokens`: total length of the mentions
+    - `indices`: what belongs to which pass
+    - `concept_pairs`: the concepts of each pair
+    - `slot`: the number of the micro-batch in its step, -1 for an empty one
+    - `doc_ids`: the documents in it
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    roles: Tensor
+    entity_codes: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
-    reads: Tensor
+    token_index: Tensor
     mentions: Tensor
     concept_types: Tensor
     pairs: Tensor
@@ -63,16 +73,16 @@ class PairBatch:
     legal: Tensor
     relation_labels: Tensor
     novelty_labels: Tensor
-    num_read: int
-    num_marked: int
-    grids: Grids
+    num_pass_tokens: int
+    num_mention_tokens: int
+    indices: PassIndices
     concept_pairs: tuple[tuple[Concept, Concept], ...]
     slot: int
     doc_ids: tuple[str, ...]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Targets of each loss."""
+        """Number of targets of each loss."""
         return {
             "relation": int((self.relation_labels != UNLABELLED).sum()),
             "type": int((self.relation_labels > 0).sum()),
@@ -86,7 +96,7 @@ class PairBatch:
 
     @property
     def data_hash(self) -> int:
-        """32 bits of tokens and labels, as they lie on the CPU."""
+        """A 32-bit hash of tokens, pairs and labels; for a batch on the CPU."""
         labels = (self.relation_labels, self.novelty_labels)
         return data_hash(self.slot, (self.input_ids, self.cu_seqlens, self.pairs, *labels))
 
@@ -97,53 +107,45 @@ class PairBatch:
         values = {name: getattr(self, name) for name in self.__slots__}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         moved = {name: _moved(value, device) for name, value in tensors.items()}
-        grids = Grids(*(_moved(grid, device) for grid in self.grids))
-        return replace(self, grids=grids, **moved)
+        indices = PassIndices(*(_moved(part, device) for part in self.indices))
+        return replace(self, indices=indices, **moved)
 
 
-def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatch:
-    """The windows of some passes end to end, and all indices shifted to match."""
-    num_tokens = [len(one.tokens) + NUM_SPECIAL for one in passes]
-    num_concepts = [len(one.concepts) for one in passes]
-    num_pairs = [len(one.pairs) for one in passes]
-    most_pairs = max(num_pairs)
-    token_starts, concept_starts = _starts(num_tokens), _starts(num_concepts)
-    strips, roles, reads = [], [], []
-    for one, shift in zip(passes, token_starts, strict=True):
-        last = len(one.tokens) + 1
+def collate(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatch:
+    """Concatenate passes to one micro-batch, with all indices shifted accordingly."""
+    token_starts = _starts([len(one.tokens) + NUM_SPECIAL for one in passes])
+    concept_starts = _starts([len(one.concepts) for one in passes])
+    windows, entity_codes, token_index = [], [], []
+    for one, first in zip(passes, token_starts, strict=False):
+        tokens = np.r_[tokenizer.special.cls, one.tokens, tokenizer.special.sep]
+        codes = np.pad(one.entity_codes, ((1, 1), (0, 0)))
         for start, end in one.windows:
-            inside = one.tokens[start:end]
-            strips.append(np.r_[tokenizer.special.cls, inside, tokenizer.special.sep])
-            roles.append(np.pad(one.roles[start:end], ((1, 1), (0, 0))))
-            reads.append(np.r_[0, start + 1 : end + 1, last] + shift)
-    lengths = [len(strip) for strip in strips]
-    # 1: [CLS] comes first.
+            index = np.r_[0, start + 1 : end + 1, len(tokens) - 1]
+            windows.append(tokens[index])
+            entity_codes.append(codes[index])
+            token_index.append(index + first)
+    lengths = [len(window) for window in windows]
+    # Tokens of a pass are counted from behind its [CLS].
     shifts = np.stack([token_starts + 1, token_starts + 1, concept_starts], axis=1)
-    mentions = np.concatenate([one.mentions + s for one, s in zip(passes, shifts, strict=True)])
+    mentions = np.concatenate([one.mentions + s for one, s in zip(passes, shifts, strict=False)])
     types = [TYPE_INDEX[concept.type] for one in passes for concept in one.concepts]
     return PairBatch(
-        input_ids=_tensor(strips),
+        input_ids=_tensor(windows),
         position_ids=_tensor([np.arange(length) for length in lengths]),
-        roles=_tensor(roles),
+        entity_codes=_tensor(entity_codes),
         cu_seqlens=torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)),
         max_seqlen=max(lengths),
-        reads=_tensor(reads),
+        token_index=_tensor(token_index),
         mentions=_tensor([mentions]),
         concept_types=torch.tensor(types, dtype=torch.int64),
-        pairs=_tensor([one.pairs + s for one, s in zip(passes, concept_starts, strict=True)]),
+        pairs=_tensor([one.pairs + s for one, s in zip(passes, concept_starts, strict=False)]),
         locations=_tensor([one.locations for one in passes]),
         legal=_tensor([one.legal for one in passes]).bool(),
         relation_labels=_tensor([one.relation_labels for one in passes]),
         novelty_labels=_tensor([one.novelty_labels for one in passes]),
-        num_read=sum(num_tokens),
-        num_marked=int((mentions[:, 1] - mentions[:, 0]).sum()),
-        grids=Grids(
-            _grid([s + np.arange(n) for s, n in zip(token_starts, num_tokens, strict=True)]),
-            _grid([s + np.arange(n) for s, n in zip(concept_starts, num_concepts, strict=True)]),
-            _grid([one.pairs for one in passes]),
-            _tensor([d * most_pairs + np.arange(n) for d, n in enumerate(num_pairs)]),
-            torch.from_numpy(np.repeat(np.arange(len(passes)), num_concepts)),
-        ),
+        num_pass_tokens=int(token_starts[-1]),
+        num_mention_tokens=int((mentions[:, 1] - mentions[:, 0]).sum()),
+        indices=_indices(passes, token_starts, concept_starts),
         concept_pairs=tuple(
             (one.concepts[first], one.concepts[second])
             for one in passes
@@ -154,22 +156,39 @@ def lay(passes: Sequence[Pass], tokenizer: TextTokenizer, slot: int) -> PairBatc
     )
 
 
+def _indices(
+    passes: Sequence[Pass], token_starts: np.ndarray, concept_starts: np.ndarray
+) -> PassIndices:
+    num_pairs = [len(one.pairs) for one in passes]
+    most = max(num_pairs)
+    return PassIndices(
+        tokens=_padded([np.arange(*ends) for ends in pairwise(token_starts)]),
+        concepts=_padded([np.arange(*ends) for ends in pairwise(concept_starts)]),
+        pairs=_padded([one.pairs for one in passes]),
+        pair_rows=_tensor([row * most + np.arange(n) for row, n in enumerate(num_pairs)]),
+        pass_of_concept=torch.from_numpy(
+            np.repeat(np.arange(len(passes)), np.diff(concept_starts))
+        ),
+    )
+
+
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """On a device. A GPU copies out of pinned memory alone while the host goes on."""
+    """On a device. Copies to a GPU are asynchronous only from pinned memory."""
     tensor = tensor.pin_memory() if device.type == "cuda" else tensor
     return tensor.to(device, non_blocking=True)
 
 
 def _starts(lengths: Sequence[int]) -> np.ndarray:
-    return np.cumsum([0, *lengths[:-1]]).astype(np.int64)
+    """Cumulative lengths, from 0 to the total."""
+    return np.cumsum([0, *lengths]).astype(np.int64)
 
 
-def _grid(parts: Sequence[np.ndarray]) -> Tensor:
-    """Parts as rows of one tensor, with -1 after the end of the shorter ones."""
-    grid = np.full((len(parts), max(map(len, parts)), *parts[0].shape[1:]), -1, dtype=np.int64)
-    for row, part in zip(grid, parts, strict=True):
+def _padded(parts: Sequence[np.ndarray]) -> Tensor:
+    """Parts as rows of one tensor, the shorter ones padded with -1."""
+    rows = np.full((len(parts), max(map(len, parts)), *parts[0].shape[1:]), -1, dtype=np.int64)
+    for row, part in zip(rows, parts, strict=True):
         row[: len(part)] = part
-    return torch.from_numpy(grid)
+    return torch.from_numpy(rows)
 
 
 def _tensor(parts: Sequence[np.ndarray]) -> Tensor:

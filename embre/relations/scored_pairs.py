@@ -39,8 +39,8 @@ class ScoredPairs:
     def __len__(self) -> int:
         return len(self.documents)
 
-    def of(self, rows: np.ndarray) -> "ScoredPairs":
-        """A subset of the pairs, by indices or mask."""
+    def subset(self, rows: np.ndarray) -> "ScoredPairs":
+        """Some of the pairs, by indices or mask; `num_documents` stays."""
         chosen = np.arange(len(self))[rows].tolist()
         return ScoredPairs(
             self.num_documents,
@@ -55,7 +55,7 @@ class ScoredPairs:
         return [" ".join(sorted((a.type, b.type))) for a, b in self.concepts]
 
     @property
-    def tells_novelty(self) -> bool:
+    def has_novelty(self) -> bool:
         """Whether model and gold both state the novelty of some pairs."""
         return not (np.isnan(self.novel).all() or np.isnan(self.gold_novel).all())
 
@@ -69,7 +69,7 @@ class ScoredPairs:
         likeliest = self.types.argmax(1) if len(self) else np.zeros(0, dtype=np.int64)
         same_type = self.relation_labels == likeliest + 1
         known = ~np.isnan(self.novel) & ~np.isnan(self.gold_novel)
-        agree = known & ((self.novel >= 0.5) == (self.gold_novel == 1)) | (not self.tells_novelty)
+        agree = known & ((self.novel >= 0.5) == (self.gold_novel == 1)) | (not self.has_novelty)
         related = self.relation_labels != 0
         return {
             "pair": related,
@@ -159,7 +159,7 @@ def interleaved(parts: Sequence[ScoredPairs]) -> ScoredPairs:
         [pair for part in parts for pair in part.concepts],
         *(np.concatenate([getattr(part, column) for part in parts]) for column in COLUMNS),
     )
-    return whole.of(np.argsort(whole.documents, kind="stable"))
+    return whole.subset(np.argsort(whole.documents, kind="stable"))
 
 
 def logit(probability: np.ndarray) -> np.ndarray:

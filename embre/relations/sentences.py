@@ -7,22 +7,21 @@ from embre.document import Document
 
 # An end mark, closing brackets and quotes, white space, then a possible sentence start.
 _BREAK = re.compile(r"[.!?][)\]\"'”’]*\s+(?=[\"'“‘(\[]*[A-Z0-9])")
-# Full stops that do not end a sentence: "vs. Placebo", "E. coli", "Fig. 2".
-_GOES_ON = re.compile(
+# Abbreviations, whose full stop does not end a sentence: "vs. Placebo", "E. coli", "Fig. 2".
+_ABBREVIATION = re.compile(
     r"(?:\b(?:vs|al|i\.e|e\.g|cf|ca|approx|Fig|Figs|Dr|Mr|Mrs|Ms|No|Nos|St|spp?|subsp|var|resp|Eq)"
     r"|(?<![\w.])[A-Z])\.$"
 )
 
 
 def sentence_starts(doc: Document) -> list[int]:
-    """Character offsets of sentence starts, sorted. Every passage starts a sentence; mentions are
-    not split."""
+    """Sorted character offsets of the sentences. Every passage starts one; no mention is split."""
     starts = {passage.start for passage in doc.passages} | {0}
     inside = {place for mention in doc.mentions for place in range(mention.start + 1, mention.end)}
     for passage in doc.passages:
         for found in _BREAK.finditer(doc.text, passage.start, passage.end):
-            mark = doc.text[max(found.start() - 12, passage.start) : found.start() + 1]
-            if found.end() not in inside and not _GOES_ON.search(mark):
+            before = doc.text[max(found.start() - 12, passage.start) : found.start() + 1]
+            if found.end() not in inside and not _ABBREVIATION.search(before):
                 starts.add(found.end())
     return sorted(starts)
 

@@ -43,7 +43,7 @@ class Cell:
     def __getitem__(self, axis: str) -> str:
         return dict(self.values)[axis]
 
-    def but(self, others: Mapping[str, str]) -> "Cell":
+    def with_values(self, others: Mapping[str, str]) -> "Cell":
         """A copy with other values on some axes."""
         values = tuple((axis, others.get(axis, value)) for axis, value in self.values)
         return Cell(values, self.firsts)
@@ -75,8 +75,10 @@ def pairs_to_compare(study: StudyConfig) -> list[tuple[Cell, Cell]]:
     for differ in study.compare:
         these = {axis: this for axis, (this, _) in differ.items()}
         those = {axis: that for axis, (_, that) in differ.items()}
-        pairs = [(cell, cell.but(those)) for cell in known if cell == cell.but(these)]
-        found += [(cell, against) for cell, against in pairs if against in known]
+        for cell in known:
+            against = cell.with_values(those)
+            if cell == cell.with_values(these) and against in known:
+                found.append((cell, against))
     return found
 
 
@@ -86,7 +88,8 @@ def pretraining_runs(study: StudyConfig) -> list[Run]:
     found = []
     for name, backbone in study.backbones.items():
         if backbone.pretrain is not None and name in needed:
-            overrides = [*study.set_pretraining, *backbone.set, *_place(study, f"pretrain.{name}")]
+            place = _name_and_storage(study, f"pretrain.{name}")
+            overrides = [*study.set_pretraining, *backbone.set, *place]
             found.append(Run("pretrain", load_config(PretrainConfig, backbone.pretrain, overrides)))
     return found
 
@@ -110,7 +113,7 @@ def finetuning(study: StudyConfig, cell: Cell, seed: int) -> FinetuneConfig:
     overrides = [
         *study.set,
         *(change for axis in study.axes for change in study.axes[axis][cell[axis]]),
-        *_place(study, f"{cell}.s{seed}"),
+        *_name_and_storage(study, f"{cell}.s{seed}"),
         f"seed={seed}",
         f"encoder.path={backbone.path or trained}",
     ]
@@ -171,5 +174,5 @@ def _name(study: StudyConfig, run: str) -> str:
     return f"{study.name}.{run}"
 
 
-def _place(study: StudyConfig, run: str) -> list[str]:
+def _name_and_storage(study: StudyConfig, run: str) -> list[str]:
     return [f"name={_name(study, run)}", f"storage={study_folder(study)}"]

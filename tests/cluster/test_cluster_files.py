@@ -350,7 +350,7 @@ def test_slurm_does_not_repeat_a_run_that_a_rank_refused(tmp_path: Path) -> None
 RANK = """#!{python}
 import sys, time
 from pathlib import Path
-from embre.interrupts import asked_to_stop, stoppable, watch
+from embre.interrupts import stop_requested, stoppable, watch
 run = Path("{folder}/pubtator-base")
 run.mkdir(exist_ok=True)
 deadline = time.monotonic() + 40
@@ -358,7 +358,7 @@ for start in ("first", "second"):
     with stoppable(run):
         watch(run)
         Path("{folder}", start).touch()
-        while not asked_to_stop():
+        while not stop_requested():
             time.sleep(0.05)
             if time.monotonic() > deadline:
                 sys.exit(1)

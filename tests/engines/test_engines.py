@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from embre.config import OptimizerConfig
 from embre.data_hash import data_hash
 from embre.engines import training_state
-from embre.engines.compiled_ops import OPS_FOLDER, STALE_AFTER_S, stale_locks
+from embre.engines.compiled_ops import OPS_FOLDER_VARIABLE, STALE_AFTER_S, stale_locks
 from embre.engines.deepspeed_config import deepspeed_json
 from embre.engines.deepspeed_engine import DeepSpeedEngine, _import_deepspeed
 from embre.engines.engine import StepResult
 from embre.engines.step import learning_rate, set_learning_rates
-from embre.engines.step_guard import MIN_HISTORY, SEEN
+from embre.engines.step_guard import HISTORY, MIN_HISTORY
 from embre.engines.torch_engine import TorchEngine
 from embre.model.table_rows import TableRows
 from embre.world import World
@@ -133,7 +133,7 @@ def walk(
     """The steps `first` to `last` from a state on, and this rank's share of the state after."""
     engine = toy_engine(world, stage)
     if state is not None:
-        doubles = {SEEN: torch.float64}
+        doubles = {HISTORY: torch.float64}
         engine.load_state(
             {name: torch.tensor(values, dtype=doubles.get(name)) for name, values in state.items()}
         )
@@ -396,11 +396,11 @@ def test_a_lock_of_a_killed_build_ends_the_run_and_does_not_hang_it(
 ) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv(OPS_FOLDER, "so that what is set meanwhile is undone")
-    monkeypatch.delenv(OPS_FOLDER)
+    monkeypatch.setenv(OPS_FOLDER_VARIABLE, "so that what is set meanwhile is undone")
+    monkeypatch.delenv(OPS_FOLDER_VARIABLE)
     deepspeed = _import_deepspeed(torch.device("cpu"))
     assert deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] is False
-    folder = Path(os.environ[OPS_FOLDER])
+    folder = Path(os.environ[OPS_FOLDER_VARIABLE])
     assert folder.parent == tmp_path / "torch_extensions" and torch.__version__ in folder.name
 
     lock, source = folder / "some_op" / "lock", folder / "some_op" / "op.cpp"

@@ -38,7 +38,7 @@ def test_counts_of_documents_add_up_to_the_score_and_are_in_the_order_of_gold():
     }
 
 
-def test_the_interval_is_that_of_a_loop_and_holds_the_score():
+def test_the_interval_equals_that_of_a_loop():
     counts, rng = drawn(60, 1), np.random.default_rng(2)
     loop = [micro_f1(counts[rng.integers(0, 60, 60)]) for _ in range(4_000)]
     low, high = interval(counts, samples=4_000)
@@ -52,7 +52,7 @@ def test_more_documents_narrow_the_interval_as_the_square_root():
     assert (few[1] - few[0]) / (many[1] - many[0]) == pytest.approx(4, rel=0.15)
 
 
-def test_equal_systems_differ_by_chance_and_the_worse_one_does_not():
+def test_equal_systems_have_high_p_values_and_worse_ones_low():
     counts = drawn(100, 1)
     assert paired_p_value(counts, counts) == 1.0
     worse = counts.copy()
@@ -73,14 +73,14 @@ def test_the_p_value_is_that_of_a_loop():
     assert paired_p_value(a, b) == pytest.approx(as_far / 6_000, abs=0.03)
 
 
-def test_systems_of_equal_skill_are_called_different_as_often_as_the_p_value_says():
+def test_p_values_of_equal_systems_hold_their_level():
     p = [
         paired_p_value(drawn(80, seed), drawn(80, 1_000 + seed), samples=500) for seed in range(200)
     ]
     assert 0.05 < np.mean(np.array(p) < 0.1) < 0.17
 
 
-def test_several_runs_are_scored_by_their_mean_and_drawn_too():
+def test_several_runs_are_averaged_and_resampled():
     same = np.stack([drawn(100, 1)] * 3)
     assert interval(same) == pytest.approx(interval(same[0]), abs=0.01)
     a = np.stack([drawn(100, seed, 0.66) for seed in (1, 2, 3)])
@@ -108,14 +108,14 @@ def test_three_runs_of_equal_systems_are_seldom_called_different():
     assert np.mean(np.array(p) < 0.05) < 0.1
 
 
-def test_the_spread_of_few_runs_is_that_of_their_mean():
+def test_the_variance_of_few_runs_is_corrected():
     f1_SN = np.tile([0.4, 0.5, 0.6], (200_000, 1))
     drawn_S = bootstrap._resample_runs(f1_SN, np.random.default_rng(1))
     assert drawn_S.mean() == pytest.approx(0.5, abs=1e-3)
     assert drawn_S.std() == pytest.approx(np.std([0.4, 0.5, 0.6], ddof=1) / 3**0.5, rel=0.01)
 
 
-def test_the_pieces_in_which_samples_are_drawn_change_nothing(
+def test_results_do_not_depend_on_the_chunk_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     a, b = np.stack([drawn(70, 1), drawn(70, 2)]), drawn(70, 3)

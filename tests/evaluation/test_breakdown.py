@@ -1,4 +1,4 @@
-"""Parts that add up to the whole, and errors that are told as they are."""
+"""Groups add up to the whole, and the list of errors is complete."""
 
 import random
 from dataclasses import replace
@@ -116,7 +116,7 @@ def test_confusion_and_errors_agree_with_the_score(seed):
     assert outcomes.count("wrong novelty") == whole["pair_type"].tp - whole["all"].tp
 
 
-def test_with_a_schema_the_pairs_that_nobody_relates_are_counted():
+def test_with_a_schema_unrelated_pairs_are_counted():
     gold, _ = corpus(3)
     bare = [replace(doc, relations=()) for doc in gold]
     found = breakdown.confusion(bare, bare, SCHEMA)
@@ -171,7 +171,7 @@ def test_pairs_fall_into_groups_by_where_they_are_mentioned(doc):
     }
 
 
-def test_an_error_tells_what_was_said_what_is_true_and_where_to_read_it(doc):
+def test_an_error_has_prediction_gold_and_sentence(doc):
     gold = replace(
         doc,
         relations=(

@@ -1,4 +1,4 @@
-"""What a model tells apart, against counting by hand."""
+"""Threshold-free measures against counts by hand."""
 
 from itertools import product
 
@@ -7,7 +7,7 @@ import pytest
 
 from embre.document import Concept
 from embre.evaluation.discrimination import discrimination
-from embre.relations.passes import UNLABELLED
+from embre.relations.pair_labels import UNLABELLED
 from embre.relations.scored_pairs import ScoredPairs
 
 NAN = float("nan")
@@ -23,7 +23,7 @@ def pairs_of(related, types, novel, labels, gold_novel) -> ScoredPairs:
     )
 
 
-def test_each_part_is_judged_over_the_pairs_that_it_is_asked_of() -> None:
+def test_each_measure_is_over_its_own_pairs() -> None:
     found = discrimination(
         pairs_of(
             related=[0.9, 0.8, 0.7, 0.1, 0.2],
@@ -52,7 +52,7 @@ def test_each_part_is_judged_over_the_pairs_that_it_is_asked_of() -> None:
     }
 
 
-def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
+def test_auc_is_the_share_of_correctly_ordered_pairs() -> None:
     rng = np.random.default_rng(0)
     said, novel = rng.integers(0, 8, 60) / 8, rng.random(60) < 0.4
     only = np.tile([0.0, 1.0], (60, 1))
@@ -68,7 +68,7 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
 @pytest.mark.parametrize(
     ("novel", "gold_novel"), [([NAN, NAN], [1, 0]), ([0.5, 0.5], [NAN, NAN]), ([0.5, 0.5], [1, 1])]
 )
-def test_what_nobody_says_or_nothing_contradicts_is_left_out(novel, gold_novel) -> None:
+def test_measures_without_data_are_left_out(novel, gold_novel) -> None:
     types = [[0.5, 0.5]] * 2
     assert set(discrimination(pairs_of([0.5, 0.5], types, novel, [1, 2], gold_novel))) == {
         "related",
@@ -77,6 +77,6 @@ def test_what_nobody_says_or_nothing_contradicts_is_left_out(novel, gold_novel) 
     assert discrimination(pairs_of([0.5, 0.5], types, novel, [0, 0], [NAN, NAN])) == {}
 
 
-def test_a_certain_mistake_costs_much_but_not_without_end() -> None:
+def test_log_loss_is_finite() -> None:
     found = discrimination(pairs_of([1.0], [[1.0, 1e-12]], [NAN], [2], [NAN]))
     assert found["type"]["accuracy"] == 0 and 20 < found["type"]["log_loss"] < 21

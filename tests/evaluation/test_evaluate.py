@@ -1,4 +1,4 @@
-"""One evaluation of everything, and the files it leaves."""
+"""The complete evaluation and its files."""
 
 import csv
 import json
@@ -14,8 +14,7 @@ from embre.evaluation.bootstrap import document_counts, interval
 from embre.evaluation.discrimination import discrimination
 from embre.evaluation.evaluate import ERRORS, EVALUATION, evaluate_documents, write_evaluation
 from embre.evaluation.scoring import METRICS, score
-from embre.relations.pair_labels import label_pairs
-from embre.relations.passes import NOVEL
+from embre.relations.pair_labels import NOVEL, label_pairs
 from embre.relations.scored_pairs import Decision, ScoredPairs, decide
 from embre.tally import Tally
 
@@ -95,7 +94,7 @@ def test_without_pairs_and_probabilities_there_are_no_curves(gold, tmp_path):
     assert names == {EVALUATION, ERRORS, "confusion.png"}
 
 
-def test_no_plot_of_an_earlier_evaluation_stays(gold, predicted, tmp_path):
+def test_plots_of_an_earlier_evaluation_are_removed(gold, predicted, tmp_path):
     (tmp_path / "report.html").touch()
     write_evaluation(tmp_path, evaluate_documents(gold, predicted))
     assert len(list(tmp_path.glob("*.png"))) == 3
@@ -103,9 +102,7 @@ def test_no_plot_of_an_earlier_evaluation_stays(gold, predicted, tmp_path):
     assert {*written, tmp_path / "report.html"} == set(tmp_path.iterdir())
 
 
-def test_with_probabilities_of_the_predicted_ones_the_curve_ends_at_what_was_predicted(
-    gold, predicted
-):
+def test_curves_of_predicted_relations_end_at_the_last_prediction(gold, predicted):
     found = evaluate_documents(gold, predicted)
     assert not found.of_candidates
     for metric in METRICS:

@@ -1,4 +1,4 @@
-"""What is judged right and what wrong."""
+"""Outcomes of matching predicted with gold relations."""
 
 import pytest
 
@@ -9,7 +9,7 @@ BRAF, DRUG = Concept("Gene", "673"), Concept("Chemical", "C1")
 
 
 def outcomes(predicted: list[Relation], gold: list[Relation]) -> list[str]:
-    return [verdict.outcome for verdict in match_relations(predicted, gold)]
+    return [match.outcome for match in match_relations(predicted, gold)]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def outcomes(predicted: list[Relation], gold: list[Relation]) -> list[str]:
         ([(BRAF, DRUG, "Bind", True)], [(DRUG, BRAF, "Bind", True)] * 2, ["correct"]),
     ],
 )
-def test_each_error_class_is_told_apart(predicted, gold, expected):
+def test_outcomes_of_matches(predicted, gold, expected):
     assert outcomes([Relation(*p) for p in predicted], [Relation(*g) for g in gold]) == expected
 
 

@@ -16,7 +16,7 @@ GENE, DRUG, DISEASE = Concept("Gene", "1"), Concept("Chemical", "1"), Concept("D
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30), st.integers(0, 4))
-def test_a_curve_is_that_of_a_loop(rows, unreachable):
+def test_a_curve_equals_that_of_a_loop(rows, unreachable):
     confidence = np.array([c / 5 for c, _ in rows])
     right = np.array([r for _, r in rows], dtype=bool)
     num_gold = int(right.sum()) + unreachable
@@ -52,7 +52,7 @@ PAIRS = ScoredPairs(
 )
 
 
-def test_pairs_are_ranked_by_all_that_must_be_right():
+def test_pairs_are_ranked_by_the_confidence_of_the_metric():
     ranked = ranked_pairs(PAIRS)
     confidence, right = ranked["pair"]
     assert confidence.tolist() == [0.8, 0.5] and right.tolist() == [True, False]

@@ -1,4 +1,4 @@
-"""The curator's page: what is judged right, that any text is safe in it, and that it draws."""
+"""The HTML report: its data, safety of any text, and what a browser draws."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def relation(head: Concept, tail: Concept, type: str, novel: bool | None, p: flo
     return Relation(head, tail, type, novel, p)
 
 
-def test_an_unread_gold_document_is_all_missed_and_an_unjudged_one_has_no_outcomes():
+def test_documents_without_prediction_are_missed_and_without_gold_have_no_outcomes():
     link = relation(BRAF, MELANOMA, "Association", True)
     view = report_view([document("1", link)], [document("2", link)])
     unjudged, unread = view["documents"]
@@ -43,7 +43,7 @@ def test_an_unread_gold_document_is_all_missed_and_an_unjudged_one_has_no_outcom
     assert (unread["id"], unread["tally"]) == ("2", {"missed": 1})
 
 
-def test_a_concept_is_called_by_its_most_frequent_form_or_else_its_identifier():
+def test_a_concept_is_named_by_its_most_frequent_form():
     text = "B-raf, BRAF and BRAF"
     mentions = (
         mention(text, "B-raf", BRAF),
@@ -112,7 +112,7 @@ def test_a_hostile_text_stays_data(tmp_path):
     assert "alert" not in code and page.count("<script>") == 1
 
 
-def test_the_page_asks_the_network_for_nothing(tmp_path):
+def test_the_page_loads_nothing_from_the_network(tmp_path):
     path = tmp_path / "report.html"
     write_report(path, [document("1")])
     page = path.read_text("utf-8")
@@ -190,7 +190,7 @@ def test_of_500_documents_one_is_drawn_and_chips_leave_what_they_name(tmp_path: 
     assert told["found"] == "250 of 500 documents"
 
 
-def test_an_evaluation_has_a_part_of_its_own_and_asks_the_network_for_nothing(tmp_path):
+def test_an_evaluation_has_a_section_and_loads_nothing_from_the_network(tmp_path):
     gold = [document("1", relation(BRAF, MELANOMA, "Association", True))]
     said = [document("1", relation(BRAF, MELANOMA, "Bind", True, 0.7))]
     path = tmp_path / "report.html"

@@ -128,7 +128,7 @@ def dev_blocks(corpora) -> list[str]:
     return (corpora / "biored" / "Dev.PubTator").read_text("utf-8").strip("\n").split("\n\n")
 
 
-def test_dev_against_itself_is_perfect(dev):
+def test_gold_against_itself_is_perfect(dev):
     tally = Tally()
     scores = score(dev, dev, tally=tally)
     assert counts(scores) == dict.fromkeys(METRICS, (1162, 0, 0))
@@ -227,7 +227,7 @@ def test_without_novelty_on_either_side_its_metrics_equal_the_others():
         ("both", False, ("pair", "pair_type")),
     ],
 )
-def test_the_metrics_of_a_task_that_nobody_learnt_are_none(tasks, novelty, learnt):
+def test_metrics_of_untrained_tasks_are_left_out(tasks, novelty, learnt):
     assert learnt_metrics(replace(SCHEMA, novelty=novelty), tasks) == learnt
 
 

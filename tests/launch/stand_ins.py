@@ -38,7 +38,10 @@ class Counts:
 
     def step(self, micro_batches: list[Any], step: int, lr: float) -> StepResult:
         self.steps += 1
-        asked = [interrupts.asked_to_stop(), self.world.rank == 0 and interrupts.asked_to_save()]
+        asked = [
+            interrupts.stop_requested(),
+            self.world.rank == 0 and interrupts.take_save_request(),
+        ]
         stop, save = self.world.all_reduce([float(value) for value in asked])
         return StepResult({"token": 1.0}, 0.5, 100, 7, stop > 0, save > 0)
 

@@ -87,7 +87,7 @@ def test_a_run_that_waits_for_nodes_can_be_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = Autoscaler(monkeypatch, 3)
-    monkeypatch.setattr(nodes, "asked_to_stop", lambda: True)
+    monkeypatch.setattr(nodes, "stop_requested", lambda: True)
     with pytest.raises(NotBegun, match="small: asked to stop while it waited for nodes"):
         wait_for_nodes(job_in(tmp_path))
     assert cluster.pending == []

@@ -1,4 +1,4 @@
-"""What tests of compiled parts begin with."""
+"""Fixtures for the tests of compiled parts."""
 
 from collections.abc import Iterator
 

@@ -85,7 +85,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) -> None:
+def test_logits_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch, sampled: bool) -> None:
     size, chunk = 2000, 900
     monkeypatch.setattr(chunked_softmax, "CHUNK_LOGITS", chunk)
     monkeypatch.setattr(chunked_softmax, "ALIGNED_ROWS", 1)
@@ -108,7 +108,7 @@ def test_all_logits_never_exist(monkeypatch: pytest.MonkeyPatch, sampled: bool) 
 
 
 @pytest.mark.parametrize("num_vectors", [1, 1400, 9999, 40_000])
-def test_chunks_are_as_wide_as_fast_products_want_them(num_vectors: int) -> None:
+def test_chunk_widths_are_aligned(num_vectors: int) -> None:
     device = torch.device("meta")  # which computes nothing
     vectors, table = (torch.empty(n, 1, device=device) for n in (num_vectors, 1 << 20))
     labels = torch.empty(num_vectors, dtype=torch.int64, device=device)
@@ -130,7 +130,7 @@ def test_the_gradient_passes_gradcheck(given: tuple) -> None:
         )
 
 
-def test_logits_far_apart_are_no_infinity(given: tuple) -> None:
+def test_logits_far_apart_give_finite_losses(given: tuple) -> None:
     vectors, table, labels = given
     loss = cross_entropy_sum(1e4 * vectors, table, two_types(labels))
     wanted = plain(1e4 * vectors, table, labels)
@@ -138,7 +138,7 @@ def test_logits_far_apart_are_no_infinity(given: tuple) -> None:
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, (vectors, table)))
 
 
-def test_a_type_of_one_concept_costs_nothing(given: tuple) -> None:
+def test_a_type_of_one_concept_gives_zero_loss(given: tuple) -> None:
     vectors, table, labels = given
     only = [full_block(slice(0, NUM_VECTORS), 7, 1, torch.zeros_like(labels))]
     loss = cross_entropy_sum(vectors, table, only)
@@ -146,7 +146,7 @@ def test_a_type_of_one_concept_costs_nothing(given: tuple) -> None:
     assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))
 
 
-def test_nothing_to_identify_is_a_loss_of_zero(given: tuple) -> None:
+def test_no_mention_gives_zero_loss(given: tuple) -> None:
     _, table, _ = given
     nobody = torch.zeros(0, DIMENSION, dtype=torch.float64, requires_grad=True)
     loss = cross_entropy_sum(nobody, table, [])
@@ -155,7 +155,7 @@ def test_nothing_to_identify_is_a_loss_of_zero(given: tuple) -> None:
 
 
 @pytest.mark.usefixtures("chunk")
-def test_ranks_count_who_is_above(given: tuple) -> None:
+def test_ranks_count_the_rows_above(given: tuple) -> None:
     vectors, table, labels = given
     blocks = two_types(labels)
     _, label = score(vectors, table, blocks)
@@ -172,7 +172,7 @@ def against(labels: Tensor, drawn: Tensor, shifts: Tensor) -> ScoringBlock:
     return ScoringBlock(slice(0, NUM_VECTORS), FIRST + drawn, drawn, labels, FIRST + labels, shifts)
 
 
-def test_a_sample_is_right_on_average_about_the_other_rows(given: tuple) -> None:
+def test_the_sampled_sum_is_unbiased(given: tuple) -> None:
     """The log-Q correction makes the sum over a sample an unbiased one of the sum over all."""
     vectors, table, labels = (part.detach() for part in given)
     vectors = 0.3 * vectors
@@ -199,7 +199,7 @@ def test_a_sample_has_the_labels_once_each_and_some_of_the_rest() -> None:
     assert torch.equal(names, again) and not torch.equal(names, other)
 
 
-def test_what_is_drawn_is_even_and_is_known_beforehand() -> None:
+def test_draws_are_uniform_and_reproducible() -> None:
     counts = torch.zeros(50, dtype=torch.int64)
     for seed in range(200):
         names, _ = draw(50, 2.0, seed, torch.tensor([0]))
@@ -212,12 +212,12 @@ def test_what_is_drawn_is_even_and_is_known_beforehand() -> None:
     ]
 
 
-def test_drawing_never_waits_for_the_device() -> None:
+def test_drawing_does_not_synchronize_with_the_device() -> None:
     names, shifts = draw(1000, 0.1, 1, torch.tensor([7, 900, 7, 3], device="meta"))
     assert len(names) == len(shifts) == 104
 
 
-def test_a_table_that_says_nothing_knows_nothing(given: tuple) -> None:
+def test_ties_and_nans_count_against_the_label(given: tuple) -> None:
     vectors, table, labels = given
     for value in (0.0, float("nan")):
         blocks = [full_block(slice(0, 9), FIRST, SIZE, labels)]
@@ -231,7 +231,7 @@ def test_the_smallest_type_has_a_sample_too() -> None:
     assert names.tolist() == [0, 0] and shifts.tolist() == [0, -math.inf]
 
 
-def test_a_sample_without_others_is_no_contest(given: tuple) -> None:
+def test_a_sample_of_the_label_only_gives_zero_loss(given: tuple) -> None:
     vectors, table, labels = given
     only_itself = against(torch.full_like(labels, 3), torch.tensor([3, 3]), torch.zeros(2))
     loss = cross_entropy_sum(vectors, table, [only_itself])

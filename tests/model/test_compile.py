@@ -130,7 +130,7 @@ def test_dropout_of_a_compiled_pass_depends_on_the_seed_alone(source: StreamSour
     assert found[0] != walk(model_of(source), batches)
 
 
-def test_the_attention_of_cuda_is_traced_in_one_piece(source: StreamSource) -> None:
+def test_cuda_attention_is_traced_without_graph_break(source: StreamSource) -> None:
     """On the device "meta" the kernel is what torch tells a compiler of it: shapes alone."""
     model = model_of(source).to("meta", torch.bfloat16)
     encode = compiled("aot_eager").encode

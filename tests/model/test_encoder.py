@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from embre.config import EncoderConfig
 from embre.model.backbone import check_length, load_encoder
-from embre.model.strip_forward import NormAsGiven, encode_strip
+from embre.model.strip_forward import LowPrecisionLayerNorm, encode_strip
 from embre.tokenization.tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, refuse_code
 from tests.tiny import tiny_encoder
 
@@ -70,9 +70,9 @@ def test_under_autocast_the_strip_stays_in_half_precision(
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-def test_a_norm_as_given_is_a_plain_norm_in_float32() -> None:
+def test_the_low_precision_norm_is_a_plain_norm_in_float32() -> None:
     torch.manual_seed(0)
-    plain, ours = nn.LayerNorm(16), NormAsGiven(16)
+    plain, ours = nn.LayerNorm(16), LowPrecisionLayerNorm(16)
     nn.init.normal_(plain.weight), nn.init.normal_(plain.bias)
     ours.load_state_dict(plain.state_dict())
     given = 3 + 5 * torch.randn(40, 16)
@@ -110,7 +110,7 @@ def test_an_exported_encoder_is_a_plain_bert(
     )
 
 
-def test_flags_that_transformers_writes_are_no_code(tmp_path: Path) -> None:
+def test_harmless_flags_of_transformers_are_accepted(tmp_path: Path) -> None:
     harmless = {
         "_attn_implementation_autoset": True,
         "_attn_implementation": "eager",
@@ -161,7 +161,7 @@ def test_a_folder_that_names_code_is_refused_before_it_is_read(
     assert not canary.exists()
 
 
-def test_a_json_file_that_is_none_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_broken_json_file_is_named(folder: Path, tmp_path: Path) -> None:
     copy_tokenizer(folder, tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: not readable as JSON"):
@@ -176,7 +176,7 @@ class Evil:
         return os.mkdir, (str(self.canary),)
 
 
-def test_pickled_weights_are_refused_and_converted_by_the_line_that_is_told(
+def test_pickled_weights_are_refused_with_a_command_that_converts_them(
     folder: Path, tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     model, canary = load_encoder(tiny_encoder(folder), tokenizer), tmp_path / "canary"
@@ -197,7 +197,7 @@ def test_pickled_weights_are_refused_and_converted_by_the_line_that_is_told(
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 
-def test_what_is_no_bert_is_refused(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+def test_other_models_than_bert_are_refused(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="config.json"):
         load_encoder(EncoderConfig(path=str(tmp_path)), tokenizer)
     (tmp_path / "config.json").write_text('{"model_type": "roberta", "vocab_size": 1000}')

@@ -44,7 +44,7 @@ def test_the_entity_head_is_the_product_of_type_and_identifier() -> None:
     assert losses.keys() == {"type", "identifier"} and len(nothing) == 0
 
 
-def test_in_evaluation_it_tells_ranks_and_right_types() -> None:
+def test_evaluation_returns_ranks_and_correct_types() -> None:
     head = entity_head()
     vectors, types, ids, counts = mentions()
     with torch.no_grad():

@@ -24,7 +24,7 @@ def vocabulary(**counts: list[int]) -> EntityVocabulary:
     return vocabulary_of(pa.table(arrays, SCHEMA))
 
 
-def test_half_of_the_mentions_are_head_and_the_last_fifth_tail() -> None:
+def test_head_has_half_of_the_mentions_and_tail_the_last_fifth() -> None:
     entities = vocabulary(Gene=[5, 2, 1, 1, 1], Disease=[4, 4, 4], Chemical=[9])
     bounds = frequency_bounds(entities)
     assert bounds[GENE].tolist() == [1, 3]
@@ -64,6 +64,6 @@ def test_sums_of_parts_add_up() -> None:
     assert whole == pytest.approx({name: parts[0][name] + parts[1][name] for name in NAMES})
 
 
-def test_nobody_to_identify_has_no_scores() -> None:
+def test_empty_groups_have_no_scores() -> None:
     nobody = np.zeros(0, dtype=np.int64)
     assert scores(score_sums(nobody, nobody, nobody, frequency_bounds(vocabulary(Gene=[1])))) == {}

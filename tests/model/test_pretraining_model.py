@@ -1,4 +1,4 @@
-"""The model of pretraining works only where there are targets, and gives what all of it would."""
+"""The pretraining model computes only what its targets need, with equal results."""
 
 from dataclasses import replace
 from itertools import islice
@@ -63,7 +63,7 @@ def with_all_rows(batch: Batch) -> Batch:
     )
 
 
-def test_the_last_layer_at_rows_gives_the_losses_and_gradients_of_all_of_it(
+def test_the_last_layer_at_some_rows_gives_equal_losses_and_gradients(
     source: StreamSource,
 ) -> None:
     model = model_of(source)
@@ -95,7 +95,7 @@ def kept_bytes(model: PretrainingModel, batch: Batch) -> int:
     return sum(kept.values())
 
 
-def test_checkpointing_keeps_less_and_changes_nothing(source: StreamSource) -> None:
+def test_checkpointing_saves_memory_and_changes_no_result(source: StreamSource) -> None:
     plain = model_of(source, dropout=0.2)
     saving = model_of(source, dropout=0.2, activation_checkpointing=True)
     batch = next(stream_batches(source, 0))

@@ -1,4 +1,4 @@
-"""A table whose rows the ranks share gives what one rank alone gives, and goes on at any number."""
+"""A concept table sharded over ranks equals the table of one rank."""
 
 from collections.abc import Sequence
 
@@ -85,7 +85,7 @@ def assert_alike(found: Sequence[tuple], wanted: Sequence[tuple]) -> None:
 @pytest.mark.parametrize("sample_above", [NO_SAMPLE, LARGE])
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.slow
-def test_two_and_four_ranks_give_what_one_gives(size: int, sample_above: int) -> None:
+def test_two_and_four_ranks_equal_one(size: int, sample_above: int) -> None:
     wanted, _, full_block = walk(World(), sample_above, 0, STEPS)
     found, _, same_rows = together(size, sample_above, 0, STEPS)
     assert_alike(found, wanted)
@@ -94,7 +94,7 @@ def test_two_and_four_ranks_give_what_one_gives(size: int, sample_above: int) ->
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 4), (4, 2)])
 @pytest.mark.slow
-def test_any_number_of_ranks_takes_up_a_state(before: int, after: int) -> None:
+def test_a_state_loads_on_any_number_of_ranks(before: int, after: int) -> None:
     wanted, end, full_block = together(1, LARGE, 0, STEPS)
     first, state, _ = together(before, LARGE, 0, 1)
     second, last, same_rows = together(after, LARGE, 1, STEPS, state)
@@ -103,14 +103,14 @@ def test_any_number_of_ranks_takes_up_a_state(before: int, after: int) -> None:
     torch.testing.assert_close(same_rows, full_block, rtol=1e-5, atol=1e-6)
 
 
-def test_what_goes_on_from_a_state_is_equal_to_the_last_bit() -> None:
+def test_a_restored_table_continues_bit_for_bit() -> None:
     whole = walk(World(), LARGE, 0, STEPS)
     first, state, _ = walk(World(), LARGE, 0, 1)
     second, end, rows = walk(World(), LARGE, 1, STEPS, state)
     assert (first + second, end, rows) == whole
 
 
-def test_it_is_the_table_that_is_one_matrix() -> None:
+def test_the_sharded_table_equals_the_single_matrix() -> None:
     rows = rows_of(World())
     plain = ConceptTable(SIZES, DIMENSION, NO_SAMPLE, 0.5)
     plain.weight.data.copy_(rows.weight)
@@ -124,7 +124,7 @@ def test_it_is_the_table_that_is_one_matrix() -> None:
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_a_measured_loss_is_that_of_learning_and_logits_are_made_twice(
+def test_validation_loss_equals_training_loss_and_logits_are_computed_twice(
     monkeypatch: pytest.MonkeyPatch, sharded: bool
 ) -> None:
     table = ConceptTable(SIZES, DIMENSION, NO_SAMPLE, 0.5).double()
@@ -143,7 +143,7 @@ def test_a_measured_loss_is_that_of_learning_and_logits_are_made_twice(
 
 
 @pytest.mark.parametrize("sample_above", [NO_SAMPLE, LARGE])
-def test_one_rank_never_waits_for_its_device(sample_above: int) -> None:
+def test_one_rank_does_not_synchronize_with_its_device(sample_above: int) -> None:
     """The device `meta` has no values, so whatever asks it for one is an error."""
     device = torch.device("meta")
     table = ShardedTable(rows_of(World(device=device)), sample_above, 0.5)
@@ -170,7 +170,7 @@ def test_an_update_is_adam_with_one_second_moment_for_a_row() -> None:
     torch.testing.assert_close(rows.weight, wanted)
 
 
-def test_rows_are_dealt_out_in_turn() -> None:
+def test_rows_are_distributed_round_robin() -> None:
     """Half of a sample are the frequent concepts, the first ones: no rank may have them all."""
     by_rank = [rows_of(World(rank, 3)).parts for rank in range(3)]
     for number, size in enumerate(SIZES):

@@ -48,9 +48,9 @@ def test_values_and_gradients_are_those_of_plain_attention(
     assert ours[1].grad is not None and not ours[1].grad[5:9].any()
 
 
-def test_gradients_are_the_slopes() -> None:
+def test_gradients_pass_gradcheck() -> None:
     assert torch.autograd.gradcheck(attention, inputs(torch.float64), fast_mode=True)
 
 
-def test_the_op_is_what_a_compiler_is_told_of_it() -> None:
+def test_the_custom_op_passes_opcheck() -> None:
     library.opcheck(on_cpu, (*inputs(torch.float32), ROWS, PLACES))

@@ -71,7 +71,7 @@ def test_padding_changes_no_loss_and_no_gradient(vocabulary: int, half: bool) ->
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
-def test_its_weights_are_as_they_were() -> None:
+def test_aligned_logits_leave_the_weights_unchanged() -> None:
     model, plain = bert(101), bert(101)
     align(model)
     assert model.state_dict().keys() == plain.state_dict().keys()
@@ -79,7 +79,7 @@ def test_its_weights_are_as_they_were() -> None:
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
 
 
-def test_the_loss_is_cross_entropy_and_what_has_no_label_counts_for_nothing() -> None:
+def test_the_loss_is_cross_entropy_over_labelled_targets() -> None:
     model = bert(101)
     align(model)
     states, labels = asked(101)

@@ -78,7 +78,7 @@ def test_counts_are_those_of_the_training_documents_alone(
         assert found == {other: n for (one, other), n in together.items() if one == mine}
 
 
-def test_nothing_in_sight_is_the_order_by_mentions(shard_set: ShardSet) -> None:
+def test_without_visible_concepts_the_order_is_by_frequency(shard_set: ShardSet) -> None:
     source = source_of(shard_set, streams=1)
     counts = count(source, np.zeros(0, dtype=np.int64))
     rows = slice(0, sum(source.settings.entities.sizes))
@@ -89,7 +89,7 @@ def test_nothing_in_sight_is_the_order_by_mentions(shard_set: ShardSet) -> None:
     assert len(counts.keys) == 0
 
 
-def test_the_score_is_naive_bayes_with_average_company_added() -> None:
+def test_the_score_is_smoothed_naive_bayes() -> None:
     mentions, documents = np.array([9, 4, 0, 7]), np.array([5, 3, 0, 4])
     pairs = {(3, 0): 2, (3, 1): 3, (3, 3): 4, (0, 0): 5, (0, 3): 2, (2, 2): 0}
     queries, size, num_documents = np.array([0, 2, 3]), 4, 20
@@ -120,7 +120,7 @@ def test_the_score_is_naive_bayes_with_average_company_added() -> None:
     assert part == pytest.approx(found[1:3], abs=1e-12)
 
 
-def test_pairs_add_up_however_they_come() -> None:
+def test_pair_counts_do_not_depend_on_the_order() -> None:
     rng = np.random.default_rng(1)
     parts = [rng.integers(50, size=n) for n in (3, 0, 40, 1, 200, 7)]
     pairs = Pairs()

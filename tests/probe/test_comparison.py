@@ -1,4 +1,4 @@
-"""The encoder and the counts rank the same hidden mentions and are scored as a run scores."""
+"""The encoder and the count baselines rank the same hidden mentions."""
 
 import json
 from collections import Counter
@@ -87,7 +87,7 @@ def test_the_encoder_is_scored_as_the_run_scores_it(
     assert scores["all"]["mentions"] == len(found.mentions.rows) > 40
 
 
-def test_the_mentions_are_those_that_the_run_hides_and_nothing_else_is(
+def test_the_probe_hides_the_mentions_that_the_run_hides(
     encoder: PretrainedEncoder, shard_set: ShardSet, found: Comparison
 ) -> None:
     source = found.source
@@ -103,7 +103,7 @@ def test_the_mentions_are_those_that_the_run_hides_and_nothing_else_is(
     )
 
 
-def test_in_sight_are_the_other_concepts_of_the_document(found: Comparison) -> None:
+def test_visible_are_the_other_concepts_of_the_document(found: Comparison) -> None:
     source, mentions, number = found.source, found.mentions, 0
     for members, _ in validation_strips(source):
         rows, owner = concept_rows(source.settings.entities, members.mentions), owners(members)
@@ -116,7 +116,7 @@ def test_in_sight_are_the_other_concepts_of_the_document(found: Comparison) -> N
     assert number == len(mentions.doc_ids) == len(mentions.visible)
 
 
-def test_a_mention_behind_a_hidden_one_is_not_in_sight(tmp_path: Path) -> None:
+def test_a_mention_covered_by_a_hidden_one_is_not_visible(tmp_path: Path) -> None:
     """A mention of two concepts of which one is hidden: the other cannot be seen either."""
     texts = ["<melanoma|Disease|D1,D2> and <braf|Gene|1>", "<mice|Species|10090>"] * 20
     docs = [document(f"{text} {n}", doc_id=str(n)) for n, text in enumerate(texts)]
@@ -163,13 +163,13 @@ def test_the_counts_rank_by_the_training_split(found: Comparison) -> None:
     assert np.array_equal(predicted_right, found.ranks["co-occurrence"] == 1)
 
 
-def test_equal_scores_are_ranked_by_what_knows_nothing_of_them() -> None:
+def test_ties_are_broken_by_hash() -> None:
     scores, hashes = np.array([1.0, 2.0, 1.0, 2.0, 1.0]), np.array([9, 7, 5, 8, 1], dtype=np.uint64)
     assert [rank_of(n, scores, hashes) for n in range(5)] == [5, 1, 4, 2, 3]
     assert first_of(scores, hashes) == 1
 
 
-def test_examples_are_right_by_the_encoder_alone_and_of_several_concepts() -> None:
+def test_examples_are_identified_by_the_encoder_only() -> None:
     ranks = {
         "encoder": np.array([1, 1, 1, 2, 1, 1, 1, 1, 1, 1]),
         "co-occurrence": np.array([2, 5, 1, 2, 2, 3, 4, 2, 2, 2]),
@@ -209,7 +209,7 @@ def test_the_command_shows_all_three_side_by_side(
         assert example["surface"] == found.mentions.surfaces[number]
 
 
-def test_without_its_run_the_defaults_hold(run: Path, encoder: PretrainedEncoder) -> None:
+def test_without_the_run_the_default_settings_apply(run: Path, encoder: PretrainedEncoder) -> None:
     assert run_config(run / "encoder") is not None
     assert run_config(run) is None
     config = run / "config.yaml"

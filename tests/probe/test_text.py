@@ -1,4 +1,4 @@
-"""A probe says what a plain BERT and a plain softmax say of a text whose mentions are hidden."""
+"""Predictions for hidden mentions equal those of a plain BERT and a plain softmax."""
 
 import json
 import math
@@ -76,7 +76,7 @@ def test_a_table_set_by_hand_gives_its_probabilities_names_and_counts(by_hand: P
     assert (given.num_pieces, open_type.num_pieces) == (1, 2)
 
 
-def test_it_is_what_a_plain_bert_and_a_plain_softmax_say(
+def test_predictions_equal_those_of_plain_transformers(
     encoder: PretrainedEncoder, folder: Path
 ) -> None:
     (answer,) = probe_text(encoder, "a gene [[ab|Gene]] causes melanoma", top=10)
@@ -107,7 +107,7 @@ def test_probabilities_sum_to_1(encoder: PretrainedEncoder) -> None:
     assert sum(c.probability for c in open_type.candidates) == pytest.approx(of_known, abs=1e-6)
 
 
-def test_of_what_is_hidden_only_the_number_of_pieces_is_seen(encoder: PretrainedEncoder) -> None:
+def test_only_the_length_of_a_hidden_mention_is_visible(encoder: PretrainedEncoder) -> None:
     def numbers(surface: str, text: str = "a gene[[{}|Gene]]s causes melanoma") -> list[float]:
         (answer,) = probe_text(encoder, text.format(surface), top=3)
         return [c.probability for c in answer.candidates] + list(answer.types.values())
@@ -124,7 +124,7 @@ def test_each_of_several_hidden_mentions_has_its_own_answer(encoder: PretrainedE
     assert both[0].types != both[1].types
 
 
-def test_a_mark_is_read_as_it_is_meant() -> None:
+def test_marks_are_parsed() -> None:
     def hidden(text: str) -> tuple[Hidden, ...]:
         return parse(text).hidden
 
@@ -150,9 +150,7 @@ def test_a_mark_is_read_as_it_is_meant() -> None:
         ("[[a]] " + "gene " * 126, "129 tokens and the encoder reads at most 128; shorten it"),
     ],
 )
-def test_a_text_that_cannot_be_asked_is_an_error_with_a_remedy(
-    encoder: PretrainedEncoder, text: str, message: str
-) -> None:
+def test_malformed_texts_are_refused(encoder: PretrainedEncoder, text: str, message: str) -> None:
     with pytest.raises(ValueError) as error:
         probe_text(encoder, text, top=3)
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, and thresholds that no others beat."""
+"""Fitted calibration and thresholds."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from embre.corpora.biored import SCHEMA
 from embre.document import Concept
+from embre.evaluation.reliability import reliability
 from embre.relations import calibration
-from embre.relations.calibration import cross_fitted, fit_decision, reliabilities, reliability
+from embre.relations.calibration import FOLDS, cross_fitted, fit_decision
 from embre.relations.scored_pairs import OTHERS, Decision, ScoredPairs, decide, sigmoid
 
 GENE, DRUG, DISEASE = Concept("Gene", "1"), Concept("Chemical", "1"), Concept("Disease", "1")
@@ -76,7 +77,7 @@ def apart(pairs: ScoredPairs) -> ScoredPairs:
     return replace(pairs, concepts=concepts)
 
 
-def test_a_model_that_is_too_sure_and_biased_by_pair_type_is_put_right():
+def test_overconfidence_and_bias_by_pair_type_are_calibrated():
     pairs = drawn(20_000, 1, scale=0.5, shifts=(-1.0, 0.7))
     decision = fit_decision(pairs, SCHEMA, "all")
     assert decision.scale == pytest.approx(0.5, abs=0.03)
@@ -87,7 +88,7 @@ def test_a_model_that_is_too_sure_and_biased_by_pair_type_is_put_right():
     assert reliability(decision.calibrated(pairs).related, related).ece < 0.02
 
 
-def test_novelty_that_is_far_too_sure_is_put_right():
+def test_overconfident_novelty_is_calibrated():
     pairs = drawn(8_000, 14, scale=1.0, shifts=(0.0, 0.0))
     rng = np.random.default_rng(14)
     logits = rng.normal(0, 6, len(pairs))
@@ -105,13 +106,13 @@ def test_novelty_that_is_far_too_sure_is_put_right():
     assert fit_decision(few, SCHEMA, "all").novelty == (1.0, 0.0)
 
 
-def test_the_mean_probability_is_the_share_of_related_pairs():
+def test_mean_calibrated_probability_equals_the_share_of_related_pairs():
     pairs = drawn(3_000, 2, scale=2.0, shifts=(0.5, 0.5))
     mean = fit_decision(pairs, SCHEMA, "all").calibrated(pairs).related.mean()
     assert mean == pytest.approx((pairs.relation_labels != 0).mean(), abs=1e-4)
 
 
-def test_a_pair_type_with_little_data_takes_the_shift_of_the_others():
+def test_a_pair_type_with_little_data_gets_the_shared_bias():
     pairs = drawn(1_000, 3, scale=1.0, shifts=(0.0, 0.0))
     concepts = [(GENE, GENE) if i < 40 else pair for i, pair in enumerate(pairs.concepts)]
     assert set(fit_decision(replace(pairs, concepts=concepts), SCHEMA, "all").biases) == {
@@ -122,7 +123,7 @@ def test_a_pair_type_with_little_data_takes_the_shift_of_the_others():
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_separable_pairs_and_ones_in_the_wrong_order_give_finite_values(wrong):
+def test_separable_and_inverted_scores_give_finite_parameters(wrong):
     rng = np.random.default_rng(4)
     logits = rng.normal(0, 20, 500)
     labels = np.where((logits < 0) if wrong else (logits > 0), 1, 0)
@@ -132,13 +133,13 @@ def test_separable_pairs_and_ones_in_the_wrong_order_give_finite_values(wrong):
 
 
 @pytest.mark.parametrize("labels", [np.zeros(50), np.ones(50), np.full(50, -100), np.zeros(0)])
-def test_where_all_are_related_or_none_is_nothing_is_fitted(labels):
+def test_nothing_is_fitted_if_all_or_no_pairs_are_related(labels):
     rng = np.random.default_rng(5)
     pairs = pairs_of(rng.normal(0, 1, len(labels)), labels.astype(int), rng)
     assert fit_decision(pairs, SCHEMA, "all") == Decision()
 
 
-def test_a_single_document_can_be_fitted_on():
+def test_a_single_document_is_enough_to_fit():
     rng = np.random.default_rng(6)
     logits = rng.normal(0, 1, 40)
     pairs = pairs_of(logits, (logits > 0.5).astype(int), rng, num_documents=1)
@@ -157,7 +158,7 @@ def test_thresholds_reach_a_higher_f1_than_one_half(scale):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 12))
-def test_no_thresholds_reach_a_higher_f1(seed, size):
+def test_fitted_thresholds_are_optimal(seed, size):
     """By trying all of them: two groups, every cut of each."""
     rng = np.random.default_rng(seed)
     probability = rng.integers(0, 6, 2 * size) / 5  # ties, 0 and 1 are among them
@@ -202,7 +203,7 @@ def test_novelty_counts_only_where_both_sides_state_it():
     )
 
 
-def test_a_sure_type_makes_up_for_a_less_sure_relation():
+def test_thresholds_on_the_joint_confidence_beat_those_on_the_relation():
     rng = np.random.default_rng(13)
     logits = rng.normal(0, 1, 3_000)
     labels = np.where(rng.random(3_000) < sigmoid(logits), rng.integers(1, 4, 3_000), 0)
@@ -220,7 +221,7 @@ def test_a_sure_type_makes_up_for_a_less_sure_relation():
     assert f1(pairs, decision) > max(apart_from_type) + 0.02
 
 
-def test_thresholds_are_chosen_for_the_metric_that_is_asked_for():
+def test_thresholds_are_fitted_to_the_given_metric():
     """A model of novelty alone calls every relation by the first type, which is seldom right."""
     pairs = drawn(4_000, 15, scale=1.0, shifts=(-2.0, -2.0))
     certain = np.eye(NUM_TYPES)[np.zeros(len(pairs), dtype=int)]
@@ -238,7 +239,7 @@ def test_thresholds_are_chosen_for_the_metric_that_is_asked_for():
     assert f1_of("pair_type", "pair_type") > f1_of("pair_type", "pair")
 
 
-def test_what_is_fitted_for_a_document_does_not_depend_on_its_own_labels():
+def test_cross_fitting_ignores_the_labels_of_the_fold():
     pairs = drawn(2_000, 10, scale=0.5, shifts=(-1.0, 0.5))
     relations, calibrated = cross_fitted(pairs, SCHEMA, "all")
     inside = pairs.documents % 5 == 2
@@ -258,13 +259,13 @@ def test_what_is_fitted_for_a_document_does_not_depend_on_its_own_labels():
 
 def test_each_document_is_decided_by_the_decision_of_the_other_folds():
     pairs = drawn(2_000, 11, scale=0.5, shifts=(-1.0, 0.5))
-    relations, calibrated = cross_fitted(pairs, SCHEMA, "all", folds=4)
+    relations, calibrated = cross_fitted(pairs, SCHEMA, "all")
     assert len(relations) == pairs.num_documents and sum(map(len, relations)) > 0
-    for fold in range(4):
-        rest = fit_decision(pairs.of(pairs.documents % 4 != fold), SCHEMA, "all")
+    for fold in range(FOLDS):
+        rest = fit_decision(pairs.subset(pairs.documents % FOLDS != fold), SCHEMA, "all")
         whole = decide(pairs, rest, SCHEMA)
-        assert relations[fold::4] == whole[fold::4]
-        inside = pairs.documents % 4 == fold
+        assert relations[fold::FOLDS] == whole[fold::FOLDS]
+        inside = pairs.documents % FOLDS == fold
         by_rest = rest.calibrated(pairs)
         assert (calibrated.related[inside] == by_rest.related[inside]).all()
         assert (calibrated.novel[inside] == by_rest.novel[inside]).all()
@@ -277,36 +278,3 @@ def test_with_too_few_documents_for_folds_nothing_is_fitted():
     assert relations == decide(pairs, Decision(), SCHEMA)
     assert calibrated.related == pytest.approx(pairs.related)
     assert calibrated.novel == pytest.approx(pairs.novel)
-
-
-def test_types_and_novelty_are_as_reliable_as_they_are_where_gold_says_them():
-    pairs = drawn(500, 16, scale=1.0, shifts=(0.0, 0.0))
-    pairs = replace(
-        pairs, relation_labels=np.where(np.arange(500) < 50, -100, pairs.relation_labels)
-    )
-    found = reliabilities(pairs)
-    typed, told = pairs.relation_labels > 0, ~np.isnan(pairs.gold_novel)
-    right = pairs.types.argmax(1)[typed] == pairs.relation_labels[typed] - 1
-    assert found["type"].counts.sum() == typed.sum()
-    assert found["type"].ece == pytest.approx(abs(0.9 - right.mean()))
-    assert found["novelty"].ece == reliability(pairs.novel[told], pairs.gold_novel[told] == 1).ece
-    assert reliabilities(replace(pairs, novel=np.full(500, np.nan)))["novelty"].counts.sum() == 0
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40), st.integers(1, 12))
-def test_reliability_is_that_of_a_loop_over_bins(said, bins):
-    probability = np.array([p for p, _ in said])
-    related = np.array([r for _, r in said], dtype=bool)
-    found = reliability(probability, related, bins)
-    ece = 0.0
-    for b in range(bins):
-        low = -1.0 if b == 0 else b  # in units of the width, as the module counts
-        inside = (probability * bins > low) & (probability * bins <= b + 1)
-        assert found.counts[b] == inside.sum()
-        if inside.any():
-            assert found.predicted[b] == pytest.approx(probability[inside].mean())
-            assert found.observed[b] == pytest.approx(related[inside].mean())
-            ece += abs(probability[inside].mean() - related[inside].mean()) * inside.mean()
-        else:
-            assert np.isnan(found.predicted[b]) and np.isnan(found.observed[b])
-    assert found.ece == pytest.approx(ece)

@@ -1,4 +1,4 @@
-"""Predicted documents, and the folder that a relation model travels in."""
+"""Prediction, and the folder of a relation model."""
 
 import json
 from dataclasses import replace
@@ -72,7 +72,9 @@ def test_every_document_comes_back_in_order(loaded: LoadedModel) -> None:
     assert relation.source_ids is None
 
 
-def test_batches_change_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_batching(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     together = list(predict(loaded, DOCS))
     monkeypatch.setattr(decode, "STRIP_TOKENS", 1)
     assert_same(list(predict(loaded, DOCS)), together)
@@ -80,7 +82,7 @@ def test_batches_change_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyP
     assert_same(list(predict(loaded, DOCS)), together)
 
 
-def test_a_block_is_decided_when_the_next_one_is_under_way(
+def test_a_block_is_decided_after_the_next_one_is_queued(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, seen = decode.start_scoring, []
@@ -96,7 +98,7 @@ def test_a_block_is_decided_when_the_next_one_is_under_way(
     assert seen == ["start 1", "start 2", "result 1", "start 3", "result 2", "result 3"]
 
 
-def test_a_strip_is_as_full_as_its_longest_pass_says(
+def test_strips_are_filled_by_their_longest_pass(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = [one for doc in DOCS for one in loaded.builder.passes(doc, Tally())]
@@ -152,7 +154,7 @@ def test_the_folder_is_a_plain_bert_too(loaded: LoadedModel, tmp_path: Path) -> 
         assert torch.equal(state[name], value), name
 
 
-def test_a_folder_that_is_no_relation_model(folder: Path, tmp_path: Path) -> None:
+def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no config.json"):
         load_relation_model(folder, CPU)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -162,7 +164,9 @@ def test_a_folder_that_is_no_relation_model(folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_a_gpu_predicts_in_bf16_where_it_has_it(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_uses_bf16_on_gpus_that_support_it(
+    has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
     assert in_half_precision(torch.device("cuda")) is has
     assert not in_half_precision(CPU)
@@ -177,7 +181,7 @@ def test_another_format_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
         load_relation_model(tmp_path, CPU)
 
 
-def test_a_model_of_a_corpus_that_no_table_knows_loads(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_a_model_of_an_unregistered_corpus_loads(loaded: LoadedModel, tmp_path: Path) -> None:
     types = ("likes", *loaded.builder.schema.relation_types[1:])
     legal = {("Disease", "Gene"): frozenset({"likes"})}
     schema = RelationSchema("mine", types, legal, novelty=False)

@@ -1,4 +1,4 @@
-"""What two concepts attend to is what is said of it, whether computed at once or in shares."""
+"""The context of pairs follows its definition, whether computed at once or in chunks."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertAttention
 
 from embre.relations import localized_context
-from embre.relations.localized_context import FALLOFF_UNIT, LocalizedContext
+from embre.relations.localized_context import FALLOFF_SCALE, LocalizedContext
 from embre.relations.model_folder import LoadedModel
 from embre.relations.pair_batch import PairBatch
 from embre.tally import Tally
@@ -30,7 +30,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 def batch_of(loaded: LoadedModel, texts: list[str]) -> PairBatch:
     passes = [one for text in texts for one in loaded.builder.passes(document(text), Tally())]
-    return loaded.builder.lay(passes, slot=0)
+    return loaded.builder.collate(passes, slot=0)
 
 
 def attention() -> BertAttention:
@@ -45,7 +45,7 @@ def attention() -> BertAttention:
 
 def random_states(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    shapes = (batch.num_read, HIDDEN), (len(batch.concept_types), HIDDEN)
+    shapes = (batch.num_pass_tokens, HIDDEN), (len(batch.concept_types), HIDDEN)
     states, concepts = (torch.randn(shape, generator=generator) for shape in shapes)
     return states.requires_grad_(), concepts.requires_grad_()
 
@@ -56,7 +56,7 @@ def one_by_one(
     """The same by its definition: a pair and a head at a time."""
     size, found = HIDDEN // HEADS, []
     for first, second in batch.pairs.tolist():
-        tokens_n = batch.grids.tokens[batch.grids.owners[first]]
+        tokens_n = batch.indices.tokens[batch.indices.pass_of_concept[first]]
         tokens_n = tokens_n[tokens_n >= 0]
         heads = []
         for head in range(HEADS):
@@ -68,7 +68,7 @@ def one_by_one(
                 spans = [torch.arange(start, end) for start, end, _ in mentions.tolist()]
                 away = (tokens_n[:, None] - torch.cat(spans)).abs().min(1).values
                 asked = key @ context.query(concepts_CH)[concept, part] / size**0.5
-                falloff = FALLOFF_UNIT * context.falloff_A[head]
+                falloff = FALLOFF_SCALE * context.falloff_A[head]
                 scores.append(asked - falloff * away.float().log1p())
                 inside.append(away == 0)
             looks = (
@@ -85,7 +85,7 @@ def one_by_one(
 
 # All at once; a few pairs of a pass; fewer scores than one pair has.
 @pytest.mark.parametrize("chunk", [1 << 22, 5000, 1])
-def test_shares_are_what_the_definition_says(
+def test_chunks_follow_the_definition(
     loaded: LoadedModel, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(2)
@@ -95,29 +95,30 @@ def test_shares_are_what_the_definition_says(
     read = [states, concepts, *context.parameters()]
     expected = one_by_one(context, states, concepts, batch)
     gradients = torch.autograd.grad((expected * weighted).sum(), read)
-    monkeypatch.setattr(localized_context, "CHUNK_SCORES", chunk)
+    monkeypatch.setattr(localized_context, "MAX_SCORES", chunk)
     found = context(states, concepts, batch)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     for one, other in zip(
         torch.autograd.grad((found * weighted).sum(), read), gradients, strict=True
     ):
-        torch.testing.assert_close(one, other, atol=2e-5, rtol=5e-5)
+        # The gradient of key.bias is 0 but for rounding, which depends on the machine.
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=5e-5)
 
 
-def test_without_gradients_nothing_is_to_be_computed_again(
+def test_without_gradients_nothing_is_checkpointed(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context, batch = LocalizedContext(attention()), batch_of(loaded, TEXTS)
     states, concepts = random_states(batch)
-    monkeypatch.setattr(localized_context, "CHUNK_SCORES", 1)
+    monkeypatch.setattr(localized_context, "MAX_SCORES", 1)
     expected = context(states, concepts, batch)
     monkeypatch.setattr(localized_context, "checkpoint", None)
     with torch.no_grad():
         assert torch.equal(context(states, concepts, batch), expected)
 
 
-def test_a_gpu_takes_more_at_once() -> None:
-    on_gpu, on_cpu = (localized_context.most_scores(torch.device(one)) for one in ("cuda", "cpu"))
+def test_a_gpu_has_larger_chunks() -> None:
+    on_gpu, on_cpu = (localized_context.max_scores(torch.device(one)) for one in ("cuda", "cpu"))
     assert on_gpu > 4.6 * on_cpu, "a full strip of BioRED"
 
 
@@ -125,7 +126,7 @@ def test_memory_does_not_grow_with_concepts_times_tokens(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context, chunk = LocalizedContext(attention()), 1 << 13
-    monkeypatch.setattr(localized_context, "CHUNK_SCORES", chunk)
+    monkeypatch.setattr(localized_context, "MAX_SCORES", chunk)
     most = []
     for number in (30, 60):
         # Species are in no pair, and are concepts all the same.
@@ -138,23 +139,21 @@ def test_memory_does_not_grow_with_concepts_times_tokens(
                 if gradient:
                     found.sum().backward()
             most.append(largest.elements)
-        assert HEADS * len(batch.concept_types) * batch.num_read > 3 * chunk
+        assert HEADS * len(batch.concept_types) * batch.num_pass_tokens > 3 * chunk
     assert max(most) <= 2 * chunk
 
 
-def test_scores_of_a_share_are_of_few_concepts(
-    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chunk_has_few_concepts(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = batch_of(loaded, [" ".join(f"<braf|Gene|{n}>" for n in range(40))])
-    monkeypatch.setattr(localized_context, "CHUNK_SCORES", 50 * HEADS * batch.num_read)
-    shares = list(localized_context.shares_of(batch.grids, 0, batch.mentions, HEADS))
-    rows = torch.cat([share.grids.rows for share in shares])
+    monkeypatch.setattr(localized_context, "MAX_SCORES", 50 * HEADS * batch.num_pass_tokens)
+    chunks = list(localized_context.chunks_of(batch.indices, 0, batch.mentions, HEADS))
+    rows = torch.cat([chunk.indices.pair_rows for chunk in chunks])
     assert sorted(rows.tolist()) == list(range(len(batch.pairs)))
-    sizes = [len(share.concepts) for share in shares]
-    assert len(shares) == 16 and sum(sizes) / len(sizes) < 21, "28 in the order of pairs"
+    sizes = [len(chunk.concepts) for chunk in chunks]
+    assert len(chunks) == 16 and sum(sizes) / len(sizes) < 21, "28 in the order of pairs"
 
 
-def test_it_begins_as_an_attention_and_a_run_can_move_its_falloffs() -> None:
+def test_weights_start_as_those_of_the_layer_and_falloffs_can_be_trained() -> None:
     own = attention()
     context = LocalizedContext(own)
     assert torch.equal(context.query.weight, own.self.query.weight)
@@ -165,4 +164,4 @@ def test_it_begins_as_an_attention_and_a_run_can_move_its_falloffs() -> None:
         optimizer.zero_grad()
         context.falloff_A.sum().backward()
         optimizer.step()
-    assert (FALLOFF_UNIT * (before - context.falloff_A) > 0.5).all()
+    assert (FALLOFF_SCALE * (before - context.falloff_A) > 0.5).all()

@@ -1,10 +1,10 @@
-"""The losses are their formulas, and the probabilities follow from them."""
+"""The losses and probabilities of the relation model follow their formulas."""
 
 import pytest
 import torch
 
 from embre.relations.losses import LOSSES, novelty_loss, softmax_probabilities, type_loss
-from embre.relations.passes import NOT_NOVEL, NOVEL, RELATED, UNLABELLED, UNRELATED
+from embre.relations.pair_labels import NOT_NOVEL, NOVEL, RELATED, UNLABELLED, UNRELATED
 
 INF = torch.inf
 
@@ -61,14 +61,14 @@ def test_the_type_loss_is_that_of_the_types_alone_over_related_pairs() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_no_pair_is_no_loss(name: str) -> None:
+def test_no_pair_gives_zero_loss(name: str) -> None:
     empty = torch.zeros(0, 4, requires_grad=True)
     found = LOSSES[name].loss(empty, torch.zeros(0, dtype=torch.int64), 1.0)
     assert found.item() == 0
     found.backward()
 
 
-def test_one_half_is_where_a_type_meets_the_threshold() -> None:
+def test_probability_one_half_is_at_the_threshold() -> None:
     logits = torch.tensor([[1.0, 1.0, -2.0], [1.0, 0.9, 0.9], [0.0, -INF, 3.0]])
     related, types = LOSSES["adaptive_threshold"].probabilities(logits)
     assert related[0] == pytest.approx(0.5) and related[1] < 0.5 < related[2]
@@ -78,7 +78,7 @@ def test_one_half_is_where_a_type_meets_the_threshold() -> None:
     assert types[2].tolist() == [0.0, 1.0]
 
 
-def test_the_novelty_loss_leaves_open_what_nobody_knows() -> None:
+def test_related_pairs_of_unknown_novelty_have_both_as_target() -> None:
     logits = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([UNRELATED, NOT_NOVEL, NOVEL, RELATED, UNLABELLED])
     found = novelty_loss(logits, labels, 0.25)
@@ -105,6 +105,6 @@ def test_novelty_that_is_never_unrelated_has_gradients() -> None:
     assert logits.grad.any(1).tolist() == [True, True, False, False]
 
 
-def test_a_pair_that_is_surely_unrelated_has_a_small_probability_and_not_none() -> None:
+def test_small_probabilities_are_not_rounded_to_zero() -> None:
     related, _ = softmax_probabilities(torch.tensor([[30.0, 0.0, 0.0]]))
     assert 1e-13 < float(related) < 1e-12

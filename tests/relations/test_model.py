@@ -1,4 +1,4 @@
-"""The relation model treats pairs, documents and windows as it says."""
+"""The relation model: invariances, losses, memory, learning."""
 
 import math
 from dataclasses import replace
@@ -23,11 +23,12 @@ from embre.relations import model as relation_model
 from embre.relations.decode import predict
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.localized_context import log_distances
+from embre.relations.location_codes import NUM_EIGHTHS, NUM_MENTION_COUNTS, NUM_PROXIMITIES
 from embre.relations.markers import marker_ids
-from embre.relations.model import concept_vectors, name_markers
+from embre.relations.model import concept_vectors, init_markers
 from embre.relations.model_folder import LoadedModel
-from embre.relations.pair_batch import Grids, PairBatch
-from embre.relations.passes import NOVEL, NUM_EIGHTHS, NUM_NEARNESS, NUM_TIMES, UNRELATED
+from embre.relations.pair_batch import PairBatch, PassIndices
+from embre.relations.pair_labels import NOVEL, UNRELATED
 from embre.tally import Tally
 from embre.world import World
 from tests.tiny import document, tiny_relation_model, tiny_tokenizer
@@ -52,7 +53,7 @@ def loaded(folder: Path) -> LoadedModel:
 
 def batch_of(loaded: LoadedModel, docs: list[Document], slot: int = 0) -> PairBatch:
     passes = [one for doc in docs for one in loaded.builder.passes(doc, Tally())]
-    return loaded.builder.lay(passes, slot)
+    return loaded.builder.collate(passes, slot)
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -82,14 +83,14 @@ def test_the_order_of_a_pair_does_not_matter(folder: Path, way: dict[str, str]) 
     loaded = awake(tiny_relation_model(folder, **way))
     batch = batch_of(loaded, DOCS)
     found = loaded.model.probabilities(batch)
-    grids = batch.grids._replace(pairs=batch.grids.pairs.flip(2))
-    swapped = replace(batch, pairs=batch.pairs.flip(1), grids=grids)
+    indices = batch.indices._replace(pairs=batch.indices.pairs.flip(2))
+    swapped = replace(batch, pairs=batch.pairs.flip(1), indices=indices)
     for one, other in zip(found, loaded.model.probabilities(swapped), strict=True):
         assert_close(one, other)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_documents_together_are_as_each_alone(folder: Path, way: dict[str, str]) -> None:
+def test_results_do_not_depend_on_the_other_documents(folder: Path, way: dict[str, str]) -> None:
     loaded = awake(tiny_relation_model(folder, **way))
     together = loaded.model.probabilities(batch_of(loaded, DOCS))
     alone = [loaded.model.probabilities(batch_of(loaded, [doc])) for doc in (DOCS[0], DOCS[2])]
@@ -111,10 +112,10 @@ def test_illegal_types_have_no_probability(folder: Path, way: dict[str, str]) ->
     assert bool(((found.related > 0) & (found.related < 1)).all())
 
 
-def test_how_two_concepts_meet_counts_and_where_counts_for_novelty(loaded: LoadedModel) -> None:
+def test_location_codes_are_features_and_positions_only_of_novelty(loaded: LoadedModel) -> None:
     batch = batch_of(loaded, DOCS)
     relation, novelty = loaded.model.logits(batch)
-    for column, size in enumerate((NUM_NEARNESS, NUM_TIMES, NUM_EIGHTHS, NUM_EIGHTHS)):
+    for column, size in enumerate((NUM_PROXIMITIES, NUM_MENTION_COUNTS, NUM_EIGHTHS, NUM_EIGHTHS)):
         others = batch.locations.clone()
         others[:, column] = (others[:, column] + 1) % size
         other_relation, other_novelty = loaded.model.logits(replace(batch, locations=others))
@@ -144,7 +145,7 @@ def test_losses_are_sums_over_their_targets(folder: Path) -> None:
     assert_close(losses["novelty"], -right.log().sum())
 
 
-def test_one_task_alone(folder: Path) -> None:
+def test_single_task_models(folder: Path) -> None:
     relation = tiny_relation_model(folder, tasks="relation")
     assert relation.model.loss_weights == {"relation": 1.0, "type": 0.3}
     paper = tiny_relation_model(folder, detection_head="relation", type_weight=0.0)
@@ -166,7 +167,7 @@ def test_one_task_alone(folder: Path) -> None:
         PairConfig(tasks="novelty", detection_head="relation")
 
 
-def test_novelty_of_all_pairs_says_which_are_related(folder: Path) -> None:
+def test_the_novelty_head_detects_relations(folder: Path) -> None:
     loaded = tiny_relation_model(folder)
     assert loaded.model.loss_weights == {"type": 0.3, "novelty": 1.0}
     batch = batch_of(loaded, DOCS)
@@ -186,7 +187,7 @@ def test_novelty_of_all_pairs_says_which_are_related(folder: Path) -> None:
             PairConfig.model_validate(given)
 
 
-def test_attention_that_knows_entities_begins_as_plain_attention(folder: Path) -> None:
+def test_untrained_entity_attention_is_plain_attention(folder: Path) -> None:
     plain, aware = (
         tiny_relation_model(folder),
         tiny_relation_model(folder, attention="entity_aware"),
@@ -200,7 +201,7 @@ def test_attention_that_knows_entities_begins_as_plain_attention(folder: Path) -
 
 
 def test_an_empty_micro_batch_adds_nothing(loaded: LoadedModel) -> None:
-    empty = loaded.builder.lay([], slot=-1)
+    empty = loaded.builder.collate([], slot=-1)
     assert empty.doc_ids == ()
     assert empty.counts == {"relation": 0, "type": 0, "novelty": 0}
     loaded.model.zero_grad()
@@ -246,7 +247,7 @@ def test_a_document_in_windows_has_the_mean_state_of_each_token(folder: Path) ->
     assert not torch.allclose(states[16], states[1]), "windows see less"
 
 
-def test_a_document_that_fits_is_read_the_same_whatever_the_size_of_a_window(folder: Path) -> None:
+def test_window_size_does_not_matter_to_documents_that_fit(folder: Path) -> None:
     narrow, wide = tiny_relation_model(folder, 24, 8), tiny_relation_model(folder, 128, 100)
     one, other = (loaded.model.logits(batch_of(loaded, DOCS)) for loaded in (narrow, wide))
     assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
@@ -274,9 +275,9 @@ def test_memory_does_not_grow_with_pairs_times_tokens(
     ills = " and ".join(f"<melanoma|Disease|D{n}>" for n in range(4))
     loaded = tiny_relation_model(folder, 24, 8)
     batch = batch_of(loaded, [document(f"{' and '.join(genes)} causes {ills}")])
-    scores = batch.num_read * loaded.model.context.heads  # of a concept, or of a pair
+    scores = batch.num_pass_tokens * loaded.model.context.heads  # of a concept, or of a pair
     assert len(batch.pairs) == 855, "as many as the most of a BioRED document, 30836660"
-    monkeypatch.setattr(localized_context, "CHUNK_SCORES", 1 << 16)
+    monkeypatch.setattr(localized_context, "MAX_SCORES", 1 << 16)
     monkeypatch.setattr(relation_model, "PAIRS_AT_ONCE", 256)
     saved: dict[int, int] = {}
 
@@ -304,7 +305,7 @@ def test_chunks_of_pairs_change_nothing(
     at_once = gradients()
     rows = []
     loaded.model.relation.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
-    chunks = ((localized_context, "CHUNK_SCORES", 1), (relation_model, "PAIRS_AT_ONCE", 3))
+    chunks = ((localized_context, "MAX_SCORES", 1), (relation_model, "PAIRS_AT_ONCE", 3))
     for module, constant, size in chunks:
         monkeypatch.setattr(module, constant, size)
         for chunked, expected in zip(gradients(), at_once, strict=True):
@@ -313,7 +314,7 @@ def test_chunks_of_pairs_change_nothing(
     loaded.model.zero_grad()
 
 
-def test_new_markers_begin_near_the_names_of_their_types(folder: Path) -> None:
+def test_new_markers_start_near_the_names_of_their_types(folder: Path) -> None:
     loaded = tiny_relation_model(folder)
     tokenizer = loaded.builder.tokenizer
     rows = loaded.model.bert.embeddings.word_embeddings.weight
@@ -322,11 +323,11 @@ def test_new_markers_begin_near_the_names_of_their_types(folder: Path) -> None:
         words = {"CellLine": "cell line"}.get(name, name)
         pieces = tokenizer.backend.encode(words, add_special_tokens=False).ids
         expected[both] += expected[pieces].mean(0)
-    name_markers(loaded.model, tokenizer)
+    init_markers(loaded.model, tokenizer)
     assert_close(rows.detach(), expected)
 
 
-def test_a_concept_is_not_told_by_the_number_of_its_mentions() -> None:
+def test_concept_vectors_do_not_depend_on_the_number_of_mentions() -> None:
     states = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
     spots = torch.arange(40)
     once = torch.stack([spots[:1], spots[:1] + 1, torch.zeros(1).long()], dim=1)
@@ -342,13 +343,13 @@ def test_pooling_and_distances_of_concepts() -> None:
     assert_close(concept_vectors(states, mentions, 4, 2), expected)
     tokens = torch.tensor([[0, 1, 2, 3, 4], [5, -1, -1, -1, -1]])
     concepts = torch.tensor([[0, -1], [1, -1]])
-    grids = Grids(tokens, concepts, concepts, concepts, owners=torch.tensor([0, 1]))
-    found = log_distances(torch.tensor([[1, 3, 0], [5, 6, 1]]), 2, grids)
+    indices = PassIndices(tokens, concepts, concepts, concepts, torch.tensor([0, 1]))
+    found = log_distances(torch.tensor([[1, 3, 0], [5, 6, 1]]), 2, indices)
     assert_close(found[0, 0], torch.tensor([1.0, 0.0, 0.0, 1.0, 2.0]).log1p())
     assert_close(found[1, 0, :1], torch.zeros(1))
 
 
-def test_distances_of_many_mentions_are_taken_a_few_at_a_time(
+def test_distances_are_computed_in_chunks_of_mentions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -356,10 +357,10 @@ def test_distances_of_many_mentions_are_taken_a_few_at_a_time(
     starts = torch.randperm(400, generator=generator)
     mentions = torch.stack([starts, starts + 1, tokens % 3], dim=1)
     concepts = torch.tensor([[0, 1, 2]])
-    grids = Grids(tokens[None], concepts, concepts, concepts, owners=torch.zeros(3).long())
-    monkeypatch.setattr(localized_context, "CHUNK_SCORES", 2000)
+    indices = PassIndices(tokens[None], concepts, concepts, concepts, torch.zeros(3).long())
+    monkeypatch.setattr(localized_context, "MAX_SCORES", 2000)
     with Largest() as largest:
-        found = log_distances(mentions, 3, grids)
+        found = log_distances(mentions, 3, indices)
     assert largest.elements == 2000
     for concept in range(3):
         spots = mentions[mentions[:, 2] == concept, 0]
@@ -397,7 +398,7 @@ def test_it_learns(folder: Path, way: dict[str, str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [{}, *WAYS[1:4]], ids=str)
-def test_it_learns_eight_documents_by_heart(tmp_path: Path, way: dict[str, str]) -> None:
+def test_it_overfits_eight_documents(tmp_path: Path, way: dict[str, str]) -> None:
     docs = make_corpus(8, seed=3)
     tiny_tokenizer(tmp_path, [doc.text for doc in docs], size=500)
     loaded = tiny_relation_model(tmp_path, **way)
@@ -413,7 +414,7 @@ def test_it_learns_eight_documents_by_heart(tmp_path: Path, way: dict[str, str])
     )
 
 
-def test_scores_are_not_rounded_by_half_precision(loaded: LoadedModel) -> None:
+def test_logits_are_float32_under_autocast(loaded: LoadedModel) -> None:
     loaded.model.half_precision = True
     try:
         scored = loaded.model.logits(batch_of(loaded, DOCS))

@@ -13,23 +13,19 @@ from embre.demo.corpus import make_corpus
 from embre.document import Concept, Document, Passage
 from embre.entity_types import TYPE_INDEX
 from embre.relations.document_loader import DocumentLoader
-from embre.relations.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
-from embre.relations.pair_batch import PairBatch
-from embre.relations.pass_builder import PassBuilder
-from embre.relations.passes import (
+from embre.relations.entity_attention import NUM_SLOTS
+from embre.relations.location_codes import (
     FARTHER,
     NEXT_SENTENCE,
-    NOT_NOVEL,
-    NOVEL,
-    NUM_NEARNESS,
-    NUM_SLOTS,
-    NUM_TIMES,
-    RELATED,
+    NUM_MENTION_COUNTS,
+    NUM_PROXIMITIES,
     SAME_SENTENCE,
-    UNLABELLED,
-    UNRELATED,
-    Pass,
 )
+from embre.relations.markers import MARKERS, add_markers, cut_windows, mark, marker_ids
+from embre.relations.pair_batch import PairBatch
+from embre.relations.pair_labels import NOT_NOVEL, NOVEL, RELATED, UNLABELLED, UNRELATED
+from embre.relations.pass_builder import PassBuilder
+from embre.relations.passes import Pass
 from embre.tally import Tally
 from embre.tokenization.tokenizer import load_tokenizer
 from embre.world import World
@@ -71,7 +67,7 @@ def test_markers_come_after_the_vocabulary(tmp_path: Path) -> None:
         marker_ids(tokenizer)
 
 
-def test_a_text_that_spells_a_marker_is_no_marker(builder: PassBuilder) -> None:
+def test_text_that_spells_a_marker_is_plain_text(builder: PassBuilder) -> None:
     encoded = pass_of(builder, document("the [Gene] <braf|Gene|1> and <gene|Gene|2>"))
     assert words(builder, encoded.tokens).startswith("the [ gene ] [Gene] braf [/Gene] and")
 
@@ -114,7 +110,7 @@ def test_labels_of_candidates(builder: PassBuilder) -> None:
     assert legal == {"None", "Association", "Positive_Correlation", "Negative_Correlation"}
 
 
-def test_where_in_the_document_two_concepts_meet_is_told(builder: PassBuilder) -> None:
+def test_positions_of_the_first_and_last_meeting(builder: PassBuilder) -> None:
     drug, illness, gene = "<Aspirin|Chemical|D1>", "<Melanoma|Disease|D2>", "<Braf|Gene|3>"
     sentences = ["It is so."] * 17
     for place in (0, 9, 15):
@@ -131,11 +127,11 @@ def test_where_in_the_document_two_concepts_meet_is_told(builder: PassBuilder) -
     assert encoded.locations[:, 2:].tolist() == [[4, 4], *[[4, 7]] * 2]  # 9, and 15 of 16
 
 
-def test_how_near_two_concepts_come_and_how_often_is_told(builder: PassBuilder) -> None:
+def test_proximity_and_mention_counts(builder: PassBuilder) -> None:
     drug, illness, gene = "<Aspirin|Chemical|D1>", "<Melanoma|Disease|D2>", "<Braf|Gene|3>"
     once = f"{drug} treats {illness}. {gene} is known. This is far."
     # The gene comes next to both, and the second gene is two sentences from all but the first.
-    for times, near in ((1, SAME_SENTENCE), (2, SAME_SENTENCE + 1), (4, NUM_NEARNESS - 1)):
+    for times, near in ((1, SAME_SENTENCE), (2, SAME_SENTENCE + 1), (4, NUM_PROXIMITIES - 1)):
         text = " ".join([f"{drug} treats {illness}."] * (times - 1) + [once, "<Gene|Gene|4> too."])
         encoded = pass_of(builder, document(text))
         found = {
@@ -152,10 +148,10 @@ def test_how_near_two_concepts_come_and_how_often_is_told(builder: PassBuilder) 
         }
     many = " ".join([f"{drug} treats {illness}."] * 9)
     codes = pass_of(builder, document(many)).locations[:, :2]
-    assert codes.tolist() == [[NUM_NEARNESS - 1, NUM_TIMES - 1]]
+    assert codes.tolist() == [[NUM_PROXIMITIES - 1, NUM_MENTION_COUNTS - 1]]
 
 
-def test_gold_that_cannot_be_learnt_is_counted(builder: PassBuilder) -> None:
+def test_unusable_gold_relations_are_counted(builder: PassBuilder) -> None:
     drug, illness, animal = "Chemical:D001241", "Disease:D008545", "Species:10090"
     relations = [
         (drug, drug, "Association", True),
@@ -174,7 +170,7 @@ def test_gold_that_cannot_be_learnt_is_counted(builder: PassBuilder) -> None:
     assert encoded.novelty_labels.tolist() == [NOT_NOVEL]
 
 
-def test_a_legal_relation_counts_whatever_stands_beside_it(builder: PassBuilder) -> None:
+def test_a_legal_relation_wins_over_illegal_ones_of_its_pair(builder: PassBuilder) -> None:
     drug, illness = "Chemical:D001241", "Disease:D008545"
     legal = (drug, illness, "Association", True)
     second, illegal = (drug, illness, "Negative_Correlation", False), (drug, illness, "Bind", False)
@@ -212,7 +208,7 @@ def test_pairwise_has_a_pass_for_each_pair_with_its_mentions_marked(builder: Pas
     assert shared.mentions.tolist() == [[6, 9, 0], [6, 9, 1]]
 
 
-def test_a_pass_is_made_when_it_is_asked_for(
+def test_passes_are_made_one_at_a_time(
     builder: PassBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, real = [], PassBuilder._pass_of_pair
@@ -223,7 +219,7 @@ def test_a_pass_is_made_when_it_is_asked_for(
     assert isinstance(found, Iterator) and next(found) and made == [0]
 
 
-def test_what_is_not_read_says_nothing_of_how_concepts_meet(builder: PassBuilder) -> None:
+def test_passages_that_are_not_encoded_do_not_count_in_locations(builder: PassBuilder) -> None:
     text = "<braf|Gene|1> in mice. <Melanoma|Disease|D1>."
     one, both = document(text), document(f"{text} <braf|Gene|1> <melanoma|Disease|D1>")
     end = len(one.text)
@@ -250,12 +246,12 @@ def test_novelty_of_all_pairs_has_a_label_for_unrelated_ones(builder: PassBuilde
     assert of_related.novelty_labels.tolist() == [NOVEL, UNLABELLED, UNLABELLED]
 
 
-def test_roles_say_type_and_concept_of_each_token(builder: PassBuilder) -> None:
+def test_entity_codes_give_type_and_concept_of_each_token(builder: PassBuilder) -> None:
     text = "<gene|Gene|1> <mice|Gene|2> a <gene|Gene|1> <braf|Gene|->"
     encoded = pass_of(builder, document(text))
     kind = TYPE_INDEX["Gene"] + 1
     most, other = [kind, 1], [kind, 2]  # the concept with more mentions has the first slot
-    assert encoded.roles.tolist() == [
+    assert encoded.entity_codes.tolist() == [
         *[most] * 3,
         *[other] * 3,
         [0, 0],
@@ -263,10 +259,11 @@ def test_roles_say_type_and_concept_of_each_token(builder: PassBuilder) -> None:
         *[[kind, 0]] * 3,
     ]
     many = pass_of(builder, long_document(NUM_SLOTS + 3))
-    assert many.roles.max() <= NUM_SLOTS and (many.roles[many.mentions[:, 0], 1] == 0).sum() == 4
-    batch = builder.lay([many], slot=0)
-    flat = np.pad(many.roles, ((1, 1), (0, 0)))
-    assert batch.roles.tolist() == flat[batch.reads.numpy()].tolist()
+    assert many.entity_codes.max() <= NUM_SLOTS
+    assert (many.entity_codes[many.mentions[:, 0], 1] == 0).sum() == 4
+    batch = builder.collate([many], slot=0)
+    flat = np.pad(many.entity_codes, ((1, 1), (0, 0)))
+    assert batch.entity_codes.tolist() == flat[batch.token_index.numpy()].tolist()
 
 
 def test_windows_cover_everything_and_cut_no_mention() -> None:
@@ -290,29 +287,29 @@ def test_an_overlap_as_long_as_a_window_is_refused() -> None:
         cut_windows(100, np.zeros((0, 2)), size=10, overlap=10)
 
 
-def test_a_long_document_loses_nothing(builder: PassBuilder) -> None:
+def test_windows_of_a_long_document_keep_all_tokens_and_pairs(builder: PassBuilder) -> None:
     encoded = pass_of(builder, long_document(12))
     assert len(encoded.windows) > 1
     assert len(encoded.pairs) == 12 * 11 // 2 + 12
-    batch = builder.lay([encoded], slot=0)
+    batch = builder.collate([encoded], slot=0)
     assert batch.max_seqlen <= 24
-    assert sorted(set(batch.reads.tolist())) == list(range(len(encoded.tokens) + 2))
-    assert_reads_right(batch, [encoded.tokens], builder)
+    assert sorted(set(batch.token_index.tolist())) == list(range(len(encoded.tokens) + 2))
+    assert_tokens_match(batch, [encoded.tokens], builder)
 
 
-def assert_reads_right(batch: PairBatch, tokens: list[np.ndarray], builder: PassBuilder) -> None:
-    """Each token of the strip is the document token that `reads` says."""
+def assert_tokens_match(batch: PairBatch, tokens: list[np.ndarray], builder: PassBuilder) -> None:
+    """Each token of the strip is the document token that `token_index` says."""
     special = builder.tokenizer.special
     flat = np.concatenate([np.r_[special.cls, part, special.sep] for part in tokens])
-    assert batch.input_ids.tolist() == flat[batch.reads.numpy()].tolist()
+    assert batch.input_ids.tolist() == flat[batch.token_index.numpy()].tolist()
 
 
 def test_indices_of_a_batch_point_at_the_right_documents(builder: PassBuilder) -> None:
     docs = [document(DRUG, [TREATS]), long_document(9), document(DRUG)]
     encoded = [pass_of(builder, doc) for doc in docs]
-    batch = builder.lay(encoded, slot=2)
-    assert_reads_right(batch, [one.tokens for one in encoded], builder)
-    assert batch.grids.owners[batch.pairs[:, 0]].tolist() == [0] + [1] * 45 + [2]
+    batch = builder.collate(encoded, slot=2)
+    assert_tokens_match(batch, [one.tokens for one in encoded], builder)
+    assert batch.indices.pass_of_concept[batch.pairs[:, 0]].tolist() == [0] + [1] * 45 + [2]
     assert batch.counts == {"relation": 47, "type": 1, "novelty": 47}
     assert batch.num_tokens == len(batch.input_ids) == int(batch.cu_seqlens[-1])
     concepts = [concept for one in encoded for concept in one.concepts]
@@ -321,7 +318,7 @@ def test_indices_of_a_batch_point_at_the_right_documents(builder: PassBuilder) -
     for start, end, concept in batch.mentions.tolist():
         kind = int(batch.concept_types[concept])
         assert (flat[start], flat[end - 1]) == (starts[kind], ends[kind])
-    assert batch.num_marked == sum(end - start for start, end, _ in batch.mentions.tolist())
+    assert batch.num_mention_tokens == sum(end - start for start, end, _ in batch.mentions.tolist())
     for (first, second), pair in zip(batch.pairs.tolist(), batch.concept_pairs, strict=True):
         assert pair == (concepts[first], concepts[second])
 
@@ -348,7 +345,7 @@ def test_micro_batches_do_not_depend_on_the_ranks(builder: PassBuilder) -> None:
         assert together == read(alone.step())
 
 
-def test_a_loader_goes_on_where_it_was(builder: PassBuilder) -> None:
+def test_a_restored_loader_continues(builder: PassBuilder) -> None:
     whole, resumed = loader(builder, World()), loader(builder, World())
     for _ in range(3):
         whole.step()
@@ -419,7 +416,7 @@ def test_no_pair_of_biored_is_lost(corpora: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["document", "pairwise"])
-def test_documents_that_are_encoded_together_give_the_same_passes(
+def test_encoding_documents_together_gives_the_same_passes(
     builder: PassBuilder, encoding: str
 ) -> None:
     one = replace(builder, config=builder.config.model_copy(update={"encoding": encoding}))

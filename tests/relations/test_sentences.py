@@ -1,4 +1,4 @@
-"""Sentences end where a reader would say so."""
+"""Sentence splitting."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def sentences(text: str, *mentions: Mention) -> list[str]:
         "No mark at the end",
     ],
 )
-def test_a_text_falls_into_its_sentences(text):
+def test_a_text_is_split_into_sentences(text):
     assert sentences(text.replace("|", " ")) == text.split("|")
 
 

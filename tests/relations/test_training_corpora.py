@@ -1,4 +1,4 @@
-"""Corpora through config alone: read in their own words, trained on together, refused in time."""
+"""Corpora described in a config: checks, joint training, scores."""
 
 import gzip
 import json
@@ -36,14 +36,14 @@ from embre.launch.driver import run_job
 from embre.prediction.predict import predict_files
 from embre.prediction.tasks import PredictSettings
 from embre.register import register_run
+from embre.relations.corpus_checks import contamination_warning
 from embre.relations.decode import predict
 from embre.relations.document_loader import DocumentLoader
 from embre.relations.model_folder import load_relation_model
+from embre.relations.pair_labels import NOVEL, UNLABELLED
 from embre.relations.pass_builder import PassBuilder
-from embre.relations.passes import NOVEL, UNLABELLED
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.relations.training_corpora import (
-    contamination_warning,
     read_annotated,
     read_extra_corpora,
     schema_of,
@@ -145,7 +145,7 @@ def test_a_corpus_that_does_not_fit_its_files_is_refused(
         check(config_of(folder, "refused", corpus=corpus))
 
 
-def test_documents_that_are_scored_are_no_training_data(folder: Path) -> None:
+def test_training_documents_that_are_scored_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="data.train and data.dev share 12 documents"):
         check(config_of(folder, "leaky", train=str(folder / "mine_dev.PubTator")))
     extra = [{"corpus": MINE, "train": str(folder / "mine_dev.PubTator")}]
@@ -167,7 +167,7 @@ def assert_commands_refuse(flawed: Path, sound: Path, message: str) -> None:
             list(run_report(predicted, flawed.parent / "report.html", gold, None, False))
 
 
-def test_what_is_scored_may_not_relate_concepts_that_nothing_mentions(
+def test_scored_relations_of_concepts_without_mention_are_refused(
     folder: Path, tmp_path: Path
 ) -> None:
     dev = folder / "mine_dev.PubTator"
@@ -204,7 +204,7 @@ def with_a_broken_line(path: Path, to: Path) -> Path:
         (with_a_broken_line, r"line/unreadable \(1\).* at .*dev.gz:3"),
     ],
 )
-def test_what_is_scored_is_read_as_a_whole_or_refused(
+def test_a_scored_file_is_read_completely_or_refused(
     folder: Path, tmp_path: Path, damaged: Callable[[Path, Path], Path], reason: str
 ) -> None:
     dev = folder / "mine_dev.PubTator"
@@ -216,7 +216,7 @@ def test_what_is_scored_is_read_as_a_whole_or_refused(
     assert_commands_refuse(flawed, dev, message)
 
 
-def test_an_encoder_of_ours_must_have_held_out_what_is_scored(folder: Path) -> None:
+def test_an_encoder_that_may_have_seen_scored_documents_gives_a_warning(folder: Path) -> None:
     shipped = sorted(read_hold_out_list("biored").ids)
     dev = [document(TEXT, [], doc_id=doc_id) for doc_id in (*shipped[:2], "1")]
     ours = {"run": "ours", "shard_set": "5" * 64, "held_out": ["bc5cdr", "biored"]}
@@ -232,7 +232,7 @@ def test_an_encoder_of_ours_must_have_held_out_what_is_scored(folder: Path) -> N
     assert not contamination_warning({"digest": "e" * 64}, dev, "dev.PubTator"), "it is not ours"
 
 
-def test_training_documents_may_have_a_broken_line_but_no_lost_end(
+def test_training_files_may_have_broken_lines_but_must_be_complete(
     folder: Path, tmp_path: Path
 ) -> None:
     train = folder / "mine_train.PubTator"
@@ -244,9 +244,7 @@ def test_training_documents_may_have_a_broken_line_but_no_lost_end(
         check(config_of(folder, "flawed", extra_corpora=[{"corpus": MINE, "train": lost}]))
 
 
-def test_gold_labels_that_the_config_does_not_know_are_refused_and_not_left_out(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_unknown_gold_labels_are_refused(folder: Path, tmp_path: Path) -> None:
     data = {"train": "x", "dev": "x", "corpus": MINE | {"label_map": {"other": None}}}
     config = {"name": "x", "encoder": {"path": "x"}, "train": {"steps": 1}, "data": data}
     (tmp_path / "run.yaml").write_text(json.dumps(config))
@@ -270,7 +268,9 @@ def test_held_out_documents_without_novelty_are_refused(folder: Path, tmp_path: 
     check(config_of(folder, "bare", **data, dev=str(folder / "dev.PubTator")))
 
 
-def test_several_identifiers_at_one_end_are_named_as_such(folder: Path, tmp_path: Path) -> None:
+def test_relations_with_several_identifiers_at_one_end_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
     doc = document(TEXT, [(DRUG, ILLNESS, "treats", None)], doc_id="1")
     write_pubtator(tmp_path / "several.PubTator", [doc])
     text = (tmp_path / "several.PubTator").read_text().rstrip()
@@ -315,7 +315,7 @@ def test_joint_batches_have_the_labels_and_pairs_of_each_corpus(folder: Path) ->
         [first], builder, data, 1, World(), Tally(), extra_corpora=[([second], mine)]
     )
     (batch,) = loader.step()
-    seen, member = {}, batch.grids.owners[batch.pairs[:, 0]]
+    seen, member = {}, batch.indices.pass_of_concept[batch.pairs[:, 0]]
     for row, pair in enumerate(batch.concept_pairs):
         if {concept.type for concept in pair} == {"Chemical", "Disease"}:
             allowed = zip(biored.labels, batch.legal[row].tolist(), strict=True)
@@ -348,7 +348,7 @@ def run(folder: Path, flushed: list[str]) -> Path:
         return run_job("finetune", config_of(folder, "mine"), Console(file=StringIO()))
 
 
-def test_what_scores_say_is_there_was_flushed_before(run: Path, flushed: list[str]) -> None:
+def test_results_are_flushed_before_the_scores_file(run: Path, flushed: list[str]) -> None:
     names = [name.split(".partial")[0] for name in flushed]
     last = max(at for at, name in enumerate(names) if name.startswith(SCORES))
     for folder in (run / "relation_model", run / "evaluation"):
@@ -357,7 +357,7 @@ def test_what_scores_say_is_there_was_flushed_before(run: Path, flushed: list[st
     assert "report.html" in names[:last] and "dev_predicted.PubTator" in whole
 
 
-def test_an_own_corpus_is_learnt_scored_and_predicted(
+def test_a_described_corpus_is_trained_scored_and_predicted(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
     values = json.loads((run / SCORES).read_text())
@@ -447,7 +447,7 @@ def test_every_relation_of_bc5cdr_is_a_candidate(corpora: Path) -> None:
     assert found["CDR_DevelopmentSet.BioC.xml"] == found[names[1]]
 
 
-def test_bioc_and_pubtator_of_biored_say_the_same(corpora: Path) -> None:
+def test_bioc_and_pubtator_of_biored_are_equal(corpora: Path) -> None:
     schema, found = CORPORA["biored"], []
     for name in ("Dev.PubTator", "Dev.BioC.XML", "Dev.BioC.JSON"):
         docs = read_annotated(str(corpora / "biored" / name), schema, Tally())
@@ -457,7 +457,7 @@ def test_bioc_and_pubtator_of_biored_say_the_same(corpora: Path) -> None:
     assert len(found[0][1]) == 6334
 
 
-def test_documents_of_biored_dev_and_test_are_kept_out_of_a_joint_training(corpora: Path) -> None:
+def test_biored_dev_and_test_are_held_out_of_joint_training(corpora: Path) -> None:
     cdr = str(corpora / "bc5cdr" / "CDR_TrainingSet.PubTator.txt")
     data = CorpusConfig(
         train="-",
@@ -473,7 +473,7 @@ def test_documents_of_biored_dev_and_test_are_kept_out_of_a_joint_training(corpo
     assert not {doc.doc_id for doc in docs} & {doc.doc_id for doc in dev}
 
 
-def test_more_of_the_scored_corpus_is_not_learnt_twice(tmp_path: Path) -> None:
+def test_extra_files_of_the_scored_corpus_are_deduplicated(tmp_path: Path) -> None:
     docs = make_corpus(12, seed=2)
     for name, some in (("train", docs[:6]), ("more", docs[4:10]), ("dev", docs[9:])):
         write_pubtator(tmp_path / f"{name}.PubTator", some)

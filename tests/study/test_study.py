@@ -1,4 +1,4 @@
-"""A study runs its cells, goes on where it was stopped, and its table says what came out."""
+"""A study: its cells, runs, resuming and table."""
 
 import json
 import shutil
@@ -48,7 +48,8 @@ from embre.study.cells import (
     run_folder,
     study_folder,
 )
-from embre.study.table import Result, comparisons, results, write_results
+from embre.study.results import Result, comparisons, results
+from embre.study.table import write_results
 from embre.tracking import read_events
 from embre.workers import OneProcess, Processes
 from tests.shard_sets import write_shards
@@ -104,7 +105,7 @@ def names(study: StudyConfig) -> list[str]:
     return [str(cell) for cell in cells(study)]
 
 
-def test_cells_are_those_of_the_parts_each_once(folder: Path, tmp_path: Path) -> None:
+def test_cells_are_those_of_the_parts_without_duplicates(folder: Path, tmp_path: Path) -> None:
     parts = [{"backbone": ["as_is", "trained"]}, {"tasks": ["both", "relation"]}]
     study = study_of(folder, tmp_path, parts=parts)
     assert names(study) == [
@@ -128,9 +129,7 @@ def test_cells_are_those_of_the_parts_each_once(folder: Path, tmp_path: Path) ->
     assert pretraining_runs(study_of(folder, tmp_path, parts=[{}])) == []
 
 
-def test_a_new_axis_leaves_the_runs_that_are_done_their_names_and_configs(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_new_axis_keeps_names_and_configs_of_finished_runs(folder: Path, tmp_path: Path) -> None:
     parts = [{"backbone": ["as_is", "trained"]}, {"tasks": ["relation"]}]
     before = finetuning_runs(study_of(folder, tmp_path, parts=parts))
     axes = {**AXES, "attention": {"plain": [], "entity_aware": ["pairs.attention=entity_aware"]}}
@@ -158,14 +157,14 @@ def test_a_new_axis_leaves_the_runs_that_are_done_their_names_and_configs(
         ({"seeds": [3, 1, 2, 1]}, "seeds: .*1 given twice; give each seed once"),
     ],
 )
-def test_a_study_that_cannot_be_is_refused(
+def test_an_invalid_study_is_refused(
     folder: Path, tmp_path: Path, values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         study_of(folder, tmp_path, **values)
 
 
-def test_what_the_shipped_study_holds_against_what() -> None:
+def test_comparisons_of_the_shipped_study() -> None:
     study = load_config(StudyConfig, ROOT / "configs/study/embre.yaml")
     compared = {(str(cell), str(against)) for cell, against in pairs_to_compare(study)}
     base = "biored.{}"
@@ -255,7 +254,7 @@ def quiet() -> Console:
     return Console(file=StringIO())
 
 
-def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
+def test_the_table_has_the_results(folder: Path, tmp_path: Path) -> None:
     parts = [{"backbone": ["as_is", "trained"]}, {"tasks": ["relation"]}]
     compare = [{"backbone": ["trained", "as_is"]}, {"tasks": ["relation", "both"]}]
     study = study_of(folder, tmp_path, parts=parts, compare=compare)
@@ -293,7 +292,7 @@ def test_the_table_says_what_came_out(folder: Path, tmp_path: Path) -> None:
     assert (study_folder(study) / "study.png").stat().st_size > 1000
 
 
-def test_what_is_done_is_not_done_again_and_what_fails_is_named(
+def test_finished_runs_are_not_repeated_and_failed_ones_are_named(
     folder: Path, tmp_path: Path
 ) -> None:
     study = study_of(folder, tmp_path, parts=[{"encoding": ["document", "pairwise"]}])
@@ -352,7 +351,7 @@ def test_a_run_that_has_not_begun_may_be_corrected(folder: Path, tmp_path: Path)
         is_done(finetuning_runs(changed)[0])
 
 
-def test_the_config_of_a_run_is_there_whole_or_not_at_all(
+def test_the_config_of_a_run_is_written_atomically(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = study_of(folder, tmp_path, seeds=[1])
@@ -385,9 +384,7 @@ def test_a_study_with_a_secret_in_its_last_run_writes_nothing(
     assert not workers.ran and not list(tmp_path.iterdir())
 
 
-def test_without_its_encoder_a_cell_waits_and_the_others_go_on(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_cell_without_its_encoder_does_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
     study = study_of(folder, tmp_path, parts=[{"backbone": ["as_is", "trained"]}])
     workers = Pretended(lambda name: 0.7, fails="pretrain")
     with pytest.raises(RunFailed, match="pretrain.trained: error: out of luck"):
@@ -435,7 +432,7 @@ def test_a_real_run_of_a_cell(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ended_by", "processes"), [(signal.SIGTERM, 1), (signal.SIGKILL, 2)])
-def test_a_run_saves_and_stops_when_its_study_is_ended(
+def test_a_run_saves_and_stops_when_its_study_is_killed(
     folder: Path, tmp_path: Path, ended_by: signal.Signals, processes: int
 ) -> None:
     never = ["train.steps=1000000", "train.save_every_steps=1000000", "train.log_every_steps=1"]

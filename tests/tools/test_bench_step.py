@@ -16,7 +16,7 @@ from step_texts import MAX_TOKENS, NUM_SPECIAL, made_up_texts, padded
 
 from embre.config import EncoderConfig, NewEncoder
 from embre.model.backbone import load_encoder
-from embre.model.strip_forward import NormAsGiven
+from embre.model.strip_forward import LowPrecisionLayerNorm
 from embre.model.token_head import AlignedLinear, align
 from embre.world import World
 from tests.tiny import tiny_tokenizer
@@ -67,9 +67,9 @@ def test_our_rungs_have_the_modules_of_a_run(setting: Setting, tmp_path: Path) -
         for bert in (model.encoder, run)
     )
     assert kinds == expected
-    assert {NormAsGiven, AlignedLinear} <= {*kinds.values()}
+    assert {LowPrecisionLayerNorm, AlignedLinear} <= {*kinds.values()}
     plain = {*map(type, setting.bert().modules())}
-    assert not plain & {NormAsGiven, AlignedLinear}, "what others measure is plain"
+    assert not plain & {LowPrecisionLayerNorm, AlignedLinear}, "what others measure is plain"
 
 
 def test_operations_are_counted_with_what_is_wasted(setting: Setting) -> None:

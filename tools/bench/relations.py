@@ -125,7 +125,7 @@ def training(loaded: LoadedModel, docs: list[Document]) -> Callable[[], object]:
     """An epoch over documents that are encoded already, as a run has them; in strips of the same
     size for both."""
     passes = [one for doc in docs for one in loaded.builder.passes(doc, Tally())]
-    batches = [loaded.builder.lay(some, slot=0) for some in strips(passes)]
+    batches = [loaded.builder.collate(some, slot=0) for some in strips(passes)]
     device = next(loaded.model.parameters()).device
     world = World(device=device)
     engine = TorchEngine(loaded.model, OptimizerConfig(), loaded.model.loss_weights, world, 1)

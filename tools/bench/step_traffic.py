@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForMaskedLM, BertConfig
 
-from embre.model.strip_forward import NormAsGiven, encode_strip
+from embre.model.strip_forward import LowPrecisionLayerNorm, encode_strip
 
 DOCUMENT = 256
 PRODUCTS = ("aten.mm.default", "aten.addmm.default")
@@ -67,7 +67,8 @@ def main(
     """Count the traffic."""
     hidden, tokens = (64, 512) if quick else (768, 2048)
     console = Console(soft_wrap=True, highlight=False)
-    ours, plain = (of_a_layer(hidden, tokens, norm) for norm in (NormAsGiven, Float32Norm))
+    norms = (LowPrecisionLayerNorm, Float32Norm)
+    ours, plain = (of_a_layer(hidden, tokens, norm) for norm in norms)
     table = Table(title="KB a token and layer, forward and backward")
     for column in ("", "norms in float32", "ours", "calls"):
         table.add_column(column, justify="left" if not column else "right")
