@@ -63,6 +63,25 @@ def test_documents_are_found_in_whatever_wraps_them(wrapped):
     assert [mention.concepts for mention in doc.mentions] == [(Concept("Gene", "673"),), ()]
 
 
+def test_annotations_of_the_document_are_read():
+    first, second = DOCUMENT["passages"]
+    (doc,) = read(DOCUMENT)
+    (same,) = read(
+        {
+            "id": "7",
+            "passages": [first | {"annotations": []}, second],
+            "annotations": first["annotations"],
+        }
+    )
+    assert same == doc
+
+
+def test_a_passage_within_a_passage_is_counted():
+    tally, (first, second) = Tally(), DOCUMENT["passages"]
+    assert read({"id": "7", "passages": [first | {"passages": [second]}]}, tally) == []
+    assert tally.counts == {"document/unreadable": 1}
+
+
 def test_a_broken_line_is_lost_alone():
     tally, line = Tally(), json.dumps(DOCUMENT)
     assert len(read(f"{line}\n{line[:65]}\n{line}\n", tally)) == 2
