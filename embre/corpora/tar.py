@@ -48,7 +48,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def read_members(archive: io.BufferedReader) -> Iterator[Member]:
-    """Yield every member of a tar and of those appended to it (`cat a.tar b.tar`), to the last byte.
+    """Yield every member, also those of tars appended to the first (`cat a.tar b.tar`).
 
     Read `content` before requesting the next member. Raises BrokenArchive for damage, also from
     reading a content.
