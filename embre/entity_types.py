@@ -66,8 +66,18 @@ def split_identifiers(source_type: str, source_identifier: str) -> list[tuple[st
         return []
     raw_parts = separator.split(source_identifier) if separator else [source_identifier]
     stripped = [raw.strip() for raw in raw_parts]
-    parts = [(row.canonical(raw), raw) for raw in stripped if raw]
-    return [(name, raw) for name, raw in parts if _names_something(name)]
+    parts = [(_canonical(row, raw), raw) for raw in stripped if raw]
+    return [(name, raw) for name, raw in parts if name]
+
+
+def _canonical(row: EntityType, raw: str) -> str:
+    """One identifier of a list in canonical form, '' if it names nothing.
+
+    What bars still join is one concept (see `_separator_of`): of `MESH:D1|-` that is `D1`.
+    """
+    joined = raw.split("|") if "|" in row.separators else [raw]
+    names = [row.canonical(part.strip()) for part in joined if part.strip()]
+    return "|".join(filter(_names_something, names))
 
 
 def _names_something(identifier: str) -> bool:

@@ -76,6 +76,21 @@ def test_a_bar_separates_everywhere_but_in_biored():
     assert len(normalise("Disease", "D015458|D016399")[1]) == 2
 
 
+@pytest.mark.parametrize(
+    ("identifier", "expected"),
+    [
+        ("MESH:D015458|MESH:D016399", "D015458|D016399"),
+        ("D015458 | MESH:D016399", "D015458|D016399"),
+        ("D015458|-", "D015458"),
+        ("-|-", ""),
+        ("|", ""),
+    ],
+)
+def test_what_a_bar_joins_in_biored_is_read_part_by_part(identifier, expected):
+    concepts = normalise("DiseaseOrPhenotypicFeature", identifier)[1]
+    assert [concept.identifier for concept in concepts] == [expected] * bool(expected)
+
+
 @pytest.mark.parametrize("source_type", ["FamilyName", "DomainMotif", "Chromosome", "RefSeq", ""])
 def test_a_type_that_names_no_one_thing_stays_unknown(source_type):
     assert normalise(source_type, "3172") == (source_type, ())
