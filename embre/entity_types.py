@@ -139,6 +139,7 @@ _OMIM = re.compile(r"omim_", re.I)
 _SCORE = re.compile(r"[+-]?\d*\.\d+(?:e[+-]?\d+)?|[+-]?\d+e[+-]?\d+", re.I)
 _CELLOSAURUS = re.compile(r"CVCL[:_](\w+)", re.I)
 _RS_NUMBER = re.compile(r"\b(?:rs|RS#:|RSID:)(\d+)\b", re.I)
+_CONTEXT = re.compile(r"(?:Corresponding)?(?:Gene|Species|Disease):|VariantGroup:")
 _HGVS_PROTEIN = re.compile(r"p\.([A-Z])(-?\d+)([A-Z])")
 _HGVS_DNA = re.compile(r"([cgmnr])\.([-+*]?\d+(?:[-+]\d+)?)([ACGTU])>([ACGTU])")
 
@@ -190,6 +191,8 @@ def _variant(identifier: str) -> str:
     if rs_number := _RS_NUMBER.search(identifier):
         return f"rs{rs_number[1]}"
     core = identifier.removeprefix("tmVar:").split(";")[0].removeprefix("HGVS:").strip()
+    if _CONTEXT.match(core):
+        return ""  # a variant that was not identified, of a known gene
     if match := _HGVS_PROTEIN.fullmatch(core):
         return f"p|SUB|{match[1]}|{match[2]}|{match[3]}"
     if match := _HGVS_DNA.fullmatch(core):

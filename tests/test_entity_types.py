@@ -70,6 +70,11 @@ def test_a_missing_identifier_is_no_concept(missing):
         assert normalise(name, missing) == (name, ())
 
 
+def test_a_gene_alone_names_no_variant():
+    assert normalise("OtherMutation", "Gene:10804") == ("Variant", ())
+    assert normalise("Variant", "tmVar:CorrespondingGene:673;VariantGroup:0") == ("Variant", ())
+
+
 def test_a_bar_separates_everywhere_but_in_biored():
     whole = Concept("Disease", "D015458|D016399")
     assert normalise("DiseaseOrPhenotypicFeature", "D015458|D016399")[1] == (whole,)
