@@ -76,6 +76,20 @@ def test_annotations_of_the_document_are_read():
     assert same == doc
 
 
+@pytest.mark.parametrize(
+    ("identifier", "expected"),
+    [(673, ["673"]), (["673", 5609], ["673", "5609"]), ([], []), (None, [])],
+)
+def test_an_identifier_may_be_a_number_or_a_list(identifier, expected):
+    infons = {"type": "Gene", "identifier": identifier}
+    locations = [{"offset": 0, "length": 4}]
+    annotation = {"infons": infons, "text": "BRAF", "locations": locations}
+    (doc,) = read(
+        {"id": "7", "passages": [DOCUMENT["passages"][0] | {"annotations": [annotation]}]}
+    )
+    assert [concept.identifier for concept in doc.mentions[0].concepts] == expected
+
+
 def test_a_passage_within_a_passage_is_counted():
     tally, (first, second) = Tally(), DOCUMENT["passages"]
     assert read({"id": "7", "passages": [first | {"passages": [second]}]}, tally) == []
