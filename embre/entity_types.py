@@ -66,8 +66,18 @@ def split_identifiers(source_type: str, source_identifier: str) -> list[tuple[st
         return []
     raw_parts = separator.split(source_identifier) if separator else [source_identifier]
     stripped = [raw.strip() for raw in raw_parts]
-    parts = [(row.canonical(raw), raw) for raw in stripped if raw]
-    return [(name, raw) for name, raw in parts if _names_something(name)]
+    parts = [(_canonical(row, raw), raw) for raw in stripped if raw]
+    return [(name, raw) for name, raw in parts if name]
+
+
+def _canonical(row: EntityType, raw: str) -> str:
+    """One identifier of a list in canonical form, '' if it names nothing.
+
+    What bars still join is one concept (see `_separator_of`): of `MESH:D1|-` that is `D1`.
+    """
+    joined = raw.split("|") if "|" in row.separators else [raw]
+    names = [row.canonical(part.strip()) for part in joined if part.strip()]
+    return "|".join(filter(_names_something, names))
 
 
 def _names_something(identifier: str) -> bool:
@@ -129,6 +139,7 @@ _OMIM = re.compile(r"omim_", re.I)
 _SCORE = re.compile(r"[+-]?\d*\.\d+(?:e[+-]?\d+)?|[+-]?\d+e[+-]?\d+", re.I)
 _CELLOSAURUS = re.compile(r"CVCL[:_](\w+)", re.I)
 _RS_NUMBER = re.compile(r"\b(?:rs|RS#:|RSID:)(\d+)\b", re.I)
+_CONTEXT = re.compile(r"(?:Corresponding)?(?:Gene|Species|Disease):|VariantGroup:")
 _HGVS_PROTEIN = re.compile(r"p\.([A-Z])(-?\d+)([A-Z])")
 _HGVS_DNA = re.compile(r"([cgmnr])\.([-+*]?\d+(?:[-+]\d+)?)([ACGTU])>([ACGTU])")
 
@@ -180,6 +191,8 @@ def _variant(identifier: str) -> str:
     if rs_number := _RS_NUMBER.search(identifier):
         return f"rs{rs_number[1]}"
     core = identifier.removeprefix("tmVar:").split(";")[0].removeprefix("HGVS:").strip()
+    if _CONTEXT.match(core):
+        return ""  # a variant that was not identified, of a known gene
     if match := _HGVS_PROTEIN.fullmatch(core):
         return f"p|SUB|{match[1]}|{match[2]}|{match[3]}"
     if match := _HGVS_DNA.fullmatch(core):

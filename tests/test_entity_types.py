@@ -70,10 +70,30 @@ def test_a_missing_identifier_is_no_concept(missing):
         assert normalise(name, missing) == (name, ())
 
 
+def test_a_gene_alone_names_no_variant():
+    assert normalise("OtherMutation", "Gene:10804") == ("Variant", ())
+    assert normalise("Variant", "tmVar:CorrespondingGene:673;VariantGroup:0") == ("Variant", ())
+
+
 def test_a_bar_separates_everywhere_but_in_biored():
     whole = Concept("Disease", "D015458|D016399")
     assert normalise("DiseaseOrPhenotypicFeature", "D015458|D016399")[1] == (whole,)
     assert len(normalise("Disease", "D015458|D016399")[1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("identifier", "expected"),
+    [
+        ("MESH:D015458|MESH:D016399", "D015458|D016399"),
+        ("D015458 | MESH:D016399", "D015458|D016399"),
+        ("D015458|-", "D015458"),
+        ("-|-", ""),
+        ("|", ""),
+    ],
+)
+def test_what_a_bar_joins_in_biored_is_read_part_by_part(identifier, expected):
+    concepts = normalise("DiseaseOrPhenotypicFeature", identifier)[1]
+    assert [concept.identifier for concept in concepts] == [expected] * bool(expected)
 
 
 @pytest.mark.parametrize("source_type", ["FamilyName", "DomainMotif", "Chromosome", "RefSeq", ""])

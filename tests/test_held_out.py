@@ -28,6 +28,7 @@ from embre.sharding.shard import ShardSettings, shard
 from embre.shards.shard_set import ShardSet
 from embre.tally import Tally
 from tests.bioc_json_files import write_bioc_json
+from tests.corpora.test_read_documents import make_tar
 from tests.sharding.test_shard import doc_ids, run_tool
 from tools.hold_out_list import main
 
@@ -233,6 +234,13 @@ def test_a_list_that_is_not_understood_lets_nothing_through(
     (tmp_path / "list.txt").write_bytes(data)
     with pytest.raises(ValueError, match=message):
         read_hold_out_list(str(tmp_path / "list.txt"))
+
+
+def test_a_corpus_with_a_member_that_is_not_read_lets_nothing_through(tmp_path: Path) -> None:
+    text = b"7|t|BRAF\n7|a|in mice\n"
+    path = make_tar(tmp_path / "dev.tar", {"a.txt": text, "../b.txt": text})
+    with pytest.raises(ValueError, match="not all of this hold-out corpus.*member/unsafe_name"):
+        read_hold_out_list(str(path))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ def identifier_of(key: str, value: Any) -> str:
     'CVCL:0030'
     """
     prefix = IDENTIFIER_KEYS[key]
-    return prefix + str(value).removeprefix(prefix) if prefix else str(value)
+    spelled = ";".join(map(str, value)) if isinstance(value, list) else str(value)
+    return prefix + spelled.removeprefix(prefix) if prefix else spelled
 
 
 def meaning_of(infons: Iterable[tuple[str, str]]) -> tuple[str, str]:

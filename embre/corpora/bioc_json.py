@@ -4,7 +4,7 @@ A stream is cut into its document objects, whatever encloses them. In a chunk th
 by RS characters, which no JSON text may contain (RFC 7464).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -70,12 +70,14 @@ class _Passage(msgspec.Struct):
     infons: _PassageInfons | None = None
     annotations: list[_Annotation] | None = None
     sentences: list[Any] | None = None
+    passages: list[Any] | None = None
     relations: Any = None
 
 
 class _Document(msgspec.Struct):
     id: str | int
     passages: list[_Passage]
+    annotations: list[_Annotation] | None = None
     relations: Any = None
     pmid: str | int | None = None
     pmcid: str | int | None = None
@@ -139,25 +141,39 @@ def _read(
     place = f"{line}#{doc_id}"
     passages: list[RawPassage] = []
     mentions: list[RawMention] = []
-    new = tuple.__new__  # half the time of RawMention(...)
     for passage in found.passages:
         infons = passage.infons or _NO_PASSAGE_INFONS
         if passage.sentences:
             raise Refused("its text is in sentences, which are not read")
+        if passage.passages:
+            raise Refused("a passage within a passage, which is not read")
         kind = kind_of(infons.type or "", not passages)
         section = infons.section_type or ""
         passages.append(RawPassage(passage.offset, passage.text or "", kind, section))
-        for annotation in passage.annotations or ():
-            text, locations = annotation.text or "", annotation.locations or []
-            start = locations[0].offset if len(locations) == 1 else None
-            length = locations[0].length if start is not None else None
-            if start is None or length is None:
-                drop_mention(len(locations) > 1, text, place, file, tally)
-                continue
-            values = (start, start + length, text, *_meaning(annotation.infons), place)
-            mentions.append(new(RawMention, values))
+        _read_annotations(passage.annotations or (), mentions, place, file, tally)
+    _read_annotations(found.annotations or (), mentions, place, file, tally)
     relations = _relations(found, place) if with_relations else []
     return RawDocument(doc_id, pmid, pmcid, passages, mentions, relations, file)
+
+
+def _read_annotations(
+    annotations: Iterable[_Annotation],
+    mentions: list[RawMention],
+    place: str,
+    file: str,
+    tally: Tally,
+) -> None:
+    """Append the mentions of annotations; those without exactly one location are counted."""
+    new = tuple.__new__  # half the time of RawMention(...)
+    for annotation in annotations:
+        text, locations = annotation.text or "", annotation.locations or []
+        start = locations[0].offset if len(locations) == 1 else None
+        length = locations[0].length if start is not None else None
+        if start is None or length is None:
+            drop_mention(len(locations) > 1, text, place, file, tally)
+            continue
+        values = (start, start + length, text, *_meaning(annotation.infons), place)
+        mentions.append(new(RawMention, values))
 
 
 def _relations(found: _Document, place: str) -> list[RawRelation]:
@@ -166,8 +182,8 @@ def _relations(found: _Document, place: str) -> list[RawRelation]:
     relations = [_relation(one) for some in given if isinstance(some, list) for one in some]
     annotations = {}
     if any(nodes for _, nodes in relations):
-        for passage in found.passages:
-            annotations |= {str(one.id): _meaning(one.infons) for one in passage.annotations or ()}
+        for part in (*found.passages, found):
+            annotations |= {str(one.id): _meaning(one.infons) for one in part.annotations or ()}
     return [relation_of(infons, nodes, annotations, place) for infons, nodes in relations]
 
 

@@ -132,9 +132,12 @@ def read_any(data: bytes, parser: Any, file: str, line: int, tally: Tally) -> Ra
     passages: list[RawPassage] = []
     mentions: list[RawMention] = []
     front: dict[str, str] = {}
-    for part in document.iterchildren("passage"):
-        infons = _read_passage(part, passages, mentions, place, file, tally)
-        front = front or infons
+    for part in document.iterchildren("passage", "annotation"):
+        if part.tag == "passage":
+            infons = _read_passage(part, passages, mentions, place, file, tally)
+            front = front or infons
+        else:
+            _read_annotation(part, mentions, place, file, tally)
     relations = _read_relations(document, place)
     pmid, pmc = front.get("article-id_pmid", ""), front.get("article-id_pmc", "")
     return RawDocument(*ids_of(doc_id, pmid, (pmc,)), passages, mentions, relations, file)
@@ -151,15 +154,10 @@ def _read_passage(
     """Append a passage and its mentions; return its infons."""
     infons: dict[str, str] = {}
     offset, text = None, ""
-    new = tuple.__new__  # half the time of RawMention(...)
     for child in passage:
         tag = child.tag
         if tag == "annotation":
-            values, num_locations = _read_annotation(child, place)
-            if num_locations == 1:
-                mentions.append(new(RawMention, values))
-            else:
-                drop_mention(num_locations, values[2], place, file, tally)
+            _read_annotation(child, mentions, place, file, tally)
         elif tag == "infon":
             infons[child.get("key")] = _text(child)
         elif tag == "offset":
@@ -168,6 +166,8 @@ def _read_passage(
             text = _text(child)
         elif tag == "sentence":
             raise Refused("its text is in sentences, which are not read")
+        elif tag == "passage":
+            raise Refused("a passage within a passage, which is not read")
     if offset is None:
         raise Refused("a passage without offset")
     kind = kind_of(infons.get("type", ""), not passages)
@@ -196,7 +196,10 @@ def _infons(element: Any) -> list[tuple[str, str]]:
     return [(infon.get("key"), infon.text or "") for infon in element.iterchildren("infon")]
 
 
-def _read_annotation(annotation: Any, place: str) -> tuple[tuple, int]:
+def _read_annotation(
+    annotation: Any, mentions: list[RawMention], place: str, file: str, tally: Tally
+) -> None:
+    """Append the mention of an annotation, or count it without exactly one location."""
     text, num_locations, start, end = "", 0, 0, 0
     infons: list[tuple[str, str]] = []
     for child in annotation:
@@ -209,7 +212,12 @@ def _read_annotation(annotation: Any, place: str) -> tuple[tuple, int]:
             end = start + int(child.get("length"))
         elif tag == "text":
             text = _text(child)
-    return (start, end, text, *meaning_of(infons), place), num_locations
+    if num_locations == 1:
+        # Half the time of RawMention(...).
+        mention = tuple.__new__(RawMention, (start, end, text, *meaning_of(infons), place))
+        mentions.append(mention)
+    else:
+        drop_mention(num_locations, text, place, file, tally)
 
 
 def _text(element: Any) -> str:

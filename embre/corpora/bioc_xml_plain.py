@@ -50,18 +50,11 @@ _OTHER_ENTITY = re.compile(r"&(?!(?:lt|gt|amp|quot|apos);)")
 
 def read_plain(data: bytes, file: str, line: int, with_relations: bool) -> RawDocument | None:
     """Read the document; None if it is not plain."""
-    if len(data) > _LARGEST or data.translate(None, _COMMON):
-        return None
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return None
-    escaped = "&" in text
-    if (b"]]>" in data) or (escaped and _OTHER_ENTITY.search(text)):
-        return None
-    head = _DOCUMENT.match(text)
+    text = _decoded(data)
+    head = text and _DOCUMENT.match(text)
     if not head or not (doc_id := _unescape(head[1]).strip()):
         return None
+    escaped = "&" in text
     place = f"{line}#{doc_id}"
     at = head.end()
     passages: list[RawPassage] = []
@@ -91,6 +84,17 @@ def read_plain(data: bytes, file: str, line: int, with_relations: bool) -> RawDo
         return None
     pmid, pmc = front.get("article-id_pmid", ""), front.get("article-id_pmc", "")
     return RawDocument(*ids_of(doc_id, pmid, (pmc,)), passages, mentions, relations, file)
+
+
+def _decoded(data: bytes) -> str:
+    """The document as text; '' if it has what only the parser may read."""
+    if len(data) > _LARGEST or b"]]>" in data or data.translate(None, _COMMON):
+        return ""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return ""
+    return "" if "&" in text and _OTHER_ENTITY.search(text) else text
 
 
 def _read_annotations(

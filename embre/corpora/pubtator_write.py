@@ -39,24 +39,28 @@ def _document_lines(doc: Document) -> Iterator[str]:
     if second is not None:
         yield f"{doc.doc_id}|a|{doc.text[second:].translate(_BREAKS)}"
     for mention in doc.mentions:
-        surface = mention.text.translate(_BREAKS_AND_TABS)
-        columns = [doc.doc_id, str(mention.start), str(mention.end), surface, mention.source_type]
-        yield "\t".join([*columns, mention.source_identifier])
+        names = mention.text, mention.source_type, mention.source_identifier
+        yield _line(doc.doc_id, str(mention.start), str(mention.end), *names)
     for relation in doc.relations:
-        yield "\t".join([doc.doc_id, *_relation_columns(doc, relation)])
+        yield _relation_line(doc, relation)
 
 
-def _relation_columns(doc: Document, relation: Relation) -> list[str]:
+def _line(*columns: str) -> str:
+    # Values from BioC may have tabs and line breaks.
+    return "\t".join(column.translate(_BREAKS_AND_TABS) for column in columns)
+
+
+def _relation_line(doc: Document, relation: Relation) -> str:
     ids = relation.source_ids or (
         spelled_identifier(doc, relation.head),
         spelled_identifier(doc, relation.tail),
     )
-    columns = [relation.type, *ids]
+    columns = [doc.doc_id, relation.type, *ids]
     if relation.novel is not None or relation.probability is not None:
         columns.append("None" if relation.novel is None else NOVELTY[relation.novel])
     if relation.probability is not None:
         columns.append(f"{relation.probability:.4f}")
-    return columns
+    return _line(*columns)
 
 
 def copy_with_relations(source: BinaryIO, target: BinaryIO, documents: Iterator[Document]) -> None:
@@ -130,6 +134,5 @@ def _write_block(target: BinaryIO, lines: list[bytes], doc: Document) -> None:
     if doc.relations and not lines[-1].endswith(b"\n"):
         target.write(end)
     for relation in doc.relations:
-        columns = [doc.doc_id, *_relation_columns(doc, relation)]
-        target.write("\t".join(columns).encode() + end)
+        target.write(_relation_line(doc, relation).encode() + end)
     target.writelines(blank)

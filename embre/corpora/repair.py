@@ -20,6 +20,8 @@ JOINS = (1, -1, 2, -2)
 # Shorter text may match by chance at another place.
 MIN_EVIDENCE_CHARS = 8
 MIN_CHARS = 3
+# Characters that spell out one: `spelled_out("ᾷ")` is "alpha", a circumflex and "iota".
+MAX_SPELLED = 10
 MAX_SHOWN = 80  # characters of a mention shown with a loss
 
 # The mentions that a rule moved, by index in its input list.
@@ -39,6 +41,8 @@ def repair(
     left: list[RawMention] = []
     for mention in wrong:
         fits = 0 <= mention.start < mention.end <= len(text)
+        # Spans come from the file: to spell out a whole text for each would take hours.
+        fits = fits and mention.end - mention.start <= MAX_SPELLED * len(mention.text)
         if fits and same_words(text[mention.start : mention.end], mention.text):
             kept.append(mention)
         else:
@@ -75,7 +79,8 @@ def _fault_of(mention: RawMention, text: str) -> str:
 def _move(mention: RawMention, start: int, text: str) -> RawMention | None:
     """Move the mention to `start` if the text there equals its own; else None."""
     end = start + len(mention.text)
-    if 0 <= start < end == start + mention.end - mention.start and text[start:end] == mention.text:
+    own_length = mention.end - mention.start == len(mention.text)
+    if own_length and start >= 0 and _reads(text, start, end, mention.text):
         return mention._replace(start=start, end=end)
     return None
 
@@ -88,8 +93,9 @@ def _from_bytes(left: list[RawMention], text: str) -> Moved:
     starts = [0, *accumulate(len(char.encode()) for char in text)]
     for at, mention in enumerate(left):
         start, end = (bisect_left(starts, offset) for offset in (mention.start, mention.end))
-        exact = 0 <= start < end < len(starts) and text[start:end] == mention.text
-        if exact and (starts[start], starts[end]) == (mention.start, mention.end):
+        inside = 0 <= start < end < len(starts)
+        whole = inside and (starts[start], starts[end]) == (mention.start, mention.end)
+        if whole and _reads(text, start, end, mention.text):
             moved[at] = mention._replace(start=start, end=end)
     return moved
 
@@ -184,6 +190,11 @@ def _with_columns_swapped(left: list[RawMention], text: str) -> Moved:
         at: mention._replace(text=mention.type, type=mention.text)
         for at, mention in enumerate(left)
         if entity_type_of(mention.text)
-        and 0 <= mention.start < mention.end
-        and text[mention.start : mention.end] == mention.type
+        and mention.start >= 0
+        and _reads(text, mention.start, mention.end, mention.type)
     }
+
+
+def _reads(text: str, start: int, end: int, words: str) -> bool:
+    """Whether `text[start:end]` is `words`, which are not empty, without copying a long span."""
+    return 0 < len(words) == end - start and text.startswith(words, start)

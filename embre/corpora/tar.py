@@ -48,9 +48,10 @@ def is_tar(head: bytes) -> bool:
 
 
 def read_members(archive: io.BufferedReader) -> Iterator[Member]:
-    """Yield every member up to the end marker; read `content` before requesting the next.
+    """Yield every member, also those of tars appended to the first (`cat a.tar b.tar`).
 
-    Raises BrokenArchive for damage, also from reading a content.
+    Read `content` before requesting the next member. Raises BrokenArchive for damage, also from
+    reading a content.
     """
     more: dict[bytes, bytes] = {}  # the extended headers of the next member
     while header := _next_header(archive):
@@ -79,8 +80,13 @@ def read_members(archive: io.BufferedReader) -> Iterator[Member]:
 
 def _next_header(archive: io.BufferedReader) -> bytes | None:
     header = _read(archive, BLOCK)
-    if header == bytes(BLOCK):
-        return None
+    # Padding follows the end marker. It is read to its end, because only then a gzip around the
+    # tar compares its checksum.
+    while not any(header):
+        if not (header := archive.read(BLOCK)):
+            return None
+    if len(header) < BLOCK:
+        raise BrokenArchive("data after the end marker of the tar")
     # The checksum counts its own field as spaces.
     if _number(header[148:156]) != sum(header[:148]) + sum(header[156:]) + 8 * ord(" "):
         raise BrokenArchive("a damaged header in the tar")

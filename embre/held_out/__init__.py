@@ -133,7 +133,9 @@ def _read_all(source: str) -> Iterator[CheckedDocument]:
     for doc in read_checked(source, tally):
         num_read += 1
         yield doc
-    lost = [reason for reason in tally.counts if reason.startswith(("file/", "document/"))]
+    lost = [
+        reason for reason in tally.counts if reason.startswith(("file/", "member/", "document/"))
+    ]
     if lost or not num_read:
         why = ", ".join(lost) or "it is empty"
         raise Refused(

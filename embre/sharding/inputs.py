@@ -12,7 +12,14 @@ from typing import NamedTuple
 import fsspec
 
 from embre.corpora import FORMATS, detect_format
-from embre.corpora.sources import HEAD_BYTES, Source, list_files, locate, open_plain, version_of
+from embre.corpora.sources import (
+    HEAD_BYTES,
+    Source,
+    list_files,
+    locate,
+    open_plain,
+    size_and_version,
+)
 from embre.object_store import with_retries
 from embre.refused import Refused
 from embre.tally import Tally
@@ -48,15 +55,15 @@ def find_inputs(names: Sequence[str]) -> list[Input]:
     num_seen = Counter[str]()
     for source in (match for name in names for match in _matches(name)):
         files = list_files(locate(source))
-        size = sum(file.filesystem.size(file.path) or 0 for file in files)
         local = [Path(file.path) for file in files if Path(file.path).is_file()]
         modified = max((path.stat().st_mtime for path in local), default=0.0)
-        digest = hashlib.sha256()
+        digest, num_bytes = hashlib.sha256(), 0
         for file in files:
-            version = with_retries(file.name, partial(version_of, file))
+            size, version = size_and_version(file)
+            num_bytes += size
             digest.update(f"{file.name}\n{file.path}\n{version}\n".encode(errors="replace"))
         key = digest.hexdigest()
-        found.append(Input(source, size, modified, f"{key}-{num_seen[key]}"))
+        found.append(Input(source, num_bytes, modified, f"{key}-{num_seen[key]}"))
         num_seen[key] += 1
     return found
 
@@ -110,7 +117,8 @@ def _matches(name: str) -> Iterator[str]:
     if is_url:
         locate(name.split("*")[0].split("?")[0].split("[")[0].rsplit("/", 1)[0])
         filesystem, pattern = fsspec.url_to_fs(name)
-        matches = [filesystem.unstrip_protocol(path) for path in filesystem.glob(pattern)]
+        glob_remote = partial(filesystem.glob, pattern)
+        matches = [filesystem.unstrip_protocol(path) for path in with_retries(name, glob_remote)]
     else:
         matches = glob.glob(name, recursive=True)
     if not matches:

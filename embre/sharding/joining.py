@@ -5,7 +5,7 @@ NLM-Chem's PubTator file has a block for each passage: 3,428 blocks of 50 articl
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
 
 from embre.corpora.raw import CheckedDocument
 from embre.tally import Tally
@@ -17,15 +17,13 @@ def join_pieces(docs: Iterable[CheckedDocument], tally: Tally) -> Iterator[Check
     A piece with the text of an earlier one is a duplicate and stays; `choose` removes it later.
     """
     for _, group in groupby(docs, key=lambda doc: (doc.file, doc.doc_id)):
-        pieces: list[CheckedDocument] = []
+        pieces: dict[str, CheckedDocument] = {}  # by text
         for piece in group:
-            if any(piece.text == other.text for other in pieces):
+            if pieces.setdefault(piece.text, piece) is not piece:
                 yield piece
-            else:
-                pieces.append(piece)
-        for piece in pieces[1:]:
+        for piece in islice(pieces.values(), 1, None):
             tally.drop("repaired/piece_joined", f"{piece.file}#{piece.doc_id}")
-        yield _join(pieces) if len(pieces) > 1 else pieces[0]
+        yield _join([*pieces.values()])
 
 
 def _join(pieces: list[CheckedDocument]) -> CheckedDocument:

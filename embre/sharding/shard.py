@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,7 +31,7 @@ from embre.sharding.order import Rows, choose_rows, cut_into_shards
 from embre.sharding.reading import part_size, parts_to_encode
 from embre.sharding.tasks import Progress, ShardTask, TaskSettings, encode_part, write_shards
 from embre.sharding.tokenizer import keep_tokenizer, nothing_to_shard
-from embre.sharding.work_folder import Plan, WorkFolder, only_writer
+from embre.sharding.work_folder import Plan, ShardRecord, WorkFolder, only_writer
 from embre.shards.entities import CONCEPTS, write_concepts
 from embre.shards.shard_set import FORMAT, MANIFEST, Manifest, ShardSet, write_manifest
 from embre.shards.statistics import add_up
@@ -76,7 +77,7 @@ def shard(
     complete set, or there is no document to write; DamagedInputs, unless accepted, if an input
     cannot be read to its end (the parts are kept); OSError if `out` is a file or the disk is full.
     """
-    workers, out = workers or OneProcess(), out.absolute()
+    out = out.absolute()
     found = find_inputs(inputs)
     check_inputs(found, out)
     held = read_lists(hold_out)
@@ -87,37 +88,82 @@ def shard(
             work.remove()
             return _complete(out, plan, found), Tally()
         part_bytes = work.begin(plan, [one.key for one in found], part_size(found))
-        if not work.tokenizer.exists():
-            sources = [source.source for source in found]
-            keep_tokenizer(work.tokenizer, tokenizer_folder, sources, held, settings.vocabulary)
-        task_settings = TaskSettings(
-            tokenizer=str(work.tokenizer),
-            held=[(sorted(one.ids), sorted(one.prints)) for one in held],
-            validation_share=settings.validation_share,
-            block_documents=settings.block_documents,
-        )
-        write_atomic(work.task_settings, msgspec.json.encode(task_settings))
-        fingerprint = load_tokenizer(work.tokenizer).fingerprint
-        found = [one._replace(key=_hash(one.key, fingerprint)[:16]) for one in found]
-        run = _hash(plan.digest, fingerprint)
-        for step in workers.run(
-            encode_part, parts_to_encode(found, work, run, part_bytes, progress)
-        ):
-            progress(step)
-        if not accept_damaged:
-            refuse_damaged(work, found)
-        names = [name for one in found for name in work.part_names(one.key)]
-        tally = _add_up_tallies(work, found, names)
-        order, num_held = choose_rows(work, names, held, tally)
-        if not any(len(rows.parts) for rows in order.values()):
-            raise Refused(nothing_to_shard(inputs, num_held, tally))
-        num_chosen = sum(len(rows.parts) for rows in order.values())
-        progress(Progress(documents_chosen=num_chosen))
-        for step in workers.run(write_shards, _shards_to_do(order, names, settings, work, run)):
-            progress(step)
-        manifest = _finish(work, names, found, num_held, num_chosen, plan, tally)
+        run, found = _prepare(work, plan, found, tokenizer_folder, held, settings)
+        job = _Job(work, run, plan, settings, held, found, progress, workers or OneProcess())
+        names = _encode(job, part_bytes, accept_damaged)
+        manifest, tally = _write(job, names, inputs)
         work.remove()
     return manifest, tally
+
+
+class _Job(NamedTuple):
+    """A run whose tokenizer is known; the keys of `found` depend on it."""
+
+    work: WorkFolder
+    run: str
+    plan: Plan
+    settings: ShardSettings
+    held: list[HoldOutList]
+    found: list[Input]
+    progress: Callable[[Progress], None]
+    workers: Workers
+
+
+def _prepare(
+    work: WorkFolder,
+    plan: Plan,
+    found: list[Input],
+    tokenizer_folder: Path | None,
+    held: list[HoldOutList],
+    settings: ShardSettings,
+) -> tuple[str, list[Input]]:
+    """Write the tokenizer and the settings of the tasks; return the id of the run, and the inputs
+    with keys that also name the tokenizer."""
+    if not work.tokenizer.exists():
+        sources = [one.source for one in found]
+        keep_tokenizer(work.tokenizer, tokenizer_folder, sources, held, settings.vocabulary)
+    task_settings = TaskSettings(
+        tokenizer=str(work.tokenizer),
+        held=[(sorted(one.ids), sorted(one.prints)) for one in held],
+        validation_share=settings.validation_share,
+        block_documents=settings.block_documents,
+    )
+    write_atomic(work.task_settings, msgspec.json.encode(task_settings))
+    fingerprint = load_tokenizer(work.tokenizer).fingerprint
+    found = [one._replace(key=_hash(one.key, fingerprint)[:16]) for one in found]
+    return _hash(plan.digest, fingerprint), found
+
+
+def _encode(job: _Job, part_bytes: int, accept_damaged: bool) -> list[str]:
+    """Encode the inputs into parts; return the names of all parts, in order."""
+    to_do = parts_to_encode(job.found, job.work, job.run, part_bytes, job.progress)
+    for step in job.workers.run(encode_part, to_do):
+        job.progress(step)
+    if not accept_damaged:
+        refuse_damaged(job.work, job.found)
+    return [name for one in job.found for name in job.work.part_names(one.key)]
+
+
+def _write(job: _Job, names: list[str], inputs: list[str]) -> tuple[Manifest, Tally]:
+    """Choose the documents of the parts and write them as a shard set.
+
+    Raises Refused, naming `inputs`, if none is left.
+    """
+    tally = _add_up_tallies(job.work, job.found, names)
+    order, num_held = choose_rows(job.work, names, job.held, tally)
+    num_chosen = sum(len(rows.parts) for rows in order.values())
+    if not num_chosen:
+        raise Refused(nothing_to_shard(inputs, num_held, tally))
+    job.progress(Progress(documents_chosen=num_chosen))
+    to_do = _shards_to_do(order, names, job.settings, job.work, job.run)
+    for step in job.workers.run(write_shards, to_do):
+        job.progress(step)
+    records = job.work.read_shard_records()
+    if sum(record.entry.documents for record in records) != num_chosen:
+        raise ChildProcessError(
+            f"{job.work.out}: not every shard was written; run the same command again"
+        )
+    return _finish(job, names, records, num_held, tally), tally
 
 
 def _plan(
@@ -177,26 +223,20 @@ def _add_up_tallies(work: WorkFolder, found: list[Input], names: list[str]) -> T
 
 
 def _finish(
-    work: WorkFolder,
+    job: _Job,
     names: list[str],
-    found: list[Input],
+    records: list[ShardRecord],
     num_held: dict[str, int],
-    num_chosen: int,
-    plan: Plan,
     tally: Tally,
 ) -> Manifest:
     """Write the files that describe the whole set; the manifest last."""
+    work = job.work
     tokenizer = load_tokenizer(work.tokenizer)
-    records = work.read_shard_records()
     parts = {name: work.read_part_record(name) for name in names}
     counts = (np.fromfile(work.counts(Path(record.entry.name).stem), COUNT) for record in records)
     concepts = concept_table([work.forms(name) for name in names if parts[name].documents], counts)
     shutil.copytree(work.tokenizer, work.out / TOKENIZER, dirs_exist_ok=True)
     digests = "\n".join(record.token_digest for record in records)
-    if sum(record.entry.documents for record in records) != num_chosen:
-        raise ChildProcessError(
-            f"{work.out}: not every shard was written; run the same command again"
-        )
     manifest = Manifest(
         format=FORMAT,
         tokenizer=tokenizer.fingerprint,
@@ -208,15 +248,15 @@ def _finish(
             "sha256": write_concepts(work.out / CONCEPTS, concepts),
             "rows": concepts.num_rows,
         },
-        settings=plan.settings,
-        sources=sources_of(work, found),
+        settings=job.plan.settings,
+        sources=sources_of(work, job.found),
         documents_read=sum(part.documents_read for part in parts.values()),
         dropped={r: n for r, n in sorted(tally.counts.items()) if not r.startswith(REPAIRED)},
         repaired={r: n for r, n in sorted(tally.counts.items()) if r.startswith(REPAIRED)},
         held_out=num_held,
-        plan=plan.digest,
+        plan=job.plan.digest,
     )
-    write_atomic(work.out / DROPPED, _places(tally, found))
+    write_atomic(work.out / DROPPED, _places(tally, job.found))
     write_card(work.out, manifest, add_up(record.statistics for record in records))
     fsync_tree(work.out)
     write_manifest(work.out, manifest)

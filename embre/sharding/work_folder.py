@@ -160,16 +160,19 @@ class WorkFolder:
         if before.keys != keys:
             # Without keys until everything is removed: if killed here, the next run does the rest.
             write_atomic(path, msgspec.json.encode(Begun(plan, [], before.part_bytes)))
-            shutil.rmtree(self.tokenizer, ignore_errors=True)
-            # Records first: a record without its shard would be taken for a written shard.
-            for pattern in ("shard-*.json", "shard-*.counts"):
-                _remove_files(self.folder, pattern)
-            for pattern in SHARD_NAMES:
-                _remove_files(self.out, pattern)
+            self._remove_what_needs_all_inputs()
             # Parts cut at other places must not be mixed within an input.
             begun = Begun(plan, keys, before.part_bytes)
             write_atomic(path, msgspec.json.encode(begun))
         return before.part_bytes
+
+    def _remove_what_needs_all_inputs(self) -> None:
+        shutil.rmtree(self.tokenizer, ignore_errors=True)
+        # Records first: a record without its shard would be taken for a written shard.
+        for pattern in ("shard-*.json", "shard-*.counts"):
+            _remove_files(self.folder, pattern)
+        for pattern in SHARD_NAMES:
+            _remove_files(self.out, pattern)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)

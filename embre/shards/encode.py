@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from embre.corpora.raw import CheckedDocument
+from embre.document import Passage
 from embre.end_to_end import starts_of, within
 from embre.shards.mention_columns import NOT_USED, MentionColumns, meaning_of
 from embre.shards.mention_row import MENTION_ROW
@@ -59,15 +60,9 @@ def encode_documents(
     A mention covers every token it overlaps, so an end inside a word piece takes the whole piece.
     `columns` are the mentions of the documents, if already extracted.
     """
-    kept = [[p for p in doc.passages if p.kind not in SKIPPED_KINDS] for doc in docs]
-    for doc, passages in zip(docs, kept, strict=True):
-        for _ in range(len(doc.passages) - len(passages)):
-            tally.drop("passage/references_or_table", doc.doc_id)
-    texts = [
-        doc.text[p.start : p.end]
-        for doc, passages in zip(docs, kept, strict=True)
-        for p in passages
-    ]
+    kept = [_used_passages(doc, tally) for doc in docs]
+    pairs = zip(docs, kept, strict=True)
+    texts = [doc.text[p.start : p.end] for doc, passages in pairs for p in passages]
     # All documents share one axis of characters: offset in the document plus its base.
     bases = starts_of([len(doc.text) + 1 for doc in docs])
     passage_starts = starts_of([len(passages) for passages in kept])
@@ -93,6 +88,13 @@ def encode_documents(
         mentions=rows,
         mention_starts=np.searchsorted(doc_of_row, np.append(index, len(docs))),
     )
+
+
+def _used_passages(doc: CheckedDocument, tally: Tally) -> list[Passage]:
+    used = [passage for passage in doc.passages if passage.kind not in SKIPPED_KINDS]
+    for _ in range(len(doc.passages) - len(used)):
+        tally.drop("passage/references_or_table", doc.doc_id)
+    return used
 
 
 def _mention_rows(

@@ -63,6 +63,39 @@ def test_documents_are_found_in_whatever_wraps_them(wrapped):
     assert [mention.concepts for mention in doc.mentions] == [(Concept("Gene", "673"),), ()]
 
 
+def test_annotations_of_the_document_are_read():
+    first, second = DOCUMENT["passages"]
+    (doc,) = read(DOCUMENT)
+    (same,) = read(
+        {
+            "id": "7",
+            "passages": [first | {"annotations": []}, second],
+            "annotations": first["annotations"],
+        }
+    )
+    assert same == doc
+
+
+@pytest.mark.parametrize(
+    ("identifier", "expected"),
+    [(673, ["673"]), (["673", 5609], ["673", "5609"]), ([], []), (None, [])],
+)
+def test_an_identifier_may_be_a_number_or_a_list(identifier, expected):
+    infons = {"type": "Gene", "identifier": identifier}
+    locations = [{"offset": 0, "length": 4}]
+    annotation = {"infons": infons, "text": "BRAF", "locations": locations}
+    (doc,) = read(
+        {"id": "7", "passages": [DOCUMENT["passages"][0] | {"annotations": [annotation]}]}
+    )
+    assert [concept.identifier for concept in doc.mentions[0].concepts] == expected
+
+
+def test_a_passage_within_a_passage_is_counted():
+    tally, (first, second) = Tally(), DOCUMENT["passages"]
+    assert read({"id": "7", "passages": [first | {"passages": [second]}]}, tally) == []
+    assert tally.counts == {"document/unreadable": 1}
+
+
 def test_a_broken_line_is_lost_alone():
     tally, line = Tally(), json.dumps(DOCUMENT)
     assert len(read(f"{line}\n{line[:65]}\n{line}\n", tally)) == 2

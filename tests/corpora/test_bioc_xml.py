@@ -121,6 +121,11 @@ def test_an_annotation_in_two_places_is_counted():
     assert doc.mentions == () and tally.counts == {"mention/discontinuous": 1}
 
 
+def test_annotations_of_the_document_are_read():
+    (doc,) = read(document("", GENE + DISEASE))
+    assert [mention.text for mention in doc.mentions] == ["BRAF", "melanoma"]
+
+
 def test_a_document_of_the_wrong_shape_is_lost_alone():
     tally = Tally()
     broken = document(GENE).replace("<offset>0</offset>", "<offset>zero</offset>")
@@ -138,6 +143,7 @@ def test_a_document_of_the_wrong_shape_is_lost_alone():
         ("\n<passage></passage></document>", "document/unreadable"),
         ("\n<document><id> </id></document>", "document/unreadable"),
         ("\n" + document("").replace("text>", "sentence>"), "document/unreadable"),
+        ("\n" + document("<passage><offset>17</offset></passage>"), "document/unreadable"),
     ],
 )
 def test_a_broken_document_is_lost_alone(body, reason):

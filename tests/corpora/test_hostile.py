@@ -97,6 +97,17 @@ def test_xml_that_does_harm_is_refused(content, reason):
     assert Path("/etc/hostname").read_text().strip() not in str(tally)
 
 
+@pytest.mark.parametrize("columns", ["zz\tGene", "Gene\tzz"])
+def test_mentions_as_long_as_the_text_take_no_hours(columns):
+    title = "αb " * 1_000_000
+    spans = ((start, len(title) - start) for start in range(3000))
+    lines = "".join(f"7\t{start}\t{end}\t{columns}\t1\n" for start, end in spans)
+    tally, start = Tally(), time.process_time()
+    read_bytes("pubtator", f"7|t|{title}\n7|a|x\n{lines}".encode(), tally)
+    assert time.process_time() - start < 10
+    assert tally.counts == {"mention/offset_mismatch": 3000}
+
+
 def test_comments_do_not_shorten_a_text():
     content = collection(xml_document("a<!-- b -->c<?d e?>f<![CDATA[<g>]]>&lt;"))
     assert [doc.text for doc in read_bytes("bioc_xml", content)] == ["acf<g><"]

@@ -229,6 +229,15 @@ def test_a_predicted_relation_is_written_as_the_document_spells_it():
     assert "2\tBind\t673(Tax:9606)\t5609\tNovel\t0.9731\n" in written
 
 
+def test_tabs_and_line_breaks_of_another_format_do_not_cut_a_line():
+    (doc,) = read("2|t|BRAF MEK\n2\t0\t4\tBRAF\tGene\t673\n2\t5\t8\tMEK\tGene\t5609\n")
+    odd = [replace(m, source_identifier=f"\n {m.source_identifier}\t") for m in doc.mentions]
+    relation = Relation(*doc.mentions_by_concept(), "Bind\n", source_ids=("673", "\t5609"))
+    (again,) = read(write([replace(doc, mentions=tuple(odd), relations=(relation,))]))
+    assert [m.concepts for m in again.mentions] == [m.concepts for m in doc.mentions]
+    assert again.relations[0].pair == relation.pair
+
+
 _words = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0"), max_size=40)
 _names = st.text(
     st.characters(codec="utf-8", exclude_characters="\n\r\t\0"), min_size=1, max_size=8

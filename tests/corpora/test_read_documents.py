@@ -93,6 +93,26 @@ def test_a_tar_cut_in_the_middle_gives_what_is_there(tmp_path):
     assert tally.counts["file/broken_archive"] >= 1
 
 
+def test_appended_tars_are_read_to_the_last(tmp_path):
+    data = make_tar(tmp_path / "dump.tar", {"1": TEXT, "2": TEXT}).read_bytes()
+    (tmp_path / "dump.tar").write_bytes(data + data + bytes(700))
+    tally = Tally()
+    assert ids(tmp_path / "dump.tar", tally) == ["7"] * 4 and not tally.counts
+    (tmp_path / "dump.tar").write_bytes(data + b"rest")
+    assert ids(tmp_path / "dump.tar", tally) == ["7"] * 2
+    assert tally.counts == {"file/broken_archive": 1}
+
+
+@pytest.mark.parametrize("lost", [6, 1])
+def test_damage_behind_the_last_member_of_a_packed_tar_is_counted(tmp_path, lost):
+    # The checksum is behind the end marker of the tar.
+    path = make_tar(tmp_path / "dump.tar.gz", {"1": TEXT}, "w:gz")
+    path.write_bytes(path.read_bytes()[:-lost])
+    tally = Tally()
+    assert ids(path, tally) == ["7"]
+    assert tally.counts == {"file/broken_archive": 1}
+
+
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.txt.* does not exist; give a PubTator"):
         read_documents(tmp_path / "nowhere.txt", Tally())

@@ -14,6 +14,8 @@ from threading import Thread
 import pytest
 
 from embre.corpora import sources
+from embre.corpora.sources import Source
+from embre.sharding import inputs
 from embre.sharding.inputs import Input, check_inputs, find_inputs
 from embre.sharding.shard import ShardSettings, shard
 from embre.sharding.tokenizer import nothing_to_shard
@@ -165,6 +167,15 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_a_file_of_a_web_server_is_found(server: str) -> None:
     assert found(f"{server}/deep/c.PubTator") == [("c.PubTator", 40)]
+
+
+def test_files_of_a_listing_are_not_asked_for_one_by_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [Source(None, f"b/{n}", f"s3://b/{n}", 40, f"40 etag-{n}") for n in range(3)]
+    monkeypatch.setattr(inputs, "list_files", lambda source: listed)
+    (one,) = find_inputs([str(folder)])
+    assert one.bytes == 120
 
 
 def test_a_signed_url_is_found_where_its_folder_is_not_readable(server: str) -> None:

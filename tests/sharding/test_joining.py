@@ -1,6 +1,7 @@
 """Pieces of one article become one document, whose mentions are where its text says."""
 
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -75,6 +76,12 @@ def test_a_copy_among_pieces_stays_a_document_of_its_own() -> None:
     found, tally = joined(piece("One a."), piece("Two b."), piece("One a."))
     assert sorted(doc.text for doc in found) == ["One a.", "One a. Two b."]
     assert tally.counts == {"repaired/piece_joined": 1}
+
+
+def test_a_file_with_one_id_for_all_blocks_takes_no_hours() -> None:
+    started = time.process_time()
+    (doc,), _ = joined(*(piece(f"Text {number:6}") for number in range(20_000)))
+    assert len(doc.passages) == 40_000 and time.process_time() - started < 5
 
 
 def test_the_blocks_of_nlm_chem_are_fifty_articles(corpora: Path) -> None:
