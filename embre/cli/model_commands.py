@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from embre.cli.console import console
 from embre.cli.options import local_path
@@ -95,6 +96,9 @@ def predict(
     gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs per task, as 0.25.")] = 0,
     tracking_uri: TrackingUri = None,
     device: Device = "cpu",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as one JSON object.")
+    ] = False,
 ):
     """Predict relations, novelty and probabilities: the same files come out with relations.
 
@@ -114,7 +118,8 @@ def predict(
         ray=ray,
         gpus=gpus,
         tracking_uri=tracking_uri,
-        console=console,
+        as_json=as_json,
+        console=Console(stderr=True, highlight=False, soft_wrap=True) if as_json else console,
     )
     for line in lines:
         console.print(line)

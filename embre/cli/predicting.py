@@ -1,10 +1,12 @@
 """Implements `embre predict`: fetches the model, chooses the workers, shows progress."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 from uuid import uuid4
 
 from rich.console import Console, RenderableType
@@ -41,9 +43,10 @@ def run_prediction(
     ray: str | None,
     gpus: float,
     tracking_uri: str | None,
+    as_json: bool,
     console: Console,
 ) -> Iterator[RenderableType]:
-    """Predict, with progress on `console`, and yield the summary.
+    """Predict, with progress on `console`, and yield the summary, `as_json` as one object.
 
     `ray` is the address of a cluster, `gpus` the GPUs of each of its tasks. Raises RunFailed at the
     end, with all outputs written, if an input was not read to its end.
@@ -75,7 +78,7 @@ def run_prediction(
             progress,
             lambda line: console.print(Text(line)),
         )
-    yield from summary(found, out)
+    yield from [Text(json.dumps(summary_json(found)))] if as_json else summary(found, out)
     if found.not_read:
         named = ", ".join(found.not_read[:MAX_NAMED])
         more = len(found.not_read) - MAX_NAMED
@@ -99,6 +102,21 @@ def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
         yield f"{found.predicted_now:,} documents in {found.seconds:,.0f} s, {rate:,.1f} a second"
     yield Text(f"report: {found.report}")
     yield from dropped_lines(found.tally.lines())
+
+
+def summary_json(found: Predicted) -> dict[str, Any]:
+    """The same as one object; see docs/FORMATS.md."""
+    return {
+        "documents": found.documents,
+        "relations": found.relations,
+        "files": [str(path) for path in found.files],
+        "done_before": found.done_before,
+        "predicted_now": found.predicted_now,
+        "seconds": round(found.seconds, 3),
+        "report": str(found.report),
+        "not_read": found.not_read,
+        "dropped": dict(found.tally.counts),
+    }
 
 
 def check_workers(device: str, processes: int, ray: str | None, gpus: float) -> None:
