@@ -63,7 +63,9 @@ def evaluate(
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="Folder, or models:/NAME@ALIAS from the registry.")],
+    model: Annotated[
+        str, typer.Argument(help="Run folder, its relation_model/, or models:/NAME@ALIAS.")
+    ],
     inputs: Annotated[list[str], typer.Argument(help="PubTator or BioC files, folders, archives.")],
     out: Annotated[
         Path, typer.Option(parser=local_path, help="Folder for the files with relations.")

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from embre.cli.device import device_named
+from embre.finetune import RELATION_MODEL
 from embre.launch.errors import RunFailed
 from embre.launch.tables import dropped_lines
 from embre.launch.workers import make_workers
@@ -132,8 +133,8 @@ def check_workers(device: str, processes: int, ray: str | None, gpus: float) -> 
 
 @contextmanager
 def model_folder(model: str, out: Path, tracking_uri: str | None) -> Iterator[Path]:
-    """The folder of a model. A registered one is fetched into `out`, which all nodes see, and
-    removed afterwards.
+    """The folder of a model, which may lie in that of its run. A registered one is fetched into
+    `out`, which all nodes see, and removed afterwards.
 
     Call it with `out` locked: it removes models that killed runs left there.
     """
@@ -141,7 +142,8 @@ def model_folder(model: str, out: Path, tracking_uri: str | None) -> Iterator[Pa
         if re.fullmatch(r"[0-9a-f]{32}", leftover.name.removeprefix(FETCHED)):
             rmtree(leftover)
     if not model.startswith("models:/"):
-        yield Path(model)
+        in_run = Path(model) / RELATION_MODEL
+        yield in_run if in_run.is_dir() else Path(model)
         return
     scratch = out / f"{FETCHED}{uuid4().hex}"
     try:

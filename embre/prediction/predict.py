@@ -129,9 +129,11 @@ def predict_files(
             f"{', '.join(inputs)}: no document to predict; formats read: {', '.join(FORMATS)}"
             + "".join(f"; {line.strip()}" for line in result.tally.lines()[:3])
         )
-    shown = (doc for file in result.files for doc in read_documents(file, Tally()))
-    facts = {"Documents": f"{result.documents:,}"}
-    write_report(result.report, list(islice(shown, MOST_REPORTED)), title=title, facts=facts)
+    docs = (doc for file in result.files for doc in read_documents(file, Tally()))
+    shown = list(islice(docs, MOST_REPORTED))
+    in_all = {f"documents predicted, the first {len(shown):,} are here": f"{result.documents:,}"}
+    facts = in_all if result.documents > len(shown) else {}
+    write_report(result.report, shown, title=title, facts=facts)
     return result
 
 

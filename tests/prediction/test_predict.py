@@ -361,6 +361,31 @@ def test_the_command_says_how_fast_and_what_was_not_taken(
     assert (out / "relations" / "sub" / "b.json.parquet").is_file()
 
 
+def test_the_folder_of_a_run_is_taken_for_its_model(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert model.name == "relation_model"
+    out, documents = given.parent / "out", str(given / "a.PubTator")
+    words = ["predict", str(model.parent), documents, "--out", str(out), "--json"]
+    monkeypatch.setattr("sys.argv", ["embre", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code and json.loads(capsys.readouterr().out)["predicted_now"] == 12
+
+
+def test_a_report_of_some_documents_says_how_many_there_are(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cards(page: Path) -> dict[str, str]:
+        found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.read_text("utf-8"))
+        return {name: value for name, value in found if "documents" in name.lower()}
+
+    assert cards(run(model, given).report) == {"documents": "24"}
+    monkeypatch.setattr(predict, "MOST_REPORTED", 5)
+    in_all = "documents predicted, the first 5 are here"
+    assert cards(run(model, given).report) == {"documents": "5", in_all: "24"}
+
+
 def test_the_summary_as_json_is_all_of_the_output(
     model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
