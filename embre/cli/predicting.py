@@ -68,17 +68,21 @@ def run_prediction(
                 console.print(line)
 
         progress = Progress(show, SHOW_EVERY_S if console.is_terminal else LOG_EVERY_S)
-        found = predict_files(
-            folder,
-            inputs,
-            out,
-            f"Predicted by {model}",
-            settings,
-            workers,
-            overwrite,
-            progress,
-            lambda line: console.print(Text(line)),
-        )
+        try:
+            found = predict_files(
+                folder,
+                inputs,
+                out,
+                f"Predicted by {model}",
+                settings,
+                workers,
+                overwrite,
+                progress,
+                lambda line: console.print(Text(line)),
+            )
+        except KeyboardInterrupt:
+            console.print("stopped; run the same command again to predict what is not done")
+            raise
     yield from [Text(json.dumps(summary_json(found)))] if as_json else summary(found, out)
     if found.not_read:
         named = ", ".join(found.not_read[:MAX_NAMED])
