@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from embre.cli.console import console
-from embre.cli.options import local_path
+from embre.cli.options import local_file, local_folder
 from embre.refused import Refused
 
 TrackingUri = Annotated[
@@ -33,7 +33,9 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(parser=local_path, help="Folder for the metrics, errors, plots and a report."),
+        typer.Option(
+            parser=local_folder, help="Folder for the metrics, errors, plots and a report."
+        ),
     ] = None,
     other: Annotated[
         Path | None, typer.Option(help="Predictions of another system to compare with.")
@@ -68,7 +70,7 @@ def predict(
     ],
     inputs: Annotated[list[str], typer.Argument(help="PubTator or BioC files, folders, archives.")],
     out: Annotated[
-        Path, typer.Option(parser=local_path, help="Folder for the files with relations.")
+        Path, typer.Option(parser=local_folder, help="Folder for the files with relations.")
     ],
     threshold: Annotated[
         float | None,
@@ -202,7 +204,7 @@ def register(
 
 def report(
     pred: Annotated[Path, typer.Option(help="Predicted documents.")],
-    out: Annotated[Path, typer.Option(parser=local_path, help="HTML file to write.")],
+    out: Annotated[Path, typer.Option(parser=local_file, help="HTML file to write.")],
     gold: Annotated[Path | None, typer.Option(help="Annotated documents to compare with.")] = None,
     every_pair: EveryPair = False,
     config: CountedBy = None,

@@ -104,6 +104,27 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     assert error.startswith("error: ") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("predict MODEL {}/gold.PubTator --out {}/run.yaml", "is a file: give a folder"),
+        ("evaluate --gold {}/x --pred {}/x --out {}/run.yaml", "is a file: give a folder"),
+        ("report --pred {}/gold.PubTator --out {}", "is a folder: give the name of the file"),
+        ("report --pred {}/gold.PubTator --out s3://bucket/x.html", "is a URL: write to a local"),
+    ],
+)
+def test_an_output_in_a_wrong_place_is_refused_before_the_work(
+    made: Path,
+    arguments: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [word.replace("{}", str(made)) for word in arguments.split()]
+    code, _, error = call(words, monkeypatch, capsys)
+    assert code == 2 and message in " ".join(error.replace("│", " ").split())
+
+
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "study"])
 def test_a_config_that_would_run_code_is_refused_and_does_not(
     command: str,
