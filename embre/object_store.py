@@ -59,6 +59,8 @@ def with_retries(url: str, request: Callable[[], T]) -> T:
             if not _is_remote(url):
                 raise
             shown, why = without_secrets(url), without_secrets(str(error) or type(error).__name__)
+            if isinstance(error, ImportError):  # the packages for stores are extras
+                raise OSError(f"{shown}: cannot be read ({why}); {_INSTALL}") from error
             if lasting := _permanent_error(error, tries):
                 raise lasting(f"{shown}: {_REMEDIES[lasting]} ({why})") from error
             if (wait_s := next(waiting, None)) is None:
@@ -78,6 +80,10 @@ def backoff_delays(url: str) -> Iterator[float]:
         max_wait_s = min(2 * max_wait_s, MAX_WAIT_S)
 
 
+_INSTALL = (
+    "install its driver: pip install -c constraints.txt -e '.[s3]' for s3://, '.[gs]' for gs://; "
+    "pip install aiohttp for https"
+)
 _REMEDIES: dict[type[OSError], str] = {
     FileNotFoundError: "not found",
     PermissionError: "access denied: give every machine credentials for the store, or a URL "
@@ -109,7 +115,7 @@ def _permanent_error(error: BaseException, tries: int) -> type[OSError] | None:
     by_web = type(chain[-1]).__module__.startswith("aiohttp") or isinstance(chain[-1], TimeoutError)
     if isinstance(error, FileNotFoundError) and not by_web:
         return FileNotFoundError
-    return OSError if isinstance(error, ImportError | TypeError | ValueError) else None
+    return OSError if isinstance(error, TypeError | ValueError) else None
 
 
 def _permanent_status(status: int) -> type[OSError] | None:

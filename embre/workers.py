@@ -7,6 +7,7 @@ ahead of time, so memory does not grow with the work.
 import importlib.util
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -66,7 +67,11 @@ def sendable(error: Exception) -> Exception:
 
 
 def _end_with_the_parent() -> None:
-    """Exit when the parent does: a worker of a killed run must not write beside the next run."""
+    """Exit when the parent does: a worker of a killed run must not write beside the next run.
+
+    Ctrl-C at a terminal reaches workers too, and ends them without a traceback of each.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

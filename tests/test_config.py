@@ -360,7 +360,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
     ("text", "message"),
     [
         ("- a list", "a config must be a mapping"),
-        ("", "a config must be a mapping"),
+        ("", "the file is empty"),
         ("a: [", r"x\.yaml:1: not a YAML file: expected the node content"),
         ("a: 1\nx: !!python/object/apply:os.system ['true']", r"x\.yaml:2: not a YAML file"),
         ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", r"x\.yaml:5: .*: duplicate key c"),
@@ -405,6 +405,29 @@ def test_an_unknown_key_of_a_file_is_named_with_its_line(tmp_path: Path) -> None
     (tmp_path / "y.yaml").write_text(CORPUS.replace("train: c", "train: c, trian: c"))
     with pytest.raises(ConfigError, match=r"data\.extra_corpora\.0\.trian \(line 9\): unknown key"):
         load_config(FinetuneConfig, tmp_path / "y.yaml")
+
+
+@pytest.mark.parametrize(
+    "kind, path, why",
+    [
+        (
+            FinetuneConfig,
+            "pretrain/base.yaml",
+            "`embre pretrain`: it has data.shards and no data.t",
+        ),
+        (
+            PretrainConfig,
+            "finetune/biored_base.yaml",
+            "`embre finetune`: it has data.train and no ",
+        ),
+    ],
+)
+def test_a_config_of_the_other_kind_is_told_in_one_sentence(
+    kind: type[RunConfig], path: str, why: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(kind, ROOT / "configs" / path)
+    assert why in str(refused.value) and "unknown key" not in str(refused.value)
 
 
 def test_a_missing_config_is_named(tmp_path: Path) -> None:

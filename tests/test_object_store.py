@@ -181,6 +181,8 @@ def test_what_does_not_get_better_is_told_at_once(
         with_retries("gs://me:5eCr3t@bucket/x?token=5eCr3t", failing(error))
     assert type(told.value) is raised and not clock.slept
     assert "5eCr3t" not in str(told.value)
+    if isinstance(error, ImportError):
+        assert "pip install -c constraints.txt -e '.[s3]'" in str(told.value)
     if raised is PermissionError:
         assert "give every machine credentials" in str(told.value)
 

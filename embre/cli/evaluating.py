@@ -113,7 +113,7 @@ def run_report(
     if gold is None and (config or every_pair):
         raise Refused("--config and --every-pair choose how --gold is scored; give it too")
     annotated = _scored(gold, tally, protocol.schema) if gold else None
-    predicted = list(_documents(pred, tally))
+    predicted = _read(pred, tally)
     facts = {}
     if annotated:
         refuse_gaps(tally, str(pred))
@@ -136,6 +136,7 @@ def _documents(path: Path, tally: Tally) -> Iterator[Document]:
 
 
 def _scored(path: Path, tally: Tally, schema: RelationSchema | None = None) -> list[Document]:
+    """As `_read`; Refused too if a document may be missing."""
     docs = _read(path, tally, schema)
     refuse_gaps(tally, str(path))
     return docs

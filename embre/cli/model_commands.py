@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from embre.cli.console import console
-from embre.cli.options import local_path
+from embre.cli.options import local_file, local_folder
 from embre.refused import Refused
 
 TrackingUri = Annotated[
@@ -32,7 +33,9 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(parser=local_path, help="Folder for the metrics, errors, plots and a report."),
+        typer.Option(
+            parser=local_folder, help="Folder for the metrics, errors, plots and a report."
+        ),
     ] = None,
     other: Annotated[
         Path | None, typer.Option(help="Predictions of another system to compare with.")
@@ -62,10 +65,12 @@ def evaluate(
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="Folder, or models:/NAME@ALIAS from the registry.")],
+    model: Annotated[
+        str, typer.Argument(help="Run folder, its relation_model/, or models:/NAME@ALIAS.")
+    ],
     inputs: Annotated[list[str], typer.Argument(help="PubTator or BioC files, folders, archives.")],
     out: Annotated[
-        Path, typer.Option(parser=local_path, help="Folder for the files with relations.")
+        Path, typer.Option(parser=local_folder, help="Folder for the files with relations.")
     ],
     threshold: Annotated[
         float | None,
@@ -95,6 +100,9 @@ def predict(
     gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs per task, as 0.25.")] = 0,
     tracking_uri: TrackingUri = None,
     device: Device = "cpu",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as one JSON object.")
+    ] = False,
 ):
     """Predict relations, novelty and probabilities: the same files come out with relations.
 
@@ -114,7 +122,8 @@ def predict(
         ray=ray,
         gpus=gpus,
         tracking_uri=tracking_uri,
-        console=console,
+        as_json=as_json,
+        console=Console(stderr=True, highlight=False, soft_wrap=True) if as_json else console,
     )
     for line in lines:
         console.print(line)
@@ -195,7 +204,7 @@ def register(
 
 def report(
     pred: Annotated[Path, typer.Option(help="Predicted documents.")],
-    out: Annotated[Path, typer.Option(parser=local_path, help="HTML file to write.")],
+    out: Annotated[Path, typer.Option(parser=local_file, help="HTML file to write.")],
     gold: Annotated[Path | None, typer.Option(help="Annotated documents to compare with.")] = None,
     every_pair: EveryPair = False,
     config: CountedBy = None,

@@ -13,3 +13,19 @@ def local_path(name: str) -> Path:
             "`aws s3 sync`, `gcloud storage rsync` or `azcopy sync`"
         )
     return Path(name)
+
+
+def local_folder(name: str) -> Path:
+    """As `local_path`, of a folder; raises BadParameter for a file, before hours of work."""
+    path = local_path(name)
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"{name!r} is a file: give a folder, which need not exist")
+    return path
+
+
+def local_file(name: str) -> Path:
+    """As `local_path`, of a file; raises BadParameter for a folder."""
+    path = local_path(name)
+    if path.is_dir():
+        raise typer.BadParameter(f"{name!r} is a folder: give the name of the file to write")
+    return path

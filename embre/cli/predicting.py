@@ -1,16 +1,19 @@
 """Implements `embre predict`: fetches the model, chooses the workers, shows progress."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 from uuid import uuid4
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from embre.cli.device import device_named
+from embre.finetune import RELATION_MODEL
 from embre.launch.errors import RunFailed
 from embre.launch.tables import dropped_lines
 from embre.launch.workers import make_workers
@@ -41,9 +44,10 @@ def run_prediction(
     ray: str | None,
     gpus: float,
     tracking_uri: str | None,
+    as_json: bool,
     console: Console,
 ) -> Iterator[RenderableType]:
-    """Predict, with progress on `console`, and yield the summary.
+    """Predict, with progress on `console`, and yield the summary, `as_json` as one object.
 
     `ray` is the address of a cluster, `gpus` the GPUs of each of its tasks. Raises RunFailed at the
     end, with all outputs written, if an input was not read to its end.
@@ -64,18 +68,22 @@ def run_prediction(
                 console.print(line)
 
         progress = Progress(show, SHOW_EVERY_S if console.is_terminal else LOG_EVERY_S)
-        found = predict_files(
-            folder,
-            inputs,
-            out,
-            f"Predicted by {model}",
-            settings,
-            workers,
-            overwrite,
-            progress,
-            lambda line: console.print(Text(line)),
-        )
-    yield from summary(found, out)
+        try:
+            found = predict_files(
+                folder,
+                inputs,
+                out,
+                f"Predicted by {model}",
+                settings,
+                workers,
+                overwrite,
+                progress,
+                lambda line: console.print(Text(line)),
+            )
+        except KeyboardInterrupt:
+            console.print("stopped; run the same command again to predict what is not done")
+            raise
+    yield from [Text(json.dumps(summary_json(found)))] if as_json else summary(found, out)
     if found.not_read:
         named = ", ".join(found.not_read[:MAX_NAMED])
         more = len(found.not_read) - MAX_NAMED
@@ -101,6 +109,21 @@ def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
     yield from dropped_lines(found.tally.lines())
 
 
+def summary_json(found: Predicted) -> dict[str, Any]:
+    """The same as one object; see docs/FORMATS.md."""
+    return {
+        "documents": found.documents,
+        "relations": found.relations,
+        "files": [str(path) for path in found.files],
+        "done_before": found.done_before,
+        "predicted_now": found.predicted_now,
+        "seconds": round(found.seconds, 3),
+        "report": str(found.report),
+        "not_read": found.not_read,
+        "dropped": dict(found.tally.counts),
+    }
+
+
 def check_workers(device: str, processes: int, ray: str | None, gpus: float) -> None:
     """Raise Refused for options that contradict each other or need a device that is not here."""
     if gpus and ray is None:
@@ -114,8 +137,8 @@ def check_workers(device: str, processes: int, ray: str | None, gpus: float) -> 
 
 @contextmanager
 def model_folder(model: str, out: Path, tracking_uri: str | None) -> Iterator[Path]:
-    """The folder of a model. A registered one is fetched into `out`, which all nodes see, and
-    removed afterwards.
+    """The folder of a model, which may lie in that of its run. A registered one is fetched into
+    `out`, which all nodes see, and removed afterwards.
 
     Call it with `out` locked: it removes models that killed runs left there.
     """
@@ -123,7 +146,8 @@ def model_folder(model: str, out: Path, tracking_uri: str | None) -> Iterator[Pa
         if re.fullmatch(r"[0-9a-f]{32}", leftover.name.removeprefix(FETCHED)):
             rmtree(leftover)
     if not model.startswith("models:/"):
-        yield Path(model)
+        in_run = Path(model) / RELATION_MODEL
+        yield in_run if in_run.is_dir() else Path(model)
         return
     scratch = out / f"{FETCHED}{uuid4().hex}"
     try:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from embre.config.run import RunConfig
+from embre.config.run import RunConfig, refuse_other_kind
 from embre.config.sections import Section
 from embre.entity_types import entity_type_of, unknown_type
 from embre.refused import Refused
@@ -175,6 +175,12 @@ class FinetuneConfig(RunConfig):
 
     data: CorpusConfig
     pairs: PairConfig = PairConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_kind(cls, values: Any) -> Any:
+        refuse_other_kind(values, "train", "shards", "pretrain")
+        return values
 
     @model_validator(mode="after")
     def _is_not_compiled(self) -> "FinetuneConfig":

@@ -1,10 +1,10 @@
 """The config of a pretraining run: shards, masking, losses and the concept vocabulary."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from embre.config.run import RunConfig
+from embre.config.run import RunConfig, refuse_other_kind
 from embre.config.sections import Section
 from embre.entity_types import ENTITY_TYPES, unknown_type
 from embre.refused import Refused
@@ -130,6 +130,12 @@ class PretrainConfig(RunConfig):
     masking: MaskingConfig = MaskingConfig()
     losses: LossWeights = LossWeights()
     entities: EntitiesConfig = EntitiesConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_kind(cls, values: Any) -> Any:
+        refuse_other_kind(values, "shards", "train", "finetune")
+        return values
 
     @model_validator(mode="after")
     def _can_be_compiled(self) -> "PretrainConfig":

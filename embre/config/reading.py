@@ -75,7 +75,11 @@ def read_values(path: str | Path) -> tuple[dict[str, Any], Lines]:
         raise ConfigError(f"{path}: no such config file; shipped ones are in configs/") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a YAML file: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give the YAML file of a config") from error
     values, lines = _parse(text, Path(path), "not a YAML file")
+    if values is None:
+        raise ConfigError(f"{path}: the file is empty; shipped configs are in configs/")
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path}: a config must be a mapping of sections, not {type(values).__name__}"

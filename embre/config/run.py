@@ -15,6 +15,7 @@ from embre.config.sections import (
     TrackingConfig,
     TrainConfig,
 )
+from embre.refused import Refused
 
 # Settings of where and how a run is executed, not of what it computes.
 # Paths are excluded too: the digest of their content counts instead (see `job`).
@@ -33,6 +34,17 @@ NOT_IN_FINGERPRINT = {
 }
 # Sections that a resumed run may change, on request.
 CHANGEABLE = ("train", "optimizer", "losses")
+
+
+def refuse_other_kind(values: Any, ours: str, theirs: str, kind: str) -> None:
+    """Raise Refused for values with `data.<theirs>` and without `data.<ours>`: they are the config
+    of `embre <kind>`, and all that differs would be listed."""
+    data = values.get("data") if isinstance(values, dict) else None
+    if isinstance(data, dict) and theirs in data and ours not in data:
+        raise Refused(
+            f"this is a config of `embre {kind}`: it has data.{theirs} and no data.{ours}; "
+            "give one of the other kind"
+        )
 
 
 class RunConfig(Section):

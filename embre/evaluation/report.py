@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from embre.atomic_files import write_atomic
 from embre.document import Concept, Document, Passage
 from embre.entity_types import ENTITY_TYPES
 from embre.evaluation.evaluate import Evaluation
@@ -157,4 +158,5 @@ def write_report(
     filled = page.get_template("report.html.j2").render(
         title=title, totals=totals, facts=facts, view=view, evaluation=shown
     )
-    path.write_text(filled, "utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, filled.encode())

@@ -1,12 +1,12 @@
 """Prediction of relations in PubTator and BioC files.
 
     inputs ─plan─▶ outputs ─▶ one Task per file
-    Task of a large file ─slices_to_do─▶ Slices ─predict_slice, by workers─▶ PredictedSlices
-    Task ─predict_file, by workers─▶ output and its FileRecord
+    Task of a large file ─slices_to_do─▶ Slices ─predict_slice, by workers─▶ stored slices
+    Task ─predict_file, by workers─▶ output, of stored slices and new ones, and its FileRecord
     FileRecords ─▶ predicted.jsonl, the record of what is done
 
 An output is renamed into place when it is complete, so a stopped run resumes with the files that
-are not done.
+are not done, and within a file of several slices with those that are not stored.
 """
 
 import time
@@ -42,7 +42,7 @@ from embre.prediction.record import (
     write_record,
 )
 from embre.prediction.relation_rows import RELATIONS
-from embre.prediction.slices import FOLDER, is_large, remove_slices
+from embre.prediction.slices import FOLDER, has_slices, is_large, remove_slices
 from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.provenance import folder_digest
 from embre.refused import Refused
@@ -129,9 +129,11 @@ def predict_files(
             f"{', '.join(inputs)}: no document to predict; formats read: {', '.join(FORMATS)}"
             + "".join(f"; {line.strip()}" for line in result.tally.lines()[:3])
         )
-    shown = (doc for file in result.files for doc in read_documents(file, Tally()))
-    facts = {"Documents": f"{result.documents:,}"}
-    write_report(result.report, list(islice(shown, MOST_REPORTED)), title=title, facts=facts)
+    docs = (doc for file in result.files for doc in read_documents(file, Tally()))
+    shown = list(islice(docs, MOST_REPORTED))
+    in_all = {f"documents predicted, the first {len(shown):,} are here": f"{result.documents:,}"}
+    facts = in_all if result.documents > len(shown) else {}
+    write_report(result.report, shown, title=title, facts=facts)
     return result
 
 
@@ -177,16 +179,17 @@ def _carry_out(
     }
     for done in workers.run(predict_slice, slices_to_do(large.values(), progress)):
         progress.add(*done)
-    sizes = {task.target: task.stored_bytes for task in tasks}
-    work = partial(predict_file, add_done=progress.add) if here else predict_file
+    task_of = {task.target: task for task in tasks}
+    work = partial(predict_file, progress=progress) if here else predict_file
     with appending(out) as append:
         for one in workers.run(work, ((task,) for task in tasks)):
             record.files[one.target] = one
             append(one)
-            if one.target in large:
-                large[one.target].slices.remove()
-            elif not here:
-                progress.add(one.documents, sizes[one.target])
+            task = task_of[one.target]
+            if not here and one.target not in large:
+                progress.add(one.documents, task.stored_bytes)
+            if has_slices(task.stored_bytes):
+                task.slices.remove()
 
 
 def plan(inputs: list[str], out: Path) -> dict[str, Source]:

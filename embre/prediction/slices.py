@@ -1,7 +1,7 @@
-"""Prediction of a large file by several workers, each on some slices of it.
+"""The predicted slices of a file, stored until its output is written.
 
-One process cuts the file and hands the slices out. A worker writes what it predicted for a slice to
-a file of its own; when all exist, they are put together to the output.
+So a stopped run resumes within a file, and several workers share a large one: one process cuts it
+and hands the slices out, and what each worker stored is put together to the output.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from embre.prediction.relation_rows import Row
 
 FOLDER = ".slices"
 FILES_EACH = 4  # per process; a file with a smaller share of all bytes is one call
-MIN_BYTES = 1 << 20  # of a large file, as stored; a smaller one has hardly more than one slice
+MIN_BYTES = 1 << 20  # as stored; a smaller file has hardly more than one slice
 
 
 class PredictedSlice(msgspec.Struct):
@@ -70,9 +70,14 @@ class SliceStore(NamedTuple):
         _remove(self.folder, re.compile(rf"{self.key}-\d+"))
 
 
+def has_slices(stored_bytes: int) -> bool:
+    """Whether a file may have more than one slice."""
+    return stored_bytes >= MIN_BYTES
+
+
 def is_large(stored_bytes: int, in_all: int, processes: int) -> bool:
     """Whether a file is so much of the work that several workers should share it."""
-    return stored_bytes >= MIN_BYTES and stored_bytes * FILES_EACH * processes > in_all
+    return has_slices(stored_bytes) and stored_bytes * FILES_EACH * processes > in_all
 
 
 def remove_slices(out: Path) -> None:

@@ -5,7 +5,7 @@ Task ──predict_file──▶ the output, of stored slices and those that it 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,19 +20,14 @@ from embre.corpora import copy_edited, edit_slice
 from embre.corpora.copying import Slice
 from embre.corpora.sources import Source, StoredFile
 from embre.document import Document
+from embre.prediction.progress import Progress
 from embre.prediction.record import UNREADABLE, FileRecord, remove_output
 from embre.prediction.relation_rows import Row, rows_of, table_of, writing_table
-from embre.prediction.slices import PredictedSlice, SliceStore
+from embre.prediction.slices import PredictedSlice, SliceStore, has_slices
 from embre.refused import Refused
 from embre.relations.decode import predict
 from embre.relations.model_folder import LoadedModel, load_relation_model
 from embre.tally import Tally
-
-AddDone = Callable[[int, int], None]  # takes numbers of documents and stored bytes, as Progress.add
-
-
-def count_nothing(documents: int, stored_bytes: int) -> None:
-    """The AddDone of a worker in another process: the command counts what it returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +63,17 @@ class Task(NamedTuple):
 
 def predict_slice(task: Task, one: Slice) -> tuple[int, int]:
     """Predict one slice of a file and store it; return its documents and its bytes, as stored."""
-    predicted = _predict(task, one, count_nothing)
+    predicted = _predict(task, one, Progress())
     task.slices.write(one.number, predicted)
     return predicted.documents, one.stored_bytes
 
 
-def predict_file(task: Task, add_done: AddDone = count_nothing) -> FileRecord:
+def predict_file(task: Task, progress: Progress | None = None) -> FileRecord:
     """Predict one file; its output is written atomically.
 
-    A file that cannot be read is counted in the record, an earlier output of it stays. Raises
-    OSError if the output cannot be written.
+    The slices of a file that may have several are stored until then, for when the run is stopped. A
+    file that cannot be read is counted in the record, an earlier output of it stays. Raises OSError
+    if the output cannot be written.
     """
     started, record = time.monotonic(), FileRecord(task.target, task.source.name, task.version)
     try:
@@ -87,7 +83,7 @@ def predict_file(task: Task, add_done: AddDone = count_nothing) -> FileRecord:
         return _unreadable(record, error)
     model_of(task.folder, task.digest, task.settings)  # an error of its own ends the run
     try:
-        _write_output(task, record, add_done)
+        _write_output(task, record, progress or Progress())
     except (OSError, Refused) as error:
         if isinstance(error, OSError) and error.errno in PERMANENT_ERRNOS:
             raise  # of the output: every other file would fail as well
@@ -103,14 +99,18 @@ def _unreadable(record: FileRecord, error: Exception) -> FileRecord:
     return record
 
 
-def _write_output(task: Task, record: FileRecord, add_done: AddDone) -> None:
+def _write_output(task: Task, record: FileRecord, progress: Progress) -> None:
     """Write the output and its table, and fill in the record."""
     tally, target, parquet = Tally(), task.out / task.target, task.settings.parquet
 
     def edit(one: Slice) -> list[bytes]:
         predicted = task.slices.read(one.number)
-        if predicted is None or predicted.digest != one.digest:
-            predicted = _predict(task, one, add_done)
+        if predicted is not None and predicted.digest == one.digest:
+            progress.skip(one.stored_bytes)
+        else:
+            predicted = _predict(task, one, progress)
+            if has_slices(task.stored_bytes):
+                task.slices.write(one.number, predicted)
         record.documents += predicted.documents
         record.relations += len(predicted.rows)
         tally.add(predicted.dropped, predicted.examples)
@@ -129,7 +129,7 @@ def _write_output(task: Task, record: FileRecord, add_done: AddDone) -> None:
     record.dropped, record.examples = dict(tally.counts), tally.examples
 
 
-def _predict(task: Task, one: Slice, add_done: AddDone) -> PredictedSlice:
+def _predict(task: Task, one: Slice, progress: Progress) -> PredictedSlice:
     """Predict the relations of a slice, reporting each document and at the end the bytes."""
     model, tally, rows = model_of(task.folder, task.digest, task.settings), Tally(), list[Row]()
     documents = 0
@@ -139,7 +139,7 @@ def _predict(task: Task, one: Slice, add_done: AddDone) -> PredictedSlice:
         for doc in predict(model, docs, tally):
             documents += 1
             rows.extend(rows_of(doc))
-            add_done(1, 0)
+            progress.add(1, 0)
             yield doc
 
     try:
@@ -147,7 +147,7 @@ def _predict(task: Task, one: Slice, add_done: AddDone) -> PredictedSlice:
     except Exception as error:  # a bug or lack of memory; say which of many files to look at
         place = f"{task.source.name}, slice {one.number}"
         raise RuntimeError(f"{place}: {type(error).__name__}: {error}") from error
-    add_done(0, one.stored_bytes)
+    progress.add(0, one.stored_bytes)
     return PredictedSlice(one.digest, documents, rows, pieces, dict(tally.counts), tally.examples)
 
 

@@ -22,6 +22,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, size in (("one", 300), ("other", 320)):
         settings = ShardSettings(block_documents=5, shard_documents=5, vocabulary=size)
         shard([str(folder / "gold.PubTator")], folder / name, None, [], settings)
+    (folder / "empty").touch()
+    (folder / "none.json").write_text('{"documents": []}')
     (folder / "run.yaml").write_text(
         f"name: small\nencoder: {{path: {folder}/one/tokenizer, new: {{}}}}\n"
         f"train: {{steps: 1}}\ndata: {{shards: {folder}/one, streams: 2, strip_tokens: 2048}}\n"
@@ -82,8 +84,11 @@ def call(
             "report --pred {}/gold.PubTator --out {}/r.html --every-pair",
             "how --gold is scored; give it",
         ),
+        ("pretrain {}", "give the YAML file of a config"),
+        ("pretrain {}/empty", "the file is empty"),
         ("register {} --name x", "no finished run"),
         ("report --pred {}/none --out {}/r.html", "does not exist"),
+        ("report --pred {}/none.json --out {}/r.html", "no document in it"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(
@@ -97,6 +102,27 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     code, _, error = call(words, monkeypatch, capsys)
     assert code == 2 and message in error
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("predict MODEL {}/gold.PubTator --out {}/run.yaml", "is a file: give a folder"),
+        ("evaluate --gold {}/x --pred {}/x --out {}/run.yaml", "is a file: give a folder"),
+        ("report --pred {}/gold.PubTator --out {}", "is a folder: give the name of the file"),
+        ("report --pred {}/gold.PubTator --out s3://bucket/x.html", "is a URL: write to a local"),
+    ],
+)
+def test_an_output_in_a_wrong_place_is_refused_before_the_work(
+    made: Path,
+    arguments: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [word.replace("{}", str(made)) for word in arguments.split()]
+    code, _, error = call(words, monkeypatch, capsys)
+    assert code == 2 and message in " ".join(error.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "study"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from embre import faults
 from embre.document import Concept, Document, Mention, Passage, Relation
 from embre.evaluation.evaluate import evaluate_documents
 from embre.evaluation.report import document_view, pieces, report_view, write_report
@@ -25,10 +26,12 @@ def mention(text: str, surface: str, concept: Concept, after: int = 0) -> Mentio
     return Mention(start, end, surface, concept.type, (concept,), concept.type, concept.identifier)
 
 
-def document(doc_id: str, *relations: Relation, text: str = HOSTILE) -> Document:
+def document(
+    doc_id: str, *relations: Relation, text: str = HOSTILE, pmid: str | None = None
+) -> Document:
     mentions = (mention(text, "BRAF", BRAF), mention(text, "melanoma", MELANOMA))
     passages = (Passage(0, 4, "title"), Passage(4, len(text), "abstract"))
-    return Document(doc_id, text, passages, mentions, relations)
+    return Document(doc_id, text, passages, mentions, relations, pmid)
 
 
 def relation(head: Concept, tail: Concept, type: str, novel: bool | None, p: float | None = None):
@@ -116,8 +119,11 @@ def test_the_page_loads_nothing_from_the_network(tmp_path):
     path = tmp_path / "report.html"
     write_report(path, [document("1")])
     page = path.read_text("utf-8")
-    # The one address is the name of the SVG namespace, which nobody fetches.
-    assert set(re.findall(r"https?://[^\"'\s]*", page)) == {"http://www.w3.org/2000/svg"}
+    # The name of the SVG namespace, which nobody fetches, and where a link leads that is clicked.
+    assert set(re.findall(r"https?://[^\"'\s$]*", page)) == {
+        "http://www.w3.org/2000/svg",
+        "https://pubmed.ncbi.nlm.nih.gov/",
+    }
     assert not re.search(r"\b(src|srcset|href)=[\"'](?!#)|@import|url\(", page)
     assert "default-src 'none'" in page
 
@@ -169,6 +175,26 @@ const found = document.getElementById("found").textContent;
 shown.textContent = JSON.stringify({ seen, found });
 document.body.append(shown);
 </script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pmid, shown", [("7", "PubMed 7"), ("1", "PubMed"), (None, None)])
+def test_a_document_of_pubmed_has_a_link_to_it(tmp_path: Path, pmid: str | None, shown: str | None):
+    write_report(tmp_path / "report.html", [document("1", pmid=pmid)])
+    found = re.findall(
+        r'<a href="(https:[^"]*)"[^>]*>([^<]*)</a>', browse(tmp_path / "report.html")
+    )
+    assert found == ([(f"https://pubmed.ncbi.nlm.nih.gov/{pmid}/", shown)] if pmid else [])
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch):
+    path = tmp_path / "new" / "report.html"
+    write_report(path, [document("1")], title="old")
+    monkeypatch.setattr(faults, "_armed", [])
+    faults.arm("half_written:1:raise", tmp_path, rank=0)
+    with pytest.raises(RuntimeError):
+        write_report(path, [document("1")], title="new")
+    assert "<h1>old</h1>" in path.read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def test_each_format_comes_out_as_it_came_in_with_relations(model: Path, given: 
 def test_a_run_that_was_stopped_goes_on(model: Path, given: Path, monkeypatch) -> None:
     real, seen = predict.predict_file, []
 
-    def stopped(task, add_done=None):
+    def stopped(task, progress=None):
         seen.append(task.target)
         if len(seen) == 3:
             raise KeyboardInterrupt
@@ -361,6 +361,51 @@ def test_the_command_says_how_fast_and_what_was_not_taken(
     assert (out / "relations" / "sub" / "b.json.parquet").is_file()
 
 
+def test_the_folder_of_a_run_is_taken_for_its_model(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert model.name == "relation_model"
+    out, documents = given.parent / "out", str(given / "a.PubTator")
+    words = ["predict", str(model.parent), documents, "--out", str(out), "--json"]
+    monkeypatch.setattr("sys.argv", ["embre", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code and json.loads(capsys.readouterr().out)["predicted_now"] == 12
+
+
+def test_a_report_of_some_documents_says_how_many_there_are(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cards(page: Path) -> dict[str, str]:
+        found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.read_text("utf-8"))
+        return {name: value for name, value in found if "documents" in name.lower()}
+
+    assert cards(run(model, given).report) == {"documents": "24"}
+    monkeypatch.setattr(predict, "MOST_REPORTED", 5)
+    in_all = "documents predicted, the first 5 are here"
+    assert cards(run(model, given).report) == {"documents": "5", in_all: "24"}
+
+
+def test_the_summary_as_json_is_all_of_the_output(
+    model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (given / "cut.PubTator.gz").write_bytes(gzip.compress((given / "a.PubTator").read_bytes())[:-9])
+    out = given.parent / "out"
+    monkeypatch.setattr(predicting, "LOG_EVERY_S", 0.0)  # progress lines, which are no JSON
+    words = ["predict", str(model), str(given), "--out", str(out), "--threshold", "0", "--json"]
+    monkeypatch.setattr("sys.argv", ["embre", *words])
+    for before in (0, 6):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 1
+        found = json.loads(capsys.readouterr().out)
+        assert (found["documents"], found["done_before"]) == (36, before)
+        assert found["not_read"] == [f"{given}/cut.PubTator.gz"]
+        assert all(Path(file).is_file() for file in [*found["files"], found["report"]])
+        assert found["dropped"]["file/broken_archive"] == 1
+        assert found["relations"] > 0 and found["seconds"] > 0
+
+
 def test_an_input_that_was_not_read_to_its_end_fails_the_command_at_its_end(
     model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -393,7 +438,7 @@ def test_the_command_asks_for_what_its_options_say(
     call(
         ["predict", "models:/m@champion", "a", "b", "--out", out, "--device", "cuda"]
         + ["--threshold", "0.25", "--parquet", "--overwrite", "--processes", "3"]
-        + ["--ray", "auto", "--gpus", "0.5", "--tracking-uri", "sqlite:///m.db"],
+        + ["--ray", "auto", "--gpus", "0.5", "--tracking-uri", "sqlite:///m.db", "--json"],
         monkeypatch,
     )
     for _, options in seen:
@@ -407,6 +452,7 @@ def test_the_command_asks_for_what_its_options_say(
         "ray": None,
         "gpus": 0,
         "tracking_uri": None,
+        "as_json": False,
     }
     full = {
         "device": "cuda",
@@ -417,6 +463,7 @@ def test_the_command_asks_for_what_its_options_say(
         "ray": "auto",
         "gpus": 0.5,
         "tracking_uri": "sqlite:///m.db",
+        "as_json": True,
     }
     assert seen == [
         (("MODEL", ["a"], tmp_path), plain),
@@ -517,6 +564,42 @@ def test_slices_that_are_there_are_not_done_again(
     assert run(model, given, workers=workers, progress=progress).documents == 24
     assert workers.calls == ["predict_slice"] + ["predict_file"] * 5
     assert 0 < progress.total_bytes < (given / "a.PubTator").stat().st_size
+
+
+@pytest.mark.parametrize("workers", [None, Counting()])
+def test_a_run_that_was_stopped_resumes_within_a_file(
+    model: Path, given: Path, small_slices: None, monkeypatch: pytest.MonkeyPatch, workers
+) -> None:
+    """In one process, and in a worker for a file that several do not share."""
+    monkeypatch.setattr(predict, "is_large", lambda *_: False)
+    wanted = {path: path.read_bytes() for path in run(model, given).files}
+    shutil.rmtree(given.parent / "out")
+    predicted, before = list[int](), tasks.predict
+
+    def predicting_until(limit: float):
+        def counted(loaded, docs, tally):
+            if len(predicted) >= limit:
+                raise KeyboardInterrupt
+            predicted.append(0)
+            for doc in before(loaded, docs, tally):
+                predicted[-1] += 1
+                yield doc
+
+        return counted
+
+    monkeypatch.setattr(tasks, "predict", predicting_until(2))
+    with pytest.raises(KeyboardInterrupt):
+        run(model, given, workers=workers)
+    assert len(predicted) == 2 and not (given.parent / "out" / "a.PubTator").exists()
+    monkeypatch.setattr(tasks, "predict", predicting_until(float("inf")))
+    progress = Progress()
+    found = run(model, given, workers=workers, progress=progress)
+    assert sum(predicted) == 24, "no document is predicted twice"
+    assert {path: path.read_bytes() for path in found.files} == wanted
+    assert not (given.parent / "out" / predict_slices.FOLDER).exists()
+    if workers is None:
+        assert progress.documents == sum(predicted[2:])
+        assert progress.stored_bytes == progress.total_bytes
 
 
 def test_a_folder_of_slices_that_others_made_stays(model: Path, given: Path) -> None:

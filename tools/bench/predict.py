@@ -12,7 +12,6 @@ last line is one JSON object.
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -47,7 +46,6 @@ SMALL = NewEncoder(layers=2, hidden=64, heads=2, feed_forward=128)
 CORPUS_SIZE = 500  # made-up documents; the others are copies under other ids
 KILL_AT = 1 / 3  # of the files
 TIMEOUT_S = 1800
-RATE = re.compile(r"documents in .* s, ([\d,.]+) a second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +129,20 @@ def write_model(place: Path, docs: list[Document]) -> Path:
 def start(scene: Scene, out: Path, *more: str) -> subprocess.Popen:
     """Start `embre predict` in a new process."""
     command = [sys.executable, "-m", "embre", "predict", str(scene.model)]
-    command += [str(scene.inputs), "--out", str(out), *more]
+    command += [str(scene.inputs), "--out", str(out), "--json", *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True
     )
 
 
 def finish(running: subprocess.Popen) -> float:
     """Wait for the command and return its documents per second; RuntimeError if it fails."""
-    output, _ = running.communicate(timeout=TIMEOUT_S)
-    rate = RATE.search(output)
-    if running.returncode or rate is None:
-        raise RuntimeError(f"exit {running.returncode}:\n{output[-3000:]}")
-    return float(rate[1].replace(",", ""))
+    output, errors = running.communicate(timeout=TIMEOUT_S)
+    if running.returncode:
+        raise RuntimeError(f"exit {running.returncode}:\n{errors[-3000:]}")
+    found = json.loads(output)
+    return found["predicted_now"] / found["seconds"]
 
 
 def on_nodes(scene: Scene, out: Path, alone: Path, nodes: int, kill: bool) -> dict[str, Any]:
