@@ -137,14 +137,17 @@ def _cut_files(source: Source, tally: Tally, watch: Watch | None) -> Iterator[Ch
 
 
 def _cut_plain(opened: Opened, tally: Tally) -> Iterator[Chunk]:
-    name = detect_format(opened.stream.peek(HEAD_BYTES))
+    head = opened.stream.peek(HEAD_BYTES)
+    name = detect_format(head)
     if name is not None:
         yield from FORMATS[name].cut(Window(opened.stream, opened.name, tally))
     elif opened.inside:
         tally.drop("file/unknown_format", opened.name)
     else:
+        found = "it is empty" if not head else "it begins like none of them"
         raise Refused(
-            f"cannot tell the format of {opened.name!r}: give a file of {', '.join(FORMATS)}"
+            f"cannot tell the format of {opened.name!r}: give a PubTator, BioC-XML or BioC-JSON "
+            f"file; {found}"
         )
 
 

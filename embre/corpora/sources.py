@@ -61,7 +61,8 @@ def locate(name: str) -> Source:
         if "::" in name or scheme is None or scheme[1].lower() not in SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise Refused(f"cannot read {shown!r}: give a local path or a URL with {allowed}")
-        filesystem, path = fsspec.url_to_fs(name)
+        # Raises OSError with the command that installs a missing driver.
+        filesystem, path = with_retries(name, partial(fsspec.url_to_fs, name))
     else:
         filesystem, path = fsspec.filesystem("file"), str(Path(name).absolute())
     if not isinstance(filesystem, LocalFileSystem):

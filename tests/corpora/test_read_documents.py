@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import sys
 import tarfile
 from pathlib import Path
 
@@ -122,8 +123,17 @@ def test_what_is_not_there_is_named(tmp_path):
 
 def test_a_file_that_is_no_corpus_is_named(tmp_path):
     (tmp_path / "README").write_text("Hello.")
-    with pytest.raises(ValueError, match="cannot tell the format of .*README"):
+    with pytest.raises(ValueError, match="cannot tell the format of .*README.* begins like none"):
         ids(tmp_path / "README")
+    (tmp_path / "empty").touch()
+    with pytest.raises(ValueError, match="it is empty"):
+        ids(tmp_path / "empty")
+
+
+def test_a_store_without_its_driver_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(OSError, match="pip install -c constraints.txt -e '.\\[s3\\]'"):
+        read_documents("s3://bucket/dump.PubTator", Tally())
 
 
 @pytest.mark.parametrize("source", ["pipe:cat /etc/passwd", "http://x/y", "simplecache::file://x"])
