@@ -23,7 +23,7 @@ from embre.config import ConfigError, PretrainConfig, check_config
 from embre.interrupts import STOP, Interrupted, TakenOver
 from embre.job import Job
 from embre.launch import ray as launcher
-from embre.launch.attempts import ATTEMPTS, Attempt, NotBegun, read
+from embre.launch.attempts import ATTEMPTS, LATEST, Attempt, NotBegun, read
 from embre.launch.errors import RunFailed
 from embre.launch.ray import WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
@@ -308,13 +308,11 @@ def test_what_a_storage_says_again_each_time_is_not_tried_again(
 
 
 def test_a_disk_that_is_full_when_a_rank_begins_is_told_too(
-    rank_here: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rank_here: list[Path], tmp_path: Path
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     attempt = Attempt.new(tmp_path)
-    monkeypatch.setattr("embre.launch.attempts.write_atomic", full)
+    (tmp_path / ATTEMPTS / LATEST).unlink()
+    (tmp_path / ATTEMPTS / LATEST).symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         launcher._rank(leave_a_note, job_in(tmp_path), attempt)({})
     assert "No space left" in read(attempt.failed) and not (tmp_path / "done").exists()
