@@ -17,17 +17,20 @@ from tests.launch.stand_ins import config_of
 
 
 class Autoscaler:
-    """Stands in for a cluster: `cpus` at each look, the last one for ever, and the groups that are
-    pending."""
+    """Stands in for a cluster: `cpus` at each look, the last one for all that follow, and the
+    groups that are pending. After a thousand looks it fails, for a wait that would have no end."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *cpus: float):
         self.cpus, self.pending, self.requested = list(cpus), [], []
+        self.looks = 0
         monkeypatch.setattr(ray, "cluster_resources", self.resources)
         monkeypatch.setattr(nodes, "placement_group", self.request)
         monkeypatch.setattr(nodes, "remove_placement_group", self.pending.remove)
         monkeypatch.setattr(nodes, "LOOK_EVERY_S", 0.001)
 
     def resources(self) -> dict[str, float]:
+        self.looks += 1
+        assert self.looks <= 1000, "it waits for ever"
         cpus = self.cpus.pop(0) if len(self.cpus) > 1 else self.cpus[0]
         return {"CPU": cpus} if cpus else {}
 

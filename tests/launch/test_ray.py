@@ -378,11 +378,15 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     for name in ("USAGE_STATS_ENABLED", "TRAIN_HEALTH_CHECK_INTERVAL_S"):
         monkeypatch.setenv(f"RAY_{name}", "0")
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")
+    watcher = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    monkeypatch.setenv(watcher, "so that what is set meanwhile is undone")
+    monkeypatch.delenv(watcher)
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
     run_ray(leave_a_note, job_in(tmp_path))
     begun = [address] if address else ["token", "local"]
     assert acts == [*begun, tmp_path / ATTEMPTS / "000001", "fit", "shutdown"]
+    assert os.environ.get(watcher) == (None if address else "0")
 
 
 @pytest.mark.parametrize("wait_s", [0, 60])
