@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +23,7 @@ from embre.config import ConfigError, PretrainConfig, check_config
 from embre.interrupts import STOP, Interrupted, TakenOver
 from embre.job import Job
 from embre.launch import ray as launcher
-from embre.launch.attempts import ATTEMPTS, LATEST, Attempt, NotBegun, read
+from embre.launch.attempts import ATTEMPTS, LATEST, Attempt, NotBegun, read, write
 from embre.launch.errors import RunFailed
 from embre.launch.ray import WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
@@ -149,6 +149,32 @@ def test_a_run_waits_for_room_and_not_for_ever(
     Timer(wait_s, ray.kill, [tenant]).start()
     run_ray(leave_a_note, job)
     assert time.monotonic() - started > wait_s and (tmp_path / "done").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_an_elastic_run_without_its_fewest_workers_does_not_wait_for_ever(
+    one_core: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_in(tmp_path)
+    given = {"workers": 3, "min_workers": 2, "wait_for_nodes_s": 1.0}
+    launch = job.config.launch.model_copy(update=given)
+    job = replace(job, config=job.config.model_copy(update={"launch": launch}))
+    monkeypatch.setattr(launcher, "wait_for_nodes", lambda job: None)  # a node is lost after it
+    monkeypatch.setattr(launcher, "MAX_WAIT_S", 3)
+    ended: list[Exception] = []
+
+    def run() -> None:
+        try:
+            run_ray(leave_a_note, job)
+        except Exception as error:
+            ended.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(150)
+    assert ended and isinstance(ended[0], NotBegun), "it waits for ever"
+    assert str(ended[0]).startswith("small: waited 3 s for nodes, and 2 workers need 2 CPU")
 
 
 @pytest.mark.slow
@@ -283,6 +309,10 @@ def find_the_disk_full(job: Job, world: World) -> None:
     write_event(job.folder, "step", 1, {})
 
 
+def name_a_secret(job: Job, world: World) -> None:
+    raise ValueError("403 for https://me:pa55word@host/a")
+
+
 def find_the_storage_gone_for_a_moment(job: Job, world: World) -> None:
     raise OSError(errno.ESTALE, "Stale file handle")
 
@@ -293,13 +323,14 @@ def find_the_storage_gone_for_a_moment(job: Job, world: World) -> None:
         (find_the_disk_full, "OSError: [Errno 28] No space left on device; free space and run the"),
         (find_the_storage_gone_for_a_moment, ""),
         (break_a_promise, "AssertionError: a broken promise"),
+        (name_a_secret, "ValueError: 403 for https://host/a"),
     ],
 )
 def test_what_a_storage_says_again_each_time_is_not_tried_again(
     rank_here: list[Path], tmp_path: Path, recipe: Callable[[Job, World], None], told: str
 ) -> None:
     attempt = Attempt.new(tmp_path)
-    with pytest.raises((OSError, AssertionError)):
+    with pytest.raises((OSError, AssertionError, ValueError)):
         launcher._rank(recipe, job_in(tmp_path), attempt)({})
     found = read(attempt.failed)
     assert found.startswith(told) and bool(found) == bool(told)
@@ -342,6 +373,8 @@ def test_ray_is_asked_for_what_the_config_says(
     assert asked.run_config.name == "small-1"
     assert asked.run_config.storage_path == str(attempt.folder / "ray")
     assert asked.run_config.worker_runtime_env["env_vars"]["OMP_NUM_THREADS"] == "3"
+    (waits,) = asked.run_config.callbacks
+    assert (waits.attempt, waits.limit_s) == (attempt, 24 * 3600)
 
     given = {"workers": 4, "min_workers": 2, "resize_every_s": 30.0}
     attempt, asked = asked_of_ray(tmp_path, monkeypatch, **given)
@@ -387,6 +420,50 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     begun = [address] if address else ["token", "local"]
     assert acts == [*begun, tmp_path / ATTEMPTS / "000001", "fit", "shutdown"]
     assert os.environ.get(watcher) == (None if address else "0")
+
+
+@pytest.mark.parametrize(
+    ("began", "end", "raised", "told"),
+    [
+        (True, "failed", RunFailed, "small: so it is"),
+        (True, "stopped", Interrupted, "so it is"),
+        (False, "failed", NotBegun, "small: so it is"),
+        (False, "stopped", NotBegun, "small: so it is"),
+        (False, "", NotBegun, "small: no rank began; "),
+        (True, "", RunFailed, "small: Training failed due to controller error:\nhttps://host/a"),
+    ],
+)
+def test_a_wait_that_ray_ends_is_told_as_what_ended_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    began: bool,
+    end: str,
+    raised: type[Exception],
+    told: str,
+) -> None:
+    def fit() -> None:
+        attempt = Attempt(tmp_path / ATTEMPTS, 1)
+        if began:
+            assert attempt.begin()
+        if end:
+            write(getattr(attempt, end), "so it is")
+        raise ray.train.ControllerError(RuntimeError("https://me:pa55word@host/a"))
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr(launcher, "save_when_draining", lambda folder: nullcontext())
+    monkeypatch.setattr(launcher, "_trainer", lambda *_: SimpleNamespace(fit=fit))
+    with pytest.raises(raised) as found:
+        run_ray(leave_a_note, job_in(tmp_path))
+    assert type(found.value) is raised and str(found.value).startswith(told)
+
+
+def test_the_errors_of_ranks_are_named_those_of_lost_peers_last() -> None:
+    lost = RuntimeError("Connection closed by peer [10.0.0.1]:4242")
+    failures = {rank: lost for rank in range(6)} | {4: OSError(5, "Input/output error")}
+    told = launcher._what_failed(ray.train.WorkerGroupError("a long text", failures))
+    assert told.startswith("rank 4: OSError: [Errno 5] Input/output error; rank 0: RuntimeError")
+    assert told.endswith("; …") and told.count("rank") == 4
 
 
 @pytest.mark.parametrize("wait_s", [0, 60])
