@@ -55,7 +55,8 @@ class Checkpoints:
     _lease: Lease = field(init=False)  # taken by `restore`
     _save: Save | None = None  # in progress, or to be asked how it ended
     _missed: bool = False  # whether the save before it failed
-    _damaged: list[Path] = field(default_factory=list)
+    _skipped: list[Path] = field(default_factory=list)  # by `restore`
+    _damaged: list[Path] = field(default_factory=list)  # those of them that may be removed
 
     def save(
         self,
@@ -86,7 +87,15 @@ class Checkpoints:
         partial = self.folder / f"{PREFIX}{step:09d}.partial-{parts[0][0]}"
         manifest = CheckpointManifest(step, self.world.size, self.fingerprint, merged, {})
         conclude = (self._clean, lambda final: committed(step))
-        self._save = Save(partial, manifest, self.world.rank, self._lease, self.timeout_s, conclude)
+        self._save = Save(
+            partial,
+            manifest,
+            self.world.rank,
+            self._lease,
+            self.timeout_s,
+            self._skipped,
+            conclude,
+        )
         self._save.start(state)
 
     def finish(self) -> None:
@@ -124,6 +133,7 @@ class Checkpoints:
             flaws = [flaw for flaw in self.world.all_gather(verify(path, self.world)) if flaw]
             if flaws:
                 on_skipped(step_of(path), f"{path}: {flaws[0].why}")
+                self._skipped.append(path)
                 if not all(flaw.may_pass for flaw in flaws):
                     self._damaged.append(path)
                 continue

@@ -5,7 +5,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +35,8 @@ class Save:
     """A save of one rank into the folder `partial`, which all ranks of the save share.
 
     Rank 0 waits at most `timeout_s` for the parts of the others and calls the functions in
-    `conclude` with the committed folder. What made the save fail is in `fault` after `join`.
+    `conclude` with the committed folder; the commit replaces a checkpoint of the same step only if
+    it is in `skipped`. What made the save fail is in `fault` after `join`.
     """
 
     partial: Path
@@ -43,6 +44,7 @@ class Save:
     rank: int
     lease: Lease
     timeout_s: float
+    skipped: Collection[Path]
     conclude: Iterable[Callable[[Path], None]]
     fault: Exception | None = None
     _thread: threading.Thread | None = None
@@ -99,9 +101,9 @@ class Save:
         final = self.lease.folder / f"{PREFIX}{self.step:09d}"
         if overtaken := self.lease.overtaken(self.partial):
             raise overtaken
-        if final.exists():  # damaged: a restart skipped it
+        if final in self.skipped and final.exists():
             shutil.rmtree(final)
-        self.partial.rename(final)
+        self.partial.rename(final)  # fails if a successor has committed this step since
         fsync_path(self.lease.folder)
         return final
 

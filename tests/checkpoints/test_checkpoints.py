@@ -157,7 +157,7 @@ def test_what_a_killed_save_left_counts_for_nothing_and_is_removed(tmp_path: Pat
     left.mkdir()
     (left / "rank-000.safetensors").write_text("half")
     assert restore(checkpoints)[0] == 1
-    saved(tmp_path, "first", "second")
+    save(checkpoints, 2, "second")
     assert not left.exists()
 
 
@@ -205,6 +205,21 @@ def test_an_attempt_that_hung_in_a_commit_removes_nothing_of_its_successor(
         save(old, 2, "late")
     assert steps_in(tmp_path)[-2:] == ["step-000000003", "step-000000004"]
     assert restore(at(tmp_path))[:2] == (4, "and another")
+
+
+def test_an_attempt_that_hung_in_a_commit_replaces_nothing_of_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = saved(tmp_path, "first"), at(tmp_path)
+    restore(new)
+    save(new, 2, "of the successor")
+    seen = Lease.overtaken
+    looks = iter([lambda *_: None])  # it looked before the successor had the lease
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "overtaken", lambda *given: next(looks, seen)(*given))
+        with pytest.raises(TakenOver):
+            save(old, 2, "late")
+    assert restore(at(tmp_path))[:2] == (2, "of the successor")
 
 
 @pytest.mark.parametrize(
