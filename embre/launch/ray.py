@@ -30,7 +30,7 @@ from embre.launch.nodes import WaitForLostNodes, wait_for_nodes
 from embre.launch.rank import FAULT, run_rank
 from embre.launch.ray_workers import private_token
 from embre.tracking.endings import LOST_PEER, MAX_NAMED
-from embre.world import ALLOCATOR, GROWING, World
+from embre.world import ALLOCATOR, GROWING, World, current_world
 
 log = logging.getLogger(__name__)
 
@@ -153,9 +153,10 @@ def _rank(
 
     def work(_: dict[str, Any]) -> None:
         try:
-            if attempt.begin():
-                device = get_device() if use_gpu else torch.device("cpu")
-                assert isinstance(device, torch.device)
+            device = get_device() if use_gpu else torch.device("cpu")
+            assert isinstance(device, torch.device)
+            # Of all ranks: one that left alone would let the others wait for it in a collective.
+            if all(current_world(device).all_gather(attempt.begin())):
                 run_rank(recipe, job, device, attempt.folder)
         except Interrupted as why:  # raised further, Ray would restart the worker
             write(attempt.stopped, str(why))

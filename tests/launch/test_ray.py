@@ -300,8 +300,27 @@ def rank_here(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         recipe(job, World())
 
     monkeypatch.setattr(launcher, "run_rank", run_rank)
+    monkeypatch.setattr(launcher, "current_world", lambda device: World())
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     return asked_in
+
+
+def test_no_rank_goes_on_where_another_finds_that_the_run_was_taken_over(
+    rank_here: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OneOfTwo(World):
+        __slots__ = ()
+
+        def all_gather(self, value: Any) -> list[Any]:
+            return [value, False]
+
+    attempt = Attempt.new(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "current_world", lambda device: OneOfTwo())
+        launcher._rank(leave_a_note, job_in(tmp_path), attempt)({})
+    assert rank_here == []
+    launcher._rank(leave_a_note, job_in(tmp_path), attempt)({})
+    assert rank_here == [attempt.folder]
 
 
 def find_the_disk_full(job: Job, world: World) -> None:
