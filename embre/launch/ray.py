@@ -6,6 +6,8 @@ by Ray's own record, which loses a checkpoint whose worker dies within two secon
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -112,7 +114,8 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     try:
         with stoppable(attempt.folder), save_when_draining(attempt.folder):
             wait_for_nodes(job)
-            trainer.fit()
+            with _interrupt_handler_kept():
+                trainer.fit()
     except NotBegun:
         raise
     except BaseException as error:  # Ctrl-C and a lost cluster too
@@ -130,6 +133,18 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
         raise RunFailed(f"{name}: {why}")
     if why := read(attempt.stopped):
         raise Interrupted(why)
+
+
+@contextmanager
+def _interrupt_handler_kept() -> Iterator[None]:
+    """Put the handler of Ctrl-C back: that of Ray Train, which `fit` leaves behind, would look for
+    the controller in a cluster that is shut down."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # elsewhere `fit` sets none
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _what_failed(error: ray.train.TrainingFailedError) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -417,6 +418,7 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     def fit() -> None:
         (folder,) = (tmp_path / ATTEMPTS).glob("0*")
         assert (folder / STOP).exists(), "where SIGTERM asks to stop"
+        signal.signal(signal.SIGINT, lambda *_: acts.append("as Ray Train does"))
         acts.append("fit")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -435,7 +437,9 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     monkeypatch.delenv(watcher)
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     run_ray(leave_a_note, job_in(tmp_path))
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
     begun = [address] if address else ["token", "local"]
     assert acts == [*begun, tmp_path / ATTEMPTS / "000001", "fit", "shutdown"]
     assert os.environ.get(watcher) == (None if address else "0")
