@@ -113,6 +113,7 @@ def run_job(
         changed = {key: f"{old} -> {new}" for key, (old, new) in changes.items()}
         console.print(f"changed: {_listed(changed)}", markup=False, highlight=False)
     write_atomic(folder / CONFIG, dump_config(config).encode())
+    known = set((folder / FAILURES).glob("*"))
     handle, before = None, None
     tags = {"embre.kind": kind}
     for event in read_events(folder, "changed"):  # MLflow may lack an earlier one
@@ -121,7 +122,6 @@ def run_job(
         handle, before = open_run(config, uri, folder, tags, lineage, made_of)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status: str | None = "KILLED"
-    known = set((folder / FAILURES).glob("*"))
     try:
         with show_progress(folder, console):
             LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, handle))
