@@ -5,12 +5,12 @@ exchange notes.
 from dataclasses import dataclass
 from pathlib import Path
 
-from embre.atomic_files import write_atomic
 from embre.interrupts import TakenOver
 from embre.launch.errors import RunFailed
 
 ATTEMPTS = "attempts"  # in a run's folder
-LATEST = "latest"  # in ATTEMPTS: the number of the last attempt that started a rank
+# In ATTEMPTS, as many bytes as the number of the last attempt that started a rank.
+LATEST = "latest"
 RESERVED_BYTES = 4096  # of a note, allocated at the start: it can be written on a full disk
 
 
@@ -62,13 +62,17 @@ class Attempt:
 
     def begin(self) -> bool:
         """Claim the run for this attempt before a rank starts; False if it failed, was stopped, or
-        was superseded by a later attempt."""
-        # A superseded attempt must not claim the run back: the two would alternate.
-        if self.taken_over() or read(self.failed) or read(self.stopped):
+        was superseded by a later attempt.
+
+        A superseded attempt cannot claim the run back, however late it writes: its byte lies within
+        the file, and nothing shortens the file.
+        """
+        if read(self.failed) or read(self.stopped):
             return False
-        if not self.begun():
-            write_atomic(self.attempts / LATEST, str(self.number).encode())
-        return True
+        with (self.attempts / LATEST).open("r+b") as file:
+            file.seek(self.number - 1)
+            file.write(b".")
+        return not self.taken_over()
 
     def begun(self) -> bool:
         """Whether a rank of this attempt has started."""
@@ -86,7 +90,8 @@ class Attempt:
             )
 
     def _latest(self) -> int:
-        return int((self.attempts / LATEST).read_text() or 0)
+        # Read, because a network file system caches sizes for seconds.
+        return len((self.attempts / LATEST).read_bytes())
 
 
 def write(file: Path, text: str) -> None:

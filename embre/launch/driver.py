@@ -36,8 +36,8 @@ from embre.launch.local import run_local
 from embre.launch.progress import show_progress
 from embre.provenance import CONFIG
 from embre.tracking.curves import draw_curves
-from embre.tracking.endings import MAX_NAMED, tracebacks
-from embre.tracking.events import EVENTS, last_saved, next_attempt, read_events, write_event
+from embre.tracking.endings import FAILURES, MAX_NAMED, tracebacks
+from embre.tracking.events import EVENTS, last_saved, read_events, write_event
 from embre.tracking.registry import fetch
 from embre.tracking.runs import (
     RUN_FILE,
@@ -113,6 +113,7 @@ def run_job(
         changed = {key: f"{old} -> {new}" for key, (old, new) in changes.items()}
         console.print(f"changed: {_listed(changed)}", markup=False, highlight=False)
     write_atomic(folder / CONFIG, dump_config(config).encode())
+    known = set((folder / FAILURES).glob("*"))
     handle, before = None, None
     tags = {"embre.kind": kind}
     for event in read_events(folder, "changed"):  # MLflow may lack an earlier one
@@ -121,7 +122,6 @@ def run_job(
         handle, before = open_run(config, uri, folder, tags, lineage, made_of)
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status: str | None = "KILLED"
-    attempt = next_attempt(folder)
     try:
         with show_progress(folder, console):
             LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, handle))
@@ -136,7 +136,7 @@ def run_job(
         raise
     except Exception as error:
         status = "FAILED"
-        log_failure(folder, error, attempt)
+        log_failure(folder, error, known)
         raise
     finally:
         complete = bool(status) and finish(handle, folder, status)
@@ -148,11 +148,11 @@ def run_job(
     return folder
 
 
-def log_failure(folder: Path, error: Exception, attempt: int) -> None:
+def log_failure(folder: Path, error: Exception, known: Collection[Path]) -> None:
     """Write a `failed` event, and add to the error where the tracebacks of the ranks are that
-    failed last, since `attempt`."""
+    failed last, beside those `known` before."""
     with suppress(OSError):  # the error may be a full disk
-        found = tracebacks(folder, attempt)
+        found = tracebacks(folder, known)
         if found:
             more = ", …" if len(found) > MAX_NAMED else ""
             error.add_note(f"traceback in {', '.join(map(str, found[:MAX_NAMED]))}{more}")

@@ -1,17 +1,30 @@
-"""Waits for the nodes that a cluster's autoscaler adds."""
+"""Waits for nodes: at the start for those of an autoscaler, later in the place of lost ones."""
 
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 
 import ray
+from ray.exceptions import RayError
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    ReschedulingState,
+    RestartingState,
+    RunningState,
+    TrainControllerState,
+)
 from ray.util import placement_group, remove_placement_group
 
 from embre.checkpoints.folder import newest_step
-from embre.interrupts import stop_requested
+from embre.interrupts import stop_requested, watch
 from embre.job import Job
-from embre.launch.attempts import NotBegun
+from embre.launch.attempts import Attempt, NotBegun, write
 from embre.tracking.events import write_event
 
 LOOK_EVERY_S = 2.0
+QUIET_S = 15.0  # a restart that waits less is not worth an event
+WAITS = (InitializingState, RestartingState, ReschedulingState)
 
 
 def wait_for_nodes(job: Job) -> None:
@@ -33,8 +46,7 @@ def wait_for_nodes(job: Job) -> None:
     try:
         while shortage:
             if shortage != written:
-                values = {"why": shortage, "since": since, "limit_s": launch.wait_for_nodes_s}
-                write_event(job.folder, "waiting", newest_step(job.folder), values)
+                _report(job, shortage, since, launch.wait_for_nodes_s)
                 written = shortage
             if stop_requested():
                 raise NotBegun(f"{name}: asked to stop while it waited for nodes")
@@ -48,3 +60,57 @@ def wait_for_nodes(job: Job) -> None:
             shortage = launch.shortage(ray.cluster_resources())
     finally:
         remove_placement_group(group)
+
+
+@dataclass
+class WaitForLostNodes(ControllerCallback):
+    """Limits, and reports as `waiting` events, how long a run under Ray has no workers.
+
+    Ray Train calls it in its controller after each turn of its loop. By itself it lets an elastic
+    run wait without limit, silently, and in a loop without a pause. After `limit_s` seconds, or if
+    the run is asked to stop, the reason is written into the attempt, and an error ends `fit`.
+    """
+
+    job: Job
+    attempt: Attempt
+    limit_s: float
+    since: float = 0.0  # the start of the wait, 0 while there are workers
+    reported: str = ""
+
+    def after_controller_state_update(
+        self, previous_state: TrainControllerState, current_state: TrainControllerState
+    ) -> None:
+        if isinstance(current_state, RunningState):
+            self.since, self.reported = 0.0, ""
+        if not isinstance(current_state, WAITS):
+            return
+        if current_state is previous_state:
+            time.sleep(LOOK_EVERY_S)
+        self.since = self.since or time.time()
+        waited_s = time.time() - self.since
+        watch(self.attempt.folder)
+        if stop_requested():
+            at = newest_step(self.job.folder)
+            write(self.attempt.stopped, f"stopped while it waited for nodes; step {at} is saved")
+            raise RuntimeError("asked to stop")
+        why = self._why()
+        if waited_s > QUIET_S and why != self.reported:
+            with suppress(OSError):  # the storage may be lost for a moment too
+                _report(self.job, why, self.since, self.limit_s)
+                self.reported = why
+        if waited_s > self.limit_s:
+            write(self.attempt.failed, f"waited {self.limit_s:,.0f} s for nodes, and {why}")
+            raise RuntimeError("no nodes")
+
+    def _why(self) -> str:
+        launch = self.job.config.launch
+        try:
+            shortage = launch.shortage(ray.cluster_resources())
+        except RayError:
+            return "the head of the cluster does not respond"
+        return shortage or f"others use what {launch.fewest} workers need"
+
+
+def _report(job: Job, why: str, since: float, limit_s: float) -> None:
+    values = {"why": why, "since": since, "limit_s": limit_s}
+    write_event(job.folder, "waiting", newest_step(job.folder), values)

@@ -14,7 +14,7 @@ from embre import faults, interrupts
 from embre.config import PretrainConfig
 from embre.job import Job
 from embre.launch.errors import RunFailed
-from embre.tracking.endings import ending_noted, leave_note
+from embre.tracking.endings import ending_noted, leave_note, name_of_start
 from embre.tracking.events import next_attempt
 from embre.tracking.sending import system_metrics
 from embre.watchdog import exit_if_stalled
@@ -32,7 +32,8 @@ def run_rank(
     GPU runs out of memory.
     """
     world = current_world(device)
-    with ending_noted(job.folder, world, next_attempt(job.folder)):
+    start = name_of_start(job.folder, next_attempt(job.folder))
+    with ending_noted(job.folder, world, start):
         prepare(job, world)
         interrupts.watch(requests)
         first = os.environ.get("LOCAL_RANK", "0") == "0"

@@ -6,6 +6,8 @@ by Ray's own record, which loses a checkpoint whose worker dies within two secon
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,21 +22,24 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from embre.atomic_files import PERMANENT_ERRNOS
 from embre.checkpoints.checkpoints import CheckpointError
 from embre.config import ConfigError, LaunchConfig
+from embre.config.secret_values import redact
 from embre.interrupts import Interrupted, stoppable
 from embre.job import Job
 from embre.launch.attempts import Attempt, NotBegun, read, write
 from embre.launch.draining import save_when_draining
 from embre.launch.errors import RunFailed, with_disk_advice
-from embre.launch.nodes import wait_for_nodes
+from embre.launch.nodes import WaitForLostNodes, wait_for_nodes
 from embre.launch.rank import FAULT, run_rank
 from embre.launch.ray_workers import private_token
-from embre.world import ALLOCATOR, GROWING, World
+from embre.tracking.endings import LOST_PEER, MAX_NAMED
+from embre.world import ALLOCATOR, GROWING, World, current_world
 
 log = logging.getLogger(__name__)
 
-# Ray counts each minute in which a worker group cannot start as a failure: an attempt may wait for
-# nodes for a day in all.
-MAX_CONTROLLER_FAILURES = 24 * 60
+# For the place of lost nodes. Ray counts each minute in which a worker group cannot start as a
+# failure, but none while an elastic run waits.
+MAX_WAIT_S = 24 * 3600
+MAX_CONTROLLER_FAILURES = MAX_WAIT_S // 60
 # The same data and config raise these every time; a lost peer shows as a bare RuntimeError.
 NOT_WORTH_A_RESTART = (
     ArithmeticError,
@@ -48,6 +53,7 @@ NOT_WORTH_A_RESTART = (
     TypeError,
     ValueError,
 )
+PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -75,11 +81,17 @@ def ray_cluster() -> Iterator[None]:
     if not address:
         settings["include_dashboard"] = False
         private_token()
+    # The only node of a private cluster never drains; watching for that costs 1 % of a core.
+    unwatched = not address and PREEMPTION_WATCHER not in os.environ
+    if unwatched:
+        os.environ[PREEMPTION_WATCHER] = "0"
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     try:
         yield
     finally:
         ray.shutdown()
+        if unwatched:  # the next cluster may be another
+            del os.environ[PREEMPTION_WATCHER]
 
 
 def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
@@ -107,23 +119,49 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     try:
         with stoppable(attempt.folder), save_when_draining(attempt.folder):
             wait_for_nodes(job)
-            trainer.fit()
+            with _interrupt_handler_kept():
+                trainer.fit()
     except NotBegun:
         raise
     except BaseException as error:  # Ctrl-C and a lost cluster too
         if not attempt.begun():
-            raise NotBegun(
-                f"{name}: no rank began; each needs a machine that sees {job.folder}: {error!r}"
-            ) from error
-        if isinstance(error, ray.train.TrainingFailedError):
-            raise RunFailed(f"{name}: {read(attempt.failed) or error}") from error
-        raise
+            why = read(attempt.failed) or read(attempt.stopped)
+            why = why or f"no rank began; each needs a machine that sees {job.folder}: {error!r}"
+            raise NotBegun(f"{name}: {why}") from error
+        if not isinstance(error, ray.train.TrainingFailedError):
+            raise
+        if not read(attempt.stopped):
+            raise RunFailed(f"{name}: {read(attempt.failed) or _what_failed(error)}") from error
     finally:
         attempt.refuse_taken_over(name)
     if why := read(attempt.failed):
         raise RunFailed(f"{name}: {why}")
     if why := read(attempt.stopped):
         raise Interrupted(why)
+
+
+@contextmanager
+def _interrupt_handler_kept() -> Iterator[None]:
+    """Put the handler of Ctrl-C back: that of Ray Train, which `fit` leaves behind, would look for
+    the controller in a cluster that is shut down."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # elsewhere `fit` sets none
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+def _what_failed(error: ray.train.TrainingFailedError) -> str:
+    """The errors of the ranks that failed, without secrets; of lost peers last, as they follow from
+    the others."""
+    if not isinstance(error, ray.train.WorkerGroupError):
+        return redact(str(error), os.environ)
+    failures = sorted(error.worker_failures.items())
+    texts = [(rank, f"{type(failure).__name__}: {failure}") for rank, failure in failures]
+    texts.sort(key=lambda found: bool(LOST_PEER.match(found[1])))
+    named = "; ".join(f"rank {rank}: {text}" for rank, text in texts[:MAX_NAMED])
+    return redact(named + ("; …" if len(texts) > MAX_NAMED else ""), os.environ)
 
 
 def _rank(
@@ -135,9 +173,10 @@ def _rank(
 
     def work(_: dict[str, Any]) -> None:
         try:
-            if attempt.begin():
-                device = get_device() if use_gpu else torch.device("cpu")
-                assert isinstance(device, torch.device)
+            device = get_device() if use_gpu else torch.device("cpu")
+            assert isinstance(device, torch.device)
+            # Of all ranks: one that left alone would let the others wait for it in a collective.
+            if all(current_world(device).all_gather(attempt.begin())):
                 run_rank(recipe, job, device, attempt.folder)
         except Interrupted as why:  # raised further, Ray would restart the worker
             write(attempt.stopped, str(why))
@@ -147,7 +186,7 @@ def _rank(
             # that this raises are not the run's.
             if lasts and dist.is_initialized():
                 kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
-                write(attempt.failed, kind + with_disk_advice(error))
+                write(attempt.failed, redact(kind + with_disk_advice(error), os.environ))
             raise
 
     return work
@@ -174,6 +213,8 @@ def _trainer(job: Job, attempt: Attempt, work: Callable[[dict[str, Any]], None])
                 max_failures=launch.max_failures, controller_failure_limit=MAX_CONTROLLER_FAILURES
             ),
             worker_runtime_env={"env_vars": worker_env(launch)},
+            # Ray takes callbacks of its controller too, though its annotation does not say so.
+            callbacks=[WaitForLostNodes(job, attempt, MAX_WAIT_S)],  # type: ignore[arg-type]
         ),
     )
 

@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,14 +21,14 @@ MAX_ERROR_CHARS = 300
 LOST_PEER = re.compile("DistBackendError|RuntimeError: .*(gloo|NCCL|peer|[Cc]onnection)")
 MAX_NAMED = 4  # ranks without a note, or tracebacks, that a message lists
 FAILURES = "failures"  # in the run folder: tracebacks
-TRACEBACK = re.compile(r"attempt-(\d+)-rank-(\d+)\.txt")
+TRACEBACK = re.compile(r"attempt-((\d+)(?:\.(\d+))?)-rank-\d+\.txt")  # start, its attempt, nth
 MAX_TRACEBACK_CHARS = 65_536
 
 
 @contextmanager
-def ending_noted(folder: Path, world: World, attempt: int) -> Iterator[None]:
+def ending_noted(folder: Path, world: World, start: str) -> Iterator[None]:
     """Write the exception that the block raises to the rank's note, its traceback to a file that
-    the note names, and raise it again.
+    the note names, and raise it again. `start` is the name of this start of the ranks.
 
     No note is left by a killed rank, nor on TakenOver: then another process continues the run.
     """
@@ -42,18 +42,18 @@ def ending_noted(folder: Path, world: World, attempt: int) -> Iterator[None]:
             text, see = redact(f"{type(error).__name__}: {error}", os.environ), ""
             with suppress(OSError):  # the error may be a full disk
                 if not isinstance(error, Interrupted):
-                    see = f"; see {_write_traceback(folder, world.rank, attempt, error)}"
+                    see = f"; see {_write_traceback(folder, world.rank, start, error)}"
             with suppress(OSError):
                 leave_note(folder, world.rank, text, see)
         raise
 
 
-def _write_traceback(folder: Path, rank: int, attempt: int, error: Exception) -> str:
+def _write_traceback(folder: Path, rank: int, start: str, error: Exception) -> str:
     """Write the traceback of a rank without secrets, the middle left out if it is very long.
 
     Returns the path of the file in the run folder.
     """
-    name = f"{FAILURES}/attempt-{attempt}-rank-{rank}.txt"
+    name = f"{FAILURES}/attempt-{start}-rank-{rank}.txt"
     text = redact("".join(traceback.format_exception(error)), os.environ)
     if len(text) > MAX_TRACEBACK_CHARS:
         half = MAX_TRACEBACK_CHARS // 2
@@ -64,15 +64,31 @@ def _write_traceback(folder: Path, rank: int, attempt: int, error: Exception) ->
     return name
 
 
-def tracebacks(folder: Path, first_attempt: int = 1) -> list[Path]:
-    """The tracebacks of the last attempt that left some, from `first_attempt` on, oldest first: the
+def name_of_start(folder: Path, attempt: int) -> str:
+    """The name in tracebacks of a start of the ranks that begins now: `attempt`, the number that
+    its `started` event will get; N.2, N.3, … if earlier starts failed before this event of N."""
+    failed = [
+        int(match[3] or 1)
+        for path in (folder / FAILURES).glob("*")
+        if (match := TRACEBACK.fullmatch(path.name)) and int(match[2]) == attempt
+    ]
+    return f"{attempt}.{max(failed) + 1}" if failed else str(attempt)
+
+
+def tracebacks(folder: Path, known: Collection[Path] = ()) -> list[Path]:
+    """The tracebacks of the last start that left some beside those `known`, oldest first: the
     errors of other ranks often follow from the first one."""
-    found: dict[int, list[Path]] = {}
+    starts: dict[str, list[Path]] = {}
     for path in (folder / FAILURES).glob("*"):
-        if (match := TRACEBACK.fullmatch(path.name)) and int(match[1]) >= first_attempt:
-            found.setdefault(int(match[1]), []).append(path)
-    last = found[max(found)] if found else []
-    return sorted(last, key=lambda path: path.stat().st_mtime_ns)
+        if path not in known and (match := TRACEBACK.fullmatch(path.name)):
+            starts.setdefault(match[1], []).append(path)
+    # The last by time: a run that begins again with another config has low numbers again.
+    found = (sorted(paths, key=_modified) for paths in starts.values())
+    return max(found, key=lambda paths: _modified(paths[-1]), default=[])
+
+
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def leave_note(folder: Path, rank: int, text: str, see: str = "") -> None:
@@ -90,7 +106,7 @@ def why_ended(folder: Path, num_ranks: int) -> str:
     The earliest error is reported, as the others follow from it. If it is a lost connection, the
     ranks without a note are listed too: the killed one is among them.
     """
-    notes = sorted(folder.glob(NOTE.format("*")), key=lambda note: note.stat().st_mtime_ns)
+    notes = sorted(folder.glob(NOTE.format("*")), key=_modified)
     errors = {note.name: " ".join(note.read_text(errors="replace").split()) for note in notes}
     for note in notes:
         note.unlink()

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from embre import faults
 from embre.checkpoints import manifest
-from embre.checkpoints.checkpoints import LEASE, Checkpoints, NotWritten
+from embre.checkpoints.checkpoints import Checkpoints, NotWritten
 from embre.checkpoints.folder import FOLDER, has_checkpoints, newest_step
+from embre.checkpoints.lease import LEASE, Lease
 from embre.checkpoints.manifest import MANIFEST, CheckpointError, read_manifest
 from embre.checkpoints.parts import save_state
 from embre.config import OptimizerConfig
@@ -156,7 +157,7 @@ def test_what_a_killed_save_left_counts_for_nothing_and_is_removed(tmp_path: Pat
     left.mkdir()
     (left / "rank-000.safetensors").write_text("half")
     assert restore(checkpoints)[0] == 1
-    saved(tmp_path, "first", "second")
+    save(checkpoints, 2, "second")
     assert not left.exists()
 
 
@@ -200,10 +201,25 @@ def test_an_attempt_that_hung_in_a_commit_removes_nothing_of_its_successor(
     save(new, 3, "of the successor")
     save(new, 4, "and another")
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "_overtaken", lambda *_: None)
+        patch.setattr(Lease, "overtaken", lambda *_: None)
         save(old, 2, "late")
     assert steps_in(tmp_path)[-2:] == ["step-000000003", "step-000000004"]
     assert restore(at(tmp_path))[:2] == (4, "and another")
+
+
+def test_an_attempt_that_hung_in_a_commit_replaces_nothing_of_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = saved(tmp_path, "first"), at(tmp_path)
+    restore(new)
+    save(new, 2, "of the successor")
+    seen = Lease.overtaken
+    looks = iter([lambda *_: None])  # it looked before the successor had the lease
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "overtaken", lambda *given: next(looks, seen)(*given))
+        with pytest.raises(TakenOver):
+            save(old, 2, "late")
+    assert restore(at(tmp_path))[:2] == (2, "of the successor")
 
 
 @pytest.mark.parametrize(
@@ -240,8 +256,8 @@ def test_one_save_that_fails_for_what_may_pass_costs_that_checkpoint_alone(
             if fails:
                 patch.setattr("embre.checkpoints.parts.save_file", stale)
             checkpoints.save(step, Notes(str(step)), Place(), missed=tell)  # type: ignore[arg-type]
-            assert checkpoints._writer is not None
-            checkpoints._writer.join()
+            assert checkpoints._save is not None
+            checkpoints._save.join()
 
     go_on(2, fails=True)
     go_on(3, fails=False)
@@ -266,7 +282,7 @@ def test_a_storage_that_fails_while_it_is_cleared_hides_no_fault(
 
     checkpoints = saved(tmp_path, "first")
     with monkeypatch.context() as patch:
-        patch.setattr("embre.checkpoints.checkpoints.save_state", failing)
+        patch.setattr("embre.checkpoints.saving.save_state", failing)
         patch.setattr(Path, "unlink", failing)
         with pytest.raises(NotWritten, match="Stale file handle"):
             save(checkpoints, 2, "second")
@@ -285,7 +301,7 @@ def test_an_attempt_whose_files_a_successor_removed_was_taken_over(
         save_file(state, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr("embre.checkpoints.checkpoints.save_state", hanging_once(hanging, save_file))
+        patch.setattr("embre.checkpoints.saving.save_state", hanging_once(hanging, save_file))
         with pytest.raises(TakenOver, match="another attempt"):
             save(old, 2, "late")
     assert restore(at(tmp_path))[:2] == (2, "of the successor")
@@ -561,8 +577,8 @@ def _one_storage_stumbles(world: World, folder: str) -> tuple[list[int], str]:
                 if {1: 1, 3: 0, 4: 1}.get(step) == world.rank:
                     patch.setattr("embre.checkpoints.parts.save_file", stale)
                 checkpoints.save(step, notes, place, missed=lambda at, _: missed.append(at))  # type: ignore[arg-type]
-                assert checkpoints._writer is not None
-                checkpoints._writer.join()
+                assert checkpoints._save is not None
+                checkpoints._save.join()
     except NotWritten as error:
         return missed, f"{step}: {error}"
     raise AssertionError("two in a row were no error")

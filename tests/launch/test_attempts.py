@@ -1,6 +1,7 @@
 """Attempts at a run, by what their drivers and ranks find in its folder."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,23 @@ def test_one_that_waits_for_room_disturbs_none_that_works(tmp_path: Path) -> Non
     with pytest.raises(TakenOver, match="run: the same run was started again"):
         first.refuse_taken_over("run")
     second.refuse_taken_over("run")
+
+
+def test_a_rank_that_is_slow_to_begin_takes_nothing_from_a_later_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Attempt.new(tmp_path), Attempt.new(tmp_path)
+    opened, later = Path.open, iter([second])
+
+    def slow(path: Path, mode: str = "r", **more: Any) -> Any:
+        if mode != "r" and (one := next(later, None)):
+            assert one.begin()
+        return opened(path, mode, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", slow)
+        assert not first.begin()
+    assert second.begun() and not second.taken_over() and first.taken_over()
 
 
 @pytest.mark.parametrize("end", ["failed", "stopped"])

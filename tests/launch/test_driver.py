@@ -183,6 +183,31 @@ def test_the_tracebacks_of_a_run_that_failed_are_named_and_kept(
     assert len(list(read_events(folder, "failed"))) == 2, "a refusal is no failure"
 
 
+def test_each_start_that_fails_before_training_keeps_its_own_traceback(
+    tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(job: Job, world: World) -> None:
+        raise RunFailed("no such device")
+
+    kind = driver.Kind(PretrainConfig, fail, lambda config: {})
+    monkeypatch.setitem(driver.KINDS, "pretrain", kind)
+    for number in ("1", "1.2", "1.3"):
+        with pytest.raises(RunFailed) as found:
+            run_rank(config_of(str(tmp_path)))
+        (note,) = found.value.__notes__
+        assert note == f"traceback in {tmp_path}/small/failures/attempt-{number}-rank-0.txt"
+
+    def refuse(recipe: driver.Recipe, job: Job) -> None:
+        raise RuntimeError("the cluster is lost")
+
+    monkeypatch.setitem(driver.LAUNCHERS, "local", refuse)
+    with pytest.raises(RuntimeError) as found:
+        run_rank(config_of(str(tmp_path)))
+    assert not hasattr(found.value, "__notes__"), "none of these is of this start"
+    ended = [len(event["tracebacks"]) for event in read_events(tmp_path / "small", "failed")]
+    assert ended == [1, 1, 1, 0]
+
+
 def test_a_finished_run_goes_on_with_more_steps_where_it_is_told_to(
     tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

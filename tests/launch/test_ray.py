@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,7 @@ from embre.config import ConfigError, PretrainConfig, check_config
 from embre.interrupts import STOP, Interrupted, TakenOver
 from embre.job import Job
 from embre.launch import ray as launcher
-from embre.launch.attempts import ATTEMPTS, Attempt, NotBegun, read
+from embre.launch.attempts import ATTEMPTS, LATEST, Attempt, NotBegun, read, write
 from embre.launch.errors import RunFailed
 from embre.launch.ray import WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
@@ -153,6 +154,32 @@ def test_a_run_waits_for_room_and_not_for_ever(
 
 @pytest.mark.slow
 @pytest.mark.ray
+def test_an_elastic_run_without_its_fewest_workers_does_not_wait_for_ever(
+    one_core: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_in(tmp_path)
+    given = {"workers": 3, "min_workers": 2, "wait_for_nodes_s": 1.0}
+    launch = job.config.launch.model_copy(update=given)
+    job = replace(job, config=job.config.model_copy(update={"launch": launch}))
+    monkeypatch.setattr(launcher, "wait_for_nodes", lambda job: None)  # a node is lost after it
+    monkeypatch.setattr(launcher, "MAX_WAIT_S", 3)
+    ended: list[Exception] = []
+
+    def run() -> None:
+        try:
+            run_ray(leave_a_note, job)
+        except Exception as error:
+            ended.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(150)
+    assert ended and isinstance(ended[0], NotBegun), "it waits for ever"
+    assert str(ended[0]).startswith("small: waited 3 s for nodes, and 2 workers need 2 CPU")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("recipe", [lose_the_group_once, be_taken_over_once])
 def test_what_says_nothing_of_the_run_does_not_end_it(
     one_core: None, tmp_path: Path, recipe: Callable[[Job, World], None]
@@ -274,13 +301,36 @@ def rank_here(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         recipe(job, World())
 
     monkeypatch.setattr(launcher, "run_rank", run_rank)
+    monkeypatch.setattr(launcher, "current_world", lambda device: World())
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     return asked_in
+
+
+def test_no_rank_goes_on_where_another_finds_that_the_run_was_taken_over(
+    rank_here: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OneOfTwo(World):
+        __slots__ = ()
+
+        def all_gather(self, value: Any) -> list[Any]:
+            return [value, False]
+
+    attempt = Attempt.new(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "current_world", lambda device: OneOfTwo())
+        launcher._rank(leave_a_note, job_in(tmp_path), attempt)({})
+    assert rank_here == []
+    launcher._rank(leave_a_note, job_in(tmp_path), attempt)({})
+    assert rank_here == [attempt.folder]
 
 
 def find_the_disk_full(job: Job, world: World) -> None:
     (job.folder / EVENTS).symlink_to("/dev/full")
     write_event(job.folder, "step", 1, {})
+
+
+def name_a_secret(job: Job, world: World) -> None:
+    raise ValueError("403 for https://me:pa55word@host/a")
 
 
 def find_the_storage_gone_for_a_moment(job: Job, world: World) -> None:
@@ -293,13 +343,14 @@ def find_the_storage_gone_for_a_moment(job: Job, world: World) -> None:
         (find_the_disk_full, "OSError: [Errno 28] No space left on device; free space and run the"),
         (find_the_storage_gone_for_a_moment, ""),
         (break_a_promise, "AssertionError: a broken promise"),
+        (name_a_secret, "ValueError: 403 for https://host/a"),
     ],
 )
 def test_what_a_storage_says_again_each_time_is_not_tried_again(
     rank_here: list[Path], tmp_path: Path, recipe: Callable[[Job, World], None], told: str
 ) -> None:
     attempt = Attempt.new(tmp_path)
-    with pytest.raises((OSError, AssertionError)):
+    with pytest.raises((OSError, AssertionError, ValueError)):
         launcher._rank(recipe, job_in(tmp_path), attempt)({})
     found = read(attempt.failed)
     assert found.startswith(told) and bool(found) == bool(told)
@@ -308,13 +359,11 @@ def test_what_a_storage_says_again_each_time_is_not_tried_again(
 
 
 def test_a_disk_that_is_full_when_a_rank_begins_is_told_too(
-    rank_here: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rank_here: list[Path], tmp_path: Path
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     attempt = Attempt.new(tmp_path)
-    monkeypatch.setattr("embre.launch.attempts.write_atomic", full)
+    (tmp_path / ATTEMPTS / LATEST).unlink()
+    (tmp_path / ATTEMPTS / LATEST).symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         launcher._rank(leave_a_note, job_in(tmp_path), attempt)({})
     assert "No space left" in read(attempt.failed) and not (tmp_path / "done").exists()
@@ -344,6 +393,8 @@ def test_ray_is_asked_for_what_the_config_says(
     assert asked.run_config.name == "small-1"
     assert asked.run_config.storage_path == str(attempt.folder / "ray")
     assert asked.run_config.worker_runtime_env["env_vars"]["OMP_NUM_THREADS"] == "3"
+    (waits,) = asked.run_config.callbacks
+    assert (waits.attempt, waits.limit_s) == (attempt, 24 * 3600)
 
     given = {"workers": 4, "min_workers": 2, "resize_every_s": 30.0}
     attempt, asked = asked_of_ray(tmp_path, monkeypatch, **given)
@@ -367,7 +418,8 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     def fit() -> None:
         (folder,) = (tmp_path / ATTEMPTS).glob("0*")
         assert (folder / STOP).exists(), "where SIGTERM asks to stop"
-        acts.append("fit")
+        signal.signal(signal.SIGINT, lambda *_: acts.append("as Ray Train does"))
+        acts.append("fit" if os.environ.get(watcher) == watched else "fit as it should not")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **given: acts.append(given["address"]))
@@ -380,11 +432,60 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     for name in ("USAGE_STATS_ENABLED", "TRAIN_HEALTH_CHECK_INTERVAL_S"):
         monkeypatch.setenv(f"RAY_{name}", "0")
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")
+    watcher, watched = launcher.PREEMPTION_WATCHER, None if address else "0"
+    monkeypatch.delenv(watcher, raising=False)
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     run_ray(leave_a_note, job_in(tmp_path))
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
     begun = [address] if address else ["token", "local"]
     assert acts == [*begun, tmp_path / ATTEMPTS / "000001", "fit", "shutdown"]
+    assert watcher not in os.environ, "the next cluster may be another"
+
+
+@pytest.mark.parametrize(
+    ("began", "end", "raised", "told"),
+    [
+        (True, "failed", RunFailed, "small: so it is"),
+        (True, "stopped", Interrupted, "so it is"),
+        (False, "failed", NotBegun, "small: so it is"),
+        (False, "stopped", NotBegun, "small: so it is"),
+        (False, "", NotBegun, "small: no rank began; "),
+        (True, "", RunFailed, "small: Training failed due to controller error:\nhttps://host/a"),
+    ],
+)
+def test_a_wait_that_ray_ends_is_told_as_what_ended_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    began: bool,
+    end: str,
+    raised: type[Exception],
+    told: str,
+) -> None:
+    def fit() -> None:
+        attempt = Attempt(tmp_path / ATTEMPTS, 1)
+        if began:
+            assert attempt.begin()
+        if end:
+            write(getattr(attempt, end), "so it is")
+        raise ray.train.ControllerError(RuntimeError("https://me:pa55word@host/a"))
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr(launcher, "save_when_draining", lambda folder: nullcontext())
+    monkeypatch.setattr(launcher, "_trainer", lambda *_: SimpleNamespace(fit=fit))
+    with pytest.raises(raised) as found:
+        run_ray(leave_a_note, job_in(tmp_path))
+    assert type(found.value) is raised and str(found.value).startswith(told)
+
+
+def test_the_errors_of_ranks_are_named_those_of_lost_peers_last() -> None:
+    lost = RuntimeError("Connection closed by peer [10.0.0.1]:4242")
+    failures = {rank: lost for rank in range(6)} | {4: OSError(5, "Input/output error")}
+    told = launcher._what_failed(ray.train.WorkerGroupError("a long text", failures))
+    assert told.startswith("rank 4: OSError: [Errno 5] Input/output error; rank 0: RuntimeError")
+    assert told.endswith("; …") and told.count("rank") == 4
 
 
 @pytest.mark.parametrize("wait_s", [0, 60])

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from embre.interrupts import Interrupted, TakenOver
-from embre.tracking.endings import MAX_TRACEBACK_CHARS, ending_noted, tracebacks, why_ended
+from embre.tracking.endings import (
+    MAX_TRACEBACK_CHARS,
+    _write_traceback,
+    ending_noted,
+    name_of_start,
+    tracebacks,
+    why_ended,
+)
 from embre.world import World
 
 KILLED = "no rank left an error, so one was killed or its machine lost"
@@ -20,12 +27,12 @@ def note(folder: Path, rank: int, text: str, at: int) -> None:
 
 
 def test_the_error_of_a_rank_is_told_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a bad\nshard"), ending_noted(tmp_path, World(), 1):
+    with pytest.raises(ValueError, match="a bad\nshard"), ending_noted(tmp_path, World(), "1"):
         raise ValueError("a bad\nshard")
     name = "failures/attempt-1-rank-0.txt"
     assert why_ended(tmp_path, 1) == f"rank 0: ValueError: a bad shard; see {name}"
     assert why_ended(tmp_path, 1) == KILLED
-    with ending_noted(tmp_path, World(), 2):
+    with ending_noted(tmp_path, World(), "2"):
         pass
     assert list(tmp_path.rglob("*.*")) == [tmp_path / name]
 
@@ -48,7 +55,7 @@ def test_the_traceback_of_a_rank_is_kept_without_secrets(
     )
     world = World(rank=3, size=4)
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    with pytest.raises(OSError, match="403"), ending_noted(tmp_path, world, 2):
+    with pytest.raises(OSError, match="403"), ending_noted(tmp_path, world, "2"):
         fail(OSError(text))
     found = (tmp_path / "failures/attempt-2-rank-3.txt").read_text()
     assert found.startswith(f"on {socket.gethostname()}\nTraceback (most recent call last):\n")
@@ -63,10 +70,10 @@ def test_the_traceback_of_a_rank_is_kept_without_secrets(
 def test_a_traceback_is_of_bounded_size_and_none_is_left_by_what_was_asked_for(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(Interrupted), ending_noted(tmp_path, World(), 1):
+    with pytest.raises(Interrupted), ending_noted(tmp_path, World(), "1"):
         raise Interrupted("stopped after step 3, which is saved")
     assert not (tmp_path / "failures").exists()
-    with pytest.raises(RuntimeError), ending_noted(tmp_path, World(), 1):
+    with pytest.raises(RuntimeError), ending_noted(tmp_path, World(), "1"):
         raise RuntimeError("first " + "x " * MAX_TRACEBACK_CHARS + "last")
     found = (tmp_path / "failures/attempt-1-rank-0.txt").read_text()
     assert MAX_TRACEBACK_CHARS < len(found) < MAX_TRACEBACK_CHARS + 200
@@ -76,7 +83,7 @@ def test_a_traceback_is_of_bounded_size_and_none_is_left_by_what_was_asked_for(
 
 def test_a_rank_without_room_for_its_traceback_raises_its_own_error(tmp_path: Path) -> None:
     (tmp_path / "failures").touch()  # a folder of this name cannot be made
-    with pytest.raises(ValueError, match="a bad shard"), ending_noted(tmp_path, World(), 1):
+    with pytest.raises(ValueError, match="a bad shard"), ending_noted(tmp_path, World(), "1"):
         raise ValueError("a bad shard")
     assert why_ended(tmp_path, 1) == "rank 0: ValueError: a bad shard"
 
@@ -93,17 +100,36 @@ def test_the_tracebacks_of_the_last_attempt_are_found_the_first_failure_first(
     (tmp_path / "failures/attempt-11-rank-0.txt~").touch()
     names = [path.name for path in tracebacks(tmp_path)]
     assert names == ["attempt-10-rank-11.txt", "attempt-10-rank-0.txt"]
-    assert len(tracebacks(tmp_path, 10)) == 2 and tracebacks(tmp_path, 11) == []
+    last = tmp_path / "failures/attempt-10-rank-0.txt"
+    assert [path.name for path in tracebacks(tmp_path, [last])] == ["attempt-10-rank-11.txt"]
+    os.utime(tmp_path / "failures/attempt-9-rank-0.txt", (9, 9))  # of another config
+    assert [path.name for path in tracebacks(tmp_path)] == ["attempt-9-rank-0.txt"]
+
+
+def test_a_start_that_fails_before_it_is_counted_keeps_the_traceback_of_the_one_before(
+    tmp_path: Path,
+) -> None:
+    names = []
+    for attempt in (1, *[2] * 11):
+        name = name_of_start(tmp_path, attempt)
+        for rank in range(2):
+            _write_traceback(tmp_path, rank, name, ValueError(name))
+        names.append(name)
+    assert names == ["1", "2", *(f"2.{nth}" for nth in range(2, 12))]
+    assert len(list((tmp_path / "failures").iterdir())) == 24
+    found = [path.name for path in tracebacks(tmp_path)]
+    assert found == ["attempt-2.11-rank-0.txt", "attempt-2.11-rank-1.txt"]
+    assert name_of_start(tmp_path, 3) == "3"
 
 
 def test_a_rank_that_was_taken_over_says_nothing_of_the_run(tmp_path: Path) -> None:
-    with pytest.raises(TakenOver), ending_noted(tmp_path, World(), 1):
+    with pytest.raises(TakenOver), ending_noted(tmp_path, World(), "1"):
         raise TakenOver("by another attempt")
     assert not list(tmp_path.iterdir())
 
 
 def test_what_follows_from_a_lost_process_group_says_nothing(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError), ending_noted(tmp_path, World(rank=1, size=2), 1):
+    with pytest.raises(AssertionError), ending_noted(tmp_path, World(rank=1, size=2), "1"):
         raise AssertionError("backend not set")
     assert why_ended(tmp_path, 2) == KILLED
 
