@@ -34,7 +34,7 @@ from embre.prediction import slices as predict_slices
 from embre.prediction.predict import REPORT, Predicted, predict_files
 from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, is_done, locked, outputs_in, read_record
-from embre.prediction.slices import MIN_BYTES, is_large
+from embre.prediction.slices import MIN_BYTES, PredictedSlice, SliceStore, is_large
 from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.relations import decode
 from embre.relations.model_folder import load_relation_model, save_relation_model
@@ -610,6 +610,23 @@ def test_a_folder_of_slices_that_others_made_stays(model: Path, given: Path) -> 
         (folder / name).write_text("mine")
     run(model, given)
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+def test_slices_are_written_while_those_of_another_file_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, going = (SliceStore.of(tmp_path, name) for name in "ab")
+    nothing = PredictedSlice("", 0, [], [], {}, {})
+    done.write(0, nothing)
+    write = predict_slices.write_atomic
+
+    def late(path: Path, data: bytes) -> None:
+        done.remove()
+        write(path, data)
+
+    monkeypatch.setattr(predict_slices, "write_atomic", late)
+    going.write(0, nothing)
+    assert going.is_done(0) and not done.is_done(0)
 
 
 def test_a_file_is_large_by_its_share_of_the_work() -> None:
