@@ -406,6 +406,32 @@ def test_the_summary_as_json_is_all_of_the_output(
         assert found["relations"] > 0 and found["seconds"] > 0
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], "run the same command again to predict what is not done"),
+        (["--overwrite"], "run the same command again, without --overwrite, to predict"),
+    ],
+)
+def test_a_command_stopped_by_ctrl_c_says_how_to_go_on(
+    model: Path,
+    given: Path,
+    more: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predicting, "predict_files", stopped)
+    words = ["predict", str(model), str(given), "--out", str(given.parent / "out"), *more]
+    monkeypatch.setattr("sys.argv", ["embre", *words])
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        cli.main()
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_input_that_was_not_read_to_its_end_fails_the_command_at_its_end(
     model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
