@@ -81,7 +81,7 @@ def is_large(stored_bytes: int, in_all: int, processes: int) -> bool:
 
 
 def remove_slices(out: Path) -> None:
-    """Remove all slices, also those of other runs, once every file is done. Other files stay."""
+    """Remove all slices, also those of other runs, once every file is read. Other files stay."""
     _remove(out / FOLDER, re.compile(r"[0-9a-f]{16}-\d+"))
     with suppress(OSError):  # it does not exist, or holds other files
         (out / FOLDER).rmdir()

@@ -28,6 +28,7 @@ from embre.corpora import read_documents, sources, write_pubtator
 from embre.corpora.sources import Source
 from embre.demo.corpus import make_corpus
 from embre.document import Document
+from embre.object_store import StoreFailed
 from embre.prediction import predict, tasks
 from embre.prediction import record as predict_record
 from embre.prediction import slices as predict_slices
@@ -626,6 +627,25 @@ def test_a_run_that_was_stopped_resumes_within_a_file(
     if workers is None:
         assert progress.documents == sum(predicted[2:])
         assert progress.stored_bytes == progress.total_bytes
+
+
+def test_a_file_whose_store_fails_is_continued_by_the_next_run(
+    model: Path, given: Path, small_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(source, target, tally, edit):
+        """As if the store failed after the last slice."""
+        copy_edited(source, target, tally, edit)
+        raise StoreFailed("the store does not respond")
+
+    copy_edited = tasks.copy_edited
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks, "copy_edited", failing)
+        with pytest.raises(ValueError, match="no document to predict"):
+            run(model, given)
+    monkeypatch.setattr(tasks, "predict", lambda *_: pytest.fail("predicted twice"))
+    found = run(model, given)
+    assert found.documents == 24 and not found.not_read
+    assert not (given.parent / "out" / predict_slices.FOLDER).exists()
 
 
 def test_a_folder_of_slices_that_others_made_stays(model: Path, given: Path) -> None:
