@@ -81,7 +81,8 @@ def run_prediction(
                 lambda line: console.print(Text(line)),
             )
         except KeyboardInterrupt:
-            console.print("stopped; run the same command again to predict what is not done")
+            again = "run the same command again" + (", without --overwrite," if overwrite else "")
+            console.print(f"stopped; {again} to predict what is not done")
             raise
     yield from [Text(json.dumps(summary_json(found)))] if as_json else summary(found, out)
     if found.not_read:

@@ -43,7 +43,7 @@ def refuse_other_kind(values: Any, ours: str, theirs: str, kind: str) -> None:
     if isinstance(data, dict) and theirs in data and ours not in data:
         raise Refused(
             f"this is a config of `embre {kind}`: it has data.{theirs} and no data.{ours}; "
-            "give one of the other kind"
+            "give it to that command, or this command another config"
         )
 
 

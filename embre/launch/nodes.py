@@ -68,7 +68,8 @@ class WaitForLostNodes(ControllerCallback):
 
     Ray Train calls it in its controller after each turn of its loop. By itself it lets an elastic
     run wait without limit, silently, and in a loop without a pause. After `limit_s` seconds, or if
-    the run is asked to stop, the reason is written into the attempt, and an error ends `fit`.
+    the run is asked to stop, the reason is written into the attempt, and an error ends `fit`; it
+    also ends when a later attempt has taken the run over.
     """
 
     job: Job
@@ -88,14 +89,17 @@ class WaitForLostNodes(ControllerCallback):
             time.sleep(LOOK_EVERY_S)
         self.since = self.since or time.time()
         waited_s = time.time() - self.since
+        with suppress(OSError):  # the storage may be lost for a moment too
+            self.attempt.refuse_taken_over(self.job.config.name)
         watch(self.attempt.folder)
         if stop_requested():
             at = newest_step(self.job.folder)
-            write(self.attempt.stopped, f"stopped while it waited for nodes; step {at} is saved")
+            saved = f"step {at} is saved" if at else "no step is saved yet"
+            write(self.attempt.stopped, f"stopped while it waited for nodes; {saved}")
             raise RuntimeError("asked to stop")
         why = self._why()
         if waited_s > QUIET_S and why != self.reported:
-            with suppress(OSError):  # the storage may be lost for a moment too
+            with suppress(OSError):
                 _report(self.job, why, self.since, self.limit_s)
                 self.reported = why
         if waited_s > self.limit_s:
@@ -108,7 +112,10 @@ class WaitForLostNodes(ControllerCallback):
             shortage = launch.shortage(ray.cluster_resources())
         except RayError:
             return "the head of the cluster does not respond"
-        return shortage or f"others use what {launch.fewest} workers need"
+        return shortage or (
+            f"the cluster has enough for {launch.fewest} workers, but others use it, or no node "
+            "has all that a worker needs"
+        )
 
 
 def _report(job: Job, why: str, since: float, limit_s: float) -> None:

@@ -29,6 +29,7 @@ from embre.prediction.record import (
     LOCK,
     RECORD,
     REPORT,
+    UNREADABLE,
     FileRecord,
     Opened,
     PredictRecord,
@@ -119,7 +120,8 @@ def predict_files(
             _try_model(left[0], workers)
             _begin(left, opened, out, tell)
             _carry_out(left, record, out, workers, progress)
-        remove_slices(out)
+        if not any(UNREADABLE in record.files[one.target].dropped for one in tasks):
+            remove_slices(out)
     result = _summary(tasks, record, out)
     result.done_before = len(tasks) - len(left)
     result.predicted_now = sum(record.files[one.target].documents for one in left)
@@ -188,7 +190,7 @@ def _carry_out(
             task = task_of[one.target]
             if not here and one.target not in large:
                 progress.add(one.documents, task.stored_bytes)
-            if has_slices(task.stored_bytes):
+            if has_slices(task.stored_bytes) and UNREADABLE not in one.dropped:
                 task.slices.remove()
 
 

@@ -66,7 +66,7 @@ class SliceStore(NamedTuple):
         return msgspec.msgpack.decode(data, type=PredictedSlice)
 
     def remove(self) -> None:
-        """Remove the slices of the file."""
+        """Remove the slices of the file, not the folder: a worker may be about to write into it."""
         _remove(self.folder, re.compile(rf"{self.key}-\d+"))
 
 
@@ -81,13 +81,13 @@ def is_large(stored_bytes: int, in_all: int, processes: int) -> bool:
 
 
 def remove_slices(out: Path) -> None:
-    """Remove all slices, also those of other runs, once every file is done. Other files stay."""
+    """Remove all slices, also those of other runs, once every file is read. Other files stay."""
     _remove(out / FOLDER, re.compile(r"[0-9a-f]{16}-\d+"))
+    with suppress(OSError):  # it does not exist, or holds other files
+        (out / FOLDER).rmdir()
 
 
 def _remove(folder: Path, name: re.Pattern[str]) -> None:
     for path in folder.glob("*"):
         if name.fullmatch(path.name):
             path.unlink()
-    with suppress(OSError):  # it does not exist, or holds other files
-        folder.rmdir()

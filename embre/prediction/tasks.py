@@ -71,9 +71,9 @@ def predict_slice(task: Task, one: Slice) -> tuple[int, int]:
 def predict_file(task: Task, progress: Progress | None = None) -> FileRecord:
     """Predict one file; its output is written atomically.
 
-    The slices of a file that may have several are stored until then, for when the run is stopped. A
-    file that cannot be read is counted in the record, an earlier output of it stays. Raises OSError
-    if the output cannot be written.
+    The slices of a file that may have several are stored until then, for when the run is stopped or
+    the store fails. A file that cannot be read is counted in the record, an earlier output of it
+    stays. Raises OSError if the output cannot be written.
     """
     started, record = time.monotonic(), FileRecord(task.target, task.source.name, task.version)
     try:

@@ -11,7 +11,7 @@ from ray.exceptions import RpcError
 from ray.train.v2._internal.execution.controller import state
 
 from embre import interrupts
-from embre.interrupts import STOP
+from embre.interrupts import STOP, TakenOver
 from embre.job import Job
 from embre.launch import nodes
 from embre.launch.attempts import Attempt, NotBegun, read
@@ -142,7 +142,7 @@ def test_a_wait_for_lost_nodes_is_shown_where_it_is_more_than_a_restart(
     turn(waits, 2)
     none, taken = waited(tmp_path)
     assert none == "1 workers need 1 CPU, but there are only 0, enough for 0"
-    assert taken == "others use what 1 workers need"
+    assert taken.startswith("the cluster has enough for 1 workers, but others use it, or no node")
     assert [event["since"] for event in read_events(tmp_path)] == [1e9, 1e9]
 
     def lost() -> dict[str, float]:
@@ -181,5 +181,18 @@ def test_a_run_that_waits_for_lost_nodes_can_be_stopped(
     (waits.attempt.folder / STOP).write_bytes(b".")
     with pytest.raises(RuntimeError, match="asked to stop"):
         turn(waits)
-    assert read(waits.attempt.stopped) == "stopped while it waited for nodes; step 0 is saved"
+    assert read(waits.attempt.stopped) == "stopped while it waited for nodes; no step is saved yet"
+    assert read(waits.attempt.failed) == ""
+
+
+def test_a_run_that_waits_for_lost_nodes_ends_when_a_later_attempt_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    Autoscaler(monkeypatch, 0)
+    waits = lost_nodes(tmp_path)
+    later = Attempt.new(tmp_path)
+    turn(waits)
+    assert later.begin()
+    with pytest.raises(TakenOver, match="small: the same run was started again"):
+        turn(waits)
     assert read(waits.attempt.failed) == ""

@@ -28,13 +28,14 @@ from embre.corpora import read_documents, sources, write_pubtator
 from embre.corpora.sources import Source
 from embre.demo.corpus import make_corpus
 from embre.document import Document
+from embre.object_store import StoreFailed
 from embre.prediction import predict, tasks
 from embre.prediction import record as predict_record
 from embre.prediction import slices as predict_slices
 from embre.prediction.predict import REPORT, Predicted, predict_files
 from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, is_done, locked, outputs_in, read_record
-from embre.prediction.slices import MIN_BYTES, is_large
+from embre.prediction.slices import MIN_BYTES, PredictedSlice, SliceStore, is_large
 from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.relations import decode
 from embre.relations.model_folder import load_relation_model, save_relation_model
@@ -406,6 +407,32 @@ def test_the_summary_as_json_is_all_of_the_output(
         assert found["relations"] > 0 and found["seconds"] > 0
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], "run the same command again to predict what is not done"),
+        (["--overwrite"], "run the same command again, without --overwrite, to predict"),
+    ],
+)
+def test_a_command_stopped_by_ctrl_c_says_how_to_go_on(
+    model: Path,
+    given: Path,
+    more: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predicting, "predict_files", stopped)
+    words = ["predict", str(model), str(given), "--out", str(given.parent / "out"), *more]
+    monkeypatch.setattr("sys.argv", ["embre", *words])
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        cli.main()
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_input_that_was_not_read_to_its_end_fails_the_command_at_its_end(
     model: Path, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -563,7 +590,8 @@ def test_slices_that_are_there_are_not_done_again(
     workers, progress = Counting(), Progress()
     assert run(model, given, workers=workers, progress=progress).documents == 24
     assert workers.calls == ["predict_slice"] + ["predict_file"] * 5
-    assert 0 < progress.total_bytes < (given / "a.PubTator").stat().st_size
+    whole = sum(path.stat().st_size for path in given.rglob("*") if path.is_file())
+    assert 0 < progress.total_bytes < whole
 
 
 @pytest.mark.parametrize("workers", [None, Counting()])
@@ -602,6 +630,25 @@ def test_a_run_that_was_stopped_resumes_within_a_file(
         assert progress.stored_bytes == progress.total_bytes
 
 
+def test_a_file_whose_store_fails_is_continued_by_the_next_run(
+    model: Path, given: Path, small_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(source, target, tally, edit):
+        """As if the store failed after the last slice."""
+        copy_edited(source, target, tally, edit)
+        raise StoreFailed("the store does not respond")
+
+    copy_edited = tasks.copy_edited
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks, "copy_edited", failing)
+        with pytest.raises(ValueError, match="no document to predict"):
+            run(model, given)
+    monkeypatch.setattr(tasks, "predict", lambda *_: pytest.fail("predicted twice"))
+    found = run(model, given)
+    assert found.documents == 24 and not found.not_read
+    assert not (given.parent / "out" / predict_slices.FOLDER).exists()
+
+
 def test_a_folder_of_slices_that_others_made_stays(model: Path, given: Path) -> None:
     folder = given.parent / "out" / predict_slices.FOLDER
     folder.mkdir(parents=True)
@@ -610,6 +657,23 @@ def test_a_folder_of_slices_that_others_made_stays(model: Path, given: Path) -> 
         (folder / name).write_text("mine")
     run(model, given)
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+def test_slices_are_written_while_those_of_another_file_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, going = (SliceStore.of(tmp_path, name) for name in "ab")
+    nothing = PredictedSlice("", 0, [], [], {}, {})
+    done.write(0, nothing)
+    write = predict_slices.write_atomic
+
+    def late(path: Path, data: bytes) -> None:
+        done.remove()
+        write(path, data)
+
+    monkeypatch.setattr(predict_slices, "write_atomic", late)
+    going.write(0, nothing)
+    assert going.is_done(0) and not done.is_done(0)
 
 
 def test_a_file_is_large_by_its_share_of_the_work() -> None:
