@@ -11,13 +11,23 @@ import pytest
 
 BUSY_AND_IDLE = """
 import time
+from pathlib import Path
 from embre.workers import Processes
+
+def wait_for_both(name):
+    Path(name).touch()
+    while not all(map(Path.exists, map(Path, "ab"))):
+        time.sleep(0.01)
+
+def work():
+    Path("c").touch()
+    time.sleep(60)
+
 if __name__ == "__main__":
     with Processes(2, preload="embre.workers") as workers:
-        list(workers.run(time.sleep, [(0.5,), (0.5,)]))
-        print("ready", flush=True)
+        list(workers.run(wait_for_both, ["a", "b"]))
         try:
-            list(workers.run(time.sleep, [(60,)]))
+            list(workers.run(work, [()]))
         except KeyboardInterrupt:
             print("interrupted", flush=True)
 """
@@ -31,11 +41,13 @@ def test_workers_end_by_ctrl_c_at_once_and_silently(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=tmp_path,
         start_new_session=True,
     )
-    assert run.stdout is not None and run.stdout.readline() == "ready\n"
-    time.sleep(0.5)  # the call is on its way
+    for _ in range(600):
+        time.sleep(0.1)
+        if (tmp_path / "c").exists() or run.poll() is not None:
+            break
     os.killpg(run.pid, signal.SIGINT)
     shown, errors = run.communicate(timeout=30)
     assert (shown, errors, run.returncode) == ("interrupted\n", "", 0)

@@ -2,8 +2,9 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -56,6 +57,8 @@ def run_prediction(
     several = ray is not None or processes > 1
     settings = PredictSettings(device, threshold, parquet, several)
     with (
+        # Ray prints the errors of its nodes to standard output, which is for the object.
+        redirect_stdout(sys.stderr) if as_json else nullcontext(),
         locked(out),
         model_folder(model, out, tracking_uri) as folder,
         make_workers(processes, "embre.prediction.tasks", ray, gpus) as workers,

@@ -94,7 +94,7 @@ def test_torchrun_carries_a_run_out_and_a_rank_that_hangs_is_named(tmp_path: Pat
     first, second = read_events(folder, "started")
     assert (first["world_size"], second["world_size"]) == (2, 2)
     assert second["why"].startswith("rank 1: hung in faults.py"), second
-    assert "_break" in (folder / "stacks-1.txt").read_text()
+    assert "_execute" in (folder / "stacks-1.txt").read_text()
     assert (folder / "encoder" / "config.json").exists()
     assert "workers: 2" in (folder / "config.yaml").read_text()
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
