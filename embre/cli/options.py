@@ -1,8 +1,13 @@
-"""What several commands check about their options."""
+"""What several commands make of their arguments and options."""
 
 from pathlib import Path
 
 import typer
+
+
+def folder_within(run: Path, name: str) -> Path:
+    """The folder `name` of a run; `run` itself if it has none, as the folder of a model."""
+    return run / name if (run / name).is_dir() else run
 
 
 def local_path(name: str) -> Path:

@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from embre.cli.device import device_named
+from embre.cli.options import folder_within
 from embre.finetune import RELATION_MODEL
 from embre.launch.errors import RunFailed
 from embre.launch.tables import dropped_lines
@@ -89,13 +90,18 @@ def run_prediction(
             raise
     yield from [Text(json.dumps(summary_json(found)))] if as_json else summary(found, out)
     if found.not_read:
-        named = ", ".join(found.not_read[:MAX_NAMED])
-        more = len(found.not_read) - MAX_NAMED
-        raise RunFailed(
-            f"{named}{f' and {more} more' if more > 0 else ''}: not read to the end, "
-            f"{out / RECORD} says why; what could be read is predicted. Replace the input "
-            "and run the same command again"
-        )
+        raise RunFailed(not_read_to_the_end(found.not_read, out))
+
+
+def not_read_to_the_end(inputs: list[str], out: Path) -> str:
+    """Error message for inputs of which a part is missing."""
+    named = ", ".join(inputs[:MAX_NAMED])
+    more = len(inputs) - MAX_NAMED
+    return (
+        f"{named}{f' and {more} more' if more > 0 else ''}: not read to the end, {out / RECORD} "
+        "says why; what could be read is predicted. Replace the input and run the same command "
+        "again"
+    )
 
 
 def summary(found: Predicted, out: Path) -> Iterator[RenderableType]:
@@ -150,8 +156,7 @@ def model_folder(model: str, out: Path, tracking_uri: str | None) -> Iterator[Pa
         if re.fullmatch(r"[0-9a-f]{32}", leftover.name.removeprefix(FETCHED)):
             rmtree(leftover)
     if not model.startswith("models:/"):
-        in_run = Path(model) / RELATION_MODEL
-        yield in_run if in_run.is_dir() else Path(model)
+        yield folder_within(Path(model), RELATION_MODEL)
         return
     scratch = out / f"{FETCHED}{uuid4().hex}"
     try:

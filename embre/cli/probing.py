@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from embre.cli.device import device_named
+from embre.cli.options import folder_within
 from embre.model.encoder_folder import PretrainedEncoder, load_pretrained
 from embre.pretrain import ENCODER
 from embre.probe.comparison import SYSTEMS, Comparison, probe_shards
@@ -45,7 +46,7 @@ def run_probe(
         raise Refused("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
     errors, found_device = Console(stderr=True, highlight=False), device_named(device)
     with TemporaryDirectory() as scratch, errors.status("loading the encoder") as status:
-        folder = encoder_within(Path(name))
+        folder = folder_within(Path(name), ENCODER)
         if name.startswith("models:/"):
             folder = fetch(name, resolve_uri(tracking_uri), Path(scratch) / "model")
         encoder = load_pretrained(folder, found_device)
@@ -64,11 +65,6 @@ def run_probe(
             found = probe_shards(encoder, shards, strips, progress)
             values, lines = comparison_json(encoder, found), comparison_lines(encoder, found)
         return [Text(json.dumps(values))] if as_json else [*lines]
-
-
-def encoder_within(folder: Path) -> Path:
-    """The encoder of a run's folder; any other folder is taken for one."""
-    return folder / ENCODER if (folder / ENCODER).is_dir() else folder
 
 
 def answer_lines(answers: list[Answer]) -> Iterator[RenderableType]:

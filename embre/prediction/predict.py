@@ -29,7 +29,6 @@ from embre.prediction.record import (
     LOCK,
     RECORD,
     REPORT,
-    UNREADABLE,
     FileRecord,
     Opened,
     PredictRecord,
@@ -120,7 +119,7 @@ def predict_files(
             _try_model(left[0], workers)
             _begin(left, opened, out, tell)
             _carry_out(left, record, out, workers, progress)
-        if not any(UNREADABLE in record.files[one.target].dropped for one in tasks):
+        if not any(record.files[one.target].unreadable for one in tasks):
             remove_slices(out)
     result = _summary(tasks, record, out)
     result.done_before = len(tasks) - len(left)
@@ -131,12 +130,17 @@ def predict_files(
             f"{', '.join(inputs)}: no document to predict; formats read: {', '.join(FORMATS)}"
             + "".join(f"; {line.strip()}" for line in result.tally.lines()[:3])
         )
+    _report(result, title)
+    return result
+
+
+def _report(result: Predicted, title: str) -> None:
+    """Write the report of the first documents."""
     docs = (doc for file in result.files for doc in read_documents(file, Tally()))
     shown = list(islice(docs, MOST_REPORTED))
     in_all = {f"documents predicted, the first {len(shown):,} are here": f"{result.documents:,}"}
     facts = in_all if result.documents > len(shown) else {}
     write_report(result.report, shown, title=title, facts=facts)
-    return result
 
 
 def _try_model(task: Task, workers: Workers) -> None:
@@ -190,7 +194,7 @@ def _carry_out(
             task = task_of[one.target]
             if not here and one.target not in large:
                 progress.add(one.documents, task.stored_bytes)
-            if has_slices(task.stored_bytes) and UNREADABLE not in one.dropped:
+            if has_slices(task.stored_bytes) and not one.unreadable:
                 task.slices.remove()
 
 

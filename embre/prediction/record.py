@@ -43,6 +43,11 @@ class FileRecord(msgspec.Struct, omit_defaults=True):
     dropped: dict[str, int] = {}
     examples: dict[str, list[str]] = {}
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether an error ended the reading or writing; an earlier output stays then."""
+        return UNREADABLE in self.dropped
+
 
 class Header(msgspec.Struct):
     """The digest of the model, and the threshold if one was given."""
@@ -206,7 +211,7 @@ def _may_be_there(record: PredictRecord) -> Iterator[str]:
     """Yield the outputs of a record. An input that is not a corpus has none: a file of its name is
     not ours."""
     for name, one in record.files.items():
-        if one.bytes or one.version is None or UNREADABLE in one.dropped:
+        if one.bytes or one.version is None or one.unreadable:
             yield name
 
 
@@ -240,7 +245,7 @@ def is_done(record: FileRecord, source: str, version: str | None, out: Path, par
     if record.source != source or version is None or record.version != version:
         return False
     if not record.bytes:  # not a corpus, and unchanged
-        return UNREADABLE not in record.dropped
+        return not record.unreadable
     target = out / record.target
     whole = target.is_file() and target.stat().st_size == record.bytes
     return whole and (not parquet or table_of(out, record.target).is_file())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,24 @@ def call(
         cli.main()
     printed = capsys.readouterr()
     return int(stopped.value.code or 0), printed.out, printed.err
+
+
+Refusal = Callable[[str], str]
+
+
+@pytest.fixture
+def refusal(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refusal:
+    """Carries out a command that is refused, in which {} is `made`, and returns the error."""
+
+    def carry_out(arguments: str) -> str:
+        words = [word.replace("{}", str(made)) for word in arguments.split()]
+        code, _, error = call(words, monkeypatch, capsys)
+        assert code == 2
+        return error
+
+    return carry_out
 
 
 @pytest.mark.parametrize(
@@ -92,15 +111,10 @@ def call(
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(
-    made: Path,
-    arguments: str,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refusal: Refusal, arguments: str, message: str
 ) -> None:
-    words = [word.replace("{}", str(made)) for word in arguments.split()]
-    code, _, error = call(words, monkeypatch, capsys)
-    assert code == 2 and message in error
+    error = refusal(arguments)
+    assert message in error
     assert error.startswith("error: ") and error.count("\n") == 1
 
 
@@ -114,15 +128,9 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     ],
 )
 def test_an_output_in_a_wrong_place_is_refused_before_the_work(
-    made: Path,
-    arguments: str,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refusal: Refusal, arguments: str, message: str
 ) -> None:
-    words = [word.replace("{}", str(made)) for word in arguments.split()]
-    code, _, error = call(words, monkeypatch, capsys)
-    assert code == 2 and message in " ".join(error.replace("│", " ").split())
+    assert message in " ".join(refusal(arguments).replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "study"])
