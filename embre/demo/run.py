@@ -160,7 +160,8 @@ def write_configs(out: Path, seed: int) -> None:
             "micro_batches": 1,
             "max_document_tokens": 256,
         },
-        "optimizer": {"peak_lr": 1e-3, "warmup_steps": 20},
+        # With 1e-3 novelty is learnt by some seeds only (docs/RESULTS.md).
+        "optimizer": {"peak_lr": 5e-4, "warmup_steps": 20},
         "train": {
             "steps": 500,
             "save_every_steps": 250,
