@@ -79,7 +79,7 @@ def finetune(job: Job[FinetuneConfig], world: World) -> None:
     checkpoints = Checkpoints(
         job.folder / FOLDER, world, fingerprint, config.train.keep_checkpoints
     )
-    learnt = docs + [doc for others, _ in extra_corpora for doc in others]
+    learnt = docs + [doc for corpus, _ in extra_corpora for doc in corpus]
     dev = DevSet(dev_docs, learnt, builder, world)
     every = config.train.log_every_steps
     with tracker_of(job.handle, job.folder, world, every) as tracker:

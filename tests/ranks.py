@@ -18,7 +18,7 @@ from embre.world import World, current_world
 PRELOAD = [
     "torch",
     "transformers",
-    "embre.engines.deepspeed_engine",
+    "tests.cpu_deepspeed",
     "embre.model.pretraining_model",
 ]
 TIMEOUT_S = 240

@@ -23,7 +23,7 @@ from embre.refused import Refused
 from embre.world import World
 
 
-def _import_deepspeed(device: torch.device) -> Any:
+def import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # One cache per combination of versions: torch would load ops that were built for another.
@@ -65,7 +65,7 @@ class DeepSpeedEngine:
         self.seed = seed
         self.config = optimizer
         self.stage = settings["zero_optimization"]["stage"]
-        deepspeed = _import_deepspeed(world.device)
+        deepspeed = import_deepspeed(world.device)
         deepspeed.init_distributed(
             dist_backend="nccl" if world.device.type == "cuda" else "gloo", verbose=False
         )

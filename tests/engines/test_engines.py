@@ -20,7 +20,7 @@ from embre.data_hash import data_hash
 from embre.engines import training_state
 from embre.engines.compiled_ops import OPS_FOLDER_VARIABLE, STALE_AFTER_S, stale_locks
 from embre.engines.deepspeed_config import deepspeed_json
-from embre.engines.deepspeed_engine import DeepSpeedEngine, _import_deepspeed
+from embre.engines.deepspeed_engine import DeepSpeedEngine, import_deepspeed
 from embre.engines.engine import StepResult
 from embre.engines.step import learning_rate, set_learning_rates
 from embre.engines.step_guard import HISTORY, MIN_HISTORY
@@ -398,7 +398,7 @@ def test_a_lock_of_a_killed_build_ends_the_run_and_does_not_hang_it(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv(OPS_FOLDER_VARIABLE, "so that what is set meanwhile is undone")
     monkeypatch.delenv(OPS_FOLDER_VARIABLE)
-    deepspeed = _import_deepspeed(torch.device("cpu"))
+    deepspeed = import_deepspeed(torch.device("cpu"))
     assert deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] is False
     folder = Path(os.environ[OPS_FOLDER_VARIABLE])
     assert folder.parent == tmp_path / "torch_extensions" and torch.__version__ in folder.name
@@ -413,4 +413,4 @@ def test_a_lock_of_a_killed_build_ends_the_run_and_does_not_hang_it(
     with lock.open():
         assert not list(stale_locks(folder)), "a long build that still has it open"
     with pytest.raises(ValueError, match=f"{re.escape(str(lock))}: left 20 minutes .*; remove it"):
-        _import_deepspeed(torch.device("cpu"))
+        import_deepspeed(torch.device("cpu"))
