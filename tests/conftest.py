@@ -19,11 +19,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays in one process, for what its tests share; so do all files that start Ray, since
-    two clusters side by side are too much for a small machine."""
-    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    """The tests of a file stay in one process, for what they share; all tests that start Ray are in
+    one, since two clusters side by side are too much for a small machine."""
     for item in items:
-        group = RAY_GROUP if item.path in with_ray else str(item.path)
+        group = RAY_GROUP if item.get_closest_marker("ray") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 
 
