@@ -19,6 +19,8 @@ NOTE = "error-{}.txt"  # in the run folder; {} is the rank
 MAX_ERROR_CHARS = 300
 # Errors of gloo, which has no exception class of its own, and of NCCL.
 LOST_PEER = re.compile("DistBackendError|RuntimeError: .*(gloo|NCCL|peer|[Cc]onnection)")
+# What gloo puts around its errors: the place in its source, and general advice.
+GLOO_BOILERPLATE = re.compile(r"\[\S*/gloo/\S*\] | This is typically caused by a remote [^;]*")
 MAX_NAMED = 4  # ranks without a note, or tracebacks, that a message lists
 FAILURES = "failures"  # in the run folder: tracebacks
 TRACEBACK = re.compile(r"attempt-((\d+)(?:\.(\d+))?)-rank-\d+\.txt")  # start, its attempt, nth
@@ -118,4 +120,4 @@ def why_ended(folder: Path, num_ranks: int) -> str:
     if not silent or not LOST_PEER.match(error):
         return first
     named = ", ".join(map(str, silent[:MAX_NAMED])) + (", …" if len(silent) > MAX_NAMED else "")
-    return f"rank {named} ended without an error; {first}"
+    return f"rank {named} ended without an error; {GLOO_BOILERPLATE.sub('', first)}"

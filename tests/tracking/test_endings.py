@@ -11,6 +11,7 @@ from embre.tracking.endings import (
     MAX_TRACEBACK_CHARS,
     _write_traceback,
     ending_noted,
+    leave_note,
     name_of_start,
     tracebacks,
     why_ended,
@@ -145,3 +146,14 @@ def test_the_first_error_counts_and_the_silent_ranks_are_named(tmp_path: Path) -
     assert why_ended(tmp_path, 64) == "rank 2: OSError: No space left on device"
     note(tmp_path, 2, "RuntimeError: CUDA error: an illegal memory access", at=7)
     assert why_ended(tmp_path, 64) == "rank 2: RuntimeError: CUDA error: an illegal memory access"
+
+
+def test_of_a_lost_connection_gloos_own_words_are_left_out(tmp_path: Path) -> None:
+    place = "[/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537]"
+    advice = "This is typically caused by a remote worker hanging or bugs in the application. Good"
+    error = f"RuntimeError: {place} Read error [127.0.0.1]:3: Connection reset by peer. {advice}"
+    leave_note(tmp_path, 0, error, "; see failures/attempt-1-rank-0.txt")
+    assert why_ended(tmp_path, 2) == (
+        "rank 1 ended without an error; rank 0: RuntimeError: Read error [127.0.0.1]:3: "
+        "Connection reset by peer.; see failures/attempt-1-rank-0.txt"
+    )
