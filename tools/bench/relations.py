@@ -1,12 +1,12 @@
-"""How much quicker one pass for each document is than one for each pair.
+"""How much faster one pass per document is than one per pair.
 
     python tools/bench/relations.py --corpus corpora/biored/Dev.PubTator --encoder backbones/minilm
     python tools/bench/relations.py --quick
 
 Documents per second of `pairs.encoding` document and pairwise, same backbone, same machine, taken
 in turn: training (forward, backward and update) and prediction (text to relations). Documents are
-taken as the corpus has them, evenly spread over its range of pairs, because pairwise costs a pass
-for each. Without a corpus it is the made-up one, without an encoder a random one of two layers.
+spread evenly over the corpus's range of pairs per document, because pairwise costs a pass for each
+pair. Without a corpus it is the made-up one, without an encoder a random one of two layers.
 The last line is one JSON object.
 """
 
