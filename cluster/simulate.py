@@ -29,6 +29,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from embre.cli.options import local_folder
 from embre.demo.run import ENCODER_NAME, MODEL_NAME, SETTINGS, Stages, make_files, write_configs
 from embre.launch.errors import exit_on_error
 from embre.launch.tables import scores_table
@@ -204,7 +205,9 @@ def main(
         int, typer.Option(min=1, help="Number of Ray nodes besides the head, one worker each.")
     ] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 20,
-    out: Annotated[Path, typer.Option(help="Empty folder for all outputs.")] = Path("rehearsal"),
+    out: Annotated[
+        Path, typer.Option(parser=local_folder, help="Empty or new folder for all outputs.")
+    ] = Path("rehearsal"),
 ) -> None:
     """Rehearse a cluster job on this machine."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the nodes are stopped

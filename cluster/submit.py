@@ -208,13 +208,23 @@ def main(
         str | None, typer.Option(help="Folder that all nodes share, for relative paths.")
     ] = None,
     env: Annotated[
-        list[str] | None, typer.Option(help="NAME of an environment variable to pass to the job.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Environment variable to pass to the job with its value here. May be given "
+            "several times.",
+        ),
     ] = None,
     allow_change: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="As in `embre`: let a resumed run change this key."),
+        typer.Option(
+            metavar="KEY",
+            help="As in `embre`: let a resumed run change this key. May be given several times.",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print what would be sent, and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be sent, and exit.")
+    ] = False,
 ) -> None:
     """Submit a run to a Ray cluster, follow it, and exit with its exit code."""
     address = check_address(address) if address else None

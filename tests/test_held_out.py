@@ -339,6 +339,13 @@ def test_the_tool_takes_the_ids_asked_for_and_keeps_those_it_did_not_find(tmp_pa
     assert held.prints == {v for n in (1, 4) for v in print_of(docs[n])} - {0}
 
 
+def test_the_tool_writes_no_list_that_would_be_read_as_a_corpus(tmp_path: Path) -> None:
+    write_pubtator(tmp_path / "a.PubTator", [article()])
+    done = make_list(tmp_path / "a.PubTator", "--out", tmp_path / "list.lst")
+    assert isinstance(done.exception, SystemExit) and done.exit_code == 2
+    assert not (tmp_path / "list.lst").exists()
+
+
 @pytest.mark.parametrize("asked", ["PMC8", "pmc8", "PMCID: PMC8", "PMID: 7"])
 def test_an_id_that_was_asked_for_is_on_the_list(tmp_path: Path, asked: str) -> None:
     doc = replace(article(doc_id="PMC8"), pmid="7")

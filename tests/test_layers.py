@@ -1,4 +1,4 @@
-"""Imports go down only, and each big library has few doors."""
+"""Imports go down only, and each big library is imported in few places."""
 
 import ast
 import re
@@ -14,8 +14,8 @@ from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the bottom up; a room is a file or a folder of `embre/`.
-FLOORS = (
+# From the bottom up: the files and folders directly in `embre/`.
+LAYERS = (
     "document tally entity_types relation_schema wording config world workers interrupts watchdog"
     " faults refused atomic_files end_to_end object_store data_hash provenance drawing loader",
     "corpora tokenization held_out",
@@ -26,8 +26,9 @@ FLOORS = (
     "sharding pretrain validation_set dev_set finetune prediction register study",
     "launch demo cli",
 )
-FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
-DOORS = {
+LAYER_OF = {top: n for n, names in enumerate(LAYERS) for top in names.split()}
+# Modules that may import a library; of a folder, all in it.
+IMPORTED_BY = {
     "deepspeed": ("engines.deepspeed_engine",),
     "ray": ("launch", "cli.doctor"),
     "mlflow": ("tracking",),
@@ -94,14 +95,15 @@ def libraries_below(start: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name])
-def test_imports_go_down_and_through_doors(name: str) -> None:
-    room = name.split(".")[0]
-    assert room in FLOOR, f"{room}: give it a floor in tests/test_layers.py and docs/DESIGN.md"
+def test_imports_go_down_and_libraries_are_imported_in_few_places(name: str) -> None:
+    top = name.split(".")[0]
+    assert top in LAYER_OF, f"{top}: give it a layer in tests/test_layers.py and docs/DESIGN.md"
     for other in own_imports(MODULES[name]):
-        assert FLOOR[other.split(".")[0]] <= FLOOR[room], f"{name} reaches up to {other}"
-    for library in {imported.split(".")[0] for imported in imports(MODULES[name])} & set(DOORS):
-        through = any(f"{name}.".startswith(f"{door}.") for door in DOORS[library])
-        assert through, f"{name} imports {library}; its doors are {DOORS[library]}"
+        assert LAYER_OF[other.split(".")[0]] <= LAYER_OF[top], f"{name} reaches up to {other}"
+    imported = {library.split(".")[0] for library in imports(MODULES[name])}
+    for library in imported & set(IMPORTED_BY):
+        allowed = any(f"{name}.".startswith(f"{other}.") for other in IMPORTED_BY[library])
+        assert allowed, f"{name} imports {library}; only {IMPORTED_BY[library]} may"
 
 
 def circle_in(graph: dict[str, set[str]]) -> list[str]:
@@ -113,14 +115,14 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def test_neither_modules_nor_rooms_import_each_other_in_a_circle() -> None:
+def test_neither_files_nor_folders_import_each_other_in_a_circle() -> None:
     graph = {name: set(own_imports(path)) - {name} for name, path in MODULES.items()}
     assert circle_in(graph) == []
-    rooms: dict[str, set[str]] = {}
+    tops: dict[str, set[str]] = {}
     for name, others in graph.items():
-        room = name.split(".")[0]
-        rooms.setdefault(room, set()).update({other.split(".")[0] for other in others} - {room})
-    assert circle_in(rooms) == []
+        top = name.split(".")[0]
+        tops.setdefault(top, set()).update({other.split(".")[0] for other in others} - {top})
+    assert circle_in(tops) == []
 
 
 @pytest.mark.slow
@@ -187,26 +189,26 @@ def tables_of_the_design() -> Iterator[tuple[str, list[list[str]]]]:
             yield line, [row.split("|")[1:-1] for row in rows if not row.startswith("|---")]
 
 
-def rooms_in(cell: str) -> list[str]:
+def modules_in(cell: str) -> list[str]:
     return re.findall(r"`([a-z0-9_]+)/?`", cell)
 
 
-def test_the_table_of_the_design_has_every_room_on_its_floor() -> None:
-    rows = dict(tables_of_the_design())["| floor | room | what |"]
-    found, floor = {}, 0
-    for name, rooms, _ in rows:
-        floor = int(name.split()[0]) if name.strip() else floor
-        found |= dict.fromkeys(rooms_in(rooms), floor)
-    assert found == FLOOR, "docs/DESIGN.md, section 3, and FLOORS differ"
+def test_the_table_of_the_design_has_every_module_in_its_layer() -> None:
+    rows = dict(tables_of_the_design())["| layer | module | what |"]
+    found, layer = {}, 0
+    for name, modules_cell, _ in rows:
+        layer = int(name.split()[0]) if name.strip() else layer
+        found |= dict.fromkeys(modules_in(modules_cell), layer)
+    assert found == LAYER_OF, "docs/DESIGN.md, section 3, and LAYERS differ"
 
 
 def test_the_design_has_a_table_of_every_folder_with_every_module() -> None:
     found = {
-        f"{folder}.{room}"
+        f"{folder}.{module}"
         for head, rows in tables_of_the_design()
         for folder in re.findall(r"^\| in `([a-z_]+)/`", head)
         for row in rows
-        for room in rooms_in(row[0])
+        for module in modules_in(row[0])
     }
     inside = {".".join(name.split(".")[:2]) for name in MODULES if "." in name}
     assert found == inside, "docs/DESIGN.md, section 3, and embre/ differ"

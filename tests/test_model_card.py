@@ -107,11 +107,11 @@ def test_the_code_in_the_card_runs(
     assert capsys.readouterr().out.startswith("1 Disease:")
 
 
-def test_the_code_in_the_readme_runs(
+def test_the_code_in_the_guide_runs(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    run_code(readme, "runs/biored-minilm/relation_model", model, tmp_path)
+    guide = (Path(__file__).resolve().parents[1] / "docs" / "GUIDE.md").read_text()
+    run_code(guide, "runs/biored-minilm/relation_model", model, tmp_path)
     assert capsys.readouterr().out.startswith("1 [('Disease:")
 
 

@@ -59,12 +59,15 @@ MAX_TOKENS_SHOWN = 400
 def main(
     shards: Annotated[str, typer.Argument(help="Folder or URL of a shard set.")],
     documents: Annotated[
-        int, typer.Option(help="Number of documents to show with their mentions.")
+        int, typer.Option(min=0, help="Number of documents to show with their mentions.")
     ] = 0,
     ids: Annotated[
-        list[str] | None, typer.Option("--id", help="Show the document with this id. Repeatable.")
+        list[str] | None,
+        typer.Option("--id", help="Show the document with this id. May be given several times."),
     ] = None,
-    top: Annotated[int, typer.Option(help="Number of frequent concepts to show per type.")] = 5,
+    top: Annotated[
+        int, typer.Option(min=0, help="Number of frequent concepts to show per type.")
+    ] = 5,
     verify: Annotated[
         bool, typer.Option("--verify", help="Only verify all digests, counts and mentions.")
     ] = False,

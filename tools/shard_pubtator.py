@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from embre.cli.options import local_path
+from embre.cli.options import local_folder
 from embre.faults import arm
 from embre.held_out import SHIPPED
 from embre.launch.errors import RunFailed, exit_on_error
@@ -47,8 +47,10 @@ def num_cores() -> int:
 
 NUM_CORES = num_cores()
 
-Inputs = Annotated[list[str], typer.Argument(help="Files, folders, archives or URLs to read.")]
-Out = Annotated[Path, typer.Option(parser=local_path, help="Folder of the shard set.")]
+Inputs = Annotated[
+    list[str], typer.Argument(help="Files, folders, patterns, archives or URLs to read.")
+]
+Out = Annotated[Path, typer.Option(parser=local_folder, help="Folder of the shard set.")]
 TokenizerFolder = Annotated[
     Path | None,
     typer.Option(
@@ -60,13 +62,13 @@ HoldOut = Annotated[
     list[str] | None,
     typer.Option(
         help="Documents to leave out besides those of the shipped lists: a corpus, a file of ids, "
-        "or a list made by tools/hold_out_list.py. Repeatable."
+        "or a list made by tools/hold_out_list.py. May be given several times."
     ),
 ]
 ShippedHoldOut = Annotated[
     bool, typer.Option(help=f"Leave out the evaluation documents of {' and '.join(SHIPPED)}.")
 ]
-NumProcesses = Annotated[int, typer.Option(min=1, help="Number of processes.")]
+NumProcesses = Annotated[int, typer.Option(min=1, help="Number of local processes.")]
 RayAddress = Annotated[
     str | None,
     typer.Option(
@@ -83,7 +85,7 @@ ValidationShare = Annotated[
     float, typer.Option(min=0, max=1, help="Share of documents kept for validation.")
 ]
 Vocabulary = Annotated[
-    int, typer.Option(help="Vocabulary size to learn if no --tokenizer is given.")
+    int, typer.Option(min=1, help="Vocabulary size to learn if no --tokenizer is given.")
 ]
 AcceptDamaged = Annotated[
     bool,

@@ -14,8 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
-from simulate import RayCluster, rehearsal_cluster
+from simulate import RayCluster, main, rehearsal_cluster
+from typer.testing import CliRunner
 
 from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
@@ -38,6 +40,20 @@ try:
 except ValueError as error:
     sys.exit(f"refused: {error}")
 """
+
+
+def test_a_url_or_a_file_as_an_output_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    Path("file").touch()
+    app = typer.Typer()
+    app.command()(main)
+    for out, why in (("s3://bucket/set", "is a URL"), ("file", "is a file")):
+        result = CliRunner().invoke(app, ["--out", out])
+        assert result.exit_code == 2 and why in result.output
+    assert os.listdir() == ["file"]
 
 
 @pytest.mark.slow

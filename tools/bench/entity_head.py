@@ -53,7 +53,9 @@ OPTIMIZER = OptimizerConfig()
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Small tables: no figures to quote.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small tables: no figures to quote.")
+    ] = False,
 ) -> None:
     """Measure the entity head."""
     console = Console(soft_wrap=True, highlight=False)

@@ -411,7 +411,9 @@ FAULTS = [
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Two faults, without Ray, in a minute.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two faults, without Ray, in a minute.")
+    ] = False,
     only: Annotated[str, typer.Option(help="Only faults whose name contains this.")] = "",
 ) -> None:
     """Inject the faults and print the outcomes."""

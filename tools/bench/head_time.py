@@ -47,7 +47,7 @@ class Share:
     share: float
 
 
-def main(quick: Annotated[bool, typer.Option(help="Small, on a CPU.")] = False) -> None:
+def main(quick: Annotated[bool, typer.Option("--quick", help="Small, on a CPU.")] = False) -> None:
     """Measure the share of the head."""
     cuda = torch.cuda.is_available() and not quick
     device = torch.device("cuda" if cuda else "cpu")

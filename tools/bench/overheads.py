@@ -53,7 +53,9 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Few steps, one round: no figures to quote.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few steps, one round: no figures to quote.")
+    ] = False,
 ) -> None:
     """Measure the overheads."""
     console = Console(soft_wrap=True, highlight=False)

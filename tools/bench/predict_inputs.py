@@ -1,4 +1,4 @@
-"""What prediction costs beside the model: planning, the record, reading and putting together.
+"""What prediction costs besides the model: planning, the record, reading and assembling outputs.
 
     python tools/bench/predict_inputs.py              # 100,000 files, and one of 200 MB
     python tools/bench/predict_inputs.py --quick

@@ -103,11 +103,12 @@ class Measured:
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="A minute: no figures to quote.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A minute: no figures to quote.")] = False,
     compile_it: Annotated[bool, typer.Option("--compile", help="Compile on a CPU too.")] = False,
     shards: Annotated[Path | None, typer.Option(help="A shard set with its tokenizer.")] = None,
     leave_out: Annotated[
-        list[str] | None, typer.Option(help="Letter of a rung to leave out. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Letter of a variant to leave out. May be given several times."),
     ] = None,
 ) -> None:
     """Measure the ladder."""

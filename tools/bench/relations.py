@@ -1,12 +1,12 @@
-"""How much quicker one pass for each document is than one for each pair.
+"""How much faster one pass per document is than one per pair.
 
     python tools/bench/relations.py --corpus corpora/biored/Dev.PubTator --encoder backbones/minilm
     python tools/bench/relations.py --quick
 
 Documents per second of `pairs.encoding` document and pairwise, same backbone, same machine, taken
 in turn: training (forward, backward and update) and prediction (text to relations). Documents are
-taken as the corpus has them, evenly spread over its range of pairs, because pairwise costs a pass
-for each. Without a corpus it is the made-up one, without an encoder a random one of two layers.
+spread evenly over the corpus's range of pairs per document, because pairwise costs a pass for each
+pair. Without a corpus it is the made-up one, without an encoder a random one of two layers.
 The last line is one JSON object.
 """
 
@@ -46,10 +46,14 @@ SMALL = NewEncoder(layers=2, hidden=128, heads=2, feed_forward=512)
 def main(
     corpus: Annotated[Path | None, typer.Option(help="Annotated documents.")] = None,
     encoder: Annotated[Path | None, typer.Option(help="Hugging Face folder of a BERT.")] = None,
-    documents: Annotated[int, typer.Option(help="So many of the corpus.")] = 12,
-    rounds: Annotated[int, typer.Option(help="Each way is timed so often.")] = 3,
+    documents: Annotated[int, typer.Option(help="Number of documents of the corpus.")] = 12,
+    rounds: Annotated[
+        int, typer.Option(help="Number of rounds; each encoding is timed once in each.")
+    ] = 3,
     device: Annotated[str, typer.Option(help="cpu or cuda, there in bf16.")] = "cpu",
-    quick: Annotated[bool, typer.Option(help="Few documents: no figures to quote.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few documents: no figures to quote.")
+    ] = False,
 ) -> None:
     """Compare the two encodings."""
     console = Console(soft_wrap=True, highlight=False)

@@ -58,7 +58,9 @@ class Mentions(NamedTuple):
 def main(
     shards: Annotated[str, typer.Argument(help="A shard set made with the encoder's tokenizer.")],
     encoder: Annotated[Path, typer.Argument(help="Hugging Face folder of a BERT.")],
-    quick: Annotated[bool, typer.Option(help="Few documents: no figures to quote.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few documents: no figures to quote.")
+    ] = False,
 ) -> None:
     """Compare the exact and the sampled softmax."""
     console = Console(soft_wrap=True, highlight=False)

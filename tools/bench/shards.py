@@ -59,7 +59,9 @@ FULL = Plan(3, 2000, 100_000, 40_000, [1000, 10_000, 100_000, 1_000_000], [1, 2]
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Small dumps, one process, a minute.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small dumps, one process, a minute.")
+    ] = False,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Hugging Face folder; default: a made-up tokenizer.")
     ] = None,

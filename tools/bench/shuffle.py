@@ -43,7 +43,9 @@ NEAR = 10  # documents this close in an epoch often share a step
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="20,000 documents instead of 50,000.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="20,000 documents instead of 50,000.")
+    ] = False,
 ) -> None:
     """Measure the shuffles."""
     console = Console(soft_wrap=True, highlight=False)

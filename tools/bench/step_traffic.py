@@ -62,7 +62,7 @@ class Traffic(TorchDispatchMode):
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Smaller: no figures to quote.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller: no figures to quote.")] = False,
 ) -> None:
     """Count the traffic."""
     hidden, tokens = (64, 512) if quick else (768, 2048)

@@ -23,7 +23,9 @@ STOP_AT = 7
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="1 and 2 ranks, no loader processes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="1 and 2 ranks, no loader processes.")
+    ] = False,
 ) -> None:
     """Run the same pretraining at several sizes and compare."""
     console = Console(soft_wrap=True, highlight=False)
