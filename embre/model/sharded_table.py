@@ -90,7 +90,9 @@ class ShardedTable:
     def _against_all(self, gathered: GatheredMentions, number: int, vectors: slice) -> ScoringBlock:
         part, first = self.rows.parts[number], self.rows.firsts[number]
         labels = gathered.ids[vectors]
-        names = torch.arange(part.start, part.stop, part.step, device=labels.device)
+        # Not arange(start, stop, step): torch refuses a start beyond the stop, as that of a rank
+        # without any row of a small type.
+        names = torch.arange(len(part), device=labels.device) * part.step + part.start
         rows = slice(first, first + len(part))
         return ScoringBlock(vectors, rows, names, labels, self._rows_of(labels, number))
 
