@@ -161,15 +161,15 @@ def gather(
     # Reorder from by-rank to by-type, stable in the order of ranks.
     types = torch.arange(len(counts)).repeat(world.size).repeat_interleave(by_rank.flatten())
     owners = torch.arange(world.size).repeat_interleave(sizes)
-    spots = torch.cat([rank * size + torch.arange(n) for rank, n in enumerate(sizes.tolist())])
+    positions = torch.cat([rank * size + torch.arange(n) for rank, n in enumerate(sizes.tolist())])
     order = types.argsort(stable=True)
     mine = (owners[order] == world.rank).nonzero()[:, 0]
-    spots, owners, mine = (
-        part.to(ids.device, non_blocking=True) for part in (spots[order], owners[order], mine)
+    positions, owners, mine = (
+        part.to(ids.device, non_blocking=True) for part in (positions[order], owners[order], mine)
     )
     return GatheredMentions(
-        vectors=all_gather(world, vectors).flatten(0, 1)[spots],
-        ids=all_gather(world, ids).flatten()[spots],
+        vectors=all_gather(world, vectors).flatten(0, 1)[positions],
+        ids=all_gather(world, ids).flatten()[positions],
         owners=owners,
         mine=mine,
         counts=by_rank.tolist(),
