@@ -11,14 +11,14 @@ import numpy as np
 
 from embre.config import MaskingConfig
 from embre.masking.draws import bernoulli
-from embre.masking.hiding import fates, hide_tokens
-from embre.masking.strip import Masked, Strip, Vocabulary, spots_of
+from embre.masking.hiding import hide_tokens, treatment_draws
+from embre.masking.strip import Masked, Strip, Vocabulary, positions_of
 
 
 def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
     """Hide mentions at `config.entity_rate`; the entity head identifies them."""
     hidden = bernoulli(strip.mention_keys, config.entity_rate)
-    covered, keys = spread(strip, hidden)
+    covered, keys = covered_tokens(strip, hidden)
     return Masked(
         tokens=hide_tokens(strip.tokens, covered, keys, strip.token_keys, config, vocabulary),
         token_targets=np.zeros(len(strip.tokens), dtype=bool),
@@ -26,7 +26,7 @@ def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
     )
 
 
-def spread(strip: Strip, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def covered_tokens(strip: Strip, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return which tokens hidden mentions cover and the key of every token, both (n,).
 
     A covered token has its mention's key, so a mention is masked, replaced or kept as a whole. If
@@ -34,10 +34,10 @@ def spread(strip: Strip, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     chosen = np.flatnonzero(hidden)
     # By ascending treatment: where mentions overlap, the last one written counts.
-    chosen = chosen[np.argsort(fates(strip.mention_keys[chosen]))]
-    spots, owner = spots_of(strip.mentions[chosen])
+    chosen = chosen[np.argsort(treatment_draws(strip.mention_keys[chosen]))]
+    positions, owner = positions_of(strip.mentions[chosen])
     covered = np.zeros(len(strip.tokens), dtype=bool)
-    covered[spots] = True
+    covered[positions] = True
     keys = strip.token_keys.copy()
-    keys[spots] = strip.mention_keys[chosen][owner]
+    keys[positions] = strip.mention_keys[chosen][owner]
     return covered, keys

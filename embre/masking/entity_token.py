@@ -6,7 +6,7 @@ other reading of "identify the masked entity") and ordinary tokens as in `token`
 
 from embre.config import MaskingConfig
 from embre.masking.draws import bernoulli
-from embre.masking.entity import spread
+from embre.masking.entity import covered_tokens
 from embre.masking.hiding import hide_tokens
 from embre.masking.strip import Masked, Strip, Vocabulary
 
@@ -14,7 +14,7 @@ from embre.masking.strip import Masked, Strip, Vocabulary
 def hide(strip: Strip, config: MaskingConfig, vocabulary: Vocabulary) -> Masked:
     """Hide mentions at `config.entity_rate` and other tokens at `config.token_rate`."""
     hidden = bernoulli(strip.mention_keys, config.entity_rate)
-    covered, keys = spread(strip, hidden)
+    covered, keys = covered_tokens(strip, hidden)
     targets = covered | strip.maskable & bernoulli(strip.token_keys, config.token_rate)
     return Masked(
         tokens=hide_tokens(strip.tokens, targets, keys, strip.token_keys, config, vocabulary),

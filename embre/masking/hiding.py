@@ -6,13 +6,13 @@ from embre.config import MaskingConfig
 from embre.masking.draws import uniform
 from embre.masking.strip import Vocabulary
 
-TREAT, REPLACEMENT = range(2)  # purposes of draws
+TREATMENT, REPLACEMENT = range(2)  # purposes of draws
 
 
-def fates(keys: np.ndarray) -> np.ndarray:
+def treatment_draws(keys: np.ndarray) -> np.ndarray:
     """(n,) numbers in [0, 1) that decide the treatment: the lowest are kept, the next replaced, the
     highest masked."""
-    return uniform(keys, TREAT)
+    return uniform(keys, TREATMENT)
 
 
 def hide_tokens(
@@ -28,10 +28,11 @@ def hide_tokens(
     `keys` (n,) decide the treatment of a target (equal keys, equal treatment), `token_keys` (n,)
     which token replaces it.
     """
-    at = np.flatnonzero(targets)
-    fate = fates(keys[at])
-    masked = at[fate >= config.keep_share + config.replace_share]
-    replaced = at[(fate >= config.keep_share) & (fate < config.keep_share + config.replace_share)]
+    positions = np.flatnonzero(targets)
+    draws = treatment_draws(keys[positions])
+    mask_from = config.keep_share + config.replace_share
+    masked = positions[draws >= mask_from]
+    replaced = positions[(draws >= config.keep_share) & (draws < mask_from)]
     other = (uniform(token_keys[replaced], REPLACEMENT) * vocabulary.size).astype(tokens.dtype)
     for special in vocabulary.special:  # the few draws that hit one: text never holds it
         other[other == special] = vocabulary.mask

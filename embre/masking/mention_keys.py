@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from embre.masking.draws import combine, mix
-from embre.masking.strip import spots_of
+from embre.masking.strip import positions_of
 
 
 def mention_keys(
@@ -34,8 +34,8 @@ def mention_keys(
 
 def name_hashes(tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(m,) 64-bit hashes of mentions, equal for equal word pieces."""
-    spots, owner = spots_of(rows)
+    positions, owner = positions_of(rows)
     hashes = np.zeros(len(rows), dtype=np.uint64)
-    within = spots - rows["start"][owner]
-    np.add.at(hashes, owner, combine(tokens[spots].astype(np.uint64), within))
+    within = positions - rows["start"][owner]
+    np.add.at(hashes, owner, combine(tokens[positions].astype(np.uint64), within))
     return hashes

@@ -46,7 +46,7 @@ class Vocabulary:
     special: tuple[int, ...]
 
 
-def spots_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def positions_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions that mentions cover, mention by mention, and the row of each.
 
     Both (num_covered,); a position covered by several mentions is repeated.

@@ -21,9 +21,9 @@ def span_means(hidden_TH: Tensor, spans_M2: Tensor, num_rows: int) -> Tensor:
     spans = torch.arange(len(spans_M2), device=spans_M2.device)
     owner = spans.repeat_interleave(lengths, output_size=num_rows)
     first = (lengths.cumsum(0) - lengths)[owner]
-    spots = spans_M2[owner, 0] + torch.arange(num_rows, device=spans_M2.device) - first
+    positions = spans_M2[owner, 0] + torch.arange(num_rows, device=spans_M2.device) - first
     sums = hidden_TH.new_zeros(len(spans_M2), hidden_TH.shape[1])
-    return sums.index_add(0, owner, hidden_TH[spots]) / lengths[:, None].clamp(min=1)
+    return sums.index_add(0, owner, hidden_TH[positions]) / lengths[:, None].clamp(min=1)
 
 
 class EntityHead(nn.Module):

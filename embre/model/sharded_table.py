@@ -90,7 +90,9 @@ class ShardedTable:
     def _against_all(self, gathered: GatheredMentions, number: int, vectors: slice) -> ScoringBlock:
         part, first = self.rows.parts[number], self.rows.firsts[number]
         labels = gathered.ids[vectors]
-        names = torch.arange(part.start, part.stop, part.step, device=labels.device)
+        # Not arange(start, stop, step): torch refuses a start beyond the stop, as that of a rank
+        # without any row of a small type.
+        names = torch.arange(len(part), device=labels.device) * part.step + part.start
         rows = slice(first, first + len(part))
         return ScoringBlock(vectors, rows, names, labels, self._rows_of(labels, number))
 
@@ -159,15 +161,15 @@ def gather(
     # Reorder from by-rank to by-type, stable in the order of ranks.
     types = torch.arange(len(counts)).repeat(world.size).repeat_interleave(by_rank.flatten())
     owners = torch.arange(world.size).repeat_interleave(sizes)
-    spots = torch.cat([rank * size + torch.arange(n) for rank, n in enumerate(sizes.tolist())])
+    positions = torch.cat([rank * size + torch.arange(n) for rank, n in enumerate(sizes.tolist())])
     order = types.argsort(stable=True)
     mine = (owners[order] == world.rank).nonzero()[:, 0]
-    spots, owners, mine = (
-        part.to(ids.device, non_blocking=True) for part in (spots[order], owners[order], mine)
+    positions, owners, mine = (
+        part.to(ids.device, non_blocking=True) for part in (positions[order], owners[order], mine)
     )
     return GatheredMentions(
-        vectors=all_gather(world, vectors).flatten(0, 1)[spots],
-        ids=all_gather(world, ids).flatten()[spots],
+        vectors=all_gather(world, vectors).flatten(0, 1)[positions],
+        ids=all_gather(world, ids).flatten()[positions],
         owners=owners,
         mine=mine,
         counts=by_rank.tolist(),

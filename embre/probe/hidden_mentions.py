@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from embre.masking.entity import spread
+from embre.masking.entity import covered_tokens
 from embre.model.encoder_folder import PretrainedEncoder
 from embre.probe.co_occurrence import concept_rows, owners
 from embre.refused import Refused
@@ -67,7 +67,7 @@ def _rank_strip(
     """Rank the hidden mentions of one strip, in the order of its micro-batch."""
     strip, _, _ = lay(settings, members)
     masked = settings.hide(strip)
-    covered, _ = spread(strip, masked.mention_targets)
+    covered, _ = covered_tokens(strip, masked.mention_targets)
     rows, owner = concept_rows(settings.entities, strip.mentions), owners(members)
     hidden = np.flatnonzero(masked.mention_targets & (rows >= 0))
     hidden = hidden[np.argsort(strip.mentions["type"][hidden], kind="stable")]

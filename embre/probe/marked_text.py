@@ -39,11 +39,16 @@ class MarkedText:
 
 
 def parse(text: str) -> MarkedText:
-    """Parse the marks of a text. Raises Refused if it has none, or a malformed one.
+    """Parse the marks of a text. Raises Refused if it has none or a malformed one, or if the text
+    was not UTF-8.
 
     >>> parse("Mutations in [[BRCA1|Gene]] and [[?]].").hidden
     (Hidden(surface='BRCA1', type='Gene'), Hidden(surface='?', type=None))
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # Python's stand-ins for bytes of a command line
+        raise Refused("the text is not UTF-8; convert it first") from error
     parts = MARKED.split(text)
     texts = tuple(parts[::2])
     if any(mark in part for part in texts for mark in ("[[", "]]")):

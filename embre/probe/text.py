@@ -133,7 +133,8 @@ def _answer(
     types_T, within_V = found
     if hidden.type is None:
         first = 0
-        among = within_V * types_T.repeat_interleave(types_T.new_tensor(entities.sizes).long())
+        sizes = types_T.new_tensor(entities.sizes, dtype=torch.int64)
+        among = within_V * types_T.repeat_interleave(sizes)
     else:
         number = TYPE_INDEX[hidden.type]
         first = int(entities.firsts[number])

@@ -6,7 +6,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from embre.masking.entity import spread
+from embre.masking.entity import covered_tokens
 from embre.stream.layout import lay
 from embre.stream.order import rounds, strips
 from embre.stream.source import StreamSource, StreamState
@@ -53,7 +53,7 @@ def masked_documents(source: StreamSource, stream: int, epoch: int) -> Iterator[
     for members, _ in strips(examples, source.settings.strip_tokens):
         strip, cu_seqlens, _ = lay(source.settings, members)
         masked = source.settings.hide(strip)
-        covered, _ = spread(strip, masked.mention_targets)
+        covered, _ = covered_tokens(strip, masked.mention_targets)
         identifiers = source.settings.entities.ids_of(strip.mentions)
         for number, doc_id in enumerate(members.doc_ids):
             tokens = slice(cu_seqlens[number] + 1, cu_seqlens[number + 1] - 1)

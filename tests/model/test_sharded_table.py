@@ -8,12 +8,13 @@ import torch
 from embre.config import OptimizerConfig
 from embre.model import chunked_softmax
 from embre.model.concept_table import ConceptTable
-from embre.model.sharded_table import ShardedTable
+from embre.model.sharded_table import GatheredMentions, ShardedTable
 from embre.model.table_rows import TableRows
 from embre.world import World
 from tests.ranks import run_ranks
 
-SIZES, DIMENSION, SLOTS, STEPS = (9, 0, 3, 40), 6, 4, 3  # the third: fewer rows than ranks
+# The third type: of four ranks, the last two hold no row of it.
+SIZES, DIMENSION, SLOTS, STEPS = (9, 0, 2, 40), 6, 4, 3
 NO_SAMPLE, LARGE = 1000, 8  # above LARGE: the first and the last type
 OPTIMIZER = OptimizerConfig(weight_decay=0.1)
 
@@ -178,6 +179,24 @@ def test_rows_are_distributed_round_robin() -> None:
         assert sorted(row for part in parts for row in part) == list(range(size))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
         assert sum(row < size // 2 for row in parts[0]) <= -(-size // 2 // 3) + 1
+
+
+def test_a_rank_may_hold_no_row_of_a_type() -> None:
+    """On many ranks small types have fewer concepts than there are ranks."""
+    gathered = GatheredMentions(
+        vectors=torch.zeros(1, DIMENSION),
+        ids=torch.tensor([1]),
+        owners=torch.tensor([0]),
+        mine=torch.zeros(0, dtype=torch.int64),
+        counts=[[0, 0, 1, 0], *[[0, 0, 0, 0]] * 3],
+        seeds=[0] * 4,
+    )
+    names = []
+    for rank in range(4):
+        table = ShardedTable(rows_of(World(rank, 4)), NO_SAMPLE, 0.5)
+        (block,) = table.blocks(gathered, sampled=False)
+        names.append(block.names.tolist())
+    assert names == [[0], [1], [], []]
 
 
 def test_a_state_that_lacks_rows_is_refused() -> None:

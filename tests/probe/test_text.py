@@ -146,6 +146,7 @@ def test_marks_are_parsed() -> None:
         ("[[|Gene]]", "hides nothing"),
         ("[[\x00]]", "hides no word piece"),
         ("[[a", "not closed"),
+        ("caf\udce9 [[a]]", "not UTF-8"),
         ("[[a]] b]]", "not closed or not opened"),
         ("[[a]] " + "gene " * 126, "129 tokens and the encoder reads at most 128; shorten it"),
     ],
