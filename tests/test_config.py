@@ -187,6 +187,7 @@ def test_a_dumped_config_is_the_same_config(small: Path, tmp_path: Path) -> None
             "gradient_clipping: .*set by optimizer.max_grad_norm",
         ),
         ("deepspeed.bf16.enabled=true", "bf16: set by encoder.precision"),
+        ("deepspeed.gradient_allreduce_op=sum", "gradient_allreduce_op: set by the engine"),
         ("deepspeed.amp.enabled=true", "amp: set by encoder.precision"),
         ("deepspeed.optimizer={type: Lamb, params: {lr: auto}}", "optimizer: set by"),
         ("deepspeed.optimizer={type: AdamW, params: {lr: 1}}", "optimizer: set by"),

@@ -24,6 +24,7 @@ FILLED_IN = {
     "fp16": "encoder.precision",
     "amp": "encoder.precision",
     "torch_autocast": "encoder.precision",
+    "gradient_allreduce_op": "the engine, whose losses are scaled for a mean over the ranks",
 }
 # Allowed beside "auto" in these keys, because the run uses the same.
 AGREED = {"optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupDecayLR"}}
@@ -32,7 +33,7 @@ KNOWN = tuple(
     """
     zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer
     communication_data_type seq_parallel_communication_data_type disable_allgather
-    prescale_gradients gradient_predivide_factor gradient_allreduce_op data_types
+    prescale_gradients gradient_predivide_factor data_types
     activation_checkpointing aio checkpoint compile dataloader_drop_last disable_python_gc
     steps_per_print wall_clock_breakdown memory_breakdown dump_state log_level timers
     comms_logger flops_profiler tensorboard wandb csv_monitor comet
