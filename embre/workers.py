@@ -19,6 +19,13 @@ Result = TypeVar("Result")
 CALLS_AHEAD = 1  # queued calls per process
 
 
+def num_cores() -> int:
+    """Number of cores that this process may use: Slurm and taskset may allow only some."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Workers(Protocol):
     """Runs a function many times, `number` calls at once."""
 

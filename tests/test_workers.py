@@ -1,4 +1,4 @@
-"""Ctrl-C at a terminal, which sends SIGINT to a command and all its processes."""
+"""Ctrl-C at a terminal, which sends SIGINT to a command and all its processes; numbers of cores."""
 
 import os
 import signal
@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from embre.workers import num_cores
 
 BUSY_AND_IDLE = """
 import time
@@ -51,3 +53,11 @@ def test_workers_end_by_ctrl_c_at_once_and_silently(tmp_path: Path) -> None:
     os.killpg(run.pid, signal.SIGINT)
     shown, errors = run.communicate(timeout=30)
     assert (shown, errors, run.returncode) == ("interrupted\n", "", 0)
+
+
+def test_as_many_processes_as_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
+    assert num_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert num_cores() == 64

@@ -34,17 +34,9 @@ from embre.sharding.tasks import Progress as Step
 from embre.shards.shard_set import Manifest
 from embre.shards.tables import SPLIT_COLUMNS, split_rows
 from embre.tally import Tally
+from embre.workers import num_cores
 
 DEFAULTS = ShardSettings()
-
-
-def num_cores() -> int:
-    """Number of cores that this process may use: Slurm and taskset may allow only some."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 NUM_CORES = num_cores()
 
 Inputs = Annotated[

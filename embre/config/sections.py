@@ -152,7 +152,7 @@ class LaunchConfig(Section):
         description="under Ray, seconds to wait at the start for nodes that an autoscaler adds; "
         "0 refuses a cluster that is too small",
     )
-    use_gpu: bool = Field(default=False, description="under Ray, one GPU per worker")
+    use_gpu: bool = Field(default=False, description="one GPU per worker, with any launcher")
     max_failures: int = Field(
         default=10,
         ge=0,

@@ -1,4 +1,4 @@
-"""Tracking of runs: events on disk, metrics and models in MLflow. The only door to mlflow."""
+"""Tracking of runs: events on disk, metrics and models in MLflow. Only this uses mlflow."""
 
 from embre.tracking.events import Tracker, read_events
 

@@ -31,7 +31,7 @@ from embre.tally import Tally
 from tests.bioc_json_files import write_bioc_json
 from tests.shard_sets import SMALL, write_shards
 from tests.tiny import document
-from tools.shard_pubtator import main, num_cores
+from tools.shard_pubtator import main
 
 ROOT = Path(__file__).resolve().parents[2]
 BIORED_FILES = ("Dev.PubTator", "Dev.BioC.XML", "Dev.BioC.JSON")
@@ -400,14 +400,6 @@ def test_a_hold_out_corpus_that_is_damaged_is_an_error(demo: Path, tmp_path: Pat
     (tmp_path / "dev.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ValueError, match="not all of this hold-out corpus"):
         shard([str(demo)], tmp_path / "out", None, [str(tmp_path / "dev.gz")], SMALL)
-
-
-def test_as_many_processes_as_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5}, raising=False)
-    assert num_cores() == 2
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert num_cores() == 64
 
 
 def run_tool(*given: object) -> tuple[int, str]:
