@@ -24,7 +24,13 @@ from embre.checkpoints.checkpoints import CheckpointError
 from embre.checkpoints.folder import saved_so_far
 from embre.config import ConfigError, LaunchConfig
 from embre.config.secret_values import redact
-from embre.interrupts import Interrupted, StoppedEarly, is_stop_in, stoppable
+from embre.interrupts import (
+    Interrupted,
+    StoppedEarly,
+    is_stop_in,
+    stop_requested,
+    stoppable,
+)
 from embre.job import Job
 from embre.launch.attempts import Attempt, NotBegun, read, write
 from embre.launch.draining import save_when_draining
@@ -32,7 +38,7 @@ from embre.launch.errors import RunFailed, with_disk_advice
 from embre.launch.nodes import WaitForLostNodes, wait_for_nodes
 from embre.launch.rank import FAULT, run_rank
 from embre.launch.ray_workers import private_token
-from embre.tracking.endings import LOST_PEER, MAX_NAMED
+from embre.tracking.endings import LOST_PEER, MAX_ERROR_CHARS, MAX_NAMED
 from embre.world import ALLOCATOR, GROWING, World, current_world
 
 log = logging.getLogger(__name__)
@@ -69,7 +75,8 @@ def ray_cluster() -> Iterator[None]:
 
     The cluster is the one this process is connected to already (it stays connected), else that of
     RAY_ADDRESS, else one started on this machine with token authentication and stopped on exit.
-    Raises StoppedEarly if SIGTERM or Ctrl-C arrive while Ray starts.
+    Raises NotBegun if Ray does not start or the cluster does not respond, StoppedEarly if SIGTERM
+    or Ctrl-C arrive meanwhile.
     """
     if ray.is_initialized():
         yield
@@ -105,6 +112,13 @@ def _start(settings: dict[str, Any]) -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     except (KeyboardInterrupt, SystemExit) as error:
         raise StoppedEarly("stopped while Ray started") from error
+    except Exception as error:  # Ray raises many kinds
+        why = " ".join(str(error).split())[:MAX_ERROR_CHARS]
+        local = settings["address"] == "local"
+        what = "Ray did not start" if local else f"{settings['address']} does not respond"
+        logs = "see its logs, by default in /tmp/ray/session_latest/logs"
+        remedy = logs if local else "start the cluster, or correct RAY_ADDRESS"
+        raise NotBegun(f"{what}: {why}; {remedy}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)
@@ -136,6 +150,8 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     try:
         with stoppable(attempt.folder), save_when_draining(attempt.folder):
             wait_for_nodes(job)
+            if stop_requested():
+                raise StoppedEarly(f"{name}: stopped while Ray started")
             trainer.fit()
     except (NotBegun, StoppedEarly):
         raise

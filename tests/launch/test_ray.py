@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import torch.distributed as dist
 
 from embre.checkpoints.folder import newest_step
 from embre.config import ConfigError, PretrainConfig, check_config
-from embre.interrupts import STOP, Interrupted, StoppedEarly, TakenOver
+from embre.interrupts import STOP, Interrupted, StoppedEarly, TakenOver, sigterm_noticed
 from embre.job import Job
 from embre.launch import ray as launcher
 from embre.launch.attempts import ATTEMPTS, LATEST, Attempt, NotBegun, read, write
@@ -544,6 +545,27 @@ def test_a_stop_while_ray_starts_is_no_failure(
     assert launcher.PREEMPTION_WATCHER not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("", "Ray did not start: it timed out; see its logs"),
+        ("10.0.0.1:6379", "10.0.0.1:6379 does not respond: it timed out; start the cluster, or"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, told: str
+) -> None:
+    def time_out(**_: Any) -> None:
+        raise Exception("it\ntimed out")  # as Ray does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", time_out)
+    monkeypatch.setattr(launcher, "private_token", lambda: None)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(NotBegun, match=re.escape(told)):
+        run_ray(leave_a_note, job_in(tmp_path))
+
+
 @pytest.mark.parametrize("began", [True, False])
 def test_ctrl_c_ends_a_run_and_before_a_rank_began_it_is_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: bool
@@ -559,6 +581,22 @@ def test_ctrl_c_ends_a_run_and_before_a_rank_began_it_is_a_stop(
     with pytest.raises((KeyboardInterrupt, StoppedEarly)) as found:
         run_ray(leave_a_note, job_in(tmp_path))
     assert found.type is (KeyboardInterrupt if began else StoppedEarly)
+
+
+def test_a_sigterm_before_fit_keeps_it_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[None] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr(launcher, "save_when_draining", lambda folder: nullcontext())
+    trainer = SimpleNamespace(fit=lambda: fitted.append(None))
+    monkeypatch.setattr(launcher, "_trainer", lambda *_: trainer)
+    with sigterm_noticed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedEarly, match="small: stopped while Ray started"):
+            run_ray(leave_a_note, job_in(tmp_path))
+    assert fitted == []
 
 
 def test_ray_sets_no_handler_of_ctrl_c() -> None:
