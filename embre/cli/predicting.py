@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from embre.cli.device import device_named
-from embre.cli.options import folder_within
+from embre.cli.options import folder_within, refuse_contradicting_workers
 from embre.finetune import RELATION_MODEL
 from embre.launch.errors import RunFailed
 from embre.launch.tables import dropped_lines
@@ -140,10 +140,7 @@ def summary_json(found: Predicted) -> dict[str, Any]:
 
 def check_workers(device: str, processes: int, ray: str | None, gpus: float) -> None:
     """Raise Refused for options that contradict each other or need a device that is not here."""
-    if gpus and ray is None:
-        raise Refused("--gpus needs --ray; on this machine give --device cuda alone")
-    if ray is not None and processes > 1:
-        raise Refused("--processes cannot be combined with --ray: the size of the cluster decides")
+    refuse_contradicting_workers(processes, ray, gpus)
     if ray is not None and device.startswith("cuda") and not gpus:
         raise Refused("--device cuda with --ray needs the GPUs of a task, as --gpus 0.5")
     device_named(device, here=ray is None)
