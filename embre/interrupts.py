@@ -22,6 +22,8 @@ class _Requests:
     """The requests that this process has received."""
 
     folder: Path | None = None  # of the request files
+    passed_on: Path | None = None  # folder into which a stop is written for other ranks
+    noticing: bool = False  # whether SIGTERM is a request
     stop: bool = False
     saves_taken: int = 0
     last_read: dict[str, float] = field(default_factory=dict)  # monotonic time in s, by file name
@@ -34,38 +36,61 @@ class Interrupted(Exception):
     """The run stopped on request and saved its state; the same command resumes it."""
 
 
+class StoppedEarly(Interrupted):
+    """The run was stopped before a rank of this attempt started; another attempt may be running."""
+
+
 class TakenOver(RuntimeError):
     """Another attempt at the run writes its checkpoints now; the run itself did not fail."""
+
+
+@contextmanager
+def sigterm_noticed() -> Iterator[None]:
+    """Context in which SIGTERM requests this process to stop, and those that `stoppable` reaches.
+
+    The first SIGTERM restores the default action, so a second one ends a process whose steps no
+    longer end. Does nothing within another such context, nor in other threads than the main one,
+    which alone may set handlers.
+    """
+
+    def request_stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _requests.stop = True
+        _pass_on()
+
+    if _requests.noticing or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, request_stop)
+    _requests.noticing = True
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        _requests.noticing = _requests.stop = False
 
 
 @contextmanager
 def stoppable(folder: Path) -> Iterator[None]:
     """Context in which SIGTERM requests all ranks that watch `folder` to stop.
 
-    Clears earlier requests on entry and on exit. The first SIGTERM restores the previous handler,
-    so a second one ends a process whose steps no longer end.
+    Clears earlier requests in `folder` on entry and all on exit; a SIGTERM that `sigterm_noticed`
+    has noticed before counts.
     """
-
-    def request_stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        _requests.stop = True
-        with suppress(OSError):  # a full disk: this process still stops
-            _add_request(folder / STOP)
-
-    clear(folder)
+    _clear_files(folder)
     # Created before any rank reads them: a network file system may cache for a minute that a file
     # is missing.
     for name in (STOP, SAVE):
         (folder / name).touch()
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, request_stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        clear(folder)
+    with sigterm_noticed():
+        _requests.passed_on = folder
+        if _requests.stop:
+            _pass_on()
+        try:
+            yield
+        finally:
+            _requests.passed_on = None
+            clear(folder)
 
 
 def request_save(folder: Path) -> None:
@@ -85,8 +110,7 @@ def watch(folder: Path) -> None:
 def clear(folder: Path) -> None:
     """Clear all requests to this process and in the files of `folder`."""
     _requests.folder, _requests.stop, _requests.saves_taken = None, False, 0
-    for name in (STOP, SAVE):
-        (folder / name).unlink(missing_ok=True)
+    _clear_files(folder)
 
 
 def stop_requested() -> bool:
@@ -100,6 +124,22 @@ def take_save_request() -> bool:
     before = _requests.saves_taken
     _requests.saves_taken = max(before, _read(SAVE))
     return _requests.saves_taken > before
+
+
+def is_stop_in(folder: Path) -> bool:
+    """Whether the ranks that watch `folder` were requested to stop."""
+    return _num_requests(folder / STOP) > 0
+
+
+def _clear_files(folder: Path) -> None:
+    for name in (STOP, SAVE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _pass_on() -> None:
+    if _requests.passed_on is not None:
+        with suppress(OSError):  # a full disk: this process still stops
+            _add_request(_requests.passed_on / STOP)
 
 
 def _read(name: str) -> int:

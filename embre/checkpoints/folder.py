@@ -19,6 +19,12 @@ def newest_step(run_folder: Path) -> int:
     return max(map(step_of, committed_in(run_folder / FOLDER)), default=0)
 
 
+def saved_so_far(run_folder: Path) -> str:
+    """A clause for messages: the step from which a stopped run resumes."""
+    step = newest_step(run_folder)
+    return f"step {step} is saved" if step else "no step is saved yet"
+
+
 def has_checkpoints(run_folder: Path) -> bool:
     """Whether a run has any checkpoint, intact or not."""
     return newest_step(run_folder) > 0

@@ -14,7 +14,7 @@ from embre.launch.errors import exit_on_error
 
 
 def version():
-    """The version of embre."""
+    """Print the version of embre."""
     console.print(__version__)
 
 
@@ -23,7 +23,7 @@ def schema(
         Literal["pretrain", "finetune", "study"], typer.Argument(help="Kind of config.")
     ],
 ):
-    """The JSON schema of a config: editors complete and check its keys by it."""
+    """Print the JSON schema of a config, by which editors complete and check its keys."""
     from embre.config import FinetuneConfig, PretrainConfig, StudyConfig
 
     kinds = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "study": StudyConfig}

@@ -70,6 +70,8 @@ def run_evaluation(
 
     Writes all numbers to `out`, if given. `config` is that of the fine-tuning run that predicted.
     """
+    if train is not None and out is None:
+        raise Refused("--train needs --out, the folder for the scores of seen and unseen concepts")
     tally, protocol = Tally(), ScoringProtocol.from_config(config, every_pair)
     schema = protocol.schema
     gold, predicted = _scored(gold_path, tally, schema), _scored(pred_path, tally)

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from embre.cli.console import console
-from embre.cli.options import local_file, local_folder
+from embre.cli.options import Gpus, Processes, RayAddress, local_file, local_folder
 from embre.refused import Refused
 
 TrackingUri = Annotated[
@@ -15,11 +15,15 @@ TrackingUri = Annotated[
     typer.Option(help="MLflow tracking URI; default: MLFLOW_TRACKING_URI or runs/mlflow.db."),
 ]
 EveryPair = Annotated[
-    bool, typer.Option(help="Also score the pairs that BioRED leaves out (for other corpora).")
+    bool,
+    typer.Option(
+        "--every-pair",
+        help="Also score the entity types that BioRED does not annotate (for other corpora).",
+    ),
 ]
 CountedBy = Annotated[
     Path | None,
-    typer.Option(help="Config of the fine-tuning run, whose corpus schema and scoring to use."),
+    typer.Option(help="Config of the fine-tuning run: score as that run does."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")]
 
@@ -29,7 +33,7 @@ def evaluate(
     pred: Annotated[Path, typer.Option(help="File or folder of predicted documents.")],
     train: Annotated[
         Path | None,
-        typer.Option(help="Training documents, to score seen and unseen concepts apart."),
+        typer.Option(help="Training documents, to score seen and unseen concepts apart in OUT."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -42,12 +46,15 @@ def evaluate(
     ] = None,
     official: Annotated[
         bool,
-        typer.Option(help="Skip documents that were not predicted, as the official scorer does."),
+        typer.Option(
+            "--official",
+            help="Leave out gold documents that were not predicted, as the official scorer does.",
+        ),
     ] = False,
     every_pair: EveryPair = False,
     config: CountedBy = None,
 ):
-    """Score predictions with BioRED's official counting: four metrics, micro P/R/F1."""
+    """Score predictions as BioRED's official scorer does: micro precision, recall and F1."""
     from embre.cli.evaluating import run_evaluation
 
     lines = run_evaluation(
@@ -74,7 +81,11 @@ def predict(
     ],
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Minimum probability of a relation; default: the model's."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Minimum probability of a relation; default: the model's own thresholds.",
+        ),
     ] = None,
     parquet: Annotated[
         bool,
@@ -89,24 +100,18 @@ def predict(
             help="Predict again and replace what another model or threshold wrote to OUT.",
         ),
     ] = False,
-    processes: Annotated[int, typer.Option(min=1, help="Number of local processes.")] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of a Ray cluster, `auto` for the one of this machine; all its nodes have "
-            "embre, and see the model, the inputs and OUT."
-        ),
-    ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs per task, as 0.25.")] = 0,
+    processes: Processes = 1,
+    ray: RayAddress = None,
+    gpus: Gpus = 0,
     tracking_uri: TrackingUri = None,
     device: Device = "cpu",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as one JSON object.")
     ] = False,
 ):
-    """Predict relations, novelty and probabilities: the same files come out with relations.
+    """Write PubTator or BioC files again, with predicted relations, novelty and probabilities.
 
-    Run the same command again to resume with the files that are not done.
+    Run the same command again to resume after a stop.
     """
     from embre.cli.predicting import run_prediction
 
@@ -136,24 +141,30 @@ def probe(
     text: Annotated[
         str | None,
         typer.Argument(
-            help="A text with hidden mentions, as 'Mutations in \\[[BRCA1|Gene]] are frequent.'"
+            help="Text with hidden mentions: 'Mutations in \\[[BRCA1|Gene]] are frequent.'"
         ),
     ] = None,
     shards: Annotated[
         str | None,
-        typer.Option(help="Shard set: compare with counting baselines on its validation split."),
+        typer.Option(
+            help="Shard set: predict mentions of its validation split, and compare with baselines "
+            "that only count training documents."
+        ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Concepts to show per hidden mention.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Concepts to show for each hidden mention.")] = 10,
     strips: Annotated[
-        int | None, typer.Option(min=1, help="Validation strips to read; default: as in the run.")
+        int | None,
+        typer.Option(min=1, help="With --shards: validation strips to read; default: the run's."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object.")
+    ] = False,
     tracking_uri: TrackingUri = None,
     device: Device = "cpu",
 ):
-    """What an encoder takes for the mentions that a text hides, or knows beyond counting.
+    """Predict the concepts of mentions that a text, or a validation split, hides.
 
-    \\[[BRCA1|Gene]] hides a mention, \\[[BRCA1]] asks for its type too, \\[[?]] hides one piece.
+    \\[[BRCA1|Gene]] hides a mention, \\[[BRCA1]] its type too, \\[[?]] one word piece.
     """
     from embre.cli.probing import run_probe
 
@@ -174,38 +185,36 @@ def probe(
 def register(
     run: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the registry.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Alias to set, as champion.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias to set, such as champion.")] = None,
     if_better: Annotated[
-        str | None, typer.Option(help="Metric that must beat the alias's model, as all_f1.")
+        str | None,
+        typer.Option(help="Register only if this metric, such as all_f1, beats the alias's model."),
     ] = None,
     show: Annotated[
         str | None, typer.Option(help="Show the lineage of a model name or a shard set's digest.")
     ] = None,
     tracking_uri: TrackingUri = None,
 ):
-    """Register a run's encoder or relation model in MLflow, or --show what is there.
-
-    With --if-better the alias moves only to a model that scores higher on the same documents.
-    """
+    """Register a run's encoder or relation model in MLflow, or show what is registered."""
     from embre.cli.registering import run_register, show_lineage
 
-    if show is not None and run is None:
+    if show is not None and not (run or name or alias or if_better):
         lines = show_lineage(show, tracking_uri)
     elif show is None and run is not None and name is not None:
         lines = run_register(run, name, alias, if_better, tracking_uri)
     else:
         raise Refused(
-            "give RUN and --name NAME to register it where its MLflow run is, or --show NAME to "
-            "look; --tracking-uri says where the store is now"
+            "give RUN and --name NAME to register a model in the store of its run, or --show NAME "
+            "alone to look; --tracking-uri names the store if it was moved"
         )
     for line in lines:
         console.print(line, markup=False)
 
 
 def report(
-    pred: Annotated[Path, typer.Option(help="Predicted documents.")],
+    pred: Annotated[Path, typer.Option(help="File or folder of predicted documents.")],
     out: Annotated[Path, typer.Option(parser=local_file, help="HTML file to write.")],
-    gold: Annotated[Path | None, typer.Option(help="Annotated documents to compare with.")] = None,
+    gold: Annotated[Path | None, typer.Option(help="Annotated documents to score with.")] = None,
     every_pair: EveryPair = False,
     config: CountedBy = None,
 ):

@@ -1,8 +1,29 @@
 """What several commands make of their arguments and options."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
+
+from embre.refused import Refused
+
+Processes = Annotated[int, typer.Option(min=1, help="Number of processes on this machine.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a Ray cluster to work on instead, `auto` for that of this machine. All "
+        "its nodes need embre and must see all inputs and outputs."
+    ),
+]
+Gpus = Annotated[float, typer.Option(min=0, help="With --ray: GPUs per task, such as 0.25.")]
+
+
+def refuse_contradicting_workers(processes: int, ray: str | None, gpus: float) -> None:
+    """Raise Refused for options of which one would be ignored."""
+    if gpus and ray is None:
+        raise Refused("--gpus needs --ray; without it leave it out")
+    if ray is not None and processes > 1:
+        raise Refused("--processes cannot be combined with --ray: the size of the cluster decides")
 
 
 def folder_within(run: Path, name: str) -> Path:

@@ -14,12 +14,12 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from embre.cli.device import device_named
-from embre.cli.options import folder_within
+from embre.cli.options import folder_within, refuse_contradicting_workers
 from embre.finetune import RELATION_MODEL
 from embre.launch.errors import RunFailed
 from embre.launch.tables import dropped_lines
 from embre.launch.workers import make_workers
-from embre.prediction.predict import Predicted, predict_files
+from embre.prediction.predict import Predicted, plan, predict_planned, refuse_no_model
 from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, locked
 from embre.prediction.tasks import PredictSettings
@@ -29,6 +29,7 @@ from embre.tracking.uri import resolve_uri
 
 SHOW_EVERY_S = 0.5
 LOG_EVERY_S = 30.0  # without a terminal, as in a job
+REGISTERED = "models:/"
 FETCHED = ".model-"  # begins the name of the folder of a registered model in --out
 MAX_NAMED = 5  # of the inputs that could not be read
 
@@ -55,6 +56,9 @@ def run_prediction(
     end, with all outputs written, if an input was not read to its end.
     """
     check_workers(device, processes, ray, gpus)
+    planned = plan(inputs, out)  # this and the next before anything is written
+    if not model.startswith(REGISTERED):
+        refuse_no_model(folder_within(Path(model), RELATION_MODEL))
     several = ray is not None or processes > 1
     settings = PredictSettings(device, threshold, parquet, several)
     with (
@@ -73,9 +77,9 @@ def run_prediction(
 
         progress = Progress(show, SHOW_EVERY_S if console.is_terminal else LOG_EVERY_S)
         try:
-            found = predict_files(
+            found = predict_planned(
                 folder,
-                inputs,
+                planned,
                 out,
                 f"Predicted by {model}",
                 settings,
@@ -136,10 +140,7 @@ def summary_json(found: Predicted) -> dict[str, Any]:
 
 def check_workers(device: str, processes: int, ray: str | None, gpus: float) -> None:
     """Raise Refused for options that contradict each other or need a device that is not here."""
-    if gpus and ray is None:
-        raise Refused("--gpus needs --ray; on this machine give --device cuda alone")
-    if ray is not None and processes > 1:
-        raise Refused("--processes cannot be combined with --ray: the size of the cluster decides")
+    refuse_contradicting_workers(processes, ray, gpus)
     if ray is not None and device.startswith("cuda") and not gpus:
         raise Refused("--device cuda with --ray needs the GPUs of a task, as --gpus 0.5")
     device_named(device, here=ray is None)
@@ -155,7 +156,7 @@ def model_folder(model: str, out: Path, tracking_uri: str | None) -> Iterator[Pa
     for leftover in out.glob(f"{FETCHED}*"):
         if re.fullmatch(r"[0-9a-f]{32}", leftover.name.removeprefix(FETCHED)):
             rmtree(leftover)
-    if not model.startswith("models:/"):
+    if not model.startswith(REGISTERED):
         yield folder_within(Path(model), RELATION_MODEL)
         return
     scratch = out / f"{FETCHED}{uuid4().hex}"

@@ -44,6 +44,8 @@ def run_probe(
     """
     if (text is None) == (shards is None):
         raise Refused("give a text with [[hidden]] mentions, or --shards FOLDER, and not both")
+    if shards is None and strips is not None:
+        raise Refused("--strips needs --shards")
     errors, found_device = Console(stderr=True, highlight=False), device_named(device)
     with TemporaryDirectory() as scratch, errors.status("loading the encoder") as status:
         folder = folder_within(Path(name), ENCODER)

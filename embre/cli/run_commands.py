@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from embre.cli.console import console
+from embre.cli.options import Gpus, Processes, RayAddress, refuse_contradicting_workers
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value, as train.steps=200.")
+    list[str] | None,
+    typer.Argument(help="Values that replace those of the file: section.key=value …"),
 ]
 PrintConfig = Annotated[
     bool,
@@ -22,8 +24,8 @@ AllowChange = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY",
-        help="Let a resumed run change this key: train.steps, to train longer, "
-        "optimizer.peak_lr and the like, losses.token and the like. May be given several times.",
+        help="Key whose value a resumed run may change: train.steps (to train longer), one of "
+        "optimizer.* or losses.*. May be given several times.",
     ),
 ]
 
@@ -59,46 +61,49 @@ def finetune(
 
 
 def study(
-    config: ConfigPath,
+    config: Annotated[Path, typer.Argument(help="YAML file of the study; see configs/study/.")],
     overrides: Overrides = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Number of fine-tuning runs at once on this machine.")
-    ] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            help="Address of a Ray cluster, `auto` for the one of this machine: the runs are tasks "
-            "of it; all its nodes have embre, and see all paths."
-        ),
-    ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs per run, as 0.25.")] = 0,
+    processes: Processes = 1,
+    ray: RayAddress = None,
+    gpus: Gpus = 0,
     table: Annotated[
-        bool, typer.Option("--table", help="Only write the table of the runs that are done.")
+        bool, typer.Option("--table", help="Only write the table of the finished runs.")
     ] = False,
 ):
-    """Carry out the runs of a study, what is done not again, and write its table."""
+    """Carry out the runs of a study that are not finished, and write its table.
+
+    Run the same command again to resume after a stop.
+    """
     from embre.cli.studying import carry_out_study
     from embre.config import StudyConfig, load_config
     from embre.launch.workers import make_workers
     from embre.study.table import write_results
     from embre.workers import OneProcess
 
+    refuse_contradicting_workers(processes, ray, gpus)
     wanted = load_config(StudyConfig, config, overrides)
     if table:
         written = write_results(wanted)
     else:
-        with make_workers(processes, "embre.cli.studying", ray, gpus) as workers:
-            one_by_one = None if ray else OneProcess()
-            written = carry_out_study(wanted, workers, console, one_by_one)
+        try:
+            with make_workers(processes, "embre.cli.studying", ray, gpus) as workers:
+                one_by_one = None if ray else OneProcess()
+                written = carry_out_study(wanted, workers, console, one_by_one)
+        except KeyboardInterrupt:
+            console.print("stopped; runs in progress save; run the same command again to resume")
+            raise
     console.print(written.read_text(), markup=False)
     console.print(f"table: {written}", markup=False)
 
 
 def doctor(
-    config: Annotated[Path | None, typer.Argument(help="A run's YAML to check as well.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file of a run, to check it as well.")
+    ] = None,
     overrides: Overrides = None,
 ):
-    """Check this machine, and a run's config, data and storage; every line with its remedy."""
+    """Check this machine and, if given, a run's config, data and storage; problems are listed with
+    their remedies."""
     from embre.cli.doctor import examine
 
     checks = examine(config, overrides)
@@ -116,7 +121,10 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(help="Random seed of corpus and training.")] = 13,
 ):
-    """The whole job on a made-up corpus: shard, pretrain, fine-tune, register, predict, report."""
+    """Run all stages on a made-up corpus: shard, pretrain, fine-tune, register, predict, report.
+
+    Run the same command again to resume after a stop.
+    """
     from embre.demo.run import run_demo
 
     run_demo(out, seed, console)

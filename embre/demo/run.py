@@ -1,6 +1,6 @@
 """The demo: the whole pipeline on a made-up corpus, in a few minutes on two cores.
 
-Each stage calls the same code as a real run, with smaller sizes.
+Each stage calls the same code as a real run, with smaller sizes; so a stopped demo resumes too.
 """
 
 import os
@@ -17,6 +17,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from embre.atomic_files import write_atomic
+from embre.checkpoints.folder import newest_step
 from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
@@ -31,6 +33,7 @@ from embre.tracking import read_events
 TRAIN_DOCUMENTS, DEV_DOCUMENTS = 640, 100
 ENCODER_NAME, MODEL_NAME = "embre-demo-encoder", "embre-demo"
 ALIAS = "champion"
+BEGUN = "demo-seed.txt"  # in the demo's folder, written first
 STEPS = 300
 KILL_AT = 180  # step at which rank 1 is killed; there is a checkpoint to resume from
 SETTINGS = ShardSettings(
@@ -66,14 +69,20 @@ class Stages:
 
 def run_demo(out: Path, seed: int, console: Console) -> None:
     """Make a corpus, shard, pretrain while a worker is killed, fine-tune, register, predict in a
-    new process and print a summary. Raises FileExistsError if `out` is not empty."""
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out}: not empty; remove it or give another folder with --out")
+    new process and print a summary. Resumes a stopped demo of the same seed.
+
+    Raises FileExistsError if something else is in `out`.
+    """
+    begin(out, seed)
     out = out.absolute()
     os.environ.pop("RAY_ADDRESS", None)
     stages = Stages(console)
     with stages.stage("corpus"):
-        make_files(out, seed, console)
+        if (out / "finetune.yaml").exists():  # written last; sharding refuses changed inputs
+            console.print(f"as before, in {out}", markup=False)
+        else:
+            make_files(out, seed, console)
+            write_configs(out, seed)
     with stages.stage("shards"):
         manifest, _ = shard(
             [str(out / "train.PubTator")],
@@ -86,7 +95,6 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
         console.print(
             f"{total.documents} documents, {total.tokens:,} tokens in {len(manifest.shards)} shards"
         )
-    write_configs(out, seed)
     with stages.stage("pretraining (Ray Train, 2 workers, DeepSpeed ZeRO-1, one is killed)"):
         encoder_run = pretrain_with_a_fault(out, console)
     with stages.stage("fine-tuning (relations and novelty)"):
@@ -100,6 +108,19 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     with stages.stage("prediction in a new process"):
         predict_anew(out, console)
     summary(out, encoder_run, model_run, stages, console)
+
+
+def begin(out: Path, seed: int) -> None:
+    """Mark an empty folder as that of a demo. Raises FileExistsError if it is not empty, nor that
+    of a demo with this seed."""
+    mark, text = out / BEGUN, f"{seed}\n"
+    if mark.is_file() and mark.read_text() == text:
+        return
+    if out.exists() and any(out.iterdir()):
+        what = "a demo with another --seed" if mark.is_file() else "not empty"
+        raise FileExistsError(f"{out}: {what}; remove it or give another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(mark, text.encode())
 
 
 def make_files(out: Path, seed: int, console: Console) -> None:
@@ -170,24 +191,27 @@ def write_configs(out: Path, seed: int) -> None:
         },
     }
     for name, values in (("pretrain", pretrain), ("finetune", finetune)):
-        text = yaml.safe_dump(values, sort_keys=False)
-        (out / f"{name}.yaml").write_text(f"# embre {name} {out / name}.yaml\n{text}")
+        text = f"# embre {name} {out / name}.yaml\n{yaml.safe_dump(values, sort_keys=False)}"
+        write_atomic(out / f"{name}.yaml", text.encode())
 
 
 def pretrain_with_a_fault(out: Path, console: Console) -> Path:
     """Pretrain while worker 1 is killed, so that the run resumes from its newest checkpoint."""
     values = yaml.safe_load((out / "pretrain.yaml").read_text())
     config = check_config(PretrainConfig, values, "pretrain.yaml")
-    console.print(f"worker 1 will be killed (SIGKILL) at step {KILL_AT}; Ray will report it")
-    os.environ[FAULT] = f"step:{KILL_AT}:kill9:1"
+    done = newest_step(out / "runs" / config.name)  # by a demo that was stopped
+    if done < KILL_AT:
+        console.print(f"worker 1 will be killed (SIGKILL) at step {KILL_AT}; Ray will report it")
+        os.environ[FAULT] = f"step:{KILL_AT - done}:kill9:1"  # counted from here
     try:
         folder = run_job("pretrain", config, console)
     finally:
-        del os.environ[FAULT]
+        os.environ.pop(FAULT, None)
     starts = [event["step"] for event in read_events(folder, "started")]
-    if len(starts) < 2 or starts[1] == 0:
+    resumed = max(step for step in starts if step <= KILL_AT)
+    if resumed == 0:
         raise RuntimeError(f"the killed run did not resume from a checkpoint: it began at {starts}")
-    console.print(f"killed at step {KILL_AT}, resumed from the checkpoint of step {starts[1]}")
+    console.print(f"killed at step {KILL_AT}, resumed from the checkpoint of step {resumed}")
     return folder
 
 

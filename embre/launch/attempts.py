@@ -5,7 +5,7 @@ exchange notes.
 from dataclasses import dataclass
 from pathlib import Path
 
-from embre.interrupts import TakenOver
+from embre.interrupts import TakenOver, is_stop_in
 from embre.launch.errors import RunFailed
 
 ATTEMPTS = "attempts"  # in a run's folder
@@ -61,13 +61,13 @@ class Attempt:
         return self.folder / "stopped.txt"
 
     def begin(self) -> bool:
-        """Claim the run for this attempt before a rank starts; False if it failed, was stopped, or
-        was superseded by a later attempt.
+        """Claim the run for this attempt before a rank starts; False if it failed, was stopped or
+        requested to stop, or was superseded by a later attempt.
 
         A superseded attempt cannot claim the run back, however late it writes: its byte lies within
         the file, and nothing shortens the file.
         """
-        if read(self.failed) or read(self.stopped):
+        if read(self.failed) or read(self.stopped) or is_stop_in(self.folder):
             return False
         with (self.attempts / LATEST).open("r+b") as file:
             file.seek(self.number - 1)

@@ -13,7 +13,13 @@ from rich.console import Console
 
 from embre import finetune, pretrain
 from embre.atomic_files import write_atomic
-from embre.checkpoints.folder import FOLDER, has_checkpoints, lost, newest_step
+from embre.checkpoints.folder import (
+    FOLDER,
+    has_checkpoints,
+    lost,
+    newest_step,
+    saved_so_far,
+)
 from embre.config import (
     CHANGEABLE,
     ConfigError,
@@ -28,7 +34,13 @@ from embre.config import (
 from embre.config.places import is_url
 from embre.config.secret_values import redact
 from embre.engines.build import DEEPSPEED_JSON
-from embre.interrupts import Interrupted, TakenOver
+from embre.interrupts import (
+    Interrupted,
+    StoppedEarly,
+    TakenOver,
+    sigterm_noticed,
+    stop_requested,
+)
 from embre.job import Job
 from embre.launch.attempts import NotBegun
 from embre.launch.errors import RunFailed
@@ -113,6 +125,21 @@ def run_job(
         changed = {key: f"{old} -> {new}" for key, (old, new) in changes.items()}
         console.print(f"changed: {_listed(changed)}", markup=False, highlight=False)
     write_atomic(folder / CONFIG, dump_config(config).encode())
+    with sigterm_noticed():
+        _run_tracked(kind, config, uri, folder, lineage, made_of, console)
+    return folder
+
+
+def _run_tracked(
+    kind: str,
+    config: RunConfig,
+    uri: str,
+    folder: Path,
+    lineage: dict[str, str],
+    made_of: str,
+    console: Console,
+) -> None:
+    """Launch a job that was checked, and open and close its MLflow run, with its true status."""
     known = set((folder / FAILURES).glob("*"))
     handle, before = None, None
     tags = {"embre.kind": kind}
@@ -123,10 +150,19 @@ def run_job(
     console.print(f"run {config.name}: {folder}", markup=False, highlight=False)
     status: str | None = "KILLED"
     try:
+        if stop_requested():
+            raise StoppedEarly(f"{config.name}: stopped before its start")
         with show_progress(folder, console):
-            LAUNCHERS[config.launch.launcher](job_kind.recipe, Job(config, folder, handle))
+            LAUNCHERS[config.launch.launcher](KINDS[kind].recipe, Job(config, folder, handle))
         status = "FINISHED"
+    except StoppedEarly:  # another attempt may be running, and a finished run stays one
+        status = {"RUNNING": None, "FINISHED": "FINISHED"}.get(before or "", "KILLED")
+        raise
     except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        saved = saved_so_far(folder)
+        console.print(f"ended by Ctrl-C: {saved}; run the same command again to resume")
         raise
     except TakenOver:  # another attempt owns the run and its MLflow run now
         status = None
@@ -145,7 +181,6 @@ def run_job(
             f"{config.name} is finished and saved, but its MLflow run is incomplete and "
             "tracking.required is set; run the same command again when the server is up"
         )
-    return folder
 
 
 def log_failure(folder: Path, error: Exception, known: Collection[Path]) -> None:

@@ -1,8 +1,9 @@
 """Exit codes and one-line errors of commands and tools.
 
-0 done; 1 the run failed; 2 the request cannot be carried out (a wrong path, key or file); 143
-stopped by SIGTERM and saved. EMBRE_DEBUG=1 shows the traceback of an error. torchrun replaces a
-rank's exit code by 1, so a rank that will be refused again creates the file EMBRE_REFUSED_NOTE.
+0 done; 1 the run failed; 2 the request cannot be carried out (a wrong path, key or file); 130 ended
+by Ctrl-C; 143 stopped by SIGTERM, and saved if training had begun. EMBRE_DEBUG=1 shows the
+traceback of an error. torchrun replaces a rank's exit code by 1, so a rank that will be refused
+again creates the file EMBRE_REFUSED_NOTE.
 """
 
 import errno
@@ -43,9 +44,10 @@ def exit_on_error() -> Iterator[None]:
             traceback.print_exc()
         code, text = found
         text = "; ".join([text, *getattr(error, "__notes__", ())])
-        line = " ".join(printable(f"error: {text}").split())
+        stopped = isinstance(error, Interrupted)
+        line = " ".join(printable(text if stopped else f"error: {text}").split())
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        errors.print(line, style="red", markup=False)
+        errors.print(line, style=None if stopped else "red", markup=False)
         if (note := os.environ.get("EMBRE_REFUSED_NOTE")) and _is_final(error):
             with suppress(OSError):
                 Path(note).touch()

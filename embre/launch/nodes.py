@@ -16,8 +16,8 @@ from ray.train.v2._internal.execution.controller.state import (
 )
 from ray.util import placement_group, remove_placement_group
 
-from embre.checkpoints.folder import newest_step
-from embre.interrupts import stop_requested, watch
+from embre.checkpoints.folder import newest_step, saved_so_far
+from embre.interrupts import StoppedEarly, stop_requested, watch
 from embre.job import Job
 from embre.launch.attempts import Attempt, NotBegun, write
 from embre.tracking.events import write_event
@@ -31,7 +31,7 @@ def wait_for_nodes(job: Job) -> None:
     """Wait until the cluster has the resources of the run, at most launch.wait_for_nodes_s seconds.
 
     Each change of what the cluster lacks is a `waiting` event, which the driver shows. Raises
-    NotBegun when the time is up, or if the run is asked to stop.
+    NotBegun when the time is up, StoppedEarly if the run is asked to stop.
     """
     launch, name = job.config.launch, job.config.name
     shortage = launch.shortage(ray.cluster_resources())
@@ -49,7 +49,7 @@ def wait_for_nodes(job: Job) -> None:
                 _report(job, shortage, since, launch.wait_for_nodes_s)
                 written = shortage
             if stop_requested():
-                raise NotBegun(f"{name}: asked to stop while it waited for nodes")
+                raise StoppedEarly(f"{name}: stopped while it waited for nodes")
             if time.monotonic() > deadline:
                 raise NotBegun(
                     f"{name}: waited {launch.wait_for_nodes_s:,.0f} s for nodes, and {shortage}; "
@@ -93,8 +93,7 @@ class WaitForLostNodes(ControllerCallback):
             self.attempt.refuse_taken_over(self.job.config.name)
         watch(self.attempt.folder)
         if stop_requested():
-            at = newest_step(self.job.folder)
-            saved = f"step {at} is saved" if at else "no step is saved yet"
+            saved = saved_so_far(self.job.folder)
             write(self.attempt.stopped, f"stopped while it waited for nodes; {saved}")
             raise RuntimeError("asked to stop")
         why = self._why()

@@ -35,6 +35,9 @@ def run_rank(
     start = name_of_start(job.folder, next_attempt(job.folder))
     with ending_noted(job.folder, world, start):
         prepare(job, world)
+        # Rank 0's for all: the traceback of a rank that fails at once changes what others find.
+        start = world.all_gather(start)[0]
+    with ending_noted(job.folder, world, start):
         interrupts.watch(requests)
         first = os.environ.get("LOCAL_RANK", "0") == "0"
         watched = system_metrics(job.handle if first else None, socket.gethostname())

@@ -21,9 +21,16 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from embre.atomic_files import PERMANENT_ERRNOS
 from embre.checkpoints.checkpoints import CheckpointError
+from embre.checkpoints.folder import saved_so_far
 from embre.config import ConfigError, LaunchConfig
 from embre.config.secret_values import redact
-from embre.interrupts import Interrupted, stoppable
+from embre.interrupts import (
+    Interrupted,
+    StoppedEarly,
+    is_stop_in,
+    stop_requested,
+    stoppable,
+)
 from embre.job import Job
 from embre.launch.attempts import Attempt, NotBegun, read, write
 from embre.launch.draining import save_when_draining
@@ -31,7 +38,7 @@ from embre.launch.errors import RunFailed, with_disk_advice
 from embre.launch.nodes import WaitForLostNodes, wait_for_nodes
 from embre.launch.rank import FAULT, run_rank
 from embre.launch.ray_workers import private_token
-from embre.tracking.endings import LOST_PEER, MAX_NAMED
+from embre.tracking.endings import LOST_PEER, MAX_ERROR_CHARS, MAX_NAMED
 from embre.world import ALLOCATOR, GROWING, World, current_world
 
 log = logging.getLogger(__name__)
@@ -53,6 +60,7 @@ NOT_WORTH_A_RESTART = (
     TypeError,
     ValueError,
 )
+STARTING = "stopped while its workers started"
 PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -67,6 +75,8 @@ def ray_cluster() -> Iterator[None]:
 
     The cluster is the one this process is connected to already (it stays connected), else that of
     RAY_ADDRESS, else one started on this machine with token authentication and stopped on exit.
+    Raises NotBegun if Ray does not start or the cluster does not respond, StoppedEarly if SIGTERM
+    or Ctrl-C arrive meanwhile.
     """
     if ray.is_initialized():
         yield
@@ -85,8 +95,8 @@ def ray_cluster() -> Iterator[None]:
     unwatched = not address and PREEMPTION_WATCHER not in os.environ
     if unwatched:
         os.environ[PREEMPTION_WATCHER] = "0"
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
     try:
+        _start(settings)
         yield
     finally:
         ray.shutdown()
@@ -94,11 +104,32 @@ def ray_cluster() -> Iterator[None]:
             del os.environ[PREEMPTION_WATCHER]
 
 
+def _start(settings: dict[str, Any]) -> None:
+    """Call `ray.init` and put the handler of SIGTERM back: Ray sets one that drains the node for up
+    to half a minute and exits with code 1."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise StoppedEarly("stopped while Ray started") from error
+    except Exception as error:  # Ray raises many kinds
+        why = " ".join(str(error).split())[:MAX_ERROR_CHARS]
+        local = settings["address"] == "local"
+        what = "Ray did not start" if local else f"{settings['address']} does not respond"
+        logs = "see its logs, by default in /tmp/ray/session_latest/logs"
+        remedy = logs if local else "start the cluster, or correct RAY_ADDRESS"
+        raise NotBegun(f"{what}: {why}; {remedy}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)
+
+
 def run_ray(recipe: Callable[[Job, World], None], job: Job) -> None:
     """Run the recipe on `launch.workers` Ray workers.
 
     Raises ConfigError if the cluster is too small and launch.wait_for_nodes_s is 0, NotBegun if no
-    rank started, Interrupted if the run was asked to stop, RunFailed if it failed.
+    rank started, Interrupted if the run was asked to stop (StoppedEarly: before a rank started),
+    RunFailed if it failed.
     """
     with ray_cluster():
         _fit(recipe, job)
@@ -119,13 +150,16 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     try:
         with stoppable(attempt.folder), save_when_draining(attempt.folder):
             wait_for_nodes(job)
-            with _interrupt_handler_kept():
-                trainer.fit()
-    except NotBegun:
+            if stop_requested():
+                raise StoppedEarly(f"{name}: stopped while Ray started")
+            trainer.fit()
+    except (NotBegun, StoppedEarly):
         raise
     except BaseException as error:  # Ctrl-C and a lost cluster too
         if not attempt.begun():
-            why = read(attempt.failed) or read(attempt.stopped)
+            if isinstance(error, KeyboardInterrupt) or read(attempt.stopped):
+                raise StoppedEarly(f"{name}: {read(attempt.stopped) or STARTING}") from error
+            why = read(attempt.failed)
             why = why or f"no rank began; each needs a machine that sees {job.folder}: {error!r}"
             raise NotBegun(f"{name}: {why}") from error
         if not isinstance(error, ray.train.TrainingFailedError):
@@ -137,19 +171,15 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
     if why := read(attempt.failed):
         raise RunFailed(f"{name}: {why}")
     if why := read(attempt.stopped):
-        raise Interrupted(why)
+        raise Interrupted(why) if attempt.begun() else StoppedEarly(f"{name}: {why}")
 
 
-@contextmanager
-def _interrupt_handler_kept() -> Iterator[None]:
-    """Put the handler of Ctrl-C back: that of Ray Train, which `fit` leaves behind, would look for
-    the controller in a cluster that is shut down."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():  # elsewhere `fit` sets none
-            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+class _Trainer(TorchTrainer):
+    """A TorchTrainer that Ctrl-C ends at once. Ray's handler asks the controller to abort, which it
+    never does while it waits for nodes: its loop does not yield to other calls then."""
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        pass
 
 
 def _what_failed(error: ray.train.TrainingFailedError) -> str:
@@ -178,6 +208,8 @@ def _rank(
             # Of all ranks: one that left alone would let the others wait for it in a collective.
             if all(current_world(device).all_gather(attempt.begin())):
                 run_rank(recipe, job, device, attempt.folder)
+            elif is_stop_in(attempt.folder):
+                raise Interrupted(f"{STARTING}; {saved_so_far(job.folder)}")
         except Interrupted as why:  # raised further, Ray would restart the worker
             write(attempt.stopped, str(why))
         except (*NOT_WORTH_A_RESTART, OSError) as error:
@@ -194,7 +226,7 @@ def _rank(
 
 def _trainer(job: Job, attempt: Attempt, work: Callable[[dict[str, Any]], None]) -> TorchTrainer:
     launch = job.config.launch
-    return TorchTrainer(
+    return _Trainer(
         work,
         train_loop_config={},
         torch_config=TorchConfig(backend="nccl" if launch.use_gpu else "gloo"),

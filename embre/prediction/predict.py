@@ -10,7 +10,7 @@ are not done, and within a file of several slices with those that are not stored
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -52,6 +52,7 @@ from embre.workers import OneProcess, Workers
 
 # A report holds all its documents in one page.
 MOST_REPORTED = 500
+MAX_NAMED = 3  # inputs in a message
 
 
 @dataclass
@@ -82,28 +83,38 @@ def predict_files(
     settings: PredictSettings | None = None,
     workers: Workers | None = None,
     overwrite: bool = False,
+) -> Predicted:
+    """Plan the inputs and predict them; see `plan` and `predict_planned`."""
+    refuse_no_model(folder)
+    return predict_planned(folder, plan(inputs, out), out, title, settings, workers, overwrite)
+
+
+def predict_planned(
+    folder: Path,
+    planned: Mapping[str, Source],
+    out: Path,
+    title: str,
+    settings: PredictSettings | None = None,
+    workers: Workers | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Predicted:
-    """Write each input file into `out` with the relations predicted by the model in `folder`.
+    """Write each planned file into `out` with the relations predicted by the model in `folder`.
 
     Only the relations of a file change. Files that an earlier run finished with the same model and
     threshold are skipped unless the input has changed or `overwrite` is given; outputs of other
     inputs stay. `overwrite` removes outputs of another model or threshold and reports it to `tell`.
     Also writes `predicted.jsonl` and a report of the first documents.
 
-    Raises FileNotFoundError or Refused if an input does not exist, there is no document, the model
-    cannot be loaded, `out` holds predictions of another model or threshold, or an output path is
-    taken by a file that is not ours.
+    Raises FileNotFoundError or Refused if there is no document, the model cannot be loaded, `out`
+    holds predictions of another model or threshold, or an output path is taken by a file that is
+    not ours.
     """
     settings, workers = settings or PredictSettings(), workers or OneProcess()
     progress = progress or Progress()
     started = time.monotonic()
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: no config.json; give the folder of a fine-tuned relation model"
-        )
-    digest, planned = folder_digest(folder), plan(inputs, out)
+    digest = folder_digest(folder)
     folder, into = folder.absolute(), out.absolute()
     tasks = []
     for target, source in planned.items():
@@ -127,11 +138,25 @@ def predict_files(
     result.seconds = time.monotonic() - started
     if not result.documents:
         raise Refused(
-            f"{', '.join(inputs)}: no document to predict; formats read: {', '.join(FORMATS)}"
+            f"{_named(planned)}: no document to predict; formats read: {', '.join(FORMATS)}"
             + "".join(f"; {line.strip()}" for line in result.tally.lines()[:3])
         )
     _report(result, title)
     return result
+
+
+def refuse_no_model(folder: Path) -> None:
+    """Raise FileNotFoundError if `folder` is not that of a model."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no config.json; give the folder of a fine-tuned relation model, or of its "
+            "run"
+        )
+
+
+def _named(planned: Mapping[str, Source]) -> str:
+    names = [source.name for source in planned.values()]
+    return ", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
 
 
 def _report(result: Predicted, title: str) -> None:

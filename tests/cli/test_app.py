@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from embre.cli import app as cli
+from embre.cli import studying
 from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.launch.driver import LAUNCHERS
@@ -106,6 +107,14 @@ def refusal(
         ("pretrain {}", "give the YAML file of a config"),
         ("pretrain {}/empty", "the file is empty"),
         ("register {} --name x", "no finished run"),
+        ("register --show x --alias y", "or --show NAME alone to look"),
+        ("study {}/run.yaml --gpus 1", "--gpus needs --ray"),
+        ("study {}/run.yaml --ray x --processes 2", "cannot be combined with --ray"),
+        ("probe {}/one [[?]] --strips 3", "--strips needs --shards"),
+        (
+            "evaluate --gold {}/gold.PubTator --pred {}/gold.PubTator --train {}/gold.PubTator",
+            "--train needs --out",
+        ),
         ("report --pred {}/none --out {}/r.html", "does not exist"),
         ("report --pred {}/none.json --out {}/r.html", "no document in it"),
     ],
@@ -222,6 +231,18 @@ def test_a_table_of_a_study_is_written_without_a_run(
     table = made / "studies/small/study.md"
     assert code == 0 and f"table: {table}" in shown and table.read_text() in shown
     assert not list(table.parent.glob("*/"))
+
+
+def test_a_study_that_ctrl_c_ends_says_how_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(studying, "carry_out_study", interrupted)
+    config = Path(__file__).resolve().parents[2] / "configs/study/embre.yaml"
+    code, shown, _ = call(["study", str(config)], monkeypatch, capsys)
+    assert code == 130 and "run the same command again to resume" in shown
 
 
 def test_evaluating_gold_against_itself_gives_ones(

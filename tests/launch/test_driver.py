@@ -1,8 +1,12 @@
 """The MLflow run of a job says how the job ended, and stays one run whatever happens to it."""
 
+import io
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +19,7 @@ from embre.checkpoints.folder import FOLDER
 from embre.checkpoints.manifest import CheckpointError
 from embre.cli.app import app
 from embre.config import ConfigError, PretrainConfig, dump_config, load_config
-from embre.interrupts import Interrupted, TakenOver
+from embre.interrupts import Interrupted, StoppedEarly, TakenOver
 from embre.job import Job
 from embre.launch import driver
 from embre.launch.attempts import NotBegun
@@ -128,6 +132,51 @@ def test_a_rank_of_torchrun_other_than_0_leaves_the_run_to_rank_0(
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match="seed 13 -> 99"):
         run_rank(config_of(str(tmp_path), seed=99, launch=launch))
+
+
+def test_a_run_that_is_stopped_before_it_began_is_closed_as_what_it_was(
+    tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, opened = config_of(str(tmp_path)), driver.open_run
+
+    def stopped(recipe: driver.Recipe, job: Job) -> None:
+        raise StoppedEarly("stopped while Ray started")
+
+    def open_and_be_stopped(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return opened(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "open_run", open_and_be_stopped)
+        with pytest.raises(StoppedEarly, match="small: stopped before its start"):
+            run_rank(config)
+    assert statuses(tmp_path) == ["KILLED"] and not (tmp_path / "small" / "events.jsonl").exists()
+    run_rank(config)
+    for status in ("FINISHED", "RUNNING"):
+        handle = remembered(tmp_path / "small")
+        assert handle
+        MlflowClient(handle.uri).update_run(handle.run_id, status=status)
+        with monkeypatch.context() as patch:
+            patch.setitem(driver.LAUNCHERS, "local", stopped)
+            with pytest.raises(StoppedEarly):
+                run_rank(config)
+        assert statuses(tmp_path) == [status], "another attempt may be running"
+
+
+def test_ctrl_c_ends_a_run_with_a_sentence(
+    tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(recipe: driver.Recipe, job: Job) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(driver.LAUNCHERS, "local", interrupted)
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(KeyboardInterrupt):
+        driver.run_job("pretrain", config_of(str(tmp_path)), console)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "ended by Ctrl-C: no step is saved yet; run the same command again" in shown
+    assert statuses(tmp_path) == ["KILLED"]
 
 
 def test_a_run_that_lost_its_checkpoints_does_not_begin_at_step_0(

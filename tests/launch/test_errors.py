@@ -15,7 +15,7 @@ from lxml import etree
 import embre
 from embre import faults
 from embre.config import LaunchConfig, read_values
-from embre.interrupts import Interrupted
+from embre.interrupts import Interrupted, StoppedEarly
 from embre.launch.errors import RunFailed, exit_code_and_text, exit_on_error
 from embre.object_store import StoreFailed
 from embre.refused import Refused
@@ -52,6 +52,13 @@ def test_a_note_on_an_error_stands_in_its_line(capsys: pytest.CaptureFixture[str
         raise error
     told = "error: small: a bad shard; traceback in runs/small/failures/attempt-1-rank-0.txt\n"
     assert capsys.readouterr().err == told
+
+
+def test_a_run_that_was_stopped_did_not_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, exit_on_error():
+        raise StoppedEarly("small: stopped while Ray started")
+    told = "small: stopped while Ray started; run the same command again to resume\n"
+    assert (ended.value.code, capsys.readouterr().err) == (143, told)
 
 
 @pytest.mark.parametrize(

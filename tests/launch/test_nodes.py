@@ -11,7 +11,7 @@ from ray.exceptions import RpcError
 from ray.train.v2._internal.execution.controller import state
 
 from embre import interrupts
-from embre.interrupts import STOP, TakenOver
+from embre.interrupts import STOP, StoppedEarly, TakenOver
 from embre.job import Job
 from embre.launch import nodes
 from embre.launch.attempts import Attempt, NotBegun, read
@@ -96,7 +96,7 @@ def test_a_run_that_waits_for_nodes_can_be_stopped(
 ) -> None:
     cluster = Autoscaler(monkeypatch, 3)
     monkeypatch.setattr(nodes, "stop_requested", lambda: True)
-    with pytest.raises(NotBegun, match="small: asked to stop while it waited for nodes"):
+    with pytest.raises(StoppedEarly, match="small: stopped while it waited for nodes"):
         wait_for_nodes(job_in(tmp_path))
     assert cluster.pending == []
 

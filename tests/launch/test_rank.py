@@ -12,6 +12,7 @@ import torch
 from embre import watchdog
 from embre.config import FinetuneConfig, PretrainConfig, check_config
 from embre.job import Job
+from embre.launch import rank
 from embre.launch.errors import RunFailed
 from embre.launch.rank import run_rank
 from embre.tracking.endings import why_ended
@@ -53,6 +54,29 @@ def test_a_device_that_does_not_work_leaves_its_traceback(
     with pytest.raises(RuntimeError, match="CUDA error"):
         run_rank(recipe, Job(config_of("-"), tmp_path, None), torch.device("cuda", 0), tmp_path)
     assert "in prepare" in (tmp_path / "failures/attempt-3-rank-0.txt").read_text()
+
+
+def test_all_ranks_name_their_tracebacks_as_rank_0_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SecondOfTwo(World):
+        __slots__ = ()
+
+        def all_gather(self, value: Any) -> list[Any]:
+            assert value == "1.2", "what it finds itself"
+            return ["1", value]
+
+    def broken(job: Job, world: World) -> None:
+        raise RuntimeError("so it is")
+
+    # Rank 0 failed before this rank looked into the folder.
+    (tmp_path / "failures").mkdir()
+    (tmp_path / "failures/attempt-1-rank-0.txt").touch()
+    monkeypatch.setattr(rank, "current_world", lambda device: SecondOfTwo(rank=1))
+    with pytest.raises(RuntimeError, match="so it is"):
+        run_rank(broken, Job(config_of("-"), tmp_path, None), torch.device("cpu"), tmp_path)
+    found = sorted(path.name for path in (tmp_path / "failures").iterdir())
+    assert found == ["attempt-1-rank-0.txt", "attempt-1-rank-1.txt"]
 
 
 def test_a_rank_whose_loader_does_not_answer_is_ended(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import torch.distributed as dist
 
 from embre.checkpoints.folder import newest_step
 from embre.config import ConfigError, PretrainConfig, check_config
-from embre.interrupts import STOP, Interrupted, TakenOver
+from embre.interrupts import STOP, Interrupted, StoppedEarly, TakenOver, sigterm_noticed
 from embre.job import Job
 from embre.launch import ray as launcher
 from embre.launch.attempts import ATTEMPTS, LATEST, Attempt, NotBegun, read, write
@@ -176,6 +177,49 @@ def test_an_elastic_run_without_its_fewest_workers_does_not_wait_for_ever(
     thread.join(150)
     assert ended and isinstance(ended[0], NotBegun), "it waits for ever"
     assert str(ended[0]).startswith("small: waited 3 s for nodes, and 2 workers need 2 CPU")
+
+
+WAITS_FOR_NODES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from embre.launch import ray as launcher
+from embre.launch.errors import exit_on_error
+from tests.launch.test_ray import job_in, leave_a_note
+job = job_in(Path(sys.argv[1]))
+given = {"workers": 3, "min_workers": 2, "cpus_per_worker": 999.0, "wait_for_nodes_s": 1.0}
+launch = job.config.launch.model_copy(update=given)
+job = replace(job, config=job.config.model_copy(update={"launch": launch}))
+launcher.wait_for_nodes = lambda job: None  # the nodes are lost after it
+with exit_on_error():
+    launcher.run_ray(leave_a_note, job)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ctrl_c_ends_a_run_that_waits_for_lost_nodes(tmp_path: Path) -> None:
+    environ = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    run = subprocess.Popen(
+        [sys.executable, "-c", WAITS_FOR_NODES, str(tmp_path)],
+        env=environ,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not list(read_events(tmp_path, "waiting")):
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        _, errors = run.communicate(timeout=120)
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == 143, errors
+    assert "small: stopped while its workers started; run the same command again" in errors
 
 
 @pytest.mark.slow
@@ -373,7 +417,7 @@ def asked_of_ray(
     folder: Path, monkeypatch: pytest.MonkeyPatch, **launch: Any
 ) -> tuple[Attempt, Any]:
     """An attempt, and what Ray's trainer is given for it."""
-    monkeypatch.setattr(launcher, "TorchTrainer", lambda work, **given: SimpleNamespace(**given))
+    monkeypatch.setattr(launcher, "_Trainer", lambda work, **given: SimpleNamespace(**given))
     job, attempt = job_in(folder), Attempt.new(folder)
     changed = job.config.launch.model_copy(update=launch)
     job = Job(job.config.model_copy(update={"launch": changed}), folder, None)
@@ -418,7 +462,6 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     def fit() -> None:
         (folder,) = (tmp_path / ATTEMPTS).glob("0*")
         assert (folder / STOP).exists(), "where SIGTERM asks to stop"
-        signal.signal(signal.SIGINT, lambda *_: acts.append("as Ray Train does"))
         acts.append("fit" if os.environ.get(watcher) == watched else "fit as it should not")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -436,9 +479,7 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
     monkeypatch.delenv(watcher, raising=False)
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    on_interrupt = signal.getsignal(signal.SIGINT)
     run_ray(leave_a_note, job_in(tmp_path))
-    assert signal.getsignal(signal.SIGINT) is on_interrupt
     begun = [address] if address else ["token", "local"]
     assert acts == [*begun, tmp_path / ATTEMPTS / "000001", "fit", "shutdown"]
     assert watcher not in os.environ, "the next cluster may be another"
@@ -450,7 +491,7 @@ def test_a_run_is_watched_where_its_ranks_look_on_the_cluster_that_is_meant(
         (True, "failed", RunFailed, "small: so it is"),
         (True, "stopped", Interrupted, "so it is"),
         (False, "failed", NotBegun, "small: so it is"),
-        (False, "stopped", NotBegun, "small: so it is"),
+        (False, "stopped", StoppedEarly, "small: so it is"),
         (False, "", NotBegun, "small: no rank began; "),
         (True, "", RunFailed, "small: Training failed due to controller error:\nhttps://host/a"),
     ],
@@ -478,6 +519,99 @@ def test_a_wait_that_ray_ends_is_told_as_what_ended_it(
     with pytest.raises(raised) as found:
         run_ray(leave_a_note, job_in(tmp_path))
     assert type(found.value) is raised and str(found.value).startswith(told)
+
+
+def set_a_handler_and_be_stopped(**_: Any) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as `ray.init` does
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def be_interrupted(**_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("start", [set_a_handler_and_be_stopped, be_interrupted])
+def test_a_stop_while_ray_starts_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[..., None]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(launcher, "private_token", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(StoppedEarly, match="stopped while Ray started"):
+        run_ray(leave_a_note, job_in(tmp_path))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert launcher.PREEMPTION_WATCHER not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("", "Ray did not start: it timed out; see its logs"),
+        ("10.0.0.1:6379", "10.0.0.1:6379 does not respond: it timed out; start the cluster, or"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, told: str
+) -> None:
+    def time_out(**_: Any) -> None:
+        raise Exception("it\ntimed out")  # as Ray does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", time_out)
+    monkeypatch.setattr(launcher, "private_token", lambda: None)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(NotBegun, match=re.escape(told)):
+        run_ray(leave_a_note, job_in(tmp_path))
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_ctrl_c_ends_a_run_and_before_a_rank_began_it_is_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: bool
+) -> None:
+    def fit() -> None:
+        assert not began or Attempt(tmp_path / ATTEMPTS, 1).begin()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr(launcher, "save_when_draining", lambda folder: nullcontext())
+    monkeypatch.setattr(launcher, "_trainer", lambda *_: SimpleNamespace(fit=fit))
+    with pytest.raises((KeyboardInterrupt, StoppedEarly)) as found:
+        run_ray(leave_a_note, job_in(tmp_path))
+    assert found.type is (KeyboardInterrupt if began else StoppedEarly)
+
+
+def test_a_sigterm_before_fit_keeps_it_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[None] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr(launcher, "save_when_draining", lambda folder: nullcontext())
+    trainer = SimpleNamespace(fit=lambda: fitted.append(None))
+    monkeypatch.setattr(launcher, "_trainer", lambda *_: trainer)
+    with sigterm_noticed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedEarly, match="small: stopped while Ray started"):
+            run_ray(leave_a_note, job_in(tmp_path))
+    assert fitted == []
+
+
+def test_ray_sets_no_handler_of_ctrl_c() -> None:
+    before, name = signal.getsignal(signal.SIGINT), "_register_sigint_handler"
+    assert hasattr(launcher.TorchTrainer, name), "Ray renamed it"
+    getattr(launcher._Trainer, name)(None, None)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ranks_that_are_to_stop_do_not_begin(rank_here: list[Path], tmp_path: Path) -> None:
+    attempt = Attempt.new(tmp_path)
+    (attempt.folder / STOP).write_bytes(b".")
+    launcher._rank(leave_a_note, job_in(tmp_path), attempt)({})
+    assert read(attempt.stopped) == "stopped while its workers started; no step is saved yet"
+    assert rank_here == [] and not attempt.begun()
 
 
 def test_the_errors_of_ranks_are_named_those_of_lost_peers_last() -> None:

@@ -33,7 +33,7 @@ from embre.object_store import StoreFailed
 from embre.prediction import predict, tasks
 from embre.prediction import record as predict_record
 from embre.prediction import slices as predict_slices
-from embre.prediction.predict import REPORT, Predicted, predict_files
+from embre.prediction.predict import REPORT, Predicted, predict_files, predict_planned
 from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, is_done, locked, outputs_in, read_record
 from embre.prediction.slices import MIN_BYTES, PredictedSlice, SliceStore, is_large
@@ -292,6 +292,27 @@ def test_an_error_of_ours_names_the_file(
         run(model, given)
 
 
+@pytest.mark.parametrize("wrong", ["model", "input", "out"])
+def test_a_wrong_path_leaves_nothing_behind(
+    wrong: str,
+    model: Path,
+    given: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = {"model": model, "input": given, "out": given.parent / "new" / "out"}
+    words[wrong] = given / "out" if wrong == "out" else Path("none")
+    monkeypatch.setattr(
+        "sys.argv",
+        ["embre", "predict", *map(str, (words["model"], words["input"], "--out", words["out"]))],
+    )
+    before = sorted(given.parent.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: ")
+    assert sorted(given.parent.rglob("*")) == before
+
+
 def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: Path) -> None:
     other = tmp_path / "more"
     write_pubtator(other / "a.PubTator.gz", DOCS[:1])
@@ -399,9 +420,9 @@ def test_the_summary_as_json_is_all_of_the_output(
 
     def with_a_lost_node(*given: Any) -> Predicted:
         print("(raylet) Raylet is terminated.")  # as Ray does
-        return predict_files(*given)
+        return predict_planned(*given)
 
-    monkeypatch.setattr(predicting, "predict_files", with_a_lost_node)
+    monkeypatch.setattr(predicting, "predict_planned", with_a_lost_node)
     for before in (0, 6):
         with pytest.raises(SystemExit) as stopped:
             cli.main()
@@ -432,7 +453,7 @@ def test_a_command_stopped_by_ctrl_c_says_how_to_go_on(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predicting, "predict_files", stopped)
+    monkeypatch.setattr(predicting, "predict_planned", stopped)
     words = ["predict", str(model), str(given), "--out", str(given.parent / "out"), *more]
     monkeypatch.setattr("sys.argv", ["embre", *words])
     with pytest.raises((SystemExit, KeyboardInterrupt)):
