@@ -1,14 +1,13 @@
 """The processes of a run: rank, size, device, and the collectives between them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-# Expandable segments: the number of targets differs between micro-batches, which would
-# fragment fixed segments. Set before CUDA is initialised; a user's own value wins.
-ALLOCATOR, GROWING = "PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # new name, old name
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,16 @@ class World:
         """Wait until every rank has called it."""
         if self.size > 1:
             dist.barrier()
+
+
+def allocator_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables of torch's GPU allocator, to be set before CUDA is initialised.
+
+    Those of `environ` if it has any, else expandable segments: the number of targets differs
+    between micro-batches, which would fragment fixed segments.
+    """
+    given = {name: environ[name] for name in ALLOCATOR_VARIABLES if name in environ}
+    return given or {ALLOCATOR_VARIABLES[0]: "expandable_segments:True"}
 
 
 def current_world(device: torch.device) -> World:

@@ -17,7 +17,7 @@ from embre.launch.errors import RunFailed
 from embre.provenance import CONFIG
 from embre.study.cells import Run, finetuning_runs, is_done, pretraining_runs, study_folder
 from embre.study.table import write_results
-from embre.workers import Processes, Workers
+from embre.workers import Processes, Workers, num_cores
 
 TABLE_EVERY_S = 60
 LOG = "study.log"  # in a run's folder: what it printed
@@ -105,7 +105,7 @@ def _threads(workers: Workers) -> dict[str, str]:
     """What runs that share a machine may take of it; each would take all cores."""
     if not isinstance(workers, Processes):
         return {}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers.number))}
+    return {"OMP_NUM_THREADS": str(max(1, num_cores() // workers.number))}
 
 
 def _calls(

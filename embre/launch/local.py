@@ -13,7 +13,7 @@ from embre.interrupts import stoppable
 from embre.job import Job
 from embre.launch.errors import RunFailed, with_disk_advice
 from embre.launch.rank import run_rank
-from embre.world import ALLOCATOR, GROWING, World
+from embre.world import World, allocator_settings
 
 # As in Ray, and as long as rank 0 waits for the parts of a checkpoint; NCCL's default is 10 min.
 TIMEOUT = timedelta(minutes=30)
@@ -26,7 +26,7 @@ def run_local(recipe: Callable[[Job, World], None], job: Job) -> None:
     OSError of the recipe, which only before its start means a wrong request.
     """
     gpu = job.config.launch.use_gpu
-    os.environ.setdefault(ALLOCATOR, GROWING)
+    os.environ.update(allocator_settings(os.environ))
     if gpu and not torch.cuda.is_available():
         raise ConfigError("launch.use_gpu: no CUDA device here; set launch.use_gpu=false")
     deepspeed_alone = job.config.engine == "deepspeed" and "RANK" not in os.environ

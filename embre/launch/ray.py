@@ -39,7 +39,7 @@ from embre.launch.nodes import WaitForLostNodes, wait_for_nodes
 from embre.launch.rank import FAULT, run_rank
 from embre.launch.ray_workers import private_token
 from embre.tracking.endings import LOST_PEER, MAX_ERROR_CHARS, MAX_NAMED
-from embre.world import ALLOCATOR, GROWING, World, current_world
+from embre.world import World, allocator_settings, current_world
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,6 @@ PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    ALLOCATOR: GROWING,
 }
 
 
@@ -255,5 +254,5 @@ def _trainer(job: Job, attempt: Attempt, work: Callable[[dict[str, Any]], None])
 def worker_env(launch: LaunchConfig) -> dict[str, str]:
     """Environment variables of the workers on any node. Ray stores them, so none is a secret."""
     threads = {"OMP_NUM_THREADS": str(max(1, int(launch.cpus_per_worker)))}
-    given = {name: os.environ[name] for name in (FAULT, ALLOCATOR) if name in os.environ}
-    return {**WORKER_ENV, **threads, **given}
+    fault = {FAULT: os.environ[FAULT]} if FAULT in os.environ else {}
+    return {**WORKER_ENV, **threads, **allocator_settings(os.environ), **fault}

@@ -126,7 +126,7 @@ def _undone(client: MlflowClient, handle: RunHandle, before: str) -> Iterator[No
     """Restore status `before` if the body fails, so that no run stays RUNNING."""
     try:
         yield
-    except Exception:
+    except BaseException:  # Ctrl-C too
         with suppress(Exception):
             client.set_terminated(handle.run_id, before)
         raise

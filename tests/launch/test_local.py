@@ -16,7 +16,7 @@ from embre.launch.errors import RunFailed
 from embre.launch.local import run_local
 from embre.sharding.shard import ShardSettings
 from embre.tracking import read_events
-from embre.world import ALLOCATOR, GROWING, World
+from embre.world import ALLOCATOR_VARIABLES, World
 from tests.launch.stand_ins import config_of
 from tests.shard_sets import write_shards
 
@@ -52,16 +52,22 @@ def test_a_recipe_that_fails_is_a_run_that_failed_and_no_wrong_request(
         run_local(recipe, job_in(tmp_path))
 
 
-@pytest.mark.parametrize("given", [None, "max_split_size_mb:64"])
-def test_memory_of_a_gpu_grows_where_it_lies_unless_the_user_says_otherwise(
+@pytest.mark.parametrize("given", [None, *ALLOCATOR_VARIABLES])
+def test_gpu_memory_grows_by_segments_unless_the_user_sets_another_allocator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
 ) -> None:
-    monkeypatch.setenv(ALLOCATOR, given or "so that what is set meanwhile is undone")
-    if given is None:
-        monkeypatch.delenv(ALLOCATOR)
+    for name in ALLOCATOR_VARIABLES:
+        monkeypatch.setenv(name, "max_split_size_mb:64")  # undone after the test
+        if name != given:
+            monkeypatch.delenv(name)
     found = []
-    run_local(lambda job, world: found.append(os.environ[ALLOCATOR]), job_in(tmp_path))
-    assert found == [given or GROWING]
+
+    def recipe(job: Job, world: World) -> None:
+        found.append({n: os.environ[n] for n in ALLOCATOR_VARIABLES if n in os.environ})
+
+    run_local(recipe, job_in(tmp_path))
+    expandable = {ALLOCATOR_VARIABLES[0]: "expandable_segments:True"}
+    assert found == [{given: "max_split_size_mb:64"} if given else expandable]
 
 
 @pytest.mark.slow

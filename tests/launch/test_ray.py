@@ -30,7 +30,7 @@ from embre.launch.errors import RunFailed
 from embre.launch.ray import WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
 from embre.tracking.events import EVENTS, read_events, write_event
-from embre.world import ALLOCATOR, GROWING, World
+from embre.world import ALLOCATOR_VARIABLES, World
 from tests.launch.stand_ins import config_of, recipe
 
 START_TIMEOUT_S = 2
@@ -323,16 +323,14 @@ def test_ray_is_told_nothing_of_the_environment_but_the_fault(
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("EMBRE_FAULT", "step:3:raise")
     launch = job_in(tmp_path).config.launch
-    assert worker_env(launch) == {
-        **WORKER_ENV,
-        "OMP_NUM_THREADS": "1",
-        "EMBRE_FAULT": "step:3:raise",
-    }
+    new, old = ALLOCATOR_VARIABLES
+    ours = {**WORKER_ENV, "OMP_NUM_THREADS": "1", new: "expandable_segments:True"}
+    assert worker_env(launch) == {**ours, "EMBRE_FAULT": "step:3:raise"}
     monkeypatch.delenv("EMBRE_FAULT")
-    assert worker_env(launch).keys() == {*WORKER_ENV, "OMP_NUM_THREADS"}
-    assert worker_env(launch)[ALLOCATOR] == GROWING
-    monkeypatch.setenv(ALLOCATOR, "max_split_size_mb:64")
-    assert worker_env(launch)[ALLOCATOR] == "max_split_size_mb:64", "a user's own wins"
+    assert worker_env(launch) == ours
+    monkeypatch.setenv(old, "max_split_size_mb:64")
+    assert worker_env(launch)[old] == "max_split_size_mb:64", "a user's own wins"
+    assert new not in worker_env(launch)
 
 
 @pytest.fixture
