@@ -21,7 +21,7 @@ Gpus = Annotated[float, typer.Option(min=0, help="With --ray: GPUs per task, suc
 def refuse_contradicting_workers(processes: int, ray: str | None, gpus: float) -> None:
     """Raise Refused for options of which one would be ignored."""
     if gpus and ray is None:
-        raise Refused("--gpus needs --ray; without it leave it out")
+        raise Refused("--gpus needs --ray, because it is for tasks of a cluster; leave it out")
     if ray is not None and processes > 1:
         raise Refused("--processes cannot be combined with --ray: the size of the cluster decides")
 

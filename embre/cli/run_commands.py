@@ -7,7 +7,13 @@ from typing import Annotated
 import typer
 
 from embre.cli.console import console
-from embre.cli.options import Gpus, Processes, RayAddress, refuse_contradicting_workers
+from embre.cli.options import (
+    Gpus,
+    Processes,
+    RayAddress,
+    local_folder,
+    refuse_contradicting_workers,
+)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file of the run; see configs/.")]
 Overrides = Annotated[
@@ -116,9 +122,9 @@ def doctor(
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path(
-        "demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(parser=local_folder, help="Folder for everything the demo writes.")
+    ] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Random seed of corpus and training.")] = 13,
 ):
     """Run all stages on a made-up corpus: shard, pretrain, fine-tune, register, predict, report.

@@ -134,6 +134,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
         ("evaluate --gold {}/x --pred {}/x --out {}/run.yaml", "is a file: give a folder"),
         ("report --pred {}/gold.PubTator --out {}", "is a folder: give the name of the file"),
         ("report --pred {}/gold.PubTator --out s3://bucket/x.html", "is a URL: write to a local"),
+        ("demo --out s3://bucket/demo", "is a URL: write to a local"),
     ],
 )
 def test_an_output_in_a_wrong_place_is_refused_before_the_work(
