@@ -48,7 +48,7 @@ from torch._dynamo.utils import counters
 
 from embre.config import NewEncoder
 from embre.engines.flops import product_flops_per_s
-from embre.world import ALLOCATOR, GROWING, World
+from embre.world import World, allocator_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def main(
     """Measure the ladder."""
     console = Console(width=120, highlight=False)
     cuda = torch.cuda.is_available()
-    os.environ.setdefault(ALLOCATOR, GROWING)  # as a run does
+    os.environ.update(allocator_settings(os.environ))  # as a run does
     device = torch.device("cuda" if cuda else "cpu")
     size = (CUDA_QUICK if quick else CUDA) if cuda else (CPU_QUICK if quick else CPU)
     if cuda:
