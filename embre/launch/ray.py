@@ -244,7 +244,6 @@ def _trainer(job: Job, attempt: Attempt, work: Callable[[dict[str, Any]], None])
                 max_failures=launch.max_failures, controller_failure_limit=MAX_CONTROLLER_FAILURES
             ),
             worker_runtime_env={"env_vars": worker_env(launch)},
-            # Ray takes callbacks of its controller too, though its annotation does not say so.
             # Typed for Ray's public callbacks only; those of its controller are accepted too.
             callbacks=[WaitForLostNodes(job, attempt, MAX_WAIT_S)],  # type: ignore[arg-type]
         ),
