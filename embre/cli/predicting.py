@@ -19,7 +19,7 @@ from embre.finetune import RELATION_MODEL
 from embre.launch.errors import RunFailed
 from embre.launch.tables import dropped_lines
 from embre.launch.workers import make_workers
-from embre.prediction.predict import Predicted, plan, predict_planned, refuse_no_model
+from embre.prediction.predict import Predicted, plan, predict_files, refuse_no_model
 from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, locked
 from embre.prediction.tasks import PredictSettings
@@ -77,7 +77,7 @@ def run_prediction(
 
         progress = Progress(show, SHOW_EVERY_S if console.is_terminal else LOG_EVERY_S)
         try:
-            found = predict_planned(
+            found = predict_files(
                 folder,
                 planned,
                 out,

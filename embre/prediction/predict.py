@@ -77,20 +77,6 @@ class Predicted:
 
 def predict_files(
     folder: Path,
-    inputs: list[str],
-    out: Path,
-    title: str,
-    settings: PredictSettings | None = None,
-    workers: Workers | None = None,
-    overwrite: bool = False,
-) -> Predicted:
-    """Plan the inputs and predict them; see `plan` and `predict_planned`."""
-    refuse_no_model(folder)
-    return predict_planned(folder, plan(inputs, out), out, title, settings, workers, overwrite)
-
-
-def predict_planned(
-    folder: Path,
     planned: Mapping[str, Source],
     out: Path,
     title: str,
@@ -100,7 +86,7 @@ def predict_planned(
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Predicted:
-    """Write each planned file into `out` with the relations predicted by the model in `folder`.
+    """Write each file of a `plan` into `out` with the relations predicted by the model in `folder`.
 
     Only the relations of a file change. Files that an earlier run finished with the same model and
     threshold are skipped unless the input has changed or `overwrite` is given; outputs of other
@@ -111,6 +97,7 @@ def predict_planned(
     holds predictions of another model or threshold, or an output path is taken by a file that is
     not ours.
     """
+    refuse_no_model(folder)
     settings, workers = settings or PredictSettings(), workers or OneProcess()
     progress = progress or Progress()
     started = time.monotonic()

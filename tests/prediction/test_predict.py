@@ -33,7 +33,7 @@ from embre.object_store import StoreFailed
 from embre.prediction import predict, tasks
 from embre.prediction import record as predict_record
 from embre.prediction import slices as predict_slices
-from embre.prediction.predict import REPORT, Predicted, predict_files, predict_planned
+from embre.prediction.predict import REPORT, Predicted, plan, predict_files
 from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, is_done, locked, outputs_in, read_record
 from embre.prediction.slices import MIN_BYTES, PredictedSlice, SliceStore, is_large
@@ -98,9 +98,15 @@ def given(tmp_path: Path) -> Path:
     return folder
 
 
+def predict_inputs(
+    model: Path, inputs: list[str], out: Path, title: str, *more: Any, **named: Any
+) -> Predicted:
+    return predict_files(model, plan(inputs, out), out, title, *more, **named)
+
+
 def run(model: Path, given: Path, settings: PredictSettings = EVERY, **more: object) -> Predicted:
     out = given.parent / "out"
-    return predict_files(model, [str(given)], out, "test", settings, **more)  # pyright: ignore
+    return predict_inputs(model, [str(given)], out, "test", settings, **more)
 
 
 def test_what_is_done_is_not_done_again(model: Path, given: Path, monkeypatch) -> None:
@@ -195,7 +201,7 @@ def test_files_are_cut_as_documents_are(model: Path, given: Path) -> None:
     loaded = load_relation_model(model, torch.device("cpu"))
     mine = replace(loaded, decision=loaded.decision.at(0.0))
     docs = [*read_documents(given / "a.PubTator", Tally())]
-    (file,) = predict_files(
+    (file,) = predict_inputs(
         model, [str(given / "a.PubTator")], given.parent / "out", "test", EVERY
     ).files
     relations = [doc.relations for doc in read_documents(file, Tally())]
@@ -320,15 +326,15 @@ def test_two_inputs_of_one_name_are_refused(model: Path, given: Path, tmp_path: 
         with pytest.raises(
             ValueError, match="output a.PubTator is also .*rename .* or .* by name,"
         ):
-            predict_files(model, inputs, tmp_path / "out", "test")
+            predict_inputs(model, inputs, tmp_path / "out", "test")
         shutil.copy(other / "a.PubTator.gz", given)
     (given / "a.PubTator.gz").unlink()
     with pytest.raises(ValueError, match="lies within the input"):
-        predict_files(model, [str(given)], given / "out", "test")
+        predict_inputs(model, [str(given)], given / "out", "test")
     with pytest.raises(FileNotFoundError, match="no config.json"):
-        predict_files(given, [str(given)], tmp_path / "out", "test")
+        predict_inputs(given, [str(given)], tmp_path / "out", "test")
     with pytest.raises(ValueError, match="no document to predict.*unknown_format"):
-        predict_files(model, [str(given / "README")], tmp_path / "out", "test")
+        predict_inputs(model, [str(given / "README")], tmp_path / "out", "test")
 
 
 class InMemory(MemoryFileSystem):
@@ -349,7 +355,7 @@ def test_inputs_in_a_bucket(
     for name in HAVE_PAIRS:
         bucket.pipe_file(f"/bucket/{name}", (given / name).read_bytes())
     local = run(model, given)
-    found = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
+    found = predict_inputs(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
     assert [path.read_bytes() for path in found.files] == [
         path.read_bytes() for path in local.files if path.name != "none.PubTator"
     ]
@@ -362,11 +368,11 @@ def test_inputs_in_a_bucket(
             return real(bucket, path, **options)
 
         patched.setattr(InMemory, "info", info)
-        again = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
+        again = predict_inputs(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
     assert again.done_before == 3
     assert not asked, "the listing says size and version of each file"
     bucket.pipe_file("/bucket/a.PubTator", (given / "none.PubTator").read_bytes())
-    again = predict_files(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
+    again = predict_inputs(model, ["gs://bucket"], tmp_path / "far", "test", EVERY)
     assert (again.done_before, again.predicted_now) == (2, 4)
 
 
@@ -420,9 +426,9 @@ def test_the_summary_as_json_is_all_of_the_output(
 
     def with_a_lost_node(*given: Any) -> Predicted:
         print("(raylet) Raylet is terminated.")  # as Ray does
-        return predict_planned(*given)
+        return predict_files(*given)
 
-    monkeypatch.setattr(predicting, "predict_planned", with_a_lost_node)
+    monkeypatch.setattr(predicting, "predict_files", with_a_lost_node)
     for before in (0, 6):
         with pytest.raises(SystemExit) as stopped:
             cli.main()
@@ -453,7 +459,7 @@ def test_a_command_stopped_by_ctrl_c_says_how_to_go_on(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predicting, "predict_planned", stopped)
+    monkeypatch.setattr(predicting, "predict_files", stopped)
     words = ["predict", str(model), str(given), "--out", str(given.parent / "out"), *more]
     monkeypatch.setattr("sys.argv", ["embre", *words])
     with pytest.raises((SystemExit, KeyboardInterrupt)):
@@ -746,7 +752,7 @@ def test_overwrite_does_the_given_inputs_again_and_keeps_the_others(
     run(model, given, settings)
     before, told = files_in(out), []
     recorded = read_record(out)
-    found = predict_files(
+    found = predict_inputs(
         *(model, [str(given / "a.PubTator")], out, "test", settings),
         overwrite=True,
         tell=told.append,
@@ -792,7 +798,7 @@ def test_overwrite_with_another_model_removes_what_it_does_not_do_again_and_says
     (out / "README").write_text("of the user; the input of this name is no corpus")
     told: list[str] = []
     folder, least = (another, 0.0) if other == "model" else (model, 0.1)
-    found = predict_files(
+    found = predict_inputs(
         *(folder, [str(given / "a.PubTator")], out, "test", PredictSettings(threshold=least)),
         overwrite=True,
         tell=told.append,
@@ -817,7 +823,7 @@ def test_a_run_that_is_killed_while_it_overwrites_leaves_the_files_of_one_model(
     steps: int,
 ) -> None:
     inputs, out = [str(given / "a.PubTator"), str(given / "none.PubTator")], tmp_path / "out"
-    wanted = predict_files(another, inputs, tmp_path / "wanted", "test", EVERY)
+    wanted = predict_inputs(another, inputs, tmp_path / "wanted", "test", EVERY)
     run(model, given)
     old, new = files_in(out), files_in(tmp_path / "wanted")
     assert old["a.PubTator"] != new["a.PubTator"]
@@ -846,7 +852,7 @@ def test_a_run_that_is_killed_while_it_overwrites_leaves_the_files_of_one_model(
 
         patched.setattr(predict, "appending", appending)
         try:
-            predict_files(another, inputs, out, "test", EVERY, overwrite=True)
+            predict_inputs(another, inputs, out, "test", EVERY, overwrite=True)
         except Killed:
             pass
     assert (left >= 0) == (steps == 9), "one more than there is to do"
@@ -855,7 +861,7 @@ def test_a_run_that_is_killed_while_it_overwrites_leaves_the_files_of_one_model(
     for name in files_in(out).keys() - {RECORD}:
         assert (out / name).read_bytes() == of_one[name]
         assert name == REPORT or name in record.files
-    again = predict_files(another, inputs, out, "test", EVERY, overwrite=True)
+    again = predict_inputs(another, inputs, out, "test", EVERY, overwrite=True)
     assert again.documents == wanted.documents
     now = files_in(out)
     assert now.keys() == new.keys() and all(now[n] == new[n] for n in ("a.PubTator", REPORT))
@@ -902,7 +908,7 @@ def test_an_output_is_recorded_before_it_is_there(
         patched.setattr(predict, "appending", lambda out: nullcontext(lambda one: None))
         run(model, given)
     with pytest.raises(ValueError, match="with another model; choose"):
-        predict_files(another, [str(given / "a.PubTator")], out, "test", EVERY)
+        predict_inputs(another, [str(given / "a.PubTator")], out, "test", EVERY)
     assert run(model, given).done_before == 0
 
 
