@@ -399,7 +399,7 @@ def test_a_cell_without_its_encoder_does_not_stop_the_others(folder: Path, tmp_p
 def test_runs_that_share_a_machine_share_its_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    monkeypatch.setattr("embre.cli.studying.num_cores", lambda: 7)
     for number, threads in ((2, "3"), (9, "1")):
         with Processes(number, "embre.cli.studying") as workers:
             assert _threads(workers) == {"OMP_NUM_THREADS": threads}
