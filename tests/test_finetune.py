@@ -30,7 +30,6 @@ from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
 from embre.launch.driver import CORRECTED, check_resume, run_job
 from embre.launch.tables import scores_table
 from embre.model.backbone import load_encoder
-from embre.prediction.predict import predict_files
 from embre.register import register_run
 from embre.relations.decode import score_pairs
 from embre.relations.document_loader import DocumentLoader
@@ -41,6 +40,7 @@ from embre.tracking import read_events
 from embre.tracking.registry import fetch
 from embre.tracking.runs import RUN_FILE
 from embre.world import World
+from tests.predicting import predict_inputs
 from tests.tiny import tiny_encoder, tiny_relation_model, tiny_tokenizer
 
 DOCS = make_corpus(36, seed=5)
@@ -268,7 +268,7 @@ def test_a_registered_model_loads_by_its_alias_and_reads_pubtator_text(
     model = mlflow.pyfunc.load_model("models:/embre-test@champion")
     rows = model.predict([(folder / "dev.PubTator").read_text()])
     copied = fetch("models:/embre-test@champion", found.uri, tmp_path / "model")
-    result = predict_files(copied, [str(folder / "dev.PubTator")], tmp_path / "out", "test")
+    result = predict_inputs(copied, [str(folder / "dev.PubTator")], tmp_path / "out", "test")
     assert result.relations == len(rows) > 0
     with pytest.raises(ValueError, match="no such model"):
         fetch("models:/nothing@champion", found.uri, tmp_path / "nothing")
@@ -286,7 +286,7 @@ def test_prediction_gives_back_the_same_file_byte_for_byte_with_relations(
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.PubTator").write_bytes(given)
     model = run / "relation_model"
-    found = predict_files(model, [str(tmp_path / "in")], tmp_path / "out", "test")
+    found = predict_inputs(model, [str(tmp_path / "in")], tmp_path / "out", "test")
     written = (tmp_path / "out" / "a.PubTator").read_bytes()
 
     def without_relations(data: bytes) -> list[bytes]:
@@ -301,7 +301,7 @@ def test_prediction_gives_back_the_same_file_byte_for_byte_with_relations(
     num_given = 1 + sum(len(doc.relations) for doc in DOCS[24:])
     assert found.tally.counts["relation/replaced"] == num_given
     with pytest.raises(ValueError, match="folder of the input"):
-        predict_files(
+        predict_inputs(
             run / "relation_model", [str(tmp_path / "in" / "a.PubTator")], tmp_path / "in", "test"
         )
 
@@ -311,7 +311,7 @@ def test_other_files_in_an_archive_are_skipped(run: Path, folder: Path, tmp_path
     with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "README", "README")
         archive.add(folder / "dev.PubTator", "dev.PubTator")
-    found = predict_files(
+    found = predict_inputs(
         run / "relation_model", [str(tmp_path / "all.tar.gz")], tmp_path / "out", "test"
     )
     assert found.documents == 12 and [path.name for path in found.files] == ["all.tar"]

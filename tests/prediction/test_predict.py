@@ -33,7 +33,7 @@ from embre.object_store import StoreFailed
 from embre.prediction import predict, tasks
 from embre.prediction import record as predict_record
 from embre.prediction import slices as predict_slices
-from embre.prediction.predict import REPORT, Predicted, plan, predict_files
+from embre.prediction.predict import REPORT, Predicted, predict_files
 from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, is_done, locked, outputs_in, read_record
 from embre.prediction.slices import MIN_BYTES, PredictedSlice, SliceStore, is_large
@@ -45,6 +45,7 @@ from embre.tally import Tally
 from embre.tokenization.cached import CachedTokenizer
 from embre.workers import Processes
 from tests.bioc_json_files import write_bioc_json
+from tests.predicting import predict_inputs
 from tests.tiny import tiny_relation_model, tiny_tokenizer
 
 DOCS = make_corpus(24, seed=7)
@@ -96,12 +97,6 @@ def given(tmp_path: Path) -> Path:
     write_pubtator(folder / "none.PubTator", none)
     (folder / "README").write_text("nothing to read")
     return folder
-
-
-def predict_inputs(
-    model: Path, inputs: list[str], out: Path, title: str, *more: Any, **named: Any
-) -> Predicted:
-    return predict_files(model, plan(inputs, out), out, title, *more, **named)
 
 
 def run(model: Path, given: Path, settings: PredictSettings = EVERY, **more: object) -> Predicted:

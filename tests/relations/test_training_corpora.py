@@ -33,7 +33,6 @@ from embre.evaluation.scoring import score
 from embre.finetune import SCORES, check
 from embre.held_out import read_hold_out_list
 from embre.launch.driver import run_job
-from embre.prediction.predict import plan, predict_files
 from embre.prediction.tasks import PredictSettings
 from embre.register import register_run
 from embre.relations.corpus_checks import contamination_warning
@@ -52,6 +51,7 @@ from embre.relations.training_corpora import (
 from embre.tally import Tally
 from embre.world import World
 from tests.bioc_json_files import write_bioc_json
+from tests.predicting import predict_inputs
 from tests.tiny import document, tiny_tokenizer
 
 MINE = {
@@ -384,9 +384,8 @@ def test_a_described_corpus_is_trained_scored_and_predicted(
         }
     loaded = load_relation_model(run / "relation_model", torch.device("cpu"))
     assert loaded.builder.schema.name == "mine"
-    planned = plan([str(folder / "mine_dev.PubTator")], tmp_path / "out")
-    every = PredictSettings(threshold=0.0)
-    found = predict_files(run / "relation_model", planned, tmp_path / "out", "test", every)
+    given, every = [str(folder / "mine_dev.PubTator")], PredictSettings(threshold=0.0)
+    found = predict_inputs(run / "relation_model", given, tmp_path / "out", "test", every)
     predicted = list(read_documents(found.files[0], Tally()))
     relations = [relation for doc in predicted for relation in doc.relations]
     assert len(relations) == found.relations > 0

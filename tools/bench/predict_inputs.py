@@ -21,7 +21,7 @@ from predict import write_model
 from rich.console import Console
 
 from embre.demo.corpus import make_corpus
-from embre.prediction.predict import predict_files
+from embre.prediction.predict import plan, predict_files
 from embre.workers import Workers
 
 MENTIONS = 20  # of a document
@@ -91,7 +91,7 @@ def document(number: int) -> str:
 def predicted(model: Path, source: Path, out: Path, workers: Workers | None = None) -> Any:
     """Seconds of a prediction, and its result."""
     started = time.perf_counter()
-    result = predict_files(model, [str(source)], out, "bench", workers=workers)
+    result = predict_files(model, plan([str(source)], out), out, "bench", workers=workers)
     return round(time.perf_counter() - started, 1), result
 
 
