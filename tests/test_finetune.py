@@ -27,7 +27,8 @@ from embre.demo.corpus import make_corpus
 from embre.evaluation.discrimination import discrimination
 from embre.evaluation.scoring import METRICS
 from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
-from embre.launch.driver import CORRECTED, check_resume, run_job
+from embre.launch.driver import run_job
+from embre.launch.request_checks import CORRECTED, check_resume
 from embre.launch.tables import scores_table
 from embre.model.backbone import load_encoder
 from embre.register import register_run

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from embre.cli.options import local_folder
+from embre.cli.options import Processes, local_folder
 from embre.faults import arm
 from embre.held_out import SHIPPED
 from embre.launch.errors import RunFailed, exit_on_error
@@ -60,7 +60,6 @@ HoldOut = Annotated[
 ShippedHoldOut = Annotated[
     bool, typer.Option(help=f"Leave out the evaluation documents of {' and '.join(SHIPPED)}.")
 ]
-NumProcesses = Annotated[int, typer.Option(min=1, help="Number of local processes.")]
 RayAddress = Annotated[
     str | None,
     typer.Option(
@@ -97,7 +96,7 @@ def main(
     tokenizer: TokenizerFolder = None,
     hold_out: HoldOut = None,
     shipped_hold_out: ShippedHoldOut = True,
-    processes: NumProcesses = NUM_CORES,
+    processes: Processes = NUM_CORES,
     ray: RayAddress = None,
     block_documents: BlockDocuments = DEFAULTS.block_documents,
     shard_documents: ShardDocuments = DEFAULTS.shard_documents,

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from embre.atomic_files import write_atomic
 from embre.config import StudyConfig, dump_config, refuse_secrets
-from embre.launch.driver import check_resume, resolve
+from embre.launch.driver import resolve
 from embre.launch.errors import RunFailed
+from embre.launch.request_checks import check_resume
 from embre.provenance import CONFIG
 from embre.study.cells import Run, finetuning_runs, is_done, pretraining_runs, study_folder
 from embre.study.table import write_results

@@ -25,6 +25,7 @@ from embre.launch import driver
 from embre.launch.attempts import NotBegun
 from embre.launch.errors import RunFailed
 from embre.launch.progress import describe
+from embre.launch.request_checks import CORRECTED
 from embre.tracking import read_events
 from embre.tracking.runs import client_of, remembered
 from embre.world import World
@@ -336,4 +337,4 @@ def test_a_run_that_is_corrected_before_its_first_checkpoint_is_another_one_in_m
         run_rank(config_of(str(tmp_path)))
     folder = run_rank(config_of(str(tmp_path), steps=3))
     assert sorted(statuses(tmp_path)) == ["FAILED", "FINISHED"]
-    assert (folder / driver.CORRECTED).exists() and not list(read_events(folder, "changed"))
+    assert (folder / CORRECTED).exists() and not list(read_events(folder, "changed"))

@@ -34,9 +34,9 @@ from embre.document import Document
 from embre.evaluation.bootstrap import document_counts
 from embre.evaluation.scoring import METRICS, learnt_metrics
 from embre.finetune import COUNTS, digests
-from embre.launch.driver import CORRECTED
 from embre.launch.errors import RunFailed
 from embre.launch.ray_workers import RayWorkers
+from embre.launch.request_checks import CORRECTED
 from embre.provenance import folder_digest
 from embre.study.cells import (
     cells,

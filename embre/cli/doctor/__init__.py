@@ -41,7 +41,7 @@ def examine(config_path: Path | None, overrides: list[str] | None = None) -> lis
         found += [toolchain(gpu=True)] if torch.cuda.is_available() else []
         return [*found, storage(Path("runs")), tracking(Path("runs"), None)]
     kind, config = read_any(config_path, overrides or [])
-    from embre.launch.driver import refuse_what_cannot_be
+    from embre.launch.request_checks import refuse_what_cannot_be
 
     try:
         refuse_secrets(config)  # which other findings would show
