@@ -19,18 +19,25 @@ from embre.engines.step_guard import Skip, StepGuard
 from embre.faults import fault_point
 from embre.world import World
 
+ALIGNED_BYTES = 16  # of addresses, as vectorized loads need them
 # Factor by which an injected fault multiplies the losses of a micro-batch.
 SPOILT = {"nan": math.nan, "spike": 50.0}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups of AdamW: weight decay for matrices, none for biases and norms; `encoder`
-    for the weights of the BERT (Hugging Face calls it `bert` in every model), not for heads."""
+    for the weights of the BERT (Hugging Face calls it `bert` in every model), not for heads.
+
+    ZeRO lays a group end to end in one buffer, so parameters of odd size come last: compiled code
+    expects all others at multiples of ALIGNED_BYTES, also when it was cached by a run without ZeRO.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             key = "bert" in name.split("."), parameter.ndim > 1
             groups.setdefault(key, []).append(parameter)
+    for own in groups.values():
+        own.sort(key=lambda parameter: parameter.nbytes % ALIGNED_BYTES != 0)
     return [
         {"params": own, "encoder": encoder, "weight_decay": weight_decay if matrices else 0.0}
         for (encoder, matrices), own in groups.items()

@@ -12,6 +12,9 @@ from embre.model.strip_forward import embed, encode_strip, layers_of_strip
 from embre.model.token_head import NO_LABEL, TokenLosses, token_losses
 from embre.refused import Refused
 
+# By the number of rows Inductor decides whether to fuse the two sums of a norm's backward pass, and
+# guards it: another number would be compiled again, or fail at once. So they are always fused.
+OPTIONS = {"triton.mix_order_reduction_non_strict_mode": True}
 TARGETS_MULTIPLE = 256  # the targets of a compiled token head are padded to a multiple of this
 
 
@@ -41,8 +44,9 @@ def compiled(backend: str) -> HeavyParts:
     The embeddings stay eager: their compiled backward pass adds up in thread order, and runs would
     not be reproducible to the last bit.
     """
-    layers = torch.compile(layers_of_strip, fullgraph=True, backend=backend)
-    losses = torch.compile(token_losses, fullgraph=True, backend=backend)
+    options = OPTIONS if backend == "inductor" else None
+    layers = torch.compile(layers_of_strip, fullgraph=True, backend=backend, options=options)
+    losses = torch.compile(token_losses, fullgraph=True, backend=backend, options=options)
 
     def encode(
         bert: Any,

@@ -4,7 +4,7 @@
     python tools/bench/pretrain_step.py --quick     a smaller one, a minute: no figures to quote
     python tools/bench/pretrain_step.py --compile   the compiled rungs on a CPU too (minutes)
     python tools/bench/pretrain_step.py --shards FOLDER     the documents of a shard set
-    python tools/bench/pretrain_step.py --leave-out b --leave-out e     without these rungs
+    python tools/bench/pretrain_step.py --rungs cdf --kernels FOLDER     these, and where time goes
 
 Each rung is a variant of the step. All train on texts of BioRED's lengths, without dropout, with
 the same engine, AdamW (fused on CUDA) and number of tokens per step. They take turns in a random
@@ -12,16 +12,18 @@ order, so that noise of the machine affects all. Rates count tokens that are not
 token are computed, including padding and a head on every token; so the MFU, relative to a matrix
 product measured between the turns, shows how well a rung uses the device and not how much it has to
 do. Recompilations, graph breaks and device allocations are those of the timed steps. The vocabulary
-of the small model makes the token head as large a part of it as of BERT-base. The last line is one
+of the small model makes the token head as large a part of it as of BERT-base. With --lock, several
+processes can compile their rungs side by side and measure one after the other. The last line is one
 JSON object; null means not measured.
 """
 
+import fcntl
 import json
 import math
 import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -34,6 +36,7 @@ import typer
 from measuring import Rate
 from rich.console import Console
 from rich.table import Table
+from step_kernels import profiled, write_kernels
 from step_rungs import (
     ENTITIES,
     HF_COMPILED,
@@ -106,9 +109,12 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="A minute: no figures to quote.")] = False,
     compile_it: Annotated[bool, typer.Option("--compile", help="Compile on a CPU too.")] = False,
     shards: Annotated[Path | None, typer.Option(help="A shard set with its tokenizer.")] = None,
-    leave_out: Annotated[
-        list[str] | None,
-        typer.Option(help="Letter of a variant to leave out. May be given several times."),
+    rungs: Annotated[str, typer.Option(help="Letters of the variants to measure.")] = "",
+    kernels: Annotated[
+        Path | None, typer.Option(help="Folder for the kernel times of each variant.")
+    ] = None,
+    lock: Annotated[
+        Path | None, typer.Option(help="File that is locked during the measurement.")
     ] = None,
 ) -> None:
     """Measure the ladder."""
@@ -133,7 +139,7 @@ def main(
     )
     found: dict[str, Measured] = {}
     for name, build in ladder(setting, compile_it or cuda).items():
-        if name[0] in (leave_out or ()):
+        if rungs and name[0] not in rungs:
             continue
         started = time.perf_counter()
         try:
@@ -145,15 +151,32 @@ def main(
                 raise
             console.print(f"ZeRO-1 left out: {error}", markup=False)
     products, in_turn, drawn = [], list(found.values()), Random(0)
-    for _ in range(size.turns):
-        products.append(product_flops_per_s(device, torch.bfloat16 if cuda else torch.float32))
-        drawn.shuffle(in_turn)
-        for one in in_turn:
-            take_turn(one, size.steps, device)
+    if cuda:
+        torch.cuda.empty_cache()  # other processes may compile meanwhile
+    with locked(lock):
+        for _ in range(size.turns):
+            products.append(product_flops_per_s(device, torch.bfloat16 if cuda else torch.float32))
+            drawn.shuffle(in_turn)
+            for one in in_turn:
+                take_turn(one, size.steps, device)
+        for name, one in found.items() if kernels else ():
+            kernels.mkdir(parents=True, exist_ok=True)
+            write_kernels(kernels / f"{name[0]}.txt", profiled(one.rung.step, one.done, device))
     with suppress(ValueError, AssertionError, RuntimeError):
         dist.destroy_process_group()
     show(console, found, median(products), size)
     print(json.dumps(summary(found, median(products))))
+
+
+@contextmanager
+def locked(file: Path | None) -> Iterator[None]:
+    """Hold an exclusive lock on a file, if one is given."""
+    if file is None:
+        yield
+        return
+    with file.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def prepare(build: Any, size: Size, device: torch.device) -> Measured:

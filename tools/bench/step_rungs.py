@@ -41,9 +41,9 @@ LOSS_WEIGHTS = LossWeights().model_dump()
 
 HF_PADDED = "a  Hugging Face, padded to 512"
 HF_COMPILED = "b  the same, compiled"
-PACKED = "   packed, head at targets"
+PACKED = "p  packed, head at targets"
 OURS = "c  and last layer at rows"
-OURS_COMPILED = "   the same, compiled"
+OURS_COMPILED = "k  the same, compiled"
 ENTITIES = "d  entity_token"
 ZERO_1 = "e  the same, ZeRO-1"
 ONE_STRIP = "f  d in one micro-batch"
