@@ -341,14 +341,18 @@ def test_a_corpus_that_is_wrongly_described_is_named(
 
 
 def test_what_cannot_be_compiled_is_refused(small: Path, tmp_path: Path) -> None:
-    compiled = ["encoder.compile=true", "engine=deepspeed"]
+    compiled = ["encoder.compile=true", "engine=deepspeed", "data.strip_tokens=8192"]
     assert load_config(PretrainConfig, small, compiled).encoder.compile
+    large = [*compiled, "data.strip_tokens=16384"]
+    assert load_config(PretrainConfig, small, [*large, "launch.use_gpu=true"]).encoder.compile
+    with pytest.raises(ConfigError, match="on a CPU is for strips of up to 8,192 tokens"):
+        load_config(PretrainConfig, small, large)
     with pytest.raises(ConfigError, match="does not work with ZeRO stage 3"):
         stage = "deepspeed.zero_optimization.stage=3"
         load_config(PretrainConfig, small, [*compiled, stage])
     (tmp_path / "fine.yaml").write_text(SMALL.replace("shards: shards", "train: a, dev: b"))
     with pytest.raises(ConfigError, match="encoder.compile is for pretraining"):
-        load_config(FinetuneConfig, tmp_path / "fine.yaml", compiled)
+        load_config(FinetuneConfig, tmp_path / "fine.yaml", compiled[:2])
 
 
 BOMB = "a: &a [x, x]\n" + "".join(
@@ -441,7 +445,7 @@ WHOLE = {
 name: whole
 encoder: {path: bert, new: {}}
 train: {steps: 10}
-data: {shards: shards}
+data: {shards: shards, strip_tokens: 4096}
 entities: {per_type: {Gene: {min_count: 3, max_per_type: 9}}}
 deepspeed: {zero_optimization: {stage: 2}}
 """,

@@ -123,6 +123,9 @@ class EntitiesConfig(Section):
         return per_type
 
 
+COMPILED_CPU_TOKENS = 8192
+
+
 class PretrainConfig(RunConfig):
     """A pretraining run: shards → encoder."""
 
@@ -143,5 +146,15 @@ class PretrainConfig(RunConfig):
             raise Refused(
                 "encoder.compile does not work with ZeRO stage 3, which frees weights between "
                 "layers; set it to false, or deepspeed.zero_optimization.stage to 2 or less"
+            )
+        # Beyond, generated code for a CPU depends on the number of rows and targets.
+        if (
+            self.encoder.compile
+            and not self.launch.use_gpu
+            and self.data.strip_tokens > COMPILED_CPU_TOKENS
+        ):
+            raise Refused(
+                f"encoder.compile on a CPU is for strips of up to {COMPILED_CPU_TOKENS:,} tokens; "
+                "set it to false, or lower data.strip_tokens"
             )
         return self

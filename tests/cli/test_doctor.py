@@ -377,7 +377,7 @@ def test_the_doctor_looks_for_a_compiler_where_a_run_compiles(
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(pretraining(shards).model_dump(mode="json")))
     assert "compile" not in {check.subject for check in examine(path)}
-    given = ["encoder.compile=true", f"storage={tmp_path}"]
+    given = ["encoder.compile=true", "data.strip_tokens=8192", f"storage={tmp_path}"]
     assert "compile" in {check.subject for check in examine(path, given)}
     assert "compile" not in {check.subject for check in examine(None)}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
