@@ -26,24 +26,26 @@ class ScoringBlock:
     """A slice of m vectors and the R rows of a table to score them against.
 
     `vectors`: the slice of the M vectors. `rows`: the R table rows, a range or their indices.
-    `names` (R,): ids of these rows, in the numbering of the labels. `labels` (m,): ids.
-    `label_rows` (m,): table row of each label, -1 if not in the table. `shifts` (R,): added to the
-    logits of all rows except the label's: the logarithm of the number of rows that each one
-    represents, minus infinity to leave a row out; None: no shift.
+    `columns` (m,): position of each label among the R rows, -1 if not there. `label_rows` (m,):
+    table row of each label, -1 if not in the table. `shifts` (R,): added to the logits of all rows
+    except the label's: the logarithm of the number of rows that each one represents, minus infinity
+    to leave a row out, as a second occurrence of a label; None: no shift.
     """
 
     vectors: slice
     rows: slice | Tensor
-    names: Tensor
-    labels: Tensor
+    columns: Tensor
     label_rows: Tensor
     shifts: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.rows) if isinstance(self.rows, Tensor) else self.rows.stop - self.rows.start
 
 
 def full_block(vectors: slice, first: int, size: int, labels_M: Tensor) -> ScoringBlock:
     """Score vectors against the `size` rows from `first` on; label 0 is row `first`."""
-    names = torch.arange(size, device=labels_M.device)
-    return ScoringBlock(vectors, slice(first, first + size), names, labels_M, labels_M + first)
+    return ScoringBlock(vectors, slice(first, first + size), labels_M, labels_M + first)
 
 
 def score(
@@ -60,9 +62,9 @@ def score(
             products = (mine * table_VC[block.label_rows.clamp(min=0)]).sum(1)
             label[block.vectors] = torch.where(known, products, 0)
         total = others[block.vectors]
-        for logits, is_label, _ in _chunks(mine, table_VC, block):
-            part = logits.masked_fill_(is_label, -torch.inf).logsumexp(1)
-            total = torch.logaddexp(total, part)
+        for logits, columns, _ in _chunks(mine, table_VC, block):
+            _put(logits, columns, -torch.inf)
+            total = torch.logaddexp(total, logits.logsumexp(1))
         others[block.vectors] = total
     return others, label
 
@@ -92,10 +94,10 @@ def gradients(
         # Unsampled, the product includes the label's row at no cost and in deterministic order. A
         # sample may lack the label's row or repeat it, so it is added separately below.
         sampled = isinstance(block.rows, Tensor)
-        in_product = (torch.zeros_like(at_label) if sampled else at_label)[:, None]
-        for logits, is_label, rows in _chunks(mine, table_VC, block):
+        in_product = 0.0 if sampled else at_label[:, None]
+        for logits, columns, rows in _chunks(mine, table_VC, block):
             share = logits.sub_(log_sums[:, None]).exp_()
-            torch.where(is_label, in_product, share, out=share)
+            _put(share, columns, in_product)
             gradient.addmm_(share, table_VC[rows])
             if isinstance(rows, Tensor):
                 table_grad_VC.index_add_(0, rows, share.T @ weighted)
@@ -117,8 +119,9 @@ def num_ranked_above(
     numbers = torch.zeros(len(vectors_MC), dtype=torch.int64, device=vectors_MC.device)
     for block in blocks:
         mine, label = vectors_MC[block.vectors], label_M[block.vectors]
-        for logits, is_label, _ in _chunks(mine, table_VC, block):
-            above = ~(logits < label[:, None]) & ~is_label  # a NaN counts as above
+        for logits, columns, _ in _chunks(mine, table_VC, block):
+            above = ~(logits < label[:, None])  # a NaN counts as above
+            _put(above, columns, False)
             numbers[block.vectors] += above.sum(1)
     return numbers
 
@@ -157,18 +160,26 @@ class _SummedCrossEntropy(torch.autograd.Function):
 def _chunks(
     vectors_MC: Tensor, table_VC: Tensor, block: ScoringBlock
 ) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
-    """Yield, for r rows at a time: shifted logits (m, r), a mask (m, r) of the labels' entries, and
-    the rows."""
+    """Yield, for r rows at a time: shifted logits (m, r), columns (m,) of the labels among them (a
+    number outside 0 to r - 1 if not there), and the rows."""
     num_rows = CHUNK_LOGITS // max(len(vectors_MC), 1) // ALIGNED_ROWS * ALIGNED_ROWS
     num_rows = max(num_rows, ALIGNED_ROWS)
-    for first in range(0, len(block.names) if len(vectors_MC) else 0, num_rows):
-        names = block.names[first : first + num_rows]
+    for first in range(0, block.num_rows if len(vectors_MC) else 0, num_rows):
+        last = min(first + num_rows, block.num_rows)
         if isinstance(block.rows, Tensor):
-            rows = block.rows[first : first + num_rows]
+            rows = block.rows[first:last]
         else:
-            start = block.rows.start + first
-            rows = slice(start, start + len(names))
+            rows = slice(block.rows.start + first, block.rows.start + last)
         logits = vectors_MC @ table_VC[rows].T
         if block.shifts is not None:
-            logits += block.shifts[first : first + num_rows]
-        yield logits, block.labels[:, None] == names, rows
+            logits += block.shifts[first:last]
+        yield logits, block.columns - first, rows
+
+
+def _put(values_mr: Tensor, columns_m: Tensor, value: Tensor | float) -> None:
+    """Write `value`, one number or (m, 1), into one column per row, in place; rows whose column
+    does not exist stay as they are. A mask (m, r) would cost two passes over all values."""
+    columns = columns_m[:, None]
+    there = (columns >= 0) & (columns < values_mr.shape[1])
+    columns = columns.clamp(0, values_mr.shape[1] - 1)
+    values_mr.scatter_(1, columns, torch.where(there, value, values_mr.gather(1, columns)))

@@ -65,10 +65,8 @@ class ConceptTable(nn.Module):
             vectors = slice(end - count, end)
             if sampled and size > self.sample_above:
                 labels = ids_K[vectors]
-                names, shifts = draw(size, self.sample_share, seed + number, labels)
-                blocks.append(
-                    ScoringBlock(vectors, names + first, names, labels, labels + first, shifts)
-                )
+                names, shifts, columns = draw(size, self.sample_share, seed + number, labels)
+                blocks.append(ScoringBlock(vectors, names + first, columns, labels + first, shifts))
             else:
                 blocks.append(full_block(vectors, first, size, ids_K[vectors]))
         return blocks
@@ -79,9 +77,9 @@ def draw_seed() -> int:
     return int(torch.randint(1 << 61, ()))
 
 
-def draw(size: int, share: float, seed: int, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample (R,) ids of a type and (R,) their logit shifts; equal for equal seeds on any rank, and
-    without device synchronization.
+def draw(size: int, share: float, seed: int, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample (R,) ids of a type, (R,) their logit shifts, and (m,) the position of each label in
+    the sample; equal for equal seeds on any rank, and without device synchronization.
 
     The labels of the micro-batch are always included, with shift 0: the concept of one mention is a
     likely confusion for another. A fraction `share` of the type is drawn uniformly with
@@ -98,7 +96,7 @@ def draw(size: int, share: float, seed: int, labels: Tensor) -> tuple[Tensor, Te
     # `isin` would sort millions of ids and synchronize with the GPU.
     nearest = torch.searchsorted(known, drawn).clamp_(max=len(known) - 1)
     shifts[len(known) :].fill_(log_weight).masked_fill_(known[nearest] == drawn, -torch.inf)
-    return torch.cat([known, drawn]), shifts
+    return torch.cat([known, drawn]), shifts, torch.searchsorted(known, labels)
 
 
 def _hashes(number: int, seed: int, device: torch.device) -> Tensor:

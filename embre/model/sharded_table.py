@@ -89,12 +89,9 @@ class ShardedTable:
 
     def _against_all(self, gathered: GatheredMentions, number: int, vectors: slice) -> ScoringBlock:
         part, first = self.rows.parts[number], self.rows.firsts[number]
-        labels = gathered.ids[vectors]
-        # Not arange(start, stop, step): torch refuses a start beyond the stop, as that of a rank
-        # without any row of a small type.
-        names = torch.arange(len(part), device=labels.device) * part.step + part.start
-        rows = slice(first, first + len(part))
-        return ScoringBlock(vectors, rows, names, labels, self._rows_of(labels, number))
+        label_rows = self._rows_of(gathered.ids[vectors], number)
+        columns = torch.where(label_rows < 0, -1, label_rows - first)
+        return ScoringBlock(vectors, slice(first, first + len(part)), columns, label_rows)
 
     def _sample(
         self, gathered: GatheredMentions, number: int, vectors: slice, seed: int
@@ -102,12 +99,13 @@ class ShardedTable:
         part, first = self.rows.parts[number], self.rows.firsts[number]
         labels = gathered.ids[vectors]
         size = self.rows.sizes[number]
-        names, shifts = draw(size, self.sample_share, seed + number, labels)
+        names, shifts, columns = draw(size, self.sample_share, seed + number, labels)
         if part.step > 1:  # a single rank holds all rows and skips the device synchronization
             here = names % part.step == part.start
+            columns = torch.where(here[columns], here.cumsum(0)[columns] - 1, -1)
             names, shifts = names[here], shifts[here]
         rows = names // part.step + first
-        return ScoringBlock(vectors, rows, names, labels, self._rows_of(labels, number), shifts)
+        return ScoringBlock(vectors, rows, columns, self._rows_of(labels, number), shifts)
 
     def _rows_of(self, labels: Tensor, number: int) -> Tensor:
         part, first = self.rows.parts[number], self.rows.firsts[number]

@@ -93,7 +93,7 @@ def test_logits_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch, sampled
     labels, rows = torch.arange(NUM_VECTORS), torch.arange(size)
     contest = full_block(slice(None), 0, size, labels)
     if sampled:
-        contest = ScoringBlock(slice(None), rows, rows, labels, labels, torch.zeros(size))
+        contest = ScoringBlock(slice(None), rows, labels, labels, torch.zeros(size))
     kept: list[int] = []
 
     def keep(saved: Tensor) -> Tensor:
@@ -123,7 +123,11 @@ def test_chunk_widths_are_aligned(num_vectors: int) -> None:
 def test_the_gradient_passes_gradcheck(given: tuple) -> None:
     vectors, table, labels = given
     drawn = torch.tensor([0, 3, 3, 22, 7, int(labels[0])])
-    sampled = [against(labels, drawn, torch.linspace(0, 1, 6, dtype=torch.float64))]
+    shifts = torch.linspace(0, 1, 6, dtype=torch.float64)
+    here = drawn == labels[:, None]
+    columns = torch.where(here.any(1), here.int().argmax(1), -1)
+    assert columns[0] >= 0 > columns.min(), "some labels are in the sample"
+    sampled = [against(labels, drawn, shifts, columns)]
     for blocks in (two_types(labels), sampled):
         torch.autograd.gradcheck(
             lambda v, t, c=blocks: cross_entropy_sum(v, t, c), (vectors, table)
@@ -164,12 +168,12 @@ def test_ranks_count_the_rows_above(given: tuple) -> None:
         rows = table[contest.rows]
         logits = vectors[contest.vectors] @ rows.T
         order = logits.argsort(dim=1, descending=True)
-        wanted = (order == contest.labels[:, None]).nonzero()[:, 1]
+        wanted = (order == contest.columns[:, None]).nonzero()[:, 1]
         assert found[contest.vectors].tolist() == wanted.tolist(), number
 
 
-def against(labels: Tensor, drawn: Tensor, shifts: Tensor) -> ScoringBlock:
-    return ScoringBlock(slice(0, NUM_VECTORS), FIRST + drawn, drawn, labels, FIRST + labels, shifts)
+def against(labels: Tensor, drawn: Tensor, shifts: Tensor, columns: Tensor) -> ScoringBlock:
+    return ScoringBlock(slice(0, NUM_VECTORS), FIRST + drawn, columns, FIRST + labels, shifts)
 
 
 def test_the_sampled_sum_is_unbiased(given: tuple) -> None:
@@ -188,8 +192,8 @@ def test_the_sampled_sum_is_unbiased(given: tuple) -> None:
 
 def test_a_sample_has_the_labels_once_each_and_some_of_the_rest() -> None:
     labels = torch.tensor([7, 900, 7, 3])
-    names, shifts = draw(1000, 0.1, seed=1, labels=labels)
-    assert names[:4].tolist() == [3, 7, 7, 900]
+    names, shifts, columns = draw(1000, 0.1, seed=1, labels=labels)
+    assert names[:4].tolist() == [3, 7, 7, 900] and columns.tolist() == [1, 3, 1, 0]
     assert shifts[:4].tolist() == [0, 0, -math.inf, 0], "each once"
     rest = names[4:]
     assert len(rest) == 100 and rest.min() < 200 and 800 < rest.max() < 1000
@@ -202,7 +206,7 @@ def test_a_sample_has_the_labels_once_each_and_some_of_the_rest() -> None:
 def test_draws_are_uniform_and_reproducible() -> None:
     counts = torch.zeros(50, dtype=torch.int64)
     for seed in range(200):
-        names, _ = draw(50, 2.0, seed, torch.tensor([0]))
+        names, *_ = draw(50, 2.0, seed, torch.tensor([0]))
         counts += names[1:].bincount(minlength=50)
     # 20,000 draws of 50: a standard deviation is 20 at 400 of each.
     assert (counts - 400).abs().max() < 90 and 10 < counts.double().std() < 30
@@ -213,8 +217,8 @@ def test_draws_are_uniform_and_reproducible() -> None:
 
 
 def test_drawing_does_not_synchronize_with_the_device() -> None:
-    names, shifts = draw(1000, 0.1, 1, torch.tensor([7, 900, 7, 3], device="meta"))
-    assert len(names) == len(shifts) == 104
+    names, shifts, columns = draw(1000, 0.1, 1, torch.tensor([7, 900, 7, 3], device="meta"))
+    assert len(names) == len(shifts) == 104 and len(columns) == 4
 
 
 def test_ties_and_nans_count_against_the_label(given: tuple) -> None:
@@ -227,13 +231,16 @@ def test_ties_and_nans_count_against_the_label(given: tuple) -> None:
 
 
 def test_the_smallest_type_has_a_sample_too() -> None:
-    names, shifts = draw(1, 0.1, seed=1, labels=torch.tensor([0]))
+    names, shifts, _ = draw(1, 0.1, seed=1, labels=torch.tensor([0]))
     assert names.tolist() == [0, 0] and shifts.tolist() == [0, -math.inf]
 
 
 def test_a_sample_of_the_label_only_gives_zero_loss(given: tuple) -> None:
     vectors, table, labels = given
-    only_itself = against(torch.full_like(labels, 3), torch.tensor([3, 3]), torch.zeros(2))
+    shifts = torch.tensor([0, -math.inf])
+    only_itself = against(
+        torch.full_like(labels, 3), torch.tensor([3, 3]), shifts, torch.zeros_like(labels)
+    )
     loss = cross_entropy_sum(vectors, table, [only_itself])
     assert loss.item() == 0
     assert all(not g.any() for g in torch.autograd.grad(loss, (vectors, table)))
