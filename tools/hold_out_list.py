@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from embre.cli.options import local_file
+from embre.cli.options import local_file, run_script
 from embre.held_out import HELD_LIST_HEAD, hold_out_lines, read_hold_out_list
 from embre.launch.errors import exit_on_error
 from embre.refused import Refused
@@ -42,4 +42,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from embre.cli.options import run_script
 from embre.config import EntitiesConfig
 from embre.entity_types import TYPE_INDEX
 from embre.launch.errors import exit_on_error
@@ -291,4 +292,4 @@ def table_of(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from embre.cli.options import Processes, local_folder
+from embre.cli.options import Processes, local_folder, run_script
 from embre.faults import arm
 from embre.held_out import SHIPPED
 from embre.launch.errors import RunFailed, exit_on_error
@@ -202,4 +202,4 @@ def show(console: Console, out: Path, manifest: Manifest, tally: Tally) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)
