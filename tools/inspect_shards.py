@@ -87,6 +87,8 @@ def main(
     ] = DEFAULTS.max_per_type,
 ) -> None:
     """Show the content of a shard set, or verify it."""
+    if verify and (documents or ids):
+        raise Refused("--verify shows no documents; give it without --documents and --id")
     console = Console(highlight=False, soft_wrap=True)
     shard_set = ShardSet.open(shards)
     if verify:
