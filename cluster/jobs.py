@@ -67,6 +67,11 @@ def connect(address: str) -> Any:
             f"{address} refuses the token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the "
             "file with the cluster's token (docs/CLUSTER.md, Tokens)"
         ) from error
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{address} does not respond: start the cluster, and open a tunnel to its dashboard "
+            "(`ray dashboard CLUSTER.yaml`, `kubectl port-forward`)"
+        ) from error
 
 
 def running_job(client: Any, run: str, storage: str) -> str | None:

@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from embre.cli.options import local_folder
+from embre.cli.options import local_folder, run_script
 from embre.demo.run import ENCODER_NAME, MODEL_NAME, SETTINGS, Stages, make_files, write_configs
 from embre.launch.errors import exit_on_error
 from embre.launch.tables import scores_table
@@ -217,4 +217,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -23,6 +23,8 @@ from typing import Annotated
 
 import typer
 
+from embre.cli.options import run_script
+
 log = logging.getLogger("spot_notice")
 
 AWS = "http://169.254.169.254/latest"
@@ -127,4 +129,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

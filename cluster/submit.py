@@ -32,6 +32,7 @@ from jobs import (
     running_job,
 )
 
+from embre.cli.options import run_script
 from embre.config import FinetuneConfig, PretrainConfig, RunConfig, load_config
 from embre.config.places import is_url, sqlite_file
 from embre.launch.errors import exit_on_error
@@ -241,4 +242,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

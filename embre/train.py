@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from embre import watchdog
+from embre import interrupts, watchdog
 from embre.checkpoints.checkpoints import Checkpoints
 from embre.config import OptimizerConfig, TrainConfig
 from embre.engines.engine import Engine
@@ -30,11 +30,14 @@ def train(
 
     `validate` returns metrics of the current weights; it is a collective too. A step whose update
     was skipped counts as a step. Raises Diverged after MAX_IN_A_ROW skipped updates in a row, and
-    Interrupted, after saving, if a stop was requested.
+    Interrupted if a stop was requested, after saving what was done since `restore`.
     """
     step = checkpoints.restore(engine, loader, tracker.checkpoint_skipped, tracker.last_saved)
     tracker.started(step, config.steps)
     try:
+        (asked,) = engine.world.all_reduce([float(interrupts.stop_requested())])
+        if asked and step < config.steps:
+            raise Interrupted(f"stopped before step {step + 1} of {config.steps}")
         while step < config.steps:
             fault_point("step")
             started = time.perf_counter()

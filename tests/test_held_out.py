@@ -318,7 +318,7 @@ def test_the_tool_writes_a_list_that_is_read_back(tmp_path: Path) -> None:
     docs = make_corpus(6, seed=1)
     write_pubtator(tmp_path / "a.PubTator", docs[:4])
     write_bioc_json(tmp_path / "b.json", docs[2:])
-    out = tmp_path / "list.tsv"
+    out = tmp_path / "new" / "list.tsv"
     done = make_list(tmp_path / "a.PubTator", tmp_path / "b.json", "--out", out)
     assert done.exit_code == 0 and "6 ids in" in done.output
     held = read_hold_out_list(str(out))

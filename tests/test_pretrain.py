@@ -361,12 +361,13 @@ def test_a_stopped_run_saves_and_resumes(
     whole: tuple[Path, list], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        asked = iter([False, False, True])
+        asked = iter([True, False, False, False, True, True])  # before the first step, then in each
         patch.setattr("embre.interrupts.stop_requested", lambda: next(asked))
-        with pytest.raises(Interrupted, match="stopped after step 3 of 6, which is saved"):
-            run(World(), config_of(shards), str(tmp_path))
+        for stopped in ("before step 1 of 6", "after step 3 of 6, which is saved", "before step 4"):
+            with pytest.raises(Interrupted, match=f"stopped {stopped}"):
+                run(World(), config_of(shards), str(tmp_path))
     events = run(World(), config_of(shards), str(tmp_path))
-    assert [event["step"] for event in read_events(tmp_path, "started")] == [0, 3]
+    assert [event["step"] for event in read_events(tmp_path, "started")] == [0, 0, 3, 3]
     assert losses(events) == whole[1]
 
 

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from embre.cli.options import local_file
+from embre.atomic_files import write_atomic
+from embre.cli.options import local_file, run_script
 from embre.held_out import HELD_LIST_HEAD, hold_out_lines, read_hold_out_list
 from embre.launch.errors import exit_on_error
 from embre.refused import Refused
@@ -37,9 +38,10 @@ def main(
         raise Refused(f"--out {out}: the name of a hold-out list must end in {SUFFIX}")
     only = {name for path in ids for name in read_hold_out_list(str(path)).ids} if ids else None
     lines = sorted(hold_out_lines(corpora, only))
-    out.write_text("".join(f"{line}\n" for line in [HELD_LIST_HEAD, *lines]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, "".join(f"{line}\n" for line in [HELD_LIST_HEAD, *lines]).encode())
     typer.echo(f"{len(lines):,} ids in {out}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

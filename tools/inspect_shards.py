@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from embre.cli.options import run_script
 from embre.config import EntitiesConfig
 from embre.entity_types import TYPE_INDEX
 from embre.launch.errors import exit_on_error
@@ -86,6 +87,8 @@ def main(
     ] = DEFAULTS.max_per_type,
 ) -> None:
     """Show the content of a shard set, or verify it."""
+    if verify and (documents or ids):
+        raise Refused("--verify shows no documents; give it without --documents and --id")
     console = Console(highlight=False, soft_wrap=True)
     shard_set = ShardSet.open(shards)
     if verify:
@@ -291,4 +294,4 @@ def table_of(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

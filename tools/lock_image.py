@@ -13,9 +13,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import typer
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
+
+from embre.cli.options import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "requirements.image.txt"
@@ -83,4 +84,4 @@ def name_of(file: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -22,7 +22,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from embre.cli.options import Processes, local_folder
+from embre.cli.options import (
+    Processes,
+    local_folder,
+    refuse_contradicting_workers,
+    run_script,
+)
 from embre.faults import arm
 from embre.held_out import SHIPPED
 from embre.launch.errors import RunFailed, exit_on_error
@@ -105,6 +110,7 @@ def main(
     accept_damaged: AcceptDamaged = False,
 ) -> None:
     """Write a shard set of PubTator documents, or finish one."""
+    refuse_contradicting_workers(1 if processes == NUM_CORES else processes, ray, gpus=0)
     settings = ShardSettings(block_documents, shard_documents, validation_share, vocabulary)
     lists = [*(SHIPPED if shipped_hold_out else ()), *(hold_out or [])]
     console = Console(highlight=False, soft_wrap=True)
@@ -202,4 +208,4 @@ def show(console: Console, out: Path, manifest: Manifest, tally: Tally) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

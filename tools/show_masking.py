@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from embre.cli.options import run_script
 from embre.config import PretrainConfig, load_config
 from embre.launch.errors import exit_on_error
 from embre.refused import Refused
@@ -176,4 +177,4 @@ def totals(docs: list[MaskedDocument]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

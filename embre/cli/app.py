@@ -9,6 +9,7 @@ import typer
 from embre import __version__
 from embre.cli.console import console
 from embre.cli.model_commands import evaluate, predict, probe, register, report
+from embre.cli.options import APP
 from embre.cli.run_commands import demo, doctor, finetune, pretrain, study
 from embre.launch.errors import exit_on_error
 
@@ -34,9 +35,7 @@ app = typer.Typer(
     name="embre",
     help="Pretrain by masking entities, fine-tune for relations and novelty, predict.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **APP,
 )
 for command in (pretrain, finetune, study, evaluate, predict, probe, register, report):
     app.command()(command)

@@ -1,12 +1,18 @@
 """What several commands make of their arguments and options."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from embre.refused import Refused
 
+APP: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
 Processes = Annotated[int, typer.Option(min=1, help="Number of processes on this machine.")]
 RayAddress = Annotated[
     str | None,
@@ -16,6 +22,13 @@ RayAddress = Annotated[
     ),
 ]
 Gpus = Annotated[float, typer.Option(min=0, help="With --ray: GPUs per task, such as 0.25.")]
+
+
+def run_script(main: Callable[..., None]) -> None:
+    """Run a script's function on its command line: `typer.run` with the settings of `embre`."""
+    app = typer.Typer(**APP)
+    app.command()(main)
+    app()
 
 
 def refuse_contradicting_workers(processes: int, ray: str | None, gpus: float) -> None:

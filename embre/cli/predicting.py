@@ -24,7 +24,7 @@ from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, locked
 from embre.prediction.tasks import PredictSettings
 from embre.refused import Refused
-from embre.tracking.registry import fetch
+from embre.tracking.registry import fetch, find
 from embre.tracking.uri import resolve_uri
 
 SHOW_EVERY_S = 0.5
@@ -57,7 +57,9 @@ def run_prediction(
     """
     check_workers(device, processes, ray, gpus)
     planned = plan(inputs, out)  # this and the next before anything is written
-    if not model.startswith(REGISTERED):
+    if model.startswith(REGISTERED):
+        find(model, resolve_uri(tracking_uri))
+    else:
         refuse_no_model(folder_within(Path(model), RELATION_MODEL))
     several = ray is not None or processes > 1
     settings = PredictSettings(device, threshold, parquet, several)

@@ -60,7 +60,7 @@ def deepspeed_section(given: Any) -> dict[str, Any]:
     """Check the section and remove "auto" values, which the run or DeepSpeed fills in.
 
     A string is the path of a JSON file with the section. Raises Refused naming file and key for
-    unknown keys and for keys that the run sets elsewhere.
+    unknown keys, for keys that the run sets elsewhere, and for a norm that is not computed.
 
     >>> deepspeed_section({"gradient_clipping": "auto", "zero_optimization": {"stage": 2}})
     {'zero_optimization': {'stage': 2}}
@@ -72,7 +72,13 @@ def deepspeed_section(given: Any) -> dict[str, Any]:
     if not isinstance(given.get("zero_optimization", {}), Mapping):
         raise Refused("zero_optimization must be a mapping, as {stage: 1}")
     _refuse_unknown("", given, (*KNOWN, *FILLED_IN))
-    _refuse_unknown("zero_optimization.", given.get("zero_optimization", {}), KNOWN_OF_ZERO)
+    zero = given.get("zero_optimization", {})
+    _refuse_unknown("zero_optimization.", zero, KNOWN_OF_ZERO)
+    if zero.get("compute_grad_norm", AUTO) not in (True, AUTO):
+        raise Refused(
+            "zero_optimization.compute_grad_norm: the norm is needed to clip gradients "
+            "(optimizer.max_grad_norm) and to skip updates that are not finite; remove the key"
+        )
     for key in FILLED_IN.keys() & given.keys():
         if not _left_to_the_run(key, given[key]):
             raise Refused(f"{key}: set by {FILLED_IN[key]}; remove the key")

@@ -15,7 +15,14 @@ from embre.config import OptimizerConfig
 from embre.engines import training_state
 from embre.engines.compiled_ops import OPS_FOLDER_VARIABLE, ops_folder, stale_locks
 from embre.engines.engine import MicroBatch, StepResult
-from embre.engines.step import adamw, run_micro_batches, set_learning_rates, skipped, weighted
+from embre.engines.step import (
+    adamw,
+    gradient_norm,
+    run_micro_batches,
+    set_learning_rates,
+    skipped,
+    weighted,
+)
 from embre.engines.step_guard import StepGuard
 from embre.engines.training_state import WEIGHT
 from embre.model.table_rows import TableRows
@@ -125,25 +132,20 @@ class DeepSpeedEngine:
         self._judged = norm, self.guard.reason_to_skip(self._loss, norm)
         return self._judged
 
-    def _plain_norm(self) -> float:
-        """The global gradient norm at stage 0 in fp32, which DeepSpeed does not compute: every rank
-        has the full, reduced gradients."""
-        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
-        return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])))
-
     def _call_guard_before_updates(self) -> None:
         """Call the guard between norm and update. If it objects, the norm is reported as infinite,
         and ZeRO skips the update."""
         zero = self._engine.optimizer
         if self.stage == 0:  # updates whatever the norm: drop the gradients instead
-            clip = self._engine.clip_fp32_gradients
+            parameters = [*self.module.parameters()]
 
             def clip_fp32_gradients() -> None:
-                _, why = self._judge(self._plain_norm())
+                norm = gradient_norm(parameters, self.world)
+                _, why = self._judge(float(norm))
                 if why is None:
-                    clip()
+                    nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
                     return
-                for parameter in self.module.parameters():
+                for parameter in parameters:
                     parameter.grad = None  # AdamW skips parameters without one
 
             self._engine.clip_fp32_gradients = clip_fp32_gradients

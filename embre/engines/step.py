@@ -6,10 +6,11 @@ gradient would depend on how micro-batches were cut.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from embre import interrupts, watchdog
@@ -124,6 +125,18 @@ def run_micro_batches(
         if count
     }
     return StepResult(means, math.nan, int(num_tokens), int(data_hash), stop > 0, save > 0)
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter], world: World) -> Tensor:
+    """The global norm of gradients that every rank has in full; a collective.
+
+    All ranks get the norm of rank 0: sums on different hardware differ in their last bits, and the
+    weights would drift apart.
+    """
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if world.size > 1:
+        dist.broadcast(norm, src=0)
+    return norm
 
 
 def weighted(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:

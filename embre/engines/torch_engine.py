@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from embre.config import OptimizerConfig
 from embre.engines import training_state
 from embre.engines.engine import MicroBatch, StepResult
-from embre.engines.step import adamw, run_micro_batches, set_learning_rates, skipped, weighted
+from embre.engines.step import (
+    adamw,
+    gradient_norm,
+    run_micro_batches,
+    set_learning_rates,
+    skipped,
+    weighted,
+)
 from embre.engines.step_guard import StepGuard
 from embre.engines.training_state import WEIGHT
 from embre.model.table_rows import TableRows
@@ -66,7 +73,9 @@ class TorchEngine:
                 parameter.grad = torch.zeros_like(parameter)
         if self.world.size > 1:
             _sum_gradients(parameters)
-        norm = self._clip(parameters)
+        total_norm = gradient_norm(parameters, self.world)
+        nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, total_norm)
+        norm = float(total_norm)
         why = self.guard.reason_to_skip(weighted(result.losses, self.loss_weights), norm)
         if why is None:
             set_learning_rates(self._optimizer.param_groups, self.config, step, lr)
@@ -75,18 +84,6 @@ class TorchEngine:
             self.rows.update(lr, scale=1.0) if why is None else self.rows.zero_gradient()
         skip = skipped(why, micro_batches, self.guard, self.world)
         return replace(result, grad_norm=norm, skip=skip)
-
-    def _clip(self, parameters: list[nn.Parameter]) -> float:
-        """Clip gradients by their global norm; returns the norm before clipping.
-
-        All ranks use the norm of rank 0: sums on different hardware differ in their last bits, and
-        the weights would drift apart.
-        """
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.world.size > 1:
-            dist.broadcast(norm, src=0)
-        nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
-        return float(norm)
 
     def state(self) -> dict[str, Tensor]:
         updates = training_state.num_updates(self._optimizer)

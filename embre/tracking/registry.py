@@ -115,10 +115,17 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     Raises Refused if the registry has no such model, or if the files differ from those that were
     registered, and FileNotFoundError if there is no registry; `target` is then unchanged.
     """
-    refuse_missing(tracking_uri)
-    quiet_mlflow()
-    with atomic_folder(target) as partial:
-        registered = _download(model_uri, tracking_uri, partial)
+    # By number from here on, because the alias may move.
+    numbered, registered = find(model_uri, tracking_uri)
+    # Otherwise MLflow would leave the download in the system's temporary folder.
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent) as scratch, atomic_folder(target) as partial:
+        with _absence_refused(model_uri, tracking_uri), tracking_at(tracking_uri), patient_mlflow():
+            found = Path(download_artifacts(numbered, dst_path=scratch))
+        folders = [path.parent for path in (found / "artifacts").rglob("config.json")]
+        if len(folders) != 1:
+            raise Refused(f"{model_uri}: not a model of embre (no config.json)")
+        folders[0].rename(partial)
         digest = folder_digest(partial)
         if digest != (registered or digest):  # a version made by other programs has none
             raise Refused(
@@ -128,33 +135,36 @@ def fetch(model_uri: str, tracking_uri: str, target: Path) -> Path:
     return target
 
 
-def _download(model_uri: str, tracking_uri: str, target: Path) -> str | None:
-    """Write the model folder of a version; returns the digest that it was registered with."""
-    # Otherwise MLflow would leave the download in the system's temporary folder.
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent) as scratch:
-        try:
-            with tracking_at(tracking_uri):
-                client = MlflowClient(tracking_uri)
-                name, *number = map(str, get_model_name_and_version(client, model_uri))
-                tags = client.get_model_version(name, *number).tags if number else {}
-                # By number, because the alias may move in between.
-                numbered = "/".join([f"models:/{name}", *number])
-                with patient_mlflow():
-                    found = Path(download_artifacts(numbered, dst_path=scratch))
-        except MlflowException as error:
-            if error.error_code not in ABSENT:  # for instance, the server does not respond
-                raise
-            raise Refused(
-                f"{model_uri}: the registry at {tracking_uri} has no such model "
-                f"({error.message}); register one with "
-                "`embre register RUN_FOLDER --name NAME --alias ALIAS`"
-            ) from error
-        folders = [path.parent for path in (found / "artifacts").rglob("config.json")]
-        if len(folders) != 1:
-            raise Refused(f"{model_uri}: not a model of embre (no config.json)")
-        folders[0].rename(target)
-    return tags.get(DIGEST)
+def find(model_uri: str, tracking_uri: str) -> tuple[str, str | None]:
+    """The URI of a registered version by its number, and the digest it was registered with.
+
+    Writes nothing. Raises as `fetch`.
+    """
+    refuse_missing(tracking_uri)
+    quiet_mlflow()
+    client = MlflowClient(tracking_uri)
+    with _absence_refused(model_uri, tracking_uri), tracking_at(tracking_uri):
+        name, *number = map(str, get_model_name_and_version(client, model_uri))
+        if not number:  # the id of a model that was logged, but not registered
+            client.get_logged_model(name)
+            return model_uri, None
+        version = client.get_model_version(name, number[0])
+    return f"models:/{name}/{number[0]}", version.tags.get(DIGEST)
+
+
+@contextmanager
+def _absence_refused(model_uri: str, tracking_uri: str) -> Iterator[None]:
+    """Raise Refused for an answer of MLflow that something does not exist; other errors, such as a
+    server that does not respond, propagate."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        raise Refused(
+            f"{model_uri}: the registry at {tracking_uri} has no such model ({error.message}); "
+            "register one with `embre register RUN_FOLDER --name NAME --alias ALIAS`"
+        ) from error
 
 
 def lineage_tags(folder: Path) -> dict[str, str]:

@@ -10,11 +10,13 @@ import pytest
 
 from embre.cli import app as cli
 from embre.cli import studying
+from embre.cli.options import run_script
 from embre.corpora import write_pubtator
 from embre.demo.corpus import make_corpus
 from embre.launch.driver import LAUNCHERS
 from embre.sharding.shard import ShardSettings, shard
 from tests.tiny import document
+from tools import hold_out_list
 
 
 @pytest.fixture(scope="module")
@@ -346,3 +348,16 @@ def test_the_doctor_names_what_a_run_would_be_refused_for(
     broken.write_text((made / "run.yaml").read_text().replace("/one,", "/other,"))
     code, shown, _ = call(["doctor", str(broken)], monkeypatch, capsys)
     assert code == 1 and "another tokenizer" in shown
+
+
+def test_scripts_give_help_as_the_command_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    scripts = [*root.glob("tools/*.py"), *root.glob("cluster/*.py")]
+    run = [path.name for path in scripts if "__main__" in path.read_text()]
+    assert [path.name for path in scripts if "\n    run_script(main)" in path.read_text()] == run
+    monkeypatch.setattr("sys.argv", ["hold_out_list.py", "-h"])
+    with pytest.raises(SystemExit) as stopped:
+        run_script(hold_out_list.main)
+    assert not stopped.value.code and "Write a list of documents" in capsys.readouterr().out

@@ -336,6 +336,13 @@ def test_a_wrong_config_is_no_use_to_slurm(tmp_path: Path) -> None:
     assert not (tmp_path / "steps").exists()
 
 
+def test_a_slurm_job_without_config_or_environment_says_what_to_give(tmp_path: Path) -> None:
+    for given, said in (([], "give pretrain or finetune"), (["pretrain", "x"], "EMBRE_PYTHON")):
+        command = ["bash", str(SCRIPT), *given]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2 and said in done.stderr
+
+
 def test_slurm_does_not_repeat_a_run_that_a_rank_refused(tmp_path: Path) -> None:
     # The rank ends with 2 because its backbone is missing, torchrun with 1.
     rank = f'RANK=0 {sys.executable} -m embre "${{@:13}}" || exit 1'

@@ -124,6 +124,11 @@ def test_nothing_in_the_environment_sends_job_and_token_elsewhere(
     assert seen == [("http://here:8265", set())], "Ray prefers theirs to the address it is given"
 
 
+def test_a_server_that_does_not_respond_is_refused_with_the_way_to_it() -> None:
+    with pytest.raises(ConnectionError, match=r"^http://127.0.0.1:9 does not .*`ray dashboard"):
+        jobs.connect("http://127.0.0.1:9")
+
+
 def test_one_storage_is_one_run_however_it_is_spelt(tmp_path: Path) -> None:
     plain, other = (
         made(tmp_path, overrides=(f"storage={storage}",))

@@ -20,6 +20,7 @@ import ray
 import torch
 import torch.distributed as dist
 
+from embre import interrupts
 from embre.checkpoints.folder import newest_step
 from embre.config import ConfigError, PretrainConfig, check_config
 from embre.interrupts import STOP, Interrupted, StoppedEarly, TakenOver, sigterm_noticed
@@ -31,7 +32,7 @@ from embre.launch.ray import WORKER_ENV, run_ray, worker_env
 from embre.launch.ray_workers import private_token
 from embre.tracking.events import EVENTS, read_events, write_event
 from embre.world import ALLOCATOR_VARIABLES, World
-from tests.launch.stand_ins import config_of, recipe
+from tests.launch.stand_ins import Nothing, config_of, recipe
 
 START_TIMEOUT_S = 2
 
@@ -108,10 +109,15 @@ def take_too_much_memory(job: Job, world: World) -> None:
 
 
 def be_asked_to_stop_once(job: Job, world: World) -> None:
-    if not newest_step(job.folder):
-        (attempt,) = (job.folder / ATTEMPTS).glob("0*")
-        (attempt / STOP).write_bytes(b".")
-    recipe(job, world)
+    class Asking(Nothing):
+        def step(self) -> list[Any]:
+            if not newest_step(job.folder):
+                (attempt,) = (job.folder / ATTEMPTS).glob("0*")
+                (attempt / STOP).write_bytes(b".")
+            return super().step()
+
+    interrupts.LOOK_EVERY_S = -1.0  # the steps of stand-ins take no second
+    recipe(job, world, Asking())
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ from embre.relations.model_folder import load_relation_model, save_relation_mode
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
 from embre.tokenization.cached import CachedTokenizer
+from embre.tracking.runs import client_of
 from embre.workers import Processes
 from tests.bioc_json_files import write_bioc_json
 from tests.predicting import predict_inputs
@@ -946,11 +947,11 @@ def test_a_record_with_a_damaged_line_is_refused(model: Path, given: Path) -> No
             run(model, given)
 
 
-def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def call(words: list[str], monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
     monkeypatch.setattr("sys.argv", ["embre", *words])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert not stopped.value.code
+    assert (stopped.value.code or 0) == code
 
 
 def test_a_model_that_a_killed_run_fetched_is_not_read_and_goes(
@@ -988,9 +989,23 @@ def test_a_registered_model_is_fetched_where_no_other_run_writes_and_goes(
         seen.append(uri)
         return shutil.copytree(model, target)
 
+    monkeypatch.setattr(predicting, "find", lambda uri, tracking_uri: seen.append(f"found {uri}"))
     monkeypatch.setattr(predicting, "fetch", fetch)
     call(["predict", "models:/one@champion", str(given), "--out", str(out)], monkeypatch)
-    assert seen == ["models:/one@champion"] and not list(out.glob(".model-*"))
+    assert seen == ["found models:/one@champion", "models:/one@champion"]
+    assert not list(out.glob(".model-*"))
+
+
+def test_a_name_that_is_not_registered_leaves_nothing_behind(
+    given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, uri = given.parent / "out", f"sqlite:///{given.parent}/mlflow.db"
+    client_of(uri).create_registered_model("m")
+    for name in ("models:/typo@x", "models:/m/7", "models:/typo"):
+        command = ["predict", name, str(given), "--out", str(out), "--tracking-uri", uri]
+        call(command, monkeypatch, code=2)
+        assert f"{name}: the registry at {uri} has no such model" in capsys.readouterr().err
+        assert not out.exists()
 
 
 def test_the_command_shows_a_folder_as_it_is_called(

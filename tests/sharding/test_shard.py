@@ -410,6 +410,12 @@ def run_tool(*given: object) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
+def test_the_tool_leaves_no_option_out_silently(demo: Path, tmp_path: Path) -> None:
+    more = ("--ray", "127.0.0.1:9", "--processes", 999)
+    code, said = run_tool(demo, "--out", tmp_path / "out", *more)
+    assert code == 2 and "--processes cannot be combined with --ray" in said
+
+
 def damaged_gzip(data: bytes) -> bytes:
     packed = gzip.compress(data)
     return packed[: len(packed) // 2]

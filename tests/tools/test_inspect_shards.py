@@ -251,6 +251,12 @@ def test_a_set_that_is_missing_or_not_complete_is_said_plainly(
         assert MANIFEST in found.stderr and "Traceback" not in found.output
 
 
+@pytest.mark.parametrize("option", [("--id", "1"), ("--documents", "1")])
+def test_verify_leaves_no_option_out_silently(shard_set: ShardSet, option: tuple[str, str]) -> None:
+    found = inspect(shard_set.url, "--verify", *option)
+    assert found.exit_code == 2 and "--verify shows no documents" in flat(found.stderr)
+
+
 def shown_text(shard_set: ShardSet, doc_id: str, length: int | None = None) -> list[Text]:
     (doc,) = find_documents(shard_set, 0, [doc_id])
     names = ConceptNames.of(shard_set)

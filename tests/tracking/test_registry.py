@@ -131,7 +131,8 @@ def test_a_version_whose_files_were_changed_is_not_fetched(tmp_path: Path) -> No
     assert fetch("models:/m@champion", uri, target) == target
     assert folder_digest(target) == digest
     with pytest.raises(ValueError, match="models:/m@other: the registry at .* has no such model"):
-        fetch("models:/m@other", uri, target)
+        fetch("models:/m@other", uri, tmp_path / "new" / "model")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_exported_encoder_gives_our_logits_where_embre_is_not(run: Path) -> None:
