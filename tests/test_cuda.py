@@ -304,7 +304,8 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     states = states.requires_grad_()
     loss = losses(head, states, labels)[0]
-    return loss.detach(), *torch.autograd.grad(loss, states)
+    (gradient,) = torch.autograd.grad(loss, states)
+    return loss.detach(), gradient
 
 
 def evaluate(model: PretrainingModel, batches: list[Batch]) -> list[list[float]]:

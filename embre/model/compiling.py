@@ -14,7 +14,7 @@ from embre.refused import Refused
 
 # By the number of rows Inductor decides whether to fuse the two sums of a norm's backward pass, and
 # guards it: another number would be compiled again, or fail at once. So they are always fused.
-OPTIONS = {"triton.mix_order_reduction_non_strict_mode": True}
+OPTIONS: dict[str, Any] = {"triton.mix_order_reduction_non_strict_mode": True}
 TARGETS_MULTIPLE = 256  # the targets of a compiled token head are padded to a multiple of this
 
 

@@ -159,9 +159,11 @@ def main(
             drawn.shuffle(in_turn)
             for one in in_turn:
                 take_turn(one, size.steps, device)
-        for name, one in found.items() if kernels else ():
+        if kernels is not None:
             kernels.mkdir(parents=True, exist_ok=True)
-            write_kernels(kernels / f"{name[0]}.txt", profiled(one.rung.step, one.done, device))
+            for name, one in found.items():
+                times = profiled(one.rung.step, one.done, device)
+                write_kernels(kernels / f"{name[0]}.txt", times)
     with suppress(ValueError, AssertionError, RuntimeError):
         dist.destroy_process_group()
     show(console, found, median(products), size)

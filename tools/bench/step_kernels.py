@@ -1,12 +1,11 @@
 """Where a step spends its time: the kernels of a profiled variant, and the gaps between them."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 NUM_STEPS = 2
@@ -49,7 +48,7 @@ def profiled(step: Callable[[int], object], first: int, device: torch.device) ->
             torch.cuda.synchronize(device)
     events = found.events() or []
     if cuda:
-        events = [event for event in events if event.device_type == DeviceType.CUDA]
+        events = [event for event in events if event.device_type.name == "CUDA"]
     else:
         events = [event for event in events if event.cpu_parent is None]
     kernels = [Kernel(e.name, e.time_range.start, e.time_range.end) for e in events]
@@ -75,10 +74,14 @@ def kind_of(name: str) -> str:
     return "other"
 
 
+def longest_first(times: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(times.items(), key=lambda of_name: -of_name[1])
+
+
 def write_kernels(file: Path, kernels: list[Kernel]) -> None:
     """Write milliseconds per step by kind and by kernel, and the longest gaps in microseconds."""
-    kinds: Counter[str] = Counter()
-    times: Counter[str] = Counter()
+    kinds: dict[str, float] = defaultdict(float)
+    times: dict[str, float] = defaultdict(float)
     calls = Counter(kernel.name for kernel in kernels)
     for kernel in kernels:
         kinds[kind_of(kernel.name)] += kernel.end - kernel.start
@@ -86,12 +89,12 @@ def write_kernels(file: Path, kernels: list[Kernel]) -> None:
     idle, per_step = gaps(kernels), 1000 * NUM_STEPS
     span = max(kernel.end for kernel in kernels) - kernels[0].start
     lines = [f"{span / per_step:10.2f} ms per step, of which"]
-    lines += [f"{us / per_step:10.2f}  {kind}" for kind, us in kinds.most_common()]
+    lines += [f"{us / per_step:10.2f}  {kind}" for kind, us in longest_first(kinds)]
     lines += [f"{sum(gap.length for gap in idle) / per_step:10.2f}  without a kernel", ""]
     lines += ["ms and calls per step, by kernel"]
     lines += [
         f"{us / per_step:10.3f} {calls[name] / NUM_STEPS:8.1f}  {name}"
-        for name, us in times.most_common()
+        for name, us in longest_first(times)
     ]
     lines += ["", f"the {NUM_GAPS} longest gaps of {NUM_STEPS} steps: us, between two kernels"]
     lines += [f"{g.length:10.1f}  {g.before[:70]} | {g.after[:70]}" for g in idle[:NUM_GAPS]]
