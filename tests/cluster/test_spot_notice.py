@@ -6,19 +6,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import ray
 import spot_notice
 import yaml
 from spot_notice import aws_notice, gcp_notice, hand_over, wait_for
 
 from embre.launch.draining import draining_nodes
 from tests.cluster.conftest import CLUSTER
+from tests.launch.busy_node import busy_node
 
 
 @pytest.mark.parametrize(
@@ -148,27 +147,6 @@ def test_ray_is_told_again_until_it_hears_or_the_time_is_over(
     with pytest.raises(subprocess.CalledProcessError):
         hand_over(tell, 8)
     assert told == [8, 0]
-
-
-class Busy:
-    """Without an actor a node that drains is gone at once."""
-
-    def node(self) -> str:
-        return ray.get_runtime_context().get_node_id()
-
-
-@contextmanager
-def busy_node() -> Iterator[tuple[str, str]]:
-    """A Ray cluster of one node with an actor on it: the address of its head, and the node."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-        try:
-            actor = ray.remote(num_cpus=1)(Busy).remote()
-            yield ray.get_runtime_context().gcs_address, ray.get(actor.node.remote())
-        finally:
-            ray.shutdown()
 
 
 @pytest.mark.slow
