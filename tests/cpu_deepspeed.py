@@ -8,3 +8,5 @@ import torch
 from embre.engines.deepspeed_engine import import_deepspeed
 
 import_deepspeed(torch.device("cpu"))
+# DeepSpeed imports it when it makes an engine, and torch's compiler with it.
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402, F401

@@ -6,6 +6,8 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,24 @@ PRELOAD = [
     "torch",
     "transformers",
     "tests.cpu_deepspeed",
-    "embre.model.pretraining_model",
+    "embre.pretrain",
+    "embre.finetune",
+    "embre.sharding.shard",
+    "pytest",
 ]
 TIMEOUT_S = 240
+
+
+def fork_server(preload: list[str]) -> ForkServerContext:
+    """Processes that have imported these modules when they start.
+
+    Python has one fork server at a time; that of an earlier test may lack them.
+    """
+    context = mp.get_context("forkserver")
+    if forkserver._forkserver._preload_modules != preload:
+        forkserver._forkserver._stop()
+        context.set_forkserver_preload(preload)
+    return context
 
 
 def run_ranks(
@@ -32,8 +49,7 @@ def run_ranks(
     The ranks talk by gloo, on the device "cuda" by NCCL.
     """
     # A fork of a process that has only looked for a GPU cannot use it.
-    context = mp.get_context("forkserver" if device == "cpu" else "spawn")
-    context.set_forkserver_preload(PRELOAD)
+    context = fork_server(PRELOAD) if device == "cpu" else mp.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         results = context.Queue()
         ranks = [

@@ -27,6 +27,7 @@ from embre.demo.corpus import make_corpus
 from embre.evaluation.discrimination import discrimination
 from embre.evaluation.scoring import METRICS
 from embre.finetune import COUNTS, RELATION_MODEL, SCORES, check
+from embre.job import Job
 from embre.launch.driver import run_job
 from embre.launch.request_checks import CORRECTED, check_resume
 from embre.launch.tables import scores_table
@@ -42,6 +43,7 @@ from embre.tracking.registry import fetch
 from embre.tracking.runs import RUN_FILE
 from embre.world import World
 from tests.predicting import predict_inputs
+from tests.ranks import run_ranks
 from tests.tiny import tiny_encoder, tiny_relation_model, tiny_tokenizer
 
 DOCS = make_corpus(36, seed=5)
@@ -352,6 +354,10 @@ def test_invalid_settings_are_refused_before_training(folder: Path, tmp_path: Pa
         check(config_of(folder, engine="deepspeed", deepspeed=stage))
 
 
+def one_rank(world: World, config: FinetuneConfig, folder: str) -> None:
+    finetune.finetune(Job(config, Path(folder), None), world)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("corpus", ["biored", ONE_TYPE], ids=["heads", "head_without_target"])
 def test_zero_learns_what_the_plain_engine_learns(
@@ -360,14 +366,20 @@ def test_zero_learns_what_the_plain_engine_learns(
     """Also where the relation head learns nothing: one type, and pairs found by novelty."""
     data = config_of(folder).data.model_dump() | {"corpus": corpus}
     zero = {"engine": "deepspeed", "deepspeed": {"zero_optimization": {"stage": 2}}}
-    runs = []
-    for name, engine in (("plain", {}), ("zero", zero)):
-        config = config_of(folder, name=name, storage=str(tmp_path), data=data, **engine)
-        (tmp_path / f"{name}.yaml").write_text(dump_config(config))
-        command = [sys.executable, "-m", "embre", "finetune", str(tmp_path / f"{name}.yaml")]
+    plain, sharded = (
+        config_of(folder, name=name, storage=str(tmp_path), data=data, **engine)
+        for name, engine in (("plain", {}), ("zero", zero))
+    )
+    run_job("finetune", plain, Console(quiet=True))
+    if corpus == "biored":
+        (tmp_path / "zero.yaml").write_text(dump_config(sharded))
+        command = [sys.executable, "-m", "embre", "finetune", str(tmp_path / "zero.yaml")]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        runs.append(list(read_events(tmp_path / name, "step")))
+    else:
+        (tmp_path / "zero").mkdir()
+        run_ranks(one_rank, 1, sharded, str(tmp_path / "zero"))
+    runs = [list(read_events(tmp_path / name, "step")) for name in ("plain", "zero")]
     for mine, theirs in zip(*runs, strict=True):
         losses = [key for key in mine if key.startswith("loss/")]
         assert losses and ("loss/type" in losses) == (corpus == "biored")

@@ -34,7 +34,7 @@ TRAIN_DOCUMENTS, DEV_DOCUMENTS = 640, 100
 ENCODER_NAME, MODEL_NAME = "embre-demo-encoder", "embre-demo"
 ALIAS = "champion"
 BEGUN = "demo-seed.txt"  # in the demo's folder, written first
-STEPS = 300
+STEPS, FINETUNE_STEPS = 300, 500
 KILL_AT = 180  # step at which rank 1 is killed; there is a checkpoint to resume from
 SETTINGS = ShardSettings(
     block_documents=16, shard_documents=64, validation_share=0.08, vocabulary=1000
@@ -184,7 +184,7 @@ def write_configs(out: Path, seed: int) -> None:
         # With 1e-3 novelty is learnt by some seeds only (docs/RESULTS.md).
         "optimizer": {"peak_lr": 5e-4, "warmup_steps": 20},
         "train": {
-            "steps": 500,
+            "steps": FINETUNE_STEPS,
             "save_every_steps": 250,
             "log_every_steps": 50,
             "validate_every_steps": 250,

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2.api.callback import RayTrainCallback
 
 from embre.atomic_files import PERMANENT_ERRNOS
 from embre.checkpoints.checkpoints import CheckpointError
@@ -175,10 +177,16 @@ def _fit(recipe: Callable[[Job, World], None], job: Job) -> None:
 
 class _Trainer(TorchTrainer):
     """A TorchTrainer that Ctrl-C ends at once. Ray's handler asks the controller to abort, which it
-    never does while it waits for nodes: its loop does not yield to other calls then."""
+    never does while it waits for nodes: its loop does not yield to other calls then.
+
+    It starts no process for Ray Data, which would take seconds at each start of the workers."""
 
     def _register_sigint_handler(self, controller: object) -> None:
         pass
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        callbacks = super()._create_default_callbacks()
+        return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
 
 
 def _what_failed(error: ray.train.TrainingFailedError) -> str:

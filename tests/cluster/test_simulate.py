@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,9 +128,19 @@ def status(cluster: RayCluster, headers: dict[str, str]) -> int:
         return error.code
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    """A cluster of one node, which leaves nothing behind."""
+    with rehearsal_cluster(nodes=1) as started:
+        yield started
+    assert not started.folder.exists() and left_processes(started.folder) == []
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_job_that_failed_goes_on_where_it_stopped_when_it_is_sent_again(tmp_path: Path) -> None:
+def test_a_job_that_failed_goes_on_where_it_stopped_when_it_is_sent_again(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
     docs = make_corpus(60, seed=3)
     write_pubtator(tmp_path / "corpus.PubTator", docs)
     settings = ShardSettings(block_documents=5, shard_documents=10, vocabulary=400)
@@ -146,69 +157,67 @@ def test_a_job_that_failed_goes_on_where_it_stopped_when_it_is_sent_again(tmp_pa
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(values))
     send = [sys.executable, str(ROOT / "cluster/submit.py"), "pretrain"]
     send += [str(tmp_path / "again.yaml"), "--root", str(tmp_path)]
-    with rehearsal_cluster(nodes=1) as cluster:
-        send += ["--address", cluster.dashboard]
-        environ = {**cluster.environ, "PYTHONPATH": str(ROOT), "EMBRE_FAULT": "step:5:raise"}
-        done = subprocess.run(
-            [*send, "--env", "EMBRE_FAULT"], capture_output=True, text=True, env=environ
-        )
-        assert done.returncode == 1, done.stdout + done.stderr
-        done = subprocess.run(send, capture_output=True, text=True, env=environ)
-        assert done.returncode == 0, done.stdout + done.stderr
+    send += ["--address", cluster.dashboard]
+    environ = {**cluster.environ, "PYTHONPATH": str(ROOT), "EMBRE_FAULT": "step:5:raise"}
+    done = subprocess.run(
+        [*send, "--env", "EMBRE_FAULT"], capture_output=True, text=True, env=environ
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    done = subprocess.run(send, capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stdout + done.stderr
     starts = [event["step"] for event in read_events(tmp_path / "runs/again", "started")]
     assert starts == [0, 3], "the second job began at the checkpoint of step 3"
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_cluster_takes_jobs_with_its_token_only_and_their_ends_come_back(tmp_path: Path) -> None:
-    with rehearsal_cluster(nodes=0) as cluster:
-        token = Path(cluster.environ["RAY_AUTH_TOKEN_PATH"])
-        assert token.stat().st_mode & 0o077 == 0
-        secret = token.read_text()
-        assert status(cluster, {}) == 401
-        assert status(cluster, {"Authorization": "Bearer wrong"}) == 403
-        assert status(cluster, {"Authorization": f"Bearer {secret}"}) == 200
-        port = int(cluster.dashboard.rsplit(":")[-1])
-        with pytest.raises(ConnectionRefusedError):  # it listens on 127.0.0.1 alone
-            socket.create_connection(("127.0.0.9", port), timeout=5)
-        wrong = tmp_path / "wrong"
-        wrong.write_text("wrong")
-        others = replace(cluster, environ={**cluster.environ, "RAY_AUTH_TOKEN_PATH": str(wrong)})
-        said, _ = sender(others, tmp_path, "r-0", "true").communicate(timeout=120)
-        assert "refuses the token" in said and secret not in said
+def test_a_cluster_takes_jobs_with_its_token_only_and_their_ends_come_back(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    token = Path(cluster.environ["RAY_AUTH_TOKEN_PATH"])
+    assert token.stat().st_mode & 0o077 == 0
+    secret = token.read_text()
+    assert status(cluster, {}) == 401
+    assert status(cluster, {"Authorization": "Bearer wrong"}) == 403
+    assert status(cluster, {"Authorization": f"Bearer {secret}"}) == 200
+    port = int(cluster.dashboard.rsplit(":")[-1])
+    with pytest.raises(ConnectionRefusedError):  # it listens on 127.0.0.1 alone
+        socket.create_connection(("127.0.0.9", port), timeout=5)
+    wrong = tmp_path / "wrong"
+    wrong.write_text("wrong")
+    others = replace(cluster, environ={**cluster.environ, "RAY_AUTH_TOKEN_PATH": str(wrong)})
+    said, _ = sender(others, tmp_path, "r-0", "true").communicate(timeout=120)
+    assert "refuses the token" in said and secret not in said
 
-        failing = sender(cluster, tmp_path, "r-1", "cat a.txt; exit 7")
-        said, _ = failing.communicate(timeout=120)
-        assert failing.returncode == 7 and "of the package" in said
+    failing = sender(cluster, tmp_path, "r-1", "cat a.txt; exit 7")
+    said, _ = failing.communicate(timeout=120)
+    assert failing.returncode == 7 and "of the package" in said
 
-        waiting = sender(cluster, tmp_path, "r-2", "echo started; exec sleep 300")
-        assert waiting.stdout is not None
-        assert any("started" in line and "echo" not in line for line in waiting.stdout)
-        second = sender(cluster, tmp_path, "r-3", "true")
-        said, _ = second.communicate(timeout=120)
-        assert second.returncode == 1 and "a job of this run is running, r-2" in said
-        waiting.send_signal(signal.SIGINT)
-        said, _ = waiting.communicate(timeout=60)
-        assert waiting.returncode == 130 and "ray job stop" in said
+    waiting = sender(cluster, tmp_path, "r-2", "echo started; exec sleep 300")
+    assert waiting.stdout is not None
+    assert any("started" in line and "echo" not in line for line in waiting.stdout)
+    second = sender(cluster, tmp_path, "r-3", "true")
+    said, _ = second.communicate(timeout=120)
+    assert second.returncode == 1 and "a job of this run is running, r-2" in said
+    waiting.send_signal(signal.SIGINT)
+    said, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130 and "ray job stop" in said
 
-        def job() -> dict[str, str]:
-            return cluster.ask("/api/jobs/r-2")
+    def job() -> dict[str, str]:
+        return cluster.ask("/api/jobs/r-2")
 
-        assert job()["status"] == "RUNNING"
-        stop = [str(Path(sys.executable).with_name("ray")), "job", "stop", "--no-wait", "r-2"]
-        stop += ["--address", cluster.dashboard]
-        subprocess.run(stop, check=True, capture_output=True, env=cluster.environ)
-        deadline = time.monotonic() + 60
-        while job()["status"] == "RUNNING" and time.monotonic() < deadline:
-            time.sleep(0.5)
-        assert job()["status"] == "STOPPED"
+    assert job()["status"] == "RUNNING"
+    stop = [str(Path(sys.executable).with_name("ray")), "job", "stop", "--no-wait", "r-2"]
+    stop += ["--address", cluster.dashboard]
+    subprocess.run(stop, check=True, capture_output=True, env=cluster.environ)
+    deadline = time.monotonic() + 60
+    while job()["status"] == "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert job()["status"] == "STOPPED"
 
-        assert secret not in json.dumps(cluster.ask("/api/jobs/"))
-        logs = cluster.folder / "ray"
-        assert {"gcs_server.out", "raylet.out", "dashboard.log"} <= {f.name for f in files(logs)}
-        (logs / "canary").write_text(f"a log with {secret}")
-        told = [file.name for file in files(logs) if secret.encode() in file.read_bytes()]
-        assert told == ["canary"]
-        folder = cluster.folder
-    assert not folder.exists() and left_processes(folder) == []
+    assert secret not in json.dumps(cluster.ask("/api/jobs/"))
+    logs = cluster.folder / "ray"
+    assert {"gcs_server.out", "raylet.out", "dashboard.log"} <= {f.name for f in files(logs)}
+    (logs / "canary").write_text(f"a log with {secret}")
+    told = [file.name for file in files(logs) if secret.encode() in file.read_bytes()]
+    assert told == ["canary"]

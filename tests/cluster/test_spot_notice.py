@@ -17,7 +17,7 @@ from spot_notice import aws_notice, gcp_notice, hand_over, wait_for
 
 from embre.launch.draining import draining_nodes
 from tests.cluster.conftest import CLUSTER
-from tests.launch.test_draining import busy_node
+from tests.launch.busy_node import busy_node
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_ray_is_told_again_until_it_hears_or_the_time_is_over(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_ray_learns_that_this_node_will_go() -> None:
+def test_ray_learns_that_this_node_will_go_and_tells_it_to_a_run() -> None:
     with busy_node() as (address, node):
         assert draining_nodes() == set()
         told = f"import spot_notice; spot_notice.drain({address!r}, 60)"

@@ -128,7 +128,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(one_core: None, tmp_path:
     with pytest.raises(Interrupted, match="stopped after step 1 of 3, which is saved"):
         run_ray(be_asked_to_stop_once, job)
     assert newest_step(job.folder) == 1
-    run_ray(be_asked_to_stop_once, job)
+    launcher._rank(recipe, job, Attempt.new(job.folder))({})  # the next one, without Ray
     assert [event["step"] for event in read_events(job.folder, "step")] == [1, 2, 3]
 
 
@@ -189,6 +189,7 @@ WAITS_FOR_NODES = """
 import sys
 from dataclasses import replace
 from pathlib import Path
+import ray
 from embre.launch import ray as launcher
 from embre.launch.errors import exit_on_error
 from tests.launch.test_ray import job_in, leave_a_note
@@ -197,24 +198,47 @@ given = {"workers": 3, "min_workers": 2, "cpus_per_worker": 999.0, "wait_for_nod
 launch = job.config.launch.model_copy(update=given)
 job = replace(job, config=job.config.model_copy(update={"launch": launch}))
 launcher.wait_for_nodes = lambda job: None  # the nodes are lost after it
-with exit_on_error():
+with exit_on_error(), launcher.ray_cluster():
+    print(ray.get_runtime_context().gcs_address, flush=True)
     launcher.run_ray(leave_a_note, job)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_ctrl_c_ends_a_run_that_waits_for_lost_nodes(tmp_path: Path) -> None:
-    environ = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+def test_a_private_cluster_needs_its_token_and_ctrl_c_ends_a_run_that_waits_for_lost_nodes(
+    tmp_path: Path,
+) -> None:
+    left_out = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    environ = {key: value for key, value in os.environ.items() if key not in left_out}
+    environ |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     run = subprocess.Popen(
         [sys.executable, "-c", WAITS_FOR_NODES, str(tmp_path)],
         env=environ,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     try:
+        assert run.stdout is not None
+        address = run.stdout.readline().strip()
+        assert address, run.communicate()[1]
+        code = f"import ray; ray.init({address!r}); print('in', ray.nodes()[0]['Alive'])"
+        found = []
+        for mode in ("token", "disabled"):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env={**environ, "RAY_AUTH_MODE": mode},
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            found.append((done.returncode, done.stdout))
+        assert found == [(0, "in True\n"), (1, "")], "without the token nobody is let in"
+        (token,) = (tmp_path / ".ray").iterdir()
+        assert token.name == "auth_token" and token.stat().st_mode & 0o777 == 0o600
+
         deadline = time.monotonic() + 300
         while not list(read_events(tmp_path, "waiting")):
             assert run.poll() is None and time.monotonic() < deadline
@@ -230,63 +254,68 @@ def test_ctrl_c_ends_a_run_that_waits_for_lost_nodes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("recipe", [lose_the_group_once, be_taken_over_once])
-def test_what_says_nothing_of_the_run_does_not_end_it(
-    one_core: None, tmp_path: Path, recipe: Callable[[Job, World], None]
-) -> None:
-    run_ray(recipe, job_in(tmp_path))
+def test_a_lost_process_group_does_not_end_a_run(one_core: None, tmp_path: Path) -> None:
+    run_ray(lose_the_group_once, job_in(tmp_path))
     assert (tmp_path / "done").exists()
     assert not read(tmp_path / ATTEMPTS / "000001" / "failed.txt")
 
 
 @pytest.mark.slow
 @pytest.mark.ray
+def test_what_would_fail_again_is_not_tried_again(one_core: None, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="small: AssertionError: a broken promise"):
+        run_ray(break_a_promise, job_in(tmp_path))
+    assert (tmp_path / "tries").read_text() == "x"
+
+
+class OneWorker:
+    """Stands in for Ray's trainer: this process is the only worker, which is restarted."""
+
+    def __init__(self, work: Callable[[dict[str, Any]], None], **given: Any):
+        self.work, self.given = work, given
+
+    def fit(self) -> None:
+        error = Exception()
+        for _ in range(1 + self.given["run_config"].failure_config.max_failures):
+            try:
+                return self.work({})
+            except Exception as raised:
+                error = raised
+        raise ray.train.WorkerGroupError("it failed too often", {0: error})
+
+
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(launcher, "save_when_draining", lambda folder: nullcontext())
+    monkeypatch.setattr(launcher, "current_world", lambda device: World())
+    monkeypatch.setattr("embre.launch.rank.current_world", lambda device: World())
+    monkeypatch.setattr(launcher, "_Trainer", OneWorker)
+
+
+def test_a_worker_whose_place_others_took_does_not_end_the_run(
+    one_worker: None, tmp_path: Path
+) -> None:
+    run_ray(be_taken_over_once, job_in(tmp_path))
+    assert (tmp_path / "done").exists()
+    assert not read(tmp_path / ATTEMPTS / "000001" / "failed.txt")
+
+
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        (break_a_promise, "small: AssertionError: a broken promise"),
         (be_started_elsewhere, "small: the same run was started again after"),
         (take_too_much_memory, "small: CUDA out of memory. Set encoder.activation_checkpointing"),
     ],
 )
-def test_what_would_fail_again_is_not_tried_again(
-    one_core: None, tmp_path: Path, recipe: Callable[[Job, World], None], said: str
+def test_a_run_without_memory_or_begun_elsewhere_is_not_tried_again(
+    one_worker: None, tmp_path: Path, recipe: Callable[[Job, World], None], said: str
 ) -> None:
     with pytest.raises((RunFailed, TakenOver), match=said):
         run_ray(recipe, job_in(tmp_path))
     assert (tmp_path / "tries").read_text() == "x"
-
-
-STARTS_A_CLUSTER = """
-import os, subprocess, sys, ray
-from embre.launch.ray import ray_cluster
-with ray_cluster():
-    address = ray.get_runtime_context().gcs_address
-    code = f"import ray; ray.init({address!r}); print('in', ray.nodes()[0]['Alive'])"
-    for mode in ("token", "disabled"):
-        environ = {**os.environ, "RAY_AUTH_MODE": mode}
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True)
-        print(done.returncode, done.stdout)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_a_cluster_of_this_machine_lets_in_nobody_without_its_token(tmp_path: Path) -> None:
-    left_out = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    environ = {key: value for key, value in os.environ.items() if key not in left_out}
-    environ |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", STARTS_A_CLUSTER],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.stdout.split() == ["0", "in", "True", "1"], done.stderr
-    (token,) = (tmp_path / ".ray").iterdir()
-    assert token.name == "auth_token" and token.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_token_that_all_can_read_is_closed_and_kept(
@@ -327,6 +356,8 @@ def test_ray_is_told_nothing_of_the_environment_but_the_fault(
 ) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "secret")
+    for name in ALLOCATOR_VARIABLES:  # a test of the local launcher may have set one
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EMBRE_FAULT", "step:3:raise")
     launch = job_in(tmp_path).config.launch
     new, old = ALLOCATOR_VARIABLES
@@ -608,6 +639,13 @@ def test_ray_sets_no_handler_of_ctrl_c() -> None:
     assert hasattr(launcher.TorchTrainer, name), "Ray renamed it"
     getattr(launcher._Trainer, name)(None, None)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_trainer_starts_no_process_for_ray_data(tmp_path: Path) -> None:
+    assert hasattr(launcher.TorchTrainer, "_create_default_callbacks"), "Ray renamed it"
+    trainer = launcher._trainer(job_in(tmp_path), Attempt.new(tmp_path), lambda _: None)
+    kinds = {type(callback) for callback in trainer._create_default_callbacks()}
+    assert launcher.WaitForLostNodes in kinds and launcher.DatasetsCallback not in kinds
 
 
 def test_ranks_that_are_to_stop_do_not_begin(rank_here: list[Path], tmp_path: Path) -> None:

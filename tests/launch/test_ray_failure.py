@@ -1,6 +1,7 @@
 """A rank that raises under Ray: its traceback is in the run's folder, named and without secrets."""
 
 import os
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from embre.world import World
 from tests.launch.stand_ins import config_of, recipe
 
 SECRET = "AWS_SECRET_ACCESS_KEY"
+OTHERS = ("HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MY_API_KEY")
 
 
 def name_secrets(job: Job, world: World) -> None:
@@ -39,10 +41,13 @@ def test_the_rank_that_raises_is_named_with_its_traceback_and_no_secret(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EMBRE_FAULT", "step:2:raise:1")
     monkeypatch.setenv(SECRET, "canary+of/the/environment")
+    for name in OTHERS:
+        monkeypatch.setenv(name, f"canary of {name}")
+    said = Console(file=StringIO())
     (tmp_path / "backbone").mkdir()
     launch = {"launcher": "ray", "workers": 2, "max_failures": 0}
     with pytest.raises(RunFailed, match="small: rank 1: RuntimeError: 403 for") as found:
-        driver.run_job("pretrain", config_of(str(tmp_path), launch=launch), Console(quiet=True))
+        driver.run_job("pretrain", config_of(str(tmp_path), launch=launch), said)
 
     folder, name = tmp_path / "small", "failures/attempt-1-rank-1.txt"
     told = (folder / name).read_text()
@@ -52,8 +57,12 @@ def test_the_rank_that_raises_is_named_with_its_traceback_and_no_secret(
     assert note.startswith(f"traceback in {folder / name}")
     (failed,) = read_events(folder, "failed")
     assert failed["tracebacks"][0] == name and f"[{SECRET}]" in failed["why"]
-    assert "canary" not in str(found.value)
+    assert "canary" not in str(found.value) + said.file.getvalue()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "events.jsonl", "config.yaml", "rank-000.safetensors"} <= {
+        path.name for path in files
+    }
+    assert list(folder.glob("attempts/*/ray/*"))
     assert [path for path in files if b"canary" in path.read_bytes()] == []
     handle = remembered(folder)
     assert handle is not None

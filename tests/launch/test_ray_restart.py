@@ -71,7 +71,8 @@ def test_a_run_whose_worker_is_killed_equals_an_undisturbed_one(
     write_shards(tmp_path, 60, SETTINGS)
     config, whole = config_of(tmp_path), tmp_path / "whole"
     whole.mkdir()
-    run_ranks(undisturbed, 2, config, str(whole))
+    here = config.data.model_copy(update={"loader_workers": 0})  # nor a process that reads
+    run_ranks(undisturbed, 2, config.model_copy(update={"data": here}), str(whole))
 
     monkeypatch.setenv("EMBRE_FAULT", "step:4:kill9:1")
     folder = run_job("pretrain", config, Console(quiet=True))

@@ -405,7 +405,7 @@ def test_it_overfits_eight_documents(tmp_path: Path, way: dict[str, str]) -> Non
     data = CorpusConfig(train="-", dev="-", passes_per_micro_batch=8, micro_batches=1)
     loader = DocumentLoader(docs, loaded.builder, data, 1, World(), Tally())
     engine = engine_of(loaded)
-    num_steps = 250
+    num_steps = 160
     for step in range(num_steps):
         engine.step(loader.step(), step, lr=2e-3 * (1 - step / num_steps))
     found = list(predict(loaded, docs))

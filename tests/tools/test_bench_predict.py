@@ -20,6 +20,7 @@ def alone(scene: Scene) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.ray  # only for the scene, which takes longer to build than to check
 def test_what_is_missing_or_twice_is_counted(scene: Scene, alone: Path, tmp_path: Path) -> None:
     found = check(scene, alone)
     assert (found["missing"], found["twice"], found["recorded"], found["left_behind"]) == (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shards
 from dump_files import write_text, write_xml
 from made_up_dump import make_documents
 from made_up_tokenizer import save_made_up_tokenizer
@@ -122,8 +123,11 @@ def test_ours_says_the_same_and_a_difference_is_found(dump: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures_all_it_should(tmp_path: Path) -> None:
+def test_the_benchmark_measures_all_it_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = Plan(1, 30, 60, 40, [50], [1])
+    monkeypatch.setattr(shards, "QUICK", plan)  # which starts each command once
     result = Bench(tmp_path, None, plan, Console(quiet=True)).run(plan.sizes)
     assert json.loads(json.dumps(result)) == result
     assert result["text_ratio"] > 0 and result["xml_ratio"] > 0

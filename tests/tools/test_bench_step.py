@@ -8,8 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import head_time
 import numpy as np
 import pytest
+import step_traffic
 import torch
 from step_rungs import Padded, Setting, flops_of, hugging_face, ours, with_all_rows
 from step_texts import MAX_TOKENS, NUM_SPECIAL, made_up_texts, padded
@@ -98,26 +100,18 @@ def test_the_quick_ladder_ends_with_one_json_object() -> None:
 
 
 @pytest.mark.slow
-def test_norms_in_the_precision_of_the_strip_move_far_fewer_bytes() -> None:
-    done = subprocess.run(
-        [sys.executable, str(BENCH.with_name("step_traffic.py")), "--quick"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_norms_in_the_precision_of_the_strip_move_far_fewer_bytes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step_traffic.main(quick=True)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["ours_products"] == found["float32_norms_products"] > 0
     assert 0 < found["ours_between"] < 0.65 * found["float32_norms_between"]
 
 
 @pytest.mark.slow
-def test_the_share_of_the_head_is_a_share() -> None:
-    done = subprocess.run(
-        [sys.executable, str(BENCH.with_name("head_time.py")), "--quick"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_the_share_of_the_head_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
+    head_time.main(quick=True)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [one["concepts"] for one in found] == [100, 1000]
     assert all(0 < one["head_ms"] < one["step_ms"] for one in found)

@@ -1,9 +1,7 @@
 """A run in MLflow: sqlite or a real server, which may hang or die; training never waits."""
 
 import json
-import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -35,7 +33,6 @@ from embre.tracking.runs import (
     SILENT,
     RunHandle,
     best_effort,
-    client_of,
     open_run,
     remembered,
 )
@@ -47,6 +44,7 @@ from embre.tracking.sending import (
     sent_step,
     system_metrics,
 )
+from tests.ranks import fork_server
 from tests.shard_sets import write_shards
 from tests.test_pretrain import config_of as pretraining
 
@@ -72,17 +70,8 @@ def history(handle: RunHandle, metric: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
-@pytest.fixture(scope="module")
-def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database; to make one takes MLflow seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    client_of(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def sqlite(tmp_path: Path, made_store: Path) -> str:
-    shutil.copy(made_store, tmp_path / "mlflow.db")
+def sqlite(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
@@ -165,13 +154,13 @@ def test_runs_that_begin_at_once_make_one_store(tmp_path: Path) -> None:
     """MLflow's migrations fail when two processes carry them out, and so do two experiments of
     one name."""
     sqlite = f"sqlite:///{tmp_path}/mlflow.db"
-    spawn = multiprocessing.get_context("spawn")
-    together = spawn.Barrier(3)
+    processes = fork_server([__name__])
+    together = processes.Barrier(3)
     folders = [tmp_path / name for name in "abc"]
     begun = []
     for folder in folders:
         folder.mkdir()
-        begun.append(spawn.Process(target=open_beside_others, args=(folder, sqlite, together)))
+        begun.append(processes.Process(target=open_beside_others, args=(folder, sqlite, together)))
         begun[-1].start()
     for process in begun:
         process.join()
@@ -387,7 +376,9 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            # Its jobs, of which runs need none, are eight more processes.
+            env=os.environ
+            | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
         deadline = time.monotonic() + 90
         while self.process.poll() is None and time.monotonic() < deadline:
