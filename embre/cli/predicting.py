@@ -19,11 +19,12 @@ from embre.finetune import RELATION_MODEL
 from embre.launch.errors import RunFailed
 from embre.launch.tables import dropped_lines
 from embre.launch.workers import make_workers
-from embre.prediction.predict import Predicted, plan, predict_files, refuse_no_model
+from embre.prediction.predict import Predicted, plan, predict_files
 from embre.prediction.progress import Progress
 from embre.prediction.record import RECORD, locked
 from embre.prediction.tasks import PredictSettings
 from embre.refused import Refused
+from embre.relations.model_folder import read_settings
 from embre.tracking.registry import fetch, find
 from embre.tracking.uri import resolve_uri
 
@@ -60,7 +61,7 @@ def run_prediction(
     if model.startswith(REGISTERED):
         find(model, resolve_uri(tracking_uri))
     else:
-        refuse_no_model(folder_within(Path(model), RELATION_MODEL))
+        read_settings(folder_within(Path(model), RELATION_MODEL))
     several = ray is not None or processes > 1
     settings = PredictSettings(device, threshold, parquet, several)
     with (

@@ -46,7 +46,7 @@ from embre.prediction.slices import FOLDER, has_slices, is_large, remove_slices
 from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.provenance import folder_digest
 from embre.refused import Refused
-from embre.relations.model_folder import load_relation_model
+from embre.relations.model_folder import load_relation_model, read_settings
 from embre.tally import Tally
 from embre.workers import OneProcess, Workers
 
@@ -97,7 +97,7 @@ def predict_files(
     holds predictions of another model or threshold, or an output path is taken by a file that is
     not ours.
     """
-    refuse_no_model(folder)
+    read_settings(folder)
     settings, workers = settings or PredictSettings(), workers or OneProcess()
     progress = progress or Progress()
     started = time.monotonic()
@@ -130,15 +130,6 @@ def predict_files(
         )
     _report(result, title)
     return result
-
-
-def refuse_no_model(folder: Path) -> None:
-    """Raise FileNotFoundError if `folder` is not that of a model."""
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: no config.json; give the folder of a fine-tuned relation model, or of its "
-            "run"
-        )
 
 
 def _named(planned: Mapping[str, Source]) -> str:

@@ -65,18 +65,10 @@ def save_relation_model(
 def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel:
     """Load a model written by `save_relation_model`, in eval mode; runs no code from the folder.
 
-    Raises FileNotFoundError if a file is missing, Refused if the folder refers to code to run, is
-    not a relation model, or is in another format.
+    Raises as `read_settings`.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder}: no {name}; give the folder of a fine-tuned relation model"
-            )
-    refuse_code(folder)
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    settings = _check_settings(folder, values.pop(SETTINGS_KEY, None))
+    values, settings = read_settings(folder)
     schema, config = schema_of_json(settings["schema"]), PairConfig(**settings["pairs"])
     builder = PassBuilder.build(
         load_tokenizer(folder), schema, settings["max_document_tokens"], config
@@ -91,6 +83,24 @@ def load_relation_model(folder: str | Path, device: torch.device) -> LoadedModel
     _load_weights(folder, model)
     decision = msgspec.convert(settings["decision"], Decision)
     return LoadedModel(model.to(device).eval(), builder, decision)
+
+
+def read_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The encoder's config, and the settings of the relation model.
+
+    Raises FileNotFoundError if a file is missing, Refused if the folder refers to code to run, is
+    not a relation model, or is in another format.
+    """
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder}: no {name}; give the folder of a fine-tuned relation model, or of its "
+                "run"
+            )
+    refuse_code(folder)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = _check_settings(folder, values.pop(SETTINGS_KEY, None))
+    return values, settings
 
 
 def in_half_precision(device: torch.device) -> bool:

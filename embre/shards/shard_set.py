@@ -189,7 +189,7 @@ class ShardSet:
             raise Refused(f"{url}: only {', '.join(SCHEMES)} are read")
         try:
             data = read_bytes(f"{url}/{MANIFEST}")
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(
                 f"{url}: no shard set here (no {MANIFEST}); write one with "
                 "`python tools/shard_pubtator.py INPUT… --tokenizer FOLDER --out FOLDER`"

@@ -5,6 +5,7 @@ needs only its own requirements, and nothing in it is pickled.
 """
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from embre.tracking.uri import refuse_missing
 from embre.tracking.versions import ABSENT, versions_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
+MODEL_URI = re.compile("models:/[^/@]+([/@][^/@]+)?")
 ARTIFACT = "model"
 DIGEST = "embre.digest"
 REQUIREMENTS = (
@@ -140,6 +142,8 @@ def find(model_uri: str, tracking_uri: str) -> tuple[str, str | None]:
 
     Writes nothing. Raises as `fetch`.
     """
+    if not MODEL_URI.fullmatch(model_uri):
+        raise Refused(f"{model_uri}: give models:/NAME@ALIAS or models:/NAME/VERSION")
     refuse_missing(tracking_uri)
     quiet_mlflow()
     client = MlflowClient(tracking_uri)

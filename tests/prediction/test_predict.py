@@ -39,7 +39,7 @@ from embre.prediction.record import RECORD, is_done, locked, outputs_in, read_re
 from embre.prediction.slices import MIN_BYTES, PredictedSlice, SliceStore, is_large
 from embre.prediction.tasks import PredictSettings, Task, model_of, predict_file, predict_slice
 from embre.relations import decode
-from embre.relations.model_folder import load_relation_model, save_relation_model
+from embre.relations.model_folder import SETTINGS_KEY, load_relation_model, save_relation_model
 from embre.relations.scored_pairs import OTHERS, Decision
 from embre.tally import Tally
 from embre.tokenization.cached import CachedTokenizer
@@ -294,7 +294,7 @@ def test_an_error_of_ours_names_the_file(
         run(model, given)
 
 
-@pytest.mark.parametrize("wrong", ["model", "input", "out"])
+@pytest.mark.parametrize("wrong", ["model", "encoder", "input", "out"])
 def test_a_wrong_path_leaves_nothing_behind(
     wrong: str,
     model: Path,
@@ -303,7 +303,14 @@ def test_a_wrong_path_leaves_nothing_behind(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = {"model": model, "input": given, "out": given.parent / "new" / "out"}
-    words[wrong] = given / "out" if wrong == "out" else Path("none")
+    encoder = shutil.copytree(model, given.parent / "encoder")
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k != SETTINGS_KEY})
+    )
+    others = {"encoder": ("model", encoder), "out": ("out", given / "out")}
+    name, path = others.get(wrong, (wrong, Path("none")))
+    words[name] = path
     monkeypatch.setattr(
         "sys.argv",
         ["embre", "predict", *map(str, (words["model"], words["input"], "--out", words["out"]))],
