@@ -70,7 +70,7 @@ def connect(address: str) -> Any:
     except ConnectionError as error:
         raise ConnectionError(
             f"{address} does not respond: start the cluster, and open a tunnel to its dashboard "
-            "(`ray dashboard CLUSTER.yaml`, `kubectl port-forward`)"
+            f"(`ray dashboard CLUSTER.yaml`, `kubectl port-forward`); {error}"
         ) from error
 
 

@@ -33,7 +33,7 @@ _requests = _Requests()
 
 
 class Interrupted(Exception):
-    """The run stopped on request and saved its state; the same command resumes it."""
+    """The run stopped on request, after saving what it had done; the same command resumes it."""
 
 
 class StoppedEarly(Interrupted):

@@ -62,21 +62,22 @@ def databases_of_mlflow_are_copied() -> Iterator[None]:
         return
     from mlflow.store.db import utils
 
-    migrate, template = (
-        utils._initialize_tables,
-        sqlite3.connect(":memory:", check_same_thread=False),
-    )
-    made: list[str] = []
+    migrate = utils._initialize_tables
+    template = sqlite3.connect(":memory:", check_same_thread=False)
 
     def make(engine: Any) -> None:
         with closing(engine.raw_connection()) as connection:
-            if made:
+            empty = is_empty(connection.driver_connection)
+            if empty and not is_empty(template):
                 template.backup(connection.driver_connection)
                 return
         migrate(engine)
-        with closing(engine.raw_connection()) as connection:
-            connection.driver_connection.backup(template)
-            made.append(str(engine.url))
+        if empty:
+            with closing(engine.raw_connection()) as connection:
+                connection.driver_connection.backup(template)
+
+    def is_empty(database: sqlite3.Connection) -> bool:
+        return not database.execute("SELECT * FROM sqlite_master").fetchone()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "_initialize_tables", make)

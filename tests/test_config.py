@@ -345,12 +345,15 @@ def test_a_corpus_that_is_wrongly_described_is_named(
 
 
 def test_what_cannot_be_compiled_is_refused(small: Path, tmp_path: Path) -> None:
-    compiled = ["encoder.compile=true", "engine=deepspeed", "data.strip_tokens=8192"]
+    compiled = ["encoder.compile=true", "engine=deepspeed", "data.strip_tokens=4096"]
     assert load_config(PretrainConfig, small, compiled).encoder.compile
     large = [*compiled, "data.strip_tokens=16384"]
     assert load_config(PretrainConfig, small, [*large, "launch.use_gpu=true"]).encoder.compile
-    with pytest.raises(ConfigError, match="on a CPU is for strips of up to 8,192 tokens"):
+    with pytest.raises(ConfigError, match="on a CPU is for strips of up to 4,096 tokens"):
         load_config(PretrainConfig, small, large)
+    with pytest.raises(ConfigError, match="does not work with .*round_robin_gradients"):
+        moving = "deepspeed.zero_optimization.round_robin_gradients=true"
+        load_config(PretrainConfig, small, [*compiled, moving])
     with pytest.raises(ConfigError, match="does not work with ZeRO stage 3"):
         stage = "deepspeed.zero_optimization.stage=3"
         load_config(PretrainConfig, small, [*compiled, stage])

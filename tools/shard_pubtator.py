@@ -22,12 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from embre.cli.options import (
-    Processes,
-    local_folder,
-    refuse_contradicting_workers,
-    run_script,
-)
+from embre.cli.options import local_folder, run_script
 from embre.faults import arm
 from embre.held_out import SHIPPED
 from embre.launch.errors import RunFailed, exit_on_error
@@ -42,7 +37,6 @@ from embre.tally import Tally
 from embre.workers import num_cores
 
 DEFAULTS = ShardSettings()
-NUM_CORES = num_cores()
 
 Inputs = Annotated[
     list[str], typer.Argument(help="Files, folders, patterns, archives or URLs to read.")
@@ -101,7 +95,10 @@ def main(
     tokenizer: TokenizerFolder = None,
     hold_out: HoldOut = None,
     shipped_hold_out: ShippedHoldOut = True,
-    processes: Processes = NUM_CORES,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of processes on this machine; default: its cores."),
+    ] = None,
     ray: RayAddress = None,
     block_documents: BlockDocuments = DEFAULTS.block_documents,
     shard_documents: ShardDocuments = DEFAULTS.shard_documents,
@@ -110,7 +107,9 @@ def main(
     accept_damaged: AcceptDamaged = False,
 ) -> None:
     """Write a shard set of PubTator documents, or finish one."""
-    refuse_contradicting_workers(1 if processes == NUM_CORES else processes, ray, gpus=0)
+    if ray is not None and processes is not None:
+        raise Refused("--processes cannot be combined with --ray, whose cluster decides")
+    processes = processes or num_cores()
     settings = ShardSettings(block_documents, shard_documents, validation_share, vocabulary)
     lists = [*(SHIPPED if shipped_hold_out else ()), *(hold_out or [])]
     console = Console(highlight=False, soft_wrap=True)

@@ -106,7 +106,8 @@ def comparison_lines(encoder: PretrainedEncoder, found: Comparison) -> Iterator[
     mentions, masking = found.mentions, found.source.settings.masking
     yield Text(
         f"{len(mentions.rows):,} hidden mentions in {len(mentions.doc_ids):,} validation "
-        f"documents; counts of {found.num_train_documents:,} training documents"
+        f"documents; counts of {found.num_train_documents:,} training documents (pieces of long "
+        "documents count as documents)"
     )
     yield Text(
         f"hidden as in {found.masking_of} (unit {masking.unit}, entity_rate {masking.entity_rate}, "

@@ -123,7 +123,8 @@ class EntitiesConfig(Section):
         return per_type
 
 
-COMPILED_CPU_TOKENS = 8192
+# With more, code that is generated for a CPU depends on how many of them are targets.
+COMPILED_CPU_TOKENS = 4096
 
 
 class PretrainConfig(RunConfig):
@@ -147,7 +148,12 @@ class PretrainConfig(RunConfig):
                 "encoder.compile does not work with ZeRO stage 3, which frees weights between "
                 "layers; set it to false, or deepspeed.zero_optimization.stage to 2 or less"
             )
-        # Beyond, generated code for a CPU depends on the number of rows and targets.
+        zero = self.deepspeed.get("zero_optimization", {})
+        if self.encoder.compile and zero.get("round_robin_gradients"):
+            raise Refused(
+                "encoder.compile does not work with zero_optimization.round_robin_gradients, which "
+                "puts weights where compiled code does not expect them; set one of them to false"
+            )
         if (
             self.encoder.compile
             and not self.launch.use_gpu

@@ -74,7 +74,8 @@ class EncoderConfig(Section):
         default="fp32", description="precision of the computation; weights stay in fp32"
     )
     compile: bool = Field(
-        default=False, description="torch.compile the forward pass; pretraining only"
+        default=False,
+        description="torch.compile the forward pass; pretraining only, on a CPU small strips only",
     )
     activation_checkpointing: bool = Field(
         default=False,

@@ -28,7 +28,8 @@ from embre.tracking.uri import refuse_missing
 from embre.tracking.versions import ABSENT, versions_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
-MODEL_URI = re.compile("models:/[^/@]+([/@][^/@]+)?")
+# A version by number, stage, `latest` or alias, or the id of a logged model. A name may have an @.
+MODEL_URI = re.compile(r"models:/(?=\S)([^/]+(/[^/]+|@[^/@]+)|m-[^/@]+)")
 ARTIFACT = "model"
 DIGEST = "embre.digest"
 REQUIREMENTS = (

@@ -354,7 +354,7 @@ def test_scripts_give_help_as_the_command_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = Path(__file__).resolve().parents[2]
-    scripts = [*root.glob("tools/*.py"), *root.glob("cluster/*.py")]
+    scripts = [*root.glob("tools/**/*.py"), *root.glob("cluster/*.py")]
     run = [path.name for path in scripts if "__main__" in path.read_text()]
     assert [path.name for path in scripts if "\n    run_script(main)" in path.read_text()] == run
     monkeypatch.setattr("sys.argv", ["hold_out_list.py", "-h"])

@@ -66,8 +66,14 @@ def test_an_estimate_grows_with_the_work_and_falls_with_the_workers(
     assert two.rank_bytes == one.rank_bytes
     data = {"shards": str(shards), "streams": 2, "strip_tokens": 4096}
     assert estimate(pretraining(shards, data=data)).rank_bytes > one.rank_bytes
-    gpu = estimate(pretraining(shards, launch={"use_gpu": True}))
+    on_gpu = pretraining(shards, launch={"use_gpu": True})
+    half = on_gpu.encoder.model_copy(update={"precision": "bf16"})
+    gpu, compiled = (
+        estimate(on_gpu.model_copy(update={"encoder": encoder}))
+        for encoder in (half, half.model_copy(update={"compile": True}))
+    )
     assert gpu.seconds < one.seconds / 1000
+    assert compiled.seconds < gpu.seconds and compiled.rank_bytes < gpu.rank_bytes
 
 
 def test_a_run_that_does_not_fit_is_an_error(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +383,7 @@ def test_the_doctor_looks_for_a_compiler_where_a_run_compiles(
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(pretraining(shards).model_dump(mode="json")))
     assert "compile" not in {check.subject for check in examine(path)}
-    given = ["encoder.compile=true", "data.strip_tokens=8192", f"storage={tmp_path}"]
+    given = ["encoder.compile=true", "data.strip_tokens=4096", f"storage={tmp_path}"]
     assert "compile" in {check.subject for check in examine(path, given)}
     assert "compile" not in {check.subject for check in examine(None)}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -339,7 +339,8 @@ def test_a_wrong_config_is_no_use_to_slurm(tmp_path: Path) -> None:
 def test_a_slurm_job_without_config_or_environment_says_what_to_give(tmp_path: Path) -> None:
     for given, said in (([], "give pretrain or finetune"), (["pretrain", "x"], "EMBRE_PYTHON")):
         command = ["bash", str(SCRIPT), *given]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        environ = {name: text for name, text in os.environ.items() if name != "EMBRE_PYTHON"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environ)
         assert done.returncode == 2 and said in done.stderr
 
 

@@ -31,6 +31,7 @@ def addresses(world: World, stage: int) -> dict[str, tuple[int, int]]:
     return {name: (p.nbytes, p.data_ptr()) for name, p in engine.module.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2])
 def test_all_weights_but_those_of_odd_size_are_aligned(stage: int) -> None:
     for found in run_ranks(addresses, 2, stage):

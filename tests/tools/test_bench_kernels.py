@@ -42,6 +42,7 @@ def test_a_profile_has_what_each_step_calls(tmp_path: Path) -> None:
     assert any(line.endswith("1.0  aten::exp") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_rung_is_measured_when_the_lock_is_free(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH), "--quick", "--rungs", "d", "--lock", f"{tmp_path}/lock"]
     with (tmp_path / "lock").open("w") as held:

@@ -132,7 +132,7 @@ def test_a_version_whose_files_were_changed_is_not_fetched(tmp_path: Path) -> No
     assert folder_digest(target) == digest
     with pytest.raises(ValueError, match="models:/m@other: the registry at .* has no such model"):
         fetch("models:/m@other", uri, tmp_path / "new" / "model")
-    for wrong in ("models:/m/1/2", "models:/m@", "models:/"):
+    for wrong in ("models:/m/1/2", "models:/m@", "models:/", "models:/ /1", "models:/m"):
         with pytest.raises(ValueError, match="give models:/NAME@ALIAS or models:/NAME/VERSION"):
             fetch(wrong, uri, tmp_path / "new" / "model")
     assert not (tmp_path / "new").exists()

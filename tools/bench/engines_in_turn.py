@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 
 import embre.pretrain
+from embre.cli.options import run_script
 from embre.config import PretrainConfig, load_config
 from embre.engines.build import build_engine
 from embre.engines.engine import Engine, MicroBatch, StepResult
@@ -71,4 +72,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

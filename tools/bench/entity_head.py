@@ -30,6 +30,7 @@ from rich.table import Table
 from step_traffic import Traffic
 from torch import Tensor
 
+from embre.cli.options import run_script
 from embre.config import OptimizerConfig
 from embre.engines.flops import training_flops_per_token
 from embre.engines.step import adamw
@@ -308,4 +309,4 @@ def show(console: Console, title: str, columns: Sequence[str], rows: Sequence[Se
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

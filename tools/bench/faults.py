@@ -37,6 +37,7 @@ from fault_scene import (
 from rich.console import Console
 from rich.table import Table
 
+from embre.cli.options import run_script
 from embre.tracking import read_events
 
 
@@ -448,4 +449,4 @@ def as_table(faults: list[Fault], outcomes: dict[str, Outcome]) -> Table:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -26,6 +26,7 @@ from step_rungs import OPTIMIZER, Rung, Setting, ours
 from step_texts import made_up_texts
 from torch import Tensor
 
+from embre.cli.options import run_script
 from embre.engines.step import adamw
 from embre.model.heads import EntityHead
 from embre.model.pretraining_model import PretrainingModel
@@ -160,4 +161,4 @@ def show(shares: list[Share], size: Size) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

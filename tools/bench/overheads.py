@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embre.checkpoints.checkpoints import Checkpoints
+from embre.cli.options import run_script
 from embre.config import DataConfig, MaskingConfig, OptimizerConfig
 from embre.engines import training_state
 from embre.engines.torch_engine import TorchEngine
@@ -258,4 +259,4 @@ def show(console: Console, each: dict[str, list[float]], overhead: dict[str, flo
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

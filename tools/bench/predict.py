@@ -27,6 +27,7 @@ import typer
 from fault_scene import cluster
 from rich.console import Console
 
+from embre.cli.options import run_script
 from embre.config import EncoderConfig, NewEncoder, PairConfig
 from embre.corpora import CORPORA, read_documents, write_pubtator
 from embre.demo.corpus import make_corpus
@@ -189,4 +190,4 @@ def check(scene: Scene, out: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

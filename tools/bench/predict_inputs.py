@@ -20,6 +20,7 @@ import typer
 from predict import write_model
 from rich.console import Console
 
+from embre.cli.options import run_script
 from embre.demo.corpus import make_corpus
 from embre.prediction.predict import plan, predict_files
 from embre.workers import Workers
@@ -96,4 +97,4 @@ def predicted(model: Path, source: Path, out: Path, workers: Workers | None = No
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -41,6 +41,7 @@ from step_rungs import (
     ENTITIES,
     HF_COMPILED,
     HF_PADDED,
+    ONE_STRIP,
     ZERO_1,
     Rung,
     Setting,
@@ -49,6 +50,7 @@ from step_rungs import (
 from step_texts import made_up_texts, texts_of
 from torch._dynamo.utils import counters
 
+from embre.cli.options import run_script
 from embre.config import NewEncoder
 from embre.engines.flops import product_flops_per_s
 from embre.world import World, allocator_settings
@@ -138,8 +140,12 @@ def main(
         world, size.shape, cuda, size.strip_tokens, size.micro_batches, num_steps, texts
     )
     found: dict[str, Measured] = {}
-    for name, build in ladder(setting, compile_it or cuda).items():
-        if rungs and name[0] not in rungs:
+    steps = ladder(setting, compile_it or cuda)
+    letters = "".join(name[0] for name in steps)
+    if unknown := set(rungs) - set(letters):
+        raise typer.BadParameter(f"no variants {''.join(sorted(unknown))} here, only {letters}")
+    for name, build in steps.items():
+        if name[0] not in (rungs or letters):
             continue
         started = time.perf_counter()
         try:
@@ -264,14 +270,15 @@ def show(console: Console, found: Mapping[str, Measured], product: float, size: 
 
 
 def summary(found: Mapping[str, Measured], product: float) -> dict[str, Any]:
-    """The JSON of the last line; rung d is the complete step of a run."""
-    ours = found.get(ENTITIES)
+    """The JSON of the last line; rung d is the complete step of a run, or else f."""
+    complete = ENTITIES if ENTITIES in found else ONE_STRIP
+    ours = found.get(complete)
     return {
         "tokens_per_s": ours and round(ours.rate.median, 1),
         "mfu": ours and round(ours.mfu(product), 4),
         "product_tflops": round(product / 1e12, 1),
-        "ratio_to_hf_padded": ratio(found, ENTITIES, HF_PADDED),
-        "ratio_to_hf_compiled": ratio(found, ENTITIES, HF_COMPILED),
+        "ratio_to_hf_padded": ratio(found, complete, HF_PADDED),
+        "ratio_to_hf_compiled": ratio(found, complete, HF_COMPILED),
         "zero1_ratio": ratio(found, ZERO_1, ENTITIES),
         "compiled_again": sum(one.compiled_again for one in found.values()),
         "rungs": {name.strip(): one.as_json(product) for name, one in found.items()},
@@ -279,4 +286,4 @@ def summary(found: Mapping[str, Measured], product: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

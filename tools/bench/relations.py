@@ -23,6 +23,7 @@ import typer
 from measuring import Rate
 from rich.console import Console
 
+from embre.cli.options import run_script
 from embre.config import EncoderConfig, NewEncoder, OptimizerConfig, PairConfig
 from embre.corpora import CORPORA, read_documents
 from embre.demo.corpus import make_corpus
@@ -151,4 +152,4 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

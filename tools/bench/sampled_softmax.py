@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from embre.cli.options import run_script
 from embre.config import DataConfig, EncoderConfig, MaskingConfig
 from embre.model.backbone import load_encoder
 from embre.model.concept_table import ConceptTable
@@ -156,4 +157,4 @@ def evaluate(head: EntityHead, mentions: Mentions) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

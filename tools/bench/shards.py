@@ -32,6 +32,7 @@ from rich.table import Table
 from same import check_same
 from webdataset.compat import WebDataset
 
+from embre.cli.options import run_script
 from embre.shards.shard_set import ShardSet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -275,4 +276,4 @@ def read_plain(folder: Path, names_in: str | None) -> int:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from webdataset.filters import shuffle
 
+from embre.cli.options import run_script
 from embre.config import DataConfig, MaskingConfig
 from embre.sharding.shard import ShardSettings, shard
 from embre.shards.entities import choose_entities
@@ -122,4 +123,4 @@ def measure(before: list[str], after: list[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

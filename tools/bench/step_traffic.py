@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForMaskedLM, BertConfig
 
+from embre.cli.options import run_script
 from embre.model.strip_forward import LowPrecisionLayerNorm, encode_strip
 
 DOCUMENT = 256
@@ -135,4 +136,4 @@ def counted(layers: int, hidden: int, tokens: int, norm: type[nn.LayerNorm]) -> 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

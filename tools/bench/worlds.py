@@ -19,6 +19,8 @@ from fault_scene import STEPS, Scene, furthest, numbers, steps_of
 from rich.console import Console
 from rich.table import Table
 
+from embre.cli.options import run_script
+
 STOP_AT = 7
 
 
@@ -75,4 +77,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

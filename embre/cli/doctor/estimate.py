@@ -17,15 +17,16 @@ from embre.shards.shard_set import ShardSet
 from embre.tokenization.tokenizer import load_tokenizer
 
 # A step's FLOP/s as a share of those of a large matrix product on the device, measured.
-MFU = {"cpu": 0.65, "cuda": 0.2}
-# A large matrix product of an H100 in bf16, for runs on GPUs if this machine has none.
-H100_FLOPS_PER_S = 850e12
+MFU = {"cpu": 0.65, "cuda": 0.2, "cuda, compiled": 0.4}
+# A large matrix product of an H200 in bf16, for runs on GPUs if this machine has none.
+H200_FLOPS_PER_S = 770e12
 WEIGHT_BYTES = 16  # of a parameter: weight, gradient and two moments in float32
 SAVED_BYTES = 12  # of a parameter in a checkpoint: the same without the gradient
 ROW_BYTES = 8  # of a number in a shared concept table: weight and gradient
-# Activations that a layer keeps for the backward pass, per number of its input: 8.7 GB for 16,384
-# tokens of BERT-base in bf16.
+# Activations that a layer keeps for the backward pass, per number of its input. In bf16 8.7 GB in
+# all for 16,384 tokens of BERT-base; compiled 6.8 GB, and 23 GB for 65,536.
 KEPT_BYTES = {"bf16": 46, "fp32": 80}
+COMPILED_KEPT_BYTES = 33
 KEPT_AGAIN_BYTES = 4  # the same with activation checkpointing: the input itself
 
 
@@ -59,12 +60,13 @@ def estimate(config: PretrainConfig) -> Estimate:
 
 
 def _flops_per_s(config: PretrainConfig) -> tuple[float, str]:
-    if config.launch.use_gpu and not torch.cuda.is_available():
-        return H100_FLOPS_PER_S * MFU["cuda"], "H100, none is here to measure"
     kind = "cuda" if config.launch.use_gpu else "cpu"
+    mfu = MFU["cuda, compiled" if kind == "cuda" and config.encoder.compile else kind]
+    if kind == "cuda" and not torch.cuda.is_available():
+        return H200_FLOPS_PER_S * mfu, "H200, none is here to measure"
     dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
     name = torch.cuda.get_device_name() if kind == "cuda" else "CPU as this one"
-    return product_flops_per_s(torch.device(kind), dtype) * MFU[kind], name
+    return product_flops_per_s(torch.device(kind), dtype) * mfu, name
 
 
 def _checkpoint_bytes(config: PretrainConfig, shape: Any, num_concepts: int) -> float:
@@ -79,6 +81,8 @@ def _rank_bytes(config: PretrainConfig, shape: Any, num_concepts: int, workers: 
     shared = num_concepts > config.entities.shard_above
     whole = num_parameters(shape) + (0 if shared else numbers)
     kept = KEPT_BYTES[config.encoder.precision]
+    if config.launch.use_gpu and config.encoder.compile:
+        kept = COMPILED_KEPT_BYTES
     if config.encoder.activation_checkpointing:
         kept = KEPT_AGAIN_BYTES
     activations = config.data.strip_tokens * shape.num_hidden_layers * shape.hidden_size
