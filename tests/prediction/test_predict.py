@@ -1008,7 +1008,7 @@ def test_a_name_that_is_not_registered_leaves_nothing_behind(
 ) -> None:
     out, uri = given.parent / "out", f"sqlite:///{given.parent}/mlflow.db"
     client_of(uri).create_registered_model("m")
-    for name in ("models:/typo@x", "models:/m/7", "models:/typo"):
+    for name in ("models:/typo@x", "models:/m/7", "models:/m-typo"):
         command = ["predict", name, str(given), "--out", str(out), "--tracking-uri", uri]
         call(command, monkeypatch, code=2)
         assert f"{name}: the registry at {uri} has no such model" in capsys.readouterr().err
