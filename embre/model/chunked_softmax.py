@@ -26,26 +26,30 @@ class ScoringBlock:
     """A slice of m vectors and the R rows of a table to score them against.
 
     `vectors`: the slice of the M vectors. `rows`: the R table rows, a range or their indices.
-    `columns` (m,): position of each label among the R rows, -1 if not there. `label_rows` (m,):
-    table row of each label, -1 if not in the table. `shifts` (R,): added to the logits of all rows
-    except the label's: the logarithm of the number of rows that each one represents, minus infinity
-    to leave a row out, as a second occurrence of a label; None: no shift.
+    `columns` (m,): position of each label among the R rows, -1 if the table lacks it. `shifts`
+    (R,): added to the logits of all rows except the label's: the logarithm of the number of rows
+    that each one represents, minus infinity to leave a row out, as a second occurrence of a label;
+    None: no shift.
     """
 
     vectors: slice
     rows: slice | Tensor
     columns: Tensor
-    label_rows: Tensor
     shifts: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
         return len(self.rows) if isinstance(self.rows, Tensor) else self.rows.stop - self.rows.start
 
+    def label_rows(self) -> Tensor:
+        """(m,) table row of each label; of any row where the table lacks it. Needs a row."""
+        columns = self.columns.clamp(min=0)
+        return self.rows[columns] if isinstance(self.rows, Tensor) else columns + self.rows.start
+
 
 def full_block(vectors: slice, first: int, size: int, labels_M: Tensor) -> ScoringBlock:
     """Score vectors against the `size` rows from `first` on; label 0 is row `first`."""
-    return ScoringBlock(vectors, slice(first, first + size), labels_M, labels_M + first)
+    return ScoringBlock(vectors, slice(first, first + size), labels_M)
 
 
 def score(
@@ -57,10 +61,9 @@ def score(
     label = vectors_MC.new_zeros(len(vectors_MC))
     for block in blocks:
         mine = vectors_MC[block.vectors]
-        known = block.label_rows >= 0
-        if len(table_VC):  # a rank may hold no rows
-            products = (mine * table_VC[block.label_rows.clamp(min=0)]).sum(1)
-            label[block.vectors] = torch.where(known, products, 0)
+        if block.num_rows:  # a rank may hold none
+            products = (mine * table_VC[block.label_rows()]).sum(1)
+            label[block.vectors] = torch.where(block.columns >= 0, products, 0)
         total = others[block.vectors]
         for logits, columns, _ in _chunks(mine, table_VC, block):
             _put(logits, columns, -torch.inf)
@@ -91,23 +94,14 @@ def gradients(
         mine, weighted = vectors_MC[block.vectors], weighted_MC[block.vectors]
         log_sums, at_label = log_sums_M[block.vectors], at_label_M[block.vectors]
         gradient = grad_MC[block.vectors]
-        # Unsampled, the product includes the label's row at no cost and in deterministic order. A
-        # sample may lack the label's row or repeat it, so it is added separately below.
-        sampled = isinstance(block.rows, Tensor)
-        in_product = 0.0 if sampled else at_label[:, None]
         for logits, columns, rows in _chunks(mine, table_VC, block):
             share = logits.sub_(log_sums[:, None]).exp_()
-            _put(share, columns, in_product)
+            _put(share, columns, at_label[:, None])
             gradient.addmm_(share, table_VC[rows])
             if isinstance(rows, Tensor):
                 table_grad_VC.index_add_(0, rows, share.T @ weighted)
             else:
                 table_grad_VC[rows].addmm_(share.T, weighted)
-        if sampled and len(table_VC):
-            rows = block.label_rows.clamp(min=0)
-            factor = at_label.masked_fill(block.label_rows < 0, 0)[:, None]
-            gradient += factor * table_VC[rows]
-            table_grad_VC.index_add_(0, rows, factor * weighted)
     return grad_MC.mul_(weights_M[:, None])
 
 

@@ -66,7 +66,7 @@ class ConceptTable(nn.Module):
             if sampled and size > self.sample_above:
                 labels = ids_K[vectors]
                 names, shifts, columns = draw(size, self.sample_share, seed + number, labels)
-                blocks.append(ScoringBlock(vectors, names + first, columns, labels + first, shifts))
+                blocks.append(ScoringBlock(vectors, names + first, columns, shifts))
             else:
                 blocks.append(full_block(vectors, first, size, ids_K[vectors]))
         return blocks

@@ -89,9 +89,9 @@ class ShardedTable:
 
     def _against_all(self, gathered: GatheredMentions, number: int, vectors: slice) -> ScoringBlock:
         part, first = self.rows.parts[number], self.rows.firsts[number]
-        label_rows = self._rows_of(gathered.ids[vectors], number)
-        columns = torch.where(label_rows < 0, -1, label_rows - first)
-        return ScoringBlock(vectors, slice(first, first + len(part)), columns, label_rows)
+        labels = gathered.ids[vectors]
+        columns = torch.where(labels % part.step == part.start, labels // part.step, -1)
+        return ScoringBlock(vectors, slice(first, first + len(part)), columns)
 
     def _sample(
         self, gathered: GatheredMentions, number: int, vectors: slice, seed: int
@@ -104,13 +104,7 @@ class ShardedTable:
             here = names % part.step == part.start
             columns = torch.where(here[columns], here.cumsum(0)[columns] - 1, -1)
             names, shifts = names[here], shifts[here]
-        rows = names // part.step + first
-        return ScoringBlock(vectors, rows, columns, self._rows_of(labels, number), shifts)
-
-    def _rows_of(self, labels: Tensor, number: int) -> Tensor:
-        part, first = self.rows.parts[number], self.rows.firsts[number]
-        here = labels % part.step == part.start
-        return torch.where(here, labels // part.step + first, -1)
+        return ScoringBlock(vectors, names // part.step + first, columns, shifts)
 
 
 class _AcrossRanks(torch.autograd.Function):

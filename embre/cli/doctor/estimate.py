@@ -17,7 +17,8 @@ from embre.shards.shard_set import ShardSet
 from embre.tokenization.tokenizer import load_tokenizer
 
 # A step's FLOP/s as a share of those of a large matrix product on the device, measured.
-MFU = {"cpu": 0.65, "cuda": 0.2, "cuda, compiled": 0.4}
+MFU = {"cpu": 0.65, "cuda": 0.2}
+COMPILED_MFU = 0.4  # on a GPU
 # A large matrix product of an H200 in bf16, for runs on GPUs if this machine has none.
 H200_FLOPS_PER_S = 770e12
 WEIGHT_BYTES = 16  # of a parameter: weight, gradient and two moments in float32
@@ -61,12 +62,16 @@ def estimate(config: PretrainConfig) -> Estimate:
 
 def _flops_per_s(config: PretrainConfig) -> tuple[float, str]:
     kind = "cuda" if config.launch.use_gpu else "cpu"
-    mfu = MFU["cuda, compiled" if kind == "cuda" and config.encoder.compile else kind]
+    mfu = COMPILED_MFU if _is_compiled_for_gpu(config) else MFU[kind]
     if kind == "cuda" and not torch.cuda.is_available():
         return H200_FLOPS_PER_S * mfu, "H200, none is here to measure"
     dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
     name = torch.cuda.get_device_name() if kind == "cuda" else "CPU as this one"
     return product_flops_per_s(torch.device(kind), dtype) * mfu, name
+
+
+def _is_compiled_for_gpu(config: PretrainConfig) -> bool:
+    return config.launch.use_gpu and config.encoder.compile
 
 
 def _checkpoint_bytes(config: PretrainConfig, shape: Any, num_concepts: int) -> float:
@@ -81,7 +86,7 @@ def _rank_bytes(config: PretrainConfig, shape: Any, num_concepts: int, workers: 
     shared = num_concepts > config.entities.shard_above
     whole = num_parameters(shape) + (0 if shared else numbers)
     kept = KEPT_BYTES[config.encoder.precision]
-    if config.launch.use_gpu and config.encoder.compile:
+    if _is_compiled_for_gpu(config):
         kept = COMPILED_KEPT_BYTES
     if config.encoder.activation_checkpointing:
         kept = KEPT_AGAIN_BYTES
